@@ -1,0 +1,30 @@
+"""jaxdp: data-parallel Transformer training with JAX and Flax.
+
+The public names below are imported at first use, so that `import jaxdp` is fast
+and starts no backend.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "load_config": ("jaxdp.config", "load_config"),
+    "train": ("jaxdp.experiment.train", "run"),
+    "evaluate": ("jaxdp.experiment.evaluate", "evaluate_checkpoint"),
+    "generate": ("jaxdp.experiment.generate", "generate"),
+    "load_checkpoint": ("jaxdp.checkpoint.store", "load_checkpoint"),
+    "Transformer": ("jaxdp.model", "Transformer"),
+    "TransformerConfig": ("jaxdp.model", "TransformerConfig"),
+    "Task": ("jaxdp.tasks", "Task"),
+    "register_task": ("jaxdp.tasks", "register_task"),
+}
+
+__all__ = [*_EXPORTS]
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'jaxdp' has no attribute {name!r}")
+    module, attribute = _EXPORTS[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,90 @@
+"""Which checkpoints are kept, and how the others go."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, read_manifest
+from jaxdp.metrics import higher_is_better
+
+_LEFTOVER_MARKS = (".orbax-checkpoint-tmp", ".deleting")
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """What to keep: a checkpoint stays if any rule wants it.
+
+    Attributes:
+        keep_latest: the newest ones; at least 1.
+        keep_best: the best ones by `metric`.
+        keep_every_steps: multiples of this, for ever; 0: none.
+        metric: full name, such as `eval/loss`.
+    """
+
+    keep_latest: int = 2
+    keep_best: int = 1
+    keep_every_steps: int = 0
+    metric: str = "eval/loss"
+
+    def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
+        """The steps that stay, of those given with their metrics."""
+        steps = sorted(metrics_by_step)
+        kept = set(steps[-max(self.keep_latest, 1) :])
+        kept |= set(ranked(metrics_by_step, self.metric)[: self.keep_best])
+        if self.keep_every_steps:
+            kept |= {step for step in steps if step % self.keep_every_steps == 0}
+        return kept
+
+
+def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> Sequence[int]:
+    """Steps from best to worst by a metric; those without a finite value are left out.
+
+    Of equals the earlier is better: it has the same value after less training.
+    """
+    sign = -1 if higher_is_better(metric) else 1
+    values = {
+        step: sign * metrics[metric]
+        for step, metrics in metrics_by_step.items()
+        if metrics.get(metric) is not None and math.isfinite(metrics[metric])
+    }
+    return sorted(values, key=lambda step: (values[step], step))
+
+
+def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float]]:
+    """The metrics saved with each checkpoint; one whose manifest is damaged is left out."""
+    manifests = {step: read_manifest(checkpoints / str(step)) for step in committed_steps(checkpoints)}
+    return {step: manifest.metrics for step, manifest in manifests.items() if manifest is not None}
+
+
+def apply_retention(checkpoints: Path, retention: Retention) -> None:
+    """Deletes what no rule wants."""
+    metrics = saved_metrics(checkpoints)
+    for step in metrics.keys() - retention.kept(metrics):
+        delete_checkpoint(checkpoints / str(step))
+
+
+def delete_checkpoint(directory: Path) -> None:
+    """Deletes a checkpoint; renamed first, so that half of it is never taken for one."""
+    doomed = directory.with_name(f"{directory.name}.deleting")
+    directory.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_leftovers(checkpoints: Path) -> list[str]:
+    """Removes what an interrupted save or deletion left behind; returns the names.
+
+    Only for the process that holds the lock of the work directory.
+    """
+    if not checkpoints.is_dir():
+        return []
+    leftovers = [
+        path
+        for path in checkpoints.iterdir()
+        if any(mark in path.name for mark in _LEFTOVER_MARKS)
+        or (path.name.isdigit() and not (path / MANIFEST).exists())
+    ]
+    for path in leftovers:
+        shutil.rmtree(path)
+    return [path.name for path in leftovers]

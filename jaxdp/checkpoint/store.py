@@ -1,0 +1,276 @@
+"""Saving and restoring train states with Orbax.
+
+A save copies the state to the host, returns, and goes on in the background:
+Orbax writes one composite {state, data, config} into a temporary directory and
+renames it; then the manifest is written, which makes it count; then what no
+retention rule wants is deleted. A failure of any of these surfaces at the next
+call of `check`.
+"""
+
+import concurrent.futures
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdp.checkpoint.checksum import leaf_checksums
+from jaxdp.checkpoint.manifest import (
+    Manifest,
+    committed_steps,
+    describe_files,
+    find_damage,
+    read_manifest,
+    write_manifest,
+)
+from jaxdp.checkpoint.retention import Retention, apply_retention, ranked, saved_metrics
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.state import TrainState
+from jaxdp.trees import named_leaves
+from jaxdp.typing import PyTree
+
+# File in which Orbax's JSON handler keeps an item; read directly so that the
+# small items of a checkpoint need no backend.
+_JSON_FILE = "metadata"
+
+
+class CheckpointWriter:
+    """Saves states of one run, one at a time, in the background."""
+
+    def __init__(
+        self, checkpoints: Path, retention: Retention, abstract_state: TrainState, *, async_save: bool
+    ):
+        """
+        Args:
+            checkpoints: the directory that holds `<step>/`; made if missing.
+            retention: which ones are kept.
+            abstract_state: shapes and shardings of the states to come.
+            async_save: False waits for each save.
+        """
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        self._checkpoints = checkpoints.resolve()
+        self._retention = retention
+        self._async_save = async_save
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
+        self._pending: concurrent.futures.Future | None = None
+        self._last_step: int | None = None
+        # Compiled now, so that the first save does not stop to compile.
+        self._checksums = jax.jit(leaf_checksums).lower(abstract_state).compile()
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data_state: Mapping[str, Any],
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Starts saving; returns when `state` may be donated. Saving a step again is a no-op.
+
+        Raises:
+            UserError: the previous save failed.
+        """
+        self.wait()
+        if step == self._last_step or read_manifest(self._checkpoints / str(step)) is not None:
+            return
+        checksums = self._checksums(state)
+        self._orbax.save(
+            self._checkpoints / str(step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(dict(data_state)),
+                config=ocp.args.JsonSave(dict(config)),
+            ),
+        )
+        leaves = [
+            {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+            for name, leaf in named_leaves(state)
+        ]
+        self._last_step = step
+        self._pending = self._finisher.submit(self._finish, step, leaves, checksums, dict(metrics))
+        if not self._async_save:
+            self.wait()
+
+    def _finish(self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict) -> None:
+        self._orbax.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        directory = self._checkpoints / str(step)
+        for leaf, checksum in zip(leaves, np.asarray(checksums).tolist(), strict=True):
+            leaf["checksum"] = checksum
+        write_manifest(
+            directory, Manifest(step, time.time(), metrics, leaves, describe_files(directory))
+        )
+        apply_retention(self._checkpoints, self._retention)
+
+    def check(self) -> None:
+        """Raises UserError if the save that ended last failed; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the last save is a checkpoint.
+
+        Raises:
+            UserError: it failed; the checkpoints before it are untouched.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except OSError as error:
+            step, self._last_step = self._last_step, None
+            raise UserError(
+                f"checkpoint {step} could not be written to {self._checkpoints}: {error}; "
+                f"whole ones are {committed_steps(self._checkpoints) or 'none'}; "
+                "make room or mend the directory and run the same command again."
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the last save and ends the background threads."""
+        try:
+            self.wait()
+        finally:
+            self._finisher.shutdown()
+            self._orbax.close()
+
+
+def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int:
+    """The step that `latest`, `best` or a number stands for.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    steps = committed_steps(checkpoints)
+    if not steps:
+        raise UserError(
+            f"{checkpoints} holds no checkpoint: train first, or check --workdir."
+        )
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        order = ranked(saved_metrics(checkpoints), metric)
+        if not order:
+            raise UserError(
+                f"no checkpoint in {checkpoints} was saved with {metric}; "
+                f"use --step=latest or one of {steps}."
+            )
+        return order[0]
+    if not which.isdigit() or int(which) not in steps:
+        raise UserError(
+            f"--step={which}: {checkpoints} has no such checkpoint; it has {steps}, `latest` and `best`."
+        )
+    return int(which)
+
+
+def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
+    """A JSON item of a checkpoint: `data` or `config`."""
+    return json.loads((checkpoint / item / _JSON_FILE).read_text())
+
+
+def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:
+    """The whole train state, placed as `abstract_state` says, on however many devices.
+
+    Raises:
+        DamageFound: files or restored values are not those that were saved.
+        UserError: the checkpoint holds another model; both sides are shown.
+    """
+    manifest = _whole_manifest(checkpoint)
+    check_same_arrays(checkpoint, manifest, abstract_state)
+    state = _read_state(checkpoint, abstract_state, partial=False)
+    found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
+    for leaf, checksum in zip(manifest.leaves, found, strict=True):
+        if leaf["checksum"] != checksum:
+            raise DamageFound(
+                f"{leaf['path']} restored from {checkpoint} is not what was saved "
+                f"(checksum {checksum}, expected {leaf['checksum']})."
+            )
+    return state
+
+
+def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
+    """Only `params` or `ema` of a checkpoint, for evaluation and generation.
+
+    Raises:
+        DamageFound: files are not those that were saved.
+    """
+    _whole_manifest(checkpoint)
+    return _read_state(checkpoint, {part: abstract}, partial=True)[part]
+
+
+def restore_latest(
+    checkpoints: Path, abstract_state: TrainState, report: Callable[[str], None]
+) -> TrainState | None:
+    """The newest undamaged state; None where there is no checkpoint.
+
+    A damaged one is named through `report`, set aside as `<step>.damaged` and
+    the one before it is used.
+
+    Raises:
+        DamageFound: there are checkpoints, and all are damaged.
+    """
+    steps = committed_steps(checkpoints)
+    for step in reversed(steps):
+        directory = checkpoints / str(step)
+        try:
+            return restore(directory, abstract_state)
+        except DamageFound as damage:
+            aside = directory.with_name(f"{step}.damaged")
+            report(f"checkpoint {step} is damaged and set aside as {aside}: {damage}")
+            if jax.process_index() == 0:
+                directory.rename(aside)
+    if steps:
+        raise DamageFound(
+            f"every checkpoint in {checkpoints} is damaged and set aside; run the same command again "
+            "to train from the start, or restore them from a copy."
+        )
+    return None
+
+
+def check_same_arrays(checkpoint: Path, manifest: Manifest, abstract_state: PyTree) -> None:
+    """Compares the arrays on disk with those wanted, by name, shape and dtype."""
+
+    def described(path, shape, dtype):
+        return path, f"{path} {dtype}{list(shape)}"
+
+    saved = dict(described(leaf["path"], leaf["shape"], leaf["dtype"]) for leaf in manifest.leaves)
+    wanted = dict(described(name, leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract_state))
+    if saved == wanted:
+        return
+    only_saved = sorted(set(saved.values()) - set(wanted.values()))
+    only_wanted = sorted(set(wanted.values()) - set(saved.values()))
+    raise UserError(
+        f"{checkpoint} holds another model or optimizer than the configuration describes.\n"
+        f"  only in the checkpoint:    {_shortened(only_saved)}\n"
+        f"  only in the configuration: {_shortened(only_wanted)}\n"
+        "Use another --workdir, or the configuration that it was trained with (its config.json)."
+    )
+
+
+def _shortened(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _whole_manifest(checkpoint: Path) -> Manifest:
+    problems = find_damage(checkpoint)
+    if problems:
+        raise DamageFound("; ".join(problems) + ".")
+    return read_manifest(checkpoint)
+
+
+def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    return reader.restore(
+        checkpoint.resolve() / "state",
+        args=ocp.args.PyTreeRestore(
+            item=target, restore_args=restore_args, partial_restore=partial
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The command line: argv becomes one call. `--help` imports no jax."""

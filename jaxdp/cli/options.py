@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+import argparse
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from jaxdp.config import load_config, nearest
+from jaxdp.errors import UserError
+
+
+def add_cpu_devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cpu_devices",
+        type=int,
+        metavar="N",
+        help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)",
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration file")
+    parser.epilog = (
+        "Every key of the configuration can be given on the command line, where it beats the file:\n"
+        "  --config.optim.learning_rate=3e-4 --config.total_steps=1000\n"
+        "The keys and their meaning are in jaxdp/defaults.py."
+    )
+
+
+def add_workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="directory of the run")
+
+
+def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step", default="latest", metavar="N|latest|best", help="which checkpoint")
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="ema: the moving average, where the run has one; raw: the parameters",
+    )
+
+
+def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
+    """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
+    config = load_config(options.config, rest)
+    if options.cpu_devices is not None:
+        with config.unlocked():
+            config.parallel.cpu_devices = options.cpu_devices
+    return config
+
+
+def refuse_rest(parser_options: Sequence[str], rest: Sequence[str]) -> None:
+    """Raises UserError if anything was not understood."""
+    if rest:
+        name = rest[0].split("=", 1)[0]
+        raise UserError(f"unknown option {name}{nearest(name, parser_options)}")

@@ -1,0 +1,62 @@
+"""Train the model that a configuration describes, or continue the run in --workdir."""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from jaxdp.cli import options as shared
+from jaxdp.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    shared.add_config(parser)
+    shared.add_workdir(parser)
+    shared.add_cpu_devices(parser)
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|must|never",
+        help="auto: continue if there is a checkpoint; must, never: refuse otherwise",
+    )
+    parser.add_argument(
+        "--profile", metavar="STEP:COUNT", help="trace COUNT steps after step STEP into WORKDIR/profile"
+    )
+    processes = parser.add_argument_group("several processes (automatic on SLURM, Cloud TPU and GKE)")
+    processes.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    processes.add_argument("--num_processes", type=int, metavar="P")
+    processes.add_argument("--process_index", type=int, metavar="I")
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    config = shared.configuration(options, rest)
+    profile = _profile(options.profile)
+    from jaxdp.experiment.train import Processes, Profile
+    from jaxdp.experiment.train import run as train
+    from jaxdp.hooks.preemption import exit_code
+
+    result = train(
+        config,
+        options.workdir,
+        resume=options.resume,
+        profile=profile and Profile(*profile),
+        processes=_processes(options, Processes),
+    )
+    return exit_code(result.request)
+
+
+def _profile(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    if not match:
+        raise UserError(f"--profile={text} must be STEP:COUNT, both at least 1, such as 20:5.")
+    return int(match[1]), int(match[2])
+
+
+def _processes(options: argparse.Namespace, processes):
+    given = (options.coordinator, options.num_processes, options.process_index)
+    if given == (None, None, None):
+        return None
+    if None in given:
+        raise UserError("--coordinator, --num_processes and --process_index go together; give all three.")
+    return processes(*given)

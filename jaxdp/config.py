@@ -1,0 +1,210 @@
+"""Configuration at the edges: files, command line values, JSON, and what two runs may differ in.
+
+Nothing here imports jax, so that wrong usage is reported at once.
+"""
+
+import difflib
+import json
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxdp import defaults
+from jaxdp.errors import UserError
+
+DURATIONS = ("total_steps", "total_epochs", "total_tokens")
+
+FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
+"""What a run must keep when it continues; all else may change."""
+
+_OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """A configuration file with command line values on top, locked.
+
+    Args:
+        path: a Python file with `get_config()`.
+        overrides: `--config.KEY=VALUE` as `ml_collections.config_flags` reads them.
+
+    Raises:
+        UserError: the file does not load, a key is unknown (the nearest is
+            named) or a value has the wrong type (the expected one is named).
+    """
+    config = _run_config_file(path)
+    _check_override_names(overrides, flat_keys(config))
+    values = flags.FlagValues()
+    arguments = ["jaxdp", *overrides]
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    try:
+        rest = values(arguments)[1:]
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_wrong_type(str(error), config)) from error
+    if rest:
+        raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
+    config = holder.value
+    _settle_duration(config, set(config_flags.get_override_values(values["config"])))
+    return config.lock()
+
+
+def _run_config_file(path: str) -> ConfigDict:
+    if not Path(path).is_file():
+        raise UserError(f"--config={path}: there is no such file.")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:  # whatever the user's file raises is the user's to mend
+        raise UserError(f"--config={path} does not load: {_where(error, path)}.") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={path}: get_config() must return an ml_collections.ConfigDict.")
+    return config
+
+
+def _check_override_names(overrides: Sequence[str], known: Sequence[str]) -> None:
+    for override in overrides:
+        if not override.startswith("-"):
+            continue  # the value of the flag before it
+        prefix = next((p for p in _OVERRIDE_PREFIXES if override.startswith(p)), None)
+        name = override.split("=", 1)[0]
+        if prefix is None:
+            raise UserError(f"unknown option {name}; configuration values are given as --config.KEY=VALUE.")
+        key = name[len(prefix) :]
+        if key not in known:
+            raise UserError(f"unknown configuration key {key!r}{nearest(key, known)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?` for the likeliest of `known`, whole or by its last part."""
+    by_last_part = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+    match = difflib.get_close_matches(name, known, 1, 0.5) or [
+        by_last_part[last]
+        for last in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, 1, 0.5)
+    ]
+    return f"; did you mean {match[0]!r}?" if match else f"; keys begin with {', '.join(_groups(known))}."
+
+
+def _groups(known: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(key.split(".", 1)[0] for key in known))
+
+
+def _wrong_type(message: str, config: ConfigDict) -> str:
+    """absl's `flag --config.a.b=x: why` with the expected type."""
+    assignment = message.removeprefix("flag ").split(": ", 1)[0]
+    key = assignment.split("=", 1)[0].removeprefix("--config.").removeprefix("--noconfig.")
+    *groups, last = key.split(".")
+    for group in groups:
+        config = config[group]
+    kind = config.get_type(last)
+    if kind is ConfigDict:
+        return f"{assignment}: {key} is a group of keys; set one of them, --config.{key}.KEY=VALUE."
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    return f"{assignment}: {key} must be {names.get(kind, kind.__name__)}."
+
+
+def _where(error: Exception, path: str) -> str:
+    """The error and its line in the configuration file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    place = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".")
+
+
+def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys as `group.key`, groups themselves included."""
+    keys = []
+    for key in config:
+        keys.append(prefix + key)
+        value = config.get_ref(key).get()
+        if isinstance(value, ConfigDict):
+            keys += flat_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
+    """Leaves exactly one duration: one given on the command line replaces the file's."""
+    given = [key for key in DURATIONS if key in overridden]
+    chosen = given or [key for key in DURATIONS if config[key] is not None]
+    where = "the command line" if given else "the configuration file"
+    if len(chosen) != 1:
+        found = f"{where} gives {' and '.join(chosen)}" if chosen else "none is given"
+        raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; {found}.")
+    if config[chosen[0]] <= 0:
+        raise UserError(f"{chosen[0]}={config[chosen[0]]} must be above 0.")
+    with config.ignore_type():
+        for key in DURATIONS:
+            if key != chosen[0]:
+                config[key] = None
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as plain JSON values; tuples become lists, unset keys null."""
+    return json.loads(config.to_json())
+
+
+def from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that `to_json` wrote."""
+    config = defaults.get_config().unlock()
+    _update(config, values)
+    return config.lock()
+
+
+def _update(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if key not in config:
+                config[key] = ConfigDict()
+            _update(config[key], value)
+        elif value is not None:
+            config[key] = tuple(value) if isinstance(value, list) else value
+
+
+def read_run_config(path: Path) -> ConfigDict:
+    """A run's `config.json`.
+
+    Raises:
+        UserError: it is not what jaxdp wrote.
+    """
+    try:
+        return from_json(json.loads(path.read_text()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a jaxdp configuration: {error}.") from error
+
+
+def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses to continue a run under a configuration that means another one.
+
+    Raises:
+        UserError: lists every key that differs, both sides.
+    """
+    differences = [
+        f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
+        for group in FIXED_ON_RESUME
+        for key, old, new in _differences(group, saved.get(group), current.get(group))
+    ]
+    if differences:
+        raise UserError(
+            f"--workdir={workdir} holds a run of another configuration:\n"
+            + "\n".join(differences)
+            + "\nUse another --workdir for a new run, or the values that it was trained with."
+        )
+
+
+def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            difference
+            for name in dict.fromkeys([*old, *new])
+            for difference in _differences(f"{key}.{name}", old.get(name), new.get(name))
+        ]
+    return [(key, old, new)] if old != new else []
+
+
+def shown_value(value: Any) -> str:
+    """A value for a message: `unset` for None."""
+    return "unset" if value is None else repr(value)

@@ -1,0 +1,63 @@
+"""A flat token array as rows of equal length."""
+
+import numpy as np
+
+from jaxdp.errors import UserError
+
+
+class TokenWindows:
+    """Row i reads `tokens[i * length : i * length + length + 1]`.
+
+    A row holds one token more than the model sees, for the targets are the
+    inputs moved by one; that token is also the first of the next row, so each
+    token but the very first is a target exactly once.
+
+    Args:
+        tokens: [num_tokens], any integer dtype, in memory or mapped from a file.
+        length: tokens that the model sees, 1 or more.
+        keep_tail: True keeps a short last window, padded with 0, so that
+            evaluation reads every token; False drops it, for training.
+
+    Raises:
+        UserError: too few tokens for one row: length + 1 for training, 2 for
+            evaluation.
+    """
+
+    def __init__(self, tokens: np.ndarray, length: int, keep_tail: bool):
+        if length < 1:
+            raise UserError(f"data.length={length} is too short: expected 1 or more.")
+        split = "evaluation" if keep_tail else "training"
+        fewest = 2 if keep_tail else length + 1
+        if len(tokens) < fewest:
+            raise UserError(
+                f"The {split} split has {len(tokens)} tokens, too few for one row: data.length="
+                f"{length} needs {fewest} or more; give more data or change data.length or "
+                "data.eval_fraction."
+            )
+        self._tokens = tokens
+        self.length = length
+        num_targets = len(tokens) - 1
+        self.num_rows = -(-num_targets // length) if keep_tail else num_targets // length
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The windows of these numbers.
+
+        Args:
+            indices: [n] integers in range(num_rows).
+
+        Returns:
+            `tokens` [n, length + 1] int32 and `num_tokens` [n] int32: how many of
+            them are not padding.
+
+        Raises:
+            IndexError: an index outside range(num_rows).
+        """
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
+            raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
+        positions = (indices * self.length)[:, None] + np.arange(self.length + 1)
+        last = len(self._tokens) - 1
+        tokens = np.asarray(self._tokens[np.minimum(positions, last)]).astype(np.int32)
+        tokens[positions > last] = 0
+        num_tokens = np.minimum(last + 1 - positions[:, 0], self.length + 1)
+        return {"tokens": tokens, "num_tokens": num_tokens.astype(np.int32)}

@@ -1,0 +1,113 @@
+"""Every configuration key with its default: the one place where defaults are written.
+
+A recipe starts from here and changes what it needs:
+
+    from jaxdp import defaults
+
+    def get_config():
+        config = defaults.get_config()
+        config.data.length = 128
+        return config
+
+A `placeholder(type)` is an optional key: unset, it takes the meaning its comment
+gives. 0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
+are tuples. The resolved values of a run are in its `config.json`.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The default configuration, a new copy at each call."""
+    config = ConfigDict()
+
+    config.task = "causal_lm"  # what is learned: a name registered in jaxdp.tasks
+    config.seed = 0  # fixes parameters, batches and dropout masks
+
+    # How long to train: set exactly one.
+    config.total_steps = placeholder(int)  # optimizer updates
+    config.total_epochs = placeholder(float)  # passes over the training rows
+    config.total_tokens = placeholder(float)  # training positions, padding included
+
+    config.global_batch_size = 32  # rows of one update, over all devices of all processes
+    config.microbatch_size = placeholder(int)  # rows per device and pass; unset: the device's whole batch
+    config.init_from = placeholder(str)  # workdir or checkpoint whose parameters to start from
+
+    config.data = ConfigDict()
+    config.data.source = "stdlib"  # stdlib | text | tokens
+    config.data.path = placeholder(str)  # file, folder or glob; needed by every source but stdlib
+    config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several
+    config.data.tokenizer = "byte"  # byte | char
+    config.data.length = 256  # tokens the model sees in a row; a window reads one more
+    config.data.packing = "cut"  # cut: documents joined end to end and cut into windows
+    config.data.partition = "block"  # block | strided | random: how a batch's rows are dealt to processes
+    config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
+    config.data.errors = "strict"  # strict | replace: what to do about bytes that are not UTF-8
+
+    config.model = ConfigDict()
+    config.model.preset = "nano"  # a table of shapes in jaxdp/model/presets.py; a key set below beats it
+    config.model.vocab_size = placeholder(int)  # unset: the tokenizer's
+    config.model.num_layers = placeholder(int)
+    config.model.num_heads = placeholder(int)
+    config.model.num_kv_heads = placeholder(int)  # fewer than num_heads: grouped-query attention
+    config.model.embed_dim = placeholder(int)
+    config.model.mlp_dim = placeholder(int)
+    config.model.dropout_rate = placeholder(float)  # on embeddings, attention and residual branches
+    config.model.norm = placeholder(str)  # layernorm | rmsnorm
+    config.model.norm_position = placeholder(str)  # pre | post
+    config.model.positions = placeholder(str)  # learned | sinusoidal | rotary
+    config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
+    config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | swiglu
+    config.model.use_bias = placeholder(bool)  # in dense layers and layernorm
+    config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
+    config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
+    config.model.remat = "none"  # none | dots | full: what the backward pass recomputes to save memory
+    config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
+    config.model.attention = "auto"  # plain | cudnn; auto: cudnn where it applies
+
+    config.optim = ConfigDict()
+    config.optim.name = "adamw"  # adamw | adam | sgd | momentum | rmsprop | adagrad | adafactor | lion | muon
+    config.optim.learning_rate = 1e-3  # peak, after warm-up
+    config.optim.schedule = "cosine"  # constant | linear | cosine | rsqrt | wsd, after a linear warm-up
+    config.optim.warmup_steps = 100  # updates
+    config.optim.end_learning_rate = 0.0  # at total_steps; not used by constant and rsqrt
+    config.optim.weight_decay = 0.1  # decoupled, on parameters of rank 2 or more in one layer
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.95
+    config.optim.eps = 1e-8
+    config.optim.momentum = 0.9  # momentum, rmsprop and muon
+    config.optim.clip_norm = 1.0  # largest global gradient norm; 0: off
+    config.optim.ema_decay = 0.0  # moving average of the parameters; 0: off
+    config.optim.label_smoothing = 0.0  # share of the target's probability spread evenly
+    config.optim.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
+    config.optim.max_skipped_in_a_row = 10  # non-finite updates skipped before the run stops with exit code 3
+
+    config.parallel = ConfigDict()
+    config.parallel.cpu_devices = placeholder(int)  # CPU devices to fake; unset: as many as cores that divide the batch
+    config.parallel.sync = "pmean"  # how gradients are synchronised
+    config.parallel.wire_dtype = "float32"  # float32 | bfloat16: what gradients travel as
+    config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
+    config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise, slower
+
+    config.eval = ConfigDict()
+    config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
+    config.eval.num_batches = 0  # batches of one evaluation; 0: the whole split
+    config.eval.metric = "eval/loss"  # what `best` means; lower is better for losses, higher for accuracies
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 500  # updates between saves; the last step is always saved
+    config.checkpoint.every_minutes = 0.0  # minutes between saves, beside every_steps
+    config.checkpoint.keep_latest = 2  # newest checkpoints kept
+    config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept beside them
+    config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever
+    config.checkpoint.async_save = True  # write in the background while training goes on
+
+    config.log = ConfigDict()
+    config.log.every_steps = 10  # updates between lines of metrics
+    config.log.batch_hash = False  # log a hash of every batch: equal hashes, equal data
+    config.log.tensorboard = False  # also write WORKDIR/tensorboard (extra: tensorboard)
+    config.log.wandb = False  # also write to Weights & Biases (extra: wandb)
+
+    # A key that is not written above is a mistake in a recipe, not a new setting.
+    return config.lock()

@@ -1,0 +1,24 @@
+"""The errors a user can cause or must act on, each with its exit code.
+
+Every message is one sentence or two: what, where, what was expected, what was
+found, and the cure. The command line prints the message without a traceback
+and exits with `exit_code`; any other exception is our bug and shows one.
+"""
+
+
+class UserError(Exception):
+    """Wrong usage, configuration or data: nothing was lost, the user can mend it."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(UserError):
+    """The run produced non-finite updates and cannot usefully go on."""
+
+    exit_code = 3
+
+
+class DamageFound(UserError):
+    """A checkpoint's bytes are not those that were written."""
+
+    exit_code = 4

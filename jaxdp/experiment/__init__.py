@@ -1,0 +1,1 @@
+"""The composition root: a configuration becomes parts, and the parts a run."""

@@ -1,0 +1,127 @@
+"""Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.checkpoint.store import read_item, restore_part
+from jaxdp.config import read_run_config
+from jaxdp.data.pipeline import RowSource, eval_batches
+from jaxdp.data.tokenizers import load_tokenizer
+from jaxdp.errors import UserError
+from jaxdp.evaluation import evaluate
+from jaxdp.experiment import parts
+from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.model import parameter_shapes
+from jaxdp.parallel.devices import (
+    Topology,
+    configure_backend,
+    connected_topology,
+    divide_batch,
+    fitting_cpu_devices,
+)
+from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.step import make_eval_step
+from jaxdp.tasks import Task
+from jaxdp.typing import PyTree
+from jaxdp.workdir import WorkDir
+
+
+class Evaluator:
+    """A compiled evaluation of one split; call it with replicated parameters."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: Task,
+        model,
+        source: RowSource,
+        topology: Topology,
+        abstract_params: PyTree,
+    ):
+        """
+        Args:
+            config: `global_batch_size` and `eval.num_batches` are used.
+            task: how rows become batches and sums.
+            model: the module.
+            source: the split's rows.
+            topology: the devices.
+            abstract_params: shapes and shardings of the parameters to come.
+        """
+        self._config, self._task, self._source, self._topology = config, task, source, topology
+        self._rows = config.global_batch_size
+        spec = parts.batch_spec(task, self._rows // topology.num_devices)
+        self._program = compile_spmd(
+            make_eval_step(parts.task_loss(task, model, train=False)),
+            topology,
+            abstract_params,
+            abstract_batch(spec, topology),
+            mapped=(1,),
+        )
+
+    def __call__(self, params: PyTree) -> dict[str, float]:
+        """All metrics over the split, as `eval/<name>`."""
+        batches = eval_batches(
+            self._source,
+            self._task.make_batch,
+            global_batch_size=self._rows,
+            num_processes=self._topology.num_processes,
+            process_index=self._topology.process_index,
+            num_batches=self._config.eval.num_batches,
+        )
+        return evaluate(
+            self._program,
+            params,
+            batches,
+            lambda batch: place_batch(batch, self._topology),
+            self._task.derived_metrics,
+        )
+
+
+def evaluate_checkpoint(
+    workdir: str,
+    *,
+    step: str = "latest",
+    split: str = "eval",
+    weights: str = "ema",
+    cpu_devices: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint from its work directory alone.
+
+    Args:
+        workdir: of a trained run.
+        step: latest, best or a number.
+        split: train or eval.
+        weights: ema (where the run has it) or raw.
+        cpu_devices: CPU devices to fake.
+
+    Returns:
+        {"step", "split", "eval/loss", ...}, means over the whole split.
+
+    Raises:
+        UserError: no run, no checkpoint, or the data is not what the run was trained with.
+    """
+    directory = WorkDir(workdir)
+    directory.require_run()
+    config = read_run_config(directory.config)
+    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
+    tokenizer = load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None
+    data = parts.read_data(config, tokenizer)
+    saved = read_item(checkpoint, "data")
+    if saved["fingerprint"] != data.fingerprint:
+        raise UserError(
+            f"{data.summary.split(':')[0]} is not the data that {checkpoint} was trained with: "
+            f"fingerprint {data.fingerprint[:12]} now, {saved['fingerprint'][:12]} then; restore it "
+            "(data.source=stdlib: use the same Python)."
+        )
+    configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
+    topology = connected_topology()
+    divide_batch(config.global_batch_size, None, topology.num_devices)
+    model = parts.make_model(config, data.vocab_size, topology.platform)
+    abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
+    params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
+    source = {"train": data.train, "eval": data.evaluation}[split]
+    task = parts.make_task(config, data.tokenizer)
+    evaluator = Evaluator(config, task, model, source, topology, abstract_params)
+    return {"step": saved["step"], "split": split, **evaluator(params)}

@@ -1,0 +1,198 @@
+"""`jaxdp generate`: continue prompts with the model of a work directory."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxdp.config import read_run_config
+from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.errors import UserError
+from jaxdp.experiment import parts
+from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.checkpoint.store import restore_part
+from jaxdp.inference.decode import make_decode
+from jaxdp.inference.sampling import Sampling
+from jaxdp.model import Transformer, init_cache, parameter_shapes
+from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
+from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.typing import PyTree
+from jaxdp.workdir import WorkDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One continuation.
+
+    Attributes:
+        prompt: as given.
+        text: the continuation alone.
+        tokens: its ids, without end of text.
+        seed: draws this sample again when given with num_samples=1.
+    """
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    seed: int
+
+
+def generate(
+    workdir: str,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    sampling: Sampling = Sampling(),
+    num_samples: int = 1,
+    seed: int = 0,
+    step: str = "latest",
+    weights: str = "ema",
+    cpu_devices: int | None = None,
+) -> list[Sample]:
+    """Continues each prompt `num_samples` times, the rows spread over all devices.
+
+    A continuation that outgrows the model's context goes on from the last half
+    of it: the model then no longer sees what came before.
+
+    Args:
+        workdir: of a trained run.
+        prompts: any lengths that fit the context; "" begins a new document.
+        max_new_tokens: tokens of one continuation at most.
+        sampling: how tokens are drawn.
+        num_samples: continuations of each prompt; sample i is drawn from seed + i.
+        seed: for the draws.
+        step: latest, best or a number.
+        weights: ema (where the run has it) or raw.
+        cpu_devices: CPU devices to fake.
+
+    Raises:
+        UserError: no run, no checkpoint, a prompt that is too long or cannot be expressed.
+    """
+    directory = WorkDir(workdir)
+    directory.require_run()
+    config = read_run_config(directory.config)
+    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
+    if not directory.tokenizer.is_file():
+        raise UserError(
+            f"--workdir={directory.root} was trained on ready-made tokens and has no tokenizer.json; "
+            "put that of the tokenizer which wrote them there."
+        )
+    if max_new_tokens < 1 or num_samples < 1:
+        raise UserError("--max_new_tokens and --num_samples must be at least 1.")
+    tokenizer = load_tokenizer(directory.tokenizer)
+    encoded = [_encode(prompt, tokenizer, config.data.length) for prompt in prompts]
+    rows = [(index, seed + sample) for index in range(len(prompts)) for sample in range(num_samples)]
+
+    configure_backend(cpu_devices, min(num_cores(), len(rows)))
+    topology = connected_topology()
+    model = parts.make_model(config, config.model.vocab_size, topology.platform)
+    params = restore_part(
+        checkpoint,
+        chosen_weights(checkpoint, weights),
+        abstract_replicated(parameter_shapes(model.config), topology),
+    )
+    decoder = _Decoder(model, params, topology, sampling, tokenizer.end_of_text_id)
+    new = decoder.continue_rows(
+        [encoded[index] for index, _ in rows], [row_seed for _, row_seed in rows], max_new_tokens
+    )
+    return [
+        Sample(prompts[index], tokenizer.decode(tokens), tokens.tolist(), row_seed)
+        for (index, row_seed), tokens in zip(rows, new, strict=True)
+    ]
+
+
+def _encode(prompt: str, tokenizer: Tokenizer, context: int) -> np.ndarray:
+    """The prompt's ids; an empty prompt is the end of the document before."""
+    tokens = tokenizer.encode(prompt) if prompt else np.array([tokenizer.end_of_text_id], np.int32)
+    if len(tokens) >= context:
+        raise UserError(
+            f"the prompt has {len(tokens)} tokens, but the model's context is {context} (data.length) "
+            f"and one place must be free; shorten it to {context - 1} tokens."
+        )
+    return tokens
+
+
+class _Decoder:
+    """Decodes rows of any lengths in chunks that fit the context."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        params: PyTree,
+        topology: Topology,
+        sampling: Sampling,
+        end_of_text_id: int,
+    ):
+        self._model, self._params, self._topology = model, params, topology
+        self._sampling, self._end_of_text_id = sampling, end_of_text_id
+        self._context = model.config.max_length
+        self._compiled = functools.lru_cache(self._compile)
+
+    def continue_rows(
+        self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[np.ndarray]:
+        """New tokens of each row, up to and without end of text."""
+        texts = [np.asarray(prompt, np.int32) for prompt in prompts]
+        drawn = 0
+        while drawn < max_new_tokens:
+            longest = max(len(text) for text in texts)
+            # A full context goes on from its last half.
+            window = longest if longest < self._context else max(self._context // 2, 1)
+            num_new = min(max_new_tokens - drawn, self._context - window)
+            new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)
+            texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
+            drawn += num_new
+            if all(self._end_of_text_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
+                break
+        return [self._until_end(text[len(prompt) :]) for text, prompt in zip(texts, prompts, strict=True)]
+
+    def _until_end(self, tokens: np.ndarray) -> np.ndarray:
+        ends = np.flatnonzero(tokens == self._end_of_text_id)
+        return tokens[: ends[0]] if ends.size else tokens
+
+    def _decode(self, texts, seeds, drawn: int, num_new: int) -> np.ndarray:
+        """One call of the compiled loop; rows are padded to fill all devices."""
+        num_devices = self._topology.num_devices
+        num_rows = -(-len(texts) // num_devices) * num_devices
+        width = max(len(text) for text in texts)
+        tokens = np.zeros((num_rows, width), np.int32)
+        mask = np.zeros((num_rows, width), bool)
+        mask[:, -1] = True  # rows of padding hold one token: attending to nothing is no number
+        for row, text in enumerate(texts):
+            tokens[row, width - len(text) :] = text
+            mask[row, width - len(text) :] = True
+        batch = {
+            "tokens": tokens,
+            "prompt_mask": mask,
+            "seeds": np.resize(np.asarray(seeds, np.uint32), num_rows),
+            "offset": np.full(num_rows, drawn, np.int32),
+        }
+        program = self._compiled(num_rows // num_devices, width, num_new)
+        new = program(self._params, place_batch(batch, self._topology))
+        return np.asarray(jax.device_get(new)).reshape(num_rows, num_new)[: len(texts)]
+
+    def _compile(self, rows: int, width: int, num_new: int):
+        decode = make_decode(
+            functools.partial(parts.apply_model, self._model),
+            functools.partial(init_cache, self._model.config),
+            self._sampling,
+            num_new=num_new,
+            end_of_text_id=self._end_of_text_id,
+        )
+        spec = {
+            "tokens": jax.ShapeDtypeStruct((rows, width), np.int32),
+            "prompt_mask": jax.ShapeDtypeStruct((rows, width), bool),
+            "seeds": jax.ShapeDtypeStruct((rows,), np.uint32),
+            "offset": jax.ShapeDtypeStruct((rows,), np.int32),
+        }
+        return compile_spmd(
+            decode,
+            self._topology,
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._params),
+            abstract_batch(spec, self._topology),
+            mapped=(1,),
+            mapped_output=True,
+        )

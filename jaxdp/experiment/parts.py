@@ -1,0 +1,235 @@
+"""From configuration groups to the typed parts of the floors below."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxdp.config import DURATIONS
+from jaxdp.data.corpus import encode_documents
+from jaxdp.data.order import RowOrder
+from jaxdp.data.pipeline import RowSource
+from jaxdp.data.sources import fingerprint, read_documents, split_documents
+from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
+from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
+from jaxdp.data.windows import TokenWindows
+from jaxdp.errors import UserError
+from jaxdp.model import Transformer, TransformerConfig, model_config
+from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule
+from jaxdp.parallel.sync import GradientSync
+from jaxdp.state import TrainState, initial_state
+from jaxdp.step import Loss, Update
+from jaxdp.tasks import Task, TaskInputs, registered_tasks
+from jaxdp.terminal import memory_size, quantity
+from jaxdp.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Both splits as rows.
+
+    Attributes:
+        tokenizer: None for ready-made tokens.
+        vocab_size: rows of the model's token embedding.
+        train: rows of `data.length + 1` tokens.
+        evaluation: the held-out rows.
+        fingerprint: of the data, as a checkpoint records it.
+        summary: for a person.
+    """
+
+    tokenizer: Tokenizer | None
+    vocab_size: int
+    train: RowSource
+    evaluation: RowSource
+    fingerprint: str
+    summary: str
+
+
+def make_task(config: ConfigDict, tokenizer: Tokenizer | None) -> Task:
+    """The task that `config.task` names."""
+    factories = registered_tasks()
+    if config.task not in factories:
+        raise UserError(f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}.")
+    return factories[config.task](
+        TaskInputs(
+            length=config.data.length,
+            tokenizer=tokenizer,
+            label_smoothing=config.optim.label_smoothing,
+            z_loss=config.optim.z_loss,
+        )
+    )
+
+
+def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
+    """Reads and tokenizes both splits; starts no backend.
+
+    Args:
+        config: `data` and `model.vocab_size` are used.
+        tokenizer: the run's own, when it exists already.
+    """
+    if config.data.packing != "cut":
+        raise UserError(f"data.packing={config.data.packing!r} is unknown; choose cut.")
+    if config.data.source == "tokens":
+        return _ready_tokens(config)
+    documents = read_documents(config.data.source, config.data.path, config.data.errors)
+    tokenizer = tokenizer or make_tokenizer(
+        config.data.tokenizer, (document.text for document in documents)
+    )
+    vocab_size = config.model.vocab_size or tokenizer.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size={vocab_size} is smaller than the tokenizer's vocabulary of "
+            f"{tokenizer.vocab_size}; leave it unset or raise it."
+        )
+    splits = split_documents(documents, config.data.eval_fraction)
+    tokens = [encode_documents(split, tokenizer) for split in splits]
+    length = config.data.length
+    return Data(
+        tokenizer,
+        vocab_size,
+        TokenWindows(tokens[0], length, keep_tail=False),
+        TokenWindows(tokens[1], length, keep_tail=True),
+        fingerprint(documents),
+        f"{config.data.source}: {len(documents)} {'files' if len(documents) > 1 else 'file'}, "
+        f"{quantity(tokens[0].size)} tokens to train on, {quantity(tokens[1].size)} held out, "
+        f"{config.data.tokenizer} tokenizer of {tokenizer.vocab_size}",
+    )
+
+
+def _ready_tokens(config: ConfigDict) -> Data:
+    vocab_size = config.model.vocab_size
+    if not vocab_size:
+        raise UserError(
+            "data.source=tokens needs model.vocab_size: that of the tokenizer which wrote the file "
+            "(GPT-2: 50257)."
+        )
+    files = open_token_splits(config.data.path, config.data.eval_fraction)
+    rows = [
+        CheckedWindows(TokenWindows(file.tokens, config.data.length, keep_tail), file, vocab_size)
+        for file, keep_tail in zip(files, (False, True), strict=True)
+    ]
+    return Data(
+        None,
+        vocab_size,
+        *rows,
+        fingerprint_tokens(files),
+        f"tokens: {quantity(files[0].tokens.size)} to train on, {quantity(files[1].tokens.size)} held out "
+        f"({memory_size(sum(file.tokens.nbytes for file in files))})",
+    )
+
+
+def row_order(config: ConfigDict, train: RowSource) -> RowOrder:
+    """Which rows are in which batch."""
+    return RowOrder(
+        num_rows=train.num_rows,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        shuffle=config.data.shuffle,
+    )
+
+
+def count_steps(config: ConfigDict, num_rows: int) -> int:
+    """total_steps, or what total_epochs or total_tokens come to, rounded up."""
+    per_step = {
+        "total_steps": 1,
+        "total_epochs": config.global_batch_size / num_rows,
+        "total_tokens": config.global_batch_size * config.data.length,
+    }
+    [key] = [key for key in DURATIONS if config[key] is not None]
+    return max(1, math.ceil(config[key] / per_step[key]))
+
+
+def architecture(config: ConfigDict, vocab_size: int, *, dtype: str | None = None) -> TransformerConfig:
+    """The model that `config.model` describes, preset and own keys together.
+
+    Args:
+        config: `model` and `data.length` are used.
+        vocab_size: rows of the token embedding.
+        dtype: what `auto` means here; None: not decided yet, float32 stands in.
+    """
+    overrides = config.model.to_dict()
+    preset = overrides.pop("preset")
+    overrides.pop("vocab_size")
+    if overrides["dtype"] == "auto":
+        overrides["dtype"] = dtype or "float32"
+    return model_config(preset, overrides, vocab_size=vocab_size, max_length=config.data.length)
+
+
+def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
+    """The configuration with the preset's values written out, as `config.json` keeps it."""
+    resolved = config.copy_and_resolve_references()
+    model = architecture(config, vocab_size)
+    with resolved.unlocked(), resolved.ignore_type():
+        for key, value in resolved.model.items():
+            if value is None:
+                resolved.model[key] = getattr(model, key)
+    return resolved
+
+
+def make_model(config: ConfigDict, vocab_size: int, platform: str) -> Transformer:
+    """The model for this platform: `dtype=auto` is bfloat16 on accelerators."""
+    dtype = "float32" if platform == "cpu" else "bfloat16"
+    return Transformer(architecture(config, vocab_size, dtype=dtype))
+
+
+def make_update(config: ConfigDict, total_steps: int) -> Update:
+    """Optimizer, schedule, clipping and averaging of parameters."""
+    if not 0 <= config.optim.ema_decay < 1:
+        raise UserError(f"optim.ema_decay={config.optim.ema_decay} must be at least 0 and below 1.")
+    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    optim = OptimizerConfig(
+        **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps
+    )
+    return Update(
+        make_optimizer(optim), make_schedule(optim), config.optim.clip_norm, config.optim.ema_decay
+    )
+
+
+def make_sync(config: ConfigDict, platform: str) -> GradientSync:
+    """How gradients are synchronised: one buffer on CPU, buckets elsewhere."""
+    if config.parallel.sync != "pmean":
+        raise UserError(f"parallel.sync={config.parallel.sync!r} is unknown; choose pmean.")
+    bucket_mb = config.parallel.bucket_mb
+    if bucket_mb is None and platform != "cpu":
+        bucket_mb = 32.0
+    return GradientSync(
+        config.parallel.wire_dtype, None if bucket_mb is None else int(bucket_mb * 2**20)
+    )
+
+
+def task_loss(task: Task, model: Transformer, *, train: bool) -> Loss:
+    """The task's loss as a function of parameters and rows; dropout only in training."""
+    apply = functools.partial(apply_model, model)
+    dropout = train and model.config.dropout_rate > 0
+
+    def loss(params, rows, row_keys):
+        return task.loss(apply, params, rows, row_keys if dropout else None, train)
+
+    return loss
+
+
+def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options):
+    """The model as a plain function of its parameters."""
+    return model.apply({"params": params}, tokens, **options)
+
+
+def make_initial_state(
+    config: ConfigDict, model: Transformer, update: Update
+) -> Callable[[], TrainState]:
+    """A traceable function that draws state 0 from the seed."""
+
+    def initialise() -> TrainState:
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = model.init(jax.random.key(config.seed), tokens)["params"]
+        return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
+
+    return initialise
+
+
+def batch_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a device receives for `rows` rows: the task's arrays and the rows' numbers."""
+    return task.batch_spec(rows) | {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}

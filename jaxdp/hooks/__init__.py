@@ -1,0 +1,1 @@
+"""What happens around the training steps. When it happens is `every.Every`."""

@@ -1,0 +1,70 @@
+"""When to save, and what goes into a checkpoint beside the state."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxdp.checkpoint.store import CheckpointWriter
+from jaxdp.hooks.every import Every
+from jaxdp.state import StepInfo, TrainState
+from jaxdp.trainer import SAVE_REQUEST, Hook
+
+
+class Checkpointing(Hook):
+    """Saves at steps, by the clock, and when the run stops.
+
+    Clocks of processes differ, so a save by the clock is requested in the step's
+    control word and made when all have agreed on it.
+    """
+
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        every: Every,
+        data_state: Callable[[int], Mapping[str, Any]],
+        config: Mapping[str, Any],
+        evaluated: Callable[[int], Mapping[str, float]],
+        *,
+        minutes: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """
+        Args:
+            writer: where the states go.
+            every: at which steps.
+            data_state: position of the data after so many batches.
+            config: the resolved configuration.
+            evaluated: metrics of the evaluation at this step; empty if there was none.
+            minutes: time between saves; 0: not by the clock.
+            clock: seconds; replaced in tests.
+        """
+        self._writer = writer
+        self._every = every
+        self._data_state = data_state
+        self._config = config
+        self._evaluated = evaluated
+        self._secs = 60.0 * minutes
+        self._clock = clock
+        self._last_time = clock()
+        self._agreed = False
+
+    def request(self) -> int:
+        overdue = self._secs > 0 and self._clock() - self._last_time >= self._secs
+        return SAVE_REQUEST if overdue else 0
+
+    def on_step(self, info: StepInfo) -> None:
+        self._writer.check()
+        self._agreed |= int(info.metrics["request"]) == SAVE_REQUEST
+
+    def wants_state(self, step: int) -> bool:
+        return self._agreed or self._every(step)
+
+    def on_state(self, step: int, state: TrainState) -> None:
+        self._writer.save(
+            step, state, self._data_state(step), self._config, self._evaluated(step)
+        )
+        self._last_time, self._agreed = self._clock(), False
+
+    def on_stop(self, step: int, state: TrainState) -> None:
+        self.on_state(step, state)
+        self._writer.wait()

@@ -1,0 +1,64 @@
+"""The numbers of training steps, to the writers and to the person who watches."""
+
+from collections.abc import Callable, Mapping
+
+from jaxdp.hooks.every import Every
+from jaxdp.parallel.signals import read_tally
+from jaxdp.state import StepInfo
+from jaxdp.trainer import Hook
+
+
+class Logging(Hook):
+    """Every few steps one line of metrics, with speeds over the steps since the last line."""
+
+    def __init__(
+        self,
+        every: Every,
+        write: Callable[[int, Mapping[str, float | str]], None],
+        *,
+        flops_per_step: float,
+        peak_flops: float | None,
+        batch_hash: bool,
+    ):
+        """
+        Args:
+            every: at which steps.
+            write: (step, metrics by full name) -> None.
+            flops_per_step: model FLOPs of one update over all devices.
+            peak_flops: FLOP/s of all devices together; None: no MFU.
+            batch_hash: whether the steps carry the hash of their batch.
+        """
+        self._every = every
+        self._write = write
+        self._flops_per_step = flops_per_step
+        self._peak_flops = peak_flops
+        self._batch_hash = batch_hash
+        self._restart()
+
+    def _restart(self) -> None:
+        self._steps, self._secs, self._wait_secs, self._tokens = 0, 0.0, 0.0, 0.0
+
+    def on_step(self, info: StepInfo) -> None:
+        self._steps += 1
+        self._secs += info.step_secs
+        self._wait_secs += info.wait_secs
+        self._tokens += float(info.metrics["tokens"])
+        if self._every(info.step):
+            self._write(info.step, self._line(info))
+            self._restart()
+
+    def _line(self, info: StepInfo) -> dict[str, float | str]:
+        line: dict[str, float | str] = {
+            "train/loss": float(info.metrics["loss"]),
+            "train/grad_norm": float(info.metrics["grad_norm"]),
+            "train/learning_rate": float(info.metrics["learning_rate"]),
+            "train/skipped": int(info.metrics["skipped"]),
+            "perf/step_secs": self._secs / self._steps,
+            "perf/tokens_per_sec": self._tokens / self._secs,
+            "perf/data_wait": self._wait_secs / self._secs,
+        }
+        if self._peak_flops:
+            line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
+        if self._batch_hash:
+            line["data/batch_hash"] = f"{read_tally(info.metrics['tally']):016x}"
+        return line

@@ -1,0 +1,40 @@
+"""A profiler trace of some steps, for TensorBoard or Perfetto."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from jaxdp.state import StepInfo, TrainState
+from jaxdp.trainer import Hook
+
+
+class Profiling(Hook):
+    """Traces `num_steps` steps after `after_step`, which is at least 1, into a directory."""
+
+    def __init__(
+        self, directory: Path, after_step: int, num_steps: int, report: Callable[[str], None]
+    ):
+        self._directory, self._report = directory, report
+        self._start, self._end = after_step, after_step + num_steps
+        self._running = False
+
+    def wants_state(self, step: int) -> bool:
+        return step in (self._start, self._end)
+
+    def on_state(self, step: int, state: TrainState) -> None:
+        jax.block_until_ready(state)
+        if step == self._start:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        else:
+            self._finish()
+
+    def on_stop(self, step: int, state: TrainState) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            self._report(f"profile written to {self._directory} (tensorboard --logdir, or ui.perfetto.dev)")

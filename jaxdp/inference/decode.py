@@ -1,0 +1,99 @@
+"""The decode loop of one device: prompts in, new tokens out, one forward pass of one token a step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdp.inference.sampling import Sampling, draw
+from jaxdp.typing import PyTree
+
+
+class _Loop(NamedTuple):
+    """State of the loop.
+
+    count: [] int32, tokens drawn so far.
+    logits: [rows, vocab_size] float32, for the token to be drawn.
+    cache: keys and values of all tokens before it.
+    tokens: [rows, num_new] int32, those drawn, and the fill after the end.
+    done: [rows] bool, end of text was drawn.
+    """
+
+    count: jax.Array
+    logits: jax.Array
+    cache: PyTree
+    tokens: jax.Array
+    done: jax.Array
+
+
+def make_decode(
+    apply: Callable,
+    make_cache: Callable[[int, int], PyTree],
+    sampling: Sampling,
+    *,
+    num_new: int,
+    end_of_text_id: int | None,
+) -> Callable[[PyTree, dict[str, jax.Array]], jax.Array]:
+    """Builds decode(params, batch) for `parallel.spmd`.
+
+    `batch` holds, for this device's rows:
+        tokens: [rows, prompt_length] int32, padded on the left.
+        prompt_mask: [rows, prompt_length] bool, False on the padding.
+        seeds: [rows] uint32, one for each row; equal seeds draw equally.
+        offset: [rows] int32, tokens drawn for this row by earlier calls.
+
+    decode returns the new tokens, [rows, num_new] int32; a row that drew
+    `end_of_text_id` is filled up with it, and a device whose rows have all
+    done so stops early.
+
+    Args:
+        apply: (params, tokens, positions, attention_mask, cache) -> (logits, cache).
+        make_cache: (rows, slots) -> an empty cache.
+        sampling: how tokens are drawn.
+        num_new: tokens to draw at most.
+        end_of_text_id: None: there is none.
+    """
+    fill = 0 if end_of_text_id is None else end_of_text_id
+
+    def decode(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+        rows, prompt_length = batch["tokens"].shape
+        prompt_mask = batch["prompt_mask"]
+        prompt_sizes = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)
+        row_keys = jax.vmap(jax.random.key)(batch["seeds"])
+        # Slots after the prompt are all real; the cache hides those not yet written.
+        slots_mask = jnp.concatenate([prompt_mask, jnp.ones((rows, num_new), bool)], axis=1)
+
+        def forward(tokens, positions, cache):
+            logits, cache = apply(
+                params, tokens, positions=positions, attention_mask=slots_mask, cache=cache
+            )
+            return logits[:, -1], cache
+
+        def unfinished(loop: _Loop) -> jax.Array:
+            return (loop.count < num_new) & ~jnp.all(loop.done)
+
+        def body(loop: _Loop) -> _Loop:
+            keys = jax.vmap(jax.random.fold_in)(row_keys, batch["offset"] + loop.count)
+            drawn = jnp.where(loop.done, fill, draw(loop.logits, keys, sampling))
+            done = loop.done if end_of_text_id is None else loop.done | (drawn == end_of_text_id)
+            tokens = jax.lax.dynamic_update_slice(loop.tokens, drawn[:, None], (0, loop.count))
+            logits, cache = forward(
+                drawn[:, None], (prompt_sizes + loop.count)[:, None], loop.cache
+            )
+            return _Loop(loop.count + 1, logits, cache, tokens, done)
+
+        positions = jnp.maximum(jnp.cumsum(prompt_mask, axis=1, dtype=jnp.int32) - 1, 0)
+        logits, cache = forward(
+            batch["tokens"], positions, make_cache(rows, prompt_length + num_new)
+        )
+        start = _Loop(
+            count=jnp.zeros((), jnp.int32),
+            logits=logits,
+            cache=cache,
+            tokens=jnp.full((rows, num_new), fill, jnp.int32),
+            done=jnp.zeros(rows, bool),
+        )
+        return jax.lax.while_loop(unfinished, body, start).tokens
+
+    return decode

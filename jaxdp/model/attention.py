@@ -1,0 +1,162 @@
+"""Multi-head attention.
+
+Axes: b batch, q query length, k key length, h query heads, g key/value heads
+(h is a multiple of g), d head_dim.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdp.errors import UserError
+from jaxdp.model.cache import KVCache
+from jaxdp.model.config import TransformerConfig, cudnn_obstacle
+from jaxdp.model.dense import INIT_STDDEV, Dense, matmul_float32
+from jaxdp.model.dropout import dropout
+from jaxdp.model.masks import AttentionMask
+from jaxdp.model.positions import rotate
+
+
+def plain_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, drop=lambda weights: weights
+) -> jax.Array:
+    """Scaled dot-product attention, written out; runs everywhere and knows dropout.
+
+    Source: Vaswani et al. 2017, section 3.2.1; groups: Ainslie et al. 2023.
+
+    Args:
+        query: `[b, h, q, d]`.
+        key: `[b, g, k, d]`.
+        value: `[b, g, k, d]`.
+        mask: Who may attend to whom.
+        drop: Applied to the attention probabilities `[b, h, q, k]`.
+
+    Returns:
+        `[b, h, q, d]`.
+    """
+    batch, heads, query_length, head_dim = query.shape
+    groups, key_length = key.shape[1:3]
+    # The query heads that share a key head are further queries to it.
+    grouped = query.reshape(batch, groups, -1, head_dim)
+    scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
+    scores = scores * (1 / math.sqrt(head_dim))
+    allowed = mask.table(query_length, key_length)
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
+    probabilities = drop(jax.nn.softmax(scores, axis=-1).astype(value.dtype))
+    outputs = jnp.matmul(probabilities.reshape(batch, groups, -1, key_length), value)
+    return outputs.reshape(query.shape)
+
+
+def library_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: str = "cudnn"
+) -> jax.Array:
+    """Scaled dot-product attention by a kernel that never stores the scores.
+
+    Args:
+        query: `[b, q, h, d]`.
+        key: `[b, k, g, d]`.
+        value: `[b, k, g, d]`.
+        mask: Who may attend to whom; its offset is 0.
+        implementation: As in `jax.nn.dot_product_attention`.
+
+    Returns:
+        `[b, q, h, d]`.
+    """
+    allowed = mask.allowed
+    if allowed is not None:
+        batch, _, _, key_length = allowed.shape
+        allowed = jnp.broadcast_to(allowed, (batch, 1, query.shape[1], key_length))
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=allowed, is_causal=mask.causal, implementation=implementation
+    )
+
+
+def uses_cudnn(config: TransformerConfig, cached: bool) -> bool:
+    """Whether this forward pass goes through cuDNN attention.
+
+    Args:
+        config: The model; `attention` decides, auto takes cuDNN where it applies.
+        cached: Whether the pass reads a KV cache.
+
+    Raises:
+        UserError: cudnn is asked for where it cannot run.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    if config.attention == "auto":
+        return on_gpu and not cached and cudnn_obstacle(config) is None
+    if config.attention == "cudnn" and not on_gpu:
+        raise UserError(
+            f"model.attention = cudnn needs a GPU, and this process computes on "
+            f"{jax.default_backend()}; set model.attention = auto."
+        )
+    if config.attention == "cudnn" and cached:
+        raise UserError(
+            "model.attention = cudnn cannot read a KV cache; set model.attention = auto to generate."
+        )
+    return config.attention == "cudnn"
+
+
+class Attention(nn.Module):
+    """Multi-head attention from one sequence to another, or to itself."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        config = self.config
+        dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
+        kv_dim = config.num_kv_heads * config.head_dim
+        self.query = dense(config.embed_dim, config.embed_dim)
+        self.key = dense(config.embed_dim, kv_dim)
+        self.value = dense(config.embed_dim, kv_dim)
+        self.out = dense(
+            config.embed_dim, config.embed_dim, stddev=INIT_STDDEV / math.sqrt(2 * config.num_layers)
+        )
+
+    def __call__(
+        self,
+        query_inputs: jax.Array,
+        key_inputs: jax.Array,
+        *,
+        mask: AttentionMask,
+        layer: jax.Array | int,
+        rotary: tuple[jax.Array, jax.Array] | None = None,
+        row_keys: jax.Array | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Attend from `query_inputs` to `key_inputs`.
+
+        Args:
+            query_inputs: `[batch, query_length, embed_dim]`.
+            key_inputs: `[batch, key_length, embed_dim]`; the same array in self-attention.
+            mask: Who may attend to whom.
+            layer: Index of the layer, for the cache and dropout.
+            rotary: Tables to turn queries and keys by.
+            row_keys: `[batch]` typed PRNG keys of dropout, or None.
+            cache: Keys and values to write to and attend to instead, or None.
+
+        Returns:
+            `[batch, query_length, embed_dim]`, and the cache with this layer's slots written.
+        """
+        config = self.config
+        # One product with the three kernels side by side was no faster (XLA:CPU).
+        parts = self.query(query_inputs), self.key(key_inputs), self.value(key_inputs)
+        query, key, value = (part.reshape(*part.shape[:2], -1, config.head_dim) for part in parts)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
+        if uses_cudnn(config, cache is not None):
+            outputs = library_attention(query, key, value, mask)
+        else:
+            # Heads before length: twice as fast on XLA:CPU.
+            query, key, value = (part.transpose(0, 2, 1, 3) for part in (query, key, value))
+            if cache is not None:
+                cache = cache.update(layer, key, value)
+                key, value = cache.layer(layer)
+            drop = functools.partial(
+                dropout, row_keys=row_keys, rate=config.dropout_rate, layer=layer, site="attention"
+            )
+            outputs = plain_attention(query, key, value, mask, drop).transpose(0, 2, 1, 3)
+        return self.out(outputs.reshape(query_inputs.shape)), cache

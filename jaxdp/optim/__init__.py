@@ -1,0 +1,15 @@
+"""Optimizers: name to Optax chain, learning rate schedules, clipping, parameter averaging."""
+
+from jaxdp.optim.config import OptimizerConfig
+from jaxdp.optim.optimizers import clip_by_norm, make_optimizer, update_ema
+from jaxdp.optim.rules import decay_mask
+from jaxdp.optim.schedules import make_schedule
+
+__all__ = [
+    "OptimizerConfig",
+    "clip_by_norm",
+    "decay_mask",
+    "make_optimizer",
+    "make_schedule",
+    "update_ema",
+]

@@ -1,0 +1,149 @@
+"""Name of an optimizer to its Optax chain.
+
+A chain is always direction, then weight decay, then learning rate:
+
+    params -= learning_rate(n) * (direction + weight_decay * params)
+
+so decay is decoupled from the gradient's scaling (Loshchilov and Hutter 2019)
+and multiplied by the learning rate, as in PyTorch's AdamW, for every optimizer.
+It applies to the parameters of `decay_mask`. Clipping is not in the chain: the
+step knows the norm already and calls `clip_by_norm`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdp.optim.adafactor import scale_by_adafactor
+from jaxdp.optim.config import OptimizerConfig, OptimizerName
+from jaxdp.optim.muon import scale_by_muon
+from jaxdp.optim.rules import decay_mask
+from jaxdp.optim.schedules import make_schedule
+from jaxdp.typing import PyTree
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Source: Kingma and Ba 2015, algorithm 1. Reads b1, b2, eps."""
+    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+
+
+def _sgd(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The gradient itself."""
+    return optax.identity()
+
+
+def _momentum(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Heavy ball: m = momentum * m + gradient. Source: Polyak 1964. Reads momentum."""
+    return optax.trace(decay=config.momentum)
+
+
+def _rmsprop(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradient / (root of the mean square + eps), then heavy ball, as in PyTorch.
+
+    Source: Tieleman and Hinton 2012, lecture 6.5. Reads b2 (decay of the mean
+    square, which starts at 0 and is not corrected for it), eps, momentum.
+    """
+    return optax.chain(
+        optax.scale_by_rms(decay=config.b2, eps=config.eps, eps_in_sqrt=False),
+        optax.trace(decay=config.momentum),
+    )
+
+
+def _adagrad(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradient / sqrt(sum of squares + eps^2).
+
+    Source: Duchi et al. 2011, section 1. Reads eps.
+    Departs: eps^2 under the root, where the paper has eps beside it. The sum
+    starts at 0; Optax's own 0.1 would outweigh a language model's gradients.
+    """
+    return optax.scale_by_rss(initial_accumulator_value=0.0, eps=config.eps**2)
+
+
+def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Reads none of the constants. Steps are relative to each parameter's own root
+    mean square, so its learning rate is some ten times AdamW's: 1e-2 is usual.
+    """
+    return scale_by_adafactor()
+
+
+def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2.
+
+    Reads b1, b2. Every entry moves by the full learning rate, so it wants a
+    third to a tenth of AdamW's, and as much more weight decay.
+    """
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+
+
+def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Reads momentum, b1, b2, eps."""
+    return scale_by_muon(config.momentum, config.b1, config.b2, config.eps)
+
+
+DIRECTIONS: dict[OptimizerName, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
+    "adamw": _adam,
+    "adam": _adam,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "adafactor": _adafactor,
+    "lion": _lion,
+    "muon": _muon,
+}
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The optimizer of `config`, without clipping.
+
+    Its schedule counts the updates it was asked for, so a step that skips a bad
+    update must keep the old optimizer state. Scanned and unrolled models take
+    equal updates. The state is a nest of tuples and dicts of arrays.
+
+    Args:
+        config: which keys each optimizer reads is said at its function above;
+            all read the schedule's keys and weight_decay, but for adam, which
+            by definition does not decay: with decay it is adamw.
+
+    Returns:
+        An Optax transformation; `update` needs the parameters.
+    """
+    parts = [DIRECTIONS[config.name](config)]
+    if config.weight_decay > 0 and config.name != "adam":
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    parts.append(optax.scale_by_learning_rate(make_schedule(config)))
+    return optax.chain(*parts)
+
+
+def clip_by_norm(grads: PyTree, norm: jax.Array, max_norm: float) -> PyTree:
+    """Gradients scaled so that their global norm is at most `max_norm`.
+
+    Source: Pascanu et al. 2013, On the difficulty of training recurrent neural
+    networks, section 3.2.
+
+    Args:
+        grads: any tree of float32 arrays.
+        norm: `[]` float32, `optax.tree.norm(grads)`: the caller logs it too.
+        max_norm: 0 for no clipping.
+    """
+    if max_norm == 0:
+        return grads
+    scale = jnp.minimum(1.0, max_norm / norm)
+    return jax.tree.map(lambda grad: grad * scale, grads)
+
+
+def update_ema(ema: PyTree, params: PyTree, decay: float) -> PyTree:
+    """Exponential moving average of the parameters after one more update.
+
+    Args:
+        ema: tree of float32 arrays; at the start a copy of the parameters.
+        params: the updated parameters, a tree of the same structure.
+        decay: share of the old average that stays, 0 to below 1.
+
+    Returns:
+        decay * ema + (1 - decay) * params, written as a small correction of
+        `ema`, which rounds less when decay is near 1.
+    """
+    return jax.tree.map(lambda average, param: average + (1 - decay) * (param - average), ema, params)

@@ -1,0 +1,1 @@
+"""Devices and processes, placement on them, and the SPMD program that runs on them."""

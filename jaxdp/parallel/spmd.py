@@ -1,0 +1,81 @@
+"""The one file that knows `jax.pmap`.
+
+A function of one device's share becomes a program over all devices. It is
+lowered and compiled once, ahead of time, and the compiled program is called on
+global arrays: calling pmap itself would convert every leaf of the state from
+host-local to global and back at each step (28 ms against 5.7 ms with 450 leaves
+and 2 processes), and compile time, FLOPs and memory are known before step 1.
+
+Inside, replicated arguments have their true shapes (`in_axes=None`) and mapped
+ones lose the device axis (`in_axes=0`). Whatever is returned must be equal on
+all devices: pmap does not check it and would silently report device 0's value.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+
+from jaxdp.parallel.devices import AXIS, Topology
+from jaxdp.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled SPMD program; call it with global arrays of the shapes it was compiled for."""
+
+    call: Callable
+    compile_secs: float
+    device_bytes: int
+    """Peak memory of one device: arguments, results and temporaries."""
+
+    def __call__(self, *arguments: PyTree) -> PyTree:
+        return self.call(*arguments)
+
+
+def compile_spmd(
+    function: Callable,
+    topology: Topology,
+    *specs: PyTree,
+    mapped: tuple[int, ...],
+    donated: tuple[int, ...] = (),
+    mapped_output: bool = False,
+) -> Program:
+    """Compiles `function` for every device of `topology`.
+
+    Args:
+        function: one device's part; may use collectives over `AXIS`.
+        topology: the devices.
+        *specs: one tree of ShapeDtypeStruct with shardings per argument.
+        mapped: which arguments are `[num_devices, ...]`; the others are replicated.
+        donated: which arguments' buffers the program may overwrite.
+        mapped_output: results are `[num_devices, ...]` instead of replicated.
+    """
+    start = time.perf_counter()
+    in_axes = tuple(0 if index in mapped else None for index in range(len(specs)))
+    compiled = (
+        jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=in_axes,
+            out_axes=0 if mapped_output else None,
+            donate_argnums=donated,
+            devices=topology.devices,
+        )
+        .lower(*specs)
+        .compile()
+    )
+    return Program(compiled, time.perf_counter() - start, _device_bytes(compiled))
+
+
+def _device_bytes(compiled) -> int:
+    memory = compiled.memory_analysis()
+    if memory is None:  # some backends do not say
+        return 0
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )

@@ -1,0 +1,133 @@
+"""The train step and the evaluation step of one device, as pure functions.
+
+The train step adds sums over microbatches, averages them over devices in one
+all-reduce, divides once by the number of valid tokens and updates. It knows no
+task: whatever the loss is, it comes as `LossSums`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdp.optim import clip_by_norm, update_ema
+from jaxdp.parallel.devices import AXIS, BatchShape
+from jaxdp.parallel.signals import Signals, combine
+from jaxdp.parallel.sync import GradientSync
+from jaxdp.state import TrainState
+from jaxdp.tasks import LossSums
+from jaxdp.typing import PyTree
+
+Loss = Callable[[PyTree, PyTree, jax.Array | None], LossSums]
+"""loss(params, batch, row_keys) -> LossSums over the batch's rows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """How synchronised gradients change the state.
+
+    Attributes:
+        optimizer: the Optax chain; it sees clipped gradients.
+        schedule: learning rate by number of updates applied; for the metrics.
+        clip_norm: largest global norm of the gradient; 0: off.
+        ema_decay: decay of the moving average of the parameters; 0: off.
+    """
+
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+
+
+def make_train_step(
+    loss: Loss, update: Update, sync: GradientSync, shape: BatchShape, seed: int
+) -> Callable[[TrainState, PyTree, Signals], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds the function that `parallel.spmd` compiles.
+
+    It takes the replicated state, this device's rows `[device_batch, ...]`
+    (with `row_ids [device_batch] int32`, their numbers in the global batch) and
+    this device's signals, and returns the next state and metrics, equal on all
+    devices: `loss`, `grad_norm`, `learning_rate`, `tokens` (valid ones in the
+    global batch), `skipped`, `skipped_in_a_row`, and the combined signals.
+    """
+
+    def train_step(state: TrainState, batch: PyTree, signals: Signals):
+        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def objective(params, rows):
+            # Dropout belongs to the row: the same mask on any device and in any microbatch.
+            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows["row_ids"])
+            sums = loss(params, rows, row_keys)
+            return sums.loss, sums.weight
+
+        gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
+        gradients = sync(gradients, shape.num_devices)
+        # Means over devices of both numerator and denominator: the device count cancels.
+        loss_sum, weight = jax.lax.pmean(totals, AXIS)
+        gradients = jax.tree.map(lambda leaf: leaf / weight, gradients)
+        metrics = {"loss": loss_sum / weight, "tokens": weight * shape.num_devices}
+        metrics["learning_rate"] = update.schedule(state.step - state.skipped)
+        state, metrics["grad_norm"] = _apply(update, state, gradients, metrics["loss"])
+        metrics |= {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+        return state, metrics | combine(signals)
+
+    return train_step
+
+
+def _accumulate(objective, params, batch, num_microbatches):
+    """Gradient sums and [loss, weight] sums over the microbatches of one device."""
+    gradient_of = jax.value_and_grad(objective, has_aux=True)
+
+    def sums_of(rows):
+        (loss_sum, weight), gradients = gradient_of(params, rows)
+        return gradients, jnp.stack([loss_sum, weight])
+
+    if num_microbatches == 1:
+        return sums_of(batch)
+    microbatches = jax.tree.map(
+        lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch
+    )
+
+    def body(carry, rows):
+        return jax.tree.map(jnp.add, carry, sums_of(rows)), None
+
+    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(2, jnp.float32))
+    sums, _ = jax.lax.scan(body, zeros, microbatches)
+    return sums
+
+
+def _apply(update: Update, state: TrainState, gradients, loss):
+    """The next state; a non-finite update leaves params, opt_state and ema untouched."""
+    grad_norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    if update.clip_norm:
+        gradients = clip_by_norm(gradients, grad_norm, update.clip_norm)
+    changes, opt_state = update.optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
+    ema = update_ema(state.ema, params, update.ema_decay) if update.ema_decay else None
+    params, opt_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state, ema),
+        (state.params, state.opt_state, state.ema),
+    )
+    skipped = (~finite).astype(jnp.int32)
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+    ), grad_norm
+
+
+def make_eval_step(loss: Loss) -> Callable[[PyTree, PyTree], dict[str, tuple]]:
+    """Builds the evaluation of one device's rows: every metric's (sum, weight) over all devices."""
+
+    def eval_step(params: PyTree, batch: PyTree):
+        sums = loss(params, batch, None)
+        return jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
+
+    return eval_step

@@ -1,0 +1,133 @@
+"""What a person sees, all on stderr: sentences, tables, and the live line of a run.
+
+stdout belongs to results alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+REFRESH_SECS = 0.2
+"""Fastest redraw of the live line: drawing takes a core from the computation."""
+
+PLAIN_SECS = 5.0
+"""Least time between plain lines where there is no terminal."""
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """One sentence to the person who watches."""
+    console.print(sentence, markup=False, soft_wrap=True)
+    logging.getLogger("jaxdp").info(sentence)
+
+
+def show_table(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+        logging.getLogger("jaxdp").info("%s: %s", name, value)
+    console.print(table)
+
+
+def quantity(number: float, unit: str = "") -> str:
+    """A number to three digits with a decimal prefix: `1.24G`, `831k`."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
+    return f"{number:.3g} {unit}".rstrip()
+
+
+def memory_size(num_bytes: float) -> str:
+    """Bytes with a binary prefix: `1.5 GiB`."""
+    for size, prefix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {prefix}"
+    return f"{num_bytes:.0f} B"
+
+
+def duration(secs: float) -> str:
+    """`1:02:03`, or `2:03` below an hour."""
+    minutes, secs = divmod(round(max(secs, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
+
+
+class ProgressLine:
+    """A live line in a terminal, plain lines elsewhere; takes metrics as a writer does."""
+
+    def __init__(
+        self, first_step: int, total_steps: int, clock: Callable[[], float] = time.monotonic
+    ):
+        self._total_steps = total_steps
+        self._clock = clock
+        self._first_step, self._start = first_step, clock()
+        self._shown_at = -float("inf")
+        self._bar = ProgressBar(total=total_steps, completed=first_step, width=24)
+        # Redrawn by hand: a refresh thread would take a core from the computation.
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> "ProgressLine":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live:
+            self._live.stop()
+
+    def write(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Training metrics redraw the line; any others stand above it for good."""
+        if "train/loss" not in values:
+            say(f"step {step:>{len(str(self._total_steps))}}  {_described(values)}")
+            return
+        last = step >= self._total_steps
+        interval = REFRESH_SECS if self._live else PLAIN_SECS
+        if not last and self._clock() - self._shown_at < interval:
+            return
+        self._shown_at = self._clock()
+        text = self._text(step, values)
+        if self._live:
+            self._bar.update(completed=step)
+            line = Table.grid(padding=(0, 1))
+            line.add_row(self._bar, text)
+            self._live.update(line, refresh=True)
+        else:
+            say(text)
+
+    def close(self) -> None:
+        """Part of being a writer; the line itself ends with the context."""
+
+    def _text(self, step: int, values: Mapping[str, float | str]) -> str:
+        parts = [
+            f"step {step:>{len(str(self._total_steps))}}/{self._total_steps}",
+            f"loss {values['train/loss']:.4f}",
+            f"lr {values['train/learning_rate']:.2e}",
+            f"grad {values['train/grad_norm']:.2f}",
+            f"{quantity(values['perf/tokens_per_sec'])} tok/s",
+        ]
+        if "perf/mfu" in values:
+            parts.append(f"mfu {values['perf/mfu']:.1%}")
+        parts.append(f"wait {values['perf/data_wait']:.1%}")
+        if values.get("train/skipped"):
+            parts.append(f"skipped {values['train/skipped']}")
+        remaining = (self._total_steps - step) * (self._clock() - self._start)
+        parts.append(f"eta {duration(remaining / max(step - self._first_step, 1))}")
+        return "  ".join(parts)
+
+
+def _described(values: Mapping[str, float | str]) -> str:
+    """`eval/loss 1.886  perplexity 6.59`: the group once, at the front."""
+    names = [name.split("/", 1) for name in values]
+    return "  ".join(
+        f"{group + ' ' if index == 0 else ''}{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for index, ((group, name), value) in enumerate(zip(names, values.values(), strict=True))
+    )

@@ -1,0 +1,189 @@
+"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request.
+
+One process writes, the first. Every writer has the shape of `MetricsWriter`.
+A line of metrics.jsonl is one JSON object, `step` (updates completed), `time`
+(Unix seconds) and then the values; numbers that are not finite are null. Lines
+are in order of step, and a line counts only once its newline is on disk.
+"""
+
+import importlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from jaxdp.errors import UserError
+
+Value = float | int | str
+
+
+class MetricsWriter(Protocol):
+    """A place that takes metrics."""
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Records `values` by name as measured after `step` updates."""
+
+    def close(self) -> None:
+        """Hands everything written to its destination; the last call."""
+
+
+class MetricsFile:
+    """Appends to a metrics.jsonl; each line is in the file when `write` returns.
+
+    Args:
+        path: made if missing. A torn last line, left by a crash, is cut off
+            first, or the next line would be glued to it.
+    """
+
+    def __init__(self, path: Path):
+        path.touch()
+        whole = _whole_lines(path.read_bytes())
+        os.truncate(path, sum(map(len, whole)))
+        # Unbuffered: a line goes out in one system call, whole.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Appends one line."""
+        numbers = {name: _json_value(value) for name, value in values.items()}
+        line = json.dumps({"step": int(step), "time": time.time(), **numbers}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without a last one that was only half written.
+
+    Raises:
+        UserError: there is no such file, or a line of it is not a JSON object with a step.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no metrics file {path}; expected the metrics.jsonl of a run's workdir.")
+    return [_parse(line, number, path) for number, line in enumerate(_whole_lines(path.read_bytes()), 1)]
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drops the lines past `step`, as a resume from `step` will write them again.
+
+    The new file replaces the old one in one rename; a missing file stays missing.
+
+    Raises:
+        UserError: a line is not a JSON object with a step.
+    """
+    if not path.is_file():
+        return
+    lines = _whole_lines(path.read_bytes())
+    kept = [line for number, line in enumerate(lines, 1) if _parse(line, number, path)["step"] <= step]
+    rewritten = path.with_name(path.name + ".tmp")
+    with open(rewritten, "wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(rewritten, path)
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(line)
+        if isinstance(parsed, dict) and isinstance(parsed["step"], int):
+            return parsed
+    except (ValueError, KeyError):
+        pass
+    raise UserError(
+        f"{path}, line {number}, is {line[:60]!r}; expected a JSON object with an integer step: delete that line."
+    )
+
+
+def _json_value(value: Value) -> Value | None:
+    if isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+class TensorBoardWriter:
+    """Writes event files that TensorBoard shows.
+
+    Args:
+        directory: made if missing.
+        resumed_step: step the run restored, 0 for a new one; TensorBoard then
+            hides what an earlier start wrote past it.
+
+    Raises:
+        UserError: the extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, directory: Path, resumed_step: int = 0):
+        tensorboard = _import_extra("tensorboardX", "tensorboard")
+        purge_step = resumed_step + 1 if resumed_step else None
+        self._writer = tensorboard.SummaryWriter(str(directory), purge_step=purge_step, flush_secs=30)
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Adds numbers as scalars and strings as text."""
+        for name, value in values.items():
+            add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
+            add(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Sends metrics to one Weights & Biases run, the same one after a resume.
+
+    Steps that a resumed run repeats are ignored by the service: their values
+    are those it has already.
+
+    Args:
+        directory: the run's workdir; its name becomes the run's, and
+            `wandb/run_id` in it remembers which run to continue.
+        config: the resolved configuration, plain JSON values.
+
+    Raises:
+        UserError: the extra `wandb` is not installed.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]):
+        wandb = _import_extra("wandb", "wandb")
+        id_file = directory / "wandb" / "run_id"
+        if not id_file.exists():
+            id_file.parent.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(uuid.uuid4().hex)
+        self._run = wandb.init(
+            project="jaxdp",
+            name=directory.resolve().name,
+            id=id_file.read_text().strip(),
+            resume="allow",
+            dir=str(directory),
+            config=dict(config),
+        )
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Logs the values at `step`."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Waits until everything is uploaded."""
+        self._run.finish()
+
+
+def _import_extra(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"log.{extra} is on, but the package {module} cannot be imported ({error}): "
+            f"run pip install 'jaxdp[{extra}]', or set log.{extra} to False."
+        ) from error

@@ -1,0 +1,286 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: make_environment EXTRA puts this repository,
+# installed editable with that extra ("" for none), on the PATH.
+#
+# JAXDP_VENV     where the environment lies; default: .venv in the repository
+# JAXDP_DRY_RUN  1: print the commands to stdout instead of running them
+#
+# Written for bash 3.2, which macOS still ships. Where packages come from is
+# decided by the configuration of pip and uv alone.
+
+CDPATH=""
+NEWLINE=$'\n'
+REPOSITORY=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+ENVIRONMENT=${JAXDP_VENV:-$REPOSITORY/.venv}
+case $ENVIRONMENT in /*) ;; *) ENVIRONMENT=$PWD/$ENVIRONMENT ;; esac
+INSTALL_LOG=$ENVIRONMENT/jaxdp_install.log
+# Present while an installation is under way, so also after one that was killed:
+# a link, because only a link is made in one step together with what it says,
+# the process and its machine.
+INSTALLING=$ENVIRONMENT/jaxdp_installing
+# Present in environments that were made here: only those are ever emptied.
+MADE_HERE=$ENVIRONMENT/jaxdp_environment
+
+is_dry_run() { [ "${JAXDP_DRY_RUN:-0}" != 0 ]; }
+
+say() {
+  if is_dry_run; then printf 'jaxdp (dry run): %s\n' "$*"; else printf 'jaxdp: %s\n' "$*"; fi >&2
+}
+
+fail() {
+  say "$*"
+  exit 2
+}
+
+show_command() {
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}
+
+execute() {
+  if is_dry_run; then show_command "$@"; else "$@"; fi
+}
+
+# As execute, but ends this script: signals and the exit status are the command's own.
+become() {
+  is_dry_run || exec "$@"
+  show_command "$@"
+  exit 0
+}
+
+# Runs a command in the repository with its output in the log.
+logged() {
+  if is_dry_run; then
+    show_command "$@"
+    return 0
+  fi
+  { printf '\n$ ' && show_command "$@"; } >>"$INSTALL_LOG"
+  (cd -- "$REPOSITORY" && "$@") >>"$INSTALL_LOG" 2>&1 </dev/null
+}
+
+# ---- The hardware -----------------------------------------------------------
+
+# Whether this machine has Cloud TPUs; $1 stands before /dev and /sys.
+has_tpu() {
+  local root=$1 chip vendor
+  [ -z "${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_HOSTNAMES:-}" ] || return 0
+  for chip in "$root"/dev/accel[0-9]*; do
+    [ ! -e "$chip" ] || return 0
+  done
+  # VFIO passes any device through, so its maker must be Google too.
+  for chip in "$root"/dev/vfio/[0-9]*; do
+    [ -e "$chip" ] || continue
+    for vendor in "$root"/sys/bus/pci/devices/*/vendor; do
+      [ "$(cat "$vendor" 2>/dev/null)" != 0x1ae0 ] || return 0
+    done
+  done
+  return 1
+}
+
+# Prints cuda13, cuda12 or, with the reason said, nothing.
+nvidia_extra() {
+  local report cuda major minor
+  command -v nvidia-smi >/dev/null || return 0
+  if ! report=$(nvidia-smi 2>&1 </dev/null); then
+    say "nvidia-smi fails, so no NVIDIA GPU is used; it says: ${report%%"$NEWLINE"*}"
+    return 0
+  fi
+  # Drivers from 590 on write "CUDA UMD Version".
+  cuda=$(printf '%s\n' "$report" | sed -n 's/.*CUDA [A-Z ]*Version *: *\([0-9][0-9]*\)\..*/\1/p')
+  cuda=${cuda%%"$NEWLINE"*}
+  if [ "${cuda:-0}" -lt 12 ]; then
+    say "the NVIDIA driver offers CUDA ${cuda:-of unknown version}, JAX needs 12 or newer, so no GPU is used; install driver 525 or newer (580 for CUDA 13)"
+    return 0
+  fi
+  # CUDA 13 left out the GPUs before compute capability 7.5 (Volta and older),
+  # which the same driver still serves.
+  while IFS=. read -r major minor; do
+    case $major$minor in "" | *[!0-9]*) continue ;; esac
+    [ $((10 * major + minor)) -ge 75 ] || cuda=12
+  done < <(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null </dev/null)
+  if [ "$cuda" -ge 13 ]; then echo cuda13; else echo cuda12; fi
+}
+
+hardware_extra() {
+  if has_tpu ""; then echo tpu; else nvidia_extra; fi
+}
+
+# ---- The interpreter --------------------------------------------------------
+
+# Prints version, path and the missing ones of the modules given as arguments.
+PROBE='
+import sys
+print("%d.%d.%d" % sys.version_info[:3])
+if sys.version_info < (3, 11): sys.exit(0)
+import importlib.util
+print(sys.executable)
+print(" ".join(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
+'
+# Optional when Python is compiled, needed by our dependencies.
+NEEDED_MODULES="_bz2 _ctypes _lzma _ssl"
+PASSED_OVER=""
+
+# Sets VERSION and PYTHON when the interpreter $1 serves; else notes why not.
+probe() {
+  local report missing reason=""
+  # shellcheck disable=SC2086  # a list of words
+  if ! report=$("$1" -c "$PROBE" $NEEDED_MODULES 2>/dev/null </dev/null); then
+    reason="does not run"
+  else
+    { read -r VERSION && read -r PYTHON && read -r missing; } <<<"$report" || missing=""
+    case $VERSION in
+      3.[0-9].* | 3.10.* | [012].*) reason="is Python $VERSION, older than 3.11" ;;
+      *) [ -z "$missing" ] || reason="is Python $VERSION without ${missing// /, }" ;;
+    esac
+  fi
+  [ -n "$reason" ] || return 0
+  PASSED_OVER="$PASSED_OVER
+  $1 $reason"
+  return 1
+}
+
+# Sets PYTHON and VERSION to the first interpreter on the PATH that serves.
+find_interpreter() {
+  local name path
+  # uv makes environments by itself.
+  [ -n "$UV" ] || NEEDED_MODULES="$NEEDED_MODULES ensurepip venv"
+  for name in python3.14 python3.13 python3.12 python3.11 python3 python; do
+    while IFS= read -r path; do
+      ! probe "$path" || return 0
+    done < <(type -aP "$name")
+  done
+  if [ -n "$UV" ]; then
+    path=$("$UV" python find '>=3.11' 2>/dev/null) && probe "$path" && return 0
+    say "no Python 3.11 or newer on the PATH; asking uv for one"
+    if is_dry_run; then
+      show_command "$UV" python install 3.12
+      PYTHON=3.12 VERSION=3.12
+      return 0
+    fi
+    "$UV" python install 3.12 >&2 &&
+      path=$("$UV" python find '>=3.11') && probe "$path" && return 0
+  fi
+  fail "no Python 3.11 or newer that serves; looked at:${PASSED_OVER:-
+  nothing: no python3 or python is on the PATH}
+Install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python;
+pyenv: pyenv install 3.12 && pyenv global 3.12) or uv, and run this again."
+}
+
+# ---- The environment --------------------------------------------------------
+
+# What must be unchanged for an installation to be current.
+stamp_text() {
+  printf '%s\n' "$VERSION" "$REPOSITORY" "$ENVIRONMENT" "$(cksum <"$REPOSITORY/pyproject.toml")"
+}
+
+stamp_file() { printf '%s\n' "$ENVIRONMENT/jaxdp_stamp${1:+_$1}"; }
+
+is_current() { [ "$(cat "$(stamp_file "$1")" 2>/dev/null)" = "$(stamp_text)" ]; }
+
+# Waits while another process of this machine, or lately of another one,
+# installs into the same environment. Sets INTERRUPTED to the mark of one that
+# did not end.
+await_other_installation() {
+  local holder process host said=""
+  INTERRUPTED=""
+  while holder=$(readlink "$INSTALLING"); do
+    process=${holder%% *} host=${holder#* }
+    if [ "$host" = "$(uname -n)" ]; then
+      kill -0 "$process" 2>/dev/null || INTERRUPTED=$holder
+    elif [ -n "$(find "$INSTALLING" -mmin +60 2>/dev/null)" ]; then
+      INTERRUPTED=$holder
+    fi
+    [ -z "$INTERRUPTED" ] || return 0
+    [ -n "$said" ] || say "waiting for process $process on $host, which installs into $ENVIRONMENT (if it does not, remove $INSTALLING)"
+    said=yes
+    sleep 1
+  done
+}
+
+# Makes this process the one that installs; fails when another one just did so.
+claim_installation() {
+  if ! mkdir -p "$ENVIRONMENT" 2>/dev/null || [ ! -w "$ENVIRONMENT" ]; then
+    fail "cannot write to $ENVIRONMENT; set JAXDP_VENV to a place where you may"
+  fi
+  if [ -n "$INTERRUPTED" ] && [ "$(readlink "$INSTALLING")" = "$INTERRUPTED" ]; then
+    rm -f "$INSTALLING"
+  fi
+  ln -s "$$ $(uname -n)" "$INSTALLING" 2>/dev/null || return 1
+  # Without a trap bash goes on after a child that handles Ctrl-C itself.
+  trap 'say "interrupted; the next run starts the installation again"; exit 130' INT
+  trap 'exit 143' TERM
+}
+
+create_environment() {
+  if ! is_dry_run; then
+    find "$ENVIRONMENT/" -mindepth 1 -maxdepth 1 ! -name "${INSTALLING##*/}" -exec rm -rf {} +
+    : >"$MADE_HERE"
+  fi
+  if [ -n "$UV" ] && logged "$UV" venv --allow-existing --python "$PYTHON" "$ENVIRONMENT"; then
+    return 0
+  fi
+  logged "$PYTHON" -m venv "$ENVIRONMENT"
+}
+
+install_package() {
+  local python=$ENVIRONMENT/bin/python package=.${1:+[$1]}
+  if [ -n "$UV" ]; then
+    ! logged "$UV" pip install --python "$python" --editable "$package" || return 0
+    say "uv cannot install it; trying pip"
+  fi
+  # Environments that uv made have no pip.
+  is_dry_run || "$python" -c 'import pip' 2>/dev/null || logged "$python" -m ensurepip || return 1
+  logged "$python" -m pip install --disable-pip-version-check --no-input --editable "$package"
+}
+
+show_log_and_fail() {
+  tail -n 30 "$INSTALL_LOG" >&2
+  # The command has undone its work: what was there before still holds.
+  rm -f "$INSTALLING"
+  fail "$1 failed; its last lines are above, all of them in $INSTALL_LOG"
+}
+
+# Makes or completes the environment with extra $1 and puts it on the PATH.
+make_environment() {
+  local extra=$1 create="" began=$SECONDS
+  await_other_installation
+  if [ ! -e "$ENVIRONMENT/pyvenv.cfg" ]; then
+    [ -z "$(ls -A "$ENVIRONMENT" 2>/dev/null)" ] || [ -L "$INSTALLING" ] ||
+      fail "$ENVIRONMENT is not empty and no Python environment; set JAXDP_VENV to another place"
+    create=yes
+  elif [ -n "$INTERRUPTED" ] && [ -e "$MADE_HERE" ]; then
+    # Packages half written look installed, so nothing of it can be kept.
+    say "an earlier installation was interrupted; making the environment afresh"
+    create=yes
+  elif ! probe "$ENVIRONMENT/bin/python"; then
+    [ -e "$MADE_HERE" ] ||
+      fail "an environment made by something else does not serve:$PASSED_OVER
+Remove it or set JAXDP_VENV to another place."
+    create=yes
+  elif [ -z "$INTERRUPTED" ] && is_current "$extra"; then
+    export PATH="$ENVIRONMENT/bin:$PATH"
+    return 0
+  fi
+
+  UV=$(command -v uv || true)
+  [ -z "$create" ] || find_interpreter
+  if ! is_dry_run && ! claim_installation; then
+    make_environment "$extra"
+    return
+  fi
+  if [ -n "$create" ]; then
+    say "making $ENVIRONMENT with Python $VERSION ($PYTHON)"
+    create_environment || show_log_and_fail "making the environment"
+  fi
+  say "installing jaxdp${extra:+[$extra]} and what it needs; the first time this takes minutes (log: $INSTALL_LOG)"
+  install_package "$extra" || show_log_and_fail "installing jaxdp${extra:+[$extra]}"
+  export PATH="$ENVIRONMENT/bin:$PATH"
+  ! is_dry_run || return 0
+  stamp_text >"$(stamp_file "$extra")"
+  # Every extra includes the package itself.
+  stamp_text >"$(stamp_file "")"
+  rm -f "$INSTALLING"
+  trap - INT TERM
+  say "installed in $((SECONDS - began)) s"
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# On a machine with Python 3.11 or newer (or uv) and nothing else:
+#
+#   bash launch/local.sh               train configs/quickstart.py on every device here
+#   bash launch/local.sh ARGUMENTS     run `jaxdp ARGUMENTS`, e.g. `devices`
+#   bash launch/local.sh --dry_run ... print the commands instead (or JAXDP_DRY_RUN=1)
+#
+# The first run makes the environment (see environment.sh), later ones find it.
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+if [ "${1:-}" = --dry_run ]; then
+  export JAXDP_DRY_RUN=1
+  shift
+fi
+
+make_environment "$(hardware_extra)"
+[ $# -eq 0 ] || become jaxdp "$@"
+
+# Paths that can be pasted where the user stands.
+prefix=""
+[ "$PWD" = "$REPOSITORY" ] || prefix=$REPOSITORY/
+config=${prefix}configs/quickstart.py
+workdir=${prefix}runs/quickstart
+plot=$workdir/plots/training.png
+
+execute jaxdp train --config="$config" --workdir="$workdir"
+say "a sample of generated text:"
+execute jaxdp generate --workdir="$workdir" --prompt="def " --max_new_tokens=300 --temperature=0.7
+execute jaxdp plot "$workdir" --out="$plot"
+printf '\nLoss plot: %s\n\nTo try next:\n' "$plot"
+next() { printf '  bash %s\n' "$(show_command "${prefix}launch/local.sh" "$@")"; }
+next generate --workdir="$workdir" --prompt="class " --num_samples=3
+next train --config="$config" --config.data.source=text --config.data.path=FILE --workdir="${prefix}runs/mine"
+next inspect "$workdir"

@@ -1,0 +1,81 @@
+import itertools
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxdp.data.permutation import permute
+
+GOLDEN = [9, 3, 1, 6, 8, 7, 4, 2, 0, 5]
+SIZES = [*range(1, 70), *(2**k + d for k in (7, 10, 13, 16) for d in (-1, 0, 1)), 100_000]
+
+
+def test_bijection():
+    for size in SIZES:
+        for key in ((0, 0), (7, 1)):
+            order = permute(np.arange(size), size, key)
+            assert order.dtype == np.int64
+            assert (np.sort(order) == np.arange(size)).all(), size
+
+
+def test_is_the_same_for_ever():
+    """Golden values: a resumed run relies on them. A change breaks every checkpoint."""
+    assert permute(np.arange(10), 10, ("epoch", 0, 0)).tolist() == GOLDEN
+
+
+def test_any_subset_in_any_order():
+    whole = permute(np.arange(1000), 1000, (3,))
+    some = np.array([999, 0, 500, 500], np.int32)
+    np.testing.assert_array_equal(permute(some, 1000, (3,)), whole[some])
+    assert permute(np.array([], np.int64), 1000, (3,)).shape == (0,)
+
+
+def test_different_keys_differ():
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1), (-1, 0), (2**70, 0), ("a", 0), (0,), (1, 10), (11, 0)]
+    orders = {tuple(permute(np.arange(100), 100, key)) for key in keys}
+    assert len(orders) == len(keys)
+
+
+def test_small_orders_all_occur():
+    """Of four things every one of the 24 orders, none more than three times as often as due."""
+    counts = Counter(tuple(permute(np.arange(4), 4, (key,))) for key in range(2400))
+    assert set(counts) == set(itertools.permutations(range(4)))
+    assert max(counts.values()) < 300
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 100_003])
+def test_looks_random(size):
+    order = permute(np.arange(size), size, (5, size))
+    # Where the first tenth lands: 10 equal bins, chi-square with 9 degrees of freedom.
+    counts = np.bincount(order[: size // 10] * 10 // size, minlength=10)
+    due = (size // 10) / 10
+    assert ((counts - due) ** 2 / due).sum() < 27.9  # exceeded by chance once in 1000
+    # Neighbours, and places `side` apart, are uncorrelated: 4 standard errors.
+    for lag in (1, 2, int(size**0.5) + 1):
+        assert abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) < 4 / size**0.5
+    assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 4 / size**0.5
+    # Steps between neighbours hardly repeat, which an affine map would do.
+    assert len(np.unique(np.diff(order))) > 0.4 * size
+    # A random permutation has one fixed point on average.
+    assert (order == np.arange(size)).sum() < 8
+
+
+def test_epochs_are_unrelated():
+    first, second = (permute(np.arange(10_000), 10_000, (0, epoch)) for epoch in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+
+
+@pytest.mark.parametrize("size", [10**9 + 7, 10**12, 2**62])
+def test_huge_sizes_cost_nothing(size):
+    indices = np.array([0, 1, size // 2, size - 1])
+    start = time.perf_counter()
+    order = permute(indices, size, (0, 0))
+    assert time.perf_counter() - start < 1.0
+    assert len(set(order.tolist())) == 4 and (order >= 0).all() and (order < size).all()
+
+
+def test_indices_outside():
+    for bad in ([-1], [10], [0, 11]):
+        with pytest.raises(IndexError):
+            permute(np.array(bad), 10, (0,))

@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+import tokenizers as hugging_face
+
+from jaxdp.data.tokenizers import ByteTokenizer, CharTokenizer, load_tokenizer, make_tokenizer
+from jaxdp.errors import UserError
+
+TEXT = "Hello, wörld!\r\n\ttab  two \u2028 日本 😀\x00 end"
+UNSEEN = "entwodrl 😀\n\n"  # another order of characters that TEXT has
+
+
+@pytest.fixture(params=["byte", "char"])
+def tokenizer(request):
+    return make_tokenizer(request.param, ["ab", TEXT, ""])
+
+
+def test_byte_ids_are_the_utf8_bytes():
+    tokenizer = make_tokenizer("byte", [])
+    assert tokenizer.encode("aé").tolist() == [97, 0xC3, 0xA9]
+    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (257, 256)
+    assert tokenizer.token_bytes().tolist() == [1] * 256 + [0]
+
+
+def test_char_ids_are_the_sorted_characters():
+    tokenizer = make_tokenizer("char", ["cab", "aé"])
+    assert tokenizer.encode("abcé").tolist() == [0, 1, 2, 3]
+    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (5, 4)
+
+
+def test_char_bytes_are_those_of_utf8():
+    characters = "\x00a\x7f\x80é\u07ff\u0800日\uffff\U00010000😀"
+    tokenizer = CharTokenizer(characters)
+    assert tokenizer.token_bytes().tolist() == [*(len(c.encode()) for c in characters), 0]
+    assert tokenizer.token_bytes().dtype == np.int32
+
+
+def test_round_trip(tokenizer):
+    ids = tokenizer.encode(TEXT)
+    assert ids.dtype == np.int32 and 0 <= ids.min() <= ids.max() < tokenizer.end_of_text_id
+    assert tokenizer.decode(ids) == TEXT
+    assert tokenizer.token_bytes()[ids].sum() == len(TEXT.encode())
+    assert tokenizer.token_bytes().shape == (tokenizer.vocab_size,)
+    assert tokenizer.encode("").shape == (0,) and tokenizer.decode(tokenizer.encode("")) == ""
+
+
+def test_end_of_text_is_left_out_and_unknown_ids_show(tokenizer):
+    ids = [*tokenizer.encode("a"), tokenizer.end_of_text_id, *tokenizer.encode("b")]
+    assert tokenizer.decode(ids) == "ab"
+    assert tokenizer.decode([-1, *tokenizer.encode("a"), 10_000]) == "\ufffda\ufffd"
+
+
+def test_bytes_that_are_no_text_show():
+    assert ByteTokenizer().decode([0xC3, 97, 0xFF]) == "\ufffda\ufffd"
+
+
+def test_prompt_in_another_encoding():
+    prompt = b"caf\xe9".decode("utf-8", "surrogateescape")  # as sys.argv has it
+    assert ByteTokenizer().encode(prompt).max() < 256
+    with pytest.raises(UserError, match=r"U\+DCE9"):
+        CharTokenizer("acf").encode(prompt)
+
+
+def test_unknown_character():
+    with pytest.raises(UserError, match=r"'z' \(U\+007A\) at position 2 .* 3 char.*tokenizer=byte"):
+        CharTokenizer("abc").encode("abz")
+
+
+def test_unknown_tokenizer():
+    with pytest.raises(UserError, match=r"data\.tokenizer='bpe:100'.*byte or char"):
+        make_tokenizer("bpe:100", [])
+
+
+def test_saved_file_gives_the_same_tokenizer(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.vocab_size, loaded.end_of_text_id) == (
+        tokenizer.vocab_size,
+        tokenizer.end_of_text_id,
+    )
+    np.testing.assert_array_equal(loaded.encode(TEXT), tokenizer.encode(TEXT))
+    np.testing.assert_array_equal(loaded.token_bytes(), tokenizer.token_bytes())
+    assert [file.name for file in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_hugging_face_reads_the_same_ids(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    theirs = hugging_face.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in (TEXT, UNSEEN, "  a", "a\n\n"):
+        ids = theirs.encode(text).ids
+        assert ids == tokenizer.encode(text).tolist()
+        assert theirs.decode(ids) == text == tokenizer.decode(ids)
+    assert theirs.get_vocab_size() == tokenizer.vocab_size
+    assert theirs.token_to_id("<|endoftext|>") == tokenizer.end_of_text_id
+    assert theirs.decode([tokenizer.end_of_text_id]) == ""
+
+
+def test_every_byte_has_the_same_id_in_hugging_face():
+    theirs = hugging_face.Tokenizer.from_str(ByteTokenizer().to_json())
+    points = [*range(0x800), *range(0x800, 0xD800, 64), *range(0xE000, 0x110000, 4096)]
+    text = "".join(map(chr, points))
+    assert len(set(text.encode())) == 256 - 13  # 13 bytes are never part of UTF-8
+    assert theirs.encode(text).ids == list(text.encode())
+
+
+def test_end_of_text_in_a_text_is_only_characters():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode("a<|endoftext|>")) == "a<|endoftext|>"
+
+
+def test_files_that_are_no_tokenizer(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(UserError, match="cannot be read"):
+        load_tokenizer(path)
+    for content in ("", "[]", "{}", '{"model": {"vocab": ["a"], "merges": []}}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"is not a tokenizer\.json"):
+            load_tokenizer(path)
+    merged = json.loads(CharTokenizer("ab").to_json())
+    merged["model"]["merges"] = [["a", "b"]]
+    path.write_text(json.dumps(merged))
+    with pytest.raises(UserError, match="not a byte or char tokenizer"):
+        load_tokenizer(path)

@@ -1,0 +1,288 @@
+"""Every optimizer against float64 NumPy, scanned against unrolled, and through a checkpoint."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from jaxdp.optim import OptimizerConfig, clip_by_norm, decay_mask, make_optimizer, update_ema
+from jaxdp.optim.muon import orthogonalize
+from jaxdp.optim.optimizers import DIRECTIONS
+
+B1, B2, EPS, MOMENTUM, DECAY = 0.9, 0.95, 1e-8, 0.8, 0.1
+OPTIMIZERS = sorted(DIRECTIONS)
+
+
+def config_of(name: str) -> OptimizerConfig:
+    return OptimizerConfig(
+        name=name,
+        learning_rate=0.02,
+        schedule="linear",
+        warmup_steps=2,
+        end_learning_rate=0.0,
+        weight_decay=DECAY,
+        b1=B1,
+        b2=B2,
+        eps=EPS,
+        momentum=MOMENTUM,
+        clip_norm=1.0,
+        total_steps=10,
+    )
+
+
+def unrolled_shapes(num_layers: int) -> dict:
+    layer = {
+        "attention": {"kernel": (6, 4), "bias": (4,)},
+        "mlp": {"kernel": (128, 130)},
+        "norm": {"scale": (6,)},
+    }
+    return {
+        "embed": {"embedding": (130, 128)},
+        **{f"layer_{i}": layer for i in range(num_layers)},
+        "output": {"kernel": (6, 5), "bias": (5,)},
+    }
+
+
+def random_tree(seed: int, num_layers: int = 2) -> dict:
+    """Unrolled parameters whose layers differ in size, as gradients of deep models do."""
+    rng = np.random.default_rng(seed)
+    tree = jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        unrolled_shapes(num_layers),
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+    for i in range(num_layers):
+        tree[f"layer_{i}"] = jax.tree.map(lambda leaf, i=i: leaf * np.float32(4.0**i), tree[f"layer_{i}"])
+    return tree
+
+
+def scanned(tree: dict) -> dict:
+    """The same parameters with the layers stacked below `layers`."""
+    layers = [tree[key] for key in sorted(tree) if key.startswith("layer_")]
+    rest = {key: value for key, value in tree.items() if not key.startswith("layer_")}
+    return {**rest, "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers)}
+
+
+@functools.cache
+def compiled_step(name: str):
+    """One jitted step an optimizer, so that tests with equal shapes compile it once."""
+    optimizer = make_optimizer(config_of(name))
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return optimizer, step
+
+
+def train(name: str, params: dict, gradients: list[dict]) -> dict:
+    optimizer, step = compiled_step(name)
+    state = optimizer.init(params)
+    for grads in gradients:
+        params, state = step(params, state, grads)
+    return params
+
+
+# The references: one parameter, a list of gradients, the direction at each.
+
+
+def adam_directions(grads):
+    first = second = 0.0
+    for t, grad in enumerate(grads, start=1):
+        first = B1 * first + (1 - B1) * grad
+        second = B2 * second + (1 - B2) * grad**2
+        yield first / (1 - B1**t) / (np.sqrt(second / (1 - B2**t)) + EPS)
+
+
+def momentum_directions(grads):
+    velocity = 0.0
+    for grad in grads:
+        velocity = MOMENTUM * velocity + grad
+        yield velocity
+
+
+def rmsprop_directions(grads):
+    second = 0.0
+    scaled = []
+    for grad in grads:
+        second = B2 * second + (1 - B2) * grad**2
+        scaled.append(grad / (np.sqrt(second) + EPS))
+    yield from momentum_directions(scaled)
+
+
+def adagrad_directions(grads):
+    total = 0.0
+    for grad in grads:
+        total = total + grad**2
+        yield grad / np.sqrt(total + EPS**2)
+
+
+def lion_directions(grads):
+    first = 0.0
+    for grad in grads:
+        yield np.sign(B1 * first + (1 - B1) * grad)
+        first = B2 * first + (1 - B2) * grad
+
+
+def newton_schulz(matrix):
+    x = matrix / np.sqrt((matrix**2).sum())
+    for _ in range(5):
+        xxt = x @ x.T
+        x = 3.4445 * x - 4.7750 * xxt @ x + 2.0315 * xxt @ xxt @ x
+    return x
+
+
+def muon_directions(grads):
+    for grad, velocity in zip(grads, momentum_directions(grads), strict=True):
+        yield 0.2 * np.sqrt(max(grad.shape)) * newton_schulz(grad + MOMENTUM * velocity)
+
+
+def adafactor_step(grad, param, rows, columns, full, t):
+    """Algorithms 4 and 5 of Shazeer and Stern, in their sums."""
+    beta = 1 - t**-0.8
+    square = grad**2 + 1e-30
+    if grad.ndim == 2 and min(grad.shape) >= 128:
+        rows = beta * rows + (1 - beta) * square.sum(1, keepdims=True)
+        columns = beta * columns + (1 - beta) * square.sum(0, keepdims=True)
+        second = rows @ columns / rows.sum()
+    else:
+        second = full = beta * full + (1 - beta) * square
+    update = grad / np.sqrt(second)
+    update = update / max(1.0, np.sqrt((update**2).mean()))
+    return update * max(1e-3, np.sqrt((param**2).mean())), rows, columns, full
+
+
+def reference(name: str, param, grads, *, decays: bool, muon_matrix: bool) -> np.ndarray:
+    """The parameter after all gradients, by float64 NumPy."""
+    param = param.astype(np.float64)
+    grads = [grad.astype(np.float64) for grad in grads]
+    rates = [0.02 / 3, 0.04 / 3, 0.02]  # warm-up of 2, then the peak
+    directions = {
+        "adam": adam_directions,
+        "adamw": adam_directions,
+        "sgd": iter,
+        "momentum": momentum_directions,
+        "rmsprop": rmsprop_directions,
+        "adagrad": adagrad_directions,
+        "lion": lion_directions,
+        "muon": muon_directions if muon_matrix else adam_directions,
+    }
+    memory = (0.0, 0.0, 0.0)
+    stream = directions[name](grads) if name != "adafactor" else None
+    for t, (rate, grad) in enumerate(zip(rates, grads, strict=True), start=1):
+        if name == "adafactor":
+            direction, *memory = adafactor_step(grad, param, *memory, t)
+        else:
+            direction = next(stream)
+        shrink = DECAY * param if decays and name != "adam" else 0.0
+        param = param - rate * (direction + shrink)
+    return param
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_three_updates_equal_float64_numpy(name):
+    params = random_tree(0)
+    gradients = [random_tree(seed) for seed in (1, 2, 3)]
+    actual = train(name, params, gradients)
+
+    def check(path, param, result, *grads):
+        is_matrix = param.ndim >= 2
+        expected = reference(
+            name, param, grads, decays=is_matrix, muon_matrix=is_matrix and path[0].key.startswith("layer_")
+        )
+        moved = np.abs(expected - param).max()
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5 * moved + 1e-6)
+
+    jax.tree.map_with_path(check, params, actual, *gradients)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_scanned_layers_take_the_updates_of_unrolled_ones(name):
+    params = random_tree(0)
+    gradients = [random_tree(seed) for seed in range(1, 6)]
+    unrolled_result = train(name, params, gradients)
+    scanned_result = train(name, scanned(params), [scanned(grads) for grads in gradients])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6),
+        scanned_result,
+        scanned(jax.tree.map(np.asarray, unrolled_result)),
+    )
+
+
+def test_every_state_survives_a_checkpoint(tmp_path):
+    params = scanned(random_tree(0))
+    states = {name: make_optimizer(config_of(name)).init(params) for name in OPTIMIZERS}
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(states))
+    numbered = jax.tree.map(
+        lambda leaf: jnp.asarray(np.arange(leaf.size).reshape(leaf.shape), leaf.dtype), states
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "states", numbered)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "states", states)
+    assert jax.tree.structure(restored) == jax.tree.structure(states)
+    jax.tree.map(np.testing.assert_array_equal, restored, numbered)
+
+
+def test_adafactor_state_is_a_row_and_a_column():
+    params = {"layers": {"kernel": jnp.zeros((3, 128, 200)), "bias": jnp.zeros((3, 200))}}
+    state = make_optimizer(config_of("adafactor")).init(params)
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state))
+    assert shapes == [(), (), (3, 128), (3, 200), (3, 200)]
+
+
+def test_decay_mask_follows_the_rank_of_one_layer():
+    mask = {
+        "embed": {"embedding": True},
+        "layers": {
+            "attention": {"kernel": True, "bias": False},
+            "mlp": {"kernel": True},
+            "norm": {"scale": False},
+        },
+        "output": {"kernel": True, "bias": False},
+    }
+    assert decay_mask(scanned(random_tree(0))) == mask
+    unrolled_mask = decay_mask(random_tree(0))
+    assert unrolled_mask["layer_1"] == mask["layers"]
+    assert unrolled_mask["output"] == mask["output"]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 48)])
+def test_orthogonalize_keeps_directions_and_evens_lengths(shape):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    result = np.asarray(orthogonalize(jnp.asarray(matrix)), np.float64)
+    left, _, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    in_basis = left.T @ result @ right.T
+    lengths = np.diag(in_basis)
+    assert lengths.min() > 0.5 and lengths.max() < 1.3
+    np.testing.assert_allclose(in_basis, np.diag(lengths), atol=1e-4)
+
+
+@pytest.mark.parametrize(("max_norm", "expected_norm"), [(1.0, 1.0), (100.0, 10.0), (0.0, 10.0)])
+def test_clip_by_norm(max_norm, expected_norm):
+    grads = {"a": jnp.array([6.0, 0.0]), "b": {"c": jnp.array([[8.0]])}}
+    clipped = clip_by_norm(grads, optax.tree.norm(grads), max_norm)
+    scale = expected_norm / 10.0
+    np.testing.assert_allclose(clipped["a"], [6.0 * scale, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"]["c"], [[8.0 * scale]], rtol=1e-6)
+
+
+def test_clip_by_norm_of_zero_gradients_is_zero():
+    grads = {"a": jnp.zeros(3)}
+    np.testing.assert_array_equal(clip_by_norm(grads, optax.tree.norm(grads), 1.0)["a"], np.zeros(3))
+
+
+def test_update_ema():
+    rng = np.random.default_rng(0)
+    history = rng.normal(size=(20, 5)).astype(np.float32)
+    ema, expected = {"w": jnp.asarray(history[0])}, history[0].astype(np.float64)
+    for params in history[1:]:
+        ema = update_ema(ema, {"w": jnp.asarray(params)}, 0.9)
+        expected = 0.9 * expected + 0.1 * params
+    assert ema["w"].dtype == jnp.float32
+    np.testing.assert_allclose(ema["w"], expected, rtol=1e-5)
