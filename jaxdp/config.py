@@ -22,6 +22,9 @@ DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
 """What a run must keep when it continues; all else may change."""
 
+_MAY_MOVE = ("data.path",)
+"""The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
+
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
@@ -186,6 +189,7 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
         f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
         for group in FIXED_ON_RESUME
         for key, old, new in _differences(group, saved.get(group), current.get(group))
+        if key not in _MAY_MOVE
     ]
     if differences:
         raise UserError(

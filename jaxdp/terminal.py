@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 REFRESH_SECS = 0.2
 """Fastest redraw of the live line: drawing takes a core from the computation."""
@@ -29,13 +30,10 @@ def say(sentence: str) -> None:
 
 def show_table(rows: Sequence[tuple[str, str]]) -> None:
     """Names and values in two columns."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        table.add_row(name, value)
+        console.print(Text(f"{name:<{width}}  ", "cyan").append(value, "default"), soft_wrap=True)
         logging.getLogger("jaxdp").info("%s: %s", name, value)
-    console.print(table)
 
 
 def quantity(number: float, unit: str = "") -> str:

@@ -16,7 +16,6 @@ import jax
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import StepInfo, TrainState
 
-
 SAVE_REQUEST = 1
 """Request to save after the next step; anything larger is a request to stop."""
 

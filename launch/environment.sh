@@ -123,18 +123,22 @@ PASSED_OVER=""
 
 # Sets VERSION and PYTHON when the interpreter $1 serves; else notes why not.
 probe() {
-  local report missing reason=""
+  local report version="" python="" missing="" reason=""
   # shellcheck disable=SC2086  # a list of words
   if ! report=$("$1" -c "$PROBE" $NEEDED_MODULES 2>/dev/null </dev/null); then
     reason="does not run"
   else
-    { read -r VERSION && read -r PYTHON && read -r missing; } <<<"$report" || missing=""
-    case $VERSION in
-      3.[0-9].* | 3.10.* | [012].*) reason="is Python $VERSION, older than 3.11" ;;
-      *) [ -z "$missing" ] || reason="is Python $VERSION without ${missing// /, }" ;;
-    esac
+    { read -r version && read -r python && read -r missing; } <<<"$report" || missing=""
+    if [ -z "$python" ]; then
+      reason="is Python $version, older than 3.11"
+    elif [ -n "$missing" ]; then
+      reason="is Python $version without ${missing// /, }"
+    fi
   fi
-  [ -n "$reason" ] || return 0
+  if [ -z "$reason" ]; then
+    VERSION=$version PYTHON=$python
+    return 0
+  fi
   PASSED_OVER="$PASSED_OVER
   $1 $reason"
   return 1
@@ -198,15 +202,42 @@ await_other_installation() {
   done
 }
 
-# Makes this process the one that installs; fails when another one just did so.
+# Sets STATE to what there is for extra $1: current, incomplete or unusable.
+examine_environment() {
+  STATE=unusable
+  if [ ! -e "$ENVIRONMENT/pyvenv.cfg" ]; then
+    [ -z "$(ls -A "$ENVIRONMENT" 2>/dev/null)" ] || [ -L "$INSTALLING" ] ||
+      fail "$ENVIRONMENT is not empty and no Python environment; set JAXDP_VENV to another place"
+  elif [ -n "$INTERRUPTED" ] && [ -e "$MADE_HERE" ]; then
+    : # Packages half written look installed, so nothing of it can be kept.
+  elif ! probe "$ENVIRONMENT/bin/python"; then
+    [ -e "$MADE_HERE" ] ||
+      fail "an environment made by something else does not serve:$PASSED_OVER
+Remove it or set JAXDP_VENV to another place."
+  elif [ -z "$INTERRUPTED" ] && is_current "$1"; then
+    STATE=current
+  else
+    STATE=incomplete
+  fi
+}
+
+# Makes this process the one that installs extra $1; fails when another one came
+# between the look at the environment and this.
 claim_installation() {
+  local seen=$STATE
   if ! mkdir -p "$ENVIRONMENT" 2>/dev/null || [ ! -w "$ENVIRONMENT" ]; then
     fail "cannot write to $ENVIRONMENT; set JAXDP_VENV to a place where you may"
   fi
-  if [ -n "$INTERRUPTED" ] && [ "$(readlink "$INSTALLING")" = "$INTERRUPTED" ]; then
+  if [ -n "$INTERRUPTED" ]; then
+    [ "$(readlink "$INSTALLING")" = "$INTERRUPTED" ] || return 1
     rm -f "$INSTALLING"
   fi
   ln -s "$$ $(uname -n)" "$INSTALLING" 2>/dev/null || return 1
+  examine_environment "$1"
+  if [ "$STATE" != "$seen" ]; then
+    rm -f "$INSTALLING"
+    return 1
+  fi
   # Without a trap bash goes on after a child that handles Ctrl-C itself.
   trap 'say "interrupted; the next run starts the installation again"; exit 130' INT
   trap 'exit 143' TERM
@@ -214,8 +245,9 @@ claim_installation() {
 
 create_environment() {
   if ! is_dry_run; then
-    find "$ENVIRONMENT/" -mindepth 1 -maxdepth 1 ! -name "${INSTALLING##*/}" -exec rm -rf {} +
     : >"$MADE_HERE"
+    find "$ENVIRONMENT/" -mindepth 1 -maxdepth 1 ! -name "${INSTALLING##*/}" \
+      ! -name "${MADE_HERE##*/}" -exec rm -rf {} +
   fi
   if [ -n "$UV" ] && logged "$UV" venv --allow-existing --python "$PYTHON" "$ENVIRONMENT"; then
     return 0
@@ -243,33 +275,23 @@ show_log_and_fail() {
 
 # Makes or completes the environment with extra $1 and puts it on the PATH.
 make_environment() {
-  local extra=$1 create="" began=$SECONDS
+  local extra=$1 began=$SECONDS
+  PASSED_OVER=""
   await_other_installation
-  if [ ! -e "$ENVIRONMENT/pyvenv.cfg" ]; then
-    [ -z "$(ls -A "$ENVIRONMENT" 2>/dev/null)" ] || [ -L "$INSTALLING" ] ||
-      fail "$ENVIRONMENT is not empty and no Python environment; set JAXDP_VENV to another place"
-    create=yes
-  elif [ -n "$INTERRUPTED" ] && [ -e "$MADE_HERE" ]; then
-    # Packages half written look installed, so nothing of it can be kept.
-    say "an earlier installation was interrupted; making the environment afresh"
-    create=yes
-  elif ! probe "$ENVIRONMENT/bin/python"; then
-    [ -e "$MADE_HERE" ] ||
-      fail "an environment made by something else does not serve:$PASSED_OVER
-Remove it or set JAXDP_VENV to another place."
-    create=yes
-  elif [ -z "$INTERRUPTED" ] && is_current "$extra"; then
+  examine_environment "$extra"
+  if [ "$STATE" = current ]; then
     export PATH="$ENVIRONMENT/bin:$PATH"
     return 0
   fi
 
   UV=$(command -v uv || true)
-  [ -z "$create" ] || find_interpreter
-  if ! is_dry_run && ! claim_installation; then
+  [ -z "$INTERRUPTED" ] || say "an earlier installation was interrupted; starting it again"
+  [ "$STATE" != unusable ] || find_interpreter
+  if ! is_dry_run && ! claim_installation "$extra"; then
     make_environment "$extra"
     return
   fi
-  if [ -n "$create" ]; then
+  if [ "$STATE" = unusable ]; then
     say "making $ENVIRONMENT with Python $VERSION ($PYTHON)"
     create_environment || show_log_and_fail "making the environment"
   fi

@@ -35,8 +35,8 @@ def has_color(pixels, name):
 
 
 def test_every_run_is_drawn_in_its_color(tmp_path):
-    # Names that Matplotlib would hide, or read as mathematics, or take for one another.
-    directories = [write_run(tmp_path / name) for name in ("_a", "cost_$5$", "b/_a")]
+    # Names that Matplotlib would hide, or fail to read as mathematics, or take for one another.
+    directories = [write_run(tmp_path / name) for name in ("_a", r"cost_$\5$", "b/_a")]
     out = plot_runs(directories, tmp_path / "plots" / "runs.png")
     assert out == tmp_path / "plots" / "runs.png"
     pixels = read_png(out)
@@ -44,11 +44,15 @@ def test_every_run_is_drawn_in_its_color(tmp_path):
     assert [has_color(pixels, color) for color in COLORS[:4]] == [True, True, True, False]
 
 
-def test_single_points_and_nulls_are_drawn(tmp_path):
-    one = write_run(tmp_path / "one", num_lines=1)
-    broken = write_run(tmp_path / "broken", **{"train/loss": float("nan")})
-    pixels = read_png(plot_runs([one, broken], tmp_path / "runs.png"))
-    assert has_color(pixels, COLORS[0]) and has_color(pixels, COLORS[1])
+def test_a_single_point_is_seen(tmp_path):
+    run = write_run(tmp_path / "run", num_lines=1)
+    pixels = read_png(plot_runs([run], tmp_path / "run.png"))
+    assert has_color(pixels[200:600, 200:1300], COLORS[0])  # inside the axes of the loss
+
+
+def test_a_curve_with_nothing_finite_is_left_out(tmp_path):
+    run = write_run(tmp_path / "run", **{"train/loss": float("nan")})
+    assert has_color(read_png(plot_runs([run], tmp_path / "run.png")), COLORS[0])
 
 
 def test_a_run_without_metrics_is_refused(tmp_path):

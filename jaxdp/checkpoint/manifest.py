@@ -70,6 +70,14 @@ def read_manifest(directory: Path) -> Manifest | None:
     return Manifest(**body)
 
 
+def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
+    """A JSON item of a checkpoint: `data` or `config`.
+
+    Orbax's JSON handler keeps it in a plain file; reading that needs no backend.
+    """
+    return json.loads((checkpoint / item / "metadata").read_text())
+
+
 def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below a checkpoint, by relative path."""
     return {

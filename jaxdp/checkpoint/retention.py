@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and how the others go."""
+"""Which checkpoints are kept, how the others go, and which one is meant by a name."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, read_manifest
+from jaxdp.errors import UserError
 from jaxdp.metrics import higher_is_better
 
 _LEFTOVER_MARKS = (".orbax-checkpoint-tmp", ".deleting")
@@ -88,3 +89,31 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
     for path in leftovers:
         shutil.rmtree(path)
     return [path.name for path in leftovers]
+
+
+def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int:
+    """The step that `latest`, `best` or a number stands for.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    steps = committed_steps(checkpoints)
+    if not steps:
+        raise UserError(
+            f"{checkpoints} holds no checkpoint: train first, or check --workdir."
+        )
+    if which == "latest":
+        return steps[-1]
+    if which == "best":
+        order = ranked(saved_metrics(checkpoints), metric)
+        if not order:
+            raise UserError(
+                f"no checkpoint in {checkpoints} was saved with {metric}; "
+                f"use --step=latest or one of {steps}."
+            )
+        return order[0]
+    if not which.isdigit() or int(which) not in steps:
+        raise UserError(
+            f"--step={which}: {checkpoints} has no such checkpoint; it has {steps}, `latest` and `best`."
+        )
+    return int(which)

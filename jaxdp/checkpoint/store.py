@@ -8,7 +8,6 @@ call of `check`.
 """
 
 import concurrent.futures
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,15 +26,11 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from jaxdp.checkpoint.retention import Retention, apply_retention, ranked, saved_metrics
+from jaxdp.checkpoint.retention import Retention, apply_retention
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
-
-# File in which Orbax's JSON handler keeps an item; read directly so that the
-# small items of a checkpoint need no backend.
-_JSON_FILE = "metadata"
 
 
 class CheckpointWriter:
@@ -139,39 +134,6 @@ class CheckpointWriter:
         finally:
             self._finisher.shutdown()
             self._orbax.close()
-
-
-def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int:
-    """The step that `latest`, `best` or a number stands for.
-
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    steps = committed_steps(checkpoints)
-    if not steps:
-        raise UserError(
-            f"{checkpoints} holds no checkpoint: train first, or check --workdir."
-        )
-    if which == "latest":
-        return steps[-1]
-    if which == "best":
-        order = ranked(saved_metrics(checkpoints), metric)
-        if not order:
-            raise UserError(
-                f"no checkpoint in {checkpoints} was saved with {metric}; "
-                f"use --step=latest or one of {steps}."
-            )
-        return order[0]
-    if not which.isdigit() or int(which) not in steps:
-        raise UserError(
-            f"--step={which}: {checkpoints} has no such checkpoint; it has {steps}, `latest` and `best`."
-        )
-    return int(which)
-
-
-def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
-    """A JSON item of a checkpoint: `data` or `config`."""
-    return json.loads((checkpoint / item / _JSON_FILE).read_text())
 
 
 def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:

@@ -11,7 +11,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    shared.refuse_rest(list(vars(options)), rest)
+    shared.refuse_rest(options, rest)
     from jaxdp.experiment.devices import describe_devices
 
     for name, value in describe_devices(options.cpu_devices):

@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    shared.refuse_rest(list(vars(options)), rest)
+    shared.refuse_rest(options, rest)
     from jaxdp.experiment.evaluate import evaluate_checkpoint
 
     result = evaluate_checkpoint(

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 usage, config or data error, 3 diverged, 4
         damage, 75 SIGTERM, 130 Ctrl-C; anything unforeseen raises.
     """
+    # Orbax narrates its work through absl; what a user must know, we say ourselves.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         return _dispatch(sys.argv[1:] if argv is None else list(argv))
     except UserError as error:

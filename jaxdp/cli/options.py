@@ -1,11 +1,12 @@
 """Options that several commands share."""
 
 import argparse
+import difflib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import load_config, nearest
+from jaxdp.config import load_config
 from jaxdp.errors import UserError
 
 
@@ -50,8 +51,9 @@ def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDic
     return config
 
 
-def refuse_rest(parser_options: Sequence[str], rest: Sequence[str]) -> None:
+def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Raises UserError if anything was not understood."""
     if rest:
         name = rest[0].split("=", 1)[0]
-        raise UserError(f"unknown option {name}{nearest(name, parser_options)}")
+        match = difflib.get_close_matches(name, [f"--{known}" for known in vars(options)], 1)
+        raise UserError(f"unknown option {name}" + (f"; did you mean {match[0]}?" if match else "."))

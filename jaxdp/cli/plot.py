@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    shared.refuse_rest(list(vars(options)), rest)
+    shared.refuse_rest(options, rest)
     from jaxdp.plotting import plot_runs
 
     runs = [WorkDir(directory) for directory in options.directories]

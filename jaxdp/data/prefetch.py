@@ -60,7 +60,7 @@ class Prefetch(Iterator[Any]):
     def _wait_for_room(self) -> bool:
         """Returns when an item may be made: True; or when closed: False."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
+            self._changed.wait_for(lambda: len(self._ready) < self._depth)  # as after `close`
             return not self._closed
 
     def __next__(self) -> Any:

@@ -4,7 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.checkpoint.store import read_item, restore_part
+from jaxdp.checkpoint.manifest import read_item
+from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.pipeline import RowSource, eval_batches
 from jaxdp.data.tokenizers import load_tokenizer

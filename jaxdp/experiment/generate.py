@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
-from jaxdp.checkpoint.store import restore_part
 from jaxdp.inference.decode import make_decode
 from jaxdp.inference.sampling import Sampling
 from jaxdp.model import Transformer, init_cache, parameter_shapes
@@ -21,6 +21,8 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
+
+DEFAULT_SAMPLING = Sampling()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ def generate(
     prompts: Sequence[str],
     *,
     max_new_tokens: int = 256,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = DEFAULT_SAMPLING,
     num_samples: int = 1,
     seed: int = 0,
     step: str = "latest",

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import jax
-
 from jaxdp.checkpoint.manifest import read_manifest
-from jaxdp.checkpoint.store import choose_step, restore_part
+from jaxdp.checkpoint.retention import choose_step
+from jaxdp.checkpoint.store import restore_part
 from jaxdp.errors import UserError
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir

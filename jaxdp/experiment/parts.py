@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable
 
 import jax
@@ -160,10 +161,12 @@ def architecture(config: ConfigDict, vocab_size: int, *, dtype: str | None = Non
 
 
 def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """The configuration with the preset's values written out, as `config.json` keeps it."""
+    """The configuration as `config.json` keeps it: the preset's values written out, paths absolute."""
     resolved = config.copy_and_resolve_references()
     model = architecture(config, vocab_size)
     with resolved.unlocked(), resolved.ignore_type():
+        if resolved.data.path:
+            resolved.data.path = os.path.abspath(os.path.expanduser(resolved.data.path))
         for key, value in resolved.model.items():
             if value is None:
                 resolved.model[key] = getattr(model, key)

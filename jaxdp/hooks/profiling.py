@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from jaxdp.state import StepInfo, TrainState
+from jaxdp.state import TrainState
 from jaxdp.trainer import Hook
 
 

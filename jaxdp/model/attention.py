@@ -147,7 +147,8 @@ class Attention(nn.Module):
         query, key, value = (part.reshape(*part.shape[:2], -1, config.head_dim) for part in parts)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
-        if uses_cudnn(config, cache is not None):
+        # Initialising runs on any machine and any row: it needs shapes, not speed.
+        if not self.is_initializing() and uses_cudnn(config, cache is not None):
             outputs = library_attention(query, key, value, mask)
         else:
             # Heads before length: twice as fast on XLA:CPU.

@@ -36,7 +36,7 @@ def dropout(
         return values
     index = layer * len(SITES) + SITES.index(site)
 
-    threshold = round((1 - rate) * _NUM_LEVELS)
+    threshold = max(1, round((1 - rate) * _NUM_LEVELS))
     last = values.shape[-1]
 
     def keep(row_key):

@@ -36,10 +36,11 @@ def rotary_tables(positions: jax.Array, head_dim: int, base: float) -> tuple[jax
         base: Wavelength base.
 
     Returns:
-        Two `[batch or 1, length, 1, head_dim / 2] float32`.
+        Cosines, and sines with the first half negated, `[batch or 1, length, 1, head_dim] float32`.
     """
     angles = _angles(positions, head_dim // 2, base)[:, :, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
+    cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    return jnp.concatenate([cosine, cosine], axis=-1), jnp.concatenate([-sine, sine], axis=-1)
 
 
 def rotate(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -57,6 +58,6 @@ def rotate(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
         The same shape and dtype; computed in float32.
     """
     cosine, sine = tables
-    first, second = jnp.split(heads.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(heads.dtype)
+    values = heads.astype(jnp.float32)
+    swapped = jnp.roll(values, heads.shape[-1] // 2, axis=-1)
+    return (values * cosine + swapped * sine).astype(heads.dtype)

@@ -36,4 +36,4 @@ def is_layer_matrix(name: str, leaf) -> bool:
 
 def per_layer(name: str, function: Callable) -> Callable:
     """`function` of one layer's arrays, mapped over the axis of layers if the leaf has one."""
-    return function
+    return jax.vmap(function) if is_scanned(name) else function

@@ -70,7 +70,9 @@ def divisors_up_to(number: int, limit: int) -> list[int]:
 def configure_backend(
     cpu_devices: int | None, default_cpu_devices: int, *, deterministic: bool = False
 ) -> None:
-    """Settles the platform before the first array exists.
+    """Settles the platform before the first array exists, and keeps compiled programs for later runs.
+
+    The programs go to JAX_COMPILATION_CACHE_DIR, or else to ~/.cache/jaxdp/xla.
 
     Args:
         cpu_devices: CPU devices to fake, leaving accelerators alone; None: the
@@ -81,6 +83,9 @@ def configure_backend(
     Raises:
         UserError: `cpu_devices` is not positive.
     """
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "jaxdp", "xla"))
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_gpu_deterministic_ops" not in flags:
@@ -112,15 +117,26 @@ def _count_forced_outside() -> bool:
     )
 
 
-def connect_processes(coordinator: str, num_processes: int, process_index: int) -> None:
-    """Joins the other processes of a run; all must call it before their backends start.
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of one run, where no cluster tells.
 
-    Args:
+    Attributes:
         coordinator: HOST:PORT at which process 0 listens.
         num_processes: how many there are.
         process_index: which one this is.
     """
-    jax.distributed.initialize(coordinator, num_processes, process_index)
+
+    coordinator: str
+    num_processes: int
+    process_index: int
+
+
+def connect_processes(processes: Processes) -> None:
+    """Joins the other processes of a run; all must call it before their backends start."""
+    jax.distributed.initialize(
+        processes.coordinator, processes.num_processes, processes.process_index
+    )
 
 
 def connected_topology() -> Topology:

@@ -73,6 +73,7 @@ def test_every_change_shows(batch):
     add({**batch, "tokens": batch["tokens"][swapped]})
     add({**batch, "tokens": batch["tokens"][:, ::-1]})
     add({**batch, "tokens": batch["tokens"].astype(np.int64)})
+    add({**batch, "tokens": batch["tokens"].view(np.float32)})  # the same bytes
     add({**batch, "tokens": batch["tokens"].reshape(12, 7, 1)})
     add({("targets" if name == "tokens" else name): array for name, array in batch.items()})
     add(batch, ROW_IDS + np.int32(1))

@@ -20,7 +20,7 @@ TOOLS = shlex.split(
 )
 
 # Appends the command to the calls, arguments and commands ended by separators.
-RECORD = """record() {{ printf '%s\\037' "$@" >>{calls}; printf '\\036' >>{calls}; }}"""
+RECORD = """record() {{ printf -v line '%s\\037' "$@"; printf '%s\\036' "$line" >>{calls}; }}"""
 
 PYTHON = (
     "#!{bash}\n"
@@ -29,7 +29,9 @@ PYTHON = (
 case "$1 $2" in
   "-c import pip") exit 0 ;;
   "-c "*)
-    printf '%s\\n' {version} "$0"
+    echo {version}
+    case {version} in 3.10.*) exit 0 ;; esac
+    echo "$0"
     for module in {missing}; do case " $* " in *" $module "*) printf '%s ' $module ;; esac; done
     exit 0 ;;
 esac
@@ -242,13 +244,13 @@ def test_a_broken_interpreter_does_not_hide_a_sound_one_of_the_same_name(machine
 def test_without_an_interpreter_every_candidate_and_the_cure_are_named(machine):
     machine.script("python3.12", "exit 127")
     machine.python("python3.11", "3.11.2", missing="ensurepip venv")
-    machine.script("python3", "echo 3.9.2")
+    machine.python("python3", "3.10.9")
     result = machine.run("launch/local.sh")
     assert result.returncode == 2
     for line in (
         "/python3.12 does not run",
         "/python3.11 is Python 3.11.2 without ensurepip, venv",
-        "/python3 is Python 3.9.2, older than 3.11",
+        "/python3 is Python 3.10.9, older than 3.11",
         "apt install python3 python3-venv",
     ):
         assert line in result.stderr
