@@ -100,7 +100,7 @@ def _accumulate(objective, params, batch, num_microbatches):
 
 def _apply(update: Update, state: TrainState, gradients, loss):
     """The next state; a non-finite update leaves params, opt_state and ema untouched."""
-    grad_norm = optax.global_norm(gradients)
+    grad_norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     if update.clip_norm:
         gradients = clip_by_norm(gradients, grad_norm, update.clip_norm)

@@ -1,19 +1,18 @@
-"""Documents as one flat array of tokens."""
+"""Tokenized documents as one flat array of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from jaxdp.data.sources import Document
 from jaxdp.data.tokenizers import Tokenizer
 
 
-def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> np.ndarray:
+def join_documents(documents: Iterable[np.ndarray], tokenizer: Tokenizer) -> np.ndarray:
     """The tokens of all documents in order, with end of text between two, none at the end.
 
     Args:
-        documents: one or more.
-        tokenizer: gives the ids.
+        documents: one or more, each `[num_tokens] int32`.
+        tokenizer: the one that gave the ids.
 
     Returns:
         [num_tokens] in the smallest of uint8, uint16 and uint32 that holds every id.
@@ -21,6 +20,6 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> np.
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     end_of_text = np.array([tokenizer.end_of_text_id], dtype)
     parts = []
-    for document in documents:
-        parts += [tokenizer.encode(document.text).astype(dtype), end_of_text]
+    for tokens in documents:
+        parts += [tokens.astype(dtype), end_of_text]
     return np.concatenate(parts[:-1])

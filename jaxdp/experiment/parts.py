@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxdp.config import DURATIONS
-from jaxdp.data.corpus import encode_documents
+from jaxdp.data.corpus import join_documents
 from jaxdp.data.order import RowOrder
 from jaxdp.data.pipeline import RowSource
 from jaxdp.data.sources import fingerprint, read_documents, split_documents
@@ -86,8 +86,13 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
             f"model.vocab_size={vocab_size} is smaller than the tokenizer's vocabulary of "
             f"{tokenizer.vocab_size}; leave it unset or raise it."
         )
-    splits = split_documents(documents, config.data.eval_fraction)
-    tokens = [encode_documents(split, tokenizer) for split in splits]
+    task = make_task(config, tokenizer)
+    tokens = [
+        join_documents(
+            (task.prepare({"text": document.text}, tokenizer)["tokens"] for document in split), tokenizer
+        )
+        for split in split_documents(documents, config.data.eval_fraction)
+    ]
     length = config.data.length
     return Data(
         tokenizer,

@@ -1,0 +1,56 @@
+"""Measure a configuration: step time, dispatch, waiting for data, saving. Trains nothing that is kept."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from jaxdp.cli import options as shared
+from jaxdp.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    shared.add_config(parser)
+    shared.add_cpu_devices(parser)
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps to time")
+    parser.add_argument("--devices", metavar="1,2,4", help="compare numbers of fake CPU devices")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    config = shared.configuration(options, rest)
+    if options.steps < 10:
+        raise UserError(f"--steps={options.steps} is too few to time; give 10 or more.")
+    from jaxdp import benchmark
+
+    if options.devices:
+        results = benchmark.measure_device_counts(options.config, rest, options.steps, _counts(options.devices))
+    else:
+        results = [benchmark.measure(config, options.steps)]
+    for result in results:
+        print(json.dumps(result) if options.json else _as_text(result))
+    return 0
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        return [int(count) for count in text.split(",")]
+    except ValueError:
+        raise UserError(f"--devices={text} must be counts such as 1,2,4.") from None
+
+
+def _as_text(result: dict) -> str:
+    low, high = result["step_ms_p10_p90"]
+    first, later = result["save_block_ms"]
+    lines = {
+        "devices": f"{result['devices']} x {result['device_kind']}",
+        "step": f"{result['step_ms']:.2f} ms (10 % to 90 %: {low:.2f} to {high:.2f})",
+        "throughput": f"{result['tokens_per_sec']:,.0f} tokens/s",
+        "dispatch": f"{result['dispatch_ms']:.2f} ms of Python a step",
+        "data": f"{result['host_batch_ms']:.2f} ms to make a batch; waited {result['data_wait']:.2%} of the time",
+        "saving": f"holds the loop {later:.0f} ms (the first time {first:.0f} ms), {result['save_total_ms']:.0f} ms in all",
+        "compile": f"{result['compile_secs']:.1f} s",
+        "memory": f"{result['device_bytes'] / 2**20:.1f} MiB a device",
+    }
+    if "mfu" in result:
+        lines["mfu"] = f"{result['mfu']:.1%}"
+    return "\n".join(f"{name:<11} {value}" for name, value in lines.items())

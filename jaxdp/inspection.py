@@ -1,0 +1,185 @@
+"""What a checkpoint holds, from its metadata alone: no model code, no arrays read.
+
+A checkpoint of ours is described by its manifest, which needs neither jax nor
+Orbax; a foreign Orbax directory by Orbax's own metadata, a safetensors file by
+its header.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item, read_manifest
+from jaxdp.checkpoint.retention import choose_step
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.workdir import WorkDir
+
+
+def describe(path: str, step: str = "latest") -> dict[str, Any]:
+    """What is at `path`: a work directory, a checkpoint, an Orbax directory or a .safetensors file.
+
+    Args:
+        path: which.
+        step: latest, best or a number; for work directories.
+
+    Returns:
+        {"path", "steps", "step", "time", "config", "params", "opt_state", "ema",
+        "data", "metrics"}; arrays as {"path", "shape", "dtype", "bytes"}, what is
+        not known as None.
+
+    Raises:
+        UserError: there is nothing of the kind.
+        DamageFound: the checkpoint's manifest is damaged.
+    """
+    where = Path(path).expanduser().resolve()
+    if where.suffix == ".safetensors" and where.is_file():
+        return _described(where, params=_safetensors_arrays(where))
+    checkpoints = WorkDir(where).checkpoints
+    if checkpoints.is_dir():
+        chosen = choose_step(checkpoints, step)
+        return _our_checkpoint(checkpoints / str(chosen), committed_steps(checkpoints))
+    if (where / "manifest.json").is_file():
+        return _our_checkpoint(where, committed_steps(where.parent))
+    if any((where / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA")):
+        return _described(where, params=_orbax_arrays(where))
+    raise UserError(
+        f"{path} is no work directory with checkpoints, no checkpoint, no Orbax directory and no "
+        ".safetensors file; check the path."
+    )
+
+
+def verify(path: str, step: str = "latest") -> str:
+    """Checks every file of a checkpoint against its manifest.
+
+    Returns:
+        A sentence that says what was checked.
+
+    Raises:
+        DamageFound: names every file that is missing, changed or new.
+    """
+    checkpoint = Path(describe(path, step)["path"])
+    problems = find_damage(checkpoint)
+    if problems:
+        raise DamageFound("; ".join(problems) + ".")
+    return f"{checkpoint}: all {len(read_manifest(checkpoint).files)} files are as they were written"
+
+
+def _described(path: Path, **known: Any) -> dict[str, Any]:
+    keys = ("steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics")
+    return {"path": str(path), **{key: known.get(key) for key in keys}}
+
+
+def _our_checkpoint(checkpoint: Path, steps: list[int]) -> dict[str, Any]:
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        raise DamageFound(f"{checkpoint / 'manifest.json'} is damaged.")
+    parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
+    for leaf in manifest.leaves:
+        part, _, name = leaf["path"].partition("/")
+        if part in parts:
+            parts[part].append(_array(name, leaf["shape"], leaf["dtype"]))
+    return _described(
+        checkpoint,
+        steps=steps,
+        step=manifest.step,
+        time=manifest.time,
+        config=read_item(checkpoint, "config"),
+        data=read_item(checkpoint, "data"),
+        metrics=dict(manifest.metrics),
+        **parts,
+    )
+
+
+def _array(path: str, shape, dtype: str) -> dict[str, Any]:
+    # NumPy knows no bfloat16; its items are two bytes.
+    item_bytes = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    return {"path": path, "shape": list(shape), "dtype": dtype, "bytes": math.prod(shape) * item_bytes}
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def _safetensors_arrays(path: Path) -> list[dict[str, Any]]:
+    """The header: 8 bytes little-endian length, then JSON."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+            return [
+                _array(name, entry["shape"], _SAFETENSORS_DTYPES[entry["dtype"]])
+                for name, entry in sorted(header.items())
+                if name != "__metadata__"
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a safetensors file: {error}.") from error
+
+
+def _orbax_arrays(path: Path) -> list[dict[str, Any]]:
+    import orbax.checkpoint as ocp
+
+    from jaxdp.trees import named_leaves
+
+    where = path if (path / "_METADATA").is_file() else path / "default"
+    metadata = ocp.PyTreeCheckpointer().metadata(where)
+    return [
+        _array(name, leaf.shape, str(np.dtype(leaf.dtype)))
+        for name, leaf in named_leaves(metadata.item_metadata.tree)
+        if hasattr(leaf, "shape")
+    ]
+
+
+def as_text(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The description for a person: the configuration as far as it differs from the defaults."""
+    lines = [f"path     {description['path']}"]
+    if description["step"] is not None:
+        lines.append(f"step     {description['step']} (checkpoints: {_joined(description['steps'])})")
+    if description["metrics"]:
+        values = (f"{name.removeprefix('eval/')} {value:.4g}" for name, value in description["metrics"].items())
+        lines.append(f"metrics  {', '.join(values)}")
+    if description["config"]:
+        changed = _changes(description["config"], defaults)
+        lines += ["config   (what differs from the defaults)", *(f"  {key} = {value}" for key, value in changed)]
+    if description["data"]:
+        lines.append("data     " + ", ".join(f"{key} {value}" for key, value in description["data"].items()))
+    for part in ("params", "ema", "opt_state"):
+        if description[part]:
+            lines += _array_lines(part, description[part])
+    return "\n".join(lines)
+
+
+def _array_lines(part: str, arrays: list[dict[str, Any]]) -> list[str]:
+    width = max(len(array["path"]) for array in arrays)
+    shapes = ["x".join(map(str, array["shape"])) or "scalar" for array in arrays]
+    shape_width = max(map(len, shapes))
+    elements = sum(math.prod(array["shape"]) for array in arrays)
+    size = sum(array["bytes"] for array in arrays)
+    head = f"{part}: {len(arrays)} arrays, {elements:,} elements, {size:,} bytes"
+    return [head] + [
+        f"  {array['path']:<{width}}  {shape:>{shape_width}}  {array['dtype']:<8}  {array['bytes']:>12,} bytes"
+        for array, shape in zip(arrays, shapes, strict=True)
+    ]
+
+
+def _changes(config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    changes = []
+    for key, value in config.items():
+        default = defaults.get(key)
+        if isinstance(value, Mapping):
+            changes += _changes(value, default or {}, f"{prefix}{key}.")
+        elif value != default:
+            changes.append((prefix + key, value))
+    return changes
+
+
+def _joined(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))

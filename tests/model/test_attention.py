@@ -1,0 +1,89 @@
+"""The two attention kernels agree, and cuDNN is taken only where it can run."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import jitted, random_params, random_tokens, tiny_config
+
+from jaxdp.errors import UserError
+from jaxdp.model import attention as attention_module
+from jaxdp.model import init_cache
+from jaxdp.model.attention import library_attention, plain_attention, uses_cudnn
+from jaxdp.model.masks import make_mask
+
+CUDNN = {"dtype": "bfloat16", "embed_dim": 32}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize("masked", ["", "segments", "padding", "both"])
+def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
+    """The layout and mask of the cuDNN path, on the implementation that runs here."""
+    random = np.random.default_rng(0)
+    query = jnp.asarray(random.normal(size=(2, 6, 4, 8)), jnp.float32)
+    key, value = jnp.asarray(random.normal(size=(2, 2, 6, num_kv_heads, 8)), jnp.float32)
+    padding = jnp.asarray([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], bool)
+    mask = make_mask(
+        causal=causal,
+        segment_ids=jnp.asarray([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 0, 0]]) if masked in ("segments", "both") else None,
+        attention_mask=padding if masked in ("padding", "both") else None,
+    )
+
+    def plain(query, key, value):
+        heads_first = (part.transpose(0, 2, 1, 3) for part in (query, key, value))
+        return plain_attention(*heads_first, mask).transpose(0, 2, 1, 3)
+
+    def library(query, key, value):
+        return library_attention(query, key, value, mask, implementation="xla")
+
+    def weighted(attend):
+        return jax.jit(
+            jax.value_and_grad(lambda *parts: (attend(*parts) * jnp.cos(query)).sum(), argnums=(0, 1, 2))
+        )(query, key, value)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), weighted(library), weighted(plain))
+
+
+def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):
+    config, plain = tiny_config(**CUDNN), tiny_config(**CUDNN, attention="plain")
+    params, tokens = random_params(plain), random_tokens()
+    expected = jitted(plain)(params, tokens)
+    calls = []
+
+    def library(*arguments):
+        calls.append(arguments)
+        return library_attention(*arguments, implementation="xla")
+
+    monkeypatch.setattr(attention_module, "library_attention", library)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(jitted(config)(params, tokens), expected, atol=0.1)
+    assert len(calls) == config.num_layers
+
+
+def test_auto_takes_cudnn_where_it_applies(monkeypatch):
+    assert not uses_cudnn(tiny_config(**CUDNN), cached=False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert uses_cudnn(tiny_config(**CUDNN), cached=False)
+    assert not uses_cudnn(tiny_config(**CUDNN), cached=True)
+    assert not uses_cudnn(tiny_config(embed_dim=32), cached=False)
+    assert not uses_cudnn(tiny_config(dtype="bfloat16"), cached=False)
+    assert not uses_cudnn(tiny_config(**CUDNN, attention="plain"), cached=False)
+
+
+def test_cudnn_is_refused_where_it_cannot_run(monkeypatch):
+    for change, named in [
+        ({"dtype": "float32"}, "model.dtype"),
+        ({"dropout_rate": 0.1}, "model.dropout_rate"),
+        ({"embed_dim": 16}, "model.embed_dim"),
+    ]:
+        with pytest.raises(UserError, match=named):
+            tiny_config(**CUDNN | {"attention": "cudnn"} | change)
+    config = tiny_config(**CUDNN, attention="cudnn")
+    with pytest.raises(UserError, match="needs a GPU"):
+        jitted(config)(random_params(config), random_tokens())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="KV cache"):
+        jitted(config)(random_params(config), random_tokens(), cache=init_cache(config, 2, 8))

@@ -1,0 +1,76 @@
+"""Decoding with a cache gives the logits of the full forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import LENGTH, jitted, random_params, random_tokens, tiny_config
+
+from jaxdp.model import init_cache
+
+SCHEMES = [
+    (positions, num_kv_heads, scan_layers)
+    for positions in ("learned", "sinusoidal", "rotary")
+    for num_kv_heads, scan_layers in ((4, False), (2, True))
+]
+
+
+TOKEN_BY_TOKEN, IN_CHUNKS = (1,) * LENGTH, (5, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("positions", "num_kv_heads", "scan_layers", "chunks"),
+    [(*scheme, TOKEN_BY_TOKEN) for scheme in SCHEMES] + [(*SCHEMES[0], IN_CHUNKS), (*SCHEMES[-1], IN_CHUNKS)],
+)
+def test_cached_decoding_equals_full_forward(positions, num_kv_heads, scan_layers, chunks):
+    config = tiny_config(positions=positions, num_kv_heads=num_kv_heads, scan_layers=scan_layers)
+    params, tokens = random_params(config), random_tokens()
+    apply = jitted(config)
+    cache, logits, start = init_cache(config, 2, LENGTH), [], 0
+    assert cache.keys.shape == (2, 2, num_kv_heads, LENGTH, 4)
+    for length in chunks:
+        part, cache = apply(params, tokens[:, start : start + length], cache=cache)
+        logits.append(part)
+        start += length
+        assert cache.index == start
+    np.testing.assert_allclose(np.concatenate(logits, 1), apply(params, tokens), atol=2e-5)
+
+
+@pytest.mark.parametrize(("positions", "num_kv_heads", "scan_layers"), SCHEMES)
+def test_left_padded_prompts_of_several_lengths(positions, num_kv_heads, scan_layers):
+    """Each row decodes as it would alone, from a prompt padded on the left."""
+    config = tiny_config(positions=positions, num_kv_heads=num_kv_heads, scan_layers=scan_layers)
+    params, tokens = random_params(config), np.asarray(random_tokens())
+    apply = jitted(config)
+    prompt, padding = 5, np.array([0, 3])
+    rows = [row[: LENGTH - pad] for row, pad in zip(tokens, padding, strict=True)]
+    padded = np.stack([np.pad(row, (pad, 0)) for row, pad in zip(rows, padding, strict=True)])
+    places = np.maximum(np.arange(LENGTH)[None] - padding[:, None], 0)
+    attend = jnp.asarray(np.arange(LENGTH)[None] >= padding[:, None])
+    cache, logits = init_cache(config, 2, LENGTH), []
+    for start, end in [(0, prompt), *((i, i + 1) for i in range(prompt, LENGTH))]:
+        part, cache = apply(
+            params,
+            jnp.asarray(padded[:, start:end]),
+            positions=jnp.asarray(places[:, start:end]),
+            attention_mask=attend,
+            cache=cache,
+        )
+        logits.append(part)
+    logits = np.concatenate(logits, 1)
+    for index, (row, pad) in enumerate(zip(rows, padding, strict=True)):
+        alone = apply(params, jnp.asarray(row)[None])[0]
+        np.testing.assert_allclose(logits[index, pad:], alone, atol=2e-5)
+
+
+def test_the_cache_can_be_the_carry_of_a_compiled_loop():
+    config = tiny_config(positions="rotary", dtype="bfloat16")
+    params, tokens, apply = random_params(config), random_tokens(), jitted(config)
+
+    def step(cache, token):
+        logits, cache = apply(params, token[:, None], cache=cache)
+        return cache, logits[:, 0]
+
+    cache, logits = jax.lax.scan(step, init_cache(config, 2, LENGTH), tokens.T)
+    assert cache.keys.dtype == jnp.bfloat16
+    np.testing.assert_allclose(logits.transpose(1, 0, 2), apply(params, tokens), atol=0.2)

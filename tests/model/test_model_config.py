@@ -1,0 +1,58 @@
+"""Presets, overrides, and the sentences for values that do not fit."""
+
+import re
+
+import pytest
+from tiny_models import tiny_config
+
+from jaxdp import defaults
+from jaxdp.errors import UserError
+from jaxdp.model import CHOICES, PRESETS, TransformerConfig, model_config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"embed_dim": 18}, "model.embed_dim = 18 is not divisible by model.num_heads = 4"),
+        ({"num_kv_heads": 3}, "model.num_heads = 4 is not divisible by model.num_kv_heads = 3"),
+        ({"embed_dim": 12, "positions": "rotary"}, "model.embed_dim / model.num_heads = 3 is odd"),
+        ({"embed_dim": 15, "num_heads": 1, "num_kv_heads": 1, "positions": "sinusoidal"}, "model.embed_dim = 15"),
+        ({"norm": "batchnorm"}, "model.norm is 'batchnorm'; choose one of: layernorm, rmsnorm."),
+        ({"positions": "alibi"}, "model.positions is 'alibi'"),
+        ({"dtype": "auto"}, "model.dtype is 'auto'; choose one of: float32, bfloat16."),
+        ({"dropout_rate": 1.0}, "model.dropout_rate is 1.0"),
+        ({"dropout_rate": -0.1}, "model.dropout_rate is -0.1"),
+        ({"num_layers": 0}, "model.num_layers is 0"),
+        ({"rotary_base": 0.0}, "model.rotary_base is 0.0"),
+        ({"num_layer": 3}, "model.num_layer is not a key of the model; did you mean num_layers?"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        tiny_config(**overrides)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"'gpt2_larg'; did you mean gpt2_large\? Valid are: nano"):
+        model_config("gpt2_larg", {}, vocab_size=5, max_length=4)
+
+
+def test_an_empty_row_is_refused_under_the_users_name():
+    with pytest.raises(UserError, match=r"data\.length is 0"):
+        model_config("nano", {}, vocab_size=5, max_length=0)
+
+
+def test_an_override_beats_the_preset_and_none_does_not():
+    config = model_config("nano", {"embed_dim": 64, "num_layers": None}, vocab_size=5, max_length=4)
+    assert (config.embed_dim, config.mlp_dim, config.num_layers, config.num_kv_heads) == (64, 256, 4, 4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_complete_and_take_the_default_configuration(preset):
+    overrides = defaults.get_config().model.to_dict() | {"dtype": "float32"}
+    del overrides["preset"], overrides["vocab_size"]
+    config = model_config(preset, overrides, vocab_size=5, max_length=4)
+    given = {key for key, value in overrides.items() if value is not None}
+    fields = set(TransformerConfig.__dataclass_fields__) - {"vocab_size", "max_length", "causal"}
+    assert set(PRESETS[preset]) | given == fields == set(overrides)
+    assert all(getattr(config, key) in choices for key, choices in CHOICES.items())

@@ -1,0 +1,273 @@
+"""The forward pass against NumPy, and who can influence whom."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import LENGTH, jitted, random_params, random_tokens, tiny_config
+
+from jaxdp.errors import UserError
+from jaxdp.model import Transformer, init_cache, stack_layers
+
+COMBINATIONS = list(
+    itertools.product(
+        ("layernorm", "rmsnorm"),
+        ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
+        ("learned", "sinusoidal", "rotary"),
+    )
+)
+
+
+def reference_norm(x, p, kind):
+    if kind == "layernorm":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+    return x * p["scale"] + p.get("bias", 0.0)
+
+
+def reference_dense(x, p):
+    return x @ p["kernel"] + p.get("bias", 0.0)
+
+
+def reference_rotate(x, positions, base):
+    """`[length, head_dim]`: pairs (i, i + half) turned by position * base ** (-i / half)."""
+    half = x.shape[-1] // 2
+    turned = np.array(x)
+    for row, position in enumerate(positions):
+        for i in range(half):
+            angle = position * base ** (-i / half)
+            a, b = x[row, i], x[row, i + half]
+            turned[row, i] = a * math.cos(angle) - b * math.sin(angle)
+            turned[row, i + half] = b * math.cos(angle) + a * math.sin(angle)
+    return turned
+
+
+def reference_activation(x, kind):
+    if kind == "gelu":
+        return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    if kind == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
+
+
+def reference_attention(x, p, config, allowed):
+    """`[length, embed_dim]`, one head at a time."""
+    query, key, value = (reference_dense(x, p[name]) for name in ("query", "key", "value"))
+    width, positions = config.head_dim, range(len(x))
+    outputs = []
+    for head in range(config.num_heads):
+        group = head // (config.num_heads // config.num_kv_heads)
+        q = query[:, head * width : (head + 1) * width]
+        k = key[:, group * width : (group + 1) * width]
+        v = value[:, group * width : (group + 1) * width]
+        if config.positions == "rotary":
+            q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
+        weights = np.where(allowed, np.exp(q @ k.T / math.sqrt(width)), 0)
+        outputs.append(weights / weights.sum(-1, keepdims=True) @ v)
+    return reference_dense(np.concatenate(outputs, -1), p["out"])
+
+
+def reference_mlp(x, p, config):
+    up = reference_dense(x, p["up"])
+    if config.activation == "swiglu":
+        gate = reference_dense(x, p["gate"])
+        return reference_dense(up * gate / (1 + np.exp(-gate)), p["down"])
+    return reference_dense(reference_activation(up, config.activation), p["down"])
+
+
+def reference_row(params, tokens, config):
+    """Logits of one row, float64."""
+    length, embed = len(tokens), config.embed_dim
+    x = params["token_embedding"][tokens]
+    if config.positions == "learned":
+        x = x + params["position_embedding"][:length]
+    if config.positions == "sinusoidal":
+        angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(embed // 2) / embed)
+        x = x * math.sqrt(embed) + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    allowed = np.tri(length) if config.causal else np.ones((length, length))
+    for index in range(config.num_layers):
+        p = params[f"layer_{index}"]
+        for name in ("attention", "mlp"):
+            norm, pre = p[f"{name}_norm"], config.norm_position == "pre"
+            inputs = reference_norm(x, norm, config.norm) if pre else x
+            if name == "attention":
+                branch = reference_attention(inputs, p["attention"], config, allowed)
+            else:
+                branch = reference_mlp(inputs, p["mlp"], config)
+            x = x + branch if pre else reference_norm(x + branch, norm, config.norm)
+    if config.norm_position == "pre":
+        x = reference_norm(x, params["final_norm"], config.norm)
+    return x @ (params["token_embedding"].T if config.tie_embeddings else params["output"]["kernel"])
+
+
+@pytest.mark.parametrize(("norm", "activation", "positions"), COMBINATIONS)
+def test_forward_equals_numpy(norm, activation, positions):
+    # The binary choices take turns, so that each meets both values of the others.
+    bits = COMBINATIONS.index((norm, activation, positions))
+    config = tiny_config(
+        norm=norm,
+        activation=activation,
+        positions=positions,
+        use_bias=bool(bits & 1),
+        tie_embeddings=bool(bits & 2),
+        norm_position="post" if bits & 4 else "pre",
+        num_kv_heads=(4, 2, 1)[bits % 3 if bits & 8 else 0],
+        causal=bits % 5 != 0,
+    )
+    params, tokens = random_params(config), random_tokens()
+    actual = jitted(config)(params, tokens)
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    expected = np.stack([reference_row(exact, row, config) for row in np.asarray(tokens)])
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
+
+
+def influence(config, **inputs):
+    """Whether the logits at each query depend on each token's embedding, `[query, key] bool`.
+
+    Tokens 0 .. LENGTH - 1 in order, so that row k of the embedding is token k alone;
+    the output layer is untied, so that the embedding is an input and nothing else.
+    """
+    params, tokens = random_params(config), jnp.arange(LENGTH)[None]
+    model = Transformer(config)
+
+    def logits(embedding):
+        return model.apply({"params": params | {"token_embedding": embedding}}, tokens, **inputs)[0].sum(-1)
+
+    gradients = jax.jit(jax.jacrev(logits))(params["token_embedding"])
+    return np.abs(np.asarray(gradients[:, :LENGTH])).sum(-1) > 0
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_a_token_depends_on_itself_and_earlier_tokens_only(norm_position):
+    """An exactly zero derivative for every later token is a proof; for random weights a
+    nonzero one for every earlier token shows that nothing is hidden that should be seen."""
+    config = tiny_config(tie_embeddings=False, norm_position=norm_position)
+    np.testing.assert_array_equal(influence(config), np.tri(LENGTH, dtype=bool))
+
+
+def test_a_bidirectional_token_depends_on_every_token():
+    assert influence(tiny_config(tie_embeddings=False, causal=False)).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_segments_are_isolated(causal):
+    segments = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    config = tiny_config(tie_embeddings=False, causal=causal)
+    actual = influence(config, segment_ids=jnp.asarray(segments)[None])
+    together = segments[:, None] == segments[None, :]
+    np.testing.assert_array_equal(actual, together & np.tri(LENGTH, dtype=bool) if causal else together)
+
+
+def test_masked_keys_have_no_influence():
+    attend = np.array([0, 0, 1, 1, 1, 0, 1, 1], bool)
+    config = tiny_config(tie_embeddings=False, positions="rotary")
+    actual = influence(config, attention_mask=jnp.asarray(attend)[None])
+    expected = np.tri(LENGTH, dtype=bool) & attend
+    np.testing.assert_array_equal(actual[attend], (expected | np.eye(LENGTH, dtype=bool))[attend])
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_left_padding_changes_nothing(positions):
+    config = tiny_config(positions=positions)
+    params, tokens = random_params(config), random_tokens(length=5)
+    apply = jitted(config)
+    padded = jnp.concatenate([jnp.zeros((2, 3), jnp.int32), tokens], axis=1)
+    attend = jnp.broadcast_to(jnp.arange(LENGTH)[None] >= 3, (2, LENGTH))
+    places = jnp.broadcast_to(jnp.maximum(jnp.arange(LENGTH) - 3, 0)[None], (2, LENGTH))
+    actual = apply(params, padded, attention_mask=attend, positions=places)
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[:, 3:], apply(params, tokens), atol=2e-5)
+
+
+def test_packed_rows_equal_separate_rows():
+    config = tiny_config(positions="learned")
+    params, tokens = random_params(config), random_tokens(length=4)
+    apply = jitted(config)
+    places = jnp.tile(jnp.arange(4), 2)[None]
+    packed = apply(params, tokens.reshape(1, 8), positions=places, segment_ids=jnp.arange(8)[None] // 4)
+    np.testing.assert_allclose(packed.reshape(2, 4, -1), apply(params, tokens), atol=2e-5)
+
+
+def test_bfloat16_is_near_float32_and_returns_float32():
+    exact, rounded = tiny_config(), tiny_config(dtype="bfloat16")
+    params, tokens = random_params(exact), random_tokens()
+
+    def loss(params, config):
+        logits = Transformer(config).apply({"params": params}, tokens)
+        assert logits.dtype == jnp.float32
+        return jnp.square(logits).mean()
+
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (expected, expected_grad), (actual, actual_grad) = gradient(params, exact), gradient(params, rounded)
+    np.testing.assert_allclose(actual, expected, rtol=0.05)
+    for one, other in zip(jax.tree.leaves(actual_grad), jax.tree.leaves(expected_grad), strict=True):
+        assert one.dtype == jnp.float32
+        assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
+
+
+STACK = {"dropout_rate": 0.3, "positions": "rotary", "num_kv_heads": 2}
+
+
+def loss_and_gradient(config, convert):
+    """Of unrolled parameters turned into those of `config`, with dropout."""
+    model, tokens = Transformer(config), random_tokens()
+    row_keys = jax.random.split(jax.random.key(3), 2)
+
+    def loss(params):
+        return jnp.square(model.apply({"params": convert(params)}, tokens, row_keys=row_keys)).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(random_params(tiny_config(**STACK)))
+
+
+@pytest.fixture(scope="module")
+def unrolled():
+    return loss_and_gradient(tiny_config(**STACK), lambda params: params)
+
+
+@pytest.mark.parametrize(
+    ("scan_layers", "remat"),
+    [(True, "none"), (True, "dots"), (True, "full"), (False, "dots"), (False, "full")],
+)
+def test_scan_and_remat_change_no_value_gradient_or_dropout_mask(unrolled, scan_layers, remat):
+    config = tiny_config(**STACK, scan_layers=scan_layers, remat=remat)
+    actual = loss_and_gradient(config, stack_layers if scan_layers else lambda params: params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, unrolled)
+
+
+def test_initial_deviations():
+    config = tiny_config(embed_dim=64, mlp_dim=256, use_bias=True, tie_embeddings=False)
+    params = jax.jit(Transformer(config).init)(jax.random.key(0), random_tokens())["params"]
+    layer = params["layer_1"]
+    assert {name: leaf.shape for name, leaf in layer["mlp"]["up"].items()} == {
+        "kernel": (64, 256), "bias": (256,)
+    }
+    for kernel in (params["token_embedding"], params["output"]["kernel"], layer["attention"]["query"]["kernel"]):
+        np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.1)
+    for branch in (layer["attention"]["out"], layer["mlp"]["down"]):
+        np.testing.assert_allclose(branch["kernel"].std(), 0.01, rtol=0.1)
+        assert not branch["bias"].any()
+    assert (layer["mlp_norm"]["scale"] == 1).all()
+
+
+def test_a_token_outside_the_vocabulary_is_not_read_as_another():
+    config = tiny_config()
+    assert np.isnan(jitted(config)(random_params(config), jnp.full((1, 1), 99))).all()
+
+
+def test_impossible_lengths_are_refused():
+    config = tiny_config()
+    params, apply = random_params(config), jitted(config)
+    with pytest.raises(UserError, match=r"data\.length"):
+        apply(params, random_tokens(length=LENGTH + 1))
+    with pytest.raises(UserError, match=r"data\.length"):
+        apply(params, random_tokens(length=1), cache=init_cache(config, 2, LENGTH + 1))
+    with pytest.raises(ValueError, match="2 slots"):
+        apply(params, random_tokens(length=3), cache=init_cache(config, 2, 2))
+    with pytest.raises(ValueError, match=r"expected \(2, 8\)"):
+        apply(params, random_tokens(), attention_mask=jnp.ones((2, 7), bool))
+    with pytest.raises(ValueError, match="segment_ids"):
+        apply(params, random_tokens(), segment_ids=random_tokens(), cache=init_cache(config, 2, 8))

@@ -1,0 +1,37 @@
+"""Small configurations and parameters that are random everywhere, biases and norms too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.model import Transformer, model_config, parameter_shapes
+
+VOCAB_SIZE, LENGTH = 13, 8
+
+
+def tiny_config(**overrides):
+    """Two layers, four heads, 16 wide."""
+    shapes = {"num_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
+    causal = overrides.pop("causal", True)
+    return model_config(
+        "nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=LENGTH, causal=causal
+    )
+
+
+def random_params(config, seed=0):
+    """Every leaf normal, large enough that no part of the model is negligible."""
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.3, leaf.shape) + (leaf.ndim == 1), jnp.float32),
+        parameter_shapes(config),
+    )
+
+
+def random_tokens(batch=2, length=LENGTH, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB_SIZE, (batch, length)), jnp.int32)
+
+
+def jitted(config):
+    """`apply(params, tokens, **inputs)`, compiled."""
+    model = Transformer(config)
+    return jax.jit(lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs))
