@@ -13,7 +13,7 @@ _EXPORTS = {
     "train": ("jaxdp.experiment.train", "run"),
     "evaluate": ("jaxdp.experiment.evaluate", "evaluate_checkpoint"),
     "generate": ("jaxdp.experiment.generate", "generate"),
-    "load_checkpoint": ("jaxdp.checkpoint.store", "load_checkpoint"),
+    "load_checkpoint": ("jaxdp.experiment.initialise", "load_checkpoint"),
     "Transformer": ("jaxdp.model", "Transformer"),
     "TransformerConfig": ("jaxdp.model", "TransformerConfig"),
     "Task": ("jaxdp.tasks", "Task"),

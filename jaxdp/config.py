@@ -5,6 +5,7 @@ Nothing here imports jax, so that wrong usage is reported at once.
 
 import difflib
 import json
+import math
 import runpy
 import traceback
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,35 @@ FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size"
 _MAY_MOVE = ("data.path",)
 """The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
 
+MAX_CPU_DEVICES = 256
+"""More fake devices than this only hang: each is a thread that waits for all others."""
+
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+_OFF_OR_MORE = ("0 (off) or more", lambda value: value >= 0)
+_AT_LEAST_ONE = ("1 or more", lambda value: value >= 1)
+_SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+
+_RANGES = {
+    "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # what a random key takes in
+    "global_batch_size": _AT_LEAST_ONE,
+    "model.vocab_size": _AT_LEAST_ONE,
+    "optim.ema_decay": _SHARE,
+    "optim.label_smoothing": _SHARE,
+    "optim.z_loss": _NOT_NEGATIVE,
+    "optim.max_skipped_in_a_row": _AT_LEAST_ONE,
+    "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
+    "parallel.bucket_mb": ("above 0", lambda value: value > 0),
+    "eval.every_steps": _OFF_OR_MORE,
+    "eval.num_batches": _NOT_NEGATIVE,
+    "checkpoint.every_steps": _OFF_OR_MORE,
+    "checkpoint.every_minutes": _OFF_OR_MORE,
+    "checkpoint.keep_latest": _AT_LEAST_ONE,
+    "checkpoint.keep_best": _NOT_NEGATIVE,
+    "checkpoint.keep_every_steps": _OFF_OR_MORE,
+    "log.every_steps": _OFF_OR_MORE,
+}
+"""Numbers that nothing below checks; the rest is checked where it is used."""
+
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
@@ -37,7 +67,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
         UserError: the file does not load, a key is unknown (the nearest is
-            named) or a value has the wrong type (the expected one is named).
+            named), a value has the wrong type (the expected one is named) or is
+            out of its range, or not exactly one duration is given.
     """
     config = _run_config_file(path)
     _check_override_names(overrides, flat_keys(config))
@@ -52,6 +83,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
     config = holder.value
     _settle_duration(config, set(config_flags.get_override_values(values["config"])))
+    _check_ranges(config)
     return config.lock()
 
 
@@ -59,11 +91,23 @@ def _run_config_file(path: str) -> ConfigDict:
     if not Path(path).is_file():
         raise UserError(f"--config={path}: there is no such file.")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        get_config = runpy.run_path(path).get("get_config")
+        config = get_config and get_config()
     except Exception as error:  # whatever the user's file raises is the user's to mend
         raise UserError(f"--config={path} does not load: {_where(error, path)}.") from error
+    if get_config is None:
+        raise UserError(f"--config={path} defines no get_config(); see configs/ for examples.")
     if not isinstance(config, ConfigDict):
-        raise UserError(f"--config={path}: get_config() must return an ml_collections.ConfigDict.")
+        raise UserError(
+            f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
+            f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
+        )
+    missing = [key for key in flat_keys(defaults.get_config()) if key not in flat_keys(config)]
+    if missing:
+        raise UserError(
+            f"--config={path}: the configuration lacks {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}; begin with jaxdp.defaults.get_config()."
+        )
     return config
 
 
@@ -137,12 +181,21 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
     if len(chosen) != 1:
         found = f"{where} gives {' and '.join(chosen)}" if chosen else "none is given"
         raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; {found}.")
-    if config[chosen[0]] <= 0:
-        raise UserError(f"{chosen[0]}={config[chosen[0]]} must be above 0.")
+    if not 0 < config[chosen[0]] < math.inf:
+        raise UserError(f"{chosen[0]}={config[chosen[0]]} must be above 0 and finite.")
     with config.ignore_type():
         for key in DURATIONS:
             if key != chosen[0]:
                 config[key] = None
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for key, (expected, is_valid) in _RANGES.items():
+        value = config
+        for name in key.split("."):
+            value = value[name]
+        if value is not None and not (math.isfinite(value) and is_valid(value)):
+            raise UserError(f"{key}={value} must be {expected}.")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -175,7 +228,7 @@ def read_run_config(path: Path) -> ConfigDict:
     """
     try:
         return from_json(json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a jaxdp configuration: {error}.") from error
 
 

@@ -13,8 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item, read_manifest
+from jaxdp.checkpoint.manifest import (
+    MANIFEST,
+    committed_steps,
+    find_damage,
+    read_item,
+    read_manifest,
+)
 from jaxdp.checkpoint.retention import choose_step
+from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.workdir import WorkDir
 
@@ -33,19 +40,17 @@ def describe(path: str, step: str = "latest") -> dict[str, Any]:
 
     Raises:
         UserError: there is nothing of the kind.
-        DamageFound: the checkpoint's manifest is damaged.
+        DamageFound: what is read of the checkpoint is not what was written.
     """
     where = Path(path).expanduser().resolve()
     if where.suffix == ".safetensors" and where.is_file():
         return _described(where, params=_safetensors_arrays(where))
-    checkpoints = WorkDir(where).checkpoints
-    if checkpoints.is_dir():
-        chosen = choose_step(checkpoints, step)
-        return _our_checkpoint(checkpoints / str(chosen), committed_steps(checkpoints))
-    if (where / "manifest.json").is_file():
-        return _our_checkpoint(where, committed_steps(where.parent))
-    if any((where / name).is_file() for name in ("_METADATA", "_CHECKPOINT_METADATA")):
-        return _described(where, params=_orbax_arrays(where))
+    checkpoint = _find_checkpoint(where, step)
+    if checkpoint is not None:
+        return _our_checkpoint(checkpoint)
+    items = [item for item in (where, *sorted(where.glob("*/"))) if (item / "_METADATA").is_file()]
+    if items:
+        return _described(where, params=[array for item in items for array in _orbax_arrays(item)])
     raise UserError(
         f"{path} is no work directory with checkpoints, no checkpoint, no Orbax directory and no "
         ".safetensors file; check the path."
@@ -59,13 +64,27 @@ def verify(path: str, step: str = "latest") -> str:
         A sentence that says what was checked.
 
     Raises:
-        DamageFound: names every file that is missing, changed or new.
+        UserError: it is no checkpoint of a run, and nothing says what it should be.
+        DamageFound: names every file that is missing or changed.
     """
-    checkpoint = Path(describe(path, step)["path"])
+    checkpoint = _find_checkpoint(Path(path).expanduser().resolve(), step)
+    if checkpoint is None:
+        raise UserError(f"{path} cannot be verified: only checkpoints of jaxdp have a manifest of their files.")
     problems = find_damage(checkpoint)
     if problems:
         raise DamageFound("; ".join(problems) + ".")
     return f"{checkpoint}: all {len(read_manifest(checkpoint).files)} files are as they were written"
+
+
+def _find_checkpoint(where: Path, step: str) -> Path | None:
+    """The checkpoint at `where`, or the one of a work directory that `step` stands for."""
+    if (where / MANIFEST).is_file():
+        return where
+    run = WorkDir(where)
+    if not run.checkpoints.is_dir():
+        return None
+    metric = read_run_config(run.config).eval.metric if step == "best" else ""
+    return run.checkpoints / str(choose_step(run.checkpoints, step, metric))
 
 
 def _described(path: Path, **known: Any) -> dict[str, Any]:
@@ -73,10 +92,9 @@ def _described(path: Path, **known: Any) -> dict[str, Any]:
     return {"path": str(path), **{key: known.get(key) for key in keys}}
 
 
-def _our_checkpoint(checkpoint: Path, steps: list[int]) -> dict[str, Any]:
+def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
     manifest = read_manifest(checkpoint)
-    if manifest is None:
-        raise DamageFound(f"{checkpoint / 'manifest.json'} is damaged.")
     parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
     for leaf in manifest.leaves:
         part, _, name = leaf["path"].partition("/")
@@ -84,11 +102,11 @@ def _our_checkpoint(checkpoint: Path, steps: list[int]) -> dict[str, Any]:
             parts[part].append(_array(name, leaf["shape"], leaf["dtype"]))
     return _described(
         checkpoint,
-        steps=steps,
+        steps=committed_steps(checkpoint.parent),
         step=manifest.step,
         time=manifest.time,
-        config=read_item(checkpoint, "config"),
-        data=read_item(checkpoint, "data"),
+        config=config,
+        data=data,
         metrics=dict(manifest.metrics),
         **parts,
     )
@@ -124,13 +142,15 @@ def _safetensors_arrays(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path} is not a safetensors file: {error}.") from error
 
 
-def _orbax_arrays(path: Path) -> list[dict[str, Any]]:
+def _orbax_arrays(item: Path) -> list[dict[str, Any]]:
+    import jax
     import orbax.checkpoint as ocp
 
     from jaxdp.trees import named_leaves
 
-    where = path if (path / "_METADATA").is_file() else path / "default"
-    metadata = ocp.PyTreeCheckpointer().metadata(where)
+    # Orbax starts a backend, which must not take memory of an accelerator that trains.
+    jax.config.update("jax_platforms", "cpu")
+    metadata = ocp.PyTreeCheckpointer().metadata(item)
     return [
         _array(name, leaf.shape, str(np.dtype(leaf.dtype)))
         for name, leaf in named_leaves(metadata.item_metadata.tree)
@@ -144,7 +164,10 @@ def as_text(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     if description["step"] is not None:
         lines.append(f"step     {description['step']} (checkpoints: {_joined(description['steps'])})")
     if description["metrics"]:
-        values = (f"{name.removeprefix('eval/')} {value:.4g}" for name, value in description["metrics"].items())
+        values = (
+            f"{name.removeprefix('eval/')} {'not finite' if value is None else f'{value:.4g}'}"
+            for name, value in description["metrics"].items()
+        )
         lines.append(f"metrics  {', '.join(values)}")
     if description["config"]:
         changed = _changes(description["config"], defaults)

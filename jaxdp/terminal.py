@@ -37,9 +37,9 @@ def show_table(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def quantity(number: float, unit: str = "") -> str:
-    """A number to three digits with a decimal prefix: `1.24G`, `831k`."""
+    """A number to three digits with a decimal prefix: `1.24G`, `831k`, with a unit `1.24 GB`."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
+        if abs(number) >= 0.9995 * size:  # what three digits round up to it
             return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
     return f"{number:.3g} {unit}".rstrip()
 
@@ -47,7 +47,7 @@ def quantity(number: float, unit: str = "") -> str:
 def memory_size(num_bytes: float) -> str:
     """Bytes with a binary prefix: `1.5 GiB`."""
     for size, prefix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if num_bytes >= size:
+        if num_bytes >= size - size / 20480:  # what one decimal rounds up to it
             return f"{num_bytes / size:.1f} {prefix}"
     return f"{num_bytes:.0f} B"
 

@@ -22,13 +22,13 @@ prefix=""
 [ "$PWD" = "$REPOSITORY" ] || prefix=$REPOSITORY/
 config=${prefix}configs/quickstart.py
 workdir=${prefix}runs/quickstart
-plot=$workdir/plots/training.png
 
 execute jaxdp train --config="$config" --workdir="$workdir"
 say "a sample of generated text:"
 execute jaxdp generate --workdir="$workdir" --prompt="def " --max_new_tokens=300 --temperature=0.7
-execute jaxdp plot "$workdir" --out="$plot"
-printf '\nLoss plot: %s\n\nTo try next:\n' "$plot"
+say "the loss plot:"
+execute jaxdp plot "$workdir"
+printf '\nTo try next:\n'
 next() { printf '  bash %s\n' "$(show_command "${prefix}launch/local.sh" "$@")"; }
 next generate --workdir="$workdir" --prompt="class " --num_samples=3
 next train --config="$config" --config.data.source=text --config.data.path=FILE --workdir="${prefix}runs/mine"

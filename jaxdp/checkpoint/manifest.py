@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdp.errors import UserError
+from jaxdp.errors import DamageFound, UserError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -28,25 +28,24 @@ class Manifest:
     Attributes:
         step: batches consumed.
         time: Unix seconds when it was written.
-        metrics: the evaluation that belongs to this step, by full name; may be empty.
+        metrics: the evaluation that belongs to this step, by full name; may be
+            empty; None for what was not finite.
         leaves: for each array {"path", "shape", "dtype", "checksum"}.
         files: for each file, by relative path, {"bytes", "sha256"}.
     """
 
     step: int
     time: float
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | None]
     leaves: list[dict[str, Any]]
     files: Mapping[str, Mapping[str, Any]]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Commits the checkpoint: durable, then renamed into place."""
-    body = {"format": FORMAT, **dataclasses.asdict(manifest)}
-    text = json.dumps(body | {"digest": _digest(body)}, indent=1)
     temporary = directory / (MANIFEST + ".tmp")
     with open(temporary, "w") as file:
-        file.write(text)
+        file.write(_text({"format": FORMAT, **dataclasses.asdict(manifest)}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, directory / MANIFEST)
@@ -55,12 +54,14 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a checkpoint; None where there is none or it is damaged."""
     try:
-        body = json.loads((directory / MANIFEST).read_bytes())
-        digest = body.pop("digest")
+        text = (directory / MANIFEST).read_text()
+        body = json.loads(text)
+        del body["digest"]
+        # Compared as text: a changed digit that reads as the same number is damage too.
+        if text != _text(body):
+            return None
         format_found = body.pop("format")
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-    if digest != _digest({"format": format_found, **body}):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     if format_found != FORMAT:
         raise UserError(
@@ -74,8 +75,18 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     """A JSON item of a checkpoint: `data` or `config`.
 
     Orbax's JSON handler keeps it in a plain file; reading that needs no backend.
+
+    Raises:
+        DamageFound: the file is not the one that was written.
     """
-    return json.loads((checkpoint / item / "metadata").read_text())
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        raise DamageFound(f"{checkpoint / MANIFEST} is missing or damaged.")
+    name = f"{item}/metadata"
+    path = checkpoint / name
+    if not path.is_file() or _sha256(path) != manifest.files[name]["sha256"]:
+        raise DamageFound(f"{path} is missing or not what was written.")
+    return json.loads(path.read_text())
 
 
 def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -83,27 +94,28 @@ def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     return {
         path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, MANIFEST + ".tmp")
+        if path.is_file()
     }
 
 
 def find_damage(directory: Path) -> list[str]:
-    """Every way in which the files differ from the manifest, one sentence each."""
+    """Every file that is missing or changed, one sentence each.
+
+    Files that are not in the manifest do no harm: file managers and network
+    file systems leave theirs anywhere.
+    """
     manifest = read_manifest(directory)
     if manifest is None:
         return [f"{directory / MANIFEST} is missing or damaged"]
     problems = []
-    found = describe_files(directory)
     for name, expected in manifest.files.items():
-        if name not in found:
-            problems.append(f"{directory / name} is missing")
-        elif found[name]["bytes"] != expected["bytes"]:
-            problems.append(
-                f"{directory / name} has {found[name]['bytes']} bytes, {expected['bytes']} were written"
-            )
-        elif found[name] != dict(expected):
-            problems.append(f"{directory / name} has another SHA-256 than when it was written")
-    problems += [f"{directory / name} was not written by this run" for name in found.keys() - manifest.files.keys()]
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif path.stat().st_size != expected["bytes"]:
+            problems.append(f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written")
+        elif _sha256(path) != expected["sha256"]:
+            problems.append(f"{path} has another SHA-256 than when it was written")
     return problems
 
 
@@ -118,8 +130,10 @@ def committed_steps(checkpoints: Path) -> list[int]:
     )
 
 
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _text(body: Mapping[str, Any]) -> str:
+    """The file's content: the body and its digest."""
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps(body | {"digest": digest}, indent=1, allow_nan=False)
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Which checkpoints are kept, how the others go, and which one is meant by a name."""
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ class Retention:
     def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps that stay, of those given with their metrics."""
         steps = sorted(metrics_by_step)
-        kept = set(steps[-max(self.keep_latest, 1) :])
+        kept = set(steps[-self.keep_latest :])
         kept |= set(ranked(metrics_by_step, self.metric)[: self.keep_best])
         if self.keep_every_steps:
             kept |= {step for step in steps if step % self.keep_every_steps == 0}
@@ -40,7 +39,7 @@ class Retention:
 
 
 def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> Sequence[int]:
-    """Steps from best to worst by a metric; those without a finite value are left out.
+    """Steps from best to worst by a metric; those without a value are left out.
 
     Of equals the earlier is better: it has the same value after less training.
     """
@@ -48,12 +47,12 @@ def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> S
     values = {
         step: sign * metrics[metric]
         for step, metrics in metrics_by_step.items()
-        if metrics.get(metric) is not None and math.isfinite(metrics[metric])
+        if metrics.get(metric) is not None
     }
     return sorted(values, key=lambda step: (values[step], step))
 
 
-def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float]]:
+def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
     """The metrics saved with each checkpoint; one whose manifest is damaged is left out."""
     manifests = {step: read_manifest(checkpoints / str(step)) for step in committed_steps(checkpoints)}
     return {step: manifest.metrics for step, manifest in manifests.items() if manifest is not None}
@@ -83,8 +82,11 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
     leftovers = [
         path
         for path in checkpoints.iterdir()
-        if any(mark in path.name for mark in _LEFTOVER_MARKS)
-        or (path.name.isdigit() and not (path / MANIFEST).exists())
+        if path.is_dir()
+        and (
+            any(mark in path.name for mark in _LEFTOVER_MARKS)
+            or (path.name.isdigit() and not (path / MANIFEST).exists())
+        )
     ]
     for path in leftovers:
         shutil.rmtree(path)

@@ -8,8 +8,10 @@ call of `check`.
 """
 
 import concurrent.futures
+import itertools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ from jaxdp.errors import DamageFound, UserError
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
+
+_WRITE_ERRORS = (OSError, ValueError)
+"""What a full disk or a broken directory raises; TensorStore, below Orbax, says ValueError."""
 
 
 class CheckpointWriter:
@@ -68,26 +73,30 @@ class CheckpointWriter:
         """Starts saving; returns when `state` may be donated. Saving a step again is a no-op.
 
         Raises:
-            UserError: the previous save failed.
+            UserError: the previous save failed, or this one cannot begin.
         """
         self.wait()
         if step == self._last_step or read_manifest(self._checkpoints / str(step)) is not None:
             return
         checksums = self._checksums(state)
-        self._orbax.save(
-            self._checkpoints / str(step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(dict(data_state)),
-                config=ocp.args.JsonSave(dict(config)),
-            ),
-        )
+        try:
+            self._orbax.save(
+                self._checkpoints / str(step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(dict(data_state)),
+                    config=ocp.args.JsonSave(dict(config)),
+                ),
+            )
+        except _WRITE_ERRORS as error:
+            raise self._failure(step, error) from error
         leaves = [
             {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
             for name, leaf in named_leaves(state)
         ]
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._last_step = step
-        self._pending = self._finisher.submit(self._finish, step, leaves, checksums, dict(metrics))
+        self._pending = self._finisher.submit(self._finish, step, leaves, checksums, finite)
         if not self._async_save:
             self.wait()
 
@@ -119,13 +128,17 @@ class CheckpointWriter:
             return
         try:
             pending.result()
-        except OSError as error:
+        except _WRITE_ERRORS as error:
             step, self._last_step = self._last_step, None
-            raise UserError(
-                f"checkpoint {step} could not be written to {self._checkpoints}: {error}; "
-                f"whole ones are {committed_steps(self._checkpoints) or 'none'}; "
-                "make room or mend the directory and run the same command again."
-            ) from error
+            raise self._failure(step, error) from error
+
+    def _failure(self, step: int | None, error: Exception) -> UserError:
+        whole = ", ".join(map(str, committed_steps(self._checkpoints))) or "none"
+        return UserError(
+            f"checkpoint {step} could not be written to {self._checkpoints}: {error}; "
+            f"whole checkpoints there: {whole}; "
+            "make room or mend the directory and run the same command again."
+        )
 
     def close(self) -> None:
         """Waits for the last save and ends the background threads."""
@@ -144,7 +157,7 @@ def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:
         UserError: the checkpoint holds another model; both sides are shown.
     """
     manifest = _whole_manifest(checkpoint)
-    check_same_arrays(checkpoint, manifest, abstract_state)
+    check_same_arrays(checkpoint, manifest.leaves, abstract_state)
     state = _read_state(checkpoint, abstract_state, partial=False)
     found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
     for leaf, checksum in zip(manifest.leaves, found, strict=True):
@@ -157,12 +170,15 @@ def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:
 
 
 def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
-    """Only `params` or `ema` of a checkpoint, for evaluation and generation.
+    """Only `params` or `ema` of a checkpoint, for evaluation, generation and a new start.
 
     Raises:
         DamageFound: files are not those that were saved.
+        UserError: the checkpoint holds another model; both sides are shown.
     """
-    _whole_manifest(checkpoint)
+    manifest = _whole_manifest(checkpoint)
+    leaves = [leaf for leaf in manifest.leaves if leaf["path"].startswith(f"{part}/")]
+    check_same_arrays(checkpoint, leaves, {part: abstract})
     return _read_state(checkpoint, {part: abstract}, partial=True)[part]
 
 
@@ -183,7 +199,7 @@ def restore_latest(
         try:
             return restore(directory, abstract_state)
         except DamageFound as damage:
-            aside = directory.with_name(f"{step}.damaged")
+            aside = _free_name(directory)
             report(f"checkpoint {step} is damaged and set aside as {aside}: {damage}")
             if jax.process_index() == 0:
                 directory.rename(aside)
@@ -195,14 +211,32 @@ def restore_latest(
     return None
 
 
-def check_same_arrays(checkpoint: Path, manifest: Manifest, abstract_state: PyTree) -> None:
-    """Compares the arrays on disk with those wanted, by name, shape and dtype."""
+def _free_name(directory: Path) -> Path:
+    """`<step>.damaged`, or with a number where damage to this step was found before."""
+    names = itertools.chain([".damaged"], (f".damaged.{number}" for number in itertools.count(2)))
+    paths = (directory.with_name(directory.name + name) for name in names)
+    return next(path for path in paths if not path.exists())
+
+
+def check_same_arrays(
+    checkpoint: Path, leaves: Sequence[Mapping[str, Any]], abstract: PyTree
+) -> None:
+    """Compares arrays on disk with those wanted, by name, shape and dtype.
+
+    Args:
+        checkpoint: for the message.
+        leaves: the entries of its manifest.
+        abstract: what is wanted, a tree of the same names.
+
+    Raises:
+        UserError: they differ; both sides are shown.
+    """
 
     def described(path, shape, dtype):
         return path, f"{path} {dtype}{list(shape)}"
 
-    saved = dict(described(leaf["path"], leaf["shape"], leaf["dtype"]) for leaf in manifest.leaves)
-    wanted = dict(described(name, leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract_state))
+    saved = dict(described(leaf["path"], leaf["shape"], leaf["dtype"]) for leaf in leaves)
+    wanted = dict(described(name, leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract))
     if saved == wanted:
         return
     only_saved = sorted(set(saved.values()) - set(wanted.values()))
@@ -211,7 +245,8 @@ def check_same_arrays(checkpoint: Path, manifest: Manifest, abstract_state: PyTr
         f"{checkpoint} holds another model or optimizer than the configuration describes.\n"
         f"  only in the checkpoint:    {_shortened(only_saved)}\n"
         f"  only in the configuration: {_shortened(only_wanted)}\n"
-        "Use another --workdir, or the configuration that it was trained with (its config.json)."
+        "Use the configuration that it was trained with (config.json of its run), or another "
+        "--workdir or init_from."
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 
 from jaxdp.cli import options as shared
@@ -27,8 +28,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         cpu_devices=options.cpu_devices,
     )
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps({name: _json_value(value) for name, value in result.items()}))
     else:
         for name, value in result.items():
             print(f"{name:<20} {value:.6g}" if isinstance(value, float) else f"{name:<20} {value}")
     return 0
+
+
+def _json_value(value: float | int | str) -> float | int | str | None:
+    """JSON knows no NaN: what is not finite is null, as in metrics.jsonl."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from jaxdp.cli import options as shared
+from jaxdp.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
+    if not 0 <= options.seed <= 2**32 - max(options.num_samples, 1):
+        raise UserError(f"--seed={options.seed} must be at least 0, and --seed + --num_samples at most 2**32.")
     from jaxdp.experiment.generate import generate
     from jaxdp.inference.sampling import Sampling
 

@@ -1,10 +1,12 @@
 """Entry point: finds the command, parses its options, turns errors into exit codes."""
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from jaxdp.errors import UserError
@@ -36,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 2 usage, config or data error, 3 diverged, 4
-        damage, 75 SIGTERM, 130 Ctrl-C; anything unforeseen raises.
+        damage, 70 anything unforeseen, 75 SIGTERM, 130 Ctrl-C.
     """
     # Orbax narrates its work through absl; what a user must know, we say ourselves.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+        code = _dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # here, where a reader that went away is no surprise
+        return code
     except UserError as error:
         print(f"jaxdp: {error}", file=sys.stderr)
         return error.exit_code
@@ -52,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout went away (`jaxdp inspect ... | head`): nothing left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        traceback.print_exc()
+        print("jaxdp: this is a fault of jaxdp, not of your input; please report it.", file=sys.stderr)
+        return 70
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -65,7 +73,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}; choose one of: {', '.join(COMMANDS)}.")
+        match = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {match[0]!r}?" if match else f"choose one of: {', '.join(COMMANDS)}."
+        raise UserError(f"unknown command {name!r}; {hint}")
     module = importlib.import_module(f"jaxdp.cli.{name}")
     parser = _Parser(prog=f"jaxdp {name}", description=module.__doc__)
     module.add_options(parser)

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import load_config
+from jaxdp.config import MAX_CPU_DEVICES, load_config
 from jaxdp.errors import UserError
 
 
 def add_cpu_devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu_devices",
-        type=int,
+        type=_device_count,
         metavar="N",
         help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)",
     )
+
+
+def _device_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_DEVICES:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of devices from 1 to {MAX_CPU_DEVICES}")
+    return int(text)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +50,7 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
 
 def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
     """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
+    refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
     config = load_config(options.config, rest)
     if options.cpu_devices is not None:
         with config.unlocked():
@@ -55,5 +62,7 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Raises UserError if anything was not understood."""
     if rest:
         name = rest[0].split("=", 1)[0]
+        if not name.startswith("-"):
+            raise UserError(f"{rest[0]!r} is not understood; options are given as --NAME=VALUE.")
         match = difflib.get_close_matches(name, [f"--{known}" for known in vars(options)], 1)
         raise UserError(f"unknown option {name}" + (f"; did you mean {match[0]}?" if match else "."))

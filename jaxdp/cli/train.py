@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", metavar="STEP:COUNT", help="trace COUNT steps after step STEP into WORKDIR/profile"
     )
-    processes = parser.add_argument_group("several processes (automatic on SLURM, Cloud TPU and GKE)")
+    processes = parser.add_argument_group("several processes (automatic under SLURM, Open MPI and on Cloud TPU pods)")
     processes.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     processes.add_argument("--num_processes", type=int, metavar="P")
     processes.add_argument("--process_index", type=int, metavar="I")
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.experiment.train import Profile
     from jaxdp.experiment.train import run as train
     from jaxdp.hooks.preemption import exit_code
-    from jaxdp.parallel.devices import Processes
+    from jaxdp.parallel.processes import Processes
 
     result = train(
         config,
@@ -60,4 +60,11 @@ def _processes(options: argparse.Namespace, processes):
         return None
     if None in given:
         raise UserError("--coordinator, --num_processes and --process_index go together; give all three.")
-    return processes(*given)
+    if not 0 <= options.process_index < options.num_processes:
+        raise UserError(
+            f"--process_index={options.process_index} must be at least 0 and below "
+            f"--num_processes={options.num_processes}."
+        )
+    if not re.fullmatch(r".+:\d+", options.coordinator):
+        raise UserError(f"--coordinator={options.coordinator} must be HOST:PORT, such as 10.0.0.1:8476.")
+    return processes(options.num_processes, options.process_index, options.coordinator)

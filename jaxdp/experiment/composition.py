@@ -13,11 +13,9 @@ from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.model import flops_per_token
 from jaxdp.parallel.devices import (
     BatchShape,
-    Processes,
     Topology,
     check_device_count,
     configure_backend,
-    connect_processes,
     connected_topology,
     divide_batch,
     fitting_cpu_devices,
@@ -28,6 +26,7 @@ from jaxdp.parallel.placement import (
     place_batch,
     place_per_device,
 )
+from jaxdp.parallel.processes import Processes, connect
 from jaxdp.parallel.signals import host_signals, signals_spec
 from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.state import TrainState
@@ -58,7 +57,7 @@ class Composition:
             deterministic=config.parallel.deterministic,
         )
         if processes:
-            connect_processes(processes)
+            connect(processes)
         self.topology: Topology = connected_topology()
         check_device_count(config.parallel.cpu_devices, self.topology)
         self.shape: BatchShape = divide_batch(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import read_item
@@ -16,6 +17,7 @@ from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.model import parameter_shapes
 from jaxdp.parallel.devices import (
     Topology,
+    check_device_count,
     configure_backend,
     connected_topology,
     divide_batch,
@@ -61,6 +63,14 @@ class Evaluator:
             mapped=(1,),
         )
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Full names of what a call returns."""
+        structure = self._program.call.out_tree
+        measured = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
+        derived = self._task.derived_metrics({name: 1.0 for name in measured})
+        return [f"eval/{name}" for name in (*measured, *derived)]
+
     def __call__(self, params: PyTree) -> dict[str, float]:
         """All metrics over the split, as `eval/<name>`."""
         batches = eval_batches(
@@ -98,7 +108,8 @@ def evaluate_checkpoint(
         cpu_devices: CPU devices to fake.
 
     Returns:
-        {"step", "split", "eval/loss", ...}, means over the whole split.
+        {"step", "split", "eval/loss", ...}, means over the split, or over its
+        first `eval.num_batches` batches where the run has that set.
 
     Raises:
         UserError: no run, no checkpoint, or the data is not what the run was trained with.
@@ -118,6 +129,7 @@ def evaluate_checkpoint(
         )
     configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
     topology = connected_topology()
+    check_device_count(cpu_devices, topology)
     divide_batch(config.global_batch_size, None, topology.num_devices)
     model = parts.make_model(config, data.vocab_size, topology.platform)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxdp.config import DURATIONS
 from jaxdp.data.corpus import join_documents
 from jaxdp.data.order import RowOrder
+from jaxdp.data.partition import PARTITIONS
 from jaxdp.data.pipeline import RowSource
 from jaxdp.data.sources import fingerprint, read_documents, split_documents
 from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
@@ -130,6 +131,8 @@ def _ready_tokens(config: ConfigDict) -> Data:
 
 def row_order(config: ConfigDict, train: RowSource) -> RowOrder:
     """Which rows are in which batch."""
+    if config.data.partition not in PARTITIONS:
+        raise UserError(f"data.partition={config.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
     return RowOrder(
         num_rows=train.num_rows,
         global_batch_size=config.global_batch_size,
@@ -172,6 +175,8 @@ def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
     with resolved.unlocked(), resolved.ignore_type():
         if resolved.data.path:
             resolved.data.path = os.path.abspath(os.path.expanduser(resolved.data.path))
+        if resolved.init_from:
+            resolved.init_from = os.path.abspath(os.path.expanduser(resolved.init_from))
         for key, value in resolved.model.items():
             if value is None:
                 resolved.model[key] = getattr(model, key)
@@ -186,8 +191,6 @@ def make_model(config: ConfigDict, vocab_size: int, platform: str) -> Transforme
 
 def make_update(config: ConfigDict, total_steps: int) -> Update:
     """Optimizer, schedule, clipping and averaging of parameters."""
-    if not 0 <= config.optim.ema_decay < 1:
-        raise UserError(f"optim.ema_decay={config.optim.ema_decay} must be at least 0 and below 1.")
     fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
     optim = OptimizerConfig(
         **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps

@@ -11,7 +11,7 @@ from jaxdp.terminal import memory_size, quantity
 
 def devices_line(topology: Topology) -> str:
     """Devices and processes."""
-    processes = "1 process" if topology.num_processes == 1 else f"{topology.num_processes} processes"
+    processes = _counted(topology.num_processes, "process", "processes")
     return f"{topology.num_devices} x {topology.kind} ({processes}), jax {jax.__version__}"
 
 
@@ -29,10 +29,14 @@ def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> s
 def batch_line(shape: BatchShape, length: int) -> str:
     """global batch = devices x microbatch x microbatches."""
     return (
-        f"{shape.global_batch_size} rows = {shape.num_devices} devices x {shape.microbatch_size} rows x "
-        f"{shape.num_microbatches} microbatch{'es' if shape.num_microbatches > 1 else ''}; "
-        f"{shape.global_batch_size * length:,} tokens a step"
+        f"{shape.global_batch_size} rows = {_counted(shape.num_devices, 'device')} x "
+        f"{_counted(shape.num_microbatches, 'microbatch', 'microbatches')} x "
+        f"{_counted(shape.microbatch_size, 'row')}; {shape.global_batch_size * length:,} tokens a step"
     )
+
+
+def _counted(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def memory_line(device_bytes: int, topology: Topology) -> str:

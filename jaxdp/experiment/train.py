@@ -4,22 +4,25 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxdp import config as configuration
-from jaxdp.checkpoint.manifest import committed_steps, read_item
+from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item
 from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
 from jaxdp.data.pipeline import check_data_state
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.errors import UserError
+from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment import parts, report
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.evaluate import Evaluator
-from jaxdp.experiment.initialise import starting_parameters
+from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.evaluating import Evaluating
@@ -28,8 +31,8 @@ from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.model import num_parameters
-from jaxdp.parallel.devices import Processes
 from jaxdp.parallel.peaks import peak_flops
+from jaxdp.parallel.processes import Processes, cluster_processes
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
@@ -75,25 +78,33 @@ def run(
         resume: auto: continue if there is a checkpoint; must: refuse if there is
             none; never: refuse if there is one.
         profile: which steps to trace.
-        processes: None: this process alone.
+        processes: None: those that the cluster's environment tells of, or this one alone.
 
     Raises:
         UserError: anything the user can mend.
     """
     directory = WorkDir(workdir)
     directory.create()
+    processes = processes or cluster_processes()
     is_first = processes is None or processes.process_index == 0
-    with directory.locked() if is_first else contextlib.nullcontext(), Preemption(say) as preemption:
+    with contextlib.ExitStack() as stack:
+        if is_first:
+            stack.enter_context(directory.locked())
+        preemption = stack.enter_context(Preemption(say))
+        stack.enter_context(_logging_to(directory, processes.process_index if processes else 0))
         steps = _steps_to_resume(directory, resume, clean=is_first)
         data = parts.read_data(config)
         config = parts.resolve(config, data.vocab_size)
         total_steps = parts.count_steps(config, data.train.num_rows)
         if steps:
-            saved = read_item(directory.checkpoints / str(steps[-1]), "config")
-            configuration.check_resumable(saved, configuration.to_json(config), directory.root)
-            if steps[-1] >= total_steps:
+            saved = _saved_config(directory.checkpoints, steps)
+            if saved is not None:
+                configuration.check_resumable(saved, configuration.to_json(config), directory.root)
+            if steps[-1] >= total_steps and not find_damage(directory.checkpoints / str(steps[-1])):
                 say(f"{directory.root} has finished its {steps[-1]} steps; a larger total_steps continues it.")
                 return Result(steps[-1], 0)
+        elif config.init_from:
+            find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
         composition = Composition(config, data, total_steps, processes)
         return _Session(composition, directory, profile, preemption).run()
 
@@ -111,8 +122,35 @@ def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[in
     if resume == "must" and not steps:
         raise UserError(f"--resume=must, but {directory.checkpoints} holds no checkpoint; check --workdir.")
     for name in remove_leftovers(directory.checkpoints) if clean else ():
-        say(f"removed {name}, left by an interrupted save")
+        say(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
     return steps
+
+
+def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
+    """The configuration in the newest checkpoint where it is undamaged."""
+    for step in reversed(steps):
+        try:
+            return read_item(checkpoints / str(step), "config")
+        except DamageFound:
+            continue  # restoring names it and sets it aside
+    return None
+
+
+@contextlib.contextmanager
+def _logging_to(directory: WorkDir, process_index: int) -> Iterator[None]:
+    """Sends what is said to logs/process_<i>.log too."""
+    directory.logs.mkdir(exist_ok=True)
+    handler = logging.FileHandler(directory.logs / f"process_{process_index}.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("jaxdp")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 class _Session:
@@ -133,9 +171,9 @@ class _Session:
     def run(self) -> Result:
         """Compiles, restores, trains."""
         composition = self._composition
-        _log_to(self._directory, composition.topology.process_index)
         program = composition.compile_step()
         evaluator = composition.compile_evaluator()
+        self._check_metric(evaluator)
         if self._is_first:
             self._show(program)
         state, first_step = self._restore_or_initialise()
@@ -157,12 +195,22 @@ class _Session:
                 total_steps=composition.total_steps,
                 waited_secs=lambda: batches.wait_secs,
             )
+        # A signal during the last step changes nothing: the run is complete.
+        request = outcome.request if outcome.step < composition.total_steps else 0
         say(
             f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
-            if outcome.request
+            if request
             else f"finished {outcome.step} steps; everything is in {self._directory.root}"
         )
-        return Result(outcome.step, outcome.request)
+        return Result(outcome.step, request)
+
+    def _check_metric(self, evaluator: Evaluator) -> None:
+        metric = self._config.eval.metric
+        if metric not in evaluator.metric_names:
+            raise UserError(
+                f"eval.metric={metric!r} is not measured by task={self._config.task}; choose one of: "
+                f"{', '.join(evaluator.metric_names)}."
+            )
 
     def _show(self, program: Program) -> None:
         composition, model = self._composition, self._composition.model.config
@@ -202,8 +250,10 @@ class _Session:
         text = json.dumps(configuration.to_json(self._config), indent=2) + "\n"
         path = self._directory.config
         if path.is_file() and path.read_text() != text:
-            path.rename(path.with_name(f"config.{first_step}.json"))
-        path.write_text(text)
+            shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(text)
+        partial.replace(path)  # whole at every moment: a kill must not leave a run without it
         if self._composition.data.tokenizer is not None:
             self._composition.data.tokenizer.save(self._directory.tokenizer)
 
@@ -273,14 +323,3 @@ class _Session:
                 Profiling(self._directory.profile, self._profile.after_step, self._profile.num_steps, say)
             )
         return hooks
-
-
-def _log_to(directory: WorkDir, process_index: int) -> None:
-    """Sends what is said to logs/process_<i>.log too."""
-    directory.logs.mkdir(exist_ok=True)
-    handler = logging.FileHandler(directory.logs / f"process_{process_index}.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger = logging.getLogger("jaxdp")
-    logger.handlers = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)

@@ -5,9 +5,9 @@ rule here gives both the same answer.
 """
 
 import re
-from collections.abc import Callable
 
 import jax
+import optax
 
 from jaxdp.trees import SCANNED_LAYERS, is_scanned, leaf_name, per_layer_rank
 from jaxdp.typing import PyTree
@@ -34,6 +34,30 @@ def is_layer_matrix(name: str, leaf) -> bool:
     return in_layer and per_layer_rank(name, leaf) == 2
 
 
-def per_layer(name: str, function: Callable) -> Callable:
-    """`function` of one layer's arrays, mapped over the axis of layers if the leaf has one."""
-    return jax.vmap(function) if is_scanned(name) else function
+def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The transformation, with each layer of a scanned stack as a parameter of its own.
+
+    Args:
+        transformation: one that treats every parameter alone, but looks at its
+            shape or takes means over it, which an axis of layers would spoil.
+    """
+    mapped = optax.GradientTransformation(
+        jax.vmap(transformation.init), jax.vmap(transformation.update)
+    )
+
+    def group(path, leaf) -> str:
+        # Stacks of unequal depth (encoder, decoder) cannot share one vmap.
+        return f"layers_{leaf.shape[0]}" if is_scanned(leaf_name(path)) else "single"
+
+    def grouped(params: PyTree) -> optax.GradientTransformation:
+        labels = jax.tree.map_with_path(group, params)
+        transformations = {
+            label: transformation if label == "single" else mapped
+            for label in sorted(set(jax.tree.leaves(labels)))
+        }
+        return optax.partition(transformations, labels)
+
+    return optax.GradientTransformation(
+        lambda params: grouped(params).init(params),
+        lambda updates, state, params: grouped(updates).update(updates, state, params),
+    )

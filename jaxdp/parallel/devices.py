@@ -117,28 +117,6 @@ def _count_forced_outside() -> bool:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Processes:
-    """The processes of one run, where no cluster tells.
-
-    Attributes:
-        coordinator: HOST:PORT at which process 0 listens.
-        num_processes: how many there are.
-        process_index: which one this is.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_index: int
-
-
-def connect_processes(processes: Processes) -> None:
-    """Joins the other processes of a run; all must call it before their backends start."""
-    jax.distributed.initialize(
-        processes.coordinator, processes.num_processes, processes.process_index
-    )
-
-
 def connected_topology() -> Topology:
     """Starts the backend and returns all devices of all processes.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import jitted, random_params, random_tokens, tiny_config
+from tiny_models import jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
 from jaxdp.model import attention as attention_module
@@ -19,7 +19,7 @@ CUDNN = {"dtype": "bfloat16", "embed_dim": 32}
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
-@pytest.mark.parametrize("masked", ["", "segments", "padding", "both"])
+@pytest.mark.parametrize("masked", [False, True])
 def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
     """The layout and mask of the cuDNN path, on the implementation that runs here."""
     random = np.random.default_rng(0)
@@ -28,8 +28,8 @@ def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
     padding = jnp.asarray([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], bool)
     mask = make_mask(
         causal=causal,
-        segment_ids=jnp.asarray([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 0, 0]]) if masked in ("segments", "both") else None,
-        attention_mask=padding if masked in ("padding", "both") else None,
+        segment_ids=jnp.asarray([[0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 0, 0]]) if masked else None,
+        attention_mask=padding if masked else None,
     )
 
     def plain(query, key, value):
@@ -40,7 +40,7 @@ def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
         return library_attention(query, key, value, mask, implementation="xla")
 
     def weighted(attend):
-        return jax.jit(
+        return quick_jit(
             jax.value_and_grad(lambda *parts: (attend(*parts) * jnp.cos(query)).sum(), argnums=(0, 1, 2))
         )(query, key, value)
 

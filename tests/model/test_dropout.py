@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import jitted, random_params, random_tokens, tiny_config
+from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
-from jaxdp.model import Transformer
+from jaxdp.model import Transformer, attention, block, transformer
 from jaxdp.model.dropout import SITES, dropout
 
 
@@ -56,6 +56,26 @@ def test_dropout_is_on_exactly_when_row_keys_are_given():
     assert np.abs(apply(params, tokens, row_keys=row_keys(2)) - without).max() > 0.1
 
 
+def test_every_layer_drops_out_at_every_site(monkeypatch):
+    config, seen = tiny_config(dropout_rate=0.3), []
+
+    def record(values, row_keys, *, rate, layer, site):
+        assert row_keys is not None and rate == 0.3
+        seen.append((layer, site, values.shape))
+        return values
+
+    for module in (attention, block, transformer):
+        monkeypatch.setattr(module, "dropout", record)
+    params = random_params(tiny_config())
+    jax.eval_shape(Transformer(config).apply, {"params": params}, random_tokens(), row_keys=row_keys(2))
+    stream, weights = (2, LENGTH, 16), (2, 4, LENGTH, LENGTH)
+    layers = [
+        [(i, "attention", weights), (i, "attention_residual", stream), (i, "mlp_residual", stream)]
+        for i in range(2)
+    ]
+    assert seen == [(0, "embedding", stream), *layers[0], *layers[1]]
+
+
 def test_a_row_does_not_feel_its_batch_or_device():
     config = tiny_config(dropout_rate=0.3)
     model, params, tokens = Transformer(config), random_params(config), random_tokens(batch=8)
@@ -64,10 +84,10 @@ def test_a_row_does_not_feel_its_batch_or_device():
         return model.apply({"params": params}, tokens, row_keys=keys)
 
     keys = row_keys(8)
-    together = jax.jit(forward)(params, tokens, keys)
+    together = quick_jit(forward)(params, tokens, keys)
     order = np.array([6, 1, 3])
     np.testing.assert_allclose(
-        jax.jit(forward)(params, tokens[order], keys[order]), together[order], atol=1e-5
+        quick_jit(forward)(params, tokens[order], keys[order]), together[order], atol=1e-5
     )
     spread = jax.pmap(forward, in_axes=(None, 0, 0), devices=jax.devices()[:4])
     apart = spread(params, tokens.reshape(4, 2, -1), keys.reshape(4, 2))

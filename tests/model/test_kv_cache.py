@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import LENGTH, jitted, random_params, random_tokens, tiny_config
+from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
-from jaxdp.model import init_cache
+from jaxdp.model import Transformer, init_cache
 
 SCHEMES = [
     (positions, num_kv_heads, scan_layers)
@@ -36,7 +36,7 @@ def test_cached_decoding_equals_full_forward(positions, num_kv_heads, scan_layer
     np.testing.assert_allclose(np.concatenate(logits, 1), apply(params, tokens), atol=2e-5)
 
 
-@pytest.mark.parametrize(("positions", "num_kv_heads", "scan_layers"), SCHEMES)
+@pytest.mark.parametrize(("positions", "num_kv_heads", "scan_layers"), SCHEMES[1::2])
 def test_left_padded_prompts_of_several_lengths(positions, num_kv_heads, scan_layers):
     """Each row decodes as it would alone, from a prompt padded on the left."""
     config = tiny_config(positions=positions, num_kv_heads=num_kv_heads, scan_layers=scan_layers)
@@ -65,12 +65,12 @@ def test_left_padded_prompts_of_several_lengths(positions, num_kv_heads, scan_la
 
 def test_the_cache_can_be_the_carry_of_a_compiled_loop():
     config = tiny_config(positions="rotary", dtype="bfloat16")
-    params, tokens, apply = random_params(config), random_tokens(), jitted(config)
+    params, tokens, model = random_params(config), random_tokens(), Transformer(config)
 
     def step(cache, token):
-        logits, cache = apply(params, token[:, None], cache=cache)
+        logits, cache = model.apply({"params": params}, token[:, None], cache=cache)
         return cache, logits[:, 0]
 
-    cache, logits = jax.lax.scan(step, init_cache(config, 2, LENGTH), tokens.T)
+    cache, logits = quick_jit(jax.lax.scan, static_argnums=0)(step, init_cache(config, 2, LENGTH), tokens.T)
     assert cache.keys.dtype == jnp.bfloat16
-    np.testing.assert_allclose(logits.transpose(1, 0, 2), apply(params, tokens), atol=0.2)
+    np.testing.assert_allclose(logits.transpose(1, 0, 2), jitted(config)(params, tokens), atol=0.2)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import LENGTH, jitted, random_params, random_tokens, tiny_config
+from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
 from jaxdp.model import Transformer, init_cache, stack_layers
@@ -137,7 +137,7 @@ def influence(config, **inputs):
     def logits(embedding):
         return model.apply({"params": params | {"token_embedding": embedding}}, tokens, **inputs)[0].sum(-1)
 
-    gradients = jax.jit(jax.jacrev(logits))(params["token_embedding"])
+    gradients = quick_jit(jax.jacrev(logits))(params["token_embedding"])
     return np.abs(np.asarray(gradients[:, :LENGTH])).sum(-1) > 0
 
 
@@ -201,7 +201,7 @@ def test_bfloat16_is_near_float32_and_returns_float32():
         assert logits.dtype == jnp.float32
         return jnp.square(logits).mean()
 
-    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    gradient = quick_jit(jax.value_and_grad(loss), static_argnums=1)
     (expected, expected_grad), (actual, actual_grad) = gradient(params, exact), gradient(params, rounded)
     np.testing.assert_allclose(actual, expected, rtol=0.05)
     for one, other in zip(jax.tree.leaves(actual_grad), jax.tree.leaves(expected_grad), strict=True):
@@ -220,7 +220,7 @@ def loss_and_gradient(config, convert):
     def loss(params):
         return jnp.square(model.apply({"params": convert(params)}, tokens, row_keys=row_keys)).mean()
 
-    return jax.jit(jax.value_and_grad(loss))(random_params(tiny_config(**STACK)))
+    return quick_jit(jax.value_and_grad(loss))(random_params(tiny_config(**STACK)))
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_scan_and_remat_change_no_value_gradient_or_dropout_mask(unrolled, scan_
 
 def test_initial_deviations():
     config = tiny_config(embed_dim=64, mlp_dim=256, use_bias=True, tie_embeddings=False)
-    params = jax.jit(Transformer(config).init)(jax.random.key(0), random_tokens())["params"]
+    params = quick_jit(Transformer(config).init)(jax.random.key(0), random_tokens())["params"]
     layer = params["layer_1"]
     assert {name: leaf.shape for name, leaf in layer["mlp"]["up"].items()} == {
         "kernel": (64, 256), "bias": (256,)

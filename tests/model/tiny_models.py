@@ -1,5 +1,7 @@
 """Small configurations and parameters that are random everywhere, biases and norms too."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,9 @@ import numpy as np
 from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""jax.jit without LLVM's optimisations: compiling is nearly all that these tests take time for."""
 
 
 def tiny_config(**overrides):
@@ -34,4 +39,4 @@ def random_tokens(batch=2, length=LENGTH, seed=1):
 def jitted(config):
     """`apply(params, tokens, **inputs)`, compiled."""
     model = Transformer(config)
-    return jax.jit(lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs))
+    return quick_jit(lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs))

@@ -1,0 +1,271 @@
+"""The train step against a gradient written out in NumPy, on every split of the batch."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny_training import (
+    LENGTH,
+    ROWS,
+    TASK,
+    TinyStep,
+    assert_equal_trees,
+    batch_of,
+    bigram_loss,
+    bigram_params,
+    host,
+    plain_update,
+    reference,
+    uneven_batch,
+)
+
+from jaxdp.experiment.parts import task_loss
+from jaxdp.model import Transformer, model_config
+from jaxdp.parallel.sync import GradientSync
+from jaxdp.step import Update
+
+SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches in (1, 2, 4)]
+
+
+@pytest.fixture(scope="module", params=SPLITS, ids=lambda split: f"{split[0]}x{split[1]}")
+def split_step(request):
+    """The step on 1 to 8 devices, in 1 to 4 microbatches; with all that a state can hold."""
+    devices, microbatches = request.param
+    step = TinyStep(
+        devices,
+        microbatches,
+        update=Update(optax.sgd(1.0, momentum=0.0), optax.constant_schedule(1.0), ema_decay=0.5),
+    )
+    step.microbatches = microbatches
+    return step
+
+
+@pytest.mark.parametrize("empty_rows", [0, ROWS // 2], ids=["uneven", "devices without a target"])
+def test_loss_and_gradient_are_means_over_all_valid_targets(split_step, empty_rows):
+    batch = uneven_batch(seed=1, empty_rows=empty_rows)
+    state, metrics = split_step(split_step.fresh_state(), batch)
+    loss, gradient = reference(bigram_params(), batch)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    assert metrics["tokens"] == batch["loss_weights"].sum()
+    applied = jax.tree.map(np.subtract, bigram_params(), host(state.params))
+    assert_equal_trees(applied, gradient, atol=1e-6, rtol=1e-5)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in gradient.values()))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+
+
+def no_target():
+    return batch_of([0] * ROWS)
+
+
+def nan_on_one_device():
+    batch = uneven_batch(seed=2)
+    batch["loss_weights"][-1, 0] = np.nan
+    return batch
+
+
+@pytest.mark.parametrize("bad_batch", [no_target, nan_on_one_device])
+def test_a_bad_batch_is_skipped_and_counted(split_step, bad_batch):
+    good = uneven_batch(seed=3)
+    state, _ = split_step(split_step.fresh_state(), good)
+    before = host(state)
+    for count in (1, 2):
+        state, metrics = split_step(state, bad_batch())
+        assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (count, count)
+        assert not np.isfinite(metrics["loss"])
+    after = host(state)
+    for name in ("params", "opt_state", "ema"):
+        assert_equal_trees(getattr(after, name), getattr(before, name))
+    assert (after.step, after.skipped, after.skipped_in_a_row) == (3, 2, 2)
+    state, metrics = split_step(state, good)
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (2, 0)
+    assert np.isfinite(metrics["loss"])
+    assert np.abs(host(state.params)["kernel"] - before.params["kernel"]).max() > 0
+
+
+def all_reduces(program):
+    """Operand types of each all-reduce as (computation, [sizes]), from the compiled program."""
+    computation, found = None, []
+    for line in program.call.as_text().splitlines():
+        if line and not line[0].isspace():
+            computation = "ENTRY" if line.startswith("ENTRY") else line.split()[0]
+        left, _, right = line.partition(" all-reduce")
+        if right and " = " in left:
+            shapes = left.split(" = ")[1].strip("()").split(", ")
+            found.append((computation, [shape.split("{")[0] for shape in shapes]))
+    return found
+
+
+def test_gradients_travel_once_a_step_and_not_in_the_microbatch_loop(split_step):
+    found = all_reduces(split_step.program)
+    assert {computation for computation, _ in found} == {"ENTRY"}
+    operands = [shape for _, shapes in found for shape in shapes]
+    elements = sum(leaf.size for leaf in bigram_params().values())
+    gradients = [f"f32[{elements}]"] if split_step.topology.num_devices > 1 else []
+    # Loss and weight, what is asked for, and the tally beside the gradients: nothing else.
+    assert sorted(operands) == sorted([*gradients, "f32[2]", "s32[]", "u32[4]"])
+    if split_step.microbatches > 1:
+        assert " while(" in split_step.program.call.as_text()
+
+
+def test_states_are_donated_and_stay_whole_and_equal_on_every_device(split_step):
+    state = split_step.fresh_state()
+    for seed in range(3):
+        previous = state
+        state, _ = split_step(state, uneven_batch(seed))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(previous))
+    shapes = jax.tree.map(np.shape, bigram_params())
+    assert jax.tree.map(np.shape, state.params) == shapes
+    for leaf in jax.tree.leaves(state):
+        assert leaf.sharding.is_equivalent_to(split_step.topology.replicated, leaf.ndim)
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == split_step.topology.num_devices
+        for shard in shards:
+            assert shard.shape == leaf.shape
+            assert shard.tobytes() == shards[0].tobytes()
+
+
+def test_request_and_tally_come_back_combined(split_step):
+    _, metrics = split_step(split_step.fresh_state(), uneven_batch(), request=15, tally=2**63 + 5)
+    assert metrics["request"] == 15
+    assert sum(int(limb) << 16 * index for index, limb in enumerate(metrics["tally"])) == 2**63 + 5
+
+
+def test_a_gradient_or_a_loss_alone_that_is_not_finite_skips():
+    def loss(params, rows, row_keys):
+        sums = bigram_loss(params, rows, row_keys)
+        corner = params["kernel"][0, 0]
+        # At kink 0 the root's value is 0 and its derivative 0 / 0.
+        extra = jax.numpy.sum(jax.numpy.sqrt(rows["kink"] * corner**2) + rows["offset"])
+        return sums._replace(loss=sums.loss + extra)
+
+    step = TinyStep(2, loss=loss, extra_spec=("kink", "offset"))
+    batch = uneven_batch() | {"kink": np.ones(ROWS, np.float32), "offset": np.zeros(ROWS, np.float32)}
+    kink, offset = batch["kink"].copy(), batch["offset"].copy()
+    kink[-1], offset[-1] = 0.0, np.inf
+    state, metrics = step(step.fresh_state(), batch)
+    assert metrics["skipped"] == 0
+    state, metrics = step(state, batch | {"kink": kink})
+    assert np.isfinite(metrics["loss"])
+    assert not np.isfinite(metrics["grad_norm"])
+    assert metrics["skipped"] == 1
+    state, metrics = step(state, batch | {"offset": offset})
+    assert np.isfinite(metrics["grad_norm"])
+    assert not np.isfinite(metrics["loss"])
+    assert metrics["skipped"] == 2
+
+
+def test_clipping_reports_the_norm_before_and_updates_with_the_norm_after():
+    step = TinyStep(2, update=plain_update(clip_norm=0.05))
+    batch = uneven_batch(seed=4)
+    state, metrics = step(step.fresh_state(), batch)
+    _, gradient = reference(bigram_params(), batch)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in gradient.values()))
+    assert norm > 0.05
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    applied = jax.tree.map(np.subtract, bigram_params(), host(state.params))
+    clipped = jax.tree.map(lambda leaf: leaf * 0.05 / norm, gradient)
+    assert_equal_trees(applied, clipped, atol=3e-7)
+
+
+def test_ema_moves_by_its_share_towards_each_new_value():
+    step = TinyStep(1, update=plain_update(ema_decay=0.9))
+    state, expected = step.fresh_state(), bigram_params()
+    assert_equal_trees(host(state.ema), expected)
+    for seed in range(3):
+        state, _ = step(state, uneven_batch(seed))
+        expected = jax.tree.map(
+            lambda average, value: 0.9 * average + 0.1 * value, expected, host(state.params)
+        )
+        assert_equal_trees(host(state.ema), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_ema_there_is_none():
+    step = TinyStep(1)
+    state, _ = step(step.fresh_state(), uneven_batch())
+    assert state.ema is None
+
+
+def test_the_schedule_counts_applied_updates_only():
+    def schedule(count):
+        return 0.1 / (1.0 + count)
+
+    step = TinyStep(2, update=Update(optax.sgd(schedule), schedule))
+    state, params = step.fresh_state(), bigram_params()
+    for rate, batch in (
+        (0.1, uneven_batch(5)),
+        (0.05, no_target()),
+        (0.05, uneven_batch(6)),
+        (0.1 / 3, uneven_batch(7)),
+    ):
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-6)
+        if np.isfinite(metrics["loss"]):
+            _, gradient = reference(params, batch)
+            params = jax.tree.map(lambda leaf, slope, rate=rate: leaf - rate * slope, params, gradient)
+        assert_equal_trees(host(state.params), params, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bucket_bytes", "sizes"), [(220, ["f32[55]", "f32[55]"]), (1, ["f32[55]", "f32[55]"]), (440, ["f32[110]"])]
+)
+def test_buckets_are_messages_of_their_own_and_give_the_same_state(bucket_bytes, sizes):
+    bucketed = TinyStep(4, 2, sync=GradientSync(bucket_bytes=bucket_bytes))
+    operands = [shape for _, shapes in all_reduces(bucketed.program) for shape in shapes]
+    assert [shape for shape in operands if shape in ("f32[55]", "f32[110]")] == sizes
+    single = TinyStep(4, 2)
+    batch = uneven_batch(8)
+    states = [host(step(step.fresh_state(), batch)[0]) for step in (bucketed, single)]
+    assert_equal_trees(states[0].params, states[1].params, rtol=1e-6)
+
+
+# Dropout: the model draws a mask for each row, so the split must not matter.
+
+MODEL = model_config(
+    "nano",
+    {"num_layers": 2, "num_heads": 2, "embed_dim": 16, "mlp_dim": 16, "dropout_rate": 0.1, "scan_layers": True},
+    vocab_size=11,
+    max_length=LENGTH,
+)
+
+
+def dropout_losses(devices, microbatches, *, seed=0, order=None, config=MODEL):
+    """Losses of four steps."""
+    model = Transformer(config)
+    params = model.init(jax.random.key(1), np.zeros((1, 1), np.int32))["params"]
+    step = TinyStep(
+        devices,
+        microbatches,
+        loss=task_loss(TASK, model, train=True),
+        params=jax.tree.map(lambda leaf: np.asarray(5 * leaf), params),
+        update=Update(optax.sgd(0.1), optax.constant_schedule(0.1)),
+        seed=seed,
+    )
+    state, losses, order = step.fresh_state(), [], slice(None) if order is None else order
+    for _ in range(4):  # the same batch each time: only masks and parameters differ
+        state, metrics = step(state, {name: array[order] for name, array in uneven_batch(9).items()})
+        losses.append(float(metrics["loss"]))
+    return losses
+
+
+@pytest.fixture(scope="module")
+def whole_batch_losses():
+    return dropout_losses(1, 1)
+
+
+@pytest.mark.parametrize("split", [(1, 4), (2, 2), (4, 1), (8, 1)])
+def test_dropout_does_not_depend_on_the_split(split, whole_batch_losses):
+    np.testing.assert_allclose(dropout_losses(*split), whole_batch_losses, rtol=1e-5)
+
+
+def test_dropout_goes_with_the_row_wherever_it_is_dealt(whole_batch_losses):
+    order = np.random.default_rng(10).permutation(ROWS)
+    np.testing.assert_allclose(dropout_losses(8, 2, order=order), whole_batch_losses, rtol=1e-5)
+
+
+def test_dropout_is_on_and_drawn_from_the_seed(whole_batch_losses):
+    without = dropout_losses(1, 1, config=dataclasses.replace(MODEL, dropout_rate=0.0))
+    other_seed = dropout_losses(1, 1, seed=1)
+    assert abs(whole_batch_losses[0] - without[0]) > 1e-3
+    assert abs(whole_batch_losses[0] - other_seed[0]) > 1e-3

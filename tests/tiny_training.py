@@ -1,0 +1,140 @@
+"""A model small enough to differentiate by hand, and its train step on any devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdp.parallel.devices import Topology, divide_batch
+from jaxdp.parallel.placement import (
+    abstract_batch,
+    abstract_replicated,
+    place_batch,
+    place_per_device,
+)
+from jaxdp.parallel.signals import host_signals, signals_spec
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.parallel.sync import GradientSync
+from jaxdp.state import initial_state
+from jaxdp.step import Update, make_train_step
+from jaxdp.tasks import CausalLM, TaskInputs
+
+VOCAB_SIZE, EMBED_DIM, LENGTH, ROWS = 11, 5, 6, 32
+
+TASK = CausalLM(TaskInputs(length=LENGTH))
+
+
+def topology(num_devices):
+    """The first few of the fake devices."""
+    return Topology(tuple(jax.devices()[:num_devices]), num_processes=1, process_index=0)
+
+
+def bigram(params, tokens, row_keys=None):
+    """Logits of the next token from the one before alone."""
+    return params["table"][tokens] @ params["kernel"]
+
+
+def bigram_loss(params, rows, row_keys):
+    return TASK.loss(bigram, params, rows, row_keys, train=True)
+
+
+def bigram_params(seed=0):
+    random = np.random.default_rng(seed)
+    shapes = {"table": (VOCAB_SIZE, EMBED_DIM), "kernel": (EMBED_DIM, VOCAB_SIZE)}
+    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def batch_of(num_targets, seed=0):
+    """Rows of random tokens with so many valid targets each, as `make_batch` gives them."""
+    random = np.random.default_rng(seed)
+    rows = len(num_targets)
+    examples = {
+        "tokens": random.integers(0, VOCAB_SIZE, (rows, LENGTH + 1), dtype=np.int32),
+        "num_tokens": np.asarray(num_targets, np.int32) + 1,
+    }
+    row_ids = np.arange(rows, dtype=np.int32)
+    return TASK.make_batch(examples, 0, 0, row_ids) | {"row_ids": row_ids}
+
+
+def uneven_batch(seed=0, empty_rows=0):
+    """Between none and all targets valid in a row; none at all in the first `empty_rows`."""
+    num_targets = np.random.default_rng(seed + 100).integers(0, LENGTH + 1, ROWS)
+    num_targets[:empty_rows] = 0
+    return batch_of(num_targets, seed)
+
+
+def reference(params, batch):
+    """Mean loss over the valid targets and its gradient, float64, by the formula."""
+    table, kernel = params["table"].astype(np.float64), params["kernel"].astype(np.float64)
+    tokens, targets = batch["tokens"].reshape(-1), batch["targets"].reshape(-1)
+    weights = batch["loss_weights"].reshape(-1).astype(np.float64)
+    hidden = table[tokens]
+    exponentials = np.exp(hidden @ kernel)
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    loss = -(weights * np.log(probabilities[np.arange(len(targets)), targets])).sum() / weights.sum()
+    slope = (probabilities - np.eye(VOCAB_SIZE)[targets]) * weights[:, None] / weights.sum()
+    table_gradient = np.zeros_like(table)
+    np.add.at(table_gradient, tokens, slope @ kernel.T)
+    return loss, {"table": table_gradient, "kernel": hidden.T @ slope}
+
+
+def plain_update(**options):
+    """Subtracts the gradient itself, so that it can be read off the parameters."""
+    return Update(optax.sgd(1.0), optax.constant_schedule(1.0), **options)
+
+
+class TinyStep:
+    """A compiled train step; call it with a state and a host batch."""
+
+    def __init__(
+        self,
+        num_devices,
+        num_microbatches=1,
+        *,
+        loss=bigram_loss,
+        params=None,
+        update=None,
+        sync=None,
+        extra_spec=None,
+        seed=0,
+    ):
+        self.topology = topology(num_devices)
+        shape = divide_batch(ROWS, ROWS // num_devices // num_microbatches, num_devices)
+        update = update or plain_update()
+        params = params or bigram_params()
+
+        def initialise(params):
+            return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
+
+        self.fresh_state = lambda: jax.jit(initialise, out_shardings=self.topology.replicated)(params)
+        rows = shape.device_batch_size
+        row_spec = {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}
+        for name in extra_spec or ():
+            row_spec[name] = jax.ShapeDtypeStruct((rows,), jnp.float32)
+        self.program = compile_spmd(
+            make_train_step(loss, update, sync or GradientSync(), shape, seed),
+            self.topology,
+            abstract_replicated(jax.eval_shape(initialise, params), self.topology),
+            abstract_batch(TASK.batch_spec(rows) | row_spec, self.topology),
+            abstract_batch(signals_spec(), self.topology),
+            mapped=(1, 2),
+            donated=(0,),
+        )
+
+    def __call__(self, state, batch, request=0, tally=0):
+        """The next state, and the metrics on the host."""
+        signals = host_signals(self.topology.num_local_devices, request, tally)
+        placed = {name: place_per_device(array, self.topology) for name, array in signals.items()}
+        state, metrics = self.program(state, place_batch(batch, self.topology), placed)
+        return state, jax.device_get(metrics)
+
+
+def host(tree):
+    """A copy on the host, of the shard of the first device."""
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_shards[0].data), tree)
+
+
+def assert_equal_trees(actual, expected, **tolerance):
+    """Same structure, and leaves equal, or close where a tolerance is given."""
+    compare = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    jax.tree.map(lambda left, right: compare(left, right, **tolerance), actual, expected)
