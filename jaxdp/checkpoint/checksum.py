@@ -13,9 +13,10 @@ from jaxdp.typing import PyTree
 def leaf_checksums(tree: PyTree) -> jax.Array:
     """One number for each leaf; traceable, a single pass over the memory.
 
-    Each element, as an unsigned 32-bit word, is multiplied by an odd number of
-    its position and all are added modulo 2**32. Odd factors are invertible
-    there, so any change within a single element changes the sum.
+    Each element, as an unsigned 32-bit word, is combined with its position and
+    mixed by a bijection, and all are added modulo 2**32. So any change within
+    one element changes the sum for certain, and any other, such as a swap, but
+    for one chance in 2**32.
 
     Returns:
         [num_leaves] uint32, in tree order.
@@ -25,10 +26,21 @@ def leaf_checksums(tree: PyTree) -> jax.Array:
 
 def _checksum(leaf: jax.Array) -> jax.Array:
     words = _as_words(leaf).reshape(-1)
-    positions = jax.lax.iota(jnp.uint32, words.size)
-    # An odd multiplier of high spread (Knuth's golden-ratio constant), kept odd by `| 1`.
-    factors = (positions * jnp.uint32(2654435769)) | jnp.uint32(1)
-    return jnp.sum(words * factors, dtype=jnp.uint32)
+    # An odd multiplier of high spread (Knuth's golden-ratio constant) tells positions apart.
+    positions = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2654435769)
+    return jnp.sum(_mixed(words ^ positions), dtype=jnp.uint32)
+
+
+def _mixed(words: jax.Array) -> jax.Array:
+    """A bijection of 32-bit words in which each input bit reaches each output bit.
+
+    Without it a swap of two numbers that differ in the sign alone would go unseen.
+
+    Source: Wellons 2018, Prospecting for Hash Functions: lowbias32.
+    """
+    words = (words ^ (words >> 16)) * jnp.uint32(0x7FEB352D)
+    words = (words ^ (words >> 15)) * jnp.uint32(0x846CA68B)
+    return words ^ (words >> 16)
 
 
 def _as_words(leaf: jax.Array) -> jax.Array:

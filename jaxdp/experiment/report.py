@@ -17,11 +17,11 @@ def devices_line(topology: Topology) -> str:
 
 def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> str:
     """Shape and size of the model."""
-    heads = f"{config.num_heads} heads"
+    heads = _counted(config.num_heads, "head")
     if config.num_kv_heads != config.num_heads:
-        heads += f" on {config.num_kv_heads} key-value heads"
+        heads += f" on {_counted(config.num_kv_heads, 'key-value head')}"
     return (
-        f"{preset}: {num_parameters:,} parameters; {config.num_layers} layers, {heads}, "
+        f"{preset}: {num_parameters:,} parameters; {_counted(config.num_layers, 'layer')}, {heads}, "
         f"{config.embed_dim} wide, context {config.max_length}, {config.dtype}"
     )
 

@@ -10,8 +10,10 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""jax.jit without LLVM's optimisations: compiling is nearly all that these tests take time for."""
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+"""Compiler options that skip LLVM's optimisations: compiling is nearly all that these tests do."""
+
+quick_jit = functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 
 
 def tiny_config(**overrides):

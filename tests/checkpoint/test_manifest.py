@@ -1,0 +1,127 @@
+"""What makes a directory a checkpoint, and how damage to it is seen."""
+
+import json
+
+import pytest
+
+from jaxdp.checkpoint import manifest as manifests
+from jaxdp.checkpoint.manifest import (
+    Manifest,
+    committed_steps,
+    describe_files,
+    find_damage,
+    read_item,
+    read_manifest,
+    write_manifest,
+)
+from jaxdp.errors import DamageFound, UserError
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A directory with a few files, committed."""
+    (tmp_path / "state" / "d").mkdir(parents=True)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "state" / "d" / "array").write_bytes(bytes(range(200)))
+    (tmp_path / "config" / "metadata").write_text('{"seed": 1}')
+    leaves = [{"path": "params/w", "shape": [2, 3], "dtype": "float32", "checksum": 7}]
+    files = describe_files(tmp_path)
+    write_manifest(tmp_path, Manifest(3, 1.7e9 + 1 / 3, {"eval/loss": 0.1, "eval/x": None}, leaves, files))
+    return tmp_path
+
+
+def test_manifest_returns_as_written(checkpoint):
+    found = read_manifest(checkpoint)
+    assert (found.step, found.time, found.metrics) == (3, 1.7e9 + 1 / 3, {"eval/loss": 0.1, "eval/x": None})
+    assert found.leaves == [{"path": "params/w", "shape": [2, 3], "dtype": "float32", "checksum": 7}]
+    assert found.files["config/metadata"] == {
+        "bytes": 11,
+        "sha256": "a4bbadc1c78966d28872dbe60ff40cb9c996f884e228ed4a08eb7d6c3a24f4b8",
+    }
+    assert find_damage(checkpoint) == []
+    assert not list(checkpoint.glob("*.tmp"))
+
+
+def test_a_flipped_bit_in_any_byte_of_the_manifest_is_damage(checkpoint):
+    path = checkpoint / "manifest.json"
+    content = path.read_bytes()
+    for index in range(len(content)):
+        flipped = bytearray(content)
+        flipped[index] ^= 1 << index % 8
+        path.write_bytes(flipped)
+        assert read_manifest(checkpoint) is None, index
+    assert find_damage(checkpoint) == [f"{path} is missing or damaged"]
+
+
+def test_a_truncated_or_foreign_manifest_is_damage(checkpoint):
+    path = checkpoint / "manifest.json"
+    text = path.read_text()
+    for content in ("", text[:-2], text + " ", "[]", "{}", "null", '{"digest": ""}'):
+        path.write_text(content)
+        assert read_manifest(checkpoint) is None
+
+
+def test_another_format_is_told(checkpoint, monkeypatch):
+    monkeypatch.setattr(manifests, "FORMAT", 2)
+    with pytest.raises(UserError, match=r"manifest.json has format 1, this version of jaxdp reads 2"):
+        read_manifest(checkpoint)
+
+
+def test_a_crash_while_writing_leaves_the_old_manifest(checkpoint, monkeypatch):
+    before = (checkpoint / "manifest.json").read_bytes()
+
+    def crash(_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(manifests.os, "fsync", crash)
+    with pytest.raises(OSError, match="no space"):
+        write_manifest(checkpoint, Manifest(4, 0.0, {}, [], {}))
+    assert (checkpoint / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "has 199 bytes, 200 were written"),
+        (lambda path: path.write_bytes(b"\1" + path.read_bytes()[1:]), "has another SHA-256 than when it was written"),
+    ],
+)
+def test_each_kind_of_damage_names_the_file(checkpoint, damage, sentence):
+    path = checkpoint / "state" / "d" / "array"
+    damage(path)
+    assert find_damage(checkpoint) == [f"{path} {sentence}"]
+
+
+def test_a_stray_file_is_no_damage(checkpoint):
+    (checkpoint / "state" / ".nfs0001").write_text("left by the file system")
+    assert find_damage(checkpoint) == []
+
+
+def test_read_item_reads_only_what_was_written(checkpoint):
+    assert read_item(checkpoint, "config") == {"seed": 1}
+    (checkpoint / "config" / "metadata").write_text('{"seed": 2}')
+    with pytest.raises(DamageFound, match="config/metadata is missing or not what was written"):
+        read_item(checkpoint, "config")
+    (checkpoint / "config" / "metadata").unlink()
+    with pytest.raises(DamageFound, match="config/metadata is missing or not what was written"):
+        read_item(checkpoint, "config")
+    (checkpoint / "manifest.json").write_text("{}")
+    with pytest.raises(DamageFound, match=r"manifest.json is missing or damaged"):
+        read_item(checkpoint, "config")
+
+
+def test_committed_steps_are_those_with_a_manifest_in_numeric_order(tmp_path):
+    assert committed_steps(tmp_path / "nothing") == []
+    for name in ("9", "10", "100", "20", "7.damaged", "8.deleting", "9.orbax-checkpoint-tmp", "notes"):
+        (tmp_path / name).mkdir()
+        if name != "20":
+            (tmp_path / name / "manifest.json").write_text("{}")
+    (tmp_path / "11").write_text("a file")
+    assert committed_steps(tmp_path) == [9, 10, 100]
+
+
+def test_metrics_are_json(checkpoint):
+    with pytest.raises(ValueError, match="JSON"):
+        write_manifest(checkpoint, Manifest(3, 0.0, {"eval/loss": float("nan")}, [], {}))
+    assert json.loads((checkpoint / "manifest.json").read_text())["metrics"]["eval/x"] is None

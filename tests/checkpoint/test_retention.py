@@ -1,0 +1,137 @@
+"""Which checkpoints stay, how the others go, which one a name stands for."""
+
+import shutil
+
+import pytest
+
+from jaxdp.checkpoint.manifest import Manifest, committed_steps, write_manifest
+from jaxdp.checkpoint.retention import (
+    Retention,
+    apply_retention,
+    choose_step,
+    delete_checkpoint,
+    ranked,
+    remove_leftovers,
+)
+from jaxdp.errors import UserError
+
+LOSSES = {1: 5.0, 2: 1.0, 3: 3.0, 4: 2.0, 5: 4.0, 6: 6.0}
+
+
+def commit(checkpoints, step, metrics):
+    (checkpoints / str(step)).mkdir(parents=True)
+    write_manifest(checkpoints / str(step), Manifest(step, 0.0, metrics, [], {}))
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    for step, loss in LOSSES.items():
+        commit(tmp_path, step, {"eval/loss": loss, "eval/accuracy": loss})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({}, {2, 5, 6}),
+        ({"keep_latest": 1, "keep_best": 0}, {6}),
+        ({"keep_latest": 1, "keep_best": 1}, {2, 6}),
+        ({"keep_latest": 1, "keep_best": 3}, {2, 3, 4, 6}),
+        ({"keep_latest": 3, "keep_best": 0}, {4, 5, 6}),
+        ({"keep_latest": 99, "keep_best": 0}, {1, 2, 3, 4, 5, 6}),
+        ({"keep_latest": 1, "keep_best": 99}, {1, 2, 3, 4, 5, 6}),
+        ({"keep_latest": 1, "keep_best": 0, "keep_every_steps": 3}, {3, 6}),
+        ({"keep_latest": 1, "keep_best": 1, "keep_every_steps": 5}, {2, 5, 6}),
+        ({"keep_latest": 1, "keep_best": 2, "metric": "eval/accuracy"}, {1, 6}),
+        ({"keep_latest": 1, "keep_best": 2, "metric": "eval/unknown"}, {6}),
+    ],
+)
+def test_exactly_the_right_checkpoints_stay(checkpoints, rules, kept):
+    apply_retention(checkpoints, Retention(**rules))
+    assert set(committed_steps(checkpoints)) == kept
+    assert {path.name for path in checkpoints.iterdir()} == set(map(str, kept))
+
+
+@pytest.mark.parametrize("metric", ["eval/loss", "eval/accuracy"])
+@pytest.mark.parametrize("losses", [(1, 2, 9, 10), (10, 9, 2, 1), (3, 3, 3, 3)])
+def test_the_latest_is_never_deleted_for_a_better_one(tmp_path, losses, metric):
+    for step, loss in enumerate(losses, 1):
+        commit(tmp_path, step, {metric: float(loss)})
+        apply_retention(tmp_path, Retention(keep_latest=1, keep_best=1, metric=metric))
+        assert step in committed_steps(tmp_path)
+        assert len(committed_steps(tmp_path)) <= 2
+
+
+def test_checkpoints_without_the_metric_are_kept_by_no_other_rule_than_age(tmp_path):
+    for step, metrics in enumerate([{}, {"eval/loss": None}, {"eval/loss": 2.0}, {}], 1):
+        commit(tmp_path, step, metrics)
+    apply_retention(tmp_path, Retention(keep_latest=1, keep_best=2))
+    assert committed_steps(tmp_path) == [3, 4]
+
+
+def test_of_equals_the_earlier_is_better():
+    assert ranked({2: {"m/loss": 1.0}, 1: {"m/loss": 1.0}, 3: {"m/loss": 0.5}}, "m/loss") == [3, 1, 2]
+    assert ranked({2: {"m/bleu": 1.0}, 1: {"m/bleu": 1.0}, 3: {"m/bleu": 0.5}}, "m/bleu") == [1, 2, 3]
+
+
+def test_a_checkpoint_is_renamed_before_it_is_deleted(checkpoints, monkeypatch):
+    def crash(path):
+        assert path.name == "2.deleting"
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", crash)
+        delete_checkpoint(checkpoints / "2")
+    assert committed_steps(checkpoints) == [1, 3, 4, 5, 6]
+    assert remove_leftovers(checkpoints) == ["2.deleting"]
+
+
+def test_leftovers_go_and_all_else_stays(checkpoints):
+    for name in ("8.orbax-checkpoint-tmp", "7", "3.deleting", "5.damaged", "notes"):
+        (checkpoints / name).mkdir()
+        (checkpoints / name / "file").write_text("")
+    (checkpoints / "12").write_text("a file of the user")
+    assert sorted(remove_leftovers(checkpoints)) == ["3.deleting", "7", "8.orbax-checkpoint-tmp"]
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "1", "2", "3", "4", "5", "6", "12", "5.damaged", "notes",
+    }  # fmt: skip
+    assert remove_leftovers(checkpoints / "nothing") == []
+
+
+def test_a_checkpoint_with_a_damaged_manifest_is_neither_deleted_nor_best(checkpoints):
+    (checkpoints / "2" / "manifest.json").write_text("{}")
+    apply_retention(checkpoints, Retention(keep_latest=1, keep_best=1))
+    assert committed_steps(checkpoints) == [2, 4, 6]
+    assert choose_step(checkpoints, "best", "eval/loss") == 4
+
+
+@pytest.mark.parametrize(
+    ("which", "metric", "step"),
+    [
+        ("latest", "eval/loss", 6),
+        ("best", "eval/loss", 2),
+        ("best", "eval/accuracy", 6),
+        ("3", "eval/loss", 3),
+    ],
+)
+def test_names_of_checkpoints(checkpoints, which, metric, step):
+    assert choose_step(checkpoints, which, metric) == step
+
+
+@pytest.mark.parametrize(
+    ("which", "metric", "sentence"),
+    [
+        ("7", "eval/loss", r"--step=7: .* has no such checkpoint; it has \[1, 2, 3, 4, 5, 6\]"),
+        ("last", "eval/loss", "--step=last: .* `latest` and `best`"),
+        ("-1", "eval/loss", "--step=-1: .* has no such checkpoint"),
+        ("best", "eval/bleu", r"no checkpoint in .* was saved with eval/bleu; use --step=latest"),
+    ],
+)
+def test_names_that_stand_for_nothing(checkpoints, which, metric, sentence):
+    with pytest.raises(UserError, match=sentence):
+        choose_step(checkpoints, which, metric)
+
+
+def test_without_checkpoints(tmp_path):
+    with pytest.raises(UserError, match=r"holds no checkpoint: train first, or check --workdir"):
+        choose_step(tmp_path, "latest")

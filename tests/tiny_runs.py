@@ -1,0 +1,135 @@
+"""Runs so small that a test can afford many: a text, a configuration, and calls of the command line.
+
+Whole runs compile the same few programs again and again, so all tests of a
+session, and the processes that they start, share one compilation cache.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+from jaxdp.cli.main import main
+from jaxdp.config import load_config
+
+CONFIG = """
+from jaxdp import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.total_steps = 6
+    config.global_batch_size = 16
+    config.microbatch_size = 1
+    config.data.source = "text"
+    config.data.path = {text!r}
+    config.data.length = 16
+    config.model.num_layers = 1
+    config.model.num_heads = 2
+    config.model.embed_dim = 16
+    config.model.dropout_rate = 0.1
+    config.optim.ema_decay = 0.9
+    config.optim.warmup_steps = 2
+    config.parallel.cpu_devices = 8
+    config.eval.every_steps = 3
+    config.eval.num_batches = 2
+    config.checkpoint.every_steps = 3
+    config.log.every_steps = 1
+    config.log.batch_hash = True
+    return config
+"""
+
+
+def write_text(path, num_words=3000, seed=0):
+    """Words in a random order, the same at every call."""
+    words = "the a of to and in that it was his he with as for had you not be her on at by".split()
+    drawn = random.Random(seed)
+    path.write_text(" ".join(drawn.choice(words) for _ in range(num_words)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One directory of compiled programs for this process and for those it starts."""
+    directory = tmp_path_factory.getbasetemp() / "compilation_cache"
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax_cache.reset_cache()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    """The tiny configuration, with its text beside it."""
+    directory = tmp_path_factory.getbasetemp() / "tiny"
+    if not directory.exists():
+        directory.mkdir()
+        write_text(directory / "text.txt")
+        (directory / "config.py").write_text(CONFIG.format(text=str(directory / "text.txt")))
+    return directory / "config.py"
+
+
+@pytest.fixture(scope="session")
+def trained(config_file):
+    """The work directory of a finished tiny run; tests read it and leave it as it is."""
+    workdir = config_file.parent / "trained"
+    if not workdir.exists():
+        assert train(config_file, workdir) == 0
+    return workdir
+
+
+def train(config_file, workdir, *options):
+    """`jaxdp train` in this process; returns the exit code."""
+    return main(["train", f"--config={config_file}", f"--workdir={workdir}", *options])
+
+
+def load(config_file, *overrides):
+    """The tiny configuration with some keys changed: `load(file, "total_steps=3")`."""
+    return load_config(str(config_file), [f"--config.{override}" for override in overrides])
+
+
+def environment(cache, **variables):
+    """The environment of a process that a test starts."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **variables,
+    }
+
+
+def start(*arguments, env, **options):
+    """Starts `jaxdp` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxdp", *map(str, arguments)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def metrics_lines(workdir, name="train/loss"):
+    """The lines of metrics.jsonl that have this name."""
+    lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if name in line]
+
+
+def saved_arrays(workdir, step):
+    """Every array of a checkpoint's state, by path, as NumPy."""
+    reader, state = ocp.PyTreeCheckpointer(), Path(workdir) / "checkpoints" / str(step) / "state"
+    metadata = reader.metadata(state).item_metadata.tree
+    on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+    tree = reader.restore(state, args=ocp.args.PyTreeRestore(restore_args=on_host))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_bits(arrays, expected):
+    """Equal names, shapes, dtypes and bits."""
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        assert array.dtype == expected[name].dtype and array.shape == expected[name].shape, name
+        assert array.tobytes() == expected[name].tobytes(), name
