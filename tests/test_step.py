@@ -21,6 +21,7 @@ from tiny_training import (
 
 from jaxdp.experiment.parts import task_loss
 from jaxdp.model import Transformer, model_config, parameter_shapes
+from jaxdp.model.dropout import dropout
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.step import Update
 
@@ -228,22 +229,39 @@ MODEL = model_config(
 )
 
 
-def dropout_losses(devices, microbatches, *, seed=0, rate=0.1, order=None):
-    """Losses of four steps on the same batch, its rows dealt in some order."""
+def transformer_params():
     random = np.random.default_rng(1)
-    params = jax.tree.map(
+    return jax.tree.map(
         lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), parameter_shapes(MODEL)
     )
-    step = TinyStep(
+
+
+def bigram_dropout_loss(params, rows, row_keys):
+    """The bigram model with dropout between its two matrices, which compiles quickly."""
+
+    def apply(params, tokens, row_keys):
+        hidden = dropout(params["table"][tokens], row_keys, rate=0.1, layer=0, site="embedding")
+        return hidden @ params["kernel"]
+
+    return TASK.loss(apply, params, rows, row_keys, train=True)
+
+
+def dropout_step(devices, microbatches, *, transformer=False, seed=0, rate=0.1):
+    return TinyStep(
         devices,
         microbatches,
-        loss=task_loss(TASK, Transformer(MODEL), train=True),
-        params=params,
+        loss=task_loss(TASK, Transformer(MODEL), train=True) if transformer else bigram_dropout_loss,
+        params=transformer_params() if transformer else bigram_params(),
         update=Update(optax.sgd(rate), optax.constant_schedule(rate)),
         seed=seed,
     )
-    state, losses, order = step.fresh_state(), [], slice(None) if order is None else order
+
+
+def losses_of(step, *, shuffled=False):
+    """Losses of four steps on the same batch, its rows dealt in order or at random."""
+    order = np.random.default_rng(10).permutation(ROWS) if shuffled else np.arange(ROWS)
     batch = {name: array[order] for name, array in uneven_batch(9).items()}
+    state, losses = step.fresh_state(), []
     for _ in range(4):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
@@ -252,20 +270,22 @@ def dropout_losses(devices, microbatches, *, seed=0, rate=0.1, order=None):
 
 @pytest.fixture(scope="module")
 def whole_batch_losses():
-    return dropout_losses(1, 1)
+    return losses_of(dropout_step(1, 1))
 
 
-@pytest.mark.parametrize("split", [(1, 4), (2, 2), (8, 1)])
-def test_dropout_does_not_depend_on_the_split(split, whole_batch_losses):
-    np.testing.assert_allclose(dropout_losses(*split), whole_batch_losses, rtol=1e-5)
+@pytest.mark.parametrize("split", [(1, 4), (2, 2), (4, 1), (8, 4)])
+def test_dropout_depends_on_the_row_and_not_on_the_split(split, whole_batch_losses):
+    step = dropout_step(*split)
+    for shuffled in (False, True):
+        np.testing.assert_allclose(losses_of(step, shuffled=shuffled), whole_batch_losses, rtol=1e-5)
 
 
-def test_dropout_goes_with_the_row_wherever_it_is_dealt(whole_batch_losses):
-    order = np.random.default_rng(10).permutation(ROWS)
-    np.testing.assert_allclose(dropout_losses(4, 2, order=order), whole_batch_losses, rtol=1e-5)
+def test_dropout_of_the_transformer_does_not_depend_on_the_split():
+    whole, split = dropout_step(1, 1, transformer=True), dropout_step(8, 2, transformer=True)
+    np.testing.assert_allclose(losses_of(split, shuffled=True), losses_of(whole), rtol=1e-5)
 
 
 def test_masks_differ_by_step_and_seed(whole_batch_losses):
-    losses = dropout_losses(1, 1, seed=1, rate=0.0)  # nothing but the masks changes
+    losses = losses_of(dropout_step(1, 1, seed=1, rate=0.0))  # nothing but the masks changes
     assert np.abs(np.diff(losses)).min() > 1e-4
     assert abs(losses[0] - whole_batch_losses[0]) > 1e-4

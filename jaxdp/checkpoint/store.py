@@ -55,7 +55,9 @@ class CheckpointWriter:
         self._checkpoints = checkpoints.resolve()
         self._retention = retention
         self._async_save = async_save
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # Created in the background, directories that cannot be made hold the process for minutes.
+        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
         self._pending: concurrent.futures.Future | None = None
         self._last_step: int | None = None

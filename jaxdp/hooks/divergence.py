@@ -13,7 +13,7 @@ class Divergence(Hook):
 
     def on_step(self, info: StepInfo) -> None:
         in_a_row = int(info.metrics["skipped_in_a_row"])
-        if in_a_row >= self._limit:
+        if in_a_row >= max(self._limit, 1):
             raise TrainingDiverged(
                 f"training diverged: the last {in_a_row} updates up to step {info.step} had a non-finite loss or "
                 f"gradient and were skipped; the checkpoints before step {info.step - in_a_row + 1} are good. "

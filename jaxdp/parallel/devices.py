@@ -102,12 +102,12 @@ def configure_backend(
 
 
 def fitting_cpu_devices(num_rows: int) -> int:
-    """The largest count of CPU devices, up to the cores, that divides `num_rows`.
+    """The largest count of CPU devices, up to the cores, that divides `num_rows`; 1 where none does.
 
     XLA uses several cores well only through several devices: on two cores one
     device takes 46 ms for a step of nanoGPT's CPU recipe, two take 27.5 ms.
     """
-    return divisors_up_to(num_rows, num_cores())[-1]
+    return max(divisors_up_to(num_rows, num_cores()), default=1)
 
 
 def _count_forced_outside() -> bool:
@@ -183,7 +183,7 @@ def divide_batch(
 
 
 def check_device_count(requested: int | None, topology: Topology) -> None:
-    """Raises UserError when fewer devices exist than were asked for."""
+    """Raises UserError when JAX did not make the number of CPU devices that was asked for."""
     if requested is not None and topology.num_local_devices != requested:
         raise UserError(
             f"parallel.cpu_devices={requested} was asked for, but JAX made "

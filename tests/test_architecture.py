@@ -1,0 +1,103 @@
+"""The house: imports go strictly down the floors, and some names stay in one file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "jaxdp"
+
+FLOORS = (
+    {"errors", "trees", "typing", "metrics"},
+    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
+    {"tasks", "parallel", "state"},
+    {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
+    {"trainer", "hooks"},
+    {"experiment", "benchmark"},
+    {"cli", "__init__", "__main__"},
+)
+"""The parts of each floor, lowest first: files and packages directly under jaxdp/."""
+
+SAME_FLOOR = {
+    ("trees", "typing"),
+    ("evaluation", "step"),
+    ("evaluation", "inference"),
+    ("inspection", "checkpoint"),
+    ("hooks", "trainer"),
+    ("benchmark", "experiment"),
+    ("plotting", "writers"),
+    ("config", "defaults"),
+    ("__main__", "cli"),
+    ("cli", "__init__"),
+}
+"""(part, part that it may import from its own floor)."""
+
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_names(tree):
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def spelled_names(tree):
+    """Every identifier and dotted import of a file; comments and strings do not count."""
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "name", "module"):
+            if isinstance(getattr(node, field, None), str):
+                yield from getattr(node, field).split(".")
+
+
+@pytest.fixture(params=FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def source(request):
+    return request.param, ast.parse(request.param.read_text())
+
+
+def test_imports_go_down(source):
+    path, tree = source
+    part = part_of(path)
+    for name in imported_names(tree):
+        if name.split(".")[0] != "jaxdp":
+            continue
+        imported = name.split(".")[1]
+        imported = imported if imported in FLOOR_OF else "__init__"  # __version__ and the like
+        lower = FLOOR_OF[imported] < FLOOR_OF[part]
+        assert lower or imported == part or (part, imported) in SAME_FLOOR, f"{part} imports {name}"
+
+
+def test_names_that_stay_in_their_place(source):
+    path, tree = source
+    names, imports = set(spelled_names(tree)), set(imported_names(tree))
+    assert not names & {"_src", "pickle", "cloudpickle", "dill"}
+    if path != ROOT / "parallel" / "spmd.py":
+        assert not names & {"pmap", "shard_map"}
+    if FLOOR_OF[part_of(path)] < FLOOR_OF["experiment"] and path.stem not in ("config", "defaults"):
+        assert not any(name.startswith("ml_collections") for name in imports)
+    if part_of(path) == "model":
+        assert not names & {"pmean", "psum", "all_gather"}
+    if part_of(path) == "tasks":
+        assert not names & {"pmean", "psum", "all_gather"}
+    if part_of(path) == "data":
+        assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in imports)
+    if path.stem in ("step", "trainer"):
+        assert not names & {"causal_lm", "CausalLM", "masked_lm", "classification", "seq2seq"}
+
+
+def test_every_part_has_a_floor():
+    parts = {part_of(path) for path in FILES}
+    assert parts <= FLOOR_OF.keys()
+
+
+def test_no_part_is_a_grab_bag():
+    names = {path.stem for path in FILES}
+    assert not names & {"utils", "helpers", "common", "misc", "manager"}
