@@ -28,3 +28,7 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'jaxdp' has no attribute {name!r}")
     module, attribute = _EXPORTS[name]
     return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -102,7 +102,8 @@ def _run_config_file(path: str) -> ConfigDict:
             f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
             f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
         )
-    missing = [key for key in flat_keys(defaults.get_config()) if key not in flat_keys(config)]
+    known = {*flat_keys(config), ""}
+    missing = [key for key in flat_keys(defaults.get_config()) if key not in known and key.rpartition(".")[0] in known]
     if missing:
         raise UserError(
             f"--config={path}: the configuration lacks {', '.join(missing[:3])}"

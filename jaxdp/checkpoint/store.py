@@ -85,7 +85,7 @@ class CheckpointWriter:
             self._orbax.save(
                 self._checkpoints / str(step),
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
+                    state=ocp.args.StandardSave(host_copy(state)),
                     data=ocp.args.JsonSave(dict(data_state)),
                     config=ocp.args.JsonSave(dict(config)),
                 ),
@@ -149,6 +149,21 @@ class CheckpointWriter:
         finally:
             self._finisher.shutdown()
             self._orbax.close()
+
+
+def host_copy(state: PyTree) -> PyTree:
+    """The state as NumPy arrays of its own memory, which no later step overwrites.
+
+    Orbax would save the arrays from the devices too, but slices each one over
+    its replicas first, which compiles a program for every shape (0.5 s at the
+    first save of 93 leaves) and has nothing to gain when all replicas are equal.
+    """
+
+    def copy(leaf: jax.Array, host: np.ndarray) -> np.ndarray:
+        # On CPU the host array is the device's own buffer, which the next step takes over.
+        return host.copy() if leaf.addressable_shards[0].device.platform == "cpu" else host
+
+    return jax.tree.map(copy, state, jax.device_get(state))
 
 
 def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:

@@ -177,9 +177,15 @@ def test_a_failed_save_is_told_at_the_next_check(checkpoints, make_writer, monke
     writer = make_writer()
     save(writer, 1)
     writer.wait()
+    whole = ocp.AsyncCheckpointer.wait_until_finished
+
+    def fill_the_disk(self):
+        whole(self)
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
     with monkeypatch.context() as patch:
-        full = ValueError("RESOURCE_EXHAUSTED: No space left on device")
-        patch.setattr(ocp.AsyncCheckpointer, "wait_until_finished", lambda self: (_ for _ in ()).throw(full))
+        patch.setattr(ocp.AsyncCheckpointer, "wait_until_finished", fill_the_disk)
         save(writer, 2)
         with pytest.raises(UserError) as failure:
             for _ in range(1000):

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdp import defaults
+from jaxdp.data.tokenizers import make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.model import Transformer, model_config, parameter_shapes
@@ -16,8 +18,6 @@ ROWS, LENGTH, VOCAB_SIZE = 4, 6, 259
 
 @pytest.fixture(scope="module", params=sorted(registered_tasks()))
 def task(request):
-    from jaxdp.data.tokenizers import make_tokenizer
-
     return registered_tasks()[request.param](
         TaskInputs(length=LENGTH, tokenizer=make_tokenizer("byte", ["text"]))
     )
@@ -63,8 +63,6 @@ def test_a_row_is_the_same_in_any_batch(task):
 
 
 def test_preparing_is_deterministic(task):
-    from jaxdp.data.tokenizers import make_tokenizer
-
     tokenizer = make_tokenizer("byte", ["text"])
     first, second = (task.prepare({"text": "some text"}, tokenizer) for _ in range(2))
     assert first.keys() == second.keys()
@@ -86,8 +84,6 @@ def test_the_name_of_a_task_chooses_it(monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", {})
     register_task("mine", lambda inputs: ("mine", inputs.length, inputs.z_loss))
     assert set(registered_tasks()) == {"mine"}
-    from jaxdp import defaults
-
     config = defaults.get_config()
     config.task, config.data.length, config.optim.z_loss = "mine", 33, 0.25
     assert make_task(config, None) == ("mine", 33, 0.25)

@@ -1,0 +1,127 @@
+"""When states are saved, and with what beside them."""
+
+import pytest
+
+from jaxdp.hooks.checkpointing import Checkpointing
+from jaxdp.hooks.evaluating import Evaluating
+from jaxdp.hooks.every import Every
+from jaxdp.state import StepInfo
+from jaxdp.trainer import SAVE_REQUEST, train
+
+
+class Writer:
+    """Records saves; `failure` is raised at the next check."""
+
+    def __init__(self):
+        self.saved, self.waits, self.failure = [], 0, None
+
+    def save(self, *arguments):
+        if all(arguments[0] != other[0] for other in self.saved):  # as the real one
+            self.saved.append(arguments)
+
+    def wait(self):
+        self.waits += 1
+
+    def check(self):
+        if self.failure:
+            raise self.failure
+
+
+class Clock:
+    def __init__(self):
+        self.secs = 0.0
+
+    def __call__(self):
+        return self.secs
+
+
+def make_hook(writer, *, every=0, last_step=None, evaluated=None, **options):
+    return Checkpointing(
+        writer,
+        Every(every, last_step),
+        lambda step: {"step": step},
+        {"seed": 0},
+        evaluated or (lambda step: {}),
+        **options,
+    )
+
+
+def run(hooks, total_steps, *, peer=None, on_dispatch=lambda step: None):
+    """The real loop, with a program of steps that each agree on the largest request."""
+
+    def program(state, batch, signals):
+        on_dispatch(state + 1)
+        return state + 1, {"request": max(signals, peer(state + 1) if peer else 0)}
+
+    return train(
+        program, 0, ((0, 0) for _ in range(10**6)), lambda request, _: request, hooks,
+        first_step=0, total_steps=total_steps, waited_secs=lambda: 0.0,
+    )  # fmt: skip
+
+
+def steps_of(writer):
+    return [saved[0] for saved in writer.saved]
+
+
+def test_saves_at_its_steps_and_at_the_end():
+    writer = Writer()
+    run([make_hook(writer, every=3)], 8)
+    assert steps_of(writer) == [3, 6, 8]
+    assert writer.saved[0] == (3, 3, {"step": 3}, {"seed": 0}, {})
+    assert writer.waits == 1  # at the end, so that the last checkpoint counts
+
+
+def test_saves_by_the_clock_once_all_have_agreed():
+    writer, clock = Writer(), Clock()
+
+    def on_dispatch(step):
+        clock.secs += 10.0
+
+    run([make_hook(writer, minutes=1.0, clock=clock)], 20, on_dispatch=on_dispatch)
+    # Overdue after 60 s: step 7 carries the request, step 8 is dispatched before it is read
+    # and is the one saved; then the clock starts again.
+    assert steps_of(writer) == [8, 16, 20]
+
+
+def test_another_process_may_be_the_one_whose_clock_is_up():
+    writer = Writer()
+    run([make_hook(writer)], 6, peer=lambda step: SAVE_REQUEST if step == 3 else 0)
+    assert steps_of(writer) == [4, 6]
+
+
+def test_a_save_at_a_step_restarts_the_clock():
+    writer, clock = Writer(), Clock()
+
+    def on_dispatch(step):
+        clock.secs += 10.0
+
+    run([make_hook(writer, every=5, minutes=1.0, clock=clock)], 12, on_dispatch=on_dispatch)
+    assert steps_of(writer) == [5, 10, 12]
+
+
+def test_without_minutes_the_clock_asks_for_nothing():
+    clock = Clock()
+    hook = make_hook(Writer(), clock=clock)
+    clock.secs = 1e9
+    assert hook.request() == 0
+
+
+def test_the_evaluation_of_the_same_step_is_saved_with_it():
+    writer, written = Writer(), []
+    evaluating = Evaluating(
+        Every(2, 5), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line)
+    )
+    run([evaluating, make_hook(writer, every=1, evaluated=evaluating.last_at)], 5)
+    assert [(saved[0], saved[-1]) for saved in writer.saved] == [
+        (1, {}), (2, {"eval/loss": 8.0}), (3, {}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0}),
+    ]  # fmt: skip
+    assert written == [(2, {"eval/loss": 8.0}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0})]
+
+
+def test_a_failed_save_stops_the_run_at_the_next_step():
+    writer = Writer()
+    hook = make_hook(writer)
+    hook.on_step(StepInfo(1, {"request": 0}, 0.1, 0.0))
+    writer.failure = OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        hook.on_step(StepInfo(2, {"request": 0}, 0.1, 0.0))

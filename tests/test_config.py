@@ -1,0 +1,303 @@
+"""Configuration files, command line values, JSON, and what a resume may change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxdp import defaults
+from jaxdp.config import (
+    FIXED_ON_RESUME,
+    check_resumable,
+    flat_keys,
+    from_json,
+    load_config,
+    nearest,
+    read_run_config,
+    to_json,
+)
+from jaxdp.errors import UserError
+
+HEAD = "from jaxdp import defaults\n\n\ndef get_config():\n    config = defaults.get_config()\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(lines of the file's get_config, *command line) -> configuration."""
+
+    def load(body, *overrides):
+        path = tmp_path / "config.py"
+        path.write_text(HEAD + "".join(f"    {line}\n" for line in body) + "    return config\n")
+        return load_config(str(path), overrides)
+
+    return load
+
+
+def value_of(config, key):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def leaf_keys(config):
+    groups = {key.rsplit(".", 1)[0] for key in flat_keys(config) if "." in key}
+    return [key for key in flat_keys(config) if key not in groups]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("total_steps=7", "total_steps", 7),
+        ("optim.learning_rate=3e-4", "optim.learning_rate", 3e-4),
+        ("optim.learning_rate=1", "optim.learning_rate", 1.0),
+        ("log.batch_hash=True", "log.batch_hash", True),
+        ("log.batch_hash=false", "log.batch_hash", False),
+        ("log.batch_hash", "log.batch_hash", True),
+        ("data.path=a=b c", "data.path", "a=b c"),
+        ("model.num_layers=3", "model.num_layers", 3),
+        ("model.use_bias=False", "model.use_bias", False),
+        ("microbatch_size=2", "microbatch_size", 2),
+        ("parallel.cpu_devices=8", "parallel.cpu_devices", 8),
+        ("seed=5", "seed", 5),
+    ],
+)
+def test_the_command_line_beats_the_file(load, override, key, value):
+    body = ["config.total_steps = 3", "config.model.num_layers = 9", "config.seed = 1"]
+    found = value_of(load(body, f"--config.{override}"), key)
+    assert found == value and type(found) is type(value)
+
+
+def test_a_truth_value_can_be_switched_off(load):
+    assert load(["config.total_steps = 3", "config.log.batch_hash = True"], "--noconfig.log.batch_hash").log.batch_hash is False
+
+
+def test_a_tuple_can_be_overridden(load):
+    """None of today's keys is a tuple; recipes of later tasks have some."""
+    body = ["config.total_steps = 3", "with config.unlocked():", "    config.data.mixture = ()"]
+    config = load(body, "--config.data.mixture=({'path': 'a', 'weight': 1.0}, 2)")
+    assert config.data.mixture == ({"path": "a", "weight": 1.0}, 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "overrides", "kept"),
+    [
+        (["config.total_steps = 3"], [], {"total_steps": 3}),
+        (["config.total_steps = 3"], ["--config.total_epochs=2"], {"total_epochs": 2.0}),
+        (["config.total_epochs = 0.5"], ["--config.total_tokens=1e6"], {"total_tokens": 1e6}),
+        (["config.total_steps = 3", "config.total_epochs = 1.0"], ["--config.total_steps=4"], {"total_steps": 4}),
+    ],
+)
+def test_a_duration_on_the_command_line_replaces_the_files(load, body, overrides, kept):
+    config = load(body, *overrides)
+    durations = {key: config[key] for key in ("total_steps", "total_epochs", "total_tokens")}
+    assert {key: value for key, value in durations.items() if value is not None} == kept
+
+
+@pytest.mark.parametrize(
+    ("body", "overrides", "sentence"),
+    [
+        ([], [], "exactly one of total_steps, total_epochs, total_tokens must be set; none is given"),
+        (
+            ["config.total_steps = 3", "config.total_epochs = 1.0"], [],
+            "the configuration file gives total_steps and total_epochs",
+        ),
+        ([], ["--config.total_steps=3", "--config.total_tokens=5"], "the command line gives total_steps and total_tokens"),
+        ([], ["--config.total_steps=0"], "total_steps=0 must be above 0 and finite"),
+        ([], ["--config.total_epochs=-1"], "total_epochs=-1.0 must be above 0"),
+        ([], ["--config.total_epochs=nan"], "total_epochs=nan must be above 0"),
+        ([], ["--config.total_tokens=inf"], "total_tokens=inf must be above 0 and finite"),
+    ],
+)  # fmt: skip
+def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load(body, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("--config.optim.learning_rat=1", "unknown configuration key 'optim.learning_rat'; did you mean 'optim.learning_rate'"),
+        ("--config.learning_rate=1", "did you mean 'optim.learning_rate'"),
+        ("--config.total_step=1", "did you mean 'total_steps'"),
+        ("--config.model.layers=1", "did you mean 'model.num_layers'"),
+        ("--config.zzz=1", "unknown configuration key 'zzz'; keys begin with checkpoint, data, eval, global_batch_size, "),
+        ("--config.seed=x", "--config.seed=x: seed must be a whole number"),
+        ("--config.total_steps=1e6", "--config.total_steps=1e6: total_steps must be a whole number"),
+        ("--config.total_steps=2.5", "total_steps must be a whole number"),
+        ("--config.optim.learning_rate=fast", "optim.learning_rate must be a number"),
+        ("--config.log.batch_hash=maybe", "log.batch_hash must be True or False"),
+        ("--config.optim=adam", r"optim is a group of keys; set one of them, --config.optim.KEY=VALUE"),
+        ("--batch=3", "unknown option --batch; configuration values are given as --config.KEY=VALUE"),
+        ("stray", "'stray' is not understood; values are given as --config.KEY=VALUE"),
+    ],
+)
+def test_wrong_command_lines(load, override, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load(["config.total_steps = 3"], override)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("seed", (-1, 2**32)),
+        ("global_batch_size", (0, -4)),
+        ("model.vocab_size", (0,)),
+        ("optim.ema_decay", (-0.1, 1.0)),
+        ("optim.label_smoothing", (-0.1, 1.0, 1.5, float("nan"))),
+        ("optim.z_loss", (-1.0, float("inf"))),
+        ("optim.max_skipped_in_a_row", (0,)),
+        ("parallel.cpu_devices", (0, -3, 100000)),
+        ("parallel.bucket_mb", (0.0, -1.0)),
+        ("eval.every_steps", (-1,)),
+        ("eval.num_batches", (-1,)),
+        ("checkpoint.every_steps", (-1,)),
+        ("checkpoint.every_minutes", (-0.5, float("nan"))),
+        ("checkpoint.keep_latest", (0, -1)),
+        ("checkpoint.keep_best", (-1,)),
+        ("checkpoint.keep_every_steps", (-1,)),
+        ("log.every_steps", (-1,)),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(load, key, wrong):
+    for value in wrong:
+        with pytest.raises(UserError, match=rf"^{key}={value} must be "):
+            load(["config.total_steps = 3"], f"--config.{key}={value}")
+
+
+def test_zero_means_off_or_all(load):
+    off = (
+        "eval.every_steps", "eval.num_batches", "checkpoint.every_steps", "checkpoint.every_minutes",
+        "checkpoint.keep_best", "checkpoint.keep_every_steps", "log.every_steps", "optim.ema_decay",
+    )  # fmt: skip
+    config = load(["config.total_steps = 3"], *(f"--config.{key}=0" for key in off))
+    assert all(value_of(config, key) == 0 for key in off)
+
+
+def test_the_result_is_locked(load):
+    config = load(["config.total_steps = 3"])
+    with pytest.raises(AttributeError):
+        config.new_key = 1
+    with pytest.raises(AttributeError):
+        config.optim.new_key = 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("def get_config(:\n", r"does not load: SyntaxError in line 1: "),
+        ("x = 1\n\n\ny = 1 / 0\n", "does not load: ZeroDivisionError in line 4: division by zero"),
+        ("def get_config():\n    return {}['a']\n", "does not load: KeyError in line 2: 'a'"),
+        (HEAD + "    config.optim.lerning_rate = 1\n    return config\n", "does not load: AttributeError in line 6"),
+        (HEAD + "    config.seed = 'x'\n    return config\n", "does not load: TypeError in line 6"),
+        ("import no_such_module_at_all\n", "does not load: ModuleNotFoundError in line 1"),
+        ("x = 1\n", r"defines no get_config\(\); see configs/"),
+        ("get_config = 3\n", "does not load: TypeError"),
+        ("def get_config():\n    pass\n", "must return an ml_collections.ConfigDict, not NoneType"),
+        ("def get_config():\n    return {'seed': 1}\n", "must return an ml_collections.ConfigDict, not dict"),
+        (
+            "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'seed': 1})\n",
+            "the configuration lacks checkpoint, data, eval and more; begin with jaxdp.defaults",
+        ),
+    ],
+)
+def test_files_that_do_not_load(tmp_path, text, sentence):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"^--config={path}:? .*{sentence}") as refusal:
+        load_config(str(path), [])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["nothing.py", "."])
+def test_a_file_that_is_not_there(path):
+    with pytest.raises(UserError, match=f"--config={path}: there is no such file"):
+        load_config(path, [])
+
+
+SAMPLES = {int: 3, float: 0.25, str: "text", bool: True}
+
+
+def test_every_key_survives_json():
+    config = defaults.get_config()
+    for key in leaf_keys(config):
+        *groups, last = key.split(".")
+        group = config
+        for name in groups:
+            group = group[name]
+        value = SAMPLES[group.get_type(last)]
+        group[last] = not group[last] if group[last] in (True, False) and value is True else value
+    written = json.loads(json.dumps(to_json(config), allow_nan=False))
+    returned = from_json(written)
+    assert to_json(returned) == written
+    for key in leaf_keys(config):
+        assert value_of(returned, key) == value_of(config, key), key
+        assert type(value_of(returned, key)) is type(value_of(config, key)), key
+
+
+def test_unset_keys_and_tuples_survive_json():
+    config = defaults.get_config().unlock()
+    config.data.mixture = ("a", 1)
+    config.masked_lm = {"mask_rate": 0.15}
+    returned = from_json(json.loads(json.dumps(to_json(config))))
+    assert returned.data.mixture == ("a", 1) and returned.masked_lm.mask_rate == 0.15
+    assert returned.total_steps is None and returned.model.num_layers is None
+    assert to_json(returned) == to_json(config)
+    with pytest.raises(AttributeError):
+        returned.unknown = 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}', '{"data": 3}', "\xff"])
+def test_a_config_json_that_jaxdp_did_not_write(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=f"{path} cannot be read as a jaxdp configuration"):
+        read_run_config(path)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path} cannot be read as a jaxdp configuration"):
+        read_run_config(path)
+
+
+def changed(key):
+    """Two resolved configurations that differ in one key."""
+    saved = to_json(defaults.get_config())
+    current = json.loads(json.dumps(saved))
+    *groups, last = key.split(".")
+    group = current
+    for name in groups:
+        group = group[name]
+    group[last] = "changed"
+    return saved, current
+
+
+@pytest.mark.parametrize("key", leaf_keys(defaults.get_config()))
+def test_what_a_resume_may_change(key, tmp_path):
+    saved, current = changed(key)
+    check_resumable(saved, saved, tmp_path)
+    if key.split(".")[0] not in FIXED_ON_RESUME or key == "data.path":
+        check_resumable(saved, current, tmp_path)
+        return
+    with pytest.raises(UserError) as refusal:
+        check_resumable(saved, current, tmp_path)
+    lines = str(refusal.value).splitlines()
+    was = value_of(saved, key)
+    assert lines[1:-1] == [f"  {key}: {'unset' if was is None else repr(was)} in the run, 'changed' now"]
+
+
+def test_fixed_on_resume_is_the_contract():
+    assert set(FIXED_ON_RESUME) == {"task", "model", "data", "seed", "optim", "global_batch_size"}
+
+
+def test_nearest_by_the_whole_name_or_its_last_part():
+    known = ["optim", "optim.learning_rate", "total_steps", "data.length"]
+    assert nearest("optim.learning_rat", known) == "; did you mean 'optim.learning_rate'?"
+    assert nearest("model.lenght", known) == "; did you mean 'data.length'?"
+    assert nearest("xyz", known) == "; keys begin with optim, total_steps, data."
+
+
+def test_every_default_has_a_comment_and_no_list():
+    lines = Path(defaults.__file__).read_text().splitlines()
+    assigned = [line for line in lines if line.startswith("    config.") and "ConfigDict()" not in line]
+    assert len(assigned) == len(leaf_keys(defaults.get_config()))
+    assert [line for line in assigned if "  # " not in line] == []
+    config = defaults.get_config()
+    assert not any(isinstance(value_of(config, key), list) for key in leaf_keys(config))
