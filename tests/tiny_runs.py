@@ -50,7 +50,7 @@ def get_config():
 
 def write_text(path, num_words=3000, seed=0):
     """Words in a random order, the same at every call."""
-    words = "the a of to and in that it was his he with as for had you not be her on at by".split()
+    words = ("the", "of", "and", "that", "his", "with", "for", "had", "you", "not", "her", "from", "which", "have")
     drawn = random.Random(seed)
     path.write_text(" ".join(drawn.choice(words) for _ in range(num_words)))
 
@@ -125,6 +125,28 @@ def saved_arrays(workdir, step):
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
     tree = reader.restore(state, args=ocp.args.PyTreeRestore(restore_args=on_host))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def contents(directory):
+    """Every file below a directory, by relative path, but for the lock and the log."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in Path(directory).rglob("*")
+        if path.is_file() and path.name != "run.lock" and path.suffix != ".log"
+    }
+
+
+def assert_refused(capsys, code=2):
+    """One sentence on stderr, nothing on stdout, no traceback; returns the sentence."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    said = err.splitlines()
+    starts = [index for index, line in enumerate(said) if line.startswith("jaxdp: ")]
+    assert len(starts) == 1, err
+    sentence = "\n".join(said[starts[0] :])
+    assert "Traceback" not in err and sentence.rstrip().endswith((".", "?", "--help")), err
+    assert code in (2, 3, 4)
+    return sentence.removeprefix("jaxdp: ")
 
 
 def assert_same_bits(arrays, expected):

@@ -101,9 +101,8 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
     """
     steps = committed_steps(checkpoints)
     if not steps:
-        raise UserError(
-            f"{checkpoints} holds no checkpoint: train first, or check --workdir."
-        )
+        raise UserError(f"{checkpoints} holds no checkpoint: train first, or check --workdir.")
+    listed = ", ".join(map(str, steps))
     if which == "latest":
         return steps[-1]
     if which == "best":
@@ -111,11 +110,11 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
         if not order:
             raise UserError(
                 f"no checkpoint in {checkpoints} was saved with {metric}; "
-                f"use --step=latest or one of {steps}."
+                f"use --step=latest or one of {listed}."
             )
         return order[0]
     if not which.isdigit() or int(which) not in steps:
         raise UserError(
-            f"--step={which}: {checkpoints} has no such checkpoint; it has {steps}, `latest` and `best`."
+            f"--step={which}: {checkpoints} has no such checkpoint; it has {listed}, `latest` and `best`."
         )
     return int(which)

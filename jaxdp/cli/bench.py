@@ -21,9 +21,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.steps < 10:
         raise UserError(f"--steps={options.steps} is too few to time; give 10 or more.")
     from jaxdp import benchmark
+    from jaxdp.parallel.devices import divide_batch
 
     if options.devices:
-        results = benchmark.measure_device_counts(options.config, rest, options.steps, _counts(options.devices))
+        counts = _counts(options.devices)
+        for count in counts:
+            divide_batch(config.global_batch_size, config.microbatch_size, count)
+        results = benchmark.measure_device_counts(options.config, rest, options.steps, counts)
     else:
         results = [benchmark.measure(config, options.steps)]
     for result in results:
@@ -33,9 +37,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _counts(text: str) -> list[int]:
     try:
-        return [int(count) for count in text.split(",")]
-    except ValueError:
-        raise UserError(f"--devices={text} must be counts such as 1,2,4.") from None
+        return [shared.device_count(count) for count in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--devices={text} must be counts such as 1,2,4: {error}.") from None
 
 
 def _as_text(result: dict) -> str:

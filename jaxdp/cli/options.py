@@ -13,13 +13,14 @@ from jaxdp.errors import UserError
 def add_cpu_devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu_devices",
-        type=_device_count,
+        type=device_count,
         metavar="N",
         help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)",
     )
 
 
-def _device_count(text: str) -> int:
+def device_count(text: str) -> int:
+    """A number of fake CPU devices, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_DEVICES:
         raise argparse.ArgumentTypeError(f"{text} is not a number of devices from 1 to {MAX_CPU_DEVICES}")
     return int(text)

@@ -65,7 +65,7 @@ class Composition:
         )
         self.task = parts.make_task(config, data.tokenizer)
         self.model = parts.make_model(config, data.vocab_size, self.topology.platform)
-        self.update = parts.make_update(config, total_steps)
+        self.update = parts.make_update(config, total_steps, self.topology.platform)
         self._order = parts.row_order(config, data.train)
         self._initialise = parts.make_initial_state(config, self.model, self.update)
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)

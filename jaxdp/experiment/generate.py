@@ -1,5 +1,6 @@
 """`jaxdp generate`: continue prompts with the model of a work directory."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
 DEFAULT_SAMPLING = Sampling()
+
+MAX_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,13 @@ def generate(
     Raises:
         UserError: no run, no checkpoint, a prompt that is too long or cannot be expressed.
     """
+    if max_new_tokens < 1 or num_samples < 1:
+        raise UserError("--max_new_tokens and --num_samples must be at least 1.")
+    if not 0 <= seed <= MAX_SEED + 1 - num_samples:
+        raise UserError(
+            f"--seed={seed} is out of range: {num_samples} samples need one from 0 to "
+            f"{MAX_SEED + 1 - num_samples}."
+        )
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
@@ -82,8 +92,6 @@ def generate(
             f"--workdir={directory.root} was trained on ready-made tokens and has no tokenizer.json; "
             "put that of the tokenizer which wrote them there."
         )
-    if max_new_tokens < 1 or num_samples < 1:
-        raise UserError("--max_new_tokens and --num_samples must be at least 1.")
     tokenizer = load_tokenizer(directory.tokenizer)
     encoded = [_encode(prompt, tokenizer, config.data.length) for prompt in prompts]
     rows = [(index, seed + sample) for index in range(len(prompts)) for sample in range(num_samples)]
@@ -136,7 +144,26 @@ class _Decoder:
     def continue_rows(
         self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
     ) -> list[np.ndarray]:
-        """New tokens of each row, up to and without end of text."""
+        """New tokens of each row, up to and without end of text.
+
+        Rows that outgrow the context are decoded beside rows of the same length
+        only: what a row still sees must not depend on its company.
+        """
+        groups = collections.defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            outgrows = len(prompt) + max_new_tokens > self._context
+            groups[len(prompt) if outgrows else 0].append(row)
+        new: dict[int, np.ndarray] = {}
+        for rows in groups.values():
+            continued = self._continue_together(
+                [prompts[row] for row in rows], [seeds[row] for row in rows], max_new_tokens
+            )
+            new.update(zip(rows, continued, strict=True))
+        return [new[row] for row in range(len(prompts))]
+
+    def _continue_together(
+        self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[np.ndarray]:
         texts = [np.asarray(prompt, np.int32) for prompt in prompts]
         drawn = 0
         while drawn < max_new_tokens:
@@ -156,14 +183,14 @@ class _Decoder:
         return tokens[: ends[0]] if ends.size else tokens
 
     def _decode(self, texts, seeds, drawn: int, num_new: int) -> np.ndarray:
-        """One call of the compiled loop; rows are padded to fill all devices."""
+        """One call of the compiled loop; copies of rows fill up the devices, and end when those do."""
         num_devices = self._topology.num_devices
         num_rows = -(-len(texts) // num_devices) * num_devices
         width = max(len(text) for text in texts)
         tokens = np.zeros((num_rows, width), np.int32)
         mask = np.zeros((num_rows, width), bool)
-        mask[:, -1] = True  # rows of padding hold one token: attending to nothing is no number
-        for row, text in enumerate(texts):
+        for row in range(num_rows):
+            text = texts[row % len(texts)]
             tokens[row, width - len(text) :] = text
             mask[row, width - len(text) :] = True
         batch = {

@@ -189,14 +189,18 @@ def make_model(config: ConfigDict, vocab_size: int, platform: str) -> Transforme
     return Transformer(architecture(config, vocab_size, dtype=dtype))
 
 
-def make_update(config: ConfigDict, total_steps: int) -> Update:
+def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
     """Optimizer, schedule, clipping and averaging of parameters."""
     fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
     optim = OptimizerConfig(
         **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps
     )
     return Update(
-        make_optimizer(optim), make_schedule(optim), config.optim.clip_norm, config.optim.ema_decay
+        make_optimizer(optim),
+        make_schedule(optim),
+        config.optim.clip_norm,
+        config.optim.ema_decay,
+        "branch" if platform == "cpu" else "select",
     )
 
 

@@ -29,7 +29,7 @@ def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> s
 def batch_line(shape: BatchShape, length: int) -> str:
     """global batch = devices x microbatch x microbatches."""
     return (
-        f"{shape.global_batch_size} rows = {_counted(shape.num_devices, 'device')} x "
+        f"{_counted(shape.global_batch_size, 'row')} = {_counted(shape.num_devices, 'device')} x "
         f"{_counted(shape.num_microbatches, 'microbatch', 'microbatches')} x "
         f"{_counted(shape.microbatch_size, 'row')}; {shape.global_batch_size * length:,} tokens a step"
     )

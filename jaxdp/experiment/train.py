@@ -116,7 +116,8 @@ def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[in
     steps = committed_steps(directory.checkpoints)
     if resume == "never" and steps:
         raise UserError(
-            f"--resume=never, but --workdir={directory.root} holds checkpoints {steps}; "
+            f"--resume=never, but --workdir={directory.root} holds checkpoints "
+            f"{', '.join(map(str, steps))}; "
             "use another --workdir, or --resume=auto to continue."
         )
     if resume == "must" and not steps:

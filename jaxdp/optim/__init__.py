@@ -1,13 +1,13 @@
 """Optimizers: name to Optax chain, learning rate schedules, clipping, parameter averaging."""
 
 from jaxdp.optim.config import OptimizerConfig
-from jaxdp.optim.optimizers import clip_by_norm, make_optimizer, update_ema
+from jaxdp.optim.optimizers import clip_factor, make_optimizer, update_ema
 from jaxdp.optim.rules import decay_mask
 from jaxdp.optim.schedules import make_schedule
 
 __all__ = [
     "OptimizerConfig",
-    "clip_by_norm",
+    "clip_factor",
     "decay_mask",
     "make_optimizer",
     "make_schedule",

@@ -7,7 +7,7 @@ A chain is always direction, then weight decay, then learning rate:
 so decay is decoupled from the gradient's scaling (Loshchilov and Hutter 2019)
 and multiplied by the learning rate, as in PyTorch's AdamW, for every optimizer.
 It applies to the parameters of `decay_mask`. Clipping is not in the chain: the
-step knows the norm already and calls `clip_by_norm`.
+step knows the norm already and multiplies by `clip_factor`.
 """
 
 from collections.abc import Callable
@@ -153,21 +153,17 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(*parts)
 
 
-def clip_by_norm(grads: PyTree, norm: jax.Array, max_norm: float) -> PyTree:
-    """Gradients scaled so that their global norm is at most `max_norm`.
+def clip_factor(norm: jax.Array, max_norm: float) -> jax.Array | float:
+    """What gradients are multiplied by, so that their global norm is at most `max_norm`.
 
     Source: Pascanu et al. 2013, On the difficulty of training recurrent neural
     networks, section 3.2.
 
     Args:
-        grads: any tree of float32 arrays.
-        norm: `[]` float32, `optax.tree.norm(grads)`: the caller logs it too.
+        norm: `[]` float32, the global norm of the gradients.
         max_norm: 0 for no clipping.
     """
-    if max_norm == 0:
-        return grads
-    scale = jnp.minimum(1.0, max_norm / norm)
-    return jax.tree.map(lambda grad: grad * scale, grads)
+    return jnp.minimum(1.0, max_norm / norm) if max_norm else 1.0
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float) -> PyTree:

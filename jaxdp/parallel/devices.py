@@ -128,9 +128,11 @@ def connected_topology() -> Topology:
     """
     try:
         devices = jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where a plugin is not installed
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        why = " ".join(str(error).split()).rstrip(".") or f"JAX_PLATFORMS={asked} asks for what is not installed"
         raise UserError(
-            f"JAX finds no device to train on: {' '.join(str(error).split())} "
+            f"JAX finds no device to train on: {why}. "
             "Unset JAX_PLATFORMS, or install jax for this hardware (bash launch/local.sh does)."
         ) from error
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from jaxdp.parallel.devices import AXIS, Topology
 from jaxdp.typing import PyTree
@@ -54,6 +55,8 @@ def compile_spmd(
     """
     start = time.perf_counter()
     in_axes = tuple(0 if index in mapped else None for index in range(len(specs)))
+    if topology.num_processes > 1:
+        specs = _zeros(specs)
     compiled = (
         jax.pmap(
             function,
@@ -67,6 +70,20 @@ def compile_spmd(
         .compile()
     )
     return Program(compiled, time.perf_counter() - start, _device_bytes(compiled))
+
+
+def _zeros(specs: PyTree) -> PyTree:
+    """Global arrays of these shapes and shardings.
+
+    Across processes pmap lowers global arrays as they are, but takes everything
+    else, shapes included, for host-local data to be converted.
+    """
+    shardings = jax.tree.map(lambda spec: spec.sharding, specs)
+    zeros = jax.jit(
+        lambda: jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), specs),
+        out_shardings=shardings,
+    )
+    return zeros()
 
 
 def _device_bytes(compiled) -> int:

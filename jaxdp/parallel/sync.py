@@ -36,20 +36,46 @@ class GradientSync:
                 f"parallel.wire_dtype={self.wire_dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}."
             )
 
-    def __call__(self, gradients: PyTree, num_devices: int) -> PyTree:
-        """Mean of each leaf over the devices of `AXIS`; for use inside an SPMD function."""
-        if num_devices == 1:
-            return gradients
-        leaves, structure = jax.tree.flatten(gradients)
-        means: list = []
-        for bucket in split_into_buckets([leaf.size for leaf in leaves], self._bucket_elements()):
-            means += _pmean_packed([leaves[index] for index in bucket], jnp.dtype(self.wire_dtype))
-        return jax.tree.unflatten(structure, means)
+    def reduce(self, gradients: PyTree, num_devices: int) -> list[jax.Array]:
+        """Mean over the devices of `AXIS`, packed; for use inside an SPMD function.
 
-    def _bucket_elements(self) -> float:
+        Returns:
+            Flat float32 buffers that hold every gradient once; `unpack` gives
+            the tree back. One device communicates nothing and packs nothing.
+        """
+        leaves = jax.tree.leaves(gradients)
+        if num_devices == 1:
+            return [leaf.reshape(-1) for leaf in leaves]
+        buffers = []
+        for bucket in self._buckets(leaves, num_devices):
+            packed = jnp.concatenate(
+                [leaves[index].astype(self.wire_dtype).reshape(-1) for index in bucket]
+            )
+            buffers.append(jax.lax.pmean(packed, AXIS).astype(jnp.float32))
+        return buffers
+
+    def unpack(self, buffers: list[jax.Array], like: PyTree, num_devices: int) -> PyTree:
+        """The tree in `buffers`, shaped and typed `like` the parameters.
+
+        Apart from `reduce`, so that the slices can be taken where they are used
+        and need no memory of their own.
+        """
+        leaves, structure = jax.tree.flatten(like)
+        unpacked = []
+        for buffer, bucket in zip(buffers, self._buckets(leaves, num_devices), strict=True):
+            end = 0
+            for index in bucket:
+                leaf, start, end = leaves[index], end, end + leaves[index].size
+                unpacked.append(buffer[start:end].reshape(leaf.shape).astype(leaf.dtype))
+        return jax.tree.unflatten(structure, unpacked)
+
+    def _buckets(self, leaves: list[jax.Array], num_devices: int) -> list[list[int]]:
+        sizes = [leaf.size for leaf in leaves]
+        if num_devices == 1:
+            return split_into_buckets(sizes, 0)
         if self.bucket_bytes is None:
-            return math.inf
-        return self.bucket_bytes / jnp.dtype(self.wire_dtype).itemsize
+            return split_into_buckets(sizes, math.inf)
+        return split_into_buckets(sizes, self.bucket_bytes / jnp.dtype(self.wire_dtype).itemsize)
 
 
 def split_into_buckets(sizes: Sequence[int], limit: float) -> list[list[int]]:
@@ -63,16 +89,3 @@ def split_into_buckets(sizes: Sequence[int], limit: float) -> list[list[int]]:
         buckets[-1].append(index)
         room -= size
     return buckets
-
-
-def _pmean_packed(leaves: list[jax.Array], wire_dtype) -> list[jax.Array]:
-    """One all-reduce for all of `leaves`."""
-    buffer = jnp.concatenate([leaf.astype(wire_dtype).reshape(-1) for leaf in leaves])
-    buffer = jax.lax.pmean(buffer, AXIS)
-    ends = [0]
-    for leaf in leaves:
-        ends.append(ends[-1] + leaf.size)
-    return [
-        buffer[start:end].reshape(leaf.shape).astype(leaf.dtype)
-        for leaf, start, end in zip(leaves, ends[:-1], ends[1:], strict=True)
-    ]

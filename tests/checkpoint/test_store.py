@@ -46,7 +46,8 @@ def make_writer(tmp_path):
     """Writers into tmp_path/checkpoints; closed at the end, whatever a pending save has to say."""
     writers = []
 
-    def make(retention=Retention(keep_latest=9), async_save=True):
+    def make(retention=None, async_save=True):
+        retention = retention or Retention(keep_latest=9)
         writers.append(CheckpointWriter(tmp_path / "checkpoints", retention, abstract(), async_save=async_save))
         return writers[-1]
 
@@ -266,7 +267,7 @@ def test_when_all_are_damaged_it_says_so(checkpoints, make_writer):
         writer.wait()
         flip_a_bit(checkpoints / str(step) / "manifest.json")
     said = []
-    with pytest.raises(DamageFound, match="every checkpoint in .* is damaged and set aside"):
+    with pytest.raises(DamageFound, match=r"every checkpoint in .* is damaged and set aside"):
         restore_latest(checkpoints, abstract(), said.append)
     assert len(said) == 2
     assert {path.name for path in checkpoints.iterdir()} == {"1.damaged", "2.damaged"}
@@ -283,7 +284,7 @@ def test_a_restored_value_that_is_not_the_trained_one_is_damage(checkpoints, mak
     [leaf] = [leaf for leaf in manifest.leaves if leaf["path"] == "params/kernel"]
     leaf["checksum"] ^= 1
     write_manifest(path.parent, manifest)
-    with pytest.raises(DamageFound, match="params/kernel restored from .*/1 is not what was saved"):
+    with pytest.raises(DamageFound, match=r"params/kernel restored from .*/1 is not what was saved"):
         restore(checkpoints / "1", abstract())
 
 

@@ -1,12 +1,17 @@
 """Exact resume: however a run is stopped, it ends as if it had not been."""
 
 import os
+import shutil
 import signal
 
+import jax
+import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, metrics_lines, saved_arrays, train
 
+from jaxdp.experiment import composition
 from jaxdp.hooks.preemption import Preemption
+from jaxdp.parallel.devices import Topology
 
 STEPS = 6
 
@@ -22,8 +27,15 @@ def unbroken(config_file, tmp_path_factory):
     return workdir
 
 
-def stop_after(monkeypatch, first_step, last_step):
-    """Sends SIGTERM to this process while `last_step` is about to begin.
+def copy_up_to(unbroken, step, workdir):
+    """What a kill after the save of this step leaves: checkpoints up to it, metrics beyond."""
+    shutil.copytree(unbroken, workdir)
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(workdir / "checkpoints" / str(later))
+
+
+def signal_before(monkeypatch, number, first_step, step):
+    """Sends this process a signal when `step` is about to begin.
 
     An evaluation after every step makes the loop read the request at once, so
     that the run stops after this very step.
@@ -32,23 +44,129 @@ def stop_after(monkeypatch, first_step, last_step):
     received = Preemption.request
 
     def request(self):
-        if next(asked) == last_step:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if next(asked) == step:
+            os.kill(os.getpid(), number)
         return received(self)
 
     monkeypatch.setattr(Preemption, "request", request)
 
 
+def assert_same_lines(workdir, unbroken):
+    """Each step is in metrics.jsonl once, with the numbers of the unbroken run."""
+    for name in ("train/loss", "train/grad_norm", "train/learning_rate", "data/batch_hash", "eval/loss"):
+        lines, expected = metrics_lines(workdir, name), metrics_lines(unbroken, name)
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+        assert [line[name] for line in lines] == [line[name] for line in expected]
+
+
 def test_stopped_after_every_step_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, monkeypatch):
     for step in range(1, STEPS + 1):
         with monkeypatch.context() as patch:
-            stop_after(patch, step - 1, step)
+            signal_before(patch, signal.SIGTERM if step % 2 else signal.SIGINT, step - 1, step)
             code = train(
                 config_file, tmp_path, "--config.eval.every_steps=1", "--config.checkpoint.every_steps=0"
             )
-        assert code == (75 if step < STEPS else 0)
+        assert code == (0 if step == STEPS else 75 if step % 2 else 130)
         assert_same_bits(saved_arrays(tmp_path, step), saved_arrays(unbroken, step))
-    for name in ("train/loss", "data/batch_hash", "eval/loss"):
-        lines, expected = metrics_lines(tmp_path, name), metrics_lines(unbroken, name)
-        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-        assert [line[name] for line in lines] == [line[name] for line in expected]
+    assert_same_lines(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_killed_after_a_save_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, step):
+    workdir = tmp_path / "killed"
+    copy_up_to(unbroken, step, workdir)
+    with open(workdir / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "time": 1.0, "trai')
+    assert train(config_file, workdir, "--config.eval.every_steps=1") == 0
+    assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
+    assert_same_lines(workdir, unbroken)
+
+
+def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tmp_path, monkeypatch):
+    two = Topology(tuple(jax.devices()[:2]), num_processes=1, process_index=0)
+    monkeypatch.setattr(composition, "configure_backend", lambda *_, **__: None)
+    monkeypatch.setattr(composition, "connected_topology", lambda: two)
+    workdir = tmp_path / "moved"
+    copy_up_to(unbroken, 3, workdir)
+    options = ["--cpu_devices=2", "--config.microbatch_size=4", "--config.eval.every_steps=1"]
+    assert train(config_file, workdir, *options) == 0
+    arrays, expected = saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS)
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    lines, wanted = metrics_lines(workdir), metrics_lines(unbroken)
+    assert [line["data/batch_hash"] for line in lines] == [line["data/batch_hash"] for line in wanted]
+    np.testing.assert_allclose([line["train/loss"] for line in lines], [line["train/loss"] for line in wanted], rtol=1e-5)
+
+
+def test_a_longer_run_continues_a_finished_one(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "longer")
+    capsys.readouterr()
+    assert train(config_file, workdir) == 0
+    assert capsys.readouterr().err == (
+        f"{workdir} has finished its 6 steps; a larger total_steps continues it.\n"
+    )
+    before = (workdir / "config.json").read_text()
+    assert train(config_file, workdir, "--config.total_steps=8", "--config.log.every_steps=2") == 0
+    assert "resuming from checkpoint 6 of 8 steps" in capsys.readouterr().err
+    assert (workdir / "config.6.json").read_text() == before
+    assert [line["step"] for line in metrics_lines(workdir)] == [1, 2, 3, 4, 5, 6, 8]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6", "8"]
+
+
+def test_a_signal_in_the_last_step_changes_nothing(config_file, unbroken, tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "last"
+    copy_up_to(unbroken, 5, workdir)
+    signal_before(monkeypatch, signal.SIGTERM, 5, STEPS)
+    assert train(config_file, workdir) == 0
+    assert f"finished 6 steps; everything is in {workdir}" in capsys.readouterr().err
+    assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["config/metadata", "manifest.json", "state/_METADATA"])
+def test_a_damaged_newest_checkpoint_is_set_aside_even_when_the_run_was_done(
+    config_file, trained, tmp_path, capsys, file
+):
+    workdir = shutil.copytree(trained, tmp_path / "damaged")
+    expected = saved_arrays(trained, STEPS)
+    flip_a_bit(workdir / "checkpoints" / "6" / file)
+    assert train(config_file, workdir) == 0
+    err = capsys.readouterr().err
+    aside = workdir / "checkpoints" / "6.damaged"
+    assert f"checkpoint 6 is damaged and set aside as {aside}: {workdir}/checkpoints/6/{file} " in err
+    assert "resuming from checkpoint 3 of 6 steps" in err
+    assert_same_bits(saved_arrays(workdir, STEPS), expected)
+    assert aside.is_dir()
+
+
+def test_when_all_are_damaged_the_run_does_not_start_over_by_itself(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "damaged")
+    for step in (3, 6):
+        flip_a_bit(workdir / "checkpoints" / str(step) / "manifest.json")
+    assert train(config_file, workdir) == 4
+    assert f"every checkpoint in {workdir / 'checkpoints'} is damaged and set aside" in capsys.readouterr().err
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"3.damaged", "6.damaged"}
+
+
+def test_leftovers_of_a_kill_are_removed_with_a_sentence(config_file, unbroken, tmp_path, capsys):
+    workdir = tmp_path / "killed"
+    copy_up_to(unbroken, 5, workdir)
+    checkpoints = workdir / "checkpoints"
+    shutil.copytree(checkpoints / "5", checkpoints / "6")
+    (checkpoints / "6" / "manifest.json").unlink()
+    (checkpoints / "7.orbax-checkpoint-tmp").mkdir()
+    (checkpoints / "1").rename(checkpoints / "1.deleting")
+    assert train(config_file, workdir) == 0
+    err = capsys.readouterr().err
+    for name in ("6", "7.orbax-checkpoint-tmp", "1.deleting"):
+        assert f"removed {checkpoints / name}, which an interrupted save or deletion left behind\n" in err
+    assert "resuming from checkpoint 5 of 6 steps" in err
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["5", "6"]
+    assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
+    assert "left behind" in (workdir / "logs" / "process_0.log").read_text()

@@ -51,7 +51,7 @@ def test_a_missing_platform_is_one_sentence(monkeypatch):
         raise RuntimeError("Unable to initialize\nbackend 'tpu'")
 
     monkeypatch.setattr(jax, "devices", unable)
-    with pytest.raises(UserError, match=r"Unable to initialize backend 'tpu' Unset JAX_PLATFORMS"):
+    with pytest.raises(UserError, match=r"Unable to initialize backend 'tpu'. Unset JAX_PLATFORMS"):
         connected_topology()
 
 

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_training import topology
 
-from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch, place_per_device
+from jaxdp.parallel.placement import (
+    abstract_batch,
+    abstract_replicated,
+    place_batch,
+    place_per_device,
+)
 
 
 def test_rows_lie_on_the_devices_in_order():

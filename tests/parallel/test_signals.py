@@ -33,7 +33,7 @@ def test_the_largest_request_wins_and_tallies_add_up_modulo_2_to_the_64(count):
     here = topology(count)
     program = compile_spmd(combine, here, abstract_batch(signals_spec(), here), mapped=(0,))
     # As many processes of one device each.
-    numbers, requests = NUMBERS[::-1] + [7], [0, 1, 15, 0, 2, 1, 0, 0]
+    numbers, requests = [*NUMBERS[::-1], 7], [0, 1, 15, 0, 2, 1, 0, 0]
     rows = [host_signals(1, requests[index], numbers[index]) for index in range(count)]
     stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     combined = jax.device_get(

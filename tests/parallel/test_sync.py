@@ -52,7 +52,11 @@ def synchronised(sync, gradients):
     here = topology(count)
     spec = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
     program = compile_spmd(
-        lambda leaves: sync(leaves, count), here, abstract_batch(spec, here), mapped=(0,), mapped_output=True
+        lambda leaves: sync.unpack(sync.reduce(leaves, count), leaves, count),
+        here,
+        abstract_batch(spec, here),
+        mapped=(0,),
+        mapped_output=True,
     )
     return jax.device_get(
         program({name: place_per_device(array, here) for name, array in gradients.items()})
@@ -92,7 +96,7 @@ def test_a_narrow_wire_rounds_what_travels():
 def test_messages_have_the_wires_type_and_at_most_a_buckets_bytes(sync, expected):
     """As the step asks for them: XLA on CPU widens bfloat16 and joins buckets again."""
     zeros = {name: jnp.zeros(shape) for name, shape in SHAPES.items()}
-    trace = jax.make_jaxpr(lambda leaves: sync(leaves, 4), axis_env=[(AXIS, 4)])(zeros)
+    trace = jax.make_jaxpr(lambda leaves: sync.reduce(leaves, 4), axis_env=[(AXIS, 4)])(zeros)
     messages = [
         (str(variable.aval.dtype), variable.aval.size)
         for equation in trace.eqns

@@ -1,0 +1,74 @@
+"""generate, plot and bench from the command line; eval, inspect and devices have tests of their own."""
+
+import json
+
+import pytest
+
+from jaxdp import benchmark
+from jaxdp.cli.main import main
+
+GENERATE = ["--prompt=the of", "--max_new_tokens=12", "--num_samples=3", "--seed=5", "--cpu_devices=8"]
+
+
+def test_generate_prints_prompt_and_continuation(trained, capsys):
+    assert main(["generate", f"--workdir={trained}", *GENERATE]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    samples = out.removesuffix("\n").split("\n" + "-" * 60 + "\n")
+    assert len(samples) == 3 and all(sample.startswith("the of") for sample in samples)
+    assert main(["generate", f"--workdir={trained}", *GENERATE, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.keys() for line in lines] == [{"prompt", "text", "tokens", "seed"}] * 3
+    assert [line["seed"] for line in lines] == [5, 6, 7]
+    assert [line["prompt"] + line["text"] for line in lines] == samples
+    assert all(len(line["tokens"]) <= 12 for line in lines)
+
+
+def test_plot_prints_the_path_of_the_picture(trained, tmp_path, capsys):
+    out = tmp_path / "curve.png"
+    assert main(["plot", str(trained), f"--out={out}"]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+RESULT = {
+    "devices": 8, "device_kind": "cpu", "steps": 20, "step_ms": 12.345, "step_ms_p10_p90": [11.0, 14.0],
+    "tokens_per_sec": 123456.0, "dispatch_ms": 0.5, "data_wait": 0.001, "host_batch_ms": 0.2, "compile_secs": 3.21,
+    "device_bytes": 3 * 2**20, "flops_per_step": 1e9, "save_block_ms": [30.0, 10.0], "save_total_ms": 100.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What bench asks to be measured; nothing is."""
+    asked = []
+
+    def measure(config, steps):
+        asked.append((config, steps))
+        return RESULT
+
+    def measure_device_counts(file, overrides, steps, counts):
+        asked.append((file, list(overrides), steps, counts))
+        return [RESULT | {"devices": count} for count in counts]
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "measure_device_counts", measure_device_counts)
+    return asked
+
+
+def test_bench_tells_what_it_measured(config_file, measured, capsys):
+    assert main(["bench", f"--config={config_file}", "--steps=20", "--config.seed=3", "--cpu_devices=4"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    [(config, steps)] = measured
+    assert (config.seed, config.parallel.cpu_devices, steps) == (3, 4, 20)
+    assert "step        12.35 ms (10 % to 90 %: 11.00 to 14.00)" in out or "12.34 ms" in out
+    assert "throughput  123,456 tokens/s" in out and "memory      3.0 MiB a device" in out
+
+
+def test_bench_compares_device_counts(config_file, measured, capsys):
+    arguments = ["bench", f"--config={config_file}", "--steps=10", "--devices=1,2,4", "--config.seed=3", "--json"]
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["devices"] for line in lines] == [1, 2, 4]
+    assert measured == [(str(config_file), ["--config.seed=3"], 10, [1, 2, 4])]

@@ -1,0 +1,117 @@
+"""From configuration groups to typed parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_runs import load
+
+from jaxdp.errors import UserError
+from jaxdp.experiment import parts
+
+
+@pytest.mark.parametrize(
+    ("duration", "num_rows", "steps"),
+    [
+        ("total_steps=7", 1000, 7),
+        ("total_epochs=1", 160, 10),
+        ("total_epochs=1", 161, 11),
+        ("total_epochs=0.5", 160, 5),
+        ("total_epochs=0.001", 160, 1),
+        ("total_tokens=256", 1000, 1),
+        ("total_tokens=257", 1000, 2),
+        ("total_tokens=2560", 1000, 10),
+    ],
+)
+def test_durations_in_steps(config_file, duration, num_rows, steps):
+    """16 rows of 16 tokens in a batch."""
+    assert parts.count_steps(load(config_file, duration), num_rows) == steps
+
+
+def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load(config_file, "model.preset=llama_nano", "model.mlp_dim=48", "init_from=~/other")
+    resolved = parts.resolve(config, 257)
+    assert (resolved.model.mlp_dim, resolved.model.norm, resolved.model.num_kv_heads) == (48, "rmsnorm", 2)
+    assert resolved.model.preset == "llama_nano" and resolved.model.vocab_size == 257
+    assert resolved.init_from == str(tmp_path / "other")
+    assert config.model.norm is None  # the caller's is as it was
+    assert parts.resolve(resolved, 257).to_json() == resolved.to_json()
+
+
+def test_paths_become_absolute(config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parts.resolve(load(config_file, "data.path=corpus/a.txt"), 257).data.path == str(tmp_path / "corpus" / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("platform", "override", "dtype"),
+    [("cpu", "auto", "float32"), ("gpu", "auto", "bfloat16"), ("tpu", "auto", "bfloat16"), ("cpu", "bfloat16", "bfloat16"),
+     ("gpu", "float32", "float32")],
+)  # fmt: skip
+def test_auto_dtype_goes_by_the_platform(config_file, platform, override, dtype):
+    config = load(config_file, f"model.dtype={override}")
+    assert parts.make_model(config, 257, platform).config.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("platform", "bucket_mb", "bucket_bytes"),
+    [("cpu", None, None), ("gpu", None, 32 * 2**20), ("cpu", 0.5, 2**19), ("tpu", 4.0, 4 * 2**20)],
+)
+def test_gradients_travel_in_one_buffer_on_cpu(config_file, platform, bucket_mb, bucket_bytes):
+    config = load(config_file, *([] if bucket_mb is None else [f"parallel.bucket_mb={bucket_mb}"]))
+    sync = parts.make_sync(config, platform)
+    assert (sync.bucket_bytes, sync.wire_dtype) == (bucket_bytes, "float32")
+
+
+def test_the_larger_vocabulary_wins(config_file):
+    data = parts.read_data(load(config_file, "model.vocab_size=300"))
+    assert data.vocab_size == 300 and data.tokenizer.vocab_size == 257
+    with pytest.raises(UserError, match=r"model.vocab_size=200 is smaller than the tokenizer's vocabulary of 257"):
+        parts.read_data(load(config_file, "model.vocab_size=200"))
+
+
+def test_data_is_split_and_described(config_file):
+    data = parts.read_data(load(config_file))
+    size = (config_file.parent / "text.txt").stat().st_size
+    held_out = size - int(size * 0.9)
+    assert data.train.num_rows == (size - held_out - 1) // 16
+    assert data.evaluation.num_rows == -(-(held_out - 1) // 16)
+    assert data.summary.startswith("text: 1 file, ") and data.summary.endswith("byte tokenizer of 257")
+
+
+def test_ready_tokens(config_file, tmp_path):
+    np.arange(500, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    config = load(config_file, "data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=500")
+    data = parts.read_data(config)
+    assert data.tokenizer is None and data.vocab_size == 500
+    assert data.train.rows(np.array([1]))["tokens"].tolist() == [list(range(16, 33))]
+    assert data.summary == "tokens: 450 to train on, 50 held out (1000 B)"
+
+
+def test_state_is_drawn_from_the_seed(config_file):
+    def initialise(*overrides):
+        config = load(config_file, *overrides)
+        return parts.make_initial_state(config, parts.make_model(config, 257, "cpu"), parts.make_update(config, 6, "cpu"))
+
+    state, other = jax.jit(initialise())(), jax.jit(initialise("seed=1"))()
+    for leaf, average in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(leaf, average)
+    kernels = [found.params["layer_0"]["mlp"]["up"]["kernel"] for found in (state, other)]
+    assert not jnp.array_equal(*kernels)
+    assert int(state.step) == int(state.skipped) == int(state.skipped_in_a_row) == 0
+    assert jax.eval_shape(initialise("optim.ema_decay=0")).ema is None
+
+
+@pytest.mark.parametrize(("dropout_rate", "train", "draws"), [(0.1, True, True), (0.1, False, False), (0.0, True, False)])
+def test_dropout_only_in_training(config_file, dropout_rate, train, draws):
+    """A task is given row keys exactly where something is to be dropped."""
+    config = load(config_file, f"model.dropout_rate={dropout_rate}")
+
+    class Task:
+        def loss(self, apply, params, rows, row_keys, is_train):
+            assert is_train is train
+            return row_keys
+
+    loss = parts.task_loss(Task(), parts.make_model(config, 257, "cpu"), train=train)
+    assert loss(None, None, "keys") == ("keys" if draws else None)

@@ -1,0 +1,142 @@
+"""A whole run: what it writes, what it says, and where it starts from."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny_runs import assert_refused, contents, load, metrics_lines, saved_arrays, train
+
+import jaxdp
+from jaxdp.experiment.train import Result
+from jaxdp.workdir import WorkDir
+
+
+def test_what_a_run_leaves_in_its_work_directory(config_file, trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["data"]["path"] == str(config_file.parent / "text.txt")
+    assert None not in config["model"].values()  # the preset is written out
+    assert (config["model"]["vocab_size"], config["model"]["mlp_dim"], config["model"]["norm"]) == (257, 64, "layernorm")
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints", "config.json", "logs", "metrics.jsonl", "run.lock", "tokenizer.json",
+    }  # fmt: skip
+    assert "finished 6 steps" in (trained / "logs" / "process_0.log").read_text()
+
+
+def test_metrics_have_the_names_of_the_contract(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "train/loss" in line]
+    evaluation = [line for line in lines if "eval/loss" in line]
+    assert [line["step"] for line in training] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in evaluation] == [3, 6]
+    for line in training:
+        assert line.keys() >= {
+            "step", "time", "train/loss", "train/grad_norm", "train/learning_rate", "train/skipped",
+            "perf/tokens_per_sec", "perf/data_wait", "data/batch_hash",
+        }  # fmt: skip
+    for line in evaluation:
+        assert line.keys() == {"step", "time", "eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/accuracy"}
+        assert line["eval/perplexity"] == pytest.approx(np.exp(line["eval/loss"]))
+        assert line["eval/bits_per_byte"] == pytest.approx(line["eval/loss"] / np.log(2))  # a byte is a token
+    # Evaluation stands before the save of the same step, which records it.
+    manifest = json.loads((trained / "checkpoints" / "6" / "manifest.json").read_text())
+    assert manifest["metrics"] == {name: value for name, value in evaluation[1].items() if name.startswith("eval/")}
+
+
+def test_a_report_comes_first_and_nothing_on_stdout(config_file, tmp_path, capsys):
+    assert train(config_file, tmp_path, "--config.total_steps=6") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == ["devices", "data", "model", "batch", "compute", "memory"]
+    assert lines[0].startswith("devices  8 x cpu (1 process), jax ")
+    assert lines[2] == "model    nano: 7,488 parameters; 1 layer, 2 heads, 16 wide, context 16, float32"
+    assert lines[3] == "batch    16 rows = 8 devices x 2 microbatches x 1 row; 256 tokens a step"
+    assert "FLOP a step; compiled in " in lines[4] and " a device of " in lines[5]
+    assert lines[6].startswith("step 1/6  loss ")
+    assert lines[-1] == f"finished 6 steps; everything is in {tmp_path}"
+    assert sum(line.startswith("step 3  eval ") or line.startswith("step 6  eval ") for line in lines) == 2
+
+
+def test_the_library_trains_like_the_command_line(config_file, trained, tmp_path):
+    result = jaxdp.train(load(config_file), str(tmp_path))
+    assert result == Result(6, 0)
+    assert [line["train/loss"] for line in metrics_lines(tmp_path)] == [line["train/loss"] for line in metrics_lines(trained)]
+
+
+def test_retention_keeps_best_and_latest(config_file, tmp_path):
+    options = ["--config.eval.every_steps=1", "--config.checkpoint.every_steps=1", "--config.checkpoint.keep_latest=1"]
+    assert train(config_file, tmp_path, *options, "--config.checkpoint.keep_every_steps=4") == 0
+    losses = {line["step"]: line["eval/loss"] for line in metrics_lines(tmp_path, "eval/loss")}
+    best = min(losses, key=losses.get)
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {4, 6, best}
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_written(config_file, tmp_path, capsys):
+    assert train(config_file, tmp_path, "--config.eval.metric=eval/bleu") == 2
+    sentence = assert_refused(capsys)
+    names = sentence.removesuffix(".").split("choose one of: ")[1].split(", ")
+    assert set(names) == {"eval/loss", "eval/perplexity", "eval/bits_per_byte", "eval/accuracy"}
+    assert contents(tmp_path) == {}
+
+
+def parameters(workdir, step, part="params"):
+    arrays = saved_arrays(workdir, step)
+    return {name.removeprefix(f"['{part}']"): array for name, array in arrays.items() if name.startswith(f"['{part}']")}
+
+
+def test_init_from_takes_the_moving_average(config_file, trained, tmp_path, capsys):
+    """One update of learning rate next to nothing shows what it started from."""
+    options = [f"--config.init_from={trained}", "--config.optim.learning_rate=1e-30", "--config.total_steps=1"]
+    assert train(config_file, tmp_path, *options) == 0
+    assert f"starting from the parameters of {trained}" in capsys.readouterr().err
+    assert int(saved_arrays(tmp_path, 1)["['step']"]) == 1
+    started, average = parameters(tmp_path, 1), parameters(trained, 6, "ema")
+    assert started.keys() == average.keys()
+    for name, array in started.items():
+        np.testing.assert_array_equal(array, average[name])
+        np.testing.assert_array_equal(parameters(tmp_path, 1, "ema")[name], average[name])
+    trained_last = parameters(trained, 6)
+    assert any((trained_last[name] != average[name]).any() for name in average)
+
+
+def test_resuming_beats_init_from(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    assert train(config_file, workdir, f"--config.init_from={tmp_path / 'nowhere'}") == 0
+    err = capsys.readouterr().err
+    assert "resuming from checkpoint 3" in err and "starting from" not in err
+
+
+def test_init_from_another_model_is_refused_with_both_sides(config_file, trained, tmp_path, capsys):
+    assert train(config_file, tmp_path, f"--config.init_from={trained}", "--config.model.mlp_dim=32") == 2
+    sentence = assert_refused(capsys)
+    assert f"{trained}/checkpoints/6 holds another model" in sentence
+    assert "only in the checkpoint:    ema/layer_0/mlp/" in sentence and "[16, 64]" in sentence
+    assert "only in the configuration: ema/layer_0/mlp/" in sentence and "[16, 32]" in sentence
+    assert contents(tmp_path) == {}
+
+
+def test_a_kill_while_the_configuration_is_written_leaves_the_old_one(config_file, trained, tmp_path, monkeypatch):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    before = (workdir / "config.json").read_text()
+    replace = type(workdir).replace
+
+    def die(path, target):
+        if path.name.startswith("config.json"):
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    monkeypatch.setattr(type(workdir), "replace", die)
+    assert train(config_file, workdir, "--config.log.every_steps=2") == 130
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_the_lock_is_free_after_a_run_and_after_a_refusal(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert train(config_file, workdir) == 0
+    assert train(config_file, workdir, "--config.seed=3") == 2
+    with WorkDir(workdir).locked():
+        pass

@@ -1,0 +1,197 @@
+"""What is at a path, told from metadata alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny_runs
+from safetensors.numpy import save_file
+
+from jaxdp.cli.main import main
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.inspection import describe, verify
+
+compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
+
+KEYS = {"path", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics"}
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_work_directory(trained):
+    found = describe(str(trained))
+    assert found.keys() == KEYS
+    assert (found["step"], found["steps"]) == (6, [3, 6])
+    assert found["path"] == str(trained / "checkpoints" / "6")
+    assert found["config"] == json.loads((trained / "config.json").read_text())
+    assert found["data"]["step"] == 6 and len(found["data"]["fingerprint"]) == 64
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["metrics"] == {name: value for name, value in last.items() if name.startswith("eval/")}
+    sizes = {array["path"]: (array["shape"], array["dtype"], array["bytes"]) for array in found["params"]}
+    assert sizes["layer_0/attention/query/kernel"] == ([16, 16], "float32", 1024)
+    assert {array["path"] for array in found["ema"]} == sizes.keys()
+    assert {array["bytes"] for array in found["opt_state"] if array["dtype"] == "int32"} == {4}
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_chosen_step(trained):
+    assert describe(str(trained), "3")["step"] == 3
+    assert describe(str(trained), "best")["step"] == 6
+    with pytest.raises(UserError, match=r"--step=4: .* has no such checkpoint; it has 3, 6, "):
+        describe(str(trained), "4")
+
+
+def test_best_goes_by_the_metric_of_the_run(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    config["eval"]["metric"] = "eval/unknown"
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="was saved with eval/unknown"):
+        describe(str(workdir), "best")
+
+
+def test_a_checkpoint_by_itself(trained, tmp_path):
+    found = describe(str(trained / "checkpoints" / "3"))
+    assert (found["step"], found["steps"]) == (3, [3, 6])
+    alone = shutil.copytree(trained / "checkpoints" / "3", tmp_path / "published" / "3")
+    assert describe(str(alone))["params"] == found["params"]
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {"b.weight": np.zeros((2, 3), np.float32), "a.bias": np.zeros(4, np.int64), "c": np.float16(1.0)}
+    save_file({name: np.asarray(tensor) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    found = describe(str(path))
+    assert found["params"] == [
+        {"path": "a.bias", "shape": [4], "dtype": "int64", "bytes": 32},
+        {"path": "b.weight", "shape": [2, 3], "dtype": "float32", "bytes": 24},
+        {"path": "c", "shape": [], "dtype": "float16", "bytes": 2},
+    ]
+    assert all(found[key] is None for key in KEYS - {"path", "params"})
+
+
+def test_safetensors_of_bfloat16(tmp_path):
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [3, 5], "data_offsets": [0, 30]}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(30))
+    [array] = describe(str(tmp_path / "m.safetensors"))["params"]
+    assert array == {"path": "w", "shape": [3, 5], "dtype": "bfloat16", "bytes": 30}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\2\0\0\0\0\0\0\0[]", b'\x0e\0\0\0\0\0\0\0{"w": {"a":1}}'])
+def test_what_only_has_the_name_of_safetensors(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is not a safetensors file"):
+        describe(str(path))
+
+
+def test_foreign_orbax_directories(tmp_path):
+    tree = {"w": jnp.zeros((2, 3)), "n": {"b": jnp.zeros(4, jnp.bfloat16)}}
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(tmp_path / "plain", tree)
+        saver.wait_until_finished()
+    with ocp.CheckpointManager(tmp_path / "managed") as manager:
+        manager.save(5, args=ocp.args.StandardSave(tree))
+        manager.wait_until_finished()
+    arrays = [
+        {"path": "n/b", "shape": [4], "dtype": "bfloat16", "bytes": 8},
+        {"path": "w", "shape": [2, 3], "dtype": "float32", "bytes": 24},
+    ]
+    for path in (tmp_path / "plain", tmp_path / "managed" / "5"):
+        found = describe(str(path))
+        assert found["params"] == arrays
+        assert found["step"] is None and found["config"] is None
+        with pytest.raises(UserError, match="cannot be verified: only checkpoints of jaxdp have a manifest"):
+            verify(str(path))
+    assert jax.config.jax_platforms == "cpu"  # never memory of an accelerator that trains
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty", "file.txt"])
+def test_paths_that_hold_nothing(tmp_path, name, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("")
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    assert "is no work directory with checkpoints, no checkpoint, no Orbax directory" in capsys.readouterr().err
+
+
+def test_a_work_directory_without_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint: train first"):
+        describe(str(tmp_path))
+
+
+def test_verify_reads_every_file(workdir, capsys):
+    assert main(["inspect", str(workdir), "--verify"]) == 0
+    files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.is_file()]
+    out = capsys.readouterr().out
+    assert out == f"{workdir / 'checkpoints' / '6'}: all {len(files) - 1} files are as they were written\n"
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"\1")
+        assert main(["inspect", str(workdir), "--verify"]) == 4
+        out, err = capsys.readouterr()
+        assert out == "" and str(path) in err and len(err.splitlines()) == 1
+        path.write_bytes(content)
+    assert main(["inspect", str(workdir), "--verify", "--step=3"]) == 0
+    assert verify(str(workdir / "checkpoints" / "6")).endswith("files are as they were written")
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "config/metadata", "data/metadata"])
+def test_damage_to_what_is_read_is_told(workdir, file, capsys):
+    path = workdir / "checkpoints" / "6" / file
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(DamageFound, match=file):
+        describe(str(workdir))
+    assert main(["inspect", str(workdir), "--json"]) == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_as_text_tells_the_essentials(trained, capsys):
+    assert main(["inspect", str(trained)]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == f"path     {trained / 'checkpoints' / '6'}"
+    assert lines[1] == "step     6 (checkpoints: 3, 6)"
+    assert lines[2].startswith("metrics  accuracy ")
+    assert "  model.dropout_rate = 0.1" in lines and "  optim.learning_rate = 0.001" not in lines
+    [head] = [line for line in lines if line.startswith("params: ")]
+    params = describe(str(trained))["params"]
+    assert head == f"params: {len(params)} arrays, 7,488 elements, 29,952 bytes"
+    assert sum(array["bytes"] for array in params) == 29952
+    assert any(line.split() == ["layer_0/attention/query/kernel", "16x16", "float32", "1,024", "bytes"] for line in lines)
+
+
+def test_json_is_one_object(trained, capsys):
+    assert main(["inspect", str(trained), "--json", "--step=3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == KEYS and found["step"] == 3
+
+
+def test_our_checkpoints_need_no_jax(trained):
+    code = (
+        "import sys; from jaxdp.cli.main import main\n"
+        f"code = main(['inspect', {str(trained)!r}]) or main(['inspect', {str(trained)!r}, '--verify'])\n"
+        "sys.exit(code or bool({'jax', 'flax', 'orbax'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_reader_that_goes_away_is_no_error(trained):
+    """`jaxdp inspect DIR | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        finished = subprocess.run(
+            [sys.executable, "-m", "jaxdp", "inspect", str(trained)], stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (finished.returncode, finished.stderr) == (0, "")
