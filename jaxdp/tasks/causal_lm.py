@@ -65,8 +65,8 @@ class CausalLM:
             logits,
             targets,
             weights,
-            label_smoothing=self._label_smoothing if train else 0.0,
-            z_loss=self._z_loss if train else 0.0,
+            label_smoothing=self._label_smoothing,
+            z_loss=self._z_loss,
         )
         weight = jnp.sum(weights)
         if train:

@@ -90,7 +90,7 @@ def test_tokens_are_drawn_with_their_probabilities():
 
 def test_a_rows_draw_depends_on_its_key_and_logits_alone():
     keys, logits = jax.random.split(jax.random.key(1), 8), jnp.asarray(logits_of(8))
-    sampling = Sampling(temperature=1.3, top_p=0.95)
+    sampling = Sampling(top_p=0.95)
     whole = draw(logits, keys, sampling)
     order = np.array([5, 2, 7])
     np.testing.assert_array_equal(draw(logits[order], keys[order], sampling), whole[order])

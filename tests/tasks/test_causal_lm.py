@@ -76,6 +76,14 @@ def test_metrics_of_an_evaluation(batch):
     np.testing.assert_allclose(sums.metrics["bits_per_byte"], (nats / math.log(2), num_bytes), rtol=1e-6)
 
 
+def test_a_right_guess_past_the_end_is_no_success(batch):
+    def always_padding(params, tokens, row_keys=None):
+        return jnp.zeros((*tokens.shape, VOCAB_SIZE)).at[:, :, 0].set(1.0)
+
+    task = CausalLM(TaskInputs(length=LENGTH))
+    assert task.loss(always_padding, {}, batch, None, train=False).metrics["accuracy"] == (0, 5)
+
+
 def test_without_a_tokenizer_bytes_are_unknown(batch):
     task = CausalLM(TaskInputs(length=LENGTH))
     assert set(task.loss(random_logits, {}, batch, None, train=False).metrics) == {"accuracy"}
