@@ -126,17 +126,16 @@ def _check_override_names(overrides: Sequence[str], known: Sequence[str]) -> Non
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?` for the likeliest of `known`, whole or by its last part."""
-    by_last_part = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-    match = difflib.get_close_matches(name, known, 1, 0.5) or [
-        by_last_part[last]
-        for last in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, 1, 0.5)
-    ]
-    return f"; did you mean {match[0]!r}?" if match else f"; keys begin with {', '.join(_groups(known))}."
-
-
-def _groups(known: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(key.split(".", 1)[0] for key in known))
+    """`; did you mean 'x'?` for the key of the likeliest last part, first in the same group; else a list."""
+    group, _, last = name.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
+    everywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
+    for keys in (siblings, everywhere):
+        if match := difflib.get_close_matches(last, keys, 1, 0.6):
+            return f"; did you mean {keys[match[0]]!r}?"
+    if siblings:
+        return f"; {f'the keys of {group}' if group else 'the groups and keys'} are {', '.join(siblings)}."
+    return f"; {group!r} is no group of keys."
 
 
 def _wrong_type(message: str, config: ConfigDict) -> str:

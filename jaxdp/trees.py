@@ -45,8 +45,3 @@ def per_layer_rank(name: str, leaf) -> int:
 def num_elements(tree: PyTree) -> int:
     """Total number of array elements; works on arrays and on their shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def num_bytes(tree: PyTree) -> int:
-    """Total size of the arrays; works on arrays and on their shapes."""
-    return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))

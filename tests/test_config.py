@@ -120,7 +120,9 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--config.learning_rate=1", "did you mean 'optim.learning_rate'"),
         ("--config.total_step=1", "did you mean 'total_steps'"),
         ("--config.model.layers=1", "did you mean 'model.num_layers'"),
-        ("--config.zzz=1", "unknown configuration key 'zzz'; keys begin with checkpoint, data, eval, global_batch_size, "),
+        ("--config.zzz=1", "unknown configuration key 'zzz'; the groups and keys are checkpoint, data, eval, global_batch_size, "),
+        ("--config.optim.lr=1", "unknown configuration key 'optim.lr'; the keys of optim are b1, b2, clip_norm, "),
+        ("--config.xyz.zzz=1", "unknown configuration key 'xyz.zzz'; 'xyz' is no group of keys"),
         ("--config.seed=x", "--config.seed=x: seed must be a whole number"),
         ("--config.total_steps=1e6", "--config.total_steps=1e6: total_steps must be a whole number"),
         ("--config.total_steps=2.5", "total_steps must be a whole number"),
@@ -291,7 +293,9 @@ def test_nearest_by_the_whole_name_or_its_last_part():
     known = ["optim", "optim.learning_rate", "total_steps", "data.length"]
     assert nearest("optim.learning_rat", known) == "; did you mean 'optim.learning_rate'?"
     assert nearest("model.lenght", known) == "; did you mean 'data.length'?"
-    assert nearest("xyz", known) == "; keys begin with optim, total_steps, data."
+    assert nearest("learning_rat", known) == "; did you mean 'optim.learning_rate'?"
+    assert nearest("xyz", known) == "; the groups and keys are optim, total_steps."
+    assert nearest("optim.xyz", known) == "; the keys of optim are learning_rate."
 
 
 def test_every_default_has_a_comment_and_no_list():

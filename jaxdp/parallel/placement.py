@@ -12,17 +12,6 @@ from jaxdp.parallel.devices import Topology
 from jaxdp.typing import HostBatch, PyTree
 
 
-def replicate(tree: PyTree, topology: Topology) -> PyTree:
-    """Host arrays -> global arrays, whole on every device of every process."""
-    sharding = topology.replicated
-
-    def place(leaf):
-        leaf = np.asarray(leaf)
-        return jax.make_array_from_process_local_data(sharding, leaf, leaf.shape)
-
-    return jax.tree.map(place, tree)
-
-
 def abstract_replicated(tree: PyTree, topology: Topology) -> PyTree:
     """The same tree as shapes, dtypes and replicated shardings: what to compile or restore for."""
     sharding = topology.replicated
