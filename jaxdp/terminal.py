@@ -16,6 +16,9 @@ from rich.text import Text
 REFRESH_SECS = 0.2
 """Fastest redraw of the live line: drawing takes a core from the computation."""
 
+MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 24
+"""Columns of the progress bar."""
+
 PLAIN_SECS = 5.0
 """Least time between plain lines where there is no terminal."""
 
@@ -69,7 +72,7 @@ class ProgressLine:
         self._clock = clock
         self._first_step, self._start = first_step, clock()
         self._shown_at = -float("inf")
-        self._bar = ProgressBar(total=total_steps, completed=first_step, width=24)
+        self._bar = ProgressBar(total=total_steps, completed=first_step)
         # Redrawn by hand: a refresh thread would take a core from the computation.
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -94,12 +97,21 @@ class ProgressLine:
         self._shown_at = self._clock()
         text = self._text(step, values)
         if self._live:
-            self._bar.update(completed=step)
-            line = Table.grid(padding=(0, 1))
-            line.add_row(self._bar, text)
-            self._live.update(line, refresh=True)
+            self._live.update(self._line(step, text), refresh=True)
         else:
             say(text)
+
+    def _line(self, step: int, text: str) -> Table:
+        """The bar and the text in one line; a narrow terminal loses the bar, then spaces."""
+        line = Table.grid(padding=(0, 1))
+        room = console.width - len(text) - 1
+        if room < MIN_BAR_WIDTH:
+            line.add_row(text if room >= 0 else text.replace("  ", " "))
+        else:
+            self._bar.width = min(room, MAX_BAR_WIDTH)
+            self._bar.update(completed=step)
+            line.add_row(self._bar, text)
+        return line
 
     def close(self) -> None:
         """Part of being a writer; the line itself ends with the context."""

@@ -192,6 +192,7 @@ def test_a_reader_that_goes_away_is_no_error(trained):
     os.close(reader)
     with open(writer, "wb") as pipe:
         finished = subprocess.run(
-            [sys.executable, "-m", "jaxdp", "inspect", str(trained)], stdout=pipe, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-m", "jaxdp", "inspect", str(trained)],
+            env=os.environ | {"PYTHONUNBUFFERED": ""}, stdout=pipe, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
     assert (finished.returncode, finished.stderr) == (0, "")
