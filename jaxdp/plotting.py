@@ -232,6 +232,7 @@ def _panel(axes, runs: list[_Run], title: str, draw: Callable) -> None:
 
 def _add_end_labels(axes, ends: list[_EndLabel]) -> None:
     """Last values right of the axes, at the height of their curves but never on one another."""
+    axes.autoscale_view()  # the limits are lazy, and the heights below need them
     ends = sorted(ends, key=lambda end: end.value)
     line_height = 1.35 * FONT_SIZE / 72 * axes.figure.dpi / axes.bbox.height
     points = axes.transData.transform([(0.0, end.value) for end in ends])
