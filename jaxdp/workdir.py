@@ -1,15 +1,12 @@
 """The work directory of a run: the names in it, and the lock that keeps it to one run."""
 
 import contextlib
-import fcntl
-import json
 import os
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdp.errors import UserError
+from jaxdp.lock import exclusive
 
 
 class WorkDir:
@@ -55,39 +52,15 @@ class WorkDir:
     def locked(self) -> Iterator[None]:
         """Holds the directory for this process.
 
-        The kernel gives an flock back when its holder dies, however it dies, so
-        a lock file that outlived its process is no obstacle. Network file
-        systems that share flock between hosts protect across hosts too.
-
         Raises:
             UserError: another process holds it; it is named.
         """
-        path = self.root / "run.lock"
-        with open(path, "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"--workdir={self.root} is in use by {_described(file.read())}; "
-                    "wait for it, stop it, or choose another --workdir."
-                ) from None
-            file.truncate(0)
-            json.dump(
-                {"host": socket.gethostname(), "process_id": os.getpid(), "start_time": time.time()},
-                file,
+
+        def refuse(holder: str) -> None:
+            raise UserError(
+                f"--workdir={self.root} is in use by {holder}; "
+                "wait for it, stop it, or choose another --workdir."
             )
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
 
-
-def _described(text: str) -> str:
-    try:
-        holder = json.loads(text)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["start_time"]))
-        return f"process {holder['process_id']} on {holder['host']}, started {since}"
-    except (ValueError, KeyError, TypeError):  # it is being written just now
-        return "another process"
+        with exclusive(self.root / "run.lock", refuse):
+            yield

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
-    {"errors", "trees", "typing", "metrics"},
+    {"errors", "lock", "trees", "typing", "metrics"},
     {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},

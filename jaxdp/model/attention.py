@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxdp.errors import UserError
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import TransformerConfig, cudnn_obstacle
-from jaxdp.model.dense import INIT_STDDEV, Dense, matmul_float32
+from jaxdp.model.dense import Dense, matmul_float32
 from jaxdp.model.dropout import dropout
 from jaxdp.model.masks import AttentionMask
 from jaxdp.model.positions import rotate
@@ -109,12 +109,10 @@ class Attention(nn.Module):
         config = self.config
         dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
         kv_dim = config.num_kv_heads * config.head_dim
-        self.query = dense(config.embed_dim, config.embed_dim)
-        self.key = dense(config.embed_dim, kv_dim)
-        self.value = dense(config.embed_dim, kv_dim)
-        self.out = dense(
-            config.embed_dim, config.embed_dim, stddev=INIT_STDDEV / math.sqrt(2 * config.num_layers)
-        )
+        self.query = dense(config.embed_dim, config.embed_dim, stddev=config.init_stddev)
+        self.key = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
+        self.value = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
+        self.out = dense(config.embed_dim, config.embed_dim, stddev=config.branch_init_stddev)
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """The shape of one Transformer: every number and choice that the model depends on."""
 
 import dataclasses
+import math
 
 from jaxdp.errors import UserError
 
@@ -76,6 +77,24 @@ class TransformerConfig:
     def head_dim(self) -> int:
         """Width of one head."""
         return self.embed_dim // self.num_heads
+
+    @property
+    def init_stddev(self) -> float:
+        """Standard deviation of new kernels and embeddings.
+
+        Source: Nguyen and Salazar 2019, Transformers without Tears, section 2.2
+        (SmallInit). At GPT-2's width it is GPT-2's constant (0.023 and 0.02 at 768);
+        a narrow model learns much faster than from that constant.
+        """
+        return math.sqrt(2 / (5 * self.embed_dim))
+
+    @property
+    def branch_init_stddev(self) -> float:
+        """The same for the kernels that join the residual stream.
+
+        Source: Radford et al. 2019, section 2.3.
+        """
+        return self.init_stddev / math.sqrt(2 * self.num_layers)
 
     def __post_init__(self):
         _check_choices(self)

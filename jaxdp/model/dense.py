@@ -4,8 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-INIT_STDDEV = 0.02  # Source: GPT-2 (Radford et al. 2019) and its code
-
 
 class Dense(nn.Module):
     """`inputs @ kernel + bias`, computed on `[batch * length, features]`.
@@ -18,7 +16,7 @@ class Dense(nn.Module):
     out_dim: int
     use_bias: bool
     dtype: str
-    stddev: float = INIT_STDDEV
+    stddev: float  # of the new kernel
 
     def setup(self):
         init = nn.initializers.normal(self.stddev)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
-from jaxdp.model.dense import INIT_STDDEV, Dense
+from jaxdp.model.dense import Dense
 
 
 def gelu(values: jax.Array) -> jax.Array:
@@ -39,12 +39,10 @@ class MLP(nn.Module):
     def setup(self):
         config = self.config
         dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
-        self.up = dense(config.embed_dim, config.mlp_dim)
+        self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
         if config.activation == "swiglu":
-            self.gate = dense(config.embed_dim, config.mlp_dim)
-        self.down = dense(
-            config.mlp_dim, config.embed_dim, stddev=INIT_STDDEV / math.sqrt(2 * config.num_layers)
-        )
+            self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
+        self.down = dense(config.mlp_dim, config.embed_dim, stddev=config.branch_init_stddev)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Map `[batch, length, embed_dim]` to the same shape."""

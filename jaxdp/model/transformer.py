@@ -10,7 +10,7 @@ from jaxdp.errors import UserError
 from jaxdp.model.block import block_class, scanned_class
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import TransformerConfig
-from jaxdp.model.dense import INIT_STDDEV, Dense, matmul_float32
+from jaxdp.model.dense import Dense, matmul_float32
 from jaxdp.model.dropout import dropout
 from jaxdp.model.masks import make_mask
 from jaxdp.model.norm import Norm
@@ -20,16 +20,15 @@ from jaxdp.model.positions import rotary_tables, sinusoidal_embedding
 class Transformer(nn.Module):
     """A decoder-only Transformer.
 
-    Parameters are float32, and every kernel is `[in, out]`. Init is normal with
-    standard deviation 0.02, divided by `sqrt(2 * num_layers)` where a branch
-    joins the residual stream (Source: Radford et al. 2019, section 2.3).
+    Parameters are float32, and every kernel is `[in, out]`. Init is normal with the
+    standard deviations of `TransformerConfig.init_stddev` and `branch_init_stddev`.
     """
 
     config: TransformerConfig
 
     def setup(self):
         config = self.config
-        init = nn.initializers.normal(INIT_STDDEV)
+        init = nn.initializers.normal(config.init_stddev)
         self.token_embedding = self.param(
             "token_embedding", init, (config.vocab_size, config.embed_dim), jnp.float32
         )
@@ -46,7 +45,9 @@ class Transformer(nn.Module):
         if config.norm_position == "pre":
             self.final_norm = Norm(config.norm, config.use_bias, config.dtype)
         if not config.tie_embeddings:
-            self.output = Dense(config.embed_dim, config.vocab_size, False, config.dtype)
+            self.output = Dense(
+                config.embed_dim, config.vocab_size, False, config.dtype, stddev=config.init_stddev
+            )
 
     def __call__(
         self,

@@ -246,9 +246,9 @@ def test_initial_deviations():
         "kernel": (64, 256), "bias": (256,)
     }
     for kernel in (params["token_embedding"], params["output"]["kernel"], layer["attention"]["query"]["kernel"]):
-        np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.1)
+        np.testing.assert_allclose(kernel.std(), 0.0791, rtol=0.1)  # sqrt(2 / (5 * 64))
     for branch in (layer["attention"]["out"], layer["mlp"]["down"]):
-        np.testing.assert_allclose(branch["kernel"].std(), 0.01, rtol=0.1)
+        np.testing.assert_allclose(branch["kernel"].std(), 0.0395, rtol=0.1)  # two layers: half
         assert not branch["bias"].any()
     assert (layer["mlp_norm"]["scale"] == 1).all()
 
