@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jaxdp.data.flat import ShardedArray
 from jaxdp.data.windows import TokenWindows
 from jaxdp.errors import UserError
 
@@ -38,6 +39,34 @@ def test_any_order_and_repeats():
     rows = windows.rows(np.array([6, 0, 6, 2]))
     assert rows["tokens"].tolist() == [[18, 19, 0, 0], [0, 1, 2, 3], [18, 19, 0, 0], [6, 7, 8, 9]]
     assert rows["num_tokens"].tolist() == [2, 4, 2, 4]
+
+
+@pytest.mark.parametrize("keep_tail", [True, False])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_shards_read_as_one_array(tmp_path, mapped, keep_tail):
+    tokens = np.random.default_rng(0).integers(0, 2**16, 1000, np.uint16)
+    shards = np.split(tokens, [3, 500, 507])
+    if mapped:
+        for i, shard in enumerate(shards):
+            shard.tofile(tmp_path / f"{i}.bin")
+        shards = [np.memmap(tmp_path / f"{i}.bin", np.uint16, mode="r") for i in range(4)]
+    whole = TokenWindows(tokens, 16, keep_tail)
+    sharded = TokenWindows(ShardedArray(shards), 16, keep_tail)
+    assert sharded.num_rows == whole.num_rows == (63 if keep_tail else 62)
+    indices = np.random.default_rng(1).permutation(whole.num_rows)
+    rows, expected = sharded.rows(indices), whole.rows(indices)
+    for name in ("tokens", "num_tokens"):
+        np.testing.assert_array_equal(rows[name], expected[name], strict=True)
+
+
+@pytest.mark.parametrize("keep_tail", [True, False])
+@pytest.mark.parametrize("num_tokens", [9, 10, 20])
+def test_the_first_tokens_alone(num_tokens, keep_tail):
+    some = TokenWindows(np.arange(20), 4, keep_tail, num_tokens=num_tokens)
+    expected = TokenWindows(np.arange(num_tokens), 4, keep_tail)
+    assert some.num_rows == expected.num_rows
+    indices = np.arange(some.num_rows)
+    np.testing.assert_array_equal(some.rows(indices)["tokens"], expected.rows(indices)["tokens"])
 
 
 @pytest.mark.parametrize("bad", [[-1], [0, 5]])
