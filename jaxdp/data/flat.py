@@ -176,7 +176,7 @@ class RaggedArray:
         return self.flat.take_ragged(starts, lengths), lengths
 
 
-def as_flat(array: "np.ndarray | FlatArray") -> FlatArray:
+def as_flat(array: np.ndarray | FlatArray) -> FlatArray:
     """A plain array as a `FlatArray`; what is one already stays as it is."""
     return ShardedArray([array]) if isinstance(array, np.ndarray) else array
 
