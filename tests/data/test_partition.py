@@ -1,8 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
 from jaxdp.data.partition import PARTITIONS, process_rows
 from jaxdp.errors import UserError
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.placement import place_batch
 
 
 def deal(partition, num_processes, batch=24, seed=0, step=0):
@@ -26,6 +29,35 @@ def test_disjoint_complete_and_equal(partition, num_processes):
         shares = deal(partition, num_processes, step=step)
         assert {len(share) for share in shares} == {24 // num_processes}
         assert sorted(row for share in shares for row in share) == list(range(24))
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("batch", [1, 2, 6, 8, 12, 48, 97, 4096])
+def test_every_batch_size_on_every_number_of_processes_and_devices(partition, batch):
+    for num_processes in (n for n in (1, 2, 3, 4, 6, 8, 16, 97) if batch % n == 0):
+        for step in (0, 1, 2, 1000, 10**9):
+            shares = np.array(deal(partition, num_processes, batch, seed=7, step=step))
+            assert shares.shape == (num_processes, batch // num_processes)
+            np.testing.assert_array_equal(np.sort(shares, axis=None), np.arange(batch))
+            if partition == "strided":
+                owners = np.broadcast_to(np.arange(num_processes)[:, None], shares.shape)
+                np.testing.assert_array_equal(shares % num_processes, owners)
+            for num_devices in (n for n in (1, 2, 4) if shares.shape[1] % n == 0):
+                if partition == "block":  # the same as if every device had a process of its own
+                    alone = deal(partition, num_processes * num_devices, batch, seed=7, step=step)
+                    np.testing.assert_array_equal(shares.reshape(len(alone), -1), alone)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_devices_get_the_rows_that_their_process_was_dealt(partition):
+    """What `place_batch` puts on each device, against what was dealt."""
+    devices = tuple(jax.devices()[:4])
+    here = Topology(devices, num_processes=1, process_index=0)
+    [share] = deal(partition, 1, batch=12, step=3)
+    placed = place_batch({"row_ids": np.array(share, np.int32)}, here)["row_ids"]
+    by_device = {shard.device: np.asarray(shard.data).ravel() for shard in placed.addressable_shards}
+    for number, device in enumerate(devices):
+        assert by_device[device].tolist() == share[3 * number : 3 * number + 3]
 
 
 def test_block_and_strided():
