@@ -7,6 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.typing import PyTree
 
 
@@ -57,10 +58,11 @@ class StepInfo:
         metrics: the train step's metrics as host numbers (see `jaxdp.step`).
         step_secs: time since the step before was finished, without what hooks
             did with the state in between.
-        wait_secs: how much of it the loop waited for this step's batch.
+        queue: how many batches were ready when the loop came for this step's, and how
+            much of the time it waited.
     """
 
     step: int
     metrics: dict[str, Any]
     step_secs: float
-    wait_secs: float
+    queue: QueueState

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import StepInfo, TrainState
 
@@ -65,7 +66,7 @@ def train(
     *,
     first_step: int,
     total_steps: int,
-    waited_secs: Callable[[], float],
+    queue: Callable[[], QueueState],
 ) -> Outcome:
     """Runs the steps `first_step` .. `total_steps - 1`, or until all agree to stop.
 
@@ -78,22 +79,22 @@ def train(
         hooks: called in this order.
         first_step: batches consumed so far.
         total_steps: where to end.
-        waited_secs: total time that `batches` has kept us waiting.
+        queue: how `batches` stood when its latest batch was asked for.
     """
     step, request = first_step, 0
-    pending: tuple[int, Any, float] | None = None
-    mark, waited = time.perf_counter(), waited_secs()
+    pending: tuple[int, Any, QueueState] | None = None
+    mark = time.perf_counter()
 
     def finish_pending() -> None:
         """Reads the step that was dispatched before, and tells the hooks."""
         nonlocal pending, mark, request
         if pending is None:
             return
-        finished_step, metrics, wait = pending
+        finished_step, metrics, queue_state = pending
         pending = None
         metrics = jax.device_get(metrics)  # waits for that step
         now = time.perf_counter()
-        info = StepInfo(finished_step, metrics, now - mark, wait)
+        info = StepInfo(finished_step, metrics, now - mark, queue_state)
         mark = now
         agreed = int(metrics["request"])
         request = max(request, agreed if agreed > SAVE_REQUEST else 0)
@@ -102,12 +103,12 @@ def train(
 
     while step < total_steps and not request:
         batch, batch_hash = next(batches)
-        wait, waited = waited_secs() - waited, waited_secs()
+        queue_state = queue()
         signals = make_signals(max((hook.request() for hook in hooks), default=0), batch_hash)
         state, metrics = program(state, batch, signals)
         step += 1
         finish_pending()
-        pending = (step, metrics, wait)
+        pending = (step, metrics, queue_state)
         due = [hook for hook in hooks if hook.wants_state(step)]
         if due:
             finish_pending()

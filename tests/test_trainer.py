@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.trainer import SAVE_REQUEST, Hook, train
 
 STOP = 15
+READY = QueueState(2, 2, 0.0)
 
 
 class State:
@@ -73,7 +75,7 @@ def run(hooks, events, *, first_step=0, total_steps=4, seen=None):
         hooks,
         first_step=first_step,
         total_steps=total_steps,
-        waited_secs=lambda: 0.0,
+        queue=lambda: READY,
     )
 
 
@@ -176,13 +178,13 @@ class Clock:
 
 
 def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
-    clock, waited, infos = Clock(), [0.0], []
+    clock, queue, infos = Clock(), [], []
     monkeypatch.setattr("jaxdp.trainer.time.perf_counter", lambda: clock.now)
 
     def batches():
         while True:
             clock.pass_time(2.0)
-            waited[0] += 2.0
+            queue.append(QueueState(3, len(queue) % 2, 2.0))
             yield 0, 0
 
     def program(state, batch, signals):
@@ -201,9 +203,10 @@ def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
 
     train(
         program, State(0), batches(), lambda request, batch_hash: None, [Evaluation()],
-        first_step=0, total_steps=4, waited_secs=lambda: waited[0],
+        first_step=0, total_steps=4, queue=lambda: queue[-1],
     )  # fmt: skip
     assert [info.step for info in infos] == [1, 2, 3, 4]
-    assert [info.wait_secs for info in infos] == [2.0] * 4
+    assert [info.queue for info in infos] == queue  # of its own batch, not of the one dispatched since
+    assert [state.num_ready for state in queue] == [0, 1, 0, 1]
     # Four rounds of 3 s; steps 2 and 4 were read at once after steps 1 and 3.
     assert [info.step_secs for info in infos] == [6.0, 0.0, 6.0, 0.0]

@@ -4,9 +4,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from jaxdp.errors import UserError
+
 CLOSE_SECS = 10.0  # a reader that hangs in a system call must not keep the process from ending
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """How the queue stood when the consumer came for its latest item.
+
+    Attributes:
+        depth: most items that are ready or in the making.
+        num_ready: items that were ready, from 0 to `depth`.
+        wait_secs: how long the consumer then waited.
+    """
+
+    depth: int
+    num_ready: int
+    wait_secs: float
 
 
 class Prefetch(Iterator[Any]):
@@ -17,16 +35,20 @@ class Prefetch(Iterator[Any]):
     manager, or call `close`.
 
     Args:
-        iterator: the items; only the background thread touches it.
+        iterator: the items; only the background thread touches it, and closes it.
         transform: applied to each item there, such as placing it on the devices.
-        depth: largest number of items that are ready or in the making.
+        depth: largest number of items that are ready or in the making; 1 or more.
 
     Attributes:
         wait_secs: seconds that the consumer has waited so far.
+        queue: how the queue stood at the latest `next`; before the first, empty.
     """
 
     def __init__(self, iterator: Iterable[Any], transform: Callable[[Any], Any], depth: int = 2):
+        if depth < 1:
+            raise UserError(f"data.prefetch_batches={depth} is too small: expected 1 or more.")
         self.wait_secs = 0.0
+        self.queue = QueueState(depth, 0, 0.0)
         # In a generator expression a stray StopIteration of `transform` is an
         # error (PEP 479) and cannot pass for the end of the data.
         self._items = (transform(item) for item in iterator)
@@ -42,12 +64,7 @@ class Prefetch(Iterator[Any]):
     def _read(self) -> None:
         try:
             while self._wait_for_room():
-                item = next(self._items)
-                with self._changed:
-                    if self._closed:
-                        return
-                    self._ready.append(item)
-                    self._changed.notify_all()
+                self._offer(next(self._items))
         except StopIteration:
             pass
         except BaseException as error:
@@ -55,6 +72,16 @@ class Prefetch(Iterator[Any]):
         finally:
             with self._changed:
                 self._finished = True
+                self._changed.notify_all()
+            # Readers end here, in their own thread, not when the interpreter does:
+            # by then `datasets` cannot close its files any more.
+            self._items.close()
+
+    def _offer(self, item: Any) -> None:
+        # A function of its own: `_read` must not hold the item while it makes the next.
+        with self._changed:
+            if not self._closed:
+                self._ready.append(item)
                 self._changed.notify_all()
 
     def _wait_for_room(self) -> bool:
@@ -66,8 +93,10 @@ class Prefetch(Iterator[Any]):
     def __next__(self) -> Any:
         start = time.perf_counter()
         with self._changed:
+            num_ready = len(self._ready)
             self._changed.wait_for(lambda: self._ready or self._finished or self._closed)
-            self.wait_secs += time.perf_counter() - start
+            self.queue = QueueState(self._depth, num_ready, time.perf_counter() - start)
+            self.wait_secs += self.queue.wait_secs
             if self._ready:
                 item = self._ready.popleft()
                 self._changed.notify_all()

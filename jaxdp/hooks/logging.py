@@ -36,12 +36,14 @@ class Logging(Hook):
         self._restart()
 
     def _restart(self) -> None:
-        self._steps, self._secs, self._wait_secs, self._tokens = 0, 0.0, 0.0, 0.0
+        self._steps, self._secs, self._tokens = 0, 0.0, 0.0
+        self._wait_secs, self._num_ready = 0.0, 0
 
     def on_step(self, info: StepInfo) -> None:
         self._steps += 1
         self._secs += info.step_secs
-        self._wait_secs += info.wait_secs
+        self._wait_secs += info.queue.wait_secs
+        self._num_ready += info.queue.num_ready
         self._tokens += float(info.metrics["tokens"])
         if self._every(info.step):
             self._write(info.step, self._line(info))
@@ -56,6 +58,8 @@ class Logging(Hook):
             "perf/step_secs": self._secs / self._steps,
             "perf/tokens_per_sec": self._tokens / self._secs,
             "perf/data_wait": self._wait_secs / self._secs,
+            "perf/prefetch_ready": self._num_ready / self._steps,
+            "perf/prefetch_depth": info.queue.depth,
         }
         if self._peak_flops:
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops

@@ -1,10 +1,13 @@
+import gc
 import threading
 import time
 import traceback
+import weakref
 
 import pytest
 
-from jaxdp.data.prefetch import Prefetch
+from jaxdp.data.prefetch import Prefetch, QueueState
+from jaxdp.errors import UserError
 
 LIMIT_SECS = 5.0  # generous: what is waited for takes milliseconds
 
@@ -47,6 +50,64 @@ def test_at_most_depth_items_are_made_ahead():
         until(lambda: len(made) == 4)
         time.sleep(0.05)
         assert made == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_never_more_than_depth_items_are_made_and_not_taken(depth):
+    asked = 0
+
+    def transform(item):
+        assert item < asked + depth  # `asked` counts before the item is taken, so it is no race
+        return item
+
+    with Prefetch(iter(range(2000)), transform, depth) as prefetch:
+        for expected in range(2000):
+            asked += 1
+            assert next(prefetch) == expected
+
+
+class Batch:
+    """Something that a weak reference can point at."""
+
+
+def test_what_was_taken_is_let_go_while_the_next_is_made():
+    release, second = threading.Event(), threading.Event()
+
+    def transform(item):
+        if item:
+            second.set()
+            assert release.wait(LIMIT_SECS)
+        return Batch()
+
+    with Prefetch(iter(range(2)), transform, depth=1) as prefetch:
+        taken = weakref.ref(next(prefetch))
+        assert second.wait(LIMIT_SECS)
+        assert taken() is None
+        release.set()
+
+
+def test_depth_of_nothing():
+    with pytest.raises(UserError, match=r"data\.prefetch_batches=0 is too small"):
+        Prefetch(iter(()), lambda item: item, depth=0)
+
+
+def closing_reader(closed):
+    try:
+        yield from range(100)
+    finally:
+        closed.append(threading.current_thread())
+
+
+def test_the_reader_is_closed_in_its_own_thread():
+    closed = []
+    prefetch = Prefetch(closing_reader(closed), lambda item: item)
+    next(prefetch)
+    gc.disable()  # closed because we close it, not because it was found to be garbage
+    try:
+        prefetch.close()
+        assert closed == [prefetch._thread]
+    finally:
+        gc.enable()
 
 
 def failing_reader():
@@ -154,6 +215,31 @@ def test_wait_secs_is_the_time_the_consumer_waited():
         for _ in range(4):
             next(prefetch)
         assert prefetch.wait_secs < 0.05
+
+
+def test_queue_state_is_that_of_the_latest_item():
+    permits = threading.Semaphore(0)
+
+    def transform(item):
+        assert permits.acquire(timeout=LIMIT_SECS)
+        return item
+
+    with Prefetch(iter(range(6)), transform, depth=3) as prefetch:
+        assert prefetch.queue == QueueState(3, 0, 0.0)
+        permits.release(3)
+        until(lambda: len(prefetch._ready) == 3)
+        states = []
+        for _ in range(3):
+            next(prefetch)
+            states.append(prefetch.queue)
+        assert [state.num_ready for state in states] == [3, 2, 1]
+        threading.Timer(0.05, permits.release).start()
+        next(prefetch)
+        states.append(prefetch.queue)
+        assert (states[3].depth, states[3].num_ready) == (3, 0)
+        assert states[3].wait_secs > 0.01
+        assert prefetch.wait_secs == sum(state.wait_secs for state in states)
+        permits.release(2)
 
 
 def test_no_time_is_burnt_waiting():

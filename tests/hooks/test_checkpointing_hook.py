@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
@@ -55,7 +56,7 @@ def run(hooks, total_steps, *, peer=None, on_dispatch=lambda step: None):
 
     return train(
         program, 0, ((0, 0) for _ in range(10**6)), lambda request, _: request, hooks,
-        first_step=0, total_steps=total_steps, waited_secs=lambda: 0.0,
+        first_step=0, total_steps=total_steps, queue=lambda: QueueState(2, 2, 0.0),
     )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def test_the_evaluation_of_the_same_step_is_saved_with_it():
 def test_a_failed_save_stops_the_run_at_the_next_step():
     writer = Writer()
     hook = make_hook(writer)
-    hook.on_step(StepInfo(1, {"request": 0}, 0.1, 0.0))
+    hook.on_step(StepInfo(1, {"request": 0}, 0.1, QueueState(2, 2, 0.0)))
     writer.failure = OSError("disk full")
     with pytest.raises(OSError, match="disk full"):
-        hook.on_step(StepInfo(2, {"request": 0}, 0.1, 0.0))
+        hook.on_step(StepInfo(2, {"request": 0}, 0.1, QueueState(2, 2, 0.0)))

@@ -2,13 +2,14 @@
 
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.errors import TrainingDiverged
 from jaxdp.hooks.divergence import Divergence
 from jaxdp.state import StepInfo
 
 
 def after(hook, step, in_a_row):
-    hook.on_step(StepInfo(step, {"skipped_in_a_row": in_a_row}, 0.1, 0.0))
+    hook.on_step(StepInfo(step, {"skipped_in_a_row": in_a_row}, 0.1, QueueState(2, 2, 0.0)))
 
 
 def test_a_few_bad_updates_are_borne_and_too_many_are_not():

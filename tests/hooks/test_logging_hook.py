@@ -2,15 +2,16 @@
 
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.parallel.signals import host_signals
 from jaxdp.state import StepInfo
 
 
-def info(step, *, secs=0.5, wait=0.1, tokens=100.0, **metrics):
+def info(step, *, secs=0.5, wait=0.1, ready=2, tokens=100.0, **metrics):
     values = {"loss": step + 0.25, "grad_norm": 2.0, "learning_rate": 1e-3, "skipped": 0}
-    return StepInfo(step, values | metrics | {"tokens": tokens}, secs, wait)
+    return StepInfo(step, values | metrics | {"tokens": tokens}, secs, QueueState(4, ready, wait))
 
 
 def lines_of(infos, *, every=2, **options):
@@ -24,19 +25,21 @@ def lines_of(infos, *, every=2, **options):
 
 def test_a_line_has_the_numbers_of_its_step_and_the_speeds_since_the_last_line():
     infos = [
-        info(1, secs=1.0, wait=0.5, tokens=100.0),
-        info(2, secs=3.0, wait=0.5, tokens=300.0, skipped=1),
-        info(3, secs=0.5, wait=0.0, tokens=50.0),
-        info(4, secs=0.5, wait=0.25, tokens=0.0),
+        info(1, secs=1.0, wait=0.5, ready=0, tokens=100.0),
+        info(2, secs=3.0, wait=0.5, ready=1, tokens=300.0, skipped=1),
+        info(3, secs=0.5, wait=0.0, ready=4, tokens=50.0),
+        info(4, secs=0.5, wait=0.25, ready=2, tokens=0.0),
     ]
     assert lines_of(infos) == [
         (2, {
             "train/loss": 2.25, "train/grad_norm": 2.0, "train/learning_rate": 1e-3, "train/skipped": 1,
             "perf/step_secs": 2.0, "perf/tokens_per_sec": 100.0, "perf/data_wait": 0.25,
+            "perf/prefetch_ready": 0.5, "perf/prefetch_depth": 4,
         }),
         (4, {
             "train/loss": 4.25, "train/grad_norm": 2.0, "train/learning_rate": 1e-3, "train/skipped": 0,
             "perf/step_secs": 0.5, "perf/tokens_per_sec": 50.0, "perf/data_wait": 0.25,
+            "perf/prefetch_ready": 3.0, "perf/prefetch_depth": 4,
         }),
     ]  # fmt: skip
 

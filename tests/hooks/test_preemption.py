@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.preemption import Preemption, exit_code
 from jaxdp.trainer import train
 
@@ -45,7 +46,7 @@ def test_the_first_signal_decides_and_the_loop_stops_with_it(said):
     with Preemption(said.append) as preemption:
         outcome = train(
             program, 0, ((0, 0) for _ in range(100)), lambda request, _: request, [preemption],
-            first_step=0, total_steps=100, waited_secs=lambda: 0.0,
+            first_step=0, total_steps=100, queue=lambda: QueueState(2, 2, 0.0),
         )  # fmt: skip
     assert dispatched == [0, 0, signal.SIGTERM, signal.SIGTERM]
     assert (outcome.step, exit_code(outcome.request)) == (4, 75)

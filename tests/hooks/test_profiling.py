@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.trainer import train
 
@@ -24,7 +25,7 @@ def run(hook, events, *, first_step=0, total_steps=6):
 
     train(
         program, first_step, ((0, 0) for _ in range(100)), lambda request, _: 0, [hook],
-        first_step=first_step, total_steps=total_steps, waited_secs=lambda: 0.0,
+        first_step=first_step, total_steps=total_steps, queue=lambda: QueueState(2, 2, 0.0),
     )  # fmt: skip
 
 
