@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-RESIDENT_BYTES = 1 << 28  # about as much of the mapped files stays in this process's memory
-FAULT_BYTES = 1 << 16  # what Linux maps around a page that is touched
+RESIDENT_BYTES = 1 << 29  # so much of mapped files may stay in this process's memory
+RUNS_A_LOOK = 64  # runs read between two looks at it; each may map a page of 2 MiB
 
 
 class FlatArray(Protocol):
@@ -27,9 +27,9 @@ class FlatArray(Protocol):
 class ShardedArray:
     """Several arrays read as one, a run of elements crossing from one to the next.
 
-    Memory does not grow with the data: where shards are mapped read-only from
-    files, the pages that were read are unmapped again from time to time. They stay
-    in the system's cache, so that reading them again costs a page fault, no disk.
+    Memory does not grow with the data: of shards that are mapped read-only from
+    files, what was read is unmapped again whenever it comes to RESIDENT_BYTES. It
+    stays in the system's cache, so that reading it again costs a page fault, no disk.
 
     Args:
         shards: each `[num_elements]`, all of one dtype, in memory or memory-mapped;
@@ -46,9 +46,9 @@ class ShardedArray:
         # As plain arrays: slicing an np.memmap runs Python code for each slice.
         self._shards = [np.ascontiguousarray(np.asarray(shard)) for shard in shards if len(shard)]
         self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
-        self._begins = self._ends - [len(shard) for shard in self._shards]
         self._mappings = [m for m in map(_read_only_mapping, self._shards) if m is not None]
-        self._touched_bytes = 0
+        self._runs_since_look = 0
+        self._most_resident_bytes = _resident_bytes() + RESIDENT_BYTES
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._shards else 0
@@ -68,25 +68,12 @@ class ShardedArray:
         """
         starts = np.asarray(starts, np.int64)
         self._check(starts, starts + length)
-        if not len(starts):
-            return np.empty((0, length), self.dtype)  # of which there may be no window
-        if len(self._shards) == 1:
+        if len(self._shards) == 1 and len(starts):
             runs = _windows(self._shards[0], length)[starts]
         else:
-            runs = np.empty((len(starts), length), self.dtype)
-            shard_of = np.searchsorted(self._ends, starts, side="right")
-            shard_of = np.minimum(shard_of, len(self._shards) - 1)  # an empty run at the very end
-            crosses = starts + length > self._ends[shard_of]
-            shard_of[crosses] = -1
-            for shard in np.unique(shard_of).tolist():
-                here = np.flatnonzero(shard_of == shard)
-                if shard >= 0:
-                    windows = _windows(self._shards[shard], length)
-                    runs[here] = windows[starts[here] - self._begins[shard]]
-                else:
-                    lengths = np.full(len(here), length)
-                    runs[here] = self._concatenate(starts[here], lengths).reshape(-1, length)
-        self._release(len(starts), runs.nbytes)
+            lengths = np.full(len(starts), length)
+            runs = self._concatenate(starts, lengths).reshape(len(starts), length)
+        self._release(len(starts))
         return runs
 
     def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -105,22 +92,22 @@ class ShardedArray:
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         self._check(starts, starts + lengths)
         runs = self._concatenate(starts, lengths)
-        self._release(len(starts), runs.nbytes)
+        self._release(len(starts))
         return runs
 
     def _concatenate(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        if len(self._shards) == 1:
+            return self._shards[0][np.repeat(starts, lengths) + count_up(lengths)]
         runs = np.empty(int(lengths.sum()), self.dtype)
-        shard_of = np.searchsorted(self._ends, starts, side="right")
-        place = 0
-        for start, length, shard in zip(
-            starts.tolist(), lengths.tolist(), shard_of.tolist(), strict=True
-        ):
-            end = place + length
-            while place < end:
-                offset = start - int(self._begins[shard])
-                part = self._shards[shard][offset : offset + end - place]
-                runs[place : place + len(part)] = part
-                place, start, shard = place + len(part), start + len(part), shard + 1
+        which = np.searchsorted(self._ends, starts, side="right")
+        ends, at = self._ends.tolist(), 0
+        for start, length, shard in zip(starts.tolist(), lengths.tolist(), which.tolist(), strict=True):
+            while length:
+                array = self._shards[shard]
+                offset = start - ends[shard] + len(array)
+                part = array[offset : offset + length]
+                runs[at : at + len(part)] = part
+                at, start, length, shard = at + len(part), start + len(part), length - len(part), shard + 1
         return runs
 
     def _check(self, starts: np.ndarray, ends: np.ndarray) -> None:
@@ -129,13 +116,16 @@ class ShardedArray:
                 f"elements {starts.min()} to {ends.max()} of an array of {len(self)}"
             )
 
-    def _release(self, num_runs: int, num_bytes: int) -> None:
-        """Unmaps what was read when it may have come to RESIDENT_BYTES."""
-        self._touched_bytes += num_bytes + num_runs * FAULT_BYTES
-        if self._mappings and self._touched_bytes >= RESIDENT_BYTES:
+    def _release(self, num_runs: int) -> None:
+        """Unmaps what was read if it is too much by now."""
+        self._runs_since_look += num_runs
+        if not self._mappings or self._runs_since_look < RUNS_A_LOOK:
+            return
+        self._runs_since_look = 0
+        if _resident_bytes() > self._most_resident_bytes:
             for mapping in self._mappings:
                 mapping.madvise(mmap.MADV_DONTNEED)
-            self._touched_bytes = 0
+            self._most_resident_bytes = _resident_bytes() + RESIDENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -181,6 +171,12 @@ def as_flat(array: np.ndarray | FlatArray) -> FlatArray:
     return ShardedArray([array]) if isinstance(array, np.ndarray) else array
 
 
+def count_up(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... count - 1 for each count, one after the other: `[sum(counts)] int64`."""
+    firsts = np.cumsum(counts) - counts
+    return np.arange(int(np.sum(counts))) - np.repeat(firsts, counts)
+
+
 def _windows(array: np.ndarray, length: int) -> np.ndarray:
     """Every run of `length` elements, without a copy: `[len(array) - length + 1, length]`.
 
@@ -201,3 +197,15 @@ def _read_only_mapping(array: np.ndarray) -> mmap.mmap | None:
     while isinstance(array, np.ndarray) and not array.flags.writeable:
         array = array.base
     return array if isinstance(array, mmap.mmap) else None
+
+
+def _resident_bytes() -> int:
+    """What of all files mapped by this process is in its memory; 0 where no system tells.
+
+    How much a page fault maps, 4 KiB to 2 MiB, is up to the system and cannot be guessed.
+    """
+    try:
+        with open("/proc/self/statm") as counts:
+            return int(counts.read().split()[2]) * mmap.PAGESIZE
+    except FileNotFoundError:
+        return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdp.data.flat import FlatArray
+from jaxdp.data.flat import FlatArray, count_up
 from jaxdp.data.long_documents import find_long
 from jaxdp.errors import UserError
 
@@ -170,22 +170,22 @@ class PackedRows:
             raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
         first = self._row_offsets[indices]
         num_segments = self._row_offsets[indices + 1] - first
-        row, number = _ranges(num_segments)
-        segments = first[row] + number
+        number = count_up(num_segments)
+        segments = np.repeat(first, num_segments) + number
         starts, lengths = self._starts[segments], self._lengths[segments]
-        segment, position = _ranges(lengths)
         targets = self._flat.take_ragged(starts, lengths)
         before = self._flat.take((starts - 1) % len(self._flat), 1)[:, 0]  # the last is end of text
         tokens = np.empty_like(targets)
         tokens[1:] = targets[:-1]
         tokens[np.cumsum(lengths) - lengths] = before
+        row = np.repeat(np.arange(len(indices)), num_segments)
         num_tokens = np.bincount(row, lengths, len(indices)).astype(np.int32)
         is_token = np.arange(self.length) < num_tokens[:, None]
         values = {
             "tokens": tokens,
             "targets": targets,
-            "segment_ids": (number + 1)[segment],
-            "positions": position,
+            "segment_ids": np.repeat(number + 1, lengths),
+            "positions": count_up(lengths),
         }
         arrays = {name: np.zeros(is_token.shape, np.int32) for name in values}
         for name, array in arrays.items():
@@ -193,21 +193,12 @@ class PackedRows:
         return {**arrays, "num_tokens": num_tokens}
 
 
-def _ranges(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """range(count) for each count, one after the other.
-
-    Returns:
-        ([sum(counts)] which count, [sum(counts)] the number in its range).
-    """
-    which = np.repeat(np.arange(len(counts)), counts)
-    return which, np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
-
-
 def _pieces(starts: np.ndarray, lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts and lengths with those longer than `length` cut into pieces of it and a rest."""
-    document, number = _ranges(np.maximum(-(-lengths // length), 1))
-    begins = number * length
-    return starts[document] + begins, np.minimum(lengths[document] - begins, length)
+    num_pieces = np.maximum(-(-lengths // length), 1)
+    begins = count_up(num_pieces) * length
+    starts, lengths = np.repeat(starts, num_pieces), np.repeat(lengths, num_pieces)
+    return starts + begins, np.minimum(lengths - begins, length)
 
 
 def _first_fit(lengths: np.ndarray, length: int) -> np.ndarray:

@@ -113,6 +113,7 @@ def resident_bytes(path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
 def test_pages_that_were_read_do_not_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(flat, "RESIDENT_BYTES", 4 * 2**20)
+    monkeypatch.setattr(flat, "RUNS_A_LOOK", 1)
     path = tmp_path / "tokens.bin"
     np.arange(16 * 2**20, dtype=np.uint16).tofile(path)
     tokens = np.memmap(path, np.uint16, mode="r")
@@ -125,7 +126,8 @@ def test_pages_that_were_read_do_not_stay(tmp_path, monkeypatch):
 
 
 def test_a_copy_that_was_written_to_is_never_unmapped(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(flat, "RESIDENT_BYTES", -(2**40))
+    monkeypatch.setattr(flat, "RUNS_A_LOOK", 1)
     path = tmp_path / "tokens.bin"
     np.zeros(4, np.uint16).tofile(path)
     tokens = np.memmap(path, np.uint16, mode="c")
