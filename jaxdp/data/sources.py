@@ -1,178 +1,199 @@
-"""Files as documents: the text sources, their split and their fingerprint."""
+"""Where data comes from: each value of `data.source` that reads text, by name."""
 
-import glob
 import hashlib
-import os
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from jaxdp.data.arrow import read_parquet
+from jaxdp.data.files import DataFile, find_below, find_files, unreadable
+from jaxdp.data.hub import open_data_set
+from jaxdp.data.readers import read_csv, read_jsonl, read_text
+from jaxdp.data.records import Columns, Part, Record, missing_column
+from jaxdp.data.split import split_point
 from jaxdp.errors import UserError
 
 STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One source, as `data.*` or an entry of `data.mixture` describes it.
+
+    Attributes:
+        source: stdlib | text | jsonl | csv | parquet | hf.
+        path: a file, a folder, a glob or a URL (see `files.find_files`); for hf see
+            `hub.open_data_set`; not used by stdlib.
+        eval_path: files that are the evaluation split; not for stdlib and hf.
+        name: hf: the configuration of a data set.
+        split: hf: to train on; None: train.
+        eval_split: hf: to evaluate on; None: held out of `split`.
+        columns: that must be there and hold text; of stdlib and text: `text`.
+        label_columns: that must be there and hold text, whole numbers or truth values.
+        errors: strict | replace: what to do about bytes that are not UTF-8.
+    """
+
+    source: str
+    path: str | None = None
+    eval_path: str | None = None
+    name: str | None = None
+    split: str | None = None
+    eval_split: str | None = None
+    columns: tuple[str, ...] = ("text",)
+    label_columns: tuple[str, ...] = ()
+    errors: str = "strict"
+
+
+Parts = list[Part]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Files that are read alike.
+
+    Attributes:
+        endings: of the files that are taken from a folder; empty: all.
+        read: file, columns, errors -> records.
+    """
+
+    endings: tuple[str, ...]
+    read: Callable[[DataFile, Columns, str], Iterator[Record]]
+
+
+FORMATS = {
+    "text": _Format((), read_text),
+    "jsonl": _Format((".jsonl", ".json", ".ndjson"), read_jsonl),
+    "csv": _Format((".csv", ".tsv"), read_csv),
+    "parquet": _Format((".parquet",), read_parquet),
+}
+
+
+def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
+    """The parts of a source, in an order that depends on names only.
+
+    Returns:
+        The training parts, and the evaluation parts where the source itself has them,
+        else None. Both have at least one record; the first one has been read.
+
+    Raises:
+        UserError: an unknown source; nothing there, nothing readable, no record; a
+            column that is missing or holds something else. What is wrong further on
+            is raised where it is read.
+    """
+    if spec.source not in SOURCES:
+        raise UserError(
+            f"data.source={spec.source!r} is unknown: expected one of {', '.join(SOURCES)}, tokens, hf_stream."
+        )
+    if spec.errors not in ("strict", "replace"):
+        raise UserError(f"data.errors={spec.errors!r} is unknown: expected strict or replace.")
+    _check_keys(spec)
+    train, evaluation = SOURCES[spec.source](spec, Columns(spec.columns, spec.label_columns))
+    for parts, where in ((train, spec.path or spec.source), (evaluation, spec.eval_path)):
+        if parts is not None and not any(_has_records(part) for part in parts):
+            raise UserError(f"data.source={spec.source}: {where} has no record: give files that have some.")
+    return train, evaluation
+
+
+def _check_keys(spec: SourceSpec) -> None:
+    """Checks that no key is set which the source does not look at.
+
+    Raises:
+        UserError: names the key, and where it belongs.
+    """
+    unused = ("eval_path",) if spec.source == "hf" else ("name", "split", "eval_split")
+    for key in ("eval_path", *unused) if spec.source == "stdlib" else unused:
+        if getattr(spec, key) is not None:
+            cure = "data.eval_split names a split" if spec.source == "hf" else "data.eval_path names files"
+            raise UserError(
+                f"data.{key}={getattr(spec, key)} means nothing with data.source={spec.source}: unset it"
+                + (f" ({cure} to evaluate on)." if spec.source != "stdlib" else ".")
+            )
+
+
+def _has_records(part: Part) -> bool:
+    records = part.read()
+    try:
+        return next(records, None) is not None
+    finally:
+        records.close()
+
+
+def _open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[Parts, None]:
+    _only_text(spec, columns)
+    root = sysconfig.get_path("stdlib")
+    files = find_below(root, lambda name: name.endswith(".py"), lambda folder: folder not in STDLIB_LEFT_OUT)
+    if not files:
+        raise UserError(
+            f"data.source=stdlib found no .py files in {root}: this Python comes without the source "
+            "of its standard library; use data.source=text with data.path=FILE."
+        )
+    files = sorted((file for file in files if file.num_bytes), key=lambda file: file.name)
+    return [_part(file, spec, columns) for file in files], None
+
+
+def _open_files(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
+    if not spec.path:
+        raise UserError(f"data.source={spec.source} needs data.path: a file, a folder or a glob.")
+    if spec.source == "text":
+        _only_text(spec, columns)
+    endings = FORMATS[spec.source].endings
+    train = find_files(spec.path, endings)
+    evaluation = None if spec.eval_path is None else find_files(spec.eval_path, endings, "data.eval_path")
+    both = {file.path for file in train} & {file.path for file in evaluation or ()}
+    if both:
+        raise UserError(
+            f"{min(both)} is both in data.path and in data.eval_path: what is evaluated on must not be "
+            "trained on; choose the files of each by a folder or a glob."
+        )
+    return (
+        [_part(file, spec, columns) for file in train],
+        None if evaluation is None else [_part(file, spec, columns) for file in evaluation],
+    )
+
+
+def _part(file: DataFile, spec: SourceSpec, columns: Columns) -> Part:
+    read = FORMATS["text" if spec.source == "stdlib" else spec.source].read
+    return Part(file.name, file.num_bytes or 0, file.stamp, lambda: read(file, columns, spec.errors))
+
+
+def _only_text(spec: SourceSpec, columns: Columns) -> None:
+    for column in columns.names:
+        if column != "text":
+            raise missing_column(f"data.source={spec.source}", column, ["text"])
+
+
+def _open_hf(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
+    if not spec.path:
+        raise UserError("data.source=hf needs data.path: the name of a data set on the Hub, or a folder.")
+    train, evaluation = open_data_set(
+        spec.path, spec.name, spec.split, spec.eval_split, columns, spec.errors
+    )
+    return [train], None if evaluation is None else [evaluation]
+
+
+SOURCES: dict[str, Callable[[SourceSpec, Columns], tuple[Parts, Parts | None]]] = {
+    "stdlib": _open_stdlib,
+    **dict.fromkeys(FORMATS, _open_files),
+    "hf": _open_hf,
+}
+
+
 @dataclass(frozen=True)
 class Document:
-    """A text that is one whole, and the name of where it is from.
-
-    `origin` is relative to what `data.path` names, with `/`, so that the same
-    data has the same names wherever it lies.
-    """
+    """A text that is one whole, and the name of where it is from."""
 
     text: str
     origin: str
 
 
 def read_documents(source: str, path: str | None, errors: str) -> list[Document]:
-    """All documents of a source, in an order that depends on names only.
-
-    Args:
-        source: `stdlib`: the `.py` files of the running Python's standard library,
-            without tests; `path` is not used. `text`: one document a file.
-        path: a file; a folder: all its regular files at any depth, whatever their
-            names, but nothing hidden and no linked folder; or a glob, where `**`
-            stands for folders at any depth. A leading `~` is the home folder.
-        errors: what to do about bytes that are not UTF-8: `strict` raises,
-            `replace` reads them as U+FFFD.
-
-    Returns:
-        Documents sorted by relative path; of several files the empty ones are
-        left out.
-
-    Raises:
-        UserError: an unknown source, nothing there, nothing readable, no text.
-    """
-    if source not in SOURCES:
-        raise UserError(f"data.source={source!r} is unknown: expected stdlib, text or tokens.")
-    if errors not in ("strict", "replace"):
-        raise UserError(f"data.errors={errors!r} is unknown: expected strict or replace.")
-    return SOURCES[source](path, errors)
-
-
-def _read_stdlib(path: str | None, errors: str) -> list[Document]:
-    root = sysconfig.get_path("stdlib")
-    names = [
-        name
-        for name in _walk(root, lambda folder: folder in STDLIB_LEFT_OUT)
-        if name.endswith(".py")
+    """All documents of `stdlib` or `text`, one a file."""
+    parts, _ = open_source(SourceSpec(source=source, path=path, errors=errors))
+    return [
+        Document("".join(record.fields["text"] for record in part.read()), part.name) for part in parts
     ]
-    if not names:
-        raise UserError(
-            f"data.source=stdlib found no .py files in {root}: this Python comes without the source "
-            "of its standard library; use data.source=text with data.path=FILE."
-        )
-    return _read_files(root, names, errors)
-
-
-def _read_text(path: str | None, errors: str) -> list[Document]:
-    if not path:
-        raise UserError("data.source=text needs data.path: a file, a folder or a glob.")
-    path = os.path.expanduser(path)
-    if os.path.isdir(path):
-        root, names = path, _walk(path, lambda folder: folder.startswith("."))
-        names = [name for name in names if not name.rpartition("/")[2].startswith(".")]
-    elif glob.has_magic(path) and not os.path.exists(path):
-        root, names = _match(path)
-    else:
-        root, name = os.path.split(path)
-        names = [name]
-    if not names:
-        raise UserError(f"data.path={path} matches no file: expected a file, a folder or a glob.")
-    return _read_files(root, names, errors)
-
-
-SOURCES: dict[str, Callable[[str | None, str], list[Document]]] = {
-    "stdlib": _read_stdlib,
-    "text": _read_text,
-}
-
-
-def _walk(root: str, left_out: Callable[[str], bool]) -> list[str]:
-    """Regular files below a folder, as relative paths with `/`."""
-
-    def stop(error: OSError):
-        raise unreadable(error)
-
-    names = []
-    for folder, subfolders, files in os.walk(root, onerror=stop):
-        subfolders[:] = [name for name in subfolders if not left_out(name)]
-        paths = (os.path.join(folder, name) for name in files)
-        names += [Path(path).relative_to(root).as_posix() for path in paths if os.path.isfile(path)]
-    return names
-
-
-def _match(pattern: str) -> tuple[str, list[str]]:
-    """The fixed folder in front of a glob, and what matches it below that folder."""
-    parts = Path(pattern).parts
-    num_fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = str(Path(*parts[:num_fixed]))
-    paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-    return root, [Path(path).relative_to(root).as_posix() for path in paths]
-
-
-def _read_files(root: str, names: Iterable[str], errors: str) -> list[Document]:
-    documents = []
-    for name in sorted(names):
-        path = os.path.join(root, name)
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise unreadable(error) from error
-        if content:
-            documents.append(Document(_decode(content, path, errors), name))
-    if not documents:
-        raise UserError(f"data.path: {path} is empty, and no other file has text.")
-    return documents
-
-
-def _decode(content: bytes, path: str, errors: str) -> str:
-    try:
-        return content.decode("utf-8", errors)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text: byte 0x{content[error.start]:02x} at offset {error.start}; "
-            "set data.errors=replace to read such bytes as U+FFFD, or leave the file out with a "
-            "glob in data.path."
-        ) from error
-
-
-def unreadable(error: OSError) -> UserError:
-    """The sentence for a file or folder of `data.path` that cannot be opened."""
-    if isinstance(error, FileNotFoundError):
-        message = f"data.path: {error.filename} does not exist: give a file or folder that does."
-        if os.path.basename(error.filename) == "tinyshakespeare.txt":
-            message += (
-                " The text is public: data/tinyshakespeare/input.txt in the repository"
-                " karpathy/char-rnn; --config.data.path=FILE says where yours lies."
-            )
-        return UserError(message)
-    return UserError(
-        f"data.path: {error.filename} cannot be read ({error.strerror}): "
-        "give this user the right to read it, or change data.path."
-    )
-
-
-def split_point(num_items: int, eval_fraction: float) -> int:
-    """How many of some items come before the last `eval_fraction` of them.
-
-    Raises:
-        UserError: a fraction not between 0 and 1, or nothing left on one side.
-    """
-    if not 0 < eval_fraction < 1:
-        raise UserError(
-            f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1."
-        )
-    point = int(num_items * (1 - eval_fraction))
-    if not 0 < point < num_items:
-        raise UserError(
-            f"data.eval_fraction={eval_fraction} of {num_items} characters or tokens leaves nothing "
-            "to train on or to evaluate on: give more data or change data.eval_fraction."
-        )
-    return point
 
 
 def split_documents(

@@ -1,29 +1,59 @@
-import hashlib
+import gzip
+import json
 import sysconfig
 from pathlib import Path
 
 import pytest
 
-from jaxdp.data.sources import Document, fingerprint, read_documents, split_documents
+from jaxdp.data.sources import SourceSpec, open_source
 from jaxdp.errors import UserError
 
 
-def write(folder, **contents):
-    for name, content in contents.items():
-        path = folder / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+@pytest.fixture
+def corpus(tmp_path):
+    """The same three texts in every format, and one more for evaluation."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = {"a": "one\n", "b": 'two, "2"\n\nlines', "c": "drei ü"}
+    rows = [{"text": text, "label": name} for name, text in texts.items()]
+    for name, text in texts.items():
+        save(tmp_path / "text" / f"{name}.txt", text)
+    save(tmp_path / "jsonl" / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:2]))
+    save(tmp_path / "jsonl" / "b.json.gz", json.dumps(rows[2]))
+    save(tmp_path / "csv" / "a.csv", 'label,text\na,"one\n"\nb,"two, ""2""\n\nlines"\n')
+    save(tmp_path / "csv" / "b.tsv", "text\tlabel\ndrei ü\tc\n")
+    (tmp_path / "parquet").mkdir()
+    for name, part in (("a", rows[:1]), ("b", rows[1:])):
+        parquet.write_table(pyarrow.Table.from_pylist(part), tmp_path / "parquet" / f"{name}.parquet")
+    return tmp_path
+
+
+def save(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def opened(**options):
+    return open_source(SourceSpec(**options))
+
+
+def records(parts):
+    return [record for part in parts for record in part.read()]
 
 
 @pytest.fixture(scope="module")
 def stdlib():
-    return read_documents("stdlib", None, "strict")
+    parts, evaluation = open_source(SourceSpec(source="stdlib"))
+    assert evaluation is None
+    return parts
 
 
 def test_stdlib_is_plausible(stdlib):
-    names = [document.origin for document in stdlib]
+    names = [part.name for part in stdlib]
     assert 600 < len(names) < 900
-    assert 9e6 < sum(len(document.text) for document in stdlib) < 16e6
+    assert 9e6 < sum(part.num_bytes for part in stdlib) < 16e6
     assert names == sorted(names) and len(set(names)) == len(names)
     assert {"argparse.py", "json/decoder.py"} <= set(names)
     assert all(name.endswith(".py") and "\\" not in name for name in names)
@@ -32,153 +62,102 @@ def test_stdlib_is_plausible(stdlib):
 
 
 def test_stdlib_text_is_the_files(stdlib):
-    document = next(document for document in stdlib if document.origin == "json/decoder.py")
+    [record] = records(part for part in stdlib if part.name == "json/decoder.py")
     file = Path(sysconfig.get_path("stdlib"), "json/decoder.py")
-    assert document.text.encode() == file.read_bytes()
+    assert record.fields["text"].encode() == file.read_bytes()
+    assert record.origin == "json/decoder.py"
 
 
 def test_stdlib_without_source(monkeypatch, tmp_path):
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(UserError, match=r"no \.py files.*data\.source=text"):
-        read_documents("stdlib", None, "strict")
+        opened(source="stdlib")
 
 
-def test_one_file_keeps_its_bytes(tmp_path):
-    (tmp_path / "a.anything").write_bytes("ünï\r\ncode\n".encode())
-    path = str(tmp_path / "a.anything")
-    assert read_documents("text", path, "strict") == [Document("ünï\r\ncode\n", "a.anything")]
+@pytest.mark.parametrize("source", ["text", "jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_texts(corpus, source):
+    parts, evaluation = opened(source=source, path=str(corpus / source))
+    assert evaluation is None
+    expected = ["one\n", 'two, "2"\n\nlines', "drei ü"]
+    assert [record.fields for record in records(parts)] == [{"text": text} for text in expected]
+    assert records(parts) == records(parts)  # parts are read again from their start
+    assert all(part.num_bytes == (corpus / source / part.name).stat().st_size for part in parts)
+    if source != "text":
+        parts, _ = opened(source=source, path=str(corpus / source), label_columns=("label",))
+        assert [record.fields["label"] for record in records(parts)] == ["a", "b", "c"]
 
 
-def test_folder_is_walked_sorted_and_without_hidden_or_empty(tmp_path):
-    write(tmp_path, b_dot_txt=b"2", a__z_dot_md=b"1", c__d__e=b"3", empty_dot_txt=b"")
-    write(tmp_path, _dot_hidden=b"x", _dot_git__config=b"x")
-    documents = read_documents("text", str(tmp_path), "strict")
-    expected = [Document("1", "a/z.md"), Document("2", "b.txt"), Document("3", "c/d/e")]
-    assert documents == expected
+def test_origins_do_not_depend_on_the_place(corpus):
+    parts, _ = opened(source="jsonl", path=str(corpus / "**" / "*.json*"))
+    assert [part.name for part in parts] == ["jsonl/a.jsonl", "jsonl/b.json.gz"]
+    assert [record.origin for record in records(parts)] == [
+        "jsonl/a.jsonl, line 1",
+        "jsonl/a.jsonl, line 2",
+        "jsonl/b.json.gz, line 1",
+    ]
 
 
-@pytest.mark.parametrize(
-    "pattern, expected",
-    [("*.txt", ["a.txt"]), ("**/*.txt", ["a.txt", "d/b.txt"]), ("d/*", ["b.txt", "c.md"])],
-)
-def test_glob_names_are_relative_to_its_fixed_part(tmp_path, pattern, expected):
-    write(tmp_path, a_dot_txt=b"1", d__b_dot_txt=b"2", d__c_dot_md=b"3")
-    documents = read_documents("text", f"{tmp_path}/{pattern}", "strict")
-    assert [document.origin for document in documents] == expected
+def test_evaluation_files(corpus):
+    train, evaluation = opened(
+        source="text", path=str(corpus / "text" / "[ab].txt"), eval_path=str(corpus / "text" / "c.txt")
+    )
+    assert [part.name for part in train] == ["a.txt", "b.txt"]
+    assert [record.fields["text"] for record in records(evaluation)] == ["drei ü"]
 
 
-def test_home_folder_and_relative_glob(tmp_path, monkeypatch):
-    write(tmp_path, a_dot_txt=b"1")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_documents("text", "~/a.txt", "strict") == [Document("1", "a.txt")]
-    monkeypatch.chdir(tmp_path)
-    assert read_documents("text", "*.txt", "strict") == [Document("1", "a.txt")]
+def test_evaluation_files_must_not_be_trained_on(corpus):
+    with pytest.raises(UserError, match=r"c\.txt is both in data\.path and in data\.eval_path"):
+        opened(source="text", path=str(corpus / "text"), eval_path=str(corpus / "text" / "c.txt"))
 
 
-def test_a_file_whose_name_looks_like_a_glob(tmp_path):
-    (tmp_path / "a[1].txt").write_text("x")
-    assert read_documents("text", f"{tmp_path}/a[1].txt", "strict")[0].text == "x"
-
-
-def test_bytes_that_are_not_utf8(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"good\xffbad")
-    path = str(tmp_path / "a.txt")
-    with pytest.raises(UserError, match=r"a\.txt.*0xff at offset 4.*data\.errors=replace"):
-        read_documents("text", path, "strict")
-    assert read_documents("text", path, "replace")[0].text == "good\ufffdbad"
-
-
-def test_missing_paths(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.txt does not exist") as error:
-        read_documents("text", f"{tmp_path}/nowhere.txt", "strict")
-    assert "char-rnn" not in str(error.value)
-    with pytest.raises(UserError, match=r"karpathy/char-rnn.*--config\.data\.path=FILE"):
-        read_documents("text", f"{tmp_path}/tinyshakespeare.txt", "strict")
-    with pytest.raises(UserError, match="matches no file"):
-        read_documents("text", f"{tmp_path}/*.txt", "strict")
-    with pytest.raises(UserError, match="matches no file"):
-        read_documents("text", str(tmp_path), "strict")
-    with pytest.raises(UserError, match=r"needs data\.path"):
-        read_documents("text", None, "strict")
-
-
-def test_empty_file(tmp_path):
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(UserError, match=r"a\.txt is empty"):
-        read_documents("text", f"{tmp_path}/a.txt", "strict")
-
-
-def test_no_permission(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("x")
-
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod does not stop root
-    with pytest.raises(UserError, match=r"a\.txt cannot be read \(Permission denied\)"):
-        read_documents("text", str(tmp_path), "strict")
-
-
-def test_unknown_values():
-    with pytest.raises(UserError, match=r"data\.source='parquet'"):
-        read_documents("parquet", None, "strict")
-    with pytest.raises(UserError, match=r"data\.errors='ignore'"):
-        read_documents("stdlib", None, "ignore")
-
-
-def test_split_of_one_file_is_nanogpts():
-    text = "".join(map(chr, range(32, 1025)))
-    (train,), (evaluation,) = split_documents([Document(text, "a")], 0.1)
-    assert train.text == text[: int(len(text) * 0.9)]
-    assert train.text + evaluation.text == text
-    assert train.origin == evaluation.origin == "a"
+def test_hugging_face_folder(corpus):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    data_set = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    datasets.DatasetDict({"train": data_set, "test": data_set}).save_to_disk(corpus / "hf")
+    train, evaluation = opened(source="hf", path=str(corpus / "hf"), eval_split="test", label_columns=("label",))
+    assert [record.fields for record in records(train)] == [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    assert [record.origin for record in records(evaluation)] == ["test, row 0", "test, row 1"]
 
 
 @pytest.mark.parametrize(
-    "sizes, fraction, num_train",
+    "options, message",
     [
-        ([1] * 10, 0.1, 9),
-        ([1] * 10, 0.25, 7),  # 7.5 of 10, rounded down
-        ([5, 90, 5], 0.1, 2),  # 95 is nearer to 90 than 5 is
-        ([100, 1], 0.5, 1),
-        ([1, 100], 0.1, 1),  # one file each
-        ([3, 30], 0.9, 1),
+        ({"source": "excel"}, r"data\.source='excel' is unknown: expected one of stdlib, text, jsonl, csv, parquet, hf"),
+        ({"source": "stdlib", "errors": "ignore"}, r"data\.errors='ignore'"),
+        ({"source": "text"}, r"data\.source=text needs data\.path"),
+        ({"source": "csv"}, r"data\.source=csv needs data\.path"),
+        ({"source": "hf"}, r"data\.source=hf needs data\.path"),
+        ({"source": "text", "path": "x", "eval_split": "dev"}, r"data\.eval_split=dev means nothing with .*data\.eval_path"),
+        ({"source": "hf", "path": "x", "eval_path": "y"}, r"data\.eval_path=y means nothing with .*data\.eval_split"),
+        ({"source": "stdlib", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=stdlib"),
+        ({"source": "stdlib", "columns": ("body",)}, r"data\.source=stdlib has no column 'body', only 'text'"),
+        ({"source": "text", "path": "x", "label_columns": ("label",)}, r"has no column 'label', only 'text'"),
+        ({"source": "jsonl", "path": "nowhere"}, r"data\.path: nowhere does not exist"),
     ],
 )
-def test_split_of_several_files(sizes, fraction, num_train):
-    documents = [Document("x" * size, str(i)) for i, size in enumerate(sizes)]
-    train, evaluation = split_documents(documents, fraction)
-    assert (len(train), train + evaluation) == (num_train, documents)
+def test_wrong_specifications(options, message):
+    with pytest.raises(UserError, match=message):
+        opened(**options)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5])
-def test_eval_fraction_out_of_range(fraction):
-    with pytest.raises(UserError, match=r"data\.eval_fraction"):
-        split_documents([Document("abc", "a")], fraction)
+def test_first_record_is_checked_before_anything_is_prepared(corpus):
+    with pytest.raises(UserError, match=r"a\.csv: its header has no column 'body', only 'label', 'text'"):
+        opened(source="csv", path=str(corpus / "csv"), columns=("body",))
+    save(corpus / "bad.txt", "")
+    (corpus / "bad.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"bad\.txt is not UTF-8"):
+        opened(source="text", path=str(corpus / "bad.txt"))
+    parts, _ = opened(source="text", path=str(corpus / "bad.txt"), errors="replace")
+    assert [record.fields["text"] for record in records(parts)] == ["\ufffd"]
 
 
-def test_split_leaves_nothing():
-    with pytest.raises(UserError, match=r"data\.eval_fraction=0\.9 of 1 "):
-        split_documents([Document("a", "a")], 0.9)
-
-
-def test_fingerprint_is_sha256_of_names_and_contents():
-    def reference(*pairs):
-        parts = [text.encode() for pair in pairs for text in pair]
-        return hashlib.sha256(
-            b"".join(len(part).to_bytes(8, "little") + part for part in parts)
-        ).hexdigest()
-
-    assert fingerprint([Document("ä", "n"), Document("b", "m")]) == reference("nä", "mb")
-    prints = {
-        fingerprint(documents)
-        for documents in (
-            [Document("ab", "n")],
-            [Document("ac", "n")],
-            [Document("ab", "m")],
-            [Document("b", "na")],
-            [Document("a", "n"), Document("b", "")],
-            [Document("a", "n"), Document("", "b")],
-        )
-    }
-    assert len(prints) == 6
+def test_files_without_records(corpus):
+    save(corpus / "e" / "a.jsonl", "\n\n")
+    save(corpus / "e" / "b.jsonl.gz", "")
+    with pytest.raises(UserError, match=r"data\.source=jsonl: .*/e has no record"):
+        opened(source="jsonl", path=str(corpus / "e"))
+    with pytest.raises(UserError, match=r"data\.source=jsonl: .*/e has no record"):
+        opened(source="jsonl", path=str(corpus / "jsonl"), eval_path=str(corpus / "e"))
+    save(corpus / "e" / "c.jsonl", '{"text": "a"}')
+    assert len(records(opened(source="jsonl", path=str(corpus / "e"))[0])) == 1

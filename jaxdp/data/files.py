@@ -1,0 +1,227 @@
+"""Files of `data.path`: which they are.
+
+Those of this machine are listed and opened by Python itself; what has a protocol
+(`s3://`, `https://`, `hf://`, `memory://`) by `fsspec`, which brings some
+protocols along and asks for a package for others.
+"""
+
+import glob
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxdp.errors import UserError
+
+COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file that exists, not opened yet.
+
+    Attributes:
+        path: for messages and for opening.
+        name: relative to what `data.path` names, with `/`.
+        num_bytes: its size as it is stored; None where that is not told.
+        stamp: changes when the content does.
+        key: of the configuration, that names it; for messages.
+        filesystem: of `fsspec`; None: this machine's own.
+    """
+
+    path: str
+    name: str
+    num_bytes: int | None
+    stamp: str = ""
+    key: str = "data.path"
+    filesystem: Any = None
+
+    @property
+    def compression(self) -> str | None:
+        """What the last ending of the name says: gzip, xz, zstd or None."""
+        return COMPRESSIONS.get(os.path.splitext(self.name)[1])
+
+    @property
+    def kind(self) -> str:
+        """The ending of the name in lower case, without that of a compression: `.jsonl`."""
+        stem, ending = os.path.splitext(self.name)
+        return (os.path.splitext(stem)[1] if ending in COMPRESSIONS else ending).lower()
+
+
+def find_files(path: str, endings: tuple[str, ...], key: str = "data.path") -> list[DataFile]:
+    """The files that a path names, sorted by relative name.
+
+    Args:
+        path: a file; a folder: its regular files at any depth with one of the
+            endings, but nothing hidden and no linked folder; or a glob, where `**`
+            stands for folders at any depth. A leading `~` is the home folder; with
+            a protocol it is a URL.
+        endings: `(".csv", ".tsv")`, each also with that of a compression; empty: all
+            names. A file or a glob is taken at its word, whatever the endings.
+        key: that holds the path, for messages.
+
+    Returns:
+        One or more files; of several the empty ones are left out.
+
+    Raises:
+        UserError: nothing there, nothing readable, nothing that matches, no content.
+    """
+    find = _find_remote if "://" in path else _find_local
+    files, in_folder = find(os.path.expanduser(path), key)
+    if in_folder and endings:
+        files = [file for file in files if file.kind in endings]
+    if not files and in_folder and endings:
+        raise UserError(
+            f"{key}: the folder {path} has no file that ends in {', '.join(endings)} (or in one of "
+            f"these with {', '.join(COMPRESSIONS)}): name another folder, or the files by a glob."
+        )
+    if not files:
+        raise UserError(f"{key}={path} matches no file: expected a file, a folder or a glob.")
+    with_content = [file for file in files if file.num_bytes != 0]
+    if not with_content:
+        raise UserError(f"{key}: {files[-1].path} is empty, and no other file has text.")
+    return sorted(with_content, key=lambda file: file.name)
+
+
+def find_below(
+    root: str, keep: Callable[[str], bool], enter: Callable[[str], bool], key: str = "data.path"
+) -> list[DataFile]:
+    """Regular files at any depth below a folder of this machine; linked folders are not entered.
+
+    Args:
+        root: the folder.
+        keep: file name -> whether it is one of them.
+        enter: folder name -> whether to look into it.
+        key: see `find_files`.
+    """
+
+    def stop(error: OSError):
+        raise unreadable(error, key=key)
+
+    paths = []
+    for folder, subfolders, names in os.walk(root, onerror=stop):
+        subfolders[:] = [name for name in subfolders if enter(name)]
+        paths += [os.path.join(folder, name) for name in names if keep(name)]
+    return [_local_file(path, root, key) for path in paths if os.path.isfile(path)]
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _local_file(path: str, root: str, key: str) -> DataFile:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise unreadable(error, path, key) from error
+    # A copy may keep the time of its original, but never the time when it was made.
+    stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return DataFile(path, Path(path).relative_to(root).as_posix(), status.st_size, stamp, key)
+
+
+def _find_local(path: str, key: str) -> tuple[list[DataFile], bool]:
+    """(files, whether the path is a folder)."""
+    if os.path.isdir(path):
+        return find_below(path, _is_visible, _is_visible, key), True
+    if glob.has_magic(path) and not os.path.exists(path):
+        parts = Path(path).parts
+        num_fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        matches = glob.glob(path, recursive=True)
+        root = str(Path(*parts[:num_fixed]))
+        return [_local_file(match, root, key) for match in matches if os.path.isfile(match)], False
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{key}: {path} is no regular file: data is read more than once, so save it to one.")
+    return [_local_file(path, os.path.dirname(path), key)], False
+
+
+def _find_remote(url: str, key: str) -> tuple[list[DataFile], bool]:
+    """(files, whether the URL is a folder)."""
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        # A file first: over HTTP, asking for a folder downloads the page.
+        if filesystem.isfile(path):
+            found, root, in_folder = {path: filesystem.info(path)}, os.path.dirname(path), False
+        elif filesystem.isdir(path):
+            found, root, in_folder = filesystem.find(path, detail=True), path, True
+        elif glob.has_magic(path):
+            parts = path.split("/")
+            num_fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+            found, root, in_folder = filesystem.glob(path, detail=True), "/".join(parts[:num_fixed]), False
+        else:
+            filesystem.info(path)  # says what is wrong
+            raise FileNotFoundError(url)
+        found = {path: info for path, info in found.items() if info["type"] == "file"}
+        for path, info in found.items():
+            if info.get("size") is None:  # of a listing over HTTP, which tells names only
+                found[path] = filesystem.info(path)
+    except Exception as error:  # every file system has errors of its own
+        if isinstance(error, FileNotFoundError) and error.__cause__ is None:
+            raise unreadable(error, url, key) from error
+        raise unreachable(url, error, key) from error
+    files = []
+    for path, info in found.items():
+        name = path.removeprefix(root).lstrip("/")
+        if url.startswith(("http://", "https://")):
+            name = name.partition("?")[0]  # what follows says who may read it, not what it is
+        if not in_folder or all(map(_is_visible, name.split("/"))):
+            address = filesystem.unstrip_protocol(path)
+            files.append(DataFile(address, name, info.get("size"), _remote_stamp(info), key, filesystem))
+    return files, in_folder
+
+
+VERSIONS = {"etag", "lastmodified", "mtime", "modified", "modificationtime", "updated", "created", "generation",
+            "md5hash", "contentmd5", "digest", "blobid", "crc", "datetime"}  # fmt: skip
+"""What file systems call that which changes with the content, in lower case and without `-` and `_`."""
+
+
+def _remote_stamp(info: Mapping[str, Any]) -> str:
+    versions = {
+        name: str(value)
+        for name, value in info.items()
+        if name.lower().replace("-", "").replace("_", "") in VERSIONS and value is not None
+    }
+    # Where nothing tells whether it has changed, it counts as changed.
+    return repr(sorted(versions.items())) if versions else uuid.uuid4().hex
+
+
+def unreadable(error: OSError, path: str | None = None, key: str = "data.path") -> UserError:
+    """The sentence for a file or folder that cannot be opened or read.
+
+    Args:
+        error: says why.
+        path: where the error does not name the file.
+        key: of the configuration, that names it.
+    """
+    path = path or error.filename
+    if isinstance(error, FileNotFoundError):
+        message = f"{key}: {path} does not exist: give a file or folder that does."
+        if os.path.basename(path) == "tinyshakespeare.txt":
+            message += (
+                " The text is public: data/tinyshakespeare/input.txt in the repository"
+                " karpathy/char-rnn; --config.data.path=FILE says where yours lies."
+            )
+        return UserError(message)
+    return UserError(
+        f"{key}: {path} cannot be read ({error.strerror or error}): "
+        f"give this user the right to read it, or change {key}."
+    )
+
+
+def unreachable(url: str, error: Exception, key: str) -> UserError:
+    """The sentence for what keeps a file system of `fsspec` from a remote file."""
+    protocol = url.partition("://")[0]
+    if isinstance(error, ImportError):
+        extra = {"https": "http", "s3a": "s3", "sftp": "ssh"}.get(protocol, protocol)
+        return UserError(
+            f"{key}: {url} needs a package that is not installed ({error}): "
+            f"pip install 'fsspec[{extra}]', or copy the files here and name the copy."
+        )
+    reason = str(error.__cause__ or error).strip().partition("\n")[0] or type(error).__name__
+    return UserError(
+        f"{key}: {url} cannot be read ({reason}): check the address, the network and your "
+        "credentials, or copy the files here and name the copy."
+    )

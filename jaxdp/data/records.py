@@ -1,0 +1,86 @@
+"""What every source of data comes down to: parts, and the records in them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxdp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example of a source, or a piece of a document that is too long for one.
+
+    Attributes:
+        fields: column -> value; of the columns that were asked for, no others.
+        origin: where it is, for messages, relative to what `data.path` names, so
+            that the same data has the same origins wherever it lies: `a.txt`;
+            `b/c.jsonl, line 12` (from 1, as editors count); `d.parquet, row 7`
+            (from 0, as `datasets` and `pandas` count).
+        continues: the part's next record goes on with the same document.
+    """
+
+    fields: Mapping[str, Any]
+    origin: str
+    continues: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file, or one split of a data set: what a split by file is made of.
+
+    Attributes:
+        name: relative to what `data.path` names, with `/`.
+        num_bytes: size on disk, for progress only; 0 where nobody knows it.
+        stamp: changes when the content does: prepared data of the same stamp is used
+            again without reading the part.
+        read: all records from the first, in order; memory does not grow with the
+            size of the part. Each call begins anew.
+    """
+
+    name: str
+    num_bytes: int
+    stamp: str
+    read: Callable[[], Iterator[Record]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that every record must have.
+
+    Attributes:
+        text: hold text.
+        label: hold a text, a whole number or a truth value.
+    """
+
+    text: tuple[str, ...]
+    label: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(self.text + self.label))
+
+
+def missing_column(where: str, column: str, present: Iterable[str]) -> UserError:
+    """The sentence for a column that is not there."""
+    return UserError(
+        f"{where} has no column {column!r}, only {', '.join(map(repr, present)) or 'none at all'}: "
+        "name one of these in data.text_column (or whichever data.*_column asks for it)."
+    )
+
+
+def wrong_column(where: str, column: str, is_text: bool, found: str) -> UserError:
+    """The sentence for a column that holds something else than it should.
+
+    Args:
+        where: file and line, or file and row, or file.
+        column: its name.
+        is_text: whether it should be text, or a label.
+        found: what it is, with an article: `a number`.
+    """
+    expected = "text" if is_text else "a label (text, a whole number or a truth value)"
+    return UserError(
+        f"{where}: column {column!r} is {found}, expected {expected}; name another column in "
+        "data.text_column (or whichever data.*_column asks for it), or mend the data."
+    )
