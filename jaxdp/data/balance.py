@@ -67,10 +67,7 @@ def balanced_order(
         num_classes: 1 or more.
         shares: of each class, 0 or more, only the ratios matter; None: equal for all
             classes that have an example.
-        global_batch_size: see `Order`, as for what follows.
-        seed:
-        shuffle:
-        exclusions:
+        global_batch_size, seed, shuffle, exclusions: see `Order`.
 
     Raises:
         UserError: a label outside range(num_classes), no labels, shares that are
