@@ -102,6 +102,7 @@ class MixtureOrder(Order):
             "kind": "mixture",
             "seed": self.seed,
             "shuffle": self.shuffle,
+            "num_rows": self.num_rows,
             "sizes": list(self.sizes),
             "quotas": list(self.quotas),
             "global_batch_size": self.global_batch_size,
