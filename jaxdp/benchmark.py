@@ -22,6 +22,7 @@ from jaxdp.config import to_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition
+from jaxdp.experiment.data import read_data
 from jaxdp.parallel.peaks import peak_flops
 
 WARMUP_STEPS = 10
@@ -41,12 +42,12 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
         save_total_ms: median time until it counts.
         compile_secs, device_bytes, flops_per_step, mfu.
     """
-    data = parts.read_data(config)
+    data = read_data(config)
     config = parts.resolve(config, data.vocab_size)
     composition = Composition(config, data, parts.count_steps(config, data.train.num_rows))
     program = composition.compile_step()
     state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
-    with Prefetch(composition.batches(0), composition.place) as batches:
+    with Prefetch(composition.batches(0), composition.place, config.data.prefetch_batches) as batches:
         for _ in range(WARMUP_STEPS):
             state, metrics = program(state, next(batches)[0], signals)
         jax.block_until_ready(metrics)

@@ -23,8 +23,10 @@ DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
 """What a run must keep when it continues; all else may change."""
 
-_MAY_MOVE = ("data.path",)
-"""The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
+_CHANGES_NO_BATCH = (
+    "data.path", "data.eval_path", "data.cache_dir", "data.num_workers", "data.prefetch_batches",
+)  # fmt: skip
+"""Within the fixed groups. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
 
 MAX_CPU_DEVICES = 256
 """More fake devices than this only hang: each is a thread that waits for all others."""
@@ -37,6 +39,10 @@ _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 _RANGES = {
     "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # what a random key takes in
     "global_batch_size": _AT_LEAST_ONE,
+    "data.temperature": ("above 0", lambda value: value > 0),
+    "data.shuffle_buffer": _NOT_NEGATIVE,
+    "data.num_workers": _NOT_NEGATIVE,
+    "data.prefetch_batches": _AT_LEAST_ONE,
     "model.vocab_size": _AT_LEAST_ONE,
     "optim.ema_decay": _SHARE,
     "optim.label_smoothing": _SHARE,
@@ -242,7 +248,7 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
         f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
         for group in FIXED_ON_RESUME
         for key, old, new in _differences(group, saved.get(group), current.get(group))
-        if key not in _MAY_MOVE
+        if key not in _CHANGES_NO_BATCH
     ]
     if differences:
         raise UserError(
@@ -259,7 +265,20 @@ def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
             for name in dict.fromkeys([*old, *new])
             for difference in _differences(f"{key}.{name}", old.get(name), new.get(name))
         ]
+    # The entries of a mixture may lie elsewhere, as `data.path` may.
+    if key == "data.mixture" and _without_places(old) == _without_places(new):
+        return []
     return [(key, old, new)] if old != new else []
+
+
+def _without_places(mixture: Any) -> Any:
+    if not isinstance(mixture, list):
+        return mixture
+    places = ("path", "eval_path")
+    return [
+        {key: value for key, value in entry.items() if key not in places} if isinstance(entry, Mapping) else entry
+        for entry in mixture
+    ]
 
 
 def shown_value(value: Any) -> str:

@@ -35,15 +35,36 @@ def get_config() -> ConfigDict:
     config.init_from = placeholder(str)  # workdir or checkpoint whose parameters to start from
 
     config.data = ConfigDict()
-    config.data.source = "stdlib"  # stdlib | text | tokens
-    config.data.path = placeholder(str)  # file, folder or glob; needed by every source but stdlib
+    # What is read.
+    config.data.source = "stdlib"  # stdlib | text | jsonl | csv | parquet | tokens | hf | hf_stream
+    config.data.path = placeholder(str)  # file, folder, glob, URL or Hub name; needed by every source but stdlib
+    config.data.name = placeholder(str)  # hf: the data set's configuration
+    config.data.split = placeholder(str)  # hf: the training split; unset: train
+    config.data.eval_split = placeholder(str)  # hf: the held-out split; unset: eval_fraction of the training split
+    config.data.eval_path = placeholder(str)  # files that are held out; unset: eval_fraction of data.path
     config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several
-    config.data.tokenizer = "byte"  # byte | char
-    config.data.length = 256  # tokens the model sees in a row; a window reads one more
-    config.data.packing = "cut"  # cut: documents joined end to end and cut into windows
-    config.data.partition = "block"  # block | strided | random: how a batch's rows are dealt to processes
-    config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
+    config.data.text_column = "text"  # of jsonl, csv, parquet, hf
+    config.data.label_column = "label"  # classification
+    config.data.source_column = "source"  # seq2seq
+    config.data.target_column = "target"  # seq2seq
     config.data.errors = "strict"  # strict | replace: what to do about bytes that are not UTF-8
+    config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)
+    config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of rows) ^ (1 / temperature)
+    # What is done to it.
+    config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning.py
+    config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
+    config.data.length = 256  # tokens the model sees in a row; a window reads one more
+    config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
+    config.data.packing = "cut"  # cut: documents joined and cut into windows; documents: whole ones side by side; none: one a row
+    config.data.long_documents = "error"  # error | cut | drop: documents longer than a row (not for packing=cut)
+    # In which order it comes.
+    config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
+    config.data.shuffle_buffer = 0  # hf_stream: rows to shuffle among, which makes resuming inexact; 0: shards only
+    config.data.partition = "block"  # block | strided | random: how a batch's rows are dealt to processes
+    # How it is made ready; changes no batch.
+    config.data.cache_dir = placeholder(str)  # prepared data; unset: ~/.cache/jaxdp/data
+    config.data.num_workers = placeholder(int)  # processes that tokenize; unset: by the size, up to the cores
+    config.data.prefetch_batches = 2  # placed on the devices ahead of the step
 
     config.model = ConfigDict()
     config.model.preset = "nano"  # a table of shapes in jaxdp/model/presets.py; a key set below beats it

@@ -3,12 +3,14 @@
 stdout belongs to results alone.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -141,3 +143,38 @@ def _described(values: Mapping[str, float | str]) -> str:
         f"{group + ' ' if index == 0 else ''}{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for index, ((group, name), value) in enumerate(zip(names, values.values(), strict=True))
     )
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
+    """A bar in a terminal, a plain line every few seconds elsewhere, nothing for what is done sooner.
+
+    Args:
+        label: what is done: `tokenizing`.
+        total: how much there is to do.
+        clock: seconds; replaced in tests.
+
+    Yields:
+        A function to call with how much more is done.
+    """
+    start = shown_at = clock()
+    done = 0
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+    task = bar.add_task(label, total=total) if bar else None
+
+    def advance(amount: int) -> None:
+        nonlocal done, shown_at
+        done += amount
+        now = clock()
+        if now - shown_at < (REFRESH_SECS if bar else PLAIN_SECS):
+            return
+        shown_at = now
+        if bar:
+            bar.update(task, completed=done, refresh=True)
+        else:
+            remaining = (total - done) * (now - start) / max(done, 1)
+            say(f"{label}  {done / max(total, 1):.0%}  eta {duration(remaining)}")
+
+    with bar or contextlib.nullcontext():
+        yield advance

@@ -1,7 +1,18 @@
-"""Eight fake CPU devices, and rank promotion as an error, for every test."""
+"""Eight fake CPU devices, rank promotion as an error, and a cache of its own, for every test."""
+
+import os
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """Where prepared data goes, of the tests and of the processes that they start."""
+    directory = tmp_path_factory.getbasetemp() / "cache_home"
+    os.environ["XDG_CACHE_HOME"] = str(directory)
+    return directory

@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "evaluate a checkpoint on a split",
     "generate": "continue a prompt",
     "inspect": "what a run or checkpoint holds, without its model",
+    "prepare": "tokenize the data of a configuration, once for all runs",
     "plot": "draw loss, learning rate and throughput",
     "bench": "measure step time, dispatch, waiting and saving",
     "devices": "what this process sees, and whether it can train",

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxdp.data.order import RowOrder
+from jaxdp.data.order import Order
 from jaxdp.data.partition import process_rows
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
-FORMAT = 1  # of the data state
+FORMAT = 2  # of the data state
 
 MakeBatch = Callable[[HostBatch, int, int, np.ndarray], HostBatch]
 """(examples `[rows, ...]`, seed, step, row_ids `[rows] int32`) -> arrays `[rows, ...]`."""
@@ -36,7 +36,7 @@ class RowSource(Protocol):
 def train_batches(
     source: RowSource,
     make_batch: MakeBatch,
-    order: RowOrder,
+    order: Order,
     *,
     partition: str,
     num_processes: int,
@@ -108,7 +108,7 @@ def eval_batches(
         yield {**batch, "row_ids": row_ids}
 
 
-def data_state(order: RowOrder, fingerprint: str, step: int) -> dict[str, Any]:
+def data_state(order: Order, fingerprint: str, step: int) -> dict[str, Any]:
     """What a checkpoint says about the data: small, JSON, the same on every host.
 
     Args:
@@ -119,11 +119,9 @@ def data_state(order: RowOrder, fingerprint: str, step: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "step": step,
-        "seed": order.seed,
-        "shuffle": order.shuffle,
-        "num_rows": order.num_rows,
-        "global_batch_size": order.global_batch_size,
         "fingerprint": fingerprint,
+        "order": order.describe(),
+        "exclusions": list(order.exclusions),
     }
 
 
@@ -137,6 +135,7 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
     Raises:
         UserError: lists each value that differs, both sides.
     """
+    saved, expected = _flat(saved), _flat(expected)
     differences = [
         f"{key}: {saved.get(key)} in the checkpoint, {expected.get(key)} now"
         for key in sorted(saved.keys() | expected.keys())
@@ -148,3 +147,8 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
             "restore the data, the Python version (data.source=stdlib) and the data.*, seed and "
             "global_batch_size keys it began with, or start anew in another --workdir."
         )
+
+
+def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the order beside the others."""
+    return {**state, **state.get("order", {}), "order": None}

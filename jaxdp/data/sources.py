@@ -1,18 +1,14 @@
 """Where data comes from: each value of `data.source` that reads text, by name."""
 
-import hashlib
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from jaxdp.data.arrow import read_parquet
-from jaxdp.data.files import DataFile, find_below, find_files, unreadable
+from jaxdp.data.files import DataFile, find_below, find_files
 from jaxdp.data.hub import open_data_set
 from jaxdp.data.readers import read_csv, read_jsonl, read_text
 from jaxdp.data.records import Columns, Part, Record, missing_column
-from jaxdp.data.split import split_point
 from jaxdp.errors import UserError
 
 STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -178,54 +174,3 @@ SOURCES: dict[str, Callable[[SourceSpec, Columns], tuple[Parts, Parts | None]]] 
     **dict.fromkeys(FORMATS, _open_files),
     "hf": _open_hf,
 }
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text that is one whole, and the name of where it is from."""
-
-    text: str
-    origin: str
-
-
-def read_documents(source: str, path: str | None, errors: str) -> list[Document]:
-    """All documents of `stdlib` or `text`, one a file."""
-    parts, _ = open_source(SourceSpec(source=source, path=path, errors=errors))
-    return [
-        Document("".join(record.fields["text"] for record in part.read()), part.name) for part in parts
-    ]
-
-
-def split_documents(
-    documents: list[Document], eval_fraction: float
-) -> tuple[list[Document], list[Document]]:
-    """Training and evaluation documents: the last part is held out.
-
-    One document is cut at a character. Several are split between two of them,
-    where the characters before come nearest to the training part; at least one
-    document falls on each side.
-
-    Raises:
-        UserError: see `split_point`.
-    """
-    if len(documents) == 1:
-        text, origin = documents[0].text, documents[0].origin
-        point = split_point(len(text), eval_fraction)
-        return [Document(text[:point], origin)], [Document(text[point:], origin)]
-    ends = np.cumsum([len(document.text) for document in documents])
-    point = split_point(int(ends[-1]), eval_fraction)
-    num_train = int(np.argmin(np.abs(ends[:-1] - point))) + 1
-    return documents[:num_train], documents[num_train:]
-
-
-def fingerprint(documents: Iterable[Document]) -> str:
-    """SHA-256 of all names and contents in order, in hexadecimal.
-
-    A run records it, so that it is not resumed on other data.
-    """
-    digest = hashlib.sha256()
-    for document in documents:
-        for text in (document.origin, document.text):
-            content = text.encode("utf-8", "surrogatepass")
-            digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()

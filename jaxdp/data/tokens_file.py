@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdp.data.sources import split_point, unreadable
+from jaxdp.data.files import unreadable
+from jaxdp.data.split import split_point
 from jaxdp.data.windows import TokenWindows
 from jaxdp.errors import UserError
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from jaxdp.data.hashing import batch_hash
 from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.experiment import parts
+from jaxdp.experiment.data import Data, row_order, source_shares
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.model import flops_per_token
 from jaxdp.parallel.devices import (
@@ -39,7 +40,7 @@ class Composition:
     def __init__(
         self,
         config: ConfigDict,
-        data: parts.Data,
+        data: Data,
         total_steps: int,
         processes: Processes | None = None,
     ):
@@ -66,7 +67,7 @@ class Composition:
         self.task = parts.make_task(config, data.tokenizer)
         self.model = parts.make_model(config, data.vocab_size, self.topology.platform)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
-        self._order = parts.row_order(config, data.train)
+        self._order = row_order(config, data)
         self._initialise = parts.make_initial_state(config, self.model, self.update)
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
@@ -118,6 +119,10 @@ class Composition:
             process_index=self.topology.process_index,
             start_step=first_step,
         )
+
+    def source_shares(self, first_step: int, last_step: int) -> dict[str, float]:
+        """Share of the rows of batch(first_step) .. batch(last_step - 1) that each source gave."""
+        return source_shares(self._order, self.data.groups, first_step, last_step)
 
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""

@@ -13,6 +13,7 @@ from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment import parts
+from jaxdp.experiment.data import read_data
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.model import parameter_shapes
 from jaxdp.parallel.devices import (
@@ -119,11 +120,11 @@ def evaluate_checkpoint(
     config = read_run_config(directory.config)
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
     tokenizer = load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None
-    data = parts.read_data(config, tokenizer)
+    data = read_data(config, tokenizer)
     saved = read_item(checkpoint, "data")
     if saved["fingerprint"] != data.fingerprint:
         raise UserError(
-            f"{data.summary.split(':')[0]} is not the data that {checkpoint} was trained with: "
+            f"{data.groups[0].name} is not the data that {checkpoint} was trained with: "
             f"fingerprint {data.fingerprint[:12]} now, {saved['fingerprint'][:12]} then; restore it "
             "(data.source=stdlib: use the same Python)."
         )

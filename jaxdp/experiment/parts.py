@@ -11,14 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxdp.config import DURATIONS
-from jaxdp.data.corpus import join_documents
-from jaxdp.data.order import RowOrder
-from jaxdp.data.partition import PARTITIONS
-from jaxdp.data.pipeline import RowSource
-from jaxdp.data.sources import fingerprint, read_documents, split_documents
-from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
-from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
-from jaxdp.data.windows import TokenWindows
+from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.model import Transformer, TransformerConfig, model_config
 from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule
@@ -26,29 +19,7 @@ from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Update
 from jaxdp.tasks import Task, TaskInputs, registered_tasks
-from jaxdp.terminal import memory_size, quantity
 from jaxdp.typing import PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Both splits as rows.
-
-    Attributes:
-        tokenizer: None for ready-made tokens.
-        vocab_size: rows of the model's token embedding.
-        train: rows of `data.length + 1` tokens.
-        evaluation: the held-out rows.
-        fingerprint: of the data, as a checkpoint records it.
-        summary: for a person.
-    """
-
-    tokenizer: Tokenizer | None
-    vocab_size: int
-    train: RowSource
-    evaluation: RowSource
-    fingerprint: str
-    summary: str
 
 
 def make_task(config: ConfigDict, tokenizer: Tokenizer | None) -> Task:
@@ -60,84 +31,10 @@ def make_task(config: ConfigDict, tokenizer: Tokenizer | None) -> Task:
         TaskInputs(
             length=config.data.length,
             tokenizer=tokenizer,
+            packing=config.data.packing,
             label_smoothing=config.optim.label_smoothing,
             z_loss=config.optim.z_loss,
         )
-    )
-
-
-def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
-    """Reads and tokenizes both splits; starts no backend.
-
-    Args:
-        config: `data` and `model.vocab_size` are used.
-        tokenizer: the run's own, when it exists already.
-    """
-    if config.data.packing != "cut":
-        raise UserError(f"data.packing={config.data.packing!r} is unknown; choose cut.")
-    if config.data.source == "tokens":
-        return _ready_tokens(config)
-    documents = read_documents(config.data.source, config.data.path, config.data.errors)
-    tokenizer = tokenizer or make_tokenizer(
-        config.data.tokenizer, (document.text for document in documents)
-    )
-    vocab_size = config.model.vocab_size or tokenizer.vocab_size
-    if vocab_size < tokenizer.vocab_size:
-        raise UserError(
-            f"model.vocab_size={vocab_size} is smaller than the tokenizer's vocabulary of "
-            f"{tokenizer.vocab_size}; leave it unset or raise it."
-        )
-    task = make_task(config, tokenizer)
-    tokens = [
-        join_documents(
-            (task.prepare({"text": document.text}, tokenizer)["tokens"] for document in split), tokenizer
-        )
-        for split in split_documents(documents, config.data.eval_fraction)
-    ]
-    length = config.data.length
-    return Data(
-        tokenizer,
-        vocab_size,
-        TokenWindows(tokens[0], length, keep_tail=False),
-        TokenWindows(tokens[1], length, keep_tail=True),
-        fingerprint(documents),
-        f"{config.data.source}: {len(documents)} {'files' if len(documents) > 1 else 'file'}, "
-        f"{quantity(tokens[0].size)} tokens to train on, {quantity(tokens[1].size)} held out, "
-        f"{config.data.tokenizer} tokenizer of {tokenizer.vocab_size}",
-    )
-
-
-def _ready_tokens(config: ConfigDict) -> Data:
-    vocab_size = config.model.vocab_size
-    if not vocab_size:
-        raise UserError(
-            "data.source=tokens needs model.vocab_size: that of the tokenizer which wrote the file "
-            "(GPT-2: 50257)."
-        )
-    files = open_token_splits(config.data.path, config.data.eval_fraction)
-    rows = [
-        CheckedWindows(TokenWindows(file.tokens, config.data.length, keep_tail), file, vocab_size)
-        for file, keep_tail in zip(files, (False, True), strict=True)
-    ]
-    return Data(
-        None,
-        vocab_size,
-        *rows,
-        fingerprint_tokens(files),
-        f"tokens: {quantity(files[0].tokens.size)} to train on, {quantity(files[1].tokens.size)} held out "
-        f"({memory_size(sum(file.tokens.nbytes for file in files))})",
-    )
-
-
-def row_order(config: ConfigDict, train: RowSource) -> RowOrder:
-    """Which rows are in which batch."""
-    if config.data.partition not in PARTITIONS:
-        raise UserError(f"data.partition={config.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
-    return RowOrder(
-        num_rows=train.num_rows,
-        global_batch_size=config.global_batch_size,
-        seed=config.seed,
-        shuffle=config.data.shuffle,
     )
 
 

@@ -18,9 +18,11 @@ from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
 from jaxdp.data.pipeline import check_data_state
 from jaxdp.data.prefetch import Prefetch
+from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment import parts, report
 from jaxdp.experiment.composition import Composition
+from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
 from jaxdp.hooks.checkpointing import Checkpointing
@@ -93,7 +95,7 @@ def run(
         preemption = stack.enter_context(Preemption(say))
         stack.enter_context(_logging_to(directory, processes.process_index if processes else 0))
         steps = _steps_to_resume(directory, resume, clean=is_first)
-        data = parts.read_data(config)
+        data = read_data(config, _own_tokenizer(directory) if steps else None)
         config = parts.resolve(config, data.vocab_size)
         total_steps = parts.count_steps(config, data.train.num_rows)
         if steps:
@@ -125,6 +127,11 @@ def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[in
     for name in remove_leftovers(directory.checkpoints) if clean else ():
         say(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
     return steps
+
+
+def _own_tokenizer(directory: WorkDir) -> Tokenizer | None:
+    """The tokenizer that the run began with: trained anew, it might differ under another library."""
+    return load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None
 
 
 def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
@@ -184,7 +191,11 @@ class _Session:
             write = self._open_writers(stack, first_step)
             hooks = self._hooks(stack, write, evaluator)
             batches = stack.enter_context(
-                Prefetch(composition.batches(first_step), composition.place)
+                Prefetch(
+                    composition.batches(first_step),
+                    composition.place,
+                    depth=self._config.data.prefetch_batches,
+                )
             )
             outcome = train(
                 program,
@@ -194,7 +205,7 @@ class _Session:
                 hooks,
                 first_step=first_step,
                 total_steps=composition.total_steps,
-                waited_secs=lambda: batches.wait_secs,
+                queue=lambda: batches.queue,
             )
         # A signal during the last step changes nothing: the run is complete.
         request = outcome.request if outcome.step < composition.total_steps else 0
@@ -219,7 +230,7 @@ class _Session:
         show_table(
             [
                 ("devices", report.devices_line(composition.topology)),
-                ("data", composition.data.summary),
+                *[("data", line) for line in composition.data.summary],
                 ("model", report.model_line(model, num_parameters(model), preset)),
                 ("batch", report.batch_line(composition.shape, self._config.data.length)),
                 ("compute", report.compute_line(composition.flops_per_step, program.compile_secs)),
@@ -307,6 +318,7 @@ class _Session:
                 flops_per_step=composition.flops_per_step,
                 peak_flops=peak and peak * composition.topology.num_devices,
                 batch_hash=config.log.batch_hash,
+                shares=composition.source_shares,
             ),
             Divergence(config.optim.max_skipped_in_a_row),
             evaluating,  # before the checkpoint of the same step, which records its result

@@ -19,6 +19,7 @@ class Logging(Hook):
         flops_per_step: float,
         peak_flops: float | None,
         batch_hash: bool,
+        shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
     ):
         """
         Args:
@@ -27,12 +28,15 @@ class Logging(Hook):
             flops_per_step: model FLOPs of one update over all devices.
             peak_flops: FLOP/s of all devices together; None: no MFU.
             batch_hash: whether the steps carry the hash of their batch.
+            shares: (first step, last step, not included) -> share of the rows that each
+                source of a mixture gave, by full name.
         """
         self._every = every
         self._write = write
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._batch_hash = batch_hash
+        self._shares = shares
         self._restart()
 
     def _restart(self) -> None:
@@ -63,6 +67,7 @@ class Logging(Hook):
         }
         if self._peak_flops:
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
+        line |= self._shares(info.step - self._steps, info.step)
         if self._batch_hash:
             line["data/batch_hash"] = f"{read_tally(info.metrics['tally']):016x}"
         return line

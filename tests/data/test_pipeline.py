@@ -151,7 +151,7 @@ def test_evaluation_of_some_batches():
 def test_data_state_is_json_and_agrees_with_itself():
     order = RowOrder(num_rows=22, global_batch_size=8, seed=5, shuffle=True)
     state = data_state(order, "abc", 7)
-    assert (state["format"], state["step"]) == (1, 7)
+    assert (state["format"], state["step"]) == (2, 7)
     check_data_state(json.loads(json.dumps(state)), data_state(order, "abc", 7))
 
 
@@ -159,11 +159,11 @@ def test_data_state_is_json_and_agrees_with_itself():
     "change, message",
     [
         ({"fingerprint": "xyz"}, "fingerprint: xyz in the checkpoint, abc now"),
-        ({"num_rows": 23, "seed": 1}, "num_rows: 23 in .*; seed: 1 in the checkpoint, 5 now"),
-        ({"global_batch_size": 16}, "global_batch_size: 16 in the checkpoint, 8 now"),
+        ({"order": {"num_rows": 23, "seed": 1}}, "num_rows: 23 in .*; seed: 1 in the checkpoint, 5 now"),
+        ({"order": {"global_batch_size": 16}}, "global_batch_size: 16 in the checkpoint, 8 now"),
         ({"step": 8}, "step: 8 in the checkpoint, 7 now"),
-        ({"format": 2}, "format: 2 in the checkpoint, 1 now"),
-        ({"exclusions": [3]}, r"exclusions: \[3\] in the checkpoint, None now"),
+        ({"format": 1}, "format: 1 in the checkpoint, 2 now"),
+        ({"exclusions": [3]}, r"exclusions: \[3\] in the checkpoint, \[\] now"),
     ],
 )
 def test_data_state_says_what_disagrees(change, message):

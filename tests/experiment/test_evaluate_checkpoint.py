@@ -11,6 +11,7 @@ from tiny_runs import assert_refused, metrics_lines, write_text
 import jaxdp
 from jaxdp.cli.main import main
 from jaxdp.experiment import parts
+from jaxdp.experiment.data import read_data
 
 DEVICES = "--cpu_devices=8"
 
@@ -53,7 +54,7 @@ def test_it_is_exactly_the_line_of_the_run(trained, capsys, step):
 def test_it_is_the_mean_over_the_rows(trained, capsys, split, weights):
     result = evaluate(capsys, f"--workdir={trained}", f"--split={split}", f"--weights={weights}")
     checkpoint = jaxdp.load_checkpoint(str(trained), weights=weights)
-    data = parts.read_data(checkpoint.config)
+    data = read_data(checkpoint.config)
     source = data.train if split == "train" else data.evaluation
     loss, accuracy = reference(checkpoint, source, 2 * 16)  # eval.num_batches of global_batch_size rows
     assert result["eval/loss"] == pytest.approx(loss, rel=1e-6)

@@ -64,31 +64,6 @@ def test_gradients_travel_in_one_buffer_on_cpu(config_file, platform, bucket_mb,
     assert (sync.bucket_bytes, sync.wire_dtype) == (bucket_bytes, "float32")
 
 
-def test_the_larger_vocabulary_wins(config_file):
-    data = parts.read_data(load(config_file, "model.vocab_size=300"))
-    assert data.vocab_size == 300 and data.tokenizer.vocab_size == 257
-    with pytest.raises(UserError, match=r"model.vocab_size=200 is smaller than the tokenizer's vocabulary of 257"):
-        parts.read_data(load(config_file, "model.vocab_size=200"))
-
-
-def test_data_is_split_and_described(config_file):
-    data = parts.read_data(load(config_file))
-    size = (config_file.parent / "text.txt").stat().st_size
-    held_out = size - int(size * 0.9)
-    assert data.train.num_rows == (size - held_out - 1) // 16
-    assert data.evaluation.num_rows == -(-(held_out - 1) // 16)
-    assert data.summary.startswith("text: 1 file, ") and data.summary.endswith("byte tokenizer of 257")
-
-
-def test_ready_tokens(config_file, tmp_path):
-    np.arange(500, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
-    config = load(config_file, "data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=500")
-    data = parts.read_data(config)
-    assert data.tokenizer is None and data.vocab_size == 500
-    assert data.train.rows(np.array([1]))["tokens"].tolist() == [list(range(16, 33))]
-    assert data.summary == "tokens: 450 to train on, 50 held out (1000 B)"
-
-
 def test_state_is_drawn_from_the_seed(config_file):
     def initialise(*overrides):
         config = load(config_file, *overrides)

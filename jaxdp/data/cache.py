@@ -1,0 +1,106 @@
+"""The cache of prepared data: directories that are whole or absent, each made once.
+
+An entry is named by what it is made from, so it is never out of date. It is
+built beside its place and renamed into it, with its list of files written last:
+a kill leaves nothing that could be taken for an entry. Of several processes
+that want the same one, one builds, and the others wait and say so.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.data.hashing import file_digest
+from jaxdp.errors import UserError
+from jaxdp.lock import exclusive
+
+ENTRY = "entry.json"
+
+Say = Callable[[str], None]
+
+
+def default_cache_dir() -> Path:
+    """Where prepared data goes when `data.cache_dir` is unset."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "jaxdp", "data")
+
+
+def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
+    """Where the entry of this key lies.
+
+    Args:
+        root: of the cache.
+        kind: first part of the name: scan, tokenizer, tokens.
+        key: JSON values: everything that the content depends on.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return root / f"{kind}-{digest[:24]}"
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether an entry is there with every file as it was written.
+
+    Of a file larger than 2 MiB the size and both ends are looked at: tokens may
+    take more than a start can read.
+    """
+    try:
+        files = json.loads((entry / ENTRY).read_text())["files"]
+        return all(file_digest(entry / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
+    """The directory of a whole entry, built if it is not there.
+
+    Args:
+        entry: from `entry_path`.
+        build: fills an empty directory; whatever it raises leaves no entry.
+        say: tells the user that another process is waited for, or that a damaged
+            entry is made again.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    if is_whole(entry):
+        return entry
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        waiting = f"waiting for {{}}, which prepares the same data in {entry.parent}"
+        with exclusive(entry.with_name(entry.name + ".lock"), lambda holder: say(waiting.format(holder))):
+            if not is_whole(entry):
+                if entry.exists():
+                    say(f"{entry} is damaged and is made again")
+                _build(entry, build)
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir={entry.parent} cannot be written to ({error.strerror or error}); make room there, or "
+            "set data.cache_dir to another directory."
+        ) from error
+    return entry
+
+
+def _build(entry: Path, build: Callable[[Path], None]) -> None:
+    partial = entry.with_name(entry.name + ".partial")
+    for leftover in (partial, entry):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir()
+    try:
+        build(partial)
+        files = {path.relative_to(partial).as_posix(): file_digest(path) for path in _files(partial)}
+        with open(partial / ENTRY, "w") as file:
+            json.dump({"files": files}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(entry)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())

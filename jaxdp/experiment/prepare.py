@@ -1,0 +1,99 @@
+"""`jaxdp prepare`: the data of a configuration made ready, or what that would take."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdp.data.cache import is_whole
+from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from jaxdp.errors import UserError
+from jaxdp.experiment.data import (
+    Source,
+    num_workers,
+    open_sources,
+    read_data,
+    tokenizer_place,
+    tokens_place,
+)
+from jaxdp.terminal import memory_size, quantity
+
+USUAL_CHARACTERS_A_TOKEN = 3.5
+"""Of tokenizers that are not there yet; bytes and characters are one each."""
+
+Rows = list[tuple[str, str]]
+
+
+def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
+    """Makes the data ready, and says what there is.
+
+    Args:
+        config: `task`, `data` and `model.vocab_size` are used.
+        dry_run: only reads, to say what would be done.
+
+    Returns:
+        Names and values for a table.
+
+    Raises:
+        UserError: anything wrong with the data or the keys that describe it.
+    """
+    if config.data.source == "tokens" and not config.data.mixture:
+        raise UserError("data.source=tokens is read as it is and has nothing to prepare.")
+    if dry_run:
+        return _plan(config)
+    data = read_data(config)
+    rows = [("data", line) for line in data.summary]
+    rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
+    sources = open_sources(config)
+    places = [tokens_place(config, source, data.tokenizer) for source in sources]
+    return rows + _cleaned(sources) + [("cache", str(place)) for place in places]
+
+
+def _plan(config: ConfigDict) -> Rows:
+    """What `prepare` would do."""
+    sources = open_sources(config, dry_run=True)
+    tokenizer = _existing_tokenizer(config, sources)
+    rows: Rows = []
+    for source in sources:
+        scan = source.scan
+        rows.append(
+            (
+                source.label,
+                f"{sum(scan.part_records):,} records in {len(scan.part_records)} files, {quantity(scan.num_characters)} "
+                f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
+            )
+        )
+        if tokenizer is not None and is_whole(tokens_place(config, source, tokenizer)):
+            rows.append(("", f"is ready: {tokens_place(config, source, tokenizer)}"))
+            continue
+        workers = num_workers(config, scan.num_characters)
+        rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(config, scan.num_characters)}"))
+    if tokenizer is None:
+        rows.append(("tokenizer", f"{config.data.tokenizer} would be made from the training part"))
+    return rows + _cleaned(sources)
+
+
+def _existing_tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer | None:
+    if config.data.tokenizer == "byte":
+        return make_tokenizer("byte", ())
+    place = tokenizer_place(config, sources)
+    return load_tokenizer(place / "tokenizer.json") if is_whole(place) else None
+
+
+def _size(config: ConfigDict, num_characters: int) -> str:
+    """Tokens and bytes on disk, as far as they are known before a tokenizer is there."""
+    kind, _, size = config.data.tokenizer.partition(":")
+    characters_a_token = 1 if kind in ("byte", "char") else USUAL_CHARACTERS_A_TOKEN
+    vocab_size = int(size) if size.isdigit() else 257 if kind == "byte" else 1 << 16
+    token_bytes = np.min_scalar_type(vocab_size - 1).itemsize
+    tokens = num_characters / characters_a_token
+    return f"about {quantity(tokens)} tokens, {memory_size(tokens * token_bytes)}"
+
+
+def _cleaned(sources: Sequence[Source]) -> Rows:
+    """What each step of the cleaning did."""
+    return [
+        ("cleaning", f"{step['step']}: {step['changed']:,} of {step['seen']:,} records changed, {step['dropped']:,} dropped")
+        for source in sources
+        for step in source.scan.cleaned
+    ]

@@ -1,0 +1,245 @@
+"""From `config.data` to batches: every source, prepared once, the same from any step and for any processes."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import load
+
+from jaxdp.data.pipeline import train_batches
+from jaxdp.errors import UserError
+from jaxdp.experiment.data import read_data, row_order, source_entries, source_shares
+from jaxdp.experiment.parts import make_task
+
+WORDS = "the of and that his with for had you not her from which have".split()
+
+
+def text(number, num_words):
+    return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(num_words))
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """The same twenty documents as files of every kind."""
+    import datasets
+
+    root = tmp_path_factory.mktemp("corpora")
+    texts = [text(number, 5 + number % 9) for number in range(20)]
+    (root / "text").mkdir()
+    for number, content in enumerate(texts):
+        (root / "text" / f"{number:02}.txt").write_text(content)
+    (root / "lines.jsonl").write_text("".join(json.dumps({"body": content}) + "\n" for content in texts))
+    (root / "table.csv").write_text("n,body\n" + "".join(f'{n},"{content}"\n' for n, content in enumerate(texts)))
+    dataset = datasets.Dataset.from_dict({"body": texts})
+    dataset.to_parquet(str(root / "table.parquet"))
+    dataset.save_to_disk(str(root / "saved"))
+    np.arange(1000, dtype=np.uint16).tofile(root / "tokens.bin")
+    return root
+
+
+COLUMN = ("data.text_column=body",)
+SOURCES = {
+    "stdlib": (),
+    "text": ("data.path={root}/text",),
+    "jsonl": ("data.path={root}/lines.jsonl", *COLUMN),
+    "csv": ("data.path={root}/table.csv", *COLUMN),
+    "parquet": ("data.path={root}/table.parquet", *COLUMN),
+    "hf": ("data.path={root}/saved", *COLUMN),
+    "tokens": ("data.path={root}/tokens.bin", "model.vocab_size=1000"),
+}
+MIXTURE = (
+    "data.mixture=({{'source':'text','path':'{root}/text','weight':2.0}},"
+    "{{'source':'jsonl','path':'{root}/lines.jsonl','text_column':'body','weight':1.0}})"
+)
+
+
+def config_of(config_file, corpora, *overrides):
+    return load(config_file, *(override.format(root=corpora) for override in overrides))
+
+
+def batches_of(config, data, start_step=0, num_processes=1, process_index=0):
+    return train_batches(
+        data.train,
+        make_task(config, data.tokenizer).make_batch,
+        row_order(config, data),
+        partition=config.data.partition,
+        num_processes=num_processes,
+        process_index=process_index,
+        start_step=start_step,
+    )
+
+
+def take(config, data, num_steps, **where):
+    return list(itertools.islice(batches_of(config, data, **where), num_steps))
+
+
+def assert_same(batch, expected):
+    assert batch.keys() == expected.keys()
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, expected[name], strict=True)
+
+
+@pytest.fixture(params=[*SOURCES, "mixture", "documents", "bpe", "unshuffled"])
+def kind(request, config_file, corpora):
+    """(configuration, data) of every source, and of the ways to make rows of one."""
+    overrides = {
+        "mixture": (MIXTURE,),
+        "documents": ("data.source=text", *SOURCES["text"], "data.packing=documents", "data.length=128"),
+        "bpe": ("data.source=text", *SOURCES["text"], "data.tokenizer=bpe:300"),
+        "unshuffled": ("data.source=text", *SOURCES["text"], "data.shuffle=False"),
+    }.get(request.param) or (f"data.source={request.param}", *SOURCES[request.param])
+    small = ("global_batch_size=4", "data.length=16") if request.param != "documents" else ("global_batch_size=4",)
+    config = config_of(config_file, corpora, *overrides, *small)
+    return config, read_data(config)
+
+
+def test_every_position_of_two_epochs_can_be_resumed(kind):
+    config, data = kind
+    steps = min(-(-2 * data.train.num_rows // 4), 60)
+    whole = take(config, data, steps)
+    for start in range(steps):
+        [batch] = take(config, data, 1, start_step=start)
+        assert_same(batch, whole[start])
+    assert_same(take(config, data, 2, start_step=steps - 2)[1], whole[-1])
+
+
+@pytest.mark.parametrize("partition", ["block", "strided", "random"])
+def test_two_processes_read_what_one_reads(config_file, corpora, partition):
+    config = config_of(config_file, corpora, MIXTURE, f"data.partition={partition}", "global_batch_size=8")
+    data = read_data(config)
+    shares = [take(config, data, 20, num_processes=2, process_index=index) for index in (0, 1)]
+    for whole, *parts in zip(take(config, data, 20), *shares, strict=True):
+        row_ids = np.concatenate([part["row_ids"] for part in parts])
+        assert sorted(row_ids.tolist()) == list(range(8))
+        by_row = np.argsort(row_ids)
+        one = np.argsort(whole["row_ids"])
+        for name in whole:
+            both = np.concatenate([part[name] for part in parts])[by_row]
+            np.testing.assert_array_equal(both, whole[name][one])
+
+
+def test_every_kind_of_file_gives_the_same_tokens(config_file, corpora):
+    tokens = {}
+    for source in ("text", "jsonl", "csv", "parquet", "hf"):
+        data = read_data(config_of(config_file, corpora, f"data.source={source}", *SOURCES[source]))
+        rows = data.train.rows(np.arange(data.train.num_rows))["tokens"]
+        tokens[source] = [rows, data.evaluation.rows(np.arange(data.evaluation.num_rows))["tokens"]]
+    for source, (train, evaluation) in tokens.items():
+        np.testing.assert_array_equal(train, tokens["jsonl"][0], err_msg=source)
+        np.testing.assert_array_equal(evaluation, tokens["jsonl"][1], err_msg=source)
+
+
+def test_it_is_tokenized_once(config_file, corpora, tmp_path, monkeypatch):
+    from jaxdp.experiment import data as module
+
+    config = config_of(config_file, corpora, "data.source=text", *SOURCES["text"], f"data.cache_dir={tmp_path}")
+    first = read_data(config)
+    monkeypatch.setattr(module, "prepare_examples", lambda *_, **__: pytest.fail("tokenized again"))
+    monkeypatch.setattr(module, "scan_parts", lambda *_, **__: pytest.fail("read again"))
+    again = read_data(config)
+    assert again.fingerprint == first.fingerprint
+    assert_same(*(data.train.rows(np.arange(3)) for data in (first, again)))
+
+
+@pytest.mark.parametrize(
+    "change", ["data.tokenizer=char", "data.cleaning=('lowercase',)", "data.eval_fraction=0.3", "data.errors=replace"]
+)
+def test_other_data_is_another_entry(config_file, corpora, tmp_path, change):
+    text_source = ("data.source=text", *SOURCES["text"], f"data.cache_dir={tmp_path}")
+    read_data(config_of(config_file, corpora, *text_source))
+    entries = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    read_data(config_of(config_file, corpora, *text_source, change))
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} > entries
+
+
+def test_a_changed_file_is_read_again(config_file, corpora, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(text(1, 300))
+    config = load(config_file, f"data.path={path}")
+    first = read_data(config)
+    path.write_text(text(2, 300))
+    assert read_data(config).fingerprint != first.fingerprint
+
+
+def test_the_larger_vocabulary_wins(config_file):
+    data = read_data(load(config_file, "model.vocab_size=300"))
+    assert data.vocab_size == 300 and data.tokenizer.vocab_size == 257
+    with pytest.raises(UserError, match=r"model.vocab_size=200 is smaller than the tokenizer's vocabulary of 257"):
+        read_data(load(config_file, "model.vocab_size=200"))
+
+
+def test_one_text_is_cut_at_a_character(config_file):
+    data = read_data(load(config_file))
+    size = (config_file.parent / "text.txt").stat().st_size
+    held_out = size - int(size * 0.9)
+    assert data.train.num_rows == (size - held_out - 1) // 16
+    assert data.evaluation.num_rows == -(-(held_out - 1) // 16)
+    [line] = data.summary
+    assert line.startswith("text.txt: 1 file, ") and line.endswith("bytes of 257 tokens")
+
+
+def test_ready_tokens(config_file, tmp_path):
+    np.arange(500, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    config = load(config_file, "data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=500")
+    data = read_data(config)
+    assert data.tokenizer is None and data.vocab_size == 500
+    assert data.train.rows(np.array([1]))["tokens"].tolist() == [list(range(16, 33))]
+    assert data.summary == ("tokens: 450 to train on, 50 held out (1000 B)",)
+
+
+def test_packed_documents_do_not_see_each_other(config_file, corpora):
+    config = config_of(
+        config_file, corpora, "data.source=jsonl", *SOURCES["jsonl"], "data.packing=documents", "data.length=128"
+    )
+    data = read_data(config)
+    batch = next(batches_of(config, data))
+    segments, positions = batch["segment_ids"], batch["positions"]
+    starts = np.diff(segments, axis=1, prepend=0) > 0
+    assert (positions[starts] == 0).all() and starts.sum() > len(segments)
+    assert (batch["tokens"][starts] == data.tokenizer.end_of_text_id).all()
+    assert (batch["loss_weights"] == (segments > 0)).all()
+
+
+def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
+    config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
+    data = read_data(config)
+    order = row_order(config, data)
+    shares = source_shares(order, data.groups, 0, 300)  # three blocks of 1000 rows
+    assert shares == {"data/share/text": pytest.approx(0.667), "data/share/lines.jsonl": pytest.approx(0.333)}
+    drawn = np.concatenate([order.rows(step, np.arange(10)) for step in range(300)])
+    assert (drawn < data.groups[0].num_rows).mean() == pytest.approx(0.667)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.mixture=('text',)",), r"data.mixture\[0\] is 'text': expected a dict"),
+        (("data.mixture=({'path':'a'},)",), r"data.mixture\[0\] has no 'source'"),
+        (("data.mixture=({'source':'text','wieght':1},)",), r"unknown key 'wieght'; did you mean 'weight'"),
+        (("data.mixture=({'source':'text','weight':-1},)",), r"weight -1: expected a number above 0"),
+        (("data.mixture=({'source':'tokens','path':'a'},)",), r"'tokens', which cannot be mixed"),
+    ],
+)
+def test_mixtures_that_mean_nothing(config_file, overrides, message):
+    with pytest.raises(UserError, match=message):
+        source_entries(load(config_file, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.packing=sideways",), "data.packing='sideways' is unknown; choose one of: cut, documents, none"),
+        (("data.packing=none",), "does not serve task='causal_lm'; choose cut or documents"),
+        (("data.source=jsonl", "data.path={root}/lines.jsonl"), r"lines.jsonl, line 1.* has no column 'text', only 'body'"),
+        (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
+        (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),
+        (("data.source=tokens", "data.path={root}/tokens.bin", "data.packing=documents"), "choose cut"),
+        (("data.packing=documents", "data.length=64"), "data.long_documents"),
+        (("data.tokenizer=bpe",), "bpe:N"),
+        (("data.cleaning=('lowercas',)",), "lowercas.*expected steps out of"),
+    ],
+)
+def test_bad_input(config_file, corpora, overrides, message):
+    with pytest.raises(UserError, match=message):
+        read_data(config_of(config_file, corpora, *overrides))
