@@ -13,7 +13,7 @@ FLOORS = (
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},
-    {"experiment", "benchmark"},
+    {"experiment", "benchmark", "data_benchmark"},
     {"cli", "__init__", "__main__"},
 )
 """The parts of each floor, lowest first: files and packages directly under jaxdp/."""
@@ -25,6 +25,7 @@ SAME_FLOOR = {
     ("inspection", "checkpoint"),
     ("hooks", "trainer"),
     ("benchmark", "experiment"),
+    ("data_benchmark", "experiment"),
     ("plotting", "writers"),
     ("config", "defaults"),
     ("__main__", "cli"),

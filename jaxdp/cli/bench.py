@@ -13,6 +13,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_cpu_devices(parser)
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps to time")
     parser.add_argument("--devices", metavar="1,2,4", help="compare numbers of fake CPU devices")
+    parser.add_argument("--data", action="store_true", help="measure the data alone: no model, no devices")
+    parser.add_argument(
+        "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: a step's time, to see what would be waited"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
 
 
@@ -20,6 +24,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     config = shared.configuration(options, rest)
     if options.steps < 10:
         raise UserError(f"--steps={options.steps} is too few to time; give 10 or more.")
+    if options.data:
+        from jaxdp.data_benchmark import measure_data
+
+        result = measure_data(config, options.step_ms)
+        print(json.dumps(result) if options.json else _data_as_text(result))
+        return 0
     from jaxdp import benchmark
     from jaxdp.parallel.devices import divide_batch
 
@@ -40,6 +50,18 @@ def _counts(text: str) -> list[int]:
         return [shared.device_count(count) for count in text.split(",")]
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--devices={text} must be counts such as 1,2,4: {error}.") from None
+
+
+def _data_as_text(result: dict) -> str:
+    lines = {
+        "feeding": f"{result['feed_tokens_per_sec'] / 1e6:,.0f} million tokens/s by one thread, no model",
+        "waiting": f"{result['data_wait']:.2%} of steps of {result['step_ms']:g} ms",
+        "memory": f"{result['resident_bytes'] / 2**20:,.0f} MiB resident",
+    }
+    for num_workers, speed in result["prepare_mb_per_sec"].items():
+        who = f"{num_workers} worker{'s' if num_workers > 1 else ''}" if num_workers else "this process alone"
+        lines[f"preparing {num_workers}"] = f"{speed:.2f} MB/s of text by {who}, starting included"
+    return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
 
 
 def _as_text(result: dict) -> str:

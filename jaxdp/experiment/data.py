@@ -63,6 +63,7 @@ class Data:
         evaluation: the held-out rows.
         groups: the sources; one where there is no mixture.
         fingerprint: of the data, as a checkpoint records it.
+        num_characters: of text that cleaning left; 0 for ready-made tokens.
         summary: for a person, a line a source.
     """
 
@@ -72,6 +73,7 @@ class Data:
     evaluation: RowSource
     groups: tuple[Group, ...]
     fingerprint: str
+    num_characters: int
     summary: tuple[str, ...]
 
 
@@ -120,6 +122,7 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
         _joined(evaluations),
         groups,
         fingerprint,
+        sum(source.scan.num_characters for source in sources),
         _summary(sources, prepared, trains, tokenizer),
     )
 
@@ -458,6 +461,7 @@ def _ready_tokens(config: ConfigDict) -> Data:
         evaluation,
         (Group(os.path.basename(os.path.normpath(config.data.path)), train.num_rows),),
         fingerprint_tokens(files),
+        0,
         (
             f"tokens: {quantity(files[0].tokens.size)} to train on, {quantity(files[1].tokens.size)} held out "
             f"({memory_size(sum(file.tokens.nbytes for file in files))})",

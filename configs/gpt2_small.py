@@ -1,6 +1,6 @@
 """GPT-2 small (124 M parameters) from scratch, for one or more accelerators.
 
-    jaxdp train --config=configs/gpt2.py --config.data.path=DIR --workdir=runs/gpt2
+    jaxdp train --config=configs/gpt2_small.py --config.data.path=DIR --workdir=runs/gpt2_small
 
 DIR holds train.bin and val.bin, flat uint16 ids of the GPT-2 tokenizer, as
 nanoGPT's data/openwebtext/prepare.py writes them.

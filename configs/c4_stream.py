@@ -1,0 +1,35 @@
+"""A stream: C4 read from the Hub as training goes on, nothing kept on disk (needs network).
+
+    jaxdp train --config=configs/c4_stream.py --workdir=runs/c4
+
+A stream has no row numbers: files come in an order drawn from the seed, the records of
+a file in theirs, and resuming is exact. data.shuffle_buffer=N shuffles among N records
+and makes it inexact; the run says so. Local .parquet or .jsonl files stream as well:
+--config.data.path='data/*.parquet'. It has not been run here: no Hub was within reach.
+"""
+
+from jaxdp import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.total_tokens = 1e9  # a stream has no epochs to count
+    config.global_batch_size = 256
+    config.microbatch_size = 16
+
+    config.data.source = "hf_stream"
+    config.data.path = "allenai/c4"
+    config.data.name = "en"
+    config.data.split = "train"
+    config.data.eval_split = "validation"
+    config.data.tokenizer = "hf:gpt2"  # a stream cannot train one
+    config.data.length = 1024
+
+    config.model.preset = "gpt2"
+    config.model.dropout_rate = 0.0
+    config.model.scan_layers = True
+
+    config.optim.learning_rate = 6e-4
+    config.optim.warmup_steps = 500
+    config.eval.num_batches = 20  # that many of the validation split are kept in memory
+    return config

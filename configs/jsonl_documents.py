@@ -1,0 +1,27 @@
+"""Records of JSON lines, packed: whole documents side by side in a row, none sees another.
+
+    jaxdp train --config=configs/jsonl_documents.py --config.data.path='data/*.jsonl.zst' --workdir=runs/jsonl
+
+One JSON object a line, the text under "text" (or --config.data.text_column=NAME).
+For tables take --config.data.source=csv or parquet, the rest stays.
+"""
+
+from jaxdp import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.total_epochs = 1.0
+    config.global_batch_size = 32
+
+    config.data.source = "jsonl"  # or csv, parquet
+    config.data.path = "data/*.jsonl"
+    config.data.text_column = "text"
+    config.data.cleaning = ("unicode:NFC", "control", "min_chars:20", "deduplicate")
+    config.data.tokenizer = "bpe:16384"
+    config.data.length = 512
+    config.data.packing = "documents"
+    config.data.long_documents = "cut"  # longer than a row: into pieces; error and drop are the others
+
+    config.model.preset = "llama_nano"
+    return config
