@@ -1,4 +1,4 @@
-import json
+import pickle
 
 import numpy as np
 import pytest
@@ -67,11 +67,6 @@ def test_unknown_character():
         CharTokenizer("abc").encode("abz")
 
 
-def test_unknown_tokenizer():
-    with pytest.raises(UserError, match=r"data\.tokenizer='bpe:100'.*byte or char"):
-        make_tokenizer("bpe:100", [])
-
-
 def test_saved_file_gives_the_same_tokenizer(tokenizer, tmp_path):
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
@@ -111,16 +106,39 @@ def test_end_of_text_in_a_text_is_only_characters():
     assert tokenizer.decode(tokenizer.encode("a<|endoftext|>")) == "a<|endoftext|>"
 
 
-def test_files_that_are_no_tokenizer(tmp_path):
-    path = tmp_path / "tokenizer.json"
-    with pytest.raises(UserError, match="cannot be read"):
-        load_tokenizer(path)
-    for content in ("", "[]", "{}", '{"model": {"vocab": ["a"], "merges": []}}'):
-        path.write_text(content)
-        with pytest.raises(UserError, match=r"is not a tokenizer\.json"):
-            load_tokenizer(path)
-    merged = json.loads(CharTokenizer("ab").to_json())
-    merged["model"]["merges"] = [["a", "b"]]
-    path.write_text(json.dumps(merged))
-    with pytest.raises(UserError, match="not a byte or char tokenizer"):
-        load_tokenizer(path)
+def test_special_tokens_have_the_last_ids(tmp_path):
+    byte = make_tokenizer("byte", [], ("[MASK]", "<|endoftext|>", "[PAD]"))
+    assert byte.special_ids == {"<|endoftext|>": 256, "[MASK]": 257, "[PAD]": 258}
+    assert byte.vocab_size == 259 and byte.token_bytes().tolist() == [1] * 256 + [0] * 3
+    char = make_tokenizer("char", ["[MASK] b"], ("[MASK]",))
+    assert (char.end_of_text_id, char.special_id("[MASK]"), char.vocab_size) == (8, 9, 10)
+    assert char.token_bytes().tolist() == [1] * 8 + [0] * 2
+    for tokenizer in (byte, char):
+        ids = tokenizer.encode("[MASK]")
+        assert len(ids) == 6 and ids.max() < tokenizer.end_of_text_id
+        assert tokenizer.decode([*ids, tokenizer.special_id("[MASK]"), *ids]) == "[MASK]" * 2
+        tokenizer.save(tmp_path / "tokenizer.json")
+        loaded = load_tokenizer(tmp_path / "tokenizer.json")
+        assert type(loaded) is type(tokenizer) and loaded.special_ids == tokenizer.special_ids
+        more = load_tokenizer(tmp_path / "tokenizer.json", ("[CLS]",))
+        assert more.special_ids == {**tokenizer.special_ids, "[CLS]": tokenizer.vocab_size}
+        with pytest.raises(UserError, match=r"no special token \[CLS\], only <\|endoftext\|>, \[MASK\]"):
+            tokenizer.special_id("[CLS]")
+
+
+def test_travels_to_other_processes(tokenizer):
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.to_json() == tokenizer.to_json() and copy.special_ids == tokenizer.special_ids
+    assert len(pickle.dumps(tokenizer)) < 1000
+
+
+def test_batch_and_description(tokenizer):
+    one_by_one = [tokenizer.encode(text) for text in (TEXT, "", "ab")]
+    for ids, expected in zip(tokenizer.encode_batch([TEXT, "", "ab"]), one_by_one, strict=True):
+        np.testing.assert_array_equal(ids, expected)
+    assert f"of {tokenizer.vocab_size} tokens" in tokenizer.describe()
+
+
+def test_vocabulary_of_no_characters(tmp_path):
+    CharTokenizer("").save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / "tokenizer.json").vocab_size == 1

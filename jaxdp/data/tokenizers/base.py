@@ -1,0 +1,96 @@
+"""What every kind of tokenizer offers."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxdp.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+REPLACEMENT = "\ufffd"  # shown for what is no character
+
+ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
+"""The environment of a process that is one of several: the library then encodes in the calling
+thread. It is read at each call, so `os.environ.update(ONE_THREAD)` may come at any time; without
+it every process has as many threads as there are cores. Nothing here sets it."""
+
+
+class Tokenizer(ABC):
+    """What training, evaluation and generation ask of a tokenizer.
+
+    A special token is an id that no text encodes to: the characters of its name
+    are characters like others. Tokenizers travel to other processes by their JSON.
+
+    Attributes:
+        vocab_size: ids are in range(vocab_size).
+        end_of_text_id: stands between documents.
+        special_ids: id of each special token by name, end of text among them.
+        remarks: what a person should know about it beyond `describe`'s first words.
+    """
+
+    vocab_size: int
+    end_of_text_id: int
+    special_ids: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a text: `[num_tokens] int32`, without special tokens.
+
+        Raises:
+            UserError: the text holds what the vocabulary cannot express.
+        """
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """What `encode` gives for each text, sooner where the library has threads."""
+        return [self.encode(text) for text in texts]
+
+    @abstractmethod
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of `[n]` ids: special tokens are left out, U+FFFD stands for what is no text."""
+
+    @abstractmethod
+    def token_bytes(self) -> np.ndarray | None:
+        """UTF-8 bytes that each id stands for, 0 for special tokens: `[vocab_size] int32`.
+
+        None where the text does not come back byte for byte: then no bits per byte.
+        """
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json` that Hugging Face `tokenizers` loads."""
+
+    @abstractmethod
+    def _kind(self) -> str:
+        """The kind in words, for `describe`."""
+
+    def describe(self) -> str:
+        """Kind, vocabulary size and remarks, for a report."""
+        return "; ".join([f"{self._kind()} of {self.vocab_size} tokens", *self.remarks])
+
+    def special_id(self, name: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            UserError: the tokenizer was made without it.
+        """
+        if name not in self.special_ids:
+            raise UserError(
+                f"The tokenizer has no special token {name}, only {', '.join(self.special_ids)}: use the "
+                "tokenizer of a run of the same task, or start a new run."
+            )
+        return self.special_ids[name]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `to_json()`; the file is whole or absent."""
+        partial = Path(f"{path}.partial")
+        partial.write_text(self.to_json(), encoding="utf-8")
+        partial.replace(path)
+
+
+def special_names(special_tokens: Iterable[str]) -> tuple[str, ...]:
+    """End of text, then each other name once, in order."""
+    return tuple(dict.fromkeys((END_OF_TEXT, *special_tokens)))

@@ -1,0 +1,134 @@
+"""Tokenizers from files: our own, and those of others, from a path or from the Hub."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+
+from jaxdp.data.tokenizers.base import END_OF_TEXT, Tokenizer
+from jaxdp.data.tokenizers.characters import without_merges
+from jaxdp.data.tokenizers.library import END_OF_TEXT_NAMES, LibraryTokenizer
+from jaxdp.errors import UserError
+
+HUB_SECS = 10
+"""How long the Hub may take to say that it is there."""
+
+RANDOM = ("dropout", "alpha", "nbest_size")
+"""Keys of a model that make it encode a text differently each time."""
+
+
+def load_tokenizer(path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer of a tokenizer.json: one that `Tokenizer.save` wrote, or any other.
+
+    What the file says about truncation, padding, tokens around a text and random
+    merges is left out: a text is encoded whole, as it is, the same way each time.
+    Where it names no end of text, `<|endoftext|>` is added as a new id.
+
+    Args:
+        path: the file.
+        special_tokens: names that are added as new ids if the file lacks them.
+
+    Raises:
+        UserError: no such file, or no tokenizer.json.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"The tokenizer {path} cannot be read ({error.strerror}): expected a tokenizer.json there."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a tokenizer.json: it is not UTF-8.") from error
+    try:
+        theirs = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library has no class of its own
+        raise UserError(f"{path} is not a tokenizer.json: {error}.") from error
+    return without_merges(theirs, special_tokens) or _adopt(theirs, text, str(path), special_tokens)
+
+
+def download_tokenizer(name: str, special_tokens: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer.json of a model on the Hugging Face Hub, or of its copy in the local cache.
+
+    A copy in the cache is taken as it is. Else the Hub is asked once before
+    anything is loaded: the client alone would try for half a minute.
+
+    Args:
+        name: `gpt2` or `organisation/model`.
+        special_tokens: see `load_tokenizer`.
+
+    Raises:
+        UserError: no such model, no tokenizer.json in it, or no way to the Hub.
+    """
+    import huggingface_hub as hub
+
+    try:
+        path = hub.hf_hub_download(name, "tokenizer.json", local_files_only=True)
+    except hub.errors.HFValidationError as error:
+        raise UserError(
+            f"data.tokenizer=hf:{name} is no name of a model on the Hub: expected hf:NAME or "
+            "hf:ORGANISATION/NAME; a tokenizer.json on this machine is given by its path alone."
+        ) from error
+    except hub.errors.LocalEntryNotFoundError:
+        path = _download(name)
+    return load_tokenizer(path, special_tokens)
+
+
+def _download(name: str) -> str:
+    import huggingface_hub as hub
+
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "tokenizer.json"), timeout=HUB_SECS)
+        return hub.hf_hub_download(name, "tokenizer.json")
+    except hub.errors.HfHubHTTPError as error:
+        raise UserError(
+            f"data.tokenizer=hf:{name}: the Hub has no tokenizer.json of that model for you "
+            f"({type(error).__name__}): correct the name, log in if it is private or gated, or give the "
+            "path of a tokenizer.json."
+        ) from error
+    except Exception as error:  # which class depends on the HTTP library of huggingface_hub
+        raise UserError(
+            f"data.tokenizer=hf:{name} is not in the local cache, and the Hugging Face Hub cannot be "
+            f"reached ({type(error).__name__}: {error}): copy that model's tokenizer.json here and set "
+            "data.tokenizer=PATH/tokenizer.json."
+        ) from error
+
+
+def _adopt(
+    theirs: tokenizers.Tokenizer, text: str, origin: str, special_tokens: Iterable[str]
+) -> LibraryTokenizer:
+    """Another's tokenizer with an end of text, and without what changes a text."""
+    _check_ids(theirs, text, origin)
+    theirs.no_truncation()
+    theirs.no_padding()
+    before = _special_names(theirs)
+    if not before & set(END_OF_TEXT_NAMES):
+        theirs.add_special_tokens([END_OF_TEXT])
+    theirs.add_special_tokens([name for name in special_tokens if name not in before])
+    content = json.loads(theirs.to_str())
+    content["model"].update({key: None for key in RANDOM if content["model"].get(key) is not None})
+    canonical = tokenizers.Tokenizer.from_str(json.dumps(content)).to_str(pretty=True)
+    tokenizer = LibraryTokenizer(canonical)
+    remarks = [
+        f"{name} was added as id {i}" for name, i in tokenizer.special_ids.items() if name not in before
+    ]
+    if spelled := tokenizer.spelled_specials():
+        remarks.append(f"a text that has the characters {', '.join(spelled)} is read as special tokens")
+    tokenizer.remarks = tuple(remarks)
+    return tokenizer
+
+
+def _special_names(theirs: tokenizers.Tokenizer) -> set[str]:
+    return {token.content for token in theirs.get_added_tokens_decoder().values() if token.special}
+
+
+def _check_ids(theirs: tokenizers.Tokenizer, text: str, origin: str) -> None:
+    """Checks that the library numbers the added tokens as the file does: it counts on without gaps."""
+    for token in json.loads(text).get("added_tokens", ()):
+        found = theirs.token_to_id(token["content"])
+        if found != token["id"]:
+            raise UserError(
+                f"{origin} gives the token {token['content']!r} the id {token['id']}, but the library "
+                f"numbers it {found}: expected ids without gaps after those of the model; mend the file."
+            )

@@ -1,0 +1,216 @@
+"""A tokenizer.json as the `tokenizers` library runs it.
+
+Departs: the library reads the characters `<|endoftext|>` in a text as that special
+token; here they are characters. Its switch `encode_special_tokens` sees to the
+added tokens; a model can also have the name among its words (Unigram, WordPiece),
+so the library is given the file with every special token under a name that no text
+has, and only our own copy keeps the true ones.
+"""
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from jaxdp.data.tokenizers.base import REPLACEMENT, Tokenizer
+from jaxdp.data.tokenizers.characters import byte_symbol
+from jaxdp.data.tokenizers.cuts import cut_at_blanks, not_unicode
+
+END_OF_TEXT_NAMES = (
+    "<|endoftext|>",  # GPT-2, GPT-NeoX, Qwen, and all that are trained here
+    "<|end_of_text|>",  # Llama 3
+    "</s>",  # Llama 2, T5, RoBERTa
+    "<eos>",  # Gemma
+    "<|eos|>",
+    "[EOS]",
+    "<｜end▁of▁sentence｜>",  # DeepSeek
+    "<EOS>",
+    "[SEP]",  # BERT
+    "<sep>",  # XLNet
+)
+"""What ends a text in well-known vocabularies, the first found being it."""
+
+GROUP_LENGTH = 1 << 22  # characters encoded at once: what bounds memory
+HIDDEN = "\x00 "  # in front of a special token's name, for the library
+
+KEEP_TEXT = {"ByteLevel", "Split", "Digits", "Punctuation", "FixedLength", "UnicodeScripts"}
+"""Pre-tokenizers that only split, unless told to remove."""
+
+KINDS = {"BPE": "BPE", "WordPiece": "WordPiece", "Unigram": "Unigram", "WordLevel": "Words"}
+
+
+class LibraryTokenizer(Tokenizer):
+    """Any tokenizer.json in which some special token is one of END_OF_TEXT_NAMES.
+
+    Args:
+        content: the file's text, as the library writes it.
+        remarks: for `describe`.
+    """
+
+    def __init__(self, content: str, remarks: Sequence[str] = ()):
+        self._json = content
+        self._content = json.loads(content)
+        self._library = tokenizers.Tokenizer.from_str(json.dumps(_with_hidden_names(self._content)))
+        self._library.encode_special_tokens = True
+        added = sorted(self._content["added_tokens"], key=lambda token: token["id"])
+        self.special_ids = {token["content"]: token["id"] for token in added if token["special"]}
+        self.end_of_text_id = next(
+            self.special_ids[name] for name in END_OF_TEXT_NAMES if name in self.special_ids
+        )
+        self.vocab_size = max(self._library.get_vocab().values()) + 1
+        self.remarks = tuple(remarks)
+        self._cut = cut_at_blanks if _splits_at_blanks(self._content) else lambda text: [text]
+
+    def __reduce__(self):
+        return LibraryTokenizer, (self._json, self.remarks)
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        pieces = [self._cut(text) for text in texts]
+        ids = []
+        for group in _groups(itertools.chain.from_iterable(pieces)):
+            try:
+                encodings = self._library.encode_batch_fast(group, add_special_tokens=False)
+            except TypeError as error:  # its word for a string that UTF-8 cannot write
+                raise not_unicode("".join(group)) from error
+            ids += [np.array(encoding.ids, np.int32) for encoding in encodings]
+        parts = iter(ids)
+        return [np.concatenate([next(parts) for _ in own]) for own in pieces]
+
+    def decode(self, ids: np.ndarray) -> str:
+        symbols, special = self._symbols, set(self.special_ids.values()) - {self._unknown_id}
+        words = [symbols.get(i, REPLACEMENT) for i in np.asarray(ids).tolist() if i not in special]
+        decoder = self._library.decoder
+        return " ".join(words) if decoder is None else decoder.decode(words)
+
+    def token_bytes(self) -> np.ndarray | None:
+        if not _keeps_bytes(self._content) or not self._shows_added_tokens():
+            return None
+        alphabet = set(map(byte_symbol, range(256)))
+        if not alphabet <= self._library.get_vocab(with_added_tokens=False).keys():
+            return None
+        sizes = np.zeros(self.vocab_size, np.int32)
+        for i, symbol in self._symbols.items():
+            sizes[i] = len(symbol) if alphabet.issuperset(symbol) else len(symbol.encode())
+        sizes[list(self.special_ids.values())] = 0
+        return sizes
+
+    def to_json(self) -> str:
+        return self._json
+
+    def spelled_specials(self) -> list[str]:
+        """Special tokens whose name, as a text, the model still makes into their id."""
+        names = list(self.special_ids)
+        encoded = self.encode_batch(names)
+        return [name for name, ids in zip(names, encoded, strict=True) if self.special_ids[name] in ids]
+
+    def _kind(self) -> str:
+        kind = KINDS.get(self._content["model"].get("type"), "Tokenizer")
+        return f"{kind} over bytes" if self.token_bytes() is not None else f"{kind} (lossy)"
+
+    @functools.cached_property
+    def _symbols(self) -> dict[int, str]:
+        """Each id as the decoder expects it; what stands for unknown text is shown as U+FFFD."""
+        symbols = {i: symbol for symbol, i in self._library.get_vocab().items()}
+        normalizer = self._library.normalizer
+        for token in self._content["added_tokens"]:
+            content = token["content"]
+            if token["normalized"] and normalizer is not None:
+                content = normalizer.normalize_str(content)
+            symbols[token["id"]] = content
+        if self._unknown_id is not None:
+            symbols[self._unknown_id] = REPLACEMENT
+        return symbols
+
+    @functools.cached_property
+    def _unknown_id(self) -> int | None:
+        model = self._content["model"]
+        if model.get("unk_token") is not None:
+            return self.special_ids.get(model["unk_token"], model["vocab"].get(model["unk_token"]))
+        return model.get("unk_id")
+
+    def _shows_added_tokens(self) -> bool:
+        """Whether the ordinary added tokens are decoded to their own text and nothing else."""
+        return not any(
+            token["lstrip"] or token["rstrip"] or self.decode([token["id"]]) != token["content"]
+            for token in self._content["added_tokens"]
+            if not token["special"]
+        )
+
+
+def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:
+    """Pieces in groups of about GROUP_LENGTH characters."""
+    group, length = [], 0
+    for piece in pieces:
+        group.append(piece)
+        length += len(piece)
+        if length >= GROUP_LENGTH:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group
+
+
+def _with_hidden_names(content: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer, its special tokens under names that stand in no text.
+
+    A name that merges are made of keeps its place: without it the file is invalid.
+    """
+    model = content["model"]
+    merged = {part for merge in model.get("merges", ()) for part in (*merge, "".join(merge))}
+    hidden = {
+        token["content"]: HIDDEN + token["content"]
+        for token in content["added_tokens"]
+        if token["special"] and token["content"] not in merged
+    }
+
+    def rename(name: str) -> str:
+        return hidden.get(name, name)
+
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        vocab = {rename(name): i for name, i in vocab.items()}
+    else:
+        vocab = [[rename(name), score] for name, score in vocab]
+    model = {**model, "vocab": vocab}
+    if model.get("unk_token") is not None:
+        model["unk_token"] = rename(model["unk_token"])
+    added = [{**token, "content": rename(token["content"])} for token in content["added_tokens"]]
+    return {**content, "model": model, "added_tokens": added, "post_processor": None}
+
+
+def _splits_at_blanks(content: dict[str, Any]) -> bool:
+    """Whether `cut_at_blanks` cuts only where this tokenizer splits anyway."""
+    splitter = content["pre_tokenizer"] or {}
+    whole_words = splitter.get("type") == "BertPreTokenizer" or (
+        splitter.get("type") == "ByteLevel" and splitter["use_regex"] and not splitter["add_prefix_space"]
+    )
+    normalizer = content["normalizer"]
+    by_character = normalizer is None or normalizer["type"] == "BertNormalizer"
+    # An ordinary added token may have blanks inside.
+    return whole_words and by_character and all(token["special"] for token in content["added_tokens"])
+
+
+def _keeps_bytes(content: dict[str, Any]) -> bool:
+    """Whether every text comes back: split, written in byte symbols, merged, nothing else."""
+    splitter = content["pre_tokenizer"] or {}
+    steps = splitter["pretokenizers"] if splitter.get("type") == "Sequence" else [splitter]
+    return (
+        content["normalizer"] is None
+        and (content["decoder"] or {}).get("type") == "ByteLevel"
+        and any(step.get("type") == "ByteLevel" for step in steps)
+        and all(
+            step.get("type") in KEEP_TEXT
+            and step.get("behavior") != "Removed"
+            and not step.get("add_prefix_space")
+            for step in steps
+        )
+        and not content["model"].get("continuing_subword_prefix")
+        and not content["model"].get("end_of_word_suffix")
+    )

