@@ -2,8 +2,9 @@
 
 It dispatches a step and only then reads the metrics of the step before, so the
 devices never wait for Python. What else happens around a step is in the hooks:
-`on_step` sees the numbers of a finished step, `on_state` sees the state itself,
-in the moment before the next step takes its buffers.
+`on_dispatch` may put further work for the devices behind the step, `on_step`
+sees the numbers of a finished step, `on_state` sees the state itself, in the
+moment before the next step takes its buffers.
 """
 
 import dataclasses
@@ -27,6 +28,9 @@ class Hook:
     def request(self) -> int:
         """What this process asks all processes to do; asked before each step."""
         return 0
+
+    def on_dispatch(self, step: int, state: TrainState) -> None:
+        """The step is under way; programs that read its state may be started, but not waited for."""
 
     def on_step(self, info: StepInfo) -> None:
         """The numbers of a finished step, in order, each exactly once."""
@@ -109,6 +113,8 @@ def train(
         step += 1
         finish_pending()
         pending = (step, metrics, queue_state)
+        for hook in hooks:
+            hook.on_dispatch(step, state)
         due = [hook for hook in hooks if hook.wants_state(step)]
         if due:
             finish_pending()

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
-    {"errors", "lock", "trees", "typing", "metrics"},
+    {"errors", "lock", "trees", "typing", "metrics", "checksum"},
     {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
@@ -20,6 +20,7 @@ FLOORS = (
 
 SAME_FLOOR = {
     ("trees", "typing"),
+    ("checksum", "typing"),
     ("evaluation", "step"),
     ("evaluation", "inference"),
     ("inspection", "checkpoint"),

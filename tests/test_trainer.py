@@ -210,3 +210,19 @@ def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
     assert [state.num_ready for state in queue] == [0, 1, 0, 1]
     # Four rounds of 3 s; steps 2 and 4 were read at once after steps 1 and 3.
     assert [info.step_secs for info in infos] == [6.0, 0.0, 6.0, 0.0]
+
+
+def test_further_work_is_put_behind_a_step_before_its_numbers_are_read():
+    class Following(Recorder):
+        def on_dispatch(self, step, state):
+            assert (state.step, state.is_deleted) == (step, False)
+            self.events.append(f"on_dispatch {step}")
+
+    events = []
+    run([Following(events, due=(2,))], events, total_steps=3)
+    assert events == [
+        "dispatch 1", "on_dispatch 1",
+        "dispatch 2", "read 1", "on_step 1", "on_dispatch 2", "read 2", "on_step 2", "on_state 2",
+        "dispatch 3", "on_dispatch 3", "read 3", "on_step 3",
+        "on_stop 3",
+    ]  # fmt: skip

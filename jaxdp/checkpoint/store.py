@@ -19,7 +19,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdp.checkpoint.checksum import leaf_checksums
 from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
@@ -29,6 +28,7 @@ from jaxdp.checkpoint.manifest import (
     write_manifest,
 )
 from jaxdp.checkpoint.retention import Retention, apply_retention
+from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves

@@ -11,6 +11,7 @@ from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.experiment import parts
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.model import flops_per_token
+from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.devices import (
     BatchShape,
     Topology,
@@ -96,6 +97,10 @@ class Composition:
             self.config, self.task, self.model, self.data.evaluation, self.topology,
             self.abstract_state.params,
         )  # fmt: skip
+
+    def compile_checksums(self) -> Callable[[TrainState], jax.Array]:
+        """Checksums of every device's own copy of the state."""
+        return compile_checksums(self.abstract_state, self.topology)
 
     def fresh_state(self) -> TrainState:
         """State 0, drawn from the seed on every device alike."""

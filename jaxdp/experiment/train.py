@@ -24,6 +24,7 @@ from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
 from jaxdp.hooks.checkpointing import Checkpointing
+from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
@@ -37,6 +38,7 @@ from jaxdp.parallel.spmd import Program
 from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
 from jaxdp.trainer import Hook, train
+from jaxdp.trees import named_leaves
 from jaxdp.workdir import WorkDir
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
@@ -299,6 +301,14 @@ class _Session:
             async_save=config.checkpoint.async_save,
         )
         stack.callback(writer.close)
+        checkpointing = Checkpointing(
+            writer,
+            Every(config.checkpoint.every_steps, last_step),
+            composition.data_state,
+            configuration.to_json(config),
+            evaluating.last_at,
+            minutes=config.checkpoint.every_minutes,
+        )
         hooks = [
             self._preemption,
             Logging(
@@ -310,17 +320,23 @@ class _Session:
             ),
             Divergence(config.optim.max_skipped_in_a_row),
             evaluating,  # before the checkpoint of the same step, which records its result
-            Checkpointing(
-                writer,
-                Every(config.checkpoint.every_steps, last_step),
-                composition.data_state,
-                configuration.to_json(config),
-                evaluating.last_at,
-                minutes=config.checkpoint.every_minutes,
-            ),
+            checkpointing,
         ]
+        if config.parallel.check_every_steps and composition.topology.num_devices > 1:
+            hooks.insert(0, self._consistency(checkpointing))
         if self._profile:
             hooks.append(
                 Profiling(self._directory.profile, self._profile.after_step, self._profile.num_steps, say)
             )
         return hooks
+
+    def _consistency(self, checkpointing: Checkpointing) -> Consistency:
+        """The check of the replicas; before all hooks that use or save the state."""
+        composition = self._composition
+        return Consistency(
+            composition.compile_checksums(),
+            [name for name, _ in named_leaves(composition.abstract_state)],
+            composition.topology,
+            Every(self._config.parallel.check_every_steps),
+            checkpointing.wants_state,
+        )
