@@ -45,6 +45,7 @@ _RANGES = {
     "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
     "parallel.bucket_mb": ("above 0", lambda value: value > 0),
     "parallel.check_every_steps": _OFF_OR_MORE,
+    "parallel.watchdog_secs": _OFF_OR_MORE,
     "eval.every_steps": _OFF_OR_MORE,
     "eval.num_batches": _NOT_NEGATIVE,
     "checkpoint.every_steps": _OFF_OR_MORE,

@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     config.parallel.wire_dtype = "float32"  # float32 | bfloat16: what gradients travel as
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
+    config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times; unset: learned; 0: off
     config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise, slower
 
     config.eval = ConfigDict()

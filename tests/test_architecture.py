@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
     {"errors", "lock", "trees", "typing", "metrics", "checksum"},
-    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
+    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal", "watchdog"},
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},

@@ -112,6 +112,14 @@ def start(*arguments, env, **options):
     )  # fmt: skip
 
 
+def start_script(script, *arguments, env, **options):
+    """Starts a script of this folder, which is `jaxdp` with a fault, as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
 def metrics_lines(workdir, name="train/loss"):
     """The lines of metrics.jsonl that have this name."""
     lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())

@@ -1,5 +1,6 @@
 """Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,8 +72,8 @@ class Evaluator:
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
         return [f"eval/{name}" for name in (*measured, *derived)]
 
-    def __call__(self, params: PyTree) -> dict[str, float]:
-        """All metrics over the split, as `eval/<name>`."""
+    def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """All metrics over the split, as `eval/<name>`; `progress` is called when a batch is done."""
         batches = eval_batches(
             self._source,
             self._task.make_batch,
@@ -87,6 +88,7 @@ class Evaluator:
             batches,
             lambda batch: place_batch(batch, self._topology),
             self._task.derived_metrics,
+            progress,
         )
 
 

@@ -31,6 +31,7 @@ from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.model import num_parameters
 from jaxdp.parallel.peaks import peak_flops
 from jaxdp.parallel.processes import Processes, cluster_processes
@@ -39,6 +40,7 @@ from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
 from jaxdp.trainer import Hook, train
 from jaxdp.trees import named_leaves
+from jaxdp.watchdog import PREPARATION_PATIENCE, TRAINING, Watchdog
 from jaxdp.workdir import WorkDir
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
@@ -93,9 +95,12 @@ def run(
         if is_first:
             stack.enter_context(directory.locked())
         preemption = stack.enter_context(Preemption(say))
-        stack.enter_context(_logging_to(directory, processes.process_index if processes else 0))
+        log = directory.log(processes.process_index if processes else 0)
+        stack.enter_context(_logging_to(log))
+        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
         steps = _steps_to_resume(directory, resume, clean=is_first)
-        data = parts.read_data(config)
+        with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
+            data = parts.read_data(config)
         config = parts.resolve(config, data.vocab_size)
         total_steps = parts.count_steps(config, data.train.num_rows)
         if steps:
@@ -107,8 +112,9 @@ def run(
                 return Result(steps[-1], 0)
         elif config.init_from:
             find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
-        composition = Composition(config, data, total_steps, processes)
-        return _Session(composition, directory, profile, preemption).run()
+        with watchdog.phase("connecting to the devices"):
+            composition = Composition(config, data, total_steps, processes)
+        return _Session(composition, directory, profile, preemption, watchdog).run()
 
 
 def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:
@@ -140,10 +146,10 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
 
 
 @contextlib.contextmanager
-def _logging_to(directory: WorkDir, process_index: int) -> Iterator[None]:
-    """Sends what is said to logs/process_<i>.log too."""
-    directory.logs.mkdir(exist_ok=True)
-    handler = logging.FileHandler(directory.logs / f"process_{process_index}.log")
+def _logging_to(log: Path) -> Iterator[None]:
+    """Sends what is said to this file too."""
+    log.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("jaxdp")
     logger.propagate = False
@@ -165,21 +171,24 @@ class _Session:
         directory: WorkDir,
         profile: Profile | None,
         preemption: Preemption,
+        watchdog: Watchdog,
     ):
         self._composition, self._directory = composition, directory
-        self._profile, self._preemption = profile, preemption
+        self._profile, self._preemption, self._watchdog = profile, preemption, watchdog
         self._config = composition.config
         self._is_first = composition.topology.process_index == 0
 
     def run(self) -> Result:
         """Compiles, restores, trains."""
         composition = self._composition
-        program = composition.compile_step()
-        evaluator = composition.compile_evaluator()
+        with self._watchdog.phase("compiling"):
+            program = composition.compile_step()
+            evaluator = composition.compile_evaluator()
         self._check_metric(evaluator)
         if self._is_first:
             self._show(program)
-        state, first_step = self._restore_or_initialise()
+        with self._watchdog.phase("restoring"):
+            state, first_step = self._restore_or_initialise()
         with contextlib.ExitStack() as stack:
             if self._is_first:
                 self._record_config(first_step)
@@ -188,6 +197,7 @@ class _Session:
             batches = stack.enter_context(
                 Prefetch(composition.batches(first_step), composition.place)
             )
+            stack.enter_context(self._watchdog.phase(TRAINING))
             outcome = train(
                 program,
                 state,
@@ -286,7 +296,9 @@ class _Session:
         peak = peak_flops(composition.topology.kind)
         evaluating = Evaluating(
             Every(config.eval.every_steps, last_step),
-            lambda state: evaluator(state.params if state.ema is None else state.ema),
+            lambda state: evaluator(
+                state.params if state.ema is None else state.ema, progress=self._watchdog.beat
+            ),
             write,
         )
         writer = CheckpointWriter(
@@ -311,6 +323,7 @@ class _Session:
         )
         hooks = [
             self._preemption,
+            Watching(self._watchdog),
             Logging(
                 Every(config.log.every_steps, last_step),
                 write,
@@ -319,15 +332,17 @@ class _Session:
                 batch_hash=config.log.batch_hash,
             ),
             Divergence(config.optim.max_skipped_in_a_row),
-            evaluating,  # before the checkpoint of the same step, which records its result
-            checkpointing,
+            # Before the checkpoint of the same step, which records its result.
+            InPhase(evaluating, lambda: self._watchdog.phase("evaluating")),
+            InPhase(checkpointing, lambda: self._watchdog.phase("saving a checkpoint")),
         ]
         if config.parallel.check_every_steps and composition.topology.num_devices > 1:
             hooks.insert(0, self._consistency(checkpointing))
         if self._profile:
-            hooks.append(
-                Profiling(self._directory.profile, self._profile.after_step, self._profile.num_steps, say)
+            profiling = Profiling(
+                self._directory.profile, self._profile.after_step, self._profile.num_steps, say
             )
+            hooks.append(InPhase(profiling, lambda: self._watchdog.phase("profiling")))
         return hooks
 
     def _consistency(self, checkpointing: Checkpointing) -> Consistency:
