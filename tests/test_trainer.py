@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdp.data.prefetch import QueueState
-from jaxdp.trainer import SAVE_REQUEST, Hook, train
+from jaxdp.trainer import SAVE_REQUEST, Abandoned, Hook, train
 
 STOP = 15
 READY = QueueState(2, 2, 0.0)
@@ -226,3 +226,29 @@ def test_further_work_is_put_behind_a_step_before_its_numbers_are_read():
         "dispatch 3", "on_dispatch 3", "read 3", "on_step 3",
         "on_stop 3",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("due", [(), (2,)])
+def test_what_a_hook_gives_up_ends_without_a_word_to_the_others(due):
+    class GivingUp(Hook):
+        def on_step(self, info):
+            if info.step == 2:
+                raise Abandoned("no")
+
+    events = []
+    outcome = run([Recorder(events, due=due), GivingUp()], events)
+    assert str(outcome.abandoned) == "no" and outcome.abandoned.__traceback__ is None
+    assert not any(event.startswith(("on_state", "on_stop", "on_step 3")) for event in events)
+    assert outcome.step == outcome.state.step == (2 if due else 3) and not outcome.state.is_deleted
+
+
+def test_giving_up_after_the_last_step():
+    class GivingUp(Hook):
+        def on_step(self, info):
+            if info.step == 4:
+                raise Abandoned("no")
+
+    events = []
+    outcome = run([Recorder(events), GivingUp()], events)
+    assert outcome.abandoned and outcome.step == 4
+    assert "on_stop 4" not in events

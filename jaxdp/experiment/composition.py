@@ -1,9 +1,11 @@
 """Everything between a configuration and a step that can run: devices, model, program, batches."""
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.data.hashing import batch_hash
@@ -128,6 +130,19 @@ class Composition:
         """Puts a host batch on the devices, with the hash of this process's share of it."""
         hashed = batch_hash(batch, batch["row_ids"]) if self.config.log.batch_hash else 0
         return place_batch(batch, self.topology), hashed
+
+    def rows(self, step: int, row_ids: np.ndarray) -> np.ndarray:
+        """Numbers, in the training data, of some rows of batch(step): [n] int64 for [n] int32."""
+        return self._order.rows(step, row_ids)
+
+    def slots(self, steps: Iterable[int]) -> list[int]:
+        """Where these batches lie in the order of the data."""
+        return [self._order.slot(step) for step in steps]
+
+    def exclude(self, slots: Iterable[int]) -> None:
+        """Makes no batch of these slots, beside those left out already."""
+        exclusions = sorted({*self._order.exclusions, *slots})
+        self._order = dataclasses.replace(self._order, exclusions=tuple(exclusions))
 
     def data_state(self, step: int) -> dict[str, Any]:
         """Position of the data after `step` batches, as a checkpoint records it."""

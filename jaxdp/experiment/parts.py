@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from jaxdp.config import DURATIONS
@@ -21,7 +22,7 @@ from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_toke
 from jaxdp.data.windows import TokenWindows
 from jaxdp.errors import UserError
 from jaxdp.model import Transformer, TransformerConfig, model_config
-from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule
+from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule, track_loss
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Update
@@ -195,12 +196,17 @@ def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
     optim = OptimizerConfig(
         **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps
     )
+    optimizer = make_optimizer(optim)
+    if config.optim.spike_factor:
+        optimizer = optax.chain(optimizer, track_loss())
     return Update(
-        make_optimizer(optim),
+        optimizer,
         make_schedule(optim),
-        config.optim.clip_norm,
-        config.optim.ema_decay,
-        "branch" if platform == "cpu" else "select",
+        clip_norm=config.optim.clip_norm,
+        ema_decay=config.optim.ema_decay,
+        spike_factor=config.optim.spike_factor,
+        max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
+        skip_by="branch" if platform == "cpu" else "select",
     )
 
 

@@ -14,15 +14,15 @@ from ml_collections import ConfigDict
 
 from jaxdp import config as configuration
 from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item
-from jaxdp.checkpoint.retention import Retention, remove_leftovers
+from jaxdp.checkpoint.retention import Retention, delete_checkpoint, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
-from jaxdp.data.pipeline import check_data_state
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment import parts, report
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
+from jaxdp.experiment.rollback import Rollbacks
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
@@ -33,12 +33,13 @@ from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.model import num_parameters
+from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.parallel.peaks import peak_flops
 from jaxdp.parallel.processes import Processes, cluster_processes
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
-from jaxdp.trainer import Hook, train
+from jaxdp.trainer import Hook, Outcome, train
 from jaxdp.trees import named_leaves
 from jaxdp.watchdog import PREPARATION_PATIENCE, TRAINING, Watchdog
 from jaxdp.workdir import WorkDir
@@ -177,6 +178,8 @@ class _Session:
         self._profile, self._preemption, self._watchdog = profile, preemption, watchdog
         self._config = composition.config
         self._is_first = composition.topology.process_index == 0
+        self._checksums: Callable[[TrainState], jax.Array] | None = None
+        self._rollbacks = Rollbacks(composition)
 
     def run(self) -> Result:
         """Compiles, restores, trains."""
@@ -184,21 +187,42 @@ class _Session:
         with self._watchdog.phase("compiling"):
             program = composition.compile_step()
             evaluator = composition.compile_evaluator()
+            if self._config.parallel.check_every_steps and composition.topology.num_devices > 1:
+                self._checksums = composition.compile_checksums()
         self._check_metric(evaluator)
         if self._is_first:
             self._show(program)
         with self._watchdog.phase("restoring"):
             state, first_step = self._restore_or_initialise()
+        if self._is_first:
+            self._record_config(first_step)
+        while (outcome := self._train(program, evaluator, state, first_step)).abandoned:
+            with self._watchdog.phase("rolling back"):
+                last_step = self._rollbacks.leave_out(outcome.abandoned, outcome.state.params)
+                del outcome, state  # there is memory for one
+                state, first_step = self._roll_back(last_step)
+        # A signal during the last step changes nothing: the run is complete.
+        request = outcome.request if outcome.step < composition.total_steps else 0
+        say(
+            f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
+            if request
+            else f"finished {outcome.step} steps; everything is in {self._directory.root}"
+        )
+        return Result(outcome.step, request)
+
+    def _train(
+        self, program: Program, evaluator: Evaluator, state: TrainState, first_step: int
+    ) -> Outcome:
+        """The loop with all that writes around it, from a state on."""
+        composition = self._composition
         with contextlib.ExitStack() as stack:
-            if self._is_first:
-                self._record_config(first_step)
             write = self._open_writers(stack, first_step)
             hooks = self._hooks(stack, write, evaluator)
             batches = stack.enter_context(
                 Prefetch(composition.batches(first_step), composition.place)
             )
             stack.enter_context(self._watchdog.phase(TRAINING))
-            outcome = train(
+            return train(
                 program,
                 state,
                 batches,
@@ -208,14 +232,18 @@ class _Session:
                 total_steps=composition.total_steps,
                 waited_secs=lambda: batches.wait_secs,
             )
-        # A signal during the last step changes nothing: the run is complete.
-        request = outcome.request if outcome.step < composition.total_steps else 0
-        say(
-            f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
-            if request
-            else f"finished {outcome.step} steps; everything is in {self._directory.root}"
-        )
-        return Result(outcome.step, request)
+
+    def _roll_back(self, last_step: int) -> tuple[TrainState, int]:
+        """The newest state up to `last_step`; what was saved after it is deleted, once that is restored."""
+        checkpoints = self._directory.checkpoints
+        wait_for_all("checkpoints are whole", self._composition.topology)
+        state, first_step = self._restore_or_initialise(last_step)
+        if first_step == 0:
+            say("no checkpoint is from before that: starting again from step 1")
+        for step in committed_steps(checkpoints) if self._is_first else ():
+            if step > first_step:
+                delete_checkpoint(checkpoints / str(step))
+        return state, first_step
 
     def _check_metric(self, evaluator: Evaluator) -> None:
         metric = self._config.eval.metric
@@ -239,14 +267,13 @@ class _Session:
             ]
         )
 
-    def _restore_or_initialise(self) -> tuple[TrainState, int]:
-        """Resuming beats `init_from`, which beats fresh parameters."""
+    def _restore_or_initialise(self, last_step: int | None = None) -> tuple[TrainState, int]:
+        """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
         composition, checkpoints = self._composition, self._directory.checkpoints
-        state = restore_latest(checkpoints, composition.abstract_state, say)
+        state = restore_latest(checkpoints, composition.abstract_state, say, last_step)
         if state is not None:
             step = int(state.step)
-            saved = read_item(checkpoints / str(step), "data")
-            check_data_state(saved, composition.data_state(step))
+            self._rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
             say(f"resuming from checkpoint {step} of {composition.total_steps} steps")
             return state, step
         state = composition.fresh_state()
@@ -316,7 +343,7 @@ class _Session:
         checkpointing = Checkpointing(
             writer,
             Every(config.checkpoint.every_steps, last_step),
-            composition.data_state,
+            self._rollbacks.data_state,
             configuration.to_json(config),
             evaluating.last_at,
             minutes=config.checkpoint.every_minutes,
@@ -336,7 +363,7 @@ class _Session:
             InPhase(evaluating, lambda: self._watchdog.phase("evaluating")),
             InPhase(checkpointing, lambda: self._watchdog.phase("saving a checkpoint")),
         ]
-        if config.parallel.check_every_steps and composition.topology.num_devices > 1:
+        if self._checksums:
             hooks.insert(0, self._consistency(checkpointing))
         if self._profile:
             profiling = Profiling(
@@ -349,7 +376,7 @@ class _Session:
         """The check of the replicas; before all hooks that use or save the state."""
         composition = self._composition
         return Consistency(
-            composition.compile_checksums(),
+            self._checksums,
             [name for name, _ in named_leaves(composition.abstract_state)],
             composition.topology,
             Every(self._config.parallel.check_every_steps),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny_training import topology
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.errors import ReplicasDiffer
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.every import Every
@@ -30,7 +31,7 @@ class Run:
         self.hook.on_dispatch(step, state)
 
     def finish(self, step):
-        self.hook.on_step(StepInfo(step, {}, 0.1, 0.0))
+        self.hook.on_step(StepInfo(step, {}, 0.1, QueueState(2, 2, 0.0)))
 
 
 def test_it_asks_at_its_steps_and_at_those_that_are_saved():
