@@ -112,10 +112,11 @@ def start(*arguments, env, **options):
     )  # fmt: skip
 
 
-def start_script(script, *arguments, env, **options):
-    """Starts a script of this folder, which is `jaxdp` with a fault, as a process of its own."""
+def start_with(faults, *arguments, env, **options):
+    """Starts `jaxdp` with faults of `faults.py` as a process of its own."""
+    script = Path(__file__).with_name("faults.py")
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)],
+        [sys.executable, str(script), *faults, "--", *map(str, arguments)],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from jaxdp.experiment import parts, report
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
-from jaxdp.experiment.rollback import Rollbacks
+from jaxdp.experiment.rollback import Rollbacks, farthest_rollback
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
@@ -335,6 +335,7 @@ class _Session:
                 config.checkpoint.keep_best,
                 config.checkpoint.keep_every_steps,
                 config.eval.metric,
+                keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
             ),
             composition.abstract_state,
             async_save=config.checkpoint.async_save,

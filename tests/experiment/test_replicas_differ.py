@@ -1,37 +1,9 @@
 """A run on a device whose memory flips a bit: it stops before anything is saved, and goes on from the last good checkpoint."""
 
-import dataclasses
-
 import jax
 import pytest
-from replicas import flip_bit_of
+from faults import KERNEL, flip_after
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
-
-from jaxdp.experiment.composition import Composition
-
-KERNEL = "params/layer_0/mlp/up/kernel"
-
-
-def flip_after(monkeypatch, step, position=5):
-    """From now on, a bit of one device's copy flips after this step; says whether it has."""
-    flipped = []
-    compile_step = Composition.compile_step
-
-    def faulty(composition):
-        program = compile_step(composition)
-
-        def call(state, batch, signals):
-            state, metrics = program.call(state, batch, signals)
-            if int(state.step) == step and not flipped:
-                flipped.append(step)
-                state = flip_bit_of(state, KERNEL, composition.topology.devices[position], element=3, bit=2)
-            return state, metrics
-
-        return dataclasses.replace(program, call=call)
-
-    monkeypatch.setattr(Composition, "compile_step", faulty)
-    return flipped
-
 
 @pytest.mark.parametrize(
     ("every", "flipped_after", "found_after"),
@@ -45,7 +17,7 @@ def test_a_flipped_bit_stops_the_run_and_nothing_of_it_is_saved(
     config_file, trained, tmp_path, capsys, monkeypatch, every, flipped_after, found_after
 ):
     with monkeypatch.context() as patch:
-        flipped = flip_after(patch, flipped_after)
+        flipped = flip_after(patch.setattr, flipped_after, 5)
         assert train(config_file, tmp_path, f"--config.parallel.check_every_steps={every}") == 70
     assert flipped
     sentence = assert_refused(capsys, 70)
@@ -65,7 +37,7 @@ def test_a_flipped_bit_stops_the_run_and_nothing_of_it_is_saved(
 
 def test_without_the_check_nobody_notices(config_file, trained, tmp_path, monkeypatch):
     """What the check is for: the run ends well, and its result is another."""
-    flipped = flip_after(monkeypatch, 4, position=0)
+    flipped = flip_after(monkeypatch.setattr, 4, 0)
     assert train(config_file, tmp_path, "--config.parallel.check_every_steps=0") == 0
     assert flipped
     name = next(name for name in saved_arrays(trained, 6) if "params" in name and "up" in name and "kernel" in name)

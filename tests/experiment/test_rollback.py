@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 
-import numpy as np
 import pytest
+from faults import poison
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
 from jaxdp.data.order import RowOrder
 from jaxdp.experiment import parts
-from jaxdp.experiment.rollback import Rollbacks, spoiled_batches
+from jaxdp.experiment.rollback import Rollbacks, farthest_rollback, spoiled_batches
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.preemption import Preemption
 
@@ -21,27 +21,6 @@ OPTIONS = [
     "--config.checkpoint.keep_latest=20", "--config.eval.every_steps=0",
 ]  # fmt: skip
 LEFT_OUT = [3, 4, 5, 6]  # slots 5 and 6 are not finite; as many before them go too
-
-
-def poison(monkeypatch, slots, num_rows=2):
-    """From now on, the first rows of these slots hold a token that no embedding has, which makes them NaN."""
-    row_order, poisoned = parts.row_order, []
-
-    def order(config, train):
-        made, rows_of = row_order(config, train), train.rows
-        places = np.arange(num_rows, dtype=np.int32)
-        poisoned[:] = [row for slot in slots for row in made.rows(slot, places).tolist()]
-
-        def rows(indices):
-            examples = rows_of(indices)
-            is_poisoned = np.isin(indices, poisoned)[:, None]
-            return examples | {"tokens": np.where(is_poisoned, np.int32(10**6), examples["tokens"])}
-
-        monkeypatch.setattr(train, "rows", rows)
-        return made
-
-    monkeypatch.setattr(parts, "row_order", order)
-    return poisoned
 
 
 def saved_data(workdir, step):
@@ -77,7 +56,7 @@ def assert_like(workdir, without):
 
 
 def test_the_run_goes_back_and_on_as_if_it_had_never_seen_them(config_file, without, tmp_path, capsys, monkeypatch):
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS) == 0
     err = capsys.readouterr().err
     assert (
@@ -91,7 +70,7 @@ def test_the_run_goes_back_and_on_as_if_it_had_never_seen_them(config_file, with
 
 
 def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, capsys, monkeypatch):
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.checkpoint.every_steps=0") == 0
     assert "no checkpoint is from before that: starting again from step 1\n" in capsys.readouterr().err
     assert_like(tmp_path, without)
@@ -99,7 +78,7 @@ def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, ca
 
 def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, without, tmp_path, monkeypatch):
     """SIGTERM in the first step of every start: before, within and after the bad updates."""
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
     request = Preemption.request
 
     def asked(hook):
@@ -117,7 +96,7 @@ def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, witho
 
 @pytest.mark.parametrize("moment", ["leave_out", "delete"])
 def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_path, capsys, monkeypatch, moment):
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
 
     def die(*_):
         raise KeyboardInterrupt
@@ -137,7 +116,7 @@ def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_pa
 
 
 def test_killed_after_it_went_back_it_remembers(config_file, without, tmp_path, capsys, monkeypatch):
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS) == 0
     for later in (8, 10, 12):
         shutil.rmtree(tmp_path / "checkpoints" / str(later))
@@ -149,14 +128,14 @@ def test_killed_after_it_went_back_it_remembers(config_file, without, tmp_path, 
 
 
 def test_bad_last_updates_are_no_end(config_file, tmp_path, capsys, monkeypatch):
-    poison(monkeypatch, (10, 11))
+    poison(monkeypatch.setattr, 10, 11)
     assert train(config_file, tmp_path, *OPTIONS) == 0
     assert saved_data(tmp_path, STEPS)["exclusions"] == [8, 9, 10, 11]
     assert [line["train/skipped"] for line in metrics_lines(tmp_path)] == [0] * STEPS
 
 
 def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_file, tmp_path, capsys, monkeypatch):
-    poisoned = poison(monkeypatch, range(5, 30))
+    poisoned = poison(monkeypatch.setattr, *range(5, 30))
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=1") == 3
     err = capsys.readouterr().err
     assert "(rollback 1 of 1, optim.max_rollbacks)" in err
@@ -173,7 +152,7 @@ def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_f
 
 
 def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, capsys, monkeypatch):
-    poison(monkeypatch, (5, 6))
+    poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=0") == 3
     assert "the updates of steps 6 to 7 had" in assert_refused(capsys, 3)
 
@@ -182,4 +161,15 @@ def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, cap
     ("first_step", "num_steps", "batches"), [(8, 2, [5, 6, 7, 8]), (2, 3, [0, 1, 2, 3]), (1, 1, [0])]
 )
 def test_what_is_left_out(first_step, num_steps, batches):
-    assert list(spoiled_batches(Diverged(first_step, num_steps, False))) == batches
+    spoiled = spoiled_batches(Diverged(first_step, num_steps, False))
+    assert list(spoiled) == batches
+    assert spoiled.start >= first_step + num_steps - 1 - farthest_rollback(num_steps)
+
+
+def test_retention_keeps_what_it_may_have_to_go_back_to(config_file, without, tmp_path, capsys, monkeypatch):
+    poison(monkeypatch.setattr, 5, 6)
+    options = ["--config.checkpoint.every_steps=1", "--config.checkpoint.keep_latest=1", "--config.checkpoint.keep_best=0"]
+    assert train(config_file, tmp_path, *OPTIONS, *options) == 0
+    assert "resuming from checkpoint 1 of 12 steps" in capsys.readouterr().err
+    assert_like(tmp_path, without)
+    assert checkpoints(tmp_path) == [7, 10, 12]
