@@ -11,7 +11,6 @@ import numpy as np
 from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
-from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition
 from jaxdp.hooks.preemption import Preemption
 
@@ -57,24 +56,16 @@ def flip_after(patch, step, position):
 
 
 def poison(patch, *slots, num_rows=2):
-    """The first rows of these slots hold a token that no embedding has, which makes them NaN; their numbers."""
-    row_order, poisoned = parts.row_order, []
+    """The first rows of these slots hold a token that no embedding has, which makes them NaN."""
+    batches_from = Composition.batches
 
-    def order(config, train):
-        made, rows_of = row_order(config, train), train.rows
-        places = np.arange(num_rows, dtype=np.int32)
-        poisoned[:] = [row for slot in slots for row in made.rows(slot, places).tolist()]
+    def batches(composition, first_step):
+        for step, batch in enumerate(batches_from(composition, first_step), first_step):
+            [slot] = composition.slots([step])
+            is_poisoned = (batch["row_ids"] < num_rows)[:, None] & (slot in slots)
+            yield {**batch, "tokens": np.where(is_poisoned, np.int32(10**6), batch["tokens"])}
 
-        def rows(indices):
-            examples = rows_of(indices)
-            is_poisoned = np.isin(indices, poisoned)[:, None]
-            return examples | {"tokens": np.where(is_poisoned, np.int32(10**6), examples["tokens"])}
-
-        patch(train, "rows", rows)
-        return made
-
-    patch(parts, "row_order", order)
-    return poisoned
+    patch(Composition, "batches", batches)
 
 
 FAULTS = {"hang_before": hang_before, "flip_after": flip_after, "poison": poison}

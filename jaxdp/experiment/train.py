@@ -230,7 +230,7 @@ class _Session:
                 hooks,
                 first_step=first_step,
                 total_steps=composition.total_steps,
-                waited_secs=lambda: batches.wait_secs,
+                queue=lambda: batches.queue,
             )
 
     def _roll_back(self, last_step: int) -> tuple[TrainState, int]:

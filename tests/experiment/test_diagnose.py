@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import poison
 from tiny_runs import load
 
 from jaxdp.experiment import parts
@@ -30,14 +31,14 @@ def run(request, config_file):
 
 
 def changed(run, name, value):
-    """The parameters with one number of the second layer replaced."""
+    """The parameters with all numbers of one of the second layer replaced."""
 
     def change(path, leaf):
         if leaf_name(path) != f"{run.layers}/{name}":
             return leaf
         array = np.array(leaf)
         layer = array[1] if run.layers == "layers" else array
-        layer[(0,) * layer.ndim] = value
+        layer[...] = value
         return jax.device_put(array, leaf.sharding)
 
     return jax.tree.map_with_path(change, run.params)
@@ -68,17 +69,12 @@ def test_an_output(run, name):
 
 
 def test_some_rows(run, monkeypatch):
-    rows_of, culprits = run.composition.data.train.rows, all_rows(run)[3:5]
-
-    def rows(indices):
-        examples = rows_of(indices)
-        is_culprit = np.isin(indices, culprits)[:, None]
-        return examples | {"tokens": np.where(is_culprit, np.int32(10**6), examples["tokens"])}
-
-    monkeypatch.setattr(run.composition.data.train, "rows", rows)
+    poison(monkeypatch.setattr, STEP)
     found = diagnose(run.composition, run.params, STEP)
-    assert (found.rows, found.are_culprits) == (culprits, True)
+    culprits = run.composition.rows(STEP, np.arange(2, dtype=np.int32))
+    assert (found.rows, found.are_culprits) == (sorted(culprits.tolist()), True)
     assert found.where == "the first layer whose output is not finite is embed"
+    assert str(found).startswith(f"not finite in rows {found.rows[0]}, {found.rows[1]} of the training data alone; ")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 from faults import poison
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
-from jaxdp.data.order import RowOrder
-from jaxdp.experiment import parts
+from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.rollback import Rollbacks, farthest_rollback, spoiled_batches
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.preemption import Preemption
@@ -35,11 +34,14 @@ def checkpoints(workdir):
 def without(config_file, tmp_path_factory):
     """A run that never saw the batches that are left out."""
     workdir = tmp_path_factory.mktemp("without")
+    initialise = Composition.__init__
+
+    def excluding(composition, *given):
+        initialise(composition, *given)
+        composition.exclude(LEFT_OUT)
+
     with pytest.MonkeyPatch.context() as patch:
-        row_order = parts.row_order
-        patch.setattr(
-            parts, "row_order", lambda *given: RowOrder(**vars(row_order(*given)) | {"exclusions": tuple(LEFT_OUT)})
-        )
+        patch.setattr(Composition, "__init__", excluding)
         assert train(config_file, workdir, *OPTIONS) == 0
     return workdir
 
@@ -135,12 +137,21 @@ def test_bad_last_updates_are_no_end(config_file, tmp_path, capsys, monkeypatch)
 
 
 def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_file, tmp_path, capsys, monkeypatch):
-    poisoned = poison(monkeypatch.setattr, *range(5, 30))
+    poison(monkeypatch.setattr, *range(5, 30))
+    seen = []
+    rows_of = Composition.rows
+
+    def rows(composition, step, row_ids):
+        seen.append((step, rows_of(composition, step, row_ids)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Composition, "rows", rows)
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=1") == 3
     err = capsys.readouterr().err
     assert "(rollback 1 of 1, optim.max_rollbacks)" in err
-    # Slots 3 to 6 are left out, so step 4 reads slot 7, whose first two rows are the culprits.
-    culprits = ", ".join(map(str, sorted(poisoned[4:6])))
+    [(step, of_batch)] = seen
+    assert step == 3
+    culprits = ", ".join(map(str, sorted(of_batch[:2])))
     assert err.splitlines()[-1] == (
         "jaxdp: training diverged: the updates of steps 4 to 5 had a non-finite loss or gradient and were skipped, and "
         "the 1 rollbacks of optim.max_rollbacks are used up. The batch of step 4: not finite in rows "
