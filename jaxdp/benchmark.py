@@ -44,10 +44,10 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     """
     data = read_data(config)
     config = parts.resolve(config, data.vocab_size)
-    composition = Composition(config, data, parts.count_steps(config, data.train.num_rows))
+    composition = Composition(config, data, parts.count_steps(config, data.train.num_rows if data.train else None))
     program = composition.compile_step()
     state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
-    with Prefetch(composition.batches(0), composition.place, config.data.prefetch_batches) as batches:
+    with Prefetch(composition.feed.batches(0), composition.place, config.data.prefetch_batches) as batches:
         for _ in range(WARMUP_STEPS):
             state, metrics = program(state, next(batches)[0], signals)
         jax.block_until_ready(metrics)
@@ -100,7 +100,7 @@ def _dispatch(program, state, batches, signals, num_steps: int):
 
 def _host_batch(composition: Composition, num_batches: int = 50) -> float:
     """Median milliseconds to make and place a batch with nothing else running."""
-    batches, times = composition.batches(0), []
+    batches, times = composition.feed.batches(0), []
     for _ in range(num_batches):
         start = time.perf_counter()
         jax.block_until_ready(composition.place(next(batches))[0])
@@ -115,7 +115,7 @@ def _saving(composition: Composition, state) -> dict[str, Any]:
         writer = CheckpointWriter(Path(directory), Retention(), composition.abstract_state, async_save=True)
         for step in range(NUM_SAVES):
             start = time.perf_counter()
-            writer.save(step, state, composition.data_state(step), to_json(composition.config), {})
+            writer.save(step, state, composition.feed.data_state(step), to_json(composition.config), {})
             blocked.append(time.perf_counter() - start)
             writer.wait()
             whole.append(time.perf_counter() - start)

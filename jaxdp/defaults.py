@@ -102,13 +102,17 @@ def get_config() -> ConfigDict:
     config.optim.ema_decay = 0.0  # moving average of the parameters; 0: off
     config.optim.label_smoothing = 0.0  # share of the target's probability spread evenly
     config.optim.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
-    config.optim.max_skipped_in_a_row = 10  # non-finite updates skipped before the run stops with exit code 3
+    config.optim.spike_factor = 0.0  # an update whose loss is above so many times the running mean is skipped; 0: off
+    config.optim.max_skipped_in_a_row = 10  # updates skipped, as not finite or a spike, before the run rolls back
+    config.optim.max_rollbacks = 2  # returns to the last good checkpoint before the run stops with exit code 3
 
     config.parallel = ConfigDict()
     config.parallel.cpu_devices = placeholder(int)  # CPU devices to fake; unset: as many as cores that divide the batch
     config.parallel.sync = "pmean"  # how gradients are synchronised
     config.parallel.wire_dtype = "float32"  # float32 | bfloat16: what gradients travel as
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
+    config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
+    config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times; unset: learned; 0: off
     config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise, slower
 
     config.eval = ConfigDict()

@@ -22,3 +22,9 @@ class DamageFound(UserError):
     """A checkpoint's bytes are not those that were written."""
 
     exit_code = 4
+
+
+class ReplicasDiffer(UserError):
+    """The devices no longer hold the same state; launchers start the run again from its last checkpoint."""
+
+    exit_code = 70

@@ -16,6 +16,7 @@ def evaluate(
     batches: Iterable[HostBatch],
     place: Callable[[HostBatch], PyTree],
     derived_metrics: Callable[[Mapping[str, float]], Mapping[str, float]],
+    progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Means of all metrics over all batches, as `eval/<name>`.
 
@@ -25,6 +26,7 @@ def evaluate(
         batches: host batches; rows of padding have weight 0.
         place: puts a host batch on the devices; runs ahead in a thread.
         derived_metrics: further metrics from the means.
+        progress: called when a batch is done.
     """
     totals = Totals()
     pending = None
@@ -33,6 +35,7 @@ def evaluate(
             sums = program(params, batch)
             if pending is not None:  # read one batch late, so that the devices never wait
                 totals.add(jax.device_get(pending))
+                progress()
             pending = sums
     if pending is not None:
         totals.add(jax.device_get(pending))

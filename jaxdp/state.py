@@ -22,7 +22,7 @@ class TrainState:
         opt_state: the optimizer's state.
         ema: moving average of `params`, or None when it is off.
         sync: state of the synchronisation strategy; () for pmean.
-        skipped: [] int32, updates left out because they were not finite.
+        skipped: [] int32, updates left out because they were not finite, or a spike.
         skipped_in_a_row: [] int32, how many of them came last.
     """
 

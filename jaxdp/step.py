@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdp.optim import clip_factor, update_ema
+from jaxdp.optim import clip_factor, is_spike, update_ema
 from jaxdp.parallel.devices import AXIS, BatchShape
 from jaxdp.parallel.signals import Signals, combine
 from jaxdp.parallel.sync import GradientSync
@@ -36,7 +36,12 @@ class Update:
         schedule: learning rate by number of updates applied; for the metrics.
         clip_norm: largest global norm of the gradient; 0: off.
         ema_decay: decay of the moving average of the parameters; 0: off.
-        skip_by: how a non-finite update is left out. branch: nothing is computed,
+        spike_factor: an update whose loss is above so many times the running mean is
+            skipped like one that is not finite, and the optimizer has `track_loss`
+            in it; 0: off.
+        max_skipped_in_a_row: after so many nothing more is applied, so that the
+            state stays the one in which they were bad; 0: never.
+        skip_by: how a bad update is left out. branch: nothing is computed,
             and the state needs no second copy (5 % of a step on CPU); select: both
             sides are there and one is taken, since a branch on GPU would wait for
             the condition on the host.
@@ -46,6 +51,8 @@ class Update:
     schedule: optax.Schedule
     clip_norm: float = 0.0
     ema_decay: float = 0.0
+    spike_factor: float = 0.0
+    max_skipped_in_a_row: int = 0
     skip_by: SkipBy = "select"
 
 
@@ -70,12 +77,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: PyTree, signals: Signals):
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-
         def objective(params, rows):
-            # Dropout belongs to the row: the same mask on any device and in any microbatch.
-            row_keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, rows["row_ids"])
-            sums = loss(params, rows, row_keys)
+            sums = loss(params, rows, row_keys(seed, state.step, rows["row_ids"]))
             return sums.loss, sums.weight
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
@@ -85,17 +88,18 @@ def make_train_step(
         metrics = {"loss": loss_sum / weight, "tokens": weight * shape.num_devices}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
         metrics["grad_norm"] = optax.tree.norm(buffers) / weight
-        finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
+        good = _is_good(update, state, metrics["loss"], metrics["grad_norm"])
         # One factor divides the sums by the weight and clips the mean.
         factor = clip_factor(metrics["grad_norm"], update.clip_norm) / weight
 
         def apply(trained: Trained) -> Trained:
             sums = sync.unpack(buffers, trained.params, shape.num_devices)
-            return _apply(update, trained, jax.tree.map(lambda leaf: leaf * factor, sums))
+            gradients = jax.tree.map(lambda leaf: leaf * factor, sums)
+            return _apply(update, trained, gradients, metrics["loss"])
 
         trained = Trained(state.params, state.opt_state, state.ema)
-        trained = _unless_skipped(update.skip_by, finite, apply, trained)
-        skipped = (~finite).astype(jnp.int32)
+        trained = _unless_skipped(update.skip_by, good, apply, trained)
+        skipped = (~good).astype(jnp.int32)
         state = state.replace(
             **trained._asdict(),
             step=state.step + 1,
@@ -106,6 +110,22 @@ def make_train_step(
         return state, metrics | combine(signals)
 
     return train_step
+
+
+def row_keys(seed: int, step: jax.Array | int, row_ids: jax.Array) -> jax.Array:
+    """One key for each row, [rows]: dropout belongs to the row, on any device and in any microbatch."""
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, row_ids)
+
+
+def _is_good(update: Update, state: TrainState, loss: jax.Array, grad_norm: jax.Array) -> jax.Array:
+    """Whether to apply the update, [] bool; equal on all devices, as all it looks at is."""
+    good = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    if update.spike_factor:
+        good &= ~is_spike(state.opt_state, loss, update.spike_factor)
+    if update.max_skipped_in_a_row:
+        good &= state.skipped_in_a_row < update.max_skipped_in_a_row
+    return good
 
 
 def _accumulate(objective, params, batch, num_microbatches):
@@ -130,22 +150,25 @@ def _accumulate(objective, params, batch, num_microbatches):
     return sums
 
 
-def _apply(update: Update, trained: Trained, gradients: PyTree) -> Trained:
+def _apply(update: Update, trained: Trained, gradients: PyTree, loss: jax.Array) -> Trained:
     """One optimizer update with clipped mean gradients."""
-    changes, opt_state = update.optimizer.update(gradients, trained.opt_state, trained.params)
+    watched = {"value": loss} if update.spike_factor else {}
+    changes, opt_state = update.optimizer.update(
+        gradients, trained.opt_state, trained.params, **watched
+    )
     params = optax.apply_updates(trained.params, changes)
     ema = update_ema(trained.ema, params, update.ema_decay) if update.ema_decay else None
     return Trained(params, opt_state, ema)
 
 
 def _unless_skipped(
-    skip_by: SkipBy, finite: jax.Array, apply: Callable[[Trained], Trained], trained: Trained
+    skip_by: SkipBy, good: jax.Array, apply: Callable[[Trained], Trained], trained: Trained
 ) -> Trained:
-    """`apply(trained)`, or `trained` untouched where the update is not finite."""
+    """`apply(trained)`, or `trained` untouched where the update is not good."""
     if skip_by == "branch":
-        return jax.lax.cond(finite, apply, lambda untouched: untouched, trained)
+        return jax.lax.cond(good, apply, lambda untouched: untouched, trained)
     return jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), apply(trained), trained
+        lambda new, old: jnp.where(good, new, old), apply(trained), trained
     )
 
 

@@ -2,8 +2,9 @@
 
 It dispatches a step and only then reads the metrics of the step before, so the
 devices never wait for Python. What else happens around a step is in the hooks:
-`on_step` sees the numbers of a finished step, `on_state` sees the state itself,
-in the moment before the next step takes its buffers.
+`on_dispatch` may put further work for the devices behind the step, `on_step`
+sees the numbers of a finished step, `on_state` sees the state itself, in the
+moment before the next step takes its buffers.
 """
 
 import dataclasses
@@ -21,12 +22,19 @@ SAVE_REQUEST = 1
 """Request to save after the next step; anything larger is a request to stop."""
 
 
+class Abandoned(Exception):
+    """Raised by `on_step`: what the run has become is not to be used. The loop returns it in its outcome."""
+
+
 class Hook:
     """What happens around the steps; every method may be left as it is."""
 
     def request(self) -> int:
         """What this process asks all processes to do; asked before each step."""
         return 0
+
+    def on_dispatch(self, step: int, state: TrainState) -> None:
+        """The step is under way; programs that read its state may be started, but not waited for."""
 
     def on_step(self, info: StepInfo) -> None:
         """The numbers of a finished step, in order, each exactly once."""
@@ -50,11 +58,13 @@ class Outcome:
         state: the last state.
         step: updates completed.
         request: the agreed request that ended it early; 0: complete.
+        abandoned: why a hook gave it up, in which case none was told of the stop.
     """
 
     state: TrainState
     step: int
     request: int
+    abandoned: Abandoned | None = None
 
 
 def train(
@@ -101,21 +111,27 @@ def train(
         for hook in hooks:
             hook.on_step(info)
 
-    while step < total_steps and not request:
-        batch, batch_hash = next(batches)
-        queue_state = queue()
-        signals = make_signals(max((hook.request() for hook in hooks), default=0), batch_hash)
-        state, metrics = program(state, batch, signals)
-        step += 1
-        finish_pending()
-        pending = (step, metrics, queue_state)
-        due = [hook for hook in hooks if hook.wants_state(step)]
-        if due:
+    try:
+        while step < total_steps and not request:
+            batch, batch_hash = next(batches)
+            queue_state = queue()
+            signals = make_signals(max((hook.request() for hook in hooks), default=0), batch_hash)
+            state, metrics = program(state, batch, signals)
+            step += 1
             finish_pending()
-            for hook in due:
-                hook.on_state(step, state)
-            mark = time.perf_counter()
-    finish_pending()
+            pending = (step, metrics, queue_state)
+            for hook in hooks:
+                hook.on_dispatch(step, state)
+            due = [hook for hook in hooks if hook.wants_state(step)]
+            if due:
+                finish_pending()
+                for hook in due:
+                    hook.on_state(step, state)
+                mark = time.perf_counter()
+        finish_pending()
+    except Abandoned as abandoned:
+        # Without its traceback, whose frames would keep the state in memory.
+        return Outcome(state, step, request, abandoned.with_traceback(None))
     for hook in hooks:
         hook.on_stop(step, state)
     return Outcome(state, step, request)

@@ -23,6 +23,10 @@ class WorkDir:
         self.logs = self.root / "logs"
         self.profile = self.root / "profile"
 
+    def log(self, process_index: int) -> Path:
+        """What one process says."""
+        return self.logs / f"process_{process_index}.log"
+
     def create(self) -> None:
         """Makes the directory.
 

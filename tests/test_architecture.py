@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
-    {"errors", "lock", "trees", "typing", "metrics"},
-    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
+    {"errors", "lock", "trees", "typing", "metrics", "checksum"},
+    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal", "watchdog"},
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},
@@ -20,6 +20,7 @@ FLOORS = (
 
 SAME_FLOOR = {
     ("trees", "typing"),
+    ("checksum", "typing"),
     ("evaluation", "step"),
     ("evaluation", "inference"),
     ("inspection", "checkpoint"),

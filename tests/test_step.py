@@ -22,6 +22,8 @@ from tiny_training import (
 from jaxdp.experiment.parts import task_loss
 from jaxdp.model import Transformer, model_config, parameter_shapes
 from jaxdp.model.dropout import dropout
+from jaxdp.optim import track_loss
+from jaxdp.optim.spikes import SPIKE_WARMUP
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.step import Update
 
@@ -155,6 +157,50 @@ def test_a_gradient_or_a_loss_alone_that_is_not_finite_skips():
     assert np.isfinite(metrics["grad_norm"])
     assert not np.isfinite(metrics["loss"])
     assert metrics["skipped"] == 2
+
+
+@pytest.mark.parametrize("skip_by", ["branch", "select"])
+def test_after_too_many_bad_updates_in_a_row_nothing_is_applied(skip_by):
+    step = TinyStep(2, update=plain_update(max_skipped_in_a_row=2, skip_by=skip_by))
+    good = uneven_batch(3)
+    state, _ = step(step.fresh_state(), no_target())
+    state, metrics = step(state, good)  # one is borne
+    assert metrics["skipped_in_a_row"] == 0
+    before = host(state)
+    for count, batch in enumerate((no_target(), no_target(), good, good), start=1):
+        state, metrics = step(state, batch)
+        assert metrics["skipped_in_a_row"] == count
+    assert_equal_trees(host(state).params, before.params)
+
+
+@pytest.mark.parametrize("skip_by", ["branch", "select"])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_spike_is_skipped_like_what_is_not_finite(devices, skip_by):
+    def loss(params, rows, row_keys):
+        sums = bigram_loss(params, rows, row_keys)
+        return sums._replace(loss=sums.loss + jax.numpy.sum(rows["offset"]))
+
+    update = Update(
+        optax.chain(optax.sgd(0.01), track_loss()), optax.constant_schedule(0.01), spike_factor=2.0, skip_by=skip_by
+    )
+    step = TinyStep(devices, loss=loss, update=update, extra_spec=("offset",))
+    batch = uneven_batch(3) | {"offset": np.zeros(ROWS, np.float32)}
+    high = batch | {"offset": np.full(ROWS, 1000.0, np.float32)}
+    state = step.fresh_state()
+    for count in range(SPIKE_WARMUP):
+        state, metrics = step(state, high if count == 1 else batch)  # not told from a spike yet
+        assert metrics["skipped"] == 0
+    for _ in range(2 * SPIKE_WARMUP):  # until the mean has forgotten the high one
+        state, metrics = step(state, batch)
+    before = host(state)
+    state, metrics = step(state, high)
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 1)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    after = host(state)
+    for name in ("params", "opt_state"):  # the mean of the losses among it
+        assert_equal_trees(getattr(after, name), getattr(before, name))
+    state, metrics = step(state, batch)
+    assert (metrics["skipped"], metrics["skipped_in_a_row"]) == (1, 0)
 
 
 def test_clipping_reports_the_norm_before_and_updates_with_the_norm_after():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdp.data.prefetch import QueueState
-from jaxdp.trainer import SAVE_REQUEST, Hook, train
+from jaxdp.trainer import SAVE_REQUEST, Abandoned, Hook, train
 
 STOP = 15
 READY = QueueState(2, 2, 0.0)
@@ -210,3 +210,45 @@ def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
     assert [state.num_ready for state in queue] == [0, 1, 0, 1]
     # Four rounds of 3 s; steps 2 and 4 were read at once after steps 1 and 3.
     assert [info.step_secs for info in infos] == [6.0, 0.0, 6.0, 0.0]
+
+
+def test_further_work_is_put_behind_a_step_before_its_numbers_are_read():
+    class Following(Recorder):
+        def on_dispatch(self, step, state):
+            assert (state.step, state.is_deleted) == (step, False)
+            self.events.append(f"on_dispatch {step}")
+
+    events = []
+    run([Following(events, due=(2,))], events, total_steps=3)
+    assert events == [
+        "dispatch 1", "on_dispatch 1",
+        "dispatch 2", "read 1", "on_step 1", "on_dispatch 2", "read 2", "on_step 2", "on_state 2",
+        "dispatch 3", "on_dispatch 3", "read 3", "on_step 3",
+        "on_stop 3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("due", [(), (2,)])
+def test_what_a_hook_gives_up_ends_without_a_word_to_the_others(due):
+    class GivingUp(Hook):
+        def on_step(self, info):
+            if info.step == 2:
+                raise Abandoned("no")
+
+    events = []
+    outcome = run([Recorder(events, due=due), GivingUp()], events)
+    assert str(outcome.abandoned) == "no" and outcome.abandoned.__traceback__ is None
+    assert not any(event.startswith(("on_state", "on_stop", "on_step 3")) for event in events)
+    assert outcome.step == outcome.state.step == (2 if due else 3) and not outcome.state.is_deleted
+
+
+def test_giving_up_after_the_last_step():
+    class GivingUp(Hook):
+        def on_step(self, info):
+            if info.step == 4:
+                raise Abandoned("no")
+
+    events = []
+    outcome = run([Recorder(events), GivingUp()], events)
+    assert outcome.abandoned and outcome.step == 4
+    assert "on_stop 4" not in events

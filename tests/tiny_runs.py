@@ -112,6 +112,15 @@ def start(*arguments, env, **options):
     )  # fmt: skip
 
 
+def start_with(faults, *arguments, env, **options):
+    """Starts `jaxdp` with faults of `faults.py` as a process of its own."""
+    script = Path(__file__).with_name("faults.py")
+    return subprocess.Popen(
+        [sys.executable, str(script), *faults, "--", *map(str, arguments)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
 def metrics_lines(workdir, name="train/loss"):
     """The lines of metrics.jsonl that have this name."""
     lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
@@ -145,7 +154,7 @@ def assert_refused(capsys, code=2):
     assert len(starts) == 1, err
     sentence = "\n".join(said[starts[0] :])
     assert "Traceback" not in err and sentence.rstrip().endswith((".", "?", "--help")), err
-    assert code in (2, 3, 4)
+    assert code in (2, 3, 4, 70)
     return sentence.removeprefix("jaxdp: ")
 
 

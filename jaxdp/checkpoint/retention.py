@@ -21,12 +21,15 @@ class Retention:
         keep_best: the best ones by `metric`.
         keep_every_steps: multiples of this, for ever; 0: none.
         metric: full name, such as `eval/loss`.
+        keep_back_steps: the newest one that lies at least so far behind the latest
+            stays too, so that a rollback over so many steps finds one.
     """
 
     keep_latest: int = 2
     keep_best: int = 1
     keep_every_steps: int = 0
     metric: str = "eval/loss"
+    keep_back_steps: int = 0
 
     def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps that stay, of those given with their metrics."""
@@ -35,6 +38,9 @@ class Retention:
         kept |= set(ranked(metrics_by_step, self.metric)[: self.keep_best])
         if self.keep_every_steps:
             kept |= {step for step in steps if step % self.keep_every_steps == 0}
+        far = [step for step in steps if step <= steps[-1] - self.keep_back_steps]
+        # And the one after it, which takes its place when it is far enough behind itself.
+        kept |= {*far[-1:], *steps[len(far) : len(far) + 1]}
         return kept
 
 

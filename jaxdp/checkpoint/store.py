@@ -19,7 +19,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxdp.checkpoint.checksum import leaf_checksums
 from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
@@ -29,6 +28,7 @@ from jaxdp.checkpoint.manifest import (
     write_manifest,
 )
 from jaxdp.checkpoint.retention import Retention, apply_retention
+from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
@@ -200,9 +200,12 @@ def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
 
 
 def restore_latest(
-    checkpoints: Path, abstract_state: TrainState, report: Callable[[str], None]
+    checkpoints: Path,
+    abstract_state: TrainState,
+    report: Callable[[str], None],
+    last_step: int | None = None,
 ) -> TrainState | None:
-    """The newest undamaged state; None where there is no checkpoint.
+    """The newest undamaged state up to `last_step`; None where there is no checkpoint.
 
     A damaged one is named through `report`, set aside as `<step>.damaged` and
     the one before it is used.
@@ -210,7 +213,9 @@ def restore_latest(
     Raises:
         DamageFound: there are checkpoints, and all are damaged.
     """
-    steps = committed_steps(checkpoints)
+    steps = [
+        step for step in committed_steps(checkpoints) if last_step is None or step <= last_step
+    ]
     for step in reversed(steps):
         directory = checkpoints / str(step)
         try:

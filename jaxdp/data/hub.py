@@ -10,6 +10,9 @@ from jaxdp.data.files import unreadable
 from jaxdp.data.records import Columns, Part, Record
 from jaxdp.errors import UserError
 
+_CURE = "run datasets.load_dataset({path!r}).save_to_disk(FOLDER)"
+"""How a data set is brought from a machine with network."""
+
 HUB_SECS = 10
 """How long the Hub may take to say that it is there."""
 
@@ -127,19 +130,32 @@ def _check_path(path: str) -> None:
             f"data.path={path} is a file, data.source=hf expects a folder or the name of a data set on "
             "the Hub: read it with data.source=text, jsonl, csv or parquet."
         )
+    check_hub(path, _CURE)
+
+
+def check_hub(path: str, cure: str) -> None:
+    """Checks that the Hub can be reached, where `datasets` would try for half a minute.
+
+    Args:
+        path: the name of a data set.
+        cure: see `out_of_reach`.
+
+    Raises:
+        UserError: it cannot, or this is no such name.
+    """
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         raise unreadable(FileNotFoundError(2, "No such file or directory", path))
     import datasets
     import huggingface_hub
 
     if datasets.config.HF_HUB_OFFLINE:
-        return  # load_dataset looks into its cache, and says so if that has nothing
+        return  # `datasets` looks into its cache, and says so if that has nothing
     try:
         huggingface_hub.HfApi().dataset_info(path, timeout=HUB_SECS)
     except huggingface_hub.errors.HfHubHTTPError:
-        pass  # the Hub answered: load_dataset says what is wrong
+        pass  # the Hub answered: `datasets` says what is wrong
     except Exception as error:  # which class depends on the HTTP library of huggingface_hub
-        raise _out_of_reach(path, error) from error
+        raise out_of_reach(path, error, cure) from error
 
 
 def _load(path: str, name: str | None, split: str, key: str) -> Any:
@@ -148,7 +164,7 @@ def _load(path: str, name: str | None, split: str, key: str) -> Any:
     try:
         return datasets.load_dataset(path, name, split=split)
     except ConnectionError as error:
-        raise _out_of_reach(path, error) from error
+        raise out_of_reach(path, error, _CURE) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         named = "" if name is None else f", data.name={name}"
         raise UserError(
@@ -157,7 +173,14 @@ def _load(path: str, name: str | None, split: str, key: str) -> Any:
         ) from error
 
 
-def _out_of_reach(path: str, error: Exception) -> UserError:
+def out_of_reach(path: str, error: Exception, cure: str) -> UserError:
+    """The sentence for a Hub that does not answer.
+
+    Args:
+        path: the name of a data set.
+        error: why.
+        cure: what to run on a machine with network, with {path} in it and FOLDER as its result.
+    """
     import datasets
 
     if datasets.config.HF_HUB_OFFLINE:
@@ -166,6 +189,5 @@ def _out_of_reach(path: str, error: Exception) -> UserError:
         why, cached = short_reason(error), "; or set HF_HUB_OFFLINE=1 to use what the cache holds"
     return UserError(
         f"data.path={path} is no folder here, and the Hugging Face Hub cannot be reached ({why}): on a "
-        f"machine with network run datasets.load_dataset({path!r}).save_to_disk(FOLDER), copy FOLDER "
-        f"here and set data.path=FOLDER{cached}."
+        f"machine with network {cure.format(path=path)}, copy FOLDER here and set data.path=FOLDER{cached}."
     )

@@ -116,7 +116,8 @@ def data_state(order: Order, fingerprint: str, step: int) -> dict[str, Any]:
         fingerprint: of the data that its rows are of.
         step: batches consumed; the next one is batch(step).
     """
-    return {
+    exclusions = {"exclusions": list(order.exclusions)} if order.exclusions else {}
+    return exclusions | {
         "format": FORMAT,
         "step": step,
         "fingerprint": fingerprint,

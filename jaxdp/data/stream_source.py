@@ -2,18 +2,18 @@
 
 import glob
 import os
-import re
 from typing import Any
 
 from jaxdp.data.arrow import short_reason
 from jaxdp.data.files import find_files, unreadable
+from jaxdp.data.hub import check_hub, out_of_reach
 from jaxdp.data.record_stream import RecordStream
 from jaxdp.data.records import Columns, missing_column
 from jaxdp.data.sources import SourceSpec
 from jaxdp.errors import UserError
 
-HUB_SECS = 10
-"""How long the Hub may take to say that it is there."""
+_CURE = "run `hf download {path} --repo-type dataset --local-dir FOLDER`"
+"""How a stream is brought from a machine with network."""
 
 BUILDERS = {
     ".jsonl": ("json", {}),
@@ -85,7 +85,7 @@ def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
         _take_at_its_word(builder.config)
         dataset = builder.as_streaming_dataset(split)
     except ConnectionError as error:
-        raise _out_of_reach(path, error) from error
+        raise out_of_reach(path, error, _CURE) from error
     except Exception as error:  # nothing of ours runs here: it is a key, the data, or the way to it
         named = "" if name is None else f", data.name={name}"
         cure = (
@@ -122,7 +122,9 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
             )
         return path, {"name": name}
     if "://" not in path and not os.path.exists(path) and not glob.has_magic(path):
-        _check_hub(path)
+        if os.path.splitext(path)[1] in BUILDERS:
+            raise unreadable(FileNotFoundError(2, "No such file or directory", path))
+        check_hub(path, _CURE)
         return path, {"name": name}
     if name is not None:
         raise UserError(
@@ -138,33 +140,3 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
         )
     kind, options = BUILDERS[kinds[0]]
     return kind, {"data_files": [file.path for file in files], **options}
-
-
-def _check_hub(path: str) -> None:
-    """Checks that the Hub can be reached, where `datasets` would try for half a minute.
-
-    Raises:
-        UserError: it cannot, or this is no name of a data set.
-    """
-    import datasets
-    import huggingface_hub
-
-    looks_like_file = os.path.splitext(path)[1] in BUILDERS
-    if looks_like_file or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
-        raise unreadable(FileNotFoundError(2, "No such file or directory", path))
-    if datasets.config.HF_HUB_OFFLINE:
-        return  # `datasets` gives up at once
-    try:
-        huggingface_hub.HfApi().dataset_info(path, timeout=HUB_SECS)
-    except huggingface_hub.errors.HfHubHTTPError:
-        return  # the Hub answered: `datasets` says what is wrong, if anything
-    except Exception as error:  # its class is that of the HTTP library of huggingface_hub
-        raise _out_of_reach(path, error) from error
-
-
-def _out_of_reach(path: str, error: Exception) -> UserError:
-    return UserError(
-        f"data.path={path} is no file or folder here, and the Hugging Face Hub cannot be reached "
-        f"({short_reason(error)}): on a machine with network run `hf download {path} --repo-type dataset "
-        "--local-dir FOLDER`, copy FOLDER here and set data.path=FOLDER."
-    )

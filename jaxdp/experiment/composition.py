@@ -1,17 +1,18 @@
 """Everything between a configuration and a step that can run: devices, model, program, batches."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxdp.data.hashing import batch_hash
-from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.experiment import parts
-from jaxdp.experiment.data import Data, row_order, source_shares
+from jaxdp.experiment.data import Data
 from jaxdp.experiment.evaluate import Evaluator
+from jaxdp.experiment.feed import make_feed
 from jaxdp.model import flops_per_token
+from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.devices import (
     BatchShape,
     Topology,
@@ -67,7 +68,7 @@ class Composition:
         self.task = parts.make_task(config, data.tokenizer)
         self.model = parts.make_model(config, data.vocab_size, self.topology.platform)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
-        self._order = row_order(config, data)
+        self.feed = make_feed(config, data, self.task, self.topology)
         self._initialise = parts.make_initial_state(config, self.model, self.update)
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
@@ -98,6 +99,10 @@ class Composition:
             self.abstract_state.params,
         )  # fmt: skip
 
+    def compile_checksums(self) -> Callable[[TrainState], jax.Array]:
+        """Checksums of every device's own copy of the state."""
+        return compile_checksums(self.abstract_state, self.topology)
+
     def fresh_state(self) -> TrainState:
         """State 0, drawn from the seed on every device alike."""
         return jax.jit(self._initialise, out_shardings=self.topology.replicated)()
@@ -108,30 +113,10 @@ class Composition:
         length = self.config.data.length
         return float(flops_per_token(self.model.config, length)) * self.config.global_batch_size * length
 
-    def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
-        """This process's host batches from batch(first_step) on."""
-        return train_batches(
-            self.data.train,
-            self.task.make_batch,
-            self._order,
-            partition=self.config.data.partition,
-            num_processes=self.topology.num_processes,
-            process_index=self.topology.process_index,
-            start_step=first_step,
-        )
-
-    def source_shares(self, first_step: int, last_step: int) -> dict[str, float]:
-        """Share of the rows of batch(first_step) .. batch(last_step - 1) that each source gave."""
-        return source_shares(self._order, self.data.groups, first_step, last_step)
-
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""
         hashed = batch_hash(batch, batch["row_ids"]) if self.config.log.batch_hash else 0
         return place_batch(batch, self.topology), hashed
-
-    def data_state(self, step: int) -> dict[str, Any]:
-        """Position of the data after `step` batches, as a checkpoint records it."""
-        return data_state(self._order, self.data.fingerprint, step)
 
     def signal_maker(self) -> Callable[[int, int], Any]:
         """A function (request, hash) -> placed signals; the silent ones are placed once."""

@@ -29,7 +29,10 @@ from jaxdp.data.pipeline import RowSource
 from jaxdp.data.prepare import Work, prepare_examples
 from jaxdp.data.records import Columns, Part
 from jaxdp.data.scan import Scan, kept_records, load_scan, scan_parts
+from jaxdp.data.record_stream import RecordStream
 from jaxdp.data.sources import SourceSpec, open_source
+from jaxdp.data.stream import head_tokens
+from jaxdp.data.stream_source import open_stream
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
 from jaxdp.data.windows import TokenWindows
@@ -59,22 +62,26 @@ class Data:
     Attributes:
         tokenizer: None for ready-made tokens.
         vocab_size: rows of the model's token embedding.
-        train: rows to train on, of all sources one after the other.
+        train: rows to train on, of all sources one after the other; None for a stream.
         evaluation: the held-out rows.
         groups: the sources; one where there is no mixture.
         fingerprint: of the data, as a checkpoint records it.
         num_characters: of text that cleaning left; 0 for ready-made tokens.
         summary: for a person, a line a source.
+        stream: what is trained on instead of rows.
+        columns: of the stream: name that the task knows -> column.
     """
 
     tokenizer: Tokenizer | None
     vocab_size: int
-    train: RowSource
+    train: RowSource | None
     evaluation: RowSource
     groups: tuple[Group, ...]
     fingerprint: str
     num_characters: int
     summary: tuple[str, ...]
+    stream: RecordStream | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +110,8 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
     _check_packing(config)
     if config.data.source == "tokens" and not config.data.mixture:
         return _ready_tokens(config)
+    if config.data.source == "hf_stream" and not config.data.mixture:
+        return _streamed(config, tokenizer)
     sources = open_sources(config)
     tokenizer = tokenizer or _tokenizer(config, sources)
     vocab_size = _vocab_size(config, tokenizer)
@@ -185,15 +194,26 @@ def open_sources(config: ConfigDict, *, dry_run: bool = False) -> list[Source]:
     ]
 
 
-def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:
-    task = make_task(config, None)
+def _spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpec, dict[str, str]]:
+    """An entry's source, and the column of each field that the task reads."""
     has_columns = entry["source"] not in ("stdlib", "text")
-    columns = {field: entry[f"{field}_column"] if has_columns else field for field in task.fields}
+    fields = make_task(config, None).fields
+    columns = {field: entry[f"{field}_column"] if has_columns else field for field in fields}
     spec = SourceSpec(
         **{key: entry[key] for key in _SPEC_KEYS},
         columns=tuple(column for field, column in columns.items() if field != "label"),
         label_columns=tuple(column for field, column in columns.items() if field == "label"),
     )
+    return spec, columns
+
+
+def _label(entry: Mapping[str, Any]) -> str:
+    """A name for a person: the end of the path, or the kind of source."""
+    return os.path.basename(os.path.normpath(entry["path"])) if entry["path"] else entry["source"]
+
+
+def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:
+    spec, columns = _spec(config, entry)
     train, evaluation = open_source(spec)
     record_columns = Columns(spec.columns, spec.label_columns)
     cleaner = Cleaner(config.data.cleaning, spec.columns)
@@ -213,8 +233,7 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
         scan = read()
     else:
         scan = load_scan(cached(place, lambda directory: read().save(directory), say))
-    label = os.path.basename(os.path.normpath(entry["path"])) if entry["path"] else entry["source"]
-    return Source(label, entry["weight"], spec, columns, train, evaluation, scan)
+    return Source(_label(entry), entry["weight"], spec, columns, train, evaluation, scan)
 
 
 # ---- Tokenizer --------------------------------------------------------------
@@ -467,6 +486,57 @@ def _ready_tokens(config: ConfigDict) -> Data:
             f"({memory_size(sum(file.tokens.nbytes for file in files))})",
         ),
     )
+
+
+def _streamed(config: ConfigDict, tokenizer: Tokenizer | None) -> Data:
+    """A stream to train on, and the first rows of its held-out split in memory."""
+    _check_stream(config)
+    [entry] = source_entries(config)
+    spec, columns = _spec(config, entry)
+    tokenizer = tokenizer or make_tokenizer(config.data.tokenizer, ())
+    shuffle = {"seed": config.seed, "shuffle": config.data.shuffle, "shuffle_buffer": config.data.shuffle_buffer}
+    stream = open_stream(spec, config.data.split or "train", **shuffle)
+    if not stream.exact:
+        say(stream.inexact_reason)
+    held_out = open_stream(spec, config.data.eval_split)
+    task, length = make_task(config, None), config.data.length
+
+    def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+
+    num_tokens = config.eval.num_batches * config.global_batch_size * length + 1
+    tokens = head_tokens(held_out, prepare, tokenizer.end_of_text_id, num_tokens)
+    return Data(
+        tokenizer,
+        _vocab_size(config, tokenizer),
+        None,
+        TokenWindows(tokens, length, keep_tail=True),
+        (Group(_label(entry), 0),),
+        stream.fingerprint,
+        0,
+        (
+            f"{_label(entry)}: a stream, resumed {'exactly' if stream.exact else 'inexactly'}, "
+            f"{quantity(len(tokens))} tokens held out, {tokenizer.describe()}",
+        ),
+        stream,
+        columns,
+    )
+
+
+def _check_stream(config: ConfigDict) -> None:
+    """Refuses what a stream cannot do, with what can."""
+    kind = config.data.tokenizer.partition(":")[0]
+    trained = kind in ("char", "bpe", "wordpiece", "unigram")
+    for wrong, what, cure in (
+        (config.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
+        (config.eval.num_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
+        (config.total_epochs is not None, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
+        (config.data.packing != "cut", f"data.packing={config.data.packing}", "choose cut, or prepare the data with data.source=hf"),
+        (config.data.cleaning != (), "data.cleaning", "clean it beforehand, or prepare it with data.source=hf"),
+        (trained, f"data.tokenizer={config.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
+    ):
+        if wrong:
+            raise UserError(f"data.source=hf_stream with {what}: {cure}.")
 
 
 def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) -> Order:

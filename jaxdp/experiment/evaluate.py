@@ -1,5 +1,6 @@
 """Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -72,8 +73,8 @@ class Evaluator:
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
         return [f"eval/{name}" for name in (*measured, *derived)]
 
-    def __call__(self, params: PyTree) -> dict[str, float]:
-        """All metrics over the split, as `eval/<name>`."""
+    def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """All metrics over the split, as `eval/<name>`; `progress` is called when a batch is done."""
         batches = eval_batches(
             self._source,
             self._task.make_batch,
@@ -88,6 +89,7 @@ class Evaluator:
             batches,
             lambda batch: place_batch(batch, self._topology),
             self._task.derived_metrics,
+            progress,
         )
 
 
@@ -136,6 +138,8 @@ def evaluate_checkpoint(
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
     params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
     source = {"train": data.train, "eval": data.evaluation}[split]
+    if source is None:
+        raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
     task = parts.make_task(config, data.tokenizer)
     evaluator = Evaluator(config, task, model, source, topology, abstract_params)
     return {"step": saved["step"], "split": split, **evaluator(params)}

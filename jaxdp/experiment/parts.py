@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from ml_collections import ConfigDict
 
 from jaxdp.config import DURATIONS
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.model import Transformer, TransformerConfig, model_config
-from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule
+from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule, track_loss
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Update
@@ -38,11 +39,11 @@ def make_task(config: ConfigDict, tokenizer: Tokenizer | None) -> Task:
     )
 
 
-def count_steps(config: ConfigDict, num_rows: int) -> int:
-    """total_steps, or what total_epochs or total_tokens come to, rounded up."""
+def count_steps(config: ConfigDict, num_rows: int | None) -> int:
+    """total_steps, or what total_epochs or total_tokens come to, rounded up; a stream (None) has no epochs."""
     per_step = {
         "total_steps": 1,
-        "total_epochs": config.global_batch_size / num_rows,
+        "total_epochs": num_rows and config.global_batch_size / num_rows,
         "total_tokens": config.global_batch_size * config.data.length,
     }
     [key] = [key for key in DURATIONS if config[key] is not None]
@@ -92,12 +93,17 @@ def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
     optim = OptimizerConfig(
         **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps
     )
+    optimizer = make_optimizer(optim)
+    if config.optim.spike_factor:
+        optimizer = optax.chain(optimizer, track_loss())
     return Update(
-        make_optimizer(optim),
+        optimizer,
         make_schedule(optim),
-        config.optim.clip_norm,
-        config.optim.ema_decay,
-        "branch" if platform == "cpu" else "select",
+        clip_norm=config.optim.clip_norm,
+        ema_decay=config.optim.ema_decay,
+        spike_factor=config.optim.spike_factor,
+        max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
+        skip_by="branch" if platform == "cpu" else "select",
     )
 
 

@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxdp import config as configuration
 from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item
-from jaxdp.checkpoint.retention import Retention, remove_leftovers
+from jaxdp.checkpoint.retention import Retention, delete_checkpoint, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
-from jaxdp.data.pipeline import check_data_state
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import DamageFound, UserError
@@ -25,20 +24,26 @@ from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
+from jaxdp.experiment.rollback import Rollbacks, farthest_rollback
 from jaxdp.hooks.checkpointing import Checkpointing
+from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.model import num_parameters
+from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.parallel.peaks import peak_flops
 from jaxdp.parallel.processes import Processes, cluster_processes
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
-from jaxdp.trainer import Hook, train
+from jaxdp.trainer import Hook, Outcome, train
+from jaxdp.trees import named_leaves
+from jaxdp.watchdog import PREPARATION_PATIENCE, TRAINING, Watchdog
 from jaxdp.workdir import WorkDir
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
@@ -93,11 +98,14 @@ def run(
         if is_first:
             stack.enter_context(directory.locked())
         preemption = stack.enter_context(Preemption(say))
-        stack.enter_context(_logging_to(directory, processes.process_index if processes else 0))
+        log = directory.log(processes.process_index if processes else 0)
+        stack.enter_context(_logging_to(log))
+        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
         steps = _steps_to_resume(directory, resume, clean=is_first)
-        data = read_data(config, _own_tokenizer(directory) if steps else None)
+        with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
+            data = read_data(config, _own_tokenizer(directory) if steps else None)
         config = parts.resolve(config, data.vocab_size)
-        total_steps = parts.count_steps(config, data.train.num_rows)
+        total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
         if steps:
             saved = _saved_config(directory.checkpoints, steps)
             if saved is not None:
@@ -107,8 +115,9 @@ def run(
                 return Result(steps[-1], 0)
         elif config.init_from:
             find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
-        composition = Composition(config, data, total_steps, processes)
-        return _Session(composition, directory, profile, preemption).run()
+        with watchdog.phase("connecting to the devices"):
+            composition = Composition(config, data, total_steps, processes)
+        return _Session(composition, directory, profile, preemption, watchdog).run()
 
 
 def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:
@@ -145,10 +154,10 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
 
 
 @contextlib.contextmanager
-def _logging_to(directory: WorkDir, process_index: int) -> Iterator[None]:
-    """Sends what is said to logs/process_<i>.log too."""
-    directory.logs.mkdir(exist_ok=True)
-    handler = logging.FileHandler(directory.logs / f"process_{process_index}.log")
+def _logging_to(log: Path) -> Iterator[None]:
+    """Sends what is said to this file too."""
+    log.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("jaxdp")
     logger.propagate = False
@@ -170,34 +179,61 @@ class _Session:
         directory: WorkDir,
         profile: Profile | None,
         preemption: Preemption,
+        watchdog: Watchdog,
     ):
         self._composition, self._directory = composition, directory
-        self._profile, self._preemption = profile, preemption
+        self._profile, self._preemption, self._watchdog = profile, preemption, watchdog
         self._config = composition.config
         self._is_first = composition.topology.process_index == 0
+        self._checksums: Callable[[TrainState], jax.Array] | None = None
+        self._rollbacks = Rollbacks(composition)
 
     def run(self) -> Result:
         """Compiles, restores, trains."""
         composition = self._composition
-        program = composition.compile_step()
-        evaluator = composition.compile_evaluator()
+        with self._watchdog.phase("compiling"):
+            program = composition.compile_step()
+            evaluator = composition.compile_evaluator()
+            if self._config.parallel.check_every_steps and composition.topology.num_devices > 1:
+                self._checksums = composition.compile_checksums()
         self._check_metric(evaluator)
         if self._is_first:
             self._show(program)
-        state, first_step = self._restore_or_initialise()
+        with self._watchdog.phase("restoring"):
+            state, first_step = self._restore_or_initialise()
+        if self._is_first:
+            self._record_config(first_step)
+        while (outcome := self._train(program, evaluator, state, first_step)).abandoned:
+            with self._watchdog.phase("rolling back"):
+                last_step = self._rollbacks.leave_out(outcome.abandoned, outcome.state.params)
+                del outcome, state  # there is memory for one
+                state, first_step = self._roll_back(last_step)
+        # A signal during the last step changes nothing: the run is complete.
+        request = outcome.request if outcome.step < composition.total_steps else 0
+        say(
+            f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
+            if request
+            else f"finished {outcome.step} steps; everything is in {self._directory.root}"
+        )
+        return Result(outcome.step, request)
+
+    def _train(
+        self, program: Program, evaluator: Evaluator, state: TrainState, first_step: int
+    ) -> Outcome:
+        """The loop with all that writes around it, from a state on."""
+        composition = self._composition
         with contextlib.ExitStack() as stack:
-            if self._is_first:
-                self._record_config(first_step)
             write = self._open_writers(stack, first_step)
             hooks = self._hooks(stack, write, evaluator)
             batches = stack.enter_context(
                 Prefetch(
-                    composition.batches(first_step),
+                    composition.feed.batches(first_step),
                     composition.place,
                     depth=self._config.data.prefetch_batches,
                 )
             )
-            outcome = train(
+            stack.enter_context(self._watchdog.phase(TRAINING))
+            return train(
                 program,
                 state,
                 batches,
@@ -207,14 +243,18 @@ class _Session:
                 total_steps=composition.total_steps,
                 queue=lambda: batches.queue,
             )
-        # A signal during the last step changes nothing: the run is complete.
-        request = outcome.request if outcome.step < composition.total_steps else 0
-        say(
-            f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
-            if request
-            else f"finished {outcome.step} steps; everything is in {self._directory.root}"
-        )
-        return Result(outcome.step, request)
+
+    def _roll_back(self, last_step: int) -> tuple[TrainState, int]:
+        """The newest state up to `last_step`; what was saved after it is deleted, once that is restored."""
+        checkpoints = self._directory.checkpoints
+        wait_for_all("checkpoints are whole", self._composition.topology)
+        state, first_step = self._restore_or_initialise(last_step)
+        if first_step == 0:
+            say("no checkpoint is from before that: starting again from step 1")
+        for step in committed_steps(checkpoints) if self._is_first else ():
+            if step > first_step:
+                delete_checkpoint(checkpoints / str(step))
+        return state, first_step
 
     def _check_metric(self, evaluator: Evaluator) -> None:
         metric = self._config.eval.metric
@@ -238,14 +278,13 @@ class _Session:
             ]
         )
 
-    def _restore_or_initialise(self) -> tuple[TrainState, int]:
-        """Resuming beats `init_from`, which beats fresh parameters."""
+    def _restore_or_initialise(self, last_step: int | None = None) -> tuple[TrainState, int]:
+        """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
         composition, checkpoints = self._composition, self._directory.checkpoints
-        state = restore_latest(checkpoints, composition.abstract_state, say)
+        state = restore_latest(checkpoints, composition.abstract_state, say, last_step)
         if state is not None:
             step = int(state.step)
-            saved = read_item(checkpoints / str(step), "data")
-            check_data_state(saved, composition.data_state(step))
+            self._rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
             say(f"resuming from checkpoint {step} of {composition.total_steps} steps")
             return state, step
         state = composition.fresh_state()
@@ -295,7 +334,9 @@ class _Session:
         peak = peak_flops(composition.topology.kind)
         evaluating = Evaluating(
             Every(config.eval.every_steps, last_step),
-            lambda state: evaluator(state.params if state.ema is None else state.ema),
+            lambda state: evaluator(
+                state.params if state.ema is None else state.ema, progress=self._watchdog.beat
+            ),
             write,
         )
         writer = CheckpointWriter(
@@ -305,34 +346,52 @@ class _Session:
                 config.checkpoint.keep_best,
                 config.checkpoint.keep_every_steps,
                 config.eval.metric,
+                keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
             ),
             composition.abstract_state,
             async_save=config.checkpoint.async_save,
         )
         stack.callback(writer.close)
+        checkpointing = Checkpointing(
+            writer,
+            Every(config.checkpoint.every_steps, last_step),
+            self._rollbacks.data_state,
+            configuration.to_json(config),
+            evaluating.last_at,
+            minutes=config.checkpoint.every_minutes,
+        )
         hooks = [
             self._preemption,
+            Watching(self._watchdog),
             Logging(
                 Every(config.log.every_steps, last_step),
                 write,
                 flops_per_step=composition.flops_per_step,
                 peak_flops=peak and peak * composition.topology.num_devices,
                 batch_hash=config.log.batch_hash,
-                shares=composition.source_shares,
+                shares=composition.feed.shares,
             ),
             Divergence(config.optim.max_skipped_in_a_row),
-            evaluating,  # before the checkpoint of the same step, which records its result
-            Checkpointing(
-                writer,
-                Every(config.checkpoint.every_steps, last_step),
-                composition.data_state,
-                configuration.to_json(config),
-                evaluating.last_at,
-                minutes=config.checkpoint.every_minutes,
-            ),
+            # Before the checkpoint of the same step, which records its result.
+            InPhase(evaluating, lambda: self._watchdog.phase("evaluating")),
+            InPhase(checkpointing, lambda: self._watchdog.phase("saving a checkpoint")),
         ]
+        if self._checksums:
+            hooks.insert(0, self._consistency(checkpointing))
         if self._profile:
-            hooks.append(
-                Profiling(self._directory.profile, self._profile.after_step, self._profile.num_steps, say)
+            profiling = Profiling(
+                self._directory.profile, self._profile.after_step, self._profile.num_steps, say
             )
+            hooks.append(InPhase(profiling, lambda: self._watchdog.phase("profiling")))
         return hooks
+
+    def _consistency(self, checkpointing: Checkpointing) -> Consistency:
+        """The check of the replicas; before all hooks that use or save the state."""
+        composition = self._composition
+        return Consistency(
+            self._checksums,
+            [name for name, _ in named_leaves(composition.abstract_state)],
+            composition.topology,
+            Every(self._config.parallel.check_every_steps),
+            checkpointing.wants_state,
+        )

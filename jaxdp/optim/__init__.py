@@ -4,12 +4,15 @@ from jaxdp.optim.config import OptimizerConfig
 from jaxdp.optim.optimizers import clip_factor, make_optimizer, update_ema
 from jaxdp.optim.rules import decay_mask
 from jaxdp.optim.schedules import make_schedule
+from jaxdp.optim.spikes import is_spike, track_loss
 
 __all__ = [
     "OptimizerConfig",
     "clip_factor",
     "decay_mask",
+    "is_spike",
     "make_optimizer",
     "make_schedule",
+    "track_loss",
     "update_ema",
 ]

@@ -42,6 +42,9 @@ def checkpoints(tmp_path):
         ({"keep_latest": 1, "keep_best": 99}, {1, 2, 3, 4, 5, 6}),
         ({"keep_latest": 1, "keep_best": 0, "keep_every_steps": 3}, {3, 6}),
         ({"keep_latest": 1, "keep_best": 1, "keep_every_steps": 5}, {2, 5, 6}),
+        ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 1}, {5, 6}),
+        ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 3}, {3, 4, 6}),
+        ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 6}, {1, 6}),
         ({"keep_latest": 1, "keep_best": 2, "metric": "eval/accuracy"}, {1, 6}),
         ({"keep_latest": 1, "keep_best": 2, "metric": "eval/unknown"}, {6}),
     ],
@@ -50,6 +53,18 @@ def test_exactly_the_right_checkpoints_stay(checkpoints, rules, kept):
     apply_retention(checkpoints, Retention(**rules))
     assert set(committed_steps(checkpoints)) == kept
     assert {path.name for path in checkpoints.iterdir()} == set(map(str, kept))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7])
+def test_there_is_always_one_to_go_back_to(tmp_path, every):
+    """At least 5 steps behind, less than 10 and an interval, and at most two checkpoints more."""
+    for step in range(every, 60, every):
+        commit(tmp_path, step, {})
+        apply_retention(tmp_path, Retention(keep_latest=1, keep_back_steps=5))
+        steps = committed_steps(tmp_path)
+        assert len(steps) <= 3
+        if step > 10:
+            assert any(5 <= step - other < 10 + every for other in steps)
 
 
 @pytest.mark.parametrize("metric", ["eval/loss", "eval/accuracy"])

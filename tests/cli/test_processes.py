@@ -3,7 +3,9 @@
 Each start costs seconds, so there are few.
 """
 
+import json
 import random
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_runs import assert_same_bits, environment, metrics_lines, saved_arrays, start, train
+from faults import KERNEL
+from tiny_runs import assert_same_bits, environment, metrics_lines, saved_arrays, start, start_with, train
 
 from jaxdp.cli.options import configuration
 
@@ -119,6 +122,38 @@ def test_two_processes_train_as_one(config_file, trained, compilation_cache, tmp
     assert again.keys() == both.keys()
     for name, array in again.items():
         np.testing.assert_allclose(array, both[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_two_processes_go_back_together_and_stop_together(config_file, compilation_cache, tmp_path, capsys):
+    """Bad batches, seen by both though read by one; later a bit flips in a device of the second."""
+    options = [
+        "--config.total_steps=10", "--config.checkpoint.every_steps=2", "--config.eval.every_steps=0",
+        "--config.optim.max_skipped_in_a_row=2", "--config.parallel.check_every_steps=1", "--cpu_devices=4",
+    ]  # fmt: skip
+    processes = [
+        start_with(
+            ["poison=5,6", "flip_after=9,5"],
+            "train", f"--config={config_file}", f"--workdir={tmp_path}", *options,
+            f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_index={index}",
+            env=environment(compilation_cache, XLA_FLAGS="--xla_backend_optimization_level=0"),
+        )
+        for port in [free_port()]
+        for index in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [70, 70], "".join(said)
+    for err in said:
+        assert "the updates of steps 6 to 7 had a non-finite loss or gradient and were skipped: going back" in err
+        assert "resuming from checkpoint 2 of 10 steps" in err
+        [last] = [line for line in err.splitlines() if line.startswith("jaxdp: ")]
+        assert re.search(
+            rf"same state after step 9: device \d+ \(process 1\) differs from the other 7 in {KERNEL}; nothing", last
+        )
+    assert max(saved_steps(tmp_path)) == 8
+    capsys.readouterr()
+    assert train(config_file, tmp_path, *options, "--cpu_devices=8") == 0
+    assert "resuming from checkpoint 8 of 10 steps" in capsys.readouterr().err
+    assert json.loads((tmp_path / "checkpoints" / "10" / "data" / "metadata").read_text())["exclusions"] == [3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxdp.checkpoint.checksum import leaf_checksums
+from jaxdp.checksum import leaf_checksums
 
 VALUES = {
     "float32": np.array([0.0, -0.0, 1.5, -1.5, np.nan, 3e38], np.float32),

@@ -1,7 +1,8 @@
 """Checksums of arrays as they are on the device.
 
 A file's hash says that the bytes on disk are those that were written; this one
-says that the values restored are those that were trained.
+says that the values restored are those that were trained, and that all devices
+hold the same.
 """
 
 import jax

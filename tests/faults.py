@@ -1,0 +1,78 @@
+"""Faults put into a run from outside; as a script, `jaxdp` with a fault: `faults.py FAULT ... -- train ...`.
+
+A fault is written NAME or NAME=NUMBER,NUMBER...
+"""
+
+import dataclasses
+import sys
+import threading
+
+import numpy as np
+from replicas import flip_bit_of
+
+from jaxdp.cli.main import main
+from jaxdp.experiment.composition import Composition
+from jaxdp.hooks.preemption import Preemption
+
+KERNEL = "params/layer_0/mlp/up/kernel"
+
+
+def hang_for_ever():
+    threading.Event().wait()
+
+
+def hang_before(patch, step):
+    """The step never begins, as when a peer in a collective is gone."""
+    asked = iter(range(1, step + 1))
+    request = Preemption.request
+
+    def hanging(hook):
+        if next(asked) == step:
+            hang_for_ever()
+        return request(hook)
+
+    patch(Preemption, "request", hanging)
+
+
+def flip_after(patch, step, position):
+    """A bit of one device's copy of a parameter flips after this step; says whether it has."""
+    flipped = []
+    compile_step = Composition.compile_step
+
+    def faulty(composition):
+        program = compile_step(composition)
+
+        def call(state, batch, signals):
+            state, metrics = program.call(state, batch, signals)
+            if int(state.step) == step and not flipped:
+                flipped.append(step)
+                state = flip_bit_of(state, KERNEL, composition.topology.devices[position], element=3, bit=2)
+            return state, metrics
+
+        return dataclasses.replace(program, call=call)
+
+    patch(Composition, "compile_step", faulty)
+    return flipped
+
+
+def poison(patch, *slots, num_rows=2):
+    """The first rows of these slots hold a token that no embedding has, which makes them NaN."""
+    batches_from = Composition.batches
+
+    def batches(composition, first_step):
+        for step, batch in enumerate(batches_from(composition, first_step), first_step):
+            [slot] = composition.feed.slots([step])
+            is_poisoned = (batch["row_ids"] < num_rows)[:, None] & (slot in slots)
+            yield {**batch, "tokens": np.where(is_poisoned, np.int32(10**6), batch["tokens"])}
+
+    patch(Composition, "batches", batches)
+
+
+FAULTS = {"hang_before": hang_before, "flip_after": flip_after, "poison": poison}
+
+if __name__ == "__main__":
+    end = sys.argv.index("--")
+    for fault in sys.argv[1:end]:
+        name, _, numbers = fault.partition("=")
+        FAULTS[name](setattr, *map(int, numbers.split(",")))
+    sys.exit(main(sys.argv[end + 1 :]))
