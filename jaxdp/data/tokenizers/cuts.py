@@ -7,7 +7,7 @@ from jaxdp.errors import UserError
 
 PIECE_LENGTH = 1 << 16
 """Characters after which a piece ends at the next chance. The library keeps about a hundred bytes a
-character while it encodes, and is half as fast on texts of megabytes."""
+character while it encodes, and is a third slower on texts of megabytes."""
 
 LONGEST_PIECE = 1 << 20
 """Characters of a piece of the sample, where there is no blank to cut at."""

@@ -62,26 +62,28 @@ def download_tokenizer(name: str, special_tokens: Iterable[str] = ()) -> Tokeniz
         UserError: no such model, no tokenizer.json in it, or no way to the Hub.
     """
     import huggingface_hub as hub
+    from huggingface_hub import errors
 
     try:
         path = hub.hf_hub_download(name, "tokenizer.json", local_files_only=True)
-    except hub.errors.HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(
             f"data.tokenizer=hf:{name} is no name of a model on the Hub: expected hf:NAME or "
             "hf:ORGANISATION/NAME; a tokenizer.json on this machine is given by its path alone."
         ) from error
-    except hub.errors.LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         path = _download(name)
     return load_tokenizer(path, special_tokens)
 
 
 def _download(name: str) -> str:
     import huggingface_hub as hub
+    from huggingface_hub import errors
 
     try:
         hub.get_hf_file_metadata(hub.hf_hub_url(name, "tokenizer.json"), timeout=HUB_SECS)
         return hub.hf_hub_download(name, "tokenizer.json")
-    except hub.errors.HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         raise UserError(
             f"data.tokenizer=hf:{name}: the Hub has no tokenizer.json of that model for you "
             f"({type(error).__name__}): correct the name, log in if it is private or gated, or give the "

@@ -27,7 +27,7 @@ END_OF_TEXT_NAMES = (
     "<eos>",  # Gemma
     "<|eos|>",
     "[EOS]",
-    "<｜end▁of▁sentence｜>",  # DeepSeek
+    "<｜end▁of▁sentence｜>",  # DeepSeek  # noqa: RUF001
     "<EOS>",
     "[SEP]",  # BERT
     "<sep>",  # XLNet
@@ -106,7 +106,7 @@ class LibraryTokenizer(Tokenizer):
 
     def spelled_specials(self) -> list[str]:
         """Special tokens whose name, as a text, the model still makes into their id."""
-        names = list(self.special_ids)
+        names = [name for name, i in self.special_ids.items() if i != self._unknown_id]
         encoded = self.encode_batch(names)
         return [name for name, ids in zip(names, encoded, strict=True) if self.special_ids[name] in ids]
 
@@ -182,7 +182,7 @@ def _with_hidden_names(content: dict[str, Any]) -> dict[str, Any]:
     if model.get("unk_token") is not None:
         model["unk_token"] = rename(model["unk_token"])
     added = [{**token, "content": rename(token["content"])} for token in content["added_tokens"]]
-    return {**content, "model": model, "added_tokens": added, "post_processor": None}
+    return {**content, "model": model, "added_tokens": added}
 
 
 def _splits_at_blanks(content: dict[str, Any]) -> bool:

@@ -1,12 +1,13 @@
 """Trained kinds against the same algorithms written out, and against GPT-2's own files."""
 
+import itertools
 import json
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from jaxdp.data.tokenizers import make_tokenizer
+from jaxdp.data.tokenizers import make_tokenizer, training
 from jaxdp.data.tokenizers.characters import byte_symbol
 
 
@@ -44,7 +45,7 @@ def plain_texts(texts):
 
 def merge(word, ranks):
     """Byte pair encoding, the lowest rank first, all its places at once."""
-    while pairs := [pair for pair in zip(word, word[1:], strict=False) if pair in ranks]:
+    while pairs := [pair for pair in itertools.pairwise(word) if pair in ranks]:
         best = min(pairs, key=ranks.get)
         merged, i = [], 0
         while i < len(word):
@@ -119,6 +120,13 @@ def test_wordpiece_alphabet():
     assert sorted(vocab, key=vocab.get) == [
         "<|endoftext|>", "[UNK]", "!", ",", "a", "b", "é", "漢", "##a", "##b", "##é",
     ]  # fmt: skip
+
+
+def test_wordpiece_alphabet_is_the_most_frequent_characters(monkeypatch):
+    monkeypatch.setattr(training, "ALPHABET", 5)
+    tokenizer = make_tokenizer("wordpiece:20", ["ccc dd bb", "g f e a"])
+    vocab = json.loads(tokenizer.to_json())["model"]["vocab"]
+    assert sorted(vocab, key=vocab.get)[2:12] == [*"abcde", "##a", "##b", "##c", "##d", "##e"]
 
 
 GPT2_TEXTS = ("Hello world, it's me.", "  two\n\n\nlines\t x", "日本語 naïve 👩‍👩‍👧 12345", "a" * 50)

@@ -133,7 +133,7 @@ def test_lossless_only_where_every_byte_comes_back(ours, name):
     assert (sizes is not None) == (name == "llama3") == ("lossy" not in ours.describe())
     if sizes is not None:
         assert sizes[[256, 257, 258, 259, 260, 261, 262]].tolist() == [2, 3, 0, 4, 9, 0, 0]
-        text = "the abc    日本語\n\ud7ff\x00é<|end|>"
+        text = "the\nabc    日本語\n\ud7ff\x00é<|end|>"
         ids = ours.encode(text)
         assert {256, 257, 259, 260} <= set(ids.tolist())
         assert ours.decode(ids) == text and sizes[ids].sum() == len(text.encode())
@@ -171,15 +171,20 @@ def test_random_merges_are_off(path):
     assert all(256 in tokenizer.encode("xab") for _ in range(20))
 
 
+def renamed(vocab):
+    """Without the byte 97."""
+    return {"aa" if symbol == "a" else symbol: i for symbol, i in vocab.items()}
+
+
 @pytest.mark.parametrize("name", ["llama3"])
 def test_what_makes_bytes_inexact(path, theirs):
     for edit in (
         lambda content: content.update(normalizer={"type": "NFC"}),
         lambda content: content["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"),
         lambda content: content["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
-        lambda content: content["added_tokens"][0].update(lstrip=True),
-        lambda content: content["added_tokens"][0].update(content="é"),  # decoded as a byte
-        lambda content: content["model"]["vocab"].pop("a") and content["model"].update(merges=[]),
+        lambda content: content["added_tokens"][1].update(lstrip=True),
+        lambda content: content["added_tokens"][1].update(content="éé"),  # decoded as a byte
+        lambda content: content["model"].update(vocab=renamed(content["model"]["vocab"]), merges=[]),
         lambda content: content.update(decoder=None),
     ):
         theirs.save(path)
@@ -200,6 +205,18 @@ def test_special_token_that_merges_make(path):
 def test_ids_with_gaps_are_refused(path):
     with pytest.raises(UserError, match=r"theirs\.json gives the token '    ' the id 300, .* numbers it 259"):
         edited(path, lambda content: content["added_tokens"][1].update(id=300))
+
+
+def test_added_tokens_are_decoded_as_the_normalizer_wrote_them(tmp_path):
+    theirs = Tokenizer(models.BPE(BYTES, []))
+    theirs.normalizer = normalizers.ByteLevel()
+    theirs.decoder = decoders.ByteLevel()
+    theirs.add_tokens(["éé"])
+    theirs.save(str(tmp_path / "theirs.json"))
+    tokenizer = load_tokenizer(tmp_path / "theirs.json")
+    ids = tokenizer.encode("a éé")
+    assert ids.tolist() == [97, 32, 256]
+    assert tokenizer.decode(ids) == theirs.decode(ids.tolist()) == "a éé"
 
 
 def test_end_of_text_among_the_words_becomes_special(tmp_path):

@@ -1,4 +1,3 @@
-import json
 import os
 import pickle
 import random
@@ -9,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers as hugging_face
+from training_texts import FRONT, SPECIAL
 
-from conftest import FRONT, SPECIAL
-from jaxdp.data.tokenizers import ONE_THREAD, load_tokenizer, make_tokenizer
-from jaxdp.data.tokenizers.characters import byte_symbol
+from jaxdp.data.tokenizers import ONE_THREAD, library, load_tokenizer, make_tokenizer
+from jaxdp.data.tokenizers.cuts import PIECE_LENGTH
+from jaxdp.data.tokenizers.library import HIDDEN
 from jaxdp.errors import UserError
 
 NAMES = "x<|endoftext|>y [CLS][MASK] [UNK]"
@@ -61,7 +61,7 @@ def test_every_string_comes_back(tokenizer):
 def test_names_of_special_tokens_are_characters(tokenizer):
     special = set(tokenizer.special_ids.values())
     unknown = tokenizer.special_ids.get("[UNK]")
-    for text in (NAMES, *tokenizer.special_ids):
+    for text in (NAMES, *tokenizer.special_ids, HIDDEN + "[MASK]"):
         ids = set(tokenizer.encode(text).tolist())
         assert ids and not ids & special - {unknown}
     assert unknown not in tokenizer.encode("[UNK] [CLS]")
@@ -75,11 +75,17 @@ def test_batch_gives_what_single_texts_give(tokenizer, texts):
     assert tokenizer.encode_batch([]) == []
 
 
+def test_batches_are_encoded_in_groups(monkeypatch):
+    monkeypatch.setattr(library, "GROUP_LENGTH", 5)
+    groups = library._groups(iter(["aaa", "", "bbb", "c" * 9, "d"]))
+    assert list(groups) == [["aaa", "", "bbb"], ["c" * 9], ["d"]]
+
+
 def test_long_text_is_encoded_as_if_whole(tokenizer, texts):
     text = "\n\n  ".join(texts) + " " * 1000
-    assert len(text) > 300_000
-    library = hugging_face.Tokenizer.from_str(tokenizer.to_json())
-    np.testing.assert_array_equal(tokenizer.encode(text), library.encode(text).ids)
+    assert len(text) > 3 * PIECE_LENGTH
+    theirs = hugging_face.Tokenizer.from_str(tokenizer.to_json())
+    np.testing.assert_array_equal(tokenizer.encode(text), theirs.encode(text).ids)
 
 
 def test_special_tokens_are_left_out_and_unknown_ids_show(tokenizer):
@@ -110,9 +116,9 @@ def test_saved_file_gives_the_same_tokenizer(tokenizer, tmp_path):
 SCRIPT = """
 import hashlib, sys
 sys.path.insert(0, {folder!r})
-from conftest import KINDS, SPECIAL, source_texts
+from training_texts import KINDS, SPECIAL, source_texts
 from jaxdp.data.tokenizers import make_tokenizer
-texts = [*source_texts()[::2], *(chr(point) * 2 for point in range(0x400, 0x800))]
+texts = [*source_texts(), *(chr(point) * 2 for point in range(0x400, 0x800))]
 for kind in KINDS:
     print(hashlib.sha256(make_tokenizer(f"{{kind}}:2600", texts, SPECIAL).to_json().encode()).hexdigest())
 """
@@ -168,13 +174,13 @@ def test_half_a_surrogate_pair(tokenizer):
         tokenizer.encode("caf \udce9")
 
 
-def test_vocabulary_too_small(kind):
+def test_vocabulary_too_small(kind, texts):
     with pytest.raises(UserError, match=rf"data\.tokenizer={kind}:5 is too small.*expected {kind}:\d+ or") as error:
-        make_tokenizer(f"{kind}:5", ["some text 123"] * 2, SPECIAL)
-    smallest = str(error.value).rsplit(":", 1)[1].split()[0]
-    assert make_tokenizer(f"{kind}:{smallest}", ["some text 123"] * 2, SPECIAL).vocab_size == int(smallest)
+        make_tokenizer(f"{kind}:5", texts[:2], SPECIAL)
+    smallest = int(str(error.value).rsplit(":", 1)[1].split()[0])
+    assert make_tokenizer(f"{kind}:{smallest}", texts[:2], SPECIAL).vocab_size == smallest
     with pytest.raises(UserError, match="too small"):
-        make_tokenizer(f"{kind}:{int(smallest) - 1}", ["some text 123"] * 2, SPECIAL)
+        make_tokenizer(f"{kind}:{smallest - 1}", texts[:2], SPECIAL)
 
 
 def test_nothing_to_train_on(kind):
@@ -189,6 +195,6 @@ def test_special_token_that_is_a_word(kind):
 
 
 def test_text_without_a_blank_is_learned_from_in_parts(kind):
-    text = "".join(random.Random(0).choices("abcdefgh", k=20_000))
-    tokenizer = make_tokenizer(f"{kind}:400", [text, *["some text"] * 10])
-    assert max(map(len, hugging_face.Tokenizer.from_str(tokenizer.to_json()).get_vocab())) <= 102
+    tokenizer = make_tokenizer(f"{kind}:400", ["ab" * 10_000, *["some text"] * 10])
+    longest = max(map(len, hugging_face.Tokenizer.from_str(tokenizer.to_json()).get_vocab()))
+    assert longest == {"bpe": 100, "unigram": 16, "wordpiece": 100}[kind]
