@@ -12,6 +12,7 @@ from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
 from jaxdp.experiment.composition import Composition
+from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.preemption import Preemption
 
 KERNEL = "params/layer_0/mlp/up/kernel"
@@ -57,15 +58,15 @@ def flip_after(patch, step, position):
 
 def poison(patch, *slots, num_rows=2):
     """The first rows of these slots hold a token that no embedding has, which makes them NaN."""
-    batches_from = Composition.batches
+    batches_from = RowFeed.batches
 
-    def batches(composition, first_step):
-        for step, batch in enumerate(batches_from(composition, first_step), first_step):
-            [slot] = composition.feed.slots([step])
+    def batches(feed, first_step):
+        for step, batch in enumerate(batches_from(feed, first_step), first_step):
+            [slot] = feed.slots([step])
             is_poisoned = (batch["row_ids"] < num_rows)[:, None] & (slot in slots)
             yield {**batch, "tokens": np.where(is_poisoned, np.int32(10**6), batch["tokens"])}
 
-    patch(Composition, "batches", batches)
+    patch(RowFeed, "batches", batches)
 
 
 FAULTS = {"hang_before": hang_before, "flip_after": flip_after, "poison": poison}

@@ -104,7 +104,6 @@ class StreamFeed:
             make_batch=task.make_batch,
             length=config.data.length,
             global_batch_size=config.global_batch_size,
-            seed=config.seed,
             partition=config.data.partition,
             num_processes=topology.num_processes,
             process_index=topology.process_index,

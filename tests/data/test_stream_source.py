@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxdp.data import stream_source
+from jaxdp.data import hub, stream_source
 from jaxdp.data.sources import SourceSpec
 from jaxdp.data.stream_source import open_stream
 from jaxdp.errors import UserError
@@ -139,8 +139,8 @@ def test_zstd_needs_a_package(tmp_path):
 
 
 OUT_OF_REACH = (
-    r"^data\.path=someone/texts is no file or folder here, and the Hugging Face Hub cannot be reached \(.+\): "
-    r"on a machine with network run `hf download someone/texts .*, copy FOLDER here and set data\.path=FOLDER\.$"
+    r"^data\.path=someone/texts is no folder here, and the Hugging Face Hub cannot be reached \(.+\): "
+    r"on a machine with network run `hf download someone/texts .*, copy FOLDER here and set data\.path=FOLDER.*\.$"
 )
 
 
@@ -159,7 +159,7 @@ def test_hub_name_without_network_asks_once(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: pytest.fail("asked again"))
     with pytest.raises(UserError, match=OUT_OF_REACH):
         open_("someone/texts")
-    assert asked == [("someone/texts", stream_source.HUB_SECS)]
+    assert asked == [("someone/texts", hub.HUB_SECS)]
 
 
 def test_hub_name_when_offline(monkeypatch):

@@ -11,6 +11,7 @@ from tiny_runs import load
 
 from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition
+from jaxdp.experiment.data import read_data
 from jaxdp.experiment.diagnose import diagnose
 from jaxdp.trees import leaf_name
 
@@ -24,7 +25,7 @@ def run(request, config_file):
     config = load(
         config_file, "model.num_layers=2", f"model.scan_layers={request.param == 'scanned'}", "model.remat=full"
     )
-    data = parts.read_data(config)
+    data = read_data(config)
     composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
     state = composition.fresh_state()
     return types.SimpleNamespace(composition=composition, params=state.params, layers=LAYERS[request.param])
