@@ -24,15 +24,12 @@ def hang_for_ever():
 
 def hang_before(patch, step):
     """The step never begins, as when a peer in a collective is gone."""
-    asked = iter(range(1, step + 1))
-    request = Preemption.request
 
-    def hanging(hook):
-        if next(asked) == step:
+    def on_dispatch(hook, dispatched, state):
+        if dispatched == step - 1:
             hang_for_ever()
-        return request(hook)
 
-    patch(Preemption, "request", hanging)
+    patch(Preemption, "on_dispatch", on_dispatch)
 
 
 def flip_after(patch, step, position):
