@@ -41,6 +41,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path):
+        self._path = path
         path.touch()
         whole = _whole_lines(path.read_bytes())
         os.truncate(path, sum(map(len, whole)))
@@ -48,10 +49,23 @@ class MetricsFile:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Appends one line."""
+        """Appends one line.
+
+        Raises:
+            UserError: it is not there, or not whole; the next start cuts off what is there of it.
+        """
         numbers = {name: _json_value(value) for name, value in values.items()}
-        line = json.dumps({"step": int(step), "time": time.time(), **numbers}, allow_nan=False)
-        self._file.write(line.encode() + b"\n")
+        text = json.dumps({"step": int(step), "time": time.time(), **numbers}, allow_nan=False)
+        line = text.encode() + b"\n"
+        why = "no space left"
+        try:
+            num_written = self._file.write(line)  # on a full disk it may write a part, and not complain
+        except OSError as error:
+            num_written, why = 0, error.strerror
+        if num_written < len(line):
+            raise UserError(
+                f"{self._path} cannot be written ({why}); make room or mend the directory and run the same command again."
+            )
 
     def close(self) -> None:
         """Closes the file."""

@@ -12,6 +12,8 @@ itself: none waits for another inside Orbax, where nothing would say for whom.
 
 import concurrent.futures
 import itertools
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +45,10 @@ _WRITE_ERRORS = (OSError, ValueError)
 """What a full disk or a broken directory raises; TensorStore, below Orbax, says ValueError."""
 
 
+_FILE_SYSTEM_REASON = re.compile(r"([^:]+?) \[os_error_code=")
+"""Where TensorStore hides what the system said, at the end of a tale of files and offsets."""
+
+
 class CheckpointWriter:
     """Saves states of one run, one at a time, in the background."""
 
@@ -58,6 +64,8 @@ class CheckpointWriter:
         """
         checkpoints.mkdir(parents=True, exist_ok=True)
         self._checkpoints = checkpoints.resolve()
+        self._show_unraisable = sys.unraisablehook
+        sys.unraisablehook = self._show_but_for_echoes
         self._retention = retention
         self._async_save = async_save
         # Created in the background, directories that cannot be made hold the process for minutes.
@@ -155,9 +163,10 @@ class CheckpointWriter:
             raise self._failure(step, error) from error
 
     def _failure(self, step: int | None, error: Exception) -> UserError:
+        why = _FILE_SYSTEM_REASON.search(str(error))
         whole = ", ".join(map(str, committed_steps(self._checkpoints))) or "none"
         return UserError(
-            f"checkpoint {step} could not be written to {self._checkpoints}: {error}; "
+            f"checkpoint {step} could not be written to {self._checkpoints}: {why[1].strip() if why else error}; "
             f"whole checkpoints there: {whole}; "
             "make room or mend the directory and run the same command again."
         )
@@ -169,6 +178,12 @@ class CheckpointWriter:
         finally:
             self._finisher.shutdown()
             self._orbax.close()
+            sys.unraisablehook = self._show_unraisable
+
+    def _show_but_for_echoes(self, unraisable: Any) -> None:
+        """After one array of a save could not be written, TensorStore raises this for every other, where nobody listens."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._show_unraisable(unraisable)
 
 
 def host_copy(state: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -22,6 +23,9 @@ COMMANDS = {
     "devices": "what this process sees, and whether it can train",
 }
 """Each is a module `jaxdp.cli.<name>` with `add_options(parser)` and `run(options, rest) -> exit code`."""
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a full or broken disk says."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout went away (`jaxdp inspect ... | head`): nothing left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+            where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
+            print(f"jaxdp: {where} ({error.strerror}); make room or mend the disk and run the same command again.", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("jaxdp: this is a fault of jaxdp, not of your input; please report it.", file=sys.stderr)
         return 70

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,19 @@ def _has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
     return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that is given up when its disk is full: what it would hold is on the terminal too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger("jaxdp").removeHandler(self)
+        say(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
+
+
 @contextlib.contextmanager
 def _logging_to(log: Path) -> Iterator[None]:
     """Sends what is said to this file too."""
     log.parent.mkdir(exist_ok=True)
-    handler = logging.FileHandler(log)
+    handler = _LogFile(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger = logging.getLogger("jaxdp")
     logger.propagate = False
