@@ -54,6 +54,7 @@ _RANGES = {
     "parallel.bucket_mb": ("above 0", lambda value: value > 0),
     "parallel.check_every_steps": _OFF_OR_MORE,
     "parallel.watchdog_secs": _OFF_OR_MORE,
+    "parallel.init_timeout_secs": ("above 0", lambda value: value > 0),
     "eval.every_steps": _OFF_OR_MORE,
     "eval.num_batches": _NOT_NEGATIVE,
     "checkpoint.every_steps": _OFF_OR_MORE,
@@ -61,6 +62,7 @@ _RANGES = {
     "checkpoint.keep_latest": _AT_LEAST_ONE,
     "checkpoint.keep_best": _NOT_NEGATIVE,
     "checkpoint.keep_every_steps": _OFF_OR_MORE,
+    "checkpoint.grace_secs": _NOT_NEGATIVE,
     "log.every_steps": _OFF_OR_MORE,
 }
 """Numbers that nothing below checks; the rest is checked where it is used."""

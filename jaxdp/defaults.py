@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
     config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times; unset: learned; 0: off
+    config.parallel.init_timeout_secs = 300.0  # how long processes wait for each other at the start
     config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise, slower
 
     config.eval = ConfigDict()
@@ -127,6 +128,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept beside them
     config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever
     config.checkpoint.async_save = True  # write in the background while training goes on
+    config.checkpoint.grace_secs = 0.0  # seconds between SIGTERM and the kill that follows; 0: unknown
 
     config.log = ConfigDict()
     config.log.every_steps = 10  # updates between lines of metrics

@@ -28,3 +28,13 @@ class ReplicasDiffer(UserError):
     """The devices no longer hold the same state; launchers start the run again from its last checkpoint."""
 
     exit_code = 70
+
+
+class PeerLost(UserError):
+    """Another process of the run is missing, stopped or is gone: this one cannot go on."""
+
+    exit_code = 70
+
+    def __init__(self, sentence: str, exit_code: int = 70):
+        super().__init__(sentence)
+        self.exit_code = exit_code

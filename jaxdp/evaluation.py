@@ -10,11 +10,24 @@ from jaxdp.parallel.spmd import Program
 from jaxdp.typing import HostBatch, PyTree
 
 
+class EvaluationLeft(Exception):
+    """The processes have agreed on a request to stop; there is no result.
+
+    Attributes:
+        request: which one.
+    """
+
+    def __init__(self, request: int):
+        super().__init__(f"request {request}")
+        self.request = request
+
+
 def evaluate(
     program: Program,
     params: PyTree,
     batches: Iterable[HostBatch],
     place: Callable[[HostBatch], PyTree],
+    make_signals: Callable[[], PyTree],
     derived_metrics: Callable[[Mapping[str, float]], Mapping[str, float]],
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
@@ -25,20 +38,29 @@ def evaluate(
         params: replicated parameters.
         batches: host batches; rows of padding have weight 0.
         place: puts a host batch on the devices; runs ahead in a thread.
+        make_signals: this process's signals, placed; asked before each batch.
         derived_metrics: further metrics from the means.
         progress: called when a batch is done.
+
+    Raises:
+        EvaluationLeft: a process asked for something more urgent; all raise it
+            after the same batch.
     """
     totals = Totals()
     pending = None
     with Prefetch(batches, place) as placed:
         for batch in placed:
-            sums = program(params, batch)
+            results = program(params, batch, make_signals())
             if pending is not None:  # read one batch late, so that the devices never wait
-                totals.add(jax.device_get(pending))
+                sums, request = jax.device_get(pending)
+                if request:
+                    raise EvaluationLeft(int(request))
+                totals.add(sums)
                 progress()
-            pending = sums
+            pending = results
     if pending is not None:
-        totals.add(jax.device_get(pending))
+        sums, _ = jax.device_get(pending)  # it is complete, whatever was asked meanwhile
+        totals.add(sums)
     means = totals.means()
     means |= derived_metrics(means)
     return {f"eval/{name}": value for name, value in means.items()}

@@ -172,11 +172,18 @@ def _unless_skipped(
     )
 
 
-def make_eval_step(loss: Loss) -> Callable[[PyTree, PyTree], dict[str, tuple]]:
-    """Builds the evaluation of one device's rows: every metric's (sum, weight) over all devices."""
+def make_eval_step(
+    loss: Loss,
+) -> Callable[[PyTree, PyTree, Signals], tuple[dict[str, tuple], jax.Array]]:
+    """Builds the evaluation of one device's rows.
 
-    def eval_step(params: PyTree, batch: PyTree):
+    It returns every metric's (sum, weight) over all devices, and the largest
+    request of any process, so that all can leave an evaluation after the same batch.
+    """
+
+    def eval_step(params: PyTree, batch: PyTree, signals: Signals):
         sums = loss(params, batch, None)
-        return jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
+        totals = jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
+        return totals, combine(signals)["request"]
 
     return eval_step

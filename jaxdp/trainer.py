@@ -26,8 +26,23 @@ class Abandoned(Exception):
     """Raised by `on_step`: what the run has become is not to be used. The loop returns it in its outcome."""
 
 
+class StopHere(Exception):
+    """Raised by `on_start` and `on_state`: all processes have agreed to stop after this step.
+
+    Attributes:
+        request: the agreed request.
+    """
+
+    def __init__(self, request: int):
+        super().__init__(f"request {request}")
+        self.request = request
+
+
 class Hook:
     """What happens around the steps; every method may be left as it is."""
+
+    def on_start(self, step: int, state: TrainState) -> None:
+        """The loop is about to go on from the state after `step` updates."""
 
     def request(self) -> int:
         """What this process asks all processes to do; asked before each step."""
@@ -112,6 +127,8 @@ def train(
             hook.on_step(info)
 
     try:
+        for hook in hooks:
+            hook.on_start(step, state)
         while step < total_steps and not request:
             batch, batch_hash = next(batches)
             queue_state = queue()
@@ -129,6 +146,8 @@ def train(
                     hook.on_state(step, state)
                 mark = time.perf_counter()
         finish_pending()
+    except StopHere as stop:
+        request = stop.request
     except Abandoned as abandoned:
         # Without its traceback, whose frames would keep the state in memory.
         return Outcome(state, step, request, abandoned.with_traceback(None))

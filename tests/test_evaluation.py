@@ -10,8 +10,9 @@ from tiny_training import LENGTH, VOCAB_SIZE, bigram, bigram_params, topology
 
 from jaxdp.data.pipeline import eval_batches
 from jaxdp.data.windows import TokenWindows
-from jaxdp.evaluation import evaluate
+from jaxdp.evaluation import EvaluationLeft, evaluate
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
+from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import CausalLM, TaskInputs
@@ -55,10 +56,12 @@ def measured(request):
         here,
         abstract_replicated(params, here),
         abstract_batch(TASK.batch_spec(ROWS // request.param) | row_spec, here),
-        mapped=(1,),
+        abstract_batch(signals_spec(), here),
+        mapped=(1, 2),
     )
+    make_signals = signal_maker(here)
 
-    def call(tokens, num_batches=0):
+    def call(tokens, num_batches=0, ask=lambda: 0):
         batches = eval_batches(
             TokenWindows(tokens, LENGTH, keep_tail=True),
             TASK.make_batch,
@@ -68,7 +71,12 @@ def measured(request):
             num_batches=num_batches,
         )
         return evaluate(
-            program, params, batches, lambda batch: place_batch(batch, here), TASK.derived_metrics
+            program,
+            params,
+            batches,
+            lambda batch: place_batch(batch, here),
+            lambda: make_signals(ask(), 0),
+            TASK.derived_metrics,
         )
 
     return call
@@ -103,18 +111,33 @@ def test_each_batch_is_read_after_the_next_is_dispatched():
             events.append(f"read {self.number}")
             return np.array([self.number, 1.0])
 
-    def program(params, batch):
+    def program(params, batch, request):
         events.append(f"dispatch {batch}")
-        return {"loss": Result(batch)}
+        return {"loss": Result(batch)}, request
 
-    metrics = evaluate(program, None, iter([1, 2, 3]), lambda batch: batch, lambda means: {})
+    metrics = evaluate(program, None, iter([1, 2, 3]), lambda batch: batch, lambda: 0, lambda means: {})
     assert events == ["dispatch 1", "dispatch 2", "read 1", "dispatch 3", "read 2", "read 3"]
     assert metrics == {"eval/loss": 2.0}
 
 
 def test_derived_metrics_see_the_means():
-    def program(params, batch):
-        return {"loss": (batch, 1.0)}
+    def program(params, batch, request):
+        return {"loss": (batch, 1.0)}, request
 
-    metrics = evaluate(program, None, [1.0, 2.0], lambda batch: batch, lambda means: {"twice": 2 * means["loss"]})
+    metrics = evaluate(
+        program, None, [1.0, 2.0], lambda batch: batch, lambda: 0, lambda means: {"twice": 2 * means["loss"]}
+    )
     assert metrics == {"eval/loss": 1.5, "eval/twice": 3.0}
+
+
+def test_a_request_ends_it_after_the_same_batch_everywhere(measured):
+    """What any device's process asks, all read with the batch it came with."""
+    asked = iter([0, 15, 0, 0, 0, 0, 0, 0])
+    with pytest.raises(EvaluationLeft) as left:
+        measured(TOKENS, ask=lambda: next(asked))
+    assert left.value.request == 15
+    assert len(list(asked)) == 5  # the third batch was under way when the second one's request was read
+
+
+def test_a_request_that_comes_with_the_last_batch_is_too_late(measured):
+    assert measured(TOKENS[:2], ask=lambda: 15) == measured(TOKENS[:2])

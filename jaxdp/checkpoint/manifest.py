@@ -7,11 +7,14 @@ of every array as it was on the device, and the metrics of that step. It also
 carries its own digest, so that damage to it is seen like any other.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +45,58 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Commits the checkpoint: durable, then renamed into place."""
+    """Commits the checkpoint: on disk, then renamed into place.
+
+    Also the rename, and that of the directory itself, is on disk when this returns,
+    so that what is deleted next is no longer needed even if the power fails.
+    """
     temporary = directory / (MANIFEST + ".tmp")
     with open(temporary, "w") as file:
         file.write(_text({"format": FORMAT, **dataclasses.asdict(manifest)}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, directory / MANIFEST)
+    for changed in (directory, directory.parent):
+        _sync(changed)
+
+
+def manifest_digest(directory: Path) -> str | None:
+    """SHA-256 of the manifest, damaged or not; None where there is none."""
+    try:
+        return _sha256(directory / MANIFEST)
+    except FileNotFoundError:
+        return None
+    except Unreadable as failure:
+        return str(failure)
+
+
+def record_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
+    """Gives a checkpoint that was saved without an evaluation the metrics of one made later."""
+    manifest = read_manifest(directory)
+    write_manifest(directory, dataclasses.replace(manifest, metrics=finite_metrics(metrics)))
+
+
+def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """None for what JSON has no number for."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a checkpoint; None where there is none or it is damaged."""
+    path = directory / MANIFEST
     try:
-        text = (directory / MANIFEST).read_text()
+        text = _read(path).decode()
         body = json.loads(text)
         del body["digest"]
         # Compared as text: a changed digit that reads as the same number is damage too.
         if text != _text(body):
             return None
         format_found = body.pop("format")
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (Unreadable, FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     if format_found != FORMAT:
         raise UserError(
-            f"{directory / MANIFEST} has format {format_found}, this version of jaxdp reads {FORMAT}; "
+            f"{path} has format {format_found}, this version of jaxdp reads {FORMAT}; "
             "use the version that wrote it."
         )
     return Manifest(**body)
@@ -84,18 +115,26 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
         raise DamageFound(f"{checkpoint / MANIFEST} is missing or damaged.")
     name = f"{item}/metadata"
     path = checkpoint / name
-    if not path.is_file() or _sha256(path) != manifest.files[name]["sha256"]:
+    try:
+        content = _read(path)
+    except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamageFound(f"{path} is missing or not what was written.") from error
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]["sha256"]:
         raise DamageFound(f"{path} is missing or not what was written.")
-    return json.loads(path.read_text())
+    return json.loads(content)
 
 
 def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below a checkpoint, by relative path."""
-    return {
-        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+    """Size and SHA-256 of every file below a checkpoint, by relative path; all are on disk when it returns."""
+    described = {}
+    for path in sorted(directory.rglob("*")):
+        _sync(path)
+        if path.is_file():
+            described[path.relative_to(directory).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+    return described
 
 
 def find_damage(directory: Path) -> list[str]:
@@ -110,12 +149,17 @@ def find_damage(directory: Path) -> list[str]:
     problems = []
     for name, expected in manifest.files.items():
         path = directory / name
-        if not path.is_file():
+        try:
+            with _reading(path):
+                size = path.stat().st_size
+            if size != expected["bytes"]:
+                problems.append(f"{path} has {size} bytes, {expected['bytes']} were written")
+            elif _sha256(path) != expected["sha256"]:
+                problems.append(f"{path} has another SHA-256 than when it was written")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             problems.append(f"{path} is missing")
-        elif path.stat().st_size != expected["bytes"]:
-            problems.append(f"{path} has {path.stat().st_size} bytes, {expected['bytes']} were written")
-        elif _sha256(path) != expected["sha256"]:
-            problems.append(f"{path} has another SHA-256 than when it was written")
+        except Unreadable as failure:
+            problems.append(str(failure))
     return problems
 
 
@@ -136,6 +180,47 @@ def _text(body: Mapping[str, Any]) -> str:
     return json.dumps(body | {"digest": digest}, indent=1, allow_nan=False)
 
 
+class Unreadable(Exception):
+    """The disk itself cannot read a file: as good as damaged."""
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tells a broken disk from what is no damage, such as missing permission.
+
+    Raises:
+        Unreadable: the disk reports an error of its own.
+        UserError: it cannot be read for another reason, which must be mended first.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); mend that, then run the same command again."
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    with _reading(path):
+        return path.read_bytes()
+
+
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with _reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's contents, or a directory's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems sync no directories
+            raise
+    finally:
+        os.close(descriptor)

@@ -5,11 +5,13 @@ Orbax writes one composite {state, data, config} into a temporary directory and
 renames it; then the manifest is written, which makes it count; then what no
 retention rule wants is deleted. A failure of any of these surfaces at the next
 call of `check`.
+
+Every process holds the same state, so process 0 alone writes, and each reads for
+itself: none waits for another inside Orbax, where nothing would say for whom.
 """
 
 import concurrent.futures
 import itertools
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +26,15 @@ from jaxdp.checkpoint.manifest import (
     committed_steps,
     describe_files,
     find_damage,
+    finite_metrics,
+    manifest_digest,
     read_manifest,
     write_manifest,
 )
 from jaxdp.checkpoint.retention import Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.parallel.peers import Peers
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
@@ -57,10 +62,18 @@ class CheckpointWriter:
         self._async_save = async_save
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(
+                composite_options=ocp.CompositeOptions(multiprocessing_options=_by_itself())
+            ),
+            async_options=options,
+            multiprocessing_options=_by_itself(),
+        )
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
         self._pending: concurrent.futures.Future | None = None
         self._last_step: int | None = None
+        self.longest_save_secs = 0.0
+        """From the call of `save` until the checkpoint counts; 0 before the first."""
         # Compiled now, so that the first save does not stop to compile.
         self._checksums = jax.jit(leaf_checksums).lower(abstract_state).compile()
 
@@ -78,10 +91,15 @@ class CheckpointWriter:
             UserError: the previous save failed, or this one cannot begin.
         """
         self.wait()
+        start = time.monotonic()
+        checksums = self._checksums(state)  # on all processes: programs run everywhere or nowhere
+        if jax.process_index() != 0:
+            return
         if step == self._last_step or read_manifest(self._checkpoints / str(step)) is not None:
             return
-        checksums = self._checksums(state)
         try:
+            if not self._checkpoints.is_dir():
+                raise FileNotFoundError("the directory is gone")
             self._orbax.save(
                 self._checkpoints / str(step),
                 args=ocp.args.Composite(
@@ -96,22 +114,24 @@ class CheckpointWriter:
             {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
             for name, leaf in named_leaves(state)
         ]
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._last_step = step
-        self._pending = self._finisher.submit(self._finish, step, leaves, checksums, finite)
+        self._pending = self._finisher.submit(
+            self._finish, step, leaves, checksums, finite_metrics(metrics), start
+        )
         if not self._async_save:
             self.wait()
 
-    def _finish(self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict) -> None:
+    def _finish(
+        self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict, start: float
+    ) -> None:
         self._orbax.wait_until_finished()
-        if jax.process_index() != 0:
-            return
         directory = self._checkpoints / str(step)
         for leaf, checksum in zip(leaves, np.asarray(checksums).tolist(), strict=True):
             leaf["checksum"] = checksum
         write_manifest(
             directory, Manifest(step, time.time(), metrics, leaves, describe_files(directory))
         )
+        self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
         apply_retention(self._checkpoints, self._retention)
 
     def check(self) -> None:
@@ -166,14 +186,21 @@ def host_copy(state: PyTree) -> PyTree:
     return jax.tree.map(copy, state, jax.device_get(state))
 
 
-def restore(checkpoint: Path, abstract_state: TrainState) -> TrainState:
+def restore(
+    checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True
+) -> TrainState:
     """The whole train state, placed as `abstract_state` says, on however many devices.
+
+    Args:
+        checkpoint: its directory.
+        abstract_state: shapes, dtypes and shardings.
+        check_files: False: they have been compared with the manifest just now.
 
     Raises:
         DamageFound: files or restored values are not those that were saved.
         UserError: the checkpoint holds another model; both sides are shown.
     """
-    manifest = _whole_manifest(checkpoint)
+    manifest = _whole_manifest(checkpoint, check_files=check_files)
     check_same_arrays(checkpoint, manifest.leaves, abstract_state)
     state = _read_state(checkpoint, abstract_state, partial=False)
     found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
@@ -204,33 +231,68 @@ def restore_latest(
     abstract_state: TrainState,
     report: Callable[[str], None],
     last_step: int | None = None,
+    *,
+    peers: Peers | None = None,
 ) -> TrainState | None:
     """The newest undamaged state up to `last_step`; None where there is no checkpoint.
 
     A damaged one is named through `report`, set aside as `<step>.damaged` and
-    the one before it is used.
+    the one before it is used. Process 0 decides which one is tried and sets it
+    aside where any process finds it damaged, so that all restore the same.
 
     Raises:
         DamageFound: there are checkpoints, and all are damaged.
+        UserError: a process does not see the checkpoint that process 0 sees.
     """
-    steps = [
-        step for step in committed_steps(checkpoints) if last_step is None or step <= last_step
-    ]
-    for step in reversed(steps):
+    peers = peers or Peers.alone()
+    found_any = False
+    while True:
+        steps = [step for step in committed_steps(checkpoints) if last_step is None or step <= last_step]
+        step = peers.tell(steps[-1] if steps else None)
+        if step is None:
+            break
+        found_any = True
         directory = checkpoints / str(step)
-        try:
-            return restore(directory, abstract_state)
-        except DamageFound as damage:
-            aside = _free_name(directory)
-            report(f"checkpoint {step} is damaged and set aside as {aside}: {damage}")
-            if jax.process_index() == 0:
-                directory.rename(aside)
-    if steps:
+        state, problem = _restore_together(directory, abstract_state, peers)
+        if problem is None:
+            return state
+        aside = peers.tell(str(_free_name(directory)))
+        report(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
+        if peers.is_first:
+            directory.rename(aside)
+    if found_any:
         raise DamageFound(
             f"every checkpoint in {checkpoints} is damaged and set aside; run the same command again "
             "to train from the start, or restore them from a copy."
         )
     return None
+
+
+def _restore_together(
+    directory: Path, abstract_state: TrainState, peers: Peers
+) -> tuple[TrainState | None, str | None]:
+    """The state, and what is wrong with it in the eyes of any process."""
+    _check_seen(directory, peers)
+    problems = peers.tell(find_damage(directory) if peers.is_first else None)
+    if problems:
+        return None, "; ".join(problems) + "."
+    state, problem = None, None
+    try:
+        state = restore(directory, abstract_state, check_files=False)
+    except DamageFound as damage:
+        problem = str(damage)
+    return state, next(filter(None, peers.gather(problem)), None)
+
+
+def _check_seen(directory: Path, peers: Peers) -> None:
+    """Raises UserError, in every process, if one of them sees another checkpoint than process 0."""
+    seen = peers.gather(manifest_digest(directory))
+    for process, digest in enumerate(seen):
+        if digest != seen[0]:
+            raise UserError(
+                f"process {process} on {peers.hosts[process]} does not see checkpoint {directory} as process 0 on "
+                f"{peers.hosts[0]} does; --workdir must be one directory that all machines share."
+            )
 
 
 def _free_name(directory: Path) -> Path:
@@ -277,19 +339,37 @@ def _shortened(names: list[str], limit: int = 4) -> str:
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _whole_manifest(checkpoint: Path) -> Manifest:
-    problems = find_damage(checkpoint)
+def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
+    manifest = read_manifest(checkpoint)
+    problems = find_damage(checkpoint) if check_files or manifest is None else []
     if problems:
         raise DamageFound("; ".join(problems) + ".")
-    return read_manifest(checkpoint)
+    return manifest
 
 
 def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
-    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    return reader.restore(
+    """Reads into host memory once, then places the leaves that have a sharding."""
+    reader = ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=_by_itself()),
+        multiprocessing_options=_by_itself(),
+    )
+    on_host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target)
+    arrays = reader.restore(
         checkpoint.resolve() / "state",
-        args=ocp.args.PyTreeRestore(
-            item=target, restore_args=restore_args, partial_restore=partial
-        ),
+        args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),
+    )
+    return jax.tree.map(_placed, arrays, target)
+
+
+def _placed(array: np.ndarray, wanted: Any) -> Any:
+    if getattr(wanted, "sharding", None) is None:
+        return array
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: array[index])
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+    """Orbax as if there were no other process."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
     )

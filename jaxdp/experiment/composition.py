@@ -17,6 +17,7 @@ from jaxdp.parallel.devices import (
     BatchShape,
     Topology,
     check_device_count,
+    check_same_devices,
     configure_backend,
     connected_topology,
     divide_batch,
@@ -26,13 +27,17 @@ from jaxdp.parallel.placement import (
     abstract_batch,
     abstract_replicated,
     place_batch,
-    place_per_device,
 )
-from jaxdp.parallel.processes import Processes, connect
-from jaxdp.parallel.signals import host_signals, signals_spec
+from jaxdp.parallel.processes import ALONE, Processes, connect
+from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.state import TrainState
 from jaxdp.step import make_train_step
+from jaxdp.watchdog import longest_limit_secs
+
+
+MIN_HEARTBEAT_SECS = 100.0
+"""JAX's own default."""
 
 
 class Composition:
@@ -43,14 +48,14 @@ class Composition:
         config: ConfigDict,
         data: Data,
         total_steps: int,
-        processes: Processes | None = None,
+        processes: Processes = ALONE,
     ):
         """
         Args:
             config: resolved.
             data: read before, since no backend may run while data is prepared.
             total_steps: length of the run, which schedules need.
-            processes: None: this process alone.
+            processes: those that train together; all are known to be there.
         """
         self.config, self.data, self.total_steps = config, data, total_steps
         configure_backend(
@@ -58,9 +63,10 @@ class Composition:
             fitting_cpu_devices(config.global_batch_size),
             deterministic=config.parallel.deterministic,
         )
-        if processes:
-            connect(processes)
+        if processes.num_processes > 1:
+            connect(processes, config.parallel.init_timeout_secs, _heartbeat_secs(config))
         self.topology: Topology = connected_topology()
+        check_same_devices(self.topology)
         check_device_count(config.parallel.cpu_devices, self.topology)
         self.shape: BatchShape = divide_batch(
             config.global_batch_size, config.microbatch_size, self.topology.num_devices
@@ -119,11 +125,10 @@ class Composition:
         return place_batch(batch, self.topology), hashed
 
     def signal_maker(self) -> Callable[[int, int], Any]:
-        """A function (request, hash) -> placed signals; the silent ones are placed once."""
+        """A function (request, hash) -> placed signals."""
+        return signal_maker(self.topology)
 
-        def place(request: int, tally: int):
-            signals = host_signals(self.topology.num_local_devices, request, tally)
-            return {name: place_per_device(array, self.topology) for name, array in signals.items()}
 
-        silent = place(0, 0)
-        return lambda request, tally: place(request, tally) if request or tally else silent
+def _heartbeat_secs(config: ConfigDict) -> float:
+    """When JAX may abort for a process that no longer answers: after our watchdog, which says where it hangs."""
+    return max(MIN_HEARTBEAT_SECS, 2 * longest_limit_secs(config.parallel.watchdog_secs))

@@ -26,6 +26,7 @@ from jaxdp.parallel.devices import (
     fitting_cpu_devices,
 )
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
+from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
@@ -62,19 +63,35 @@ class Evaluator:
             topology,
             abstract_params,
             abstract_batch(spec, topology),
-            mapped=(1,),
+            abstract_batch(signals_spec(), topology),
+            mapped=(1, 2),
         )
+        self._make_signals = signal_maker(topology)
 
     @property
     def metric_names(self) -> list[str]:
         """Full names of what a call returns."""
         structure = self._program.call.out_tree
-        measured = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
+        measured, _ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
         return [f"eval/{name}" for name in (*measured, *derived)]
 
-    def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """All metrics over the split, as `eval/<name>`; `progress` is called when a batch is done."""
+    def __call__(
+        self,
+        params: PyTree,
+        progress: Callable[[], None] = lambda: None,
+        request: Callable[[], int] = lambda: 0,
+    ) -> dict[str, float]:
+        """All metrics over the split, as `eval/<name>`.
+
+        Args:
+            params: replicated.
+            progress: called when a batch is done.
+            request: what this process asks all to do instead; 0: nothing.
+
+        Raises:
+            EvaluationLeft: a process asked for something.
+        """
         batches = eval_batches(
             self._source,
             self._task.make_batch,
@@ -88,6 +105,7 @@ class Evaluator:
             params,
             batches,
             lambda batch: place_batch(batch, self._topology),
+            lambda: self._make_signals(request(), 0),
             self._task.derived_metrics,
             progress,
         )

@@ -13,13 +13,20 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdp import config as configuration
-from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item
+from jaxdp.checkpoint.manifest import (
+    committed_steps,
+    find_damage,
+    read_item,
+    read_manifest,
+    record_metrics,
+)
 from jaxdp.checkpoint.retention import Retention, delete_checkpoint, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment import parts, report
+from jaxdp.experiment.agreement import check_same, check_shared_directory, statement
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import Evaluator
@@ -31,13 +38,15 @@ from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
-from jaxdp.hooks.preemption import Preemption
+from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.model import num_parameters
 from jaxdp.parallel.barrier import wait_for_all
+from jaxdp.parallel.clusters import check_coordinator, cluster_processes
 from jaxdp.parallel.peaks import peak_flops
-from jaxdp.parallel.processes import Processes, cluster_processes
+from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.spmd import Program
 from jaxdp.state import TrainState
 from jaxdp.terminal import ProgressLine, say, show_table
@@ -92,32 +101,49 @@ def run(
     """
     directory = WorkDir(workdir)
     directory.create()
-    processes = processes or cluster_processes()
-    is_first = processes is None or processes.process_index == 0
+    processes = processes or cluster_processes() or ALONE
+    check_coordinator(processes)
+    try:
+        return _run(config, directory, resume, profile, processes)
+    except Stopped as stopped:
+        steps = committed_steps(directory.checkpoints)
+        say(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
+        return Result(steps[-1] if steps else 0, stopped.number)
+
+
+def _run(
+    config: ConfigDict, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes
+) -> Result:
+    """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
-        if is_first:
+        preemption = stack.enter_context(Preemption(say, config.checkpoint.grace_secs))
+        peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, say))
+        if peers.is_first:
             stack.enter_context(directory.locked())
-        preemption = stack.enter_context(Preemption(say))
-        log = directory.log(processes.process_index if processes else 0)
+        log = directory.log(peers.process_index)
         stack.enter_context(_logging_to(log))
         watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
-        steps = _steps_to_resume(directory, resume, clean=is_first)
+        check_shared_directory(peers, directory)
+        steps = _steps_to_resume(directory, resume, clean=peers.is_first)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
             data = read_data(config, _own_tokenizer(directory) if steps else None)
-        config = parts.resolve(config, data.vocab_size)
-        total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+            config = parts.resolve(config, data.vocab_size)
+            total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+            check_same(peers, statement(config, data.fingerprint, total_steps))
         if steps:
             saved = _saved_config(directory.checkpoints, steps)
             if saved is not None:
                 configuration.check_resumable(saved, configuration.to_json(config), directory.root)
-            if steps[-1] >= total_steps and not find_damage(directory.checkpoints / str(steps[-1])):
+            if peers.tell(peers.is_first and _has_finished(directory.checkpoints, steps[-1], total_steps)):
                 say(f"{directory.root} has finished its {steps[-1]} steps; a larger total_steps continues it.")
                 return Result(steps[-1], 0)
         elif config.init_from:
             find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
+        if peers.num_processes > 1:
+            preemption.hold(peers)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
-        return _Session(composition, directory, profile, preemption, watchdog).run()
+        return _Session(composition, directory, profile, preemption, watchdog, peers).run()
 
 
 def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:
@@ -153,6 +179,13 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
     return None
 
 
+def _has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
+    """Whether the run is past its end, or at it with its evaluation made, in a checkpoint without damage."""
+    if step < total_steps or find_damage(checkpoints / str(step)):
+        return False
+    return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
+
+
 @contextlib.contextmanager
 def _logging_to(log: Path) -> Iterator[None]:
     """Sends what is said to this file too."""
@@ -165,6 +198,12 @@ def _logging_to(log: Path) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
+    except UserError as error:
+        logger.error(str(error))
+        raise
+    except Exception:
+        logger.exception("a fault of jaxdp")
+        raise
     finally:
         logger.removeHandler(handler)
         handler.close()
@@ -180,7 +219,9 @@ class _Session:
         profile: Profile | None,
         preemption: Preemption,
         watchdog: Watchdog,
+        peers: Peers,
     ):
+        self._peers = peers
         self._composition, self._directory = composition, directory
         self._profile, self._preemption, self._watchdog = profile, preemption, watchdog
         self._config = composition.config
@@ -201,6 +242,7 @@ class _Session:
             self._show(program)
         with self._watchdog.phase("restoring"):
             state, first_step = self._restore_or_initialise()
+        self._preemption.hold(self._peers)
         if self._is_first:
             self._record_config(first_step)
         while (outcome := self._train(program, evaluator, state, first_step)).abandoned:
@@ -208,8 +250,13 @@ class _Session:
                 last_step = self._rollbacks.leave_out(outcome.abandoned, outcome.state.params)
                 del outcome, state  # there is memory for one
                 state, first_step = self._roll_back(last_step)
-        # A signal during the last step changes nothing: the run is complete.
-        request = outcome.request if outcome.step < composition.total_steps else 0
+        # A signal during the last step changes nothing: the run is complete. All wait until it is.
+        complete = self._peers.tell(
+            self._is_first
+            and outcome.step == composition.total_steps
+            and _has_finished(self._directory.checkpoints, outcome.step, composition.total_steps)
+        )
+        request = 0 if complete else outcome.request
         say(
             f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
             if request
@@ -281,7 +328,9 @@ class _Session:
     def _restore_or_initialise(self, last_step: int | None = None) -> tuple[TrainState, int]:
         """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
         composition, checkpoints = self._composition, self._directory.checkpoints
-        state = restore_latest(checkpoints, composition.abstract_state, say, last_step)
+        state = restore_latest(
+            checkpoints, composition.abstract_state, say, last_step, peers=self._peers
+        )
         if state is not None:
             step = int(state.step)
             self._rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
@@ -335,9 +384,13 @@ class _Session:
         evaluating = Evaluating(
             Every(config.eval.every_steps, last_step),
             lambda state: evaluator(
-                state.params if state.ema is None else state.ema, progress=self._watchdog.beat
+                state.params if state.ema is None else state.ema,
+                progress=self._watchdog.beat,
+                request=self._preemption.request,
             ),
             write,
+            self._owes_evaluation,
+            self._record_metrics,
         )
         writer = CheckpointWriter(
             self._directory.checkpoints,
@@ -359,6 +412,8 @@ class _Session:
             configuration.to_json(config),
             evaluating.last_at,
             minutes=config.checkpoint.every_minutes,
+            remaining_secs=self._preemption.remaining_secs,
+            report=say,
         )
         hooks = [
             self._preemption,
@@ -384,6 +439,15 @@ class _Session:
             )
             hooks.append(InPhase(profiling, lambda: self._watchdog.phase("profiling")))
         return hooks
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether the checkpoint of this step was saved in the middle of its evaluation."""
+        checkpoint = self._directory.checkpoints / str(step)
+        return self._peers.tell(self._is_first and step > 0 and not read_manifest(checkpoint).metrics)
+
+    def _record_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._is_first:
+            record_metrics(self._directory.checkpoints / str(step), metrics)
 
     def _consistency(self, checkpointing: Checkpointing) -> Consistency:
         """The check of the replicas; before all hooks that use or save the state."""

@@ -1,5 +1,6 @@
 """When to save, and what goes into a checkpoint beside the state."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ class Checkpointing(Hook):
         evaluated: Callable[[int], Mapping[str, float]],
         *,
         minutes: float = 0.0,
+        remaining_secs: Callable[[], float] = lambda: math.inf,
+        report: Callable[[str], None] = lambda sentence: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """
@@ -36,6 +39,8 @@ class Checkpointing(Hook):
             config: the resolved configuration.
             evaluated: metrics of the evaluation at this step; empty if there was none.
             minutes: time between saves; 0: not by the clock.
+            remaining_secs: until the process will be killed, as far as is known.
+            report: told when there is no time for the last save.
             clock: seconds; replaced in tests.
         """
         self._writer = writer
@@ -44,9 +49,15 @@ class Checkpointing(Hook):
         self._config = config
         self._evaluated = evaluated
         self._secs = 60.0 * minutes
+        self._remaining_secs = remaining_secs
+        self._report = report
         self._clock = clock
         self._last_time = clock()
         self._agreed = False
+        self._first_step = -1
+
+    def on_start(self, step: int, state: TrainState) -> None:
+        self._first_step = step
 
     def request(self) -> int:
         overdue = self._secs > 0 and self._clock() - self._last_time >= self._secs
@@ -66,5 +77,14 @@ class Checkpointing(Hook):
         self._last_time, self._agreed = self._clock(), False
 
     def on_stop(self, step: int, state: TrainState) -> None:
-        self.on_state(step, state)
+        needed, remaining = self._writer.longest_save_secs, self._remaining_secs()
+        if step == self._first_step:
+            pass  # nothing has changed
+        elif needed > remaining:
+            self._report(
+                f"the state after step {step} is not saved: a save of this run takes up to {needed:.1f} s, and "
+                f"{max(remaining, 0.0):.1f} s are left of checkpoint.grace_secs; the checkpoint before stays the last"
+            )
+        else:
+            self.on_state(step, state)
         self._writer.wait()

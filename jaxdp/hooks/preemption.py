@@ -1,43 +1,188 @@
 """SIGTERM and Ctrl-C: finish the step, save, leave.
 
 The signal only sets a number; the control word of the step carries it to all
-processes, so that all stop after the same step. A second signal stops at once.
+processes, so that all stop after the same step. While there is nothing to save
+yet, the first signal stops the run at once; a second one always does.
+
+Python runs a handler between two bytecodes of the main thread, which are
+minutes apart while it compiles or waits for devices. So a thread hears of
+signals too: it answers the person who sent one, and ends the process where the
+main thread does not come to it in time.
 """
 
+import math
+import os
 import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from jaxdp.trainer import Hook
+from jaxdp.parallel.peers import Peers
+from jaxdp.state import TrainState
+from jaxdp.trainer import Hook, StopHere
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
 """Exit code after a save that this signal asked for."""
+
+UNWIND_SECS = 5.0
+"""How long the main thread has for stopping at once: closing files, ending workers."""
+
+MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
+"""Share of the grace that is kept for leaving, and its least."""
+
+
+class Stopped(BaseException):
+    """A signal came while there was nothing to save.
+
+    No Exception, like KeyboardInterrupt: whatever is interrupted must not handle it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"{signal.Signals(number).name} came before its first step")
+        self.number = number
+        self.exit_code = exit_code(number)
 
 
 class Preemption(Hook):
     """Turns the first SIGINT or SIGTERM into a request to stop; a context manager."""
 
-    def __init__(self, report: Callable[[str], None]):
+    def __init__(
+        self,
+        report: Callable[[str], None],
+        grace_secs: float = 0.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        end_process: Callable[[int], None] = os._exit,
+    ):
+        """
+        Args:
+            report: what to tell the person who watches.
+            grace_secs: time between the signal and the kill that follows it; 0: unknown.
+            clock: seconds; replaced in tests.
+            end_process: ends the process with an exit code, whatever the main thread
+                is doing; replaced in tests.
+        """
         self._report = report
+        self._grace_secs = grace_secs
+        self._clock = clock
+        self._end_process = end_process
+        self._peers: Peers | None = None
+        self._has_started = False
         self._received = 0
+        self._num_handled = 0
+        self._deadline = math.inf
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
-        self._previous = {number: signal.signal(number, self._receive) for number in EXIT_CODES}
+        self._incoming, self._outgoing = socket.socketpair()
+        self._outgoing.setblocking(False)
+        self._thread = threading.Thread(target=self._listen, name="jaxdp-signals", daemon=True)
+        self._thread.start()
+        self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_descriptor)
+        self._outgoing.send(b"\0")  # no signal: ends the thread
+        self._thread.join()
+        self._outgoing.close()
+        self._incoming.close()
+
+    def hold(self, peers: Peers) -> None:
+        """From now on the first signal only asks: there is a state to save, or there are others to agree with.
+
+        Raises:
+            Stopped: a signal has come before.
+        """
+        if self._received and not self._peers:
+            raise Stopped(self._received)
+        self._peers = peers
+
+    def on_start(self, step: int, state: TrainState) -> None:
+        """Stops before the first step where a signal came while others were depended on.
+
+        Not where the loop starts once more, after going back: what was learned by
+        then is saved with the next step.
+        """
+        request = 0 if self._has_started else max(self._peers.gather(self._received))
+        self._has_started = True
+        if request:
+            raise StopHere(request)
 
     def request(self) -> int:
         return self._received
 
-    def _receive(self, number: int, _frame) -> None:
-        if self._received:
+    def remaining_secs(self) -> float:
+        """Until the process should have left; infinite while no signal came or no grace is known."""
+        return self._deadline - self._clock()
+
+    def _handle(self, number: int, _frame) -> None:
+        """In the main thread."""
+        self._received = self._received or number
+        self._num_handled += 1
+        if self._num_handled > 1:
             sys.exit(128 + number)
-        self._received = number
-        self._report(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+        if not self._peers:
+            raise Stopped(number)
+
+    def _listen(self) -> None:
+        """The thread: one byte for each signal, its number."""
+        num_heard, end = 0, _NEVER
+        while True:
+            self._incoming.settimeout(None if end is _NEVER else max(end.time - self._clock(), 0.001))
+            try:
+                [number] = self._incoming.recv(1)
+            except TimeoutError:
+                self._report(end.why)
+                if self._peers:
+                    self._peers.leave(end.exit_code, end.why)
+                self._end_process(end.exit_code)
+                return
+            if number == 0:
+                return
+            if number in EXIT_CODES:  # others may have handlers too
+                num_heard += 1
+                end = self._answer(number) if num_heard == 1 else self._answer_again(number)
+
+    def _answer(self, number: int) -> "_End":
+        self._received = self._received or number
+        name, now, grace = signal.Signals(number).name, self._clock(), self._grace_secs
+        if not self._peers:
+            self._report(f"{name}: nothing is to be saved yet; stopping")
+            return _End(now + UNWIND_SECS, exit_code(number), f"{name}: stopped")
+        within = f", within {grace:g} s (checkpoint.grace_secs)" if grace else ""
+        self._report(f"{name}: saving after this step{within}; once more to stop at once")
+        if not grace:
+            return _NEVER
+        self._deadline = now + grace - max(MARGIN_SHARE * grace, MIN_MARGIN_SECS)
+        return _End(
+            self._deadline,
+            exit_code(number),
+            f"{name}: step and save take longer than checkpoint.grace_secs={grace:g} allows; leaving without them, "
+            "the same command continues from the checkpoint before",
+        )
+
+    def _answer_again(self, number: int) -> "_End":
+        name = signal.Signals(number).name
+        self._report(f"{name} again: stopping at once")
+        return _End(self._clock() + UNWIND_SECS, 128 + number, f"{name} again: stopped")
+
+
+class _End(NamedTuple):
+    """When, with which exit code and which words the thread ends the process."""
+
+    time: float
+    exit_code: int
+    why: str
+
+
+_NEVER = _End(math.inf, 0, "")
 
 
 def exit_code(request: int) -> int:

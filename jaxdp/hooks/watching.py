@@ -30,6 +30,10 @@ class InPhase(Hook):
         self._hook = hook
         self._phase = phase
 
+    def on_start(self, step: int, state: TrainState) -> None:
+        with self._phase():
+            self._hook.on_start(step, state)
+
     def request(self) -> int:
         return self._hook.request()
 

@@ -7,6 +7,7 @@ which starts it.
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -192,6 +193,28 @@ def check_device_count(requested: int | None, topology: Topology) -> None:
             f"{topology.num_local_devices}: the backend had already started or "
             f"JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise; unset them."
         )
+
+
+def check_same_devices(topology: Topology) -> None:
+    """Compares what each process brings; every process sees the same.
+
+    Raises:
+        UserError: kinds or numbers of devices differ.
+    """
+    brought = [
+        [device.device_kind for device in topology.devices if device.process_index == process]
+        for process in range(topology.num_processes)
+    ]
+    for process, kinds in enumerate(brought):
+        if kinds != brought[0]:
+            raise UserError(
+                f"process 0 brings {_counted(brought[0])}, process {process} {_counted(kinds)}; "
+                "all must bring the same number of the same kind of devices."
+            )
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    return " and ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)) or "no device"
 
 
 def _listed(numbers: list[int]) -> str:

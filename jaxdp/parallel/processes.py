@@ -1,16 +1,10 @@
-"""The processes of one run: told by flags, or found in the environment of a cluster."""
+"""The processes of one run: how many, which one this is, and where they meet."""
 
 import dataclasses
+import ipaddress
 import os
-from collections.abc import Mapping
 
 import jax
-
-_CLUSTERS = {
-    "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-}
-"""Variables with the number of processes and the index of this one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,31 +14,48 @@ class Processes:
     Attributes:
         num_processes: how many there are.
         process_index: which one this is.
-        coordinator: HOST:PORT at which process 0 listens; None: JAX finds it
-            in the environment of the cluster.
+        coordinator: HOST:PORT at which process 0 listens; empty for one alone.
     """
 
-    num_processes: int
-    process_index: int
-    coordinator: str | None = None
+    num_processes: int = 1
+    process_index: int = 0
+    coordinator: str = ""
 
 
-def cluster_processes(environment: Mapping[str, str] = os.environ) -> Processes | None:
-    """The processes that SLURM, Open MPI or a Cloud TPU pod started; None for one alone."""
-    for size, index in _CLUSTERS.values():
-        if int(environment.get(size) or 1) > 1 and index in environment:
-            return Processes(int(environment[size]), int(environment[index]))
-    tpu_hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
-    if len(tpu_hosts) > 1 and "TPU_WORKER_ID" in environment:
-        return Processes(len(tpu_hosts), int(environment["TPU_WORKER_ID"]))
-    return None
+ALONE = Processes()
+"""One process, as most runs have."""
 
 
-def connect(processes: Processes) -> None:
-    """Joins the other processes of the run; all must call it before their backends start."""
-    if processes.coordinator is None:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(
-            processes.coordinator, processes.num_processes, processes.process_index
-        )
+def is_loopback(coordinator: str) -> bool:
+    """Whether HOST:PORT leads every machine to itself."""
+    host = coordinator.rpartition(":")[0].strip("[]").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: float) -> None:
+    """Joins the devices of all processes; each must call it before its backend starts.
+
+    JAX's own answer to SIGTERM is switched off: it would replace ours.
+
+    Args:
+        processes: more than one, all known to be there.
+        init_timeout_secs: after which JAX aborts if one does not come after all.
+        heartbeat_secs: after which JAX aborts if one no longer answers.
+    """
+    jax.config.update("jax_enable_preemption_service", False)
+    # On SLURM and Open MPI JAX shares a node's GPUs out among its processes; elsewhere it has
+    # nothing to find, and in a Kubernetes pod it would look for what it may not read.
+    shared_nodes = any(name in os.environ for name in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"))
+    jax.distributed.initialize(
+        processes.coordinator,
+        processes.num_processes,
+        processes.process_index,
+        cluster_detection_method=None if shared_nodes else "deactivate",
+        initialization_timeout=int(init_timeout_secs),
+        heartbeat_timeout_seconds=int(heartbeat_secs),
+    )

@@ -7,17 +7,20 @@ share of the batch). The result is read with the delayed metrics, so agreement
 costs no host sync.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.parallel.devices import AXIS
+from jaxdp.parallel.devices import AXIS, Topology
+from jaxdp.parallel.placement import place_per_device
 
 NUM_LIMBS = 4
 """A 64-bit number travels as four 16-bit limbs, whose sums cannot overflow 32 bits."""
 
 Signals = dict
-"""{"request": [] int32, "tally": [NUM_LIMBS] uint32} on one device."""
+"""{"request": [] int32, "tally": [NUM_LIMBS] uint32} on one device; `[num_devices, ...]` over all."""
 
 
 def host_signals(num_local_devices: int, request: int, tally: int = 0) -> Signals:
@@ -34,6 +37,17 @@ def host_signals(num_local_devices: int, request: int, tally: int = 0) -> Signal
     limbs = np.zeros((num_local_devices, NUM_LIMBS), np.uint32)
     limbs[0] = [(tally >> (16 * index)) & 0xFFFF for index in range(NUM_LIMBS)]
     return {"request": np.full(num_local_devices, request, np.int32), "tally": limbs}
+
+
+def signal_maker(topology: Topology) -> Callable[[int, int], Signals]:
+    """A function (request, tally) -> signals on the devices; the silent ones are placed once."""
+
+    def place(request: int, tally: int) -> Signals:
+        signals = host_signals(topology.num_local_devices, request, tally)
+        return {name: place_per_device(array, topology) for name, array in signals.items()}
+
+    silent = place(0, 0)
+    return lambda request, tally: place(request, tally) if request or tally else silent
 
 
 def signals_spec() -> Signals:

@@ -1,6 +1,11 @@
 """What makes a directory a checkpoint, and how damage to it is seen."""
 
+import dataclasses
+import errno
+import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ from jaxdp.checkpoint.manifest import (
     find_damage,
     read_item,
     read_manifest,
+    record_metrics,
     write_manifest,
 )
 from jaxdp.errors import DamageFound, UserError
@@ -125,3 +131,55 @@ def test_metrics_are_json(checkpoint):
     with pytest.raises(ValueError, match="JSON"):
         write_manifest(checkpoint, Manifest(3, 0.0, {"eval/loss": float("nan")}, [], {}))
     assert json.loads((checkpoint / "manifest.json").read_text())["metrics"]["eval/x"] is None
+
+
+def fail_with(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_what_the_disk_cannot_read_is_damage(checkpoint, monkeypatch):
+    monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EIO))
+    problems = find_damage(checkpoint)
+    assert problems and all(problem.endswith("cannot be read (Input/output error)") for problem in problems)
+    monkeypatch.setattr(Path, "read_bytes", fail_with(errno.EIO))
+    assert read_manifest(checkpoint) is None
+    assert find_damage(checkpoint) == [f"{checkpoint / 'manifest.json'} is missing or damaged"]
+
+
+def test_what_may_not_be_read_is_no_damage(checkpoint, monkeypatch):
+    """Nothing must be set aside because a file system is away or a permission is missing."""
+    monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EACCES))
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); mend that, then run the same command"):
+        find_damage(checkpoint)
+    monkeypatch.setattr(Path, "read_bytes", fail_with(errno.ESTALE))
+    with pytest.raises(UserError, match=r"manifest.json cannot be read \(Stale file handle\)"):
+        read_manifest(checkpoint)
+
+
+def test_metrics_of_a_later_evaluation_are_added(checkpoint):
+    before = read_manifest(checkpoint)
+    record_metrics(checkpoint, {"eval/loss": 2.5, "eval/other": float("inf")})
+    after = read_manifest(checkpoint)
+    assert after.metrics == {"eval/loss": 2.5, "eval/other": None}
+    assert dataclasses.replace(after, metrics=before.metrics) == before
+    assert find_damage(checkpoint) == []
+
+
+def test_everything_is_on_disk_before_the_checkpoint_counts(checkpoint, monkeypatch):
+    """The power may fail at any moment: files and their names first, then the manifest, then its name."""
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def name_of(descriptor):
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}")).relative_to(checkpoint.parent).as_posix()
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (events.append(name_of(descriptor)), fsync(descriptor)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (events.append("rename"), replace(*paths)))
+    files = describe_files(checkpoint)
+    inside = {path.relative_to(checkpoint.parent).as_posix() for path in checkpoint.rglob("*")}
+    assert set(events) == inside
+    events.clear()
+    write_manifest(checkpoint, dataclasses.replace(read_manifest(checkpoint), files=files))
+    assert events == [f"{checkpoint.name}/manifest.json.tmp", "rename", checkpoint.name, "."]

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from tiny_peers import as_processes
 
 from jaxdp.checkpoint import store
 from jaxdp.checkpoint.manifest import committed_steps, read_item, read_manifest, write_manifest
@@ -313,3 +314,87 @@ def test_manifest_is_json(checkpoints, make_writer):
         raise AssertionError(f"{name} is not JSON")
 
     json.loads((checkpoints / "1" / "manifest.json").read_text(), parse_constant=refuse)
+
+
+def restored_by_processes(checkpoints, said, num_processes=3):
+    """The steps that as many processes restore, or their errors."""
+
+    def function(peers):
+        state = restore_latest(checkpoints, abstract(), said.append, peers=peers)
+        return None if state is None else int(state.step)
+
+    return as_processes(num_processes, function)
+
+
+def test_all_processes_set_the_same_checkpoint_aside(checkpoints, make_writer):
+    writer = make_writer()
+    for step in (1, 2, 3):
+        save(writer, step)
+        writer.wait()
+    said = []
+    assert restored_by_processes(checkpoints, said) == [3, 3, 3] and said == []
+    flip_a_bit(checkpoints / "3" / "manifest.json")
+    flip_a_bit(checkpoints / "2" / "state" / "_METADATA")
+    assert restored_by_processes(checkpoints, said) == [1, 1, 1]
+    assert {path.name for path in checkpoints.iterdir()} == {"1", "2.damaged", "3.damaged"}
+    assert len(said) == 6 and len(set(said)) == 2  # each process says both
+
+
+def test_what_one_process_finds_damaged_no_process_uses(checkpoints, make_writer, monkeypatch):
+    """Its memory or its way to the file system may be what is broken."""
+    writer = make_writer()
+    for step in (1, 2):
+        save(writer, step)
+        writer.wait()
+    calls, whole = iter(range(100)), store.restore
+
+    def restore_badly(checkpoint, *arguments, **options):
+        if checkpoint.name == "2" and next(calls) == 1:
+            raise DamageFound("params/kernel is not what was saved.")
+        return whole(checkpoint, *arguments, **options)
+
+    monkeypatch.setattr(store, "restore", restore_badly)
+    said = []
+    assert restored_by_processes(checkpoints, said) == [1, 1, 1]
+    assert set(said) == {
+        f"checkpoint 2 is damaged and set aside as {checkpoints}/2.damaged: params/kernel is not what was saved."
+    }
+
+
+def test_processes_that_see_different_directories_are_refused(checkpoints, make_writer, tmp_path):
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    shutil.copytree(checkpoints, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "1" / "manifest.json").unlink()
+
+    def function(peers):
+        directory = tmp_path / "elsewhere" if peers.process_index == 1 else checkpoints
+        return restore_latest(directory, abstract(), print, peers=peers)
+
+    for error in as_processes(2, function):
+        assert isinstance(error, UserError)
+        assert "process 1 on " in str(error) and "must be one directory that all machines share" in str(error)
+
+
+def test_a_directory_that_is_gone_is_told_and_not_made_again(checkpoints, make_writer):
+    """What is left where a file system was mounted must not fill up instead of it."""
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    checkpoints.rename(checkpoints.with_name("unmounted"))
+    with pytest.raises(UserError, match=r"checkpoint 2 could not be written to .*: the directory is gone; whole .* none"):
+        save(writer, 2)
+    assert not checkpoints.exists()
+    checkpoints.with_name("unmounted").rename(checkpoints)
+    save(writer, 2)
+    writer.wait()
+    assert committed_steps(checkpoints) == [1, 2]
+
+
+def test_the_time_of_a_save_is_known(checkpoints, make_writer):
+    writer = make_writer()
+    assert writer.longest_save_secs == 0.0
+    save(writer, 1)
+    writer.wait()
+    assert writer.longest_save_secs > 0.0

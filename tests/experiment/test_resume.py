@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, metrics_lines, saved_arrays, train
 
+from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.experiment import composition
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.devices import Topology
@@ -34,21 +35,14 @@ def copy_up_to(unbroken, step, workdir):
         shutil.rmtree(workdir / "checkpoints" / str(later))
 
 
-def signal_before(monkeypatch, number, first_step, step):
-    """Sends this process a signal when `step` is about to begin.
+def signal_in(monkeypatch, number, wanted):
+    """Sends this process a signal while a step is under way."""
 
-    An evaluation after every step makes the loop read the request at once, so
-    that the run stops after this very step.
-    """
-    asked = iter(range(first_step + 1, STEPS + 1))
-    received = Preemption.request
-
-    def request(self):
-        if next(asked) == step:
+    def on_dispatch(self, step, state):
+        if step == wanted:
             os.kill(os.getpid(), number)
-        return received(self)
 
-    monkeypatch.setattr(Preemption, "request", request)
+    monkeypatch.setattr(Preemption, "on_dispatch", on_dispatch)
 
 
 def assert_same_lines(workdir, unbroken):
@@ -59,16 +53,32 @@ def assert_same_lines(workdir, unbroken):
         assert [line[name] for line in lines] == [line[name] for line in expected]
 
 
-def test_stopped_after_every_step_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, monkeypatch):
+def test_stopped_in_every_evaluation_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, monkeypatch):
+    """After every step comes an evaluation, which is left; the next start makes it first."""
     for step in range(1, STEPS + 1):
         with monkeypatch.context() as patch:
-            signal_before(patch, signal.SIGTERM if step % 2 else signal.SIGINT, step - 1, step)
+            signal_in(patch, signal.SIGTERM if step % 2 else signal.SIGINT, step)
             code = train(
                 config_file, tmp_path, "--config.eval.every_steps=1", "--config.checkpoint.every_steps=0"
             )
-        assert code == (0 if step == STEPS else 75 if step % 2 else 130)
+        assert code == (75 if step % 2 else 130)
+        assert read_manifest(tmp_path / "checkpoints" / str(step)).metrics == {}
+        assert [line["step"] for line in metrics_lines(tmp_path, "eval/loss")] == list(range(1, step))
         assert_same_bits(saved_arrays(tmp_path, step), saved_arrays(unbroken, step))
+    assert train(config_file, tmp_path, "--config.eval.every_steps=1") == 0
     assert_same_lines(tmp_path, unbroken)
+    last, expected = (read_manifest(run / "checkpoints" / str(STEPS)) for run in (tmp_path, unbroken))
+    assert last.metrics == expected.metrics and last.metrics
+
+
+def test_stopped_between_evaluations_the_run_is_bitwise_the_unbroken_one(config_file, trained, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_in(patch, signal.SIGTERM, 1)
+        assert train(config_file, tmp_path, "--config.eval.every_steps=0") == 75
+    # The next step carried the request, and one more was under way when it was read.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert train(config_file, tmp_path, "--config.eval.every_steps=0") == 0
+    assert_same_bits(saved_arrays(tmp_path, STEPS), saved_arrays(trained, STEPS))
 
 
 @pytest.mark.parametrize("step", [1, 4])
@@ -116,8 +126,8 @@ def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
 def test_a_signal_in_the_last_step_changes_nothing(config_file, unbroken, tmp_path, monkeypatch, capsys):
     workdir = tmp_path / "last"
     copy_up_to(unbroken, 5, workdir)
-    signal_before(monkeypatch, signal.SIGTERM, 5, STEPS)
-    assert train(config_file, workdir) == 0
+    signal_in(monkeypatch, signal.SIGTERM, STEPS)
+    assert train(config_file, workdir, "--config.eval.num_batches=1") == 0
     assert f"finished 6 steps; everything is in {workdir}" in capsys.readouterr().err
     assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
 

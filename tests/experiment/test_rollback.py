@@ -82,14 +82,12 @@ def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, ca
 def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, without, tmp_path, monkeypatch):
     """SIGTERM in the first step of every start: before, within and after the bad updates."""
     poison(monkeypatch.setattr, 5, 6)
-    request = Preemption.request
 
-    def asked(hook):
-        if not hook._received:
+    def on_dispatch(hook, step, state):
+        if not hook.request():
             os.kill(os.getpid(), signal.SIGTERM)
-        return request(hook)
 
-    monkeypatch.setattr(Preemption, "request", asked)
+    monkeypatch.setattr(Preemption, "on_dispatch", on_dispatch)
     codes = []
     while not codes or (codes[-1] == 75 and len(codes) < 20):
         codes.append(train(config_file, tmp_path, *OPTIONS))

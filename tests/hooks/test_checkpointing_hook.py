@@ -3,11 +3,12 @@
 import pytest
 
 from jaxdp.data.prefetch import QueueState
+from jaxdp.evaluation import EvaluationLeft
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
 from jaxdp.state import StepInfo
-from jaxdp.trainer import SAVE_REQUEST, train
+from jaxdp.trainer import SAVE_REQUEST, Hook, StopHere, train
 
 
 class Writer:
@@ -15,6 +16,7 @@ class Writer:
 
     def __init__(self):
         self.saved, self.waits, self.failure = [], 0, None
+        self.longest_save_secs = 0.0
 
     def save(self, *arguments):
         if all(arguments[0] != other[0] for other in self.saved):  # as the real one
@@ -126,3 +128,50 @@ def test_a_failed_save_stops_the_run_at_the_next_step():
     writer.failure = OSError("disk full")
     with pytest.raises(OSError, match="disk full"):
         hook.on_step(StepInfo(2, {"request": 0}, 0.1, QueueState(2, 2, 0.0)))
+
+
+def test_nothing_is_saved_where_no_step_was_made():
+    class StopsAtOnce(Hook):
+        def on_start(self, step, state):
+            raise StopHere(15)
+
+    writer = Writer()
+    outcome = run([make_hook(writer), StopsAtOnce()], 5)
+    assert (outcome.step, outcome.request, writer.saved, writer.waits) == (0, 15, [], 1)
+
+
+@pytest.mark.parametrize(("longest", "remaining", "saved"), [(0.0, 0.1, [3]), (2.0, 2.5, [3]), (2.0, 1.5, []), (2.0, -1.0, [])])
+def test_a_last_save_that_would_not_end_in_time_is_left(longest, remaining, saved):
+    writer, said = Writer(), []
+    writer.longest_save_secs = longest
+    run([make_hook(writer, remaining_secs=lambda: remaining, report=said.append)], 3)
+    assert (steps_of(writer), writer.waits) == (saved, 1)
+    assert bool(said) != bool(saved)
+    if said:
+        assert said == [
+            f"the state after step 3 is not saved: a save of this run takes up to 2.0 s, and {max(remaining, 0):.1f} s "
+            "are left of checkpoint.grace_secs; the checkpoint before stays the last"
+        ]
+
+
+def test_an_evaluation_that_is_left_stops_the_run_with_its_state_saved():
+    writer, written = Writer(), []
+
+    def evaluate(state):
+        raise EvaluationLeft(15)
+
+    evaluating = Evaluating(Every(2), evaluate, lambda *line: written.append(line))
+    outcome = run([evaluating, make_hook(writer, every=1, evaluated=evaluating.last_at)], 9)
+    assert (outcome.step, outcome.request, written) == (2, 15, [])
+    assert [(saved[0], saved[-1]) for saved in writer.saved] == [(1, {}), (2, {})]
+
+
+@pytest.mark.parametrize(("step", "is_owed", "made"), [(0, True, [0]), (0, False, [])])
+def test_an_evaluation_that_was_left_is_made_first(step, is_owed, made):
+    written, recorded = [], []
+    evaluating = Evaluating(
+        Every(2), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line),
+        lambda step: is_owed, lambda *line: recorded.append(line),
+    )  # fmt: skip
+    run([evaluating], 1)
+    assert written == recorded == [(step, {"eval/loss": 10.0 - step}) for step in made]

@@ -1,6 +1,7 @@
 """Devices, and how a global batch falls on them."""
 
 import os
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -13,6 +14,7 @@ from jaxdp.parallel.devices import (
     BatchShape,
     Topology,
     check_device_count,
+    check_same_devices,
     configure_backend,
     connected_topology,
     divide_batch,
@@ -182,3 +184,17 @@ def test_compiled_programs_are_kept_where_the_user_says(updates, monkeypatch, tm
     monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", "elsewhere", raising=False)
     configure_backend(1, 1)
     assert "jax_compilation_cache_dir" not in updates
+
+
+def device(process_index, kind="cpu"):
+    return SimpleNamespace(process_index=process_index, device_kind=kind)
+
+
+def test_processes_must_bring_the_same_devices():
+    check_same_devices(Topology((device(0), device(0), device(1), device(1)), 2, 0))
+    with pytest.raises(UserError, match=r"process 0 brings 2 x cpu, process 1 1 x cpu; all must bring the same"):
+        check_same_devices(Topology((device(0), device(0), device(1)), 2, 0))
+    with pytest.raises(UserError, match=r"process 0 brings 1 x H100, process 1 1 x A100"):
+        check_same_devices(Topology((device(0, "H100"), device(1, "A100")), 2, 1))
+    with pytest.raises(UserError, match=r"process 0 brings 1 x H100, process 1 no device"):
+        check_same_devices(Topology((device(0, "H100"),), 2, 0))

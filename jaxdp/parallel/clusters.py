@@ -1,0 +1,192 @@
+"""The processes that a cluster started, found in what it tells each of them.
+
+SLURM, Open MPI and Cloud TPU say it in the environment, a Cloud TPU machine
+that one logs in to says it on its metadata server, and in Kubernetes an indexed
+Job has to be asked. JAX finds most of this too, but only while it connects,
+which is too late to say who is missing.
+"""
+
+import glob
+import json
+import os
+import re
+import socket
+import ssl
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxdp.errors import UserError
+from jaxdp.parallel.processes import Processes, is_loopback
+
+TPU_PORT = 8476
+"""Where process 0 listens in Cloud TPU slices and Kubernetes Jobs."""
+
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_GOOGLE_VENDOR = "0x1ae0"
+_METADATA_SECS = 5.0
+
+Fetch = Callable[[str], str | None]
+"""Name of a metadata attribute -> its text, None where there is none."""
+
+
+def cluster_processes(environment: Mapping[str, str] = os.environ) -> Processes | None:
+    """The processes that a cluster started together with this one; None for one alone.
+
+    JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT beat the address that the
+    cluster gives.
+
+    Raises:
+        UserError: there are several, and where process 0 is cannot be found out.
+    """
+    for find in (_slurm, _open_mpi, _cloud_tpu, _kubernetes):
+        processes = find(environment)
+        if processes is not None:
+            return _with_address(processes, environment) if processes.num_processes > 1 else None
+    return None
+
+
+def check_coordinator(processes: Processes, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses an address that only processes of one machine can reach where there are several machines.
+
+    Raises:
+        UserError: names the address and how many machines there are.
+    """
+    num_machines = _num_machines(processes, environment)
+    if num_machines > 1 and is_loopback(processes.coordinator):
+        raise UserError(
+            f"--coordinator={processes.coordinator} leads every machine to itself, but the {processes.num_processes} "
+            f"processes run on {num_machines} machines; give the name or number of the machine of process 0."
+        )
+
+
+def _with_address(processes: Processes, environment: Mapping[str, str]) -> Processes:
+    address = environment.get("JAX_COORDINATOR_ADDRESS") or processes.coordinator
+    if not address:
+        raise UserError(
+            f"process {processes.process_index} of {processes.num_processes} is told by its cluster who it is, but "
+            "not where process 0 is; set JAX_COORDINATOR_ADDRESS=HOST:PORT for all of them."
+        )
+    port = environment.get("JAX_COORDINATOR_PORT")
+    if port:
+        address = f"{address.rpartition(':')[0]}:{port}"
+    return Processes(processes.num_processes, processes.process_index, address)
+
+
+def _num_machines(processes: Processes, environment: Mapping[str, str]) -> int:
+    if "SLURM_PROCID" in environment:
+        return int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in environment:
+        local = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+        return -(-processes.num_processes // local)
+    if "JOB_COMPLETION_INDEX" in environment and "KUBERNETES_SERVICE_HOST" in environment:
+        return processes.num_processes  # pods share no loopback
+    return max(len(_tpu_hosts(environment)), 1)
+
+
+def _slurm(environment: Mapping[str, str]) -> Processes | None:
+    size = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)
+    if size == 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
+    # A port for each job, so that two that share a node do not meet: one of the last 4096.
+    port = 61440 + int(environment.get("SLURM_JOB_ID") or 0) % 4096
+    first = first_slurm_node(nodes)
+    return Processes(size, int(environment["SLURM_PROCID"]), f"{first}:{port}" if first else "")
+
+
+def first_slurm_node(nodes: str) -> str:
+    """`gpu[07-09,12],login` -> `gpu07`."""
+    match = re.match(r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,]*))?", nodes)
+    return "".join(filter(None, match.groups()))
+
+
+def _open_mpi(environment: Mapping[str, str]) -> Processes | None:
+    size = int(environment.get("OMPI_COMM_WORLD_SIZE") or 1)
+    if size == 1 or "OMPI_COMM_WORLD_RANK" not in environment:
+        return None
+    # Up to version 4 the address of mpirun: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
+    launcher = environment.get("OMPI_MCA_orte_hnp_uri", "")
+    match = re.match(r"(\d+)\.\d+;(?:tcp://([^,:]+)|tcp6://\[([^,\]]+))", launcher)
+    address = ""
+    if match:
+        host = match[2] or f"[{match[3]}]"
+        address = f"{host}:{61440 + int(match[1]) // 4096 % 4096}"
+    return Processes(size, int(environment["OMPI_COMM_WORLD_RANK"]), address)
+
+
+def _cloud_tpu(environment: Mapping[str, str], fetch: Fetch | None = None) -> Processes | None:
+    """One process a host of a slice, of several slices where they form one job."""
+    hosts, index = _tpu_hosts(environment), environment.get("TPU_WORKER_ID")
+    if not hosts and "TPU_SKIP_MDS_QUERY" not in environment and (fetch or _has_tpu()):
+        fetch = fetch or _metadata
+        index = fetch("agent-worker-number")
+        # A list of addresses, or of name:number:address.
+        hosts = [entry.split(":")[-1] for entry in (fetch("worker-network-endpoints") or "").split(",") if entry]
+        lines = (line.partition(":") for line in (fetch("tpu-env") or "").splitlines())
+        environment = {name.strip(): value.strip().strip("'") for name, _, value in lines} | dict(environment)
+    if not hosts or index is None:
+        return None
+    num_slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
+    slice_index = int(environment.get("MEGASCALE_SLICE_ID") or 0)
+    first = (environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]).split(":")[0]
+    return Processes(
+        num_slices * len(hosts), slice_index * len(hosts) + int(index), f"{first}:{TPU_PORT}"
+    )
+
+
+def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
+    return [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+
+
+def _has_tpu() -> bool:
+    """Whether this machine has Cloud TPUs: an accelerator device, or one passed through whose maker is Google."""
+    if glob.glob("/dev/accel[0-9]*"):
+        return True
+    vendors = glob.glob("/sys/bus/pci/devices/*/vendor") if glob.glob("/dev/vfio/[0-9]*") else []
+    return any(Path(vendor).read_text().strip() == _GOOGLE_VENDOR for vendor in vendors)
+
+
+def _metadata(attribute: str) -> str | None:
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    request = urllib.request.Request(
+        f"http://{server}/computeMetadata/v1/instance/attributes/{attribute}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_METADATA_SECS) as answer:
+            return answer.read().decode()
+    except OSError:  # no such attribute, or no such server: not a slice
+        return None
+
+
+def _kubernetes(environment: Mapping[str, str], num_pods: Callable[[str], int] | None = None) -> Processes | None:
+    """One process a pod of an indexed Job, whose pods are named <job>-<index> by a headless Service."""
+    if "KUBERNETES_SERVICE_HOST" not in environment or "JOB_COMPLETION_INDEX" not in environment:
+        return None
+    index = int(environment["JOB_COMPLETION_INDEX"])
+    pod, _, domain = socket.getfqdn(environment.get("HOSTNAME", "")).partition(".")
+    job = pod.removesuffix(f"-{index}")
+    try:
+        size = (num_pods or _num_pods)(job)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"this pod has index {index} in Job {job}, but how many there are cannot be read ({error}): let its "
+            "service account read jobs, or give --coordinator, --num_processes and --process_index as "
+            "launch/gke.yaml does (--num_processes=1 for one pod alone)."
+        ) from error
+    return Processes(size, index, f"{job}-0{'.' if domain else ''}{domain}:{TPU_PORT}")
+
+
+def _num_pods(job: str) -> int:
+    """Asks Kubernetes how many pods of a Job run at once."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    host = f"[{host}]" if ":" in host else host
+    namespace = (_ACCOUNT / "namespace").read_text().strip()
+    request = urllib.request.Request(
+        f"https://{host}:{port}/apis/batch/v1/namespaces/{namespace}/jobs/{job}",
+        headers={"Authorization": f"Bearer {(_ACCOUNT / 'token').read_text().strip()}"},
+    )
+    trust = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
+    with urllib.request.urlopen(request, timeout=_METADATA_SECS, context=trust) as answer:
+        return int(json.load(answer)["spec"]["parallelism"])

@@ -1,0 +1,262 @@
+"""The line between processes: threads stand for them, each with its own end of it."""
+
+import concurrent.futures
+import socket
+import threading
+
+import pytest
+
+from jaxdp.errors import PeerLost, UserError
+from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel import switchboard
+from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.processes import Processes
+
+HOST = socket.gethostname()
+
+
+@pytest.fixture
+def address():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(peers_module, "LINGER_SECS", 0.2)
+    monkeypatch.setattr(peers_module, "NOTICE_SECS", 2.0)
+    monkeypatch.setattr(switchboard, "BIND_SECS", 0.2)
+
+
+@pytest.fixture
+def call(address):
+    """Starts `function(peers)` as process `index`; returns a future, with what it reported and its forced end."""
+    pool = concurrent.futures.ThreadPoolExecutor(8)
+
+    def start(index, num_processes=2, function=lambda peers: peers.hosts, timeout_secs=20.0, at=address, ended=None):
+        ended = [] if ended is None else ended
+
+        def run():
+            with Peers(Processes(num_processes, index, at), timeout_secs, lambda text: ended.append(text), ended.append) as peers:
+                return function(peers)
+
+        return pool.submit(run)
+
+    yield start
+    pool.shutdown()
+
+
+def test_a_process_alone_needs_no_line():
+    with Peers(Processes(), 0.0, print) as peers:
+        assert peers.is_first
+        assert peers.gather({"a": 1}) == [{"a": 1}]
+        assert peers.tell("x") == "x"
+
+
+def test_all_hear_all_in_the_order_of_their_indices(call):
+    def function(peers):
+        first = peers.gather(f"from {peers.process_index}")
+        return peers.hosts, first, peers.tell(10 + peers.process_index), peers.gather(None)
+
+    answers = [call(index, 3, function).result for index in (2, 0, 1)]
+    for answer in answers:
+        assert answer() == ([HOST] * 3, ["from 0", "from 1", "from 2"], 10, [None] * 3)
+
+
+def test_many_messages_of_any_size_arrive_whole(call):
+    def function(peers):
+        return [len(peers.gather("x" * (1000 * size))[1]) for size in range(50)]
+
+    for answer in [call(index, 2, function) for index in range(2)]:
+        assert answer.result() == [1000 * size for size in range(50)]
+
+
+def test_the_port_is_free_once_all_have_arrived(call, address):
+    def function(peers):
+        if peers.is_first:
+            with socket.create_server(("", int(address.split(":")[1]))):
+                pass
+        return peers.gather(1)
+
+    for answer in [call(index, 2, function) for index in range(2)]:
+        assert answer.result() == [1, 1]
+
+
+def test_who_does_not_come_is_named_to_those_that_did(call, address):
+    answers = [call(index, 5, timeout_secs=1.0) for index in (0, 2)]
+    for answer in answers:
+        with pytest.raises(PeerLost) as refusal:
+            answer.result()
+        assert refusal.value.exit_code == 70
+        assert f"processes 1, 3, 4 of 5 did not come to --coordinator={address} within 1 s" in str(refusal.value)
+        assert f"processes 0 on {HOST}, 2 on {HOST} did" in str(refusal.value)
+
+
+def test_without_process_0_the_address_is_named(call, address):
+    with pytest.raises(PeerLost) as refusal:
+        call(1, timeout_secs=0.3).result()
+    sentence = str(refusal.value)
+    assert f"process 1 of 2 on {HOST} misses process 0: --coordinator={address} did not answer within 0.3 s" in sentence
+    assert "this address is every machine's name for itself" in sentence
+
+
+def test_a_name_that_nobody_has(call):
+    with pytest.raises(PeerLost, match=r"--coordinator=no\.such\.host\.invalid:1 did not answer") as refusal:
+        call(1, timeout_secs=0.3, at="no.such.host.invalid:1").result()
+    assert "every machine's name" not in str(refusal.value)
+
+
+def test_process_0_must_be_where_the_address_leads(call):
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere, socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+        free.close()
+        with pytest.raises(PeerLost, match=f"process 0 on {HOST} cannot reach itself, --coordinator=192.0.2.1:{port}"):
+            call(0, timeout_secs=0.5, at=f"192.0.2.1:{port}").result()
+        assert elsewhere
+
+
+def test_a_port_in_use_is_told(call, address):
+    port = int(address.split(":")[1])
+    with socket.create_server(("", port)), pytest.raises(UserError, match=f"cannot listen at port {port} of {HOST}"):
+        call(0).result()
+
+
+def test_an_index_that_comes_twice_stops_all(call):
+    first = call(0, 3)
+    answers = [first, call(1, 3), call(1, 3)]
+    for answer in answers:
+        with pytest.raises(UserError, match=f"two processes have index 1, one on {HOST} and one on {HOST}") as refusal:
+            answer.result()
+        assert refusal.value.exit_code == 2
+
+
+def test_a_number_of_processes_that_differs_stops_all(call):
+    for answer in [call(0, 2), call(2, 3)]:
+        with pytest.raises(UserError, match=r"process 2 on .* was started as one of 3 processes, process 0 as one of 2"):
+            answer.result()
+
+
+@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["say", 1]\n', b'{"a": 1}\n', b"[1]\n"])
+def test_strangers_at_the_port_do_no_harm(call, address, noise):
+    first = call(0, 2)
+    host, port = address.split(":")
+    while True:
+        try:
+            stranger = socket.create_connection((host, int(port)))
+            break
+        except ConnectionRefusedError:
+            assert not first.done()
+    with stranger:
+        stranger.sendall(noise)
+        second = call(1, 2)
+        assert first.result() == second.result() == [HOST, HOST]
+
+
+def test_what_answers_but_is_no_run_is_called_again(call, address):
+    """Such as JAX's own service of a run that is just ending."""
+    host, port = address.split(":")
+    with socket.create_server((host, int(port))) as other:
+        second = call(1, 2)
+        caller, _ = other.accept()
+        caller.sendall(b"\0\0\6\4\0\0\0\0\0\n")
+        caller.close()
+    first = call(0, 2)
+    assert first.result() == second.result() == [HOST, HOST]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_that_stops_with_an_error_takes_the_others_along(call, failing):
+    def function(peers):
+        peers.gather(None)
+        if peers.process_index == failing:
+            raise UserError("the disk is full.")
+        return peers.gather(None)
+
+    answers = [call(index, 3, function) for index in range(3)]
+    for index, answer in enumerate(answers):
+        with pytest.raises(UserError) as error:
+            answer.result()
+        assert error.value.exit_code == 2
+        if index != failing:
+            assert str(error.value) == f"process {failing} on {HOST} stopped: the disk is full; this one stops too."
+
+
+@pytest.mark.parametrize("held_up", [0, 1])
+def test_one_that_is_held_up_is_ended(call, held_up):
+    """In a collective no Python runs that could raise anything."""
+    ended, go_on = [], threading.Event()
+
+    def function(peers):
+        peers.gather(None)
+        if peers.process_index != held_up:
+            raise ValueError("a fault\nof several lines")
+        go_on.wait(20)
+
+    stuck = call(held_up, 2, function, ended=ended)
+    other = call(1 - held_up, 2, function)
+    with pytest.raises(ValueError):
+        other.result()
+    while len(ended) < 2:
+        assert not stuck.done()
+    go_on.set()
+    stuck.result()
+    assert ended == [f"process {1 - held_up} on {HOST} stopped: ValueError: a fault; this one stops too.", 70]
+
+
+def test_an_error_that_the_loss_explains_becomes_the_loss(call):
+    """Over gloo a collective fails when a process is gone, and names neither it nor its host."""
+
+    def function(peers):
+        peers.gather(None)
+        if peers.process_index == 1:
+            raise UserError("it went.")
+        raise RuntimeError("Gloo all-reduce failed: connection closed by peer")
+
+    answers = [call(index, 2, function) for index in range(2)]
+    with pytest.raises(PeerLost, match=r"process 1 on .* stopped: it went; this one stops too"):
+        answers[0].result()
+
+
+def test_a_process_that_dies_is_gone(call, address):
+    def function(peers):
+        peers.gather(None)
+        if peers.process_index == 1:
+            peers._left.set()  # as dead as a thread can be: its end of the line closes without a word
+            peers._socket.shutdown(socket.SHUT_RDWR)
+            return None
+        return peers.gather(None)
+
+    answers = [call(index, 3, function) for index in range(3)]
+    for index in (0, 2):
+        with pytest.raises(PeerLost, match=f"process 1 on {HOST} is gone; this one stops too") as loss:
+            answers[index].result()
+        assert loss.value.exit_code == 70
+
+
+def test_when_process_0_dies_the_others_hear_it(call):
+    def function(peers):
+        peers.gather(None)
+        if peers.is_first:
+            for connection in list(peers._switchboard._here.values()):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            return None
+        return peers.gather(None)
+
+    answers = [call(index, 2, function) for index in range(2)]
+    with pytest.raises(PeerLost, match=f"process 0 on {HOST} is gone"):
+        answers[1].result()
+
+
+def test_those_that_leave_in_good_order_disturb_nobody(call):
+    def function(peers):
+        peers.gather(None)
+        if peers.process_index == 1:
+            return "left"
+        threading.Event().wait(0.5)
+        return "stayed"
+
+    ended = []
+    answers = [call(index, 2, function, ended=ended) for index in range(2)]
+    assert [answer.result() for answer in answers] == ["stayed", "left"]
+    assert ended == []

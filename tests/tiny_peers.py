@@ -1,0 +1,29 @@
+"""Threads that stand for the processes of a run, each with its end of the line between them."""
+
+import concurrent.futures
+import socket
+
+from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.processes import Processes
+
+
+def free_address():
+    """HOST:PORT on loopback at which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def as_processes(num_processes, function):
+    """What `function(peers)` returned or raised in each of so many processes."""
+    address = free_address()
+
+    def run(index):
+        try:
+            with Peers(Processes(num_processes, index, address), 20.0, print, lambda code: None) as peers:
+                return function(peers)
+        except Exception as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
+        return list(pool.map(run, range(num_processes)))
