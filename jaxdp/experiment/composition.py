@@ -35,7 +35,6 @@ from jaxdp.state import TrainState
 from jaxdp.step import make_train_step
 from jaxdp.watchdog import longest_limit_secs
 
-
 MIN_HEARTBEAT_SECS = 100.0
 """JAX's own default."""
 

@@ -17,29 +17,28 @@ from ml_collections import ConfigDict
 
 import jaxdp.data
 from jaxdp.config import nearest
-from jaxdp.data.cache import cached, default_cache_dir, entry_path, is_whole
-from jaxdp.data.cleaning import Cleaner
-from jaxdp.data.examples import Examples, ExamplesWriter
-from jaxdp.data.mixture import ConcatenatedRows, MixtureOrder, mixture_weights
-from jaxdp.data.order import Order, RowOrder
-from jaxdp.data.packing import PackedRows, PackPlan, pack
-from jaxdp.data.padded import PaddedRows
-from jaxdp.data.partition import PARTITIONS
+from jaxdp.data.cleaning.cleaner import Cleaner
+from jaxdp.data.order.mixture import ConcatenatedRows, MixtureOrder, mixture_weights
+from jaxdp.data.order.partition import PARTITIONS
+from jaxdp.data.order.row_order import Order, RowOrder
 from jaxdp.data.pipeline import RowSource
-from jaxdp.data.prepare import Work, prepare_examples
-from jaxdp.data.records import Columns, Part
-from jaxdp.data.scan import Scan, kept_records, load_scan, scan_parts
-from jaxdp.data.record_stream import RecordStream
-from jaxdp.data.sources import SourceSpec, open_source
+from jaxdp.data.preparing.cache import cached, default_cache_dir, entry_path, is_whole
+from jaxdp.data.preparing.examples import Examples, ExamplesWriter
+from jaxdp.data.preparing.scan import Scan, kept_records, load_scan, scan_parts
+from jaxdp.data.preparing.workers import Work, prepare_examples
+from jaxdp.data.reading.record_stream import RecordStream
+from jaxdp.data.reading.records import Columns, Part
+from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
+from jaxdp.data.rows.padded import PaddedRows
+from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
+from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
-from jaxdp.data.stream_source import open_stream
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
-from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
-from jaxdp.data.windows import TokenWindows
 from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.parallel.devices import num_cores
-from jaxdp.tasks import Task
 from jaxdp.terminal import memory_size, progress, quantity, say
 
 WORKER_CHARACTERS = 4_000_000
