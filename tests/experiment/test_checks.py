@@ -8,6 +8,7 @@ from jaxdp.experiment import checks
 from jaxdp.experiment.checks import BLOCK_STEPS, _summary
 
 
+@pytest.mark.slow
 def test_every_number_is_there(config_file, monkeypatch):
     monkeypatch.setattr(checks, "BLOCK_STEPS", 2)
     monkeypatch.setattr(checks, "MIN_ROUNDS", 1)
