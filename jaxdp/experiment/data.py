@@ -35,7 +35,7 @@ from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
 from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
+from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.parallel.devices import num_cores
@@ -107,6 +107,7 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
         UserError: anything wrong with the data or the keys that describe it.
     """
     _check_packing(config)
+    check_tokenizer_name(config.data.tokenizer)
     if config.data.source == "tokens" and not config.data.mixture:
         return _ready_tokens(config)
     if config.data.source == "hf_stream" and not config.data.mixture:
@@ -246,7 +247,10 @@ def _tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer:
     place = tokenizer_place(config, sources)
 
     def build(directory: Path) -> None:
-        make_tokenizer(name, _texts(config, sources)).save(directory / "tokenizer.json")
+        tokenizer = make_tokenizer(name, _texts(config, sources))
+        for remark in tokenizer.remarks:
+            say(f"data.tokenizer={name}: {remark}")
+        tokenizer.save(directory / "tokenizer.json")
 
     return load_tokenizer(cached(place, build, say) / "tokenizer.json")
 
