@@ -4,13 +4,16 @@ A fault is written NAME or NAME=NUMBER,NUMBER...
 """
 
 import dataclasses
+import hashlib
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
+from jaxdp.experiment import train
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.preemption import Preemption
@@ -24,15 +27,27 @@ def hang_for_ever():
 
 def hang_before(patch, step):
     """The step never begins, as when a peer in a collective is gone."""
-    asked = iter(range(1, step + 1))
-    request = Preemption.request
 
-    def hanging(hook):
-        if next(asked) == step:
+    def on_dispatch(hook, dispatched, state):
+        if dispatched == step - 1:
             hang_for_ever()
-        return request(hook)
 
-    patch(Preemption, "request", hanging)
+    patch(Preemption, "on_dispatch", on_dispatch)
+
+
+def hang_in_preparation(patch):
+    """The data are never there."""
+    patch(train, "read_data", lambda *_: hang_for_ever())
+
+
+def hold_up_compilation(patch):
+    """For half a minute no Python runs in the main thread."""
+
+    def compile_step(composition):
+        Path(composition.config.data.path).with_name("compiling").touch()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 50_000_000)
+
+    patch(Composition, "compile_step", compile_step)
 
 
 def flip_after(patch, step, position):
@@ -69,11 +84,17 @@ def poison(patch, *slots, num_rows=2):
     patch(RowFeed, "batches", batches)
 
 
-FAULTS = {"hang_before": hang_before, "flip_after": flip_after, "poison": poison}
+FAULTS = {
+    "hang_before": hang_before,
+    "hang_in_preparation": hang_in_preparation,
+    "hold_up_compilation": hold_up_compilation,
+    "flip_after": flip_after,
+    "poison": poison,
+}
 
 if __name__ == "__main__":
     end = sys.argv.index("--")
     for fault in sys.argv[1:end]:
         name, _, numbers = fault.partition("=")
-        FAULTS[name](setattr, *map(int, numbers.split(",")))
+        FAULTS[name](setattr, *map(int, filter(None, numbers.split(","))))
     sys.exit(main(sys.argv[end + 1 :]))

@@ -117,11 +117,12 @@ def _run(
     """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(say, config.checkpoint.grace_secs))
-        peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, say))
+        peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, _say_at_the_end))
         if peers.is_first:
             stack.enter_context(directory.locked())
         log = directory.log(peers.process_index)
         stack.enter_context(_logging_to(log))
+        stack.enter_context(peers.explaining())
         watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
         check_shared_directory(peers, directory)
         steps = _steps_to_resume(directory, resume, clean=peers.is_first)
@@ -144,6 +145,11 @@ def _run(
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
         return _Session(composition, directory, profile, preemption, watchdog, peers).run()
+
+
+def _say_at_the_end(sentence: str) -> None:
+    """As the command line does what ends the run."""
+    say(f"jaxdp: {sentence}")
 
 
 def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:

@@ -7,13 +7,16 @@ and stays on the line: there they learn who is missing, ask each other what they
 must agree on before their devices can, and hear at once when one stops.
 """
 
+import atexit
+import contextlib
 import json
 import os
 import queue
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxdp.errors import PeerLost, UserError
@@ -108,16 +111,38 @@ class Peers:
         if exit_code and self._switchboard:
             self._switchboard.join(LINGER_SECS + NOTICE_SECS)
 
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Inside, a fault that the loss of a process explains becomes that loss.
+
+        Over gloo a collective fails when a process is gone, and tells neither which nor where.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if self.num_processes > 1 and self._lost.wait(NOTICE_SECS):
+                raise self._loss from error
+            raise
+
     def __enter__(self) -> "Peers":
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
         if self.num_processes == 1:
             return
-        if isinstance(error, Exception) and not isinstance(error, UserError) and self._lost.wait(NOTICE_SECS):
-            self.leave()
-            raise self._loss from error
-        self.leave(*_exit_of(error))
+        exit_code, sentence = _exit_of(error)
+        if exit_code:
+            # JAX would wait at its end for the others, which no longer answer, and then abort with
+            # an exit code of its own. What is registered last runs first.
+            atexit.register(self._end_at_once, exit_code)
+        self.leave(exit_code, sentence)
+
+    def _end_at_once(self, exit_code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._end_process(exit_code)
 
     def _join(self, timeout_secs: float) -> None:
         end = time.monotonic() + timeout_secs

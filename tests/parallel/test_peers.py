@@ -205,13 +205,12 @@ def test_one_that_is_held_up_is_ended(call, held_up):
 
 
 def test_an_error_that_the_loss_explains_becomes_the_loss(call):
-    """Over gloo a collective fails when a process is gone, and names neither it nor its host."""
-
     def function(peers):
         peers.gather(None)
         if peers.process_index == 1:
             raise UserError("it went.")
-        raise RuntimeError("Gloo all-reduce failed: connection closed by peer")
+        with peers.explaining():
+            raise RuntimeError("Gloo all-reduce failed: connection closed by peer")
 
     answers = [call(index, 2, function) for index in range(2)]
     with pytest.raises(PeerLost, match=r"process 1 on .* stopped: it went; this one stops too"):
