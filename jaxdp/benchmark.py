@@ -20,7 +20,7 @@ from jaxdp.checkpoint.retention import Retention
 from jaxdp.checkpoint.store import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.experiment import parts
+from jaxdp.experiment import checks, parts
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.parallel.peaks import peak_flops
@@ -84,6 +84,14 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     if peak:
         result["mfu"] = composition.flops_per_step / step_secs / peak / composition.topology.num_devices
     return result | _saving(composition, state)
+
+
+def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
+    """What watching over a run costs; see `experiment.checks`."""
+    data = parts.read_data(config)
+    config = parts.resolve(config, data.vocab_size)
+    composition = Composition(config, data, parts.count_steps(config, data.train.num_rows))
+    return checks.measure_checks(composition, num_steps)
 
 
 def _dispatch(program, state, batches, signals, num_steps: int):

@@ -21,7 +21,7 @@ from jaxdp.state import TrainState
 from jaxdp.tasks import LossSums
 from jaxdp.typing import PyTree
 
-SkipBy = Literal["branch", "select"]
+SkipBy = Literal["branch", "select", "never"]
 
 Loss = Callable[[PyTree, PyTree, jax.Array | None], LossSums]
 """loss(params, batch, row_keys) -> LossSums over the batch's rows."""
@@ -44,7 +44,7 @@ class Update:
         skip_by: how a bad update is left out. branch: nothing is computed,
             and the state needs no second copy (5 % of a step on CPU); select: both
             sides are there and one is taken, since a branch on GPU would wait for
-            the condition on the host.
+            the condition on the host; never: it is applied, to measure what skipping costs.
     """
 
     optimizer: optax.GradientTransformation
@@ -165,6 +165,8 @@ def _unless_skipped(
     skip_by: SkipBy, good: jax.Array, apply: Callable[[Trained], Trained], trained: Trained
 ) -> Trained:
     """`apply(trained)`, or `trained` untouched where the update is not good."""
+    if skip_by == "never":
+        return apply(trained)
     if skip_by == "branch":
         return jax.lax.cond(good, apply, lambda untouched: untouched, trained)
     return jax.tree.map(

@@ -17,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: a step's time, to see what would be waited"
     )
+    parser.add_argument("--checks", action="store_true", help="what watching over a run costs, with and without in turns")
     parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
 
 
@@ -33,6 +34,10 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp import benchmark
     from jaxdp.parallel.devices import divide_batch
 
+    if options.checks:
+        result = benchmark.measure_checks(config, options.steps)
+        print(json.dumps(result) if options.json else _checks_as_text(result))
+        return 0
     if options.devices:
         counts = _counts(options.devices)
         for count in counts:
@@ -79,4 +84,20 @@ def _as_text(result: dict) -> str:
     }
     if "mfu" in result:
         lines["mfu"] = f"{result['mfu']:.1%}"
+    return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+def _checks_as_text(result: dict) -> str:
+    cpu, every = result["cpu"], result["check_every_steps"]
+
+    def shown(key: str) -> str:
+        return f"{result[key]:.2f} ms, processor time {cpu[key]:.2f} ms"
+
+    lines = {
+        "devices": f"{result['devices']} x {result['device_kind']}",
+        "step": f"{shown('step_ms')}, without any check; median of {result['rounds']} rounds",
+        "every step": f"{shown('every_step_ms')} more: bad updates skipped, watchdog",
+        "comparison": f"{shown('consistency_ms')} for one of the devices' states, every {every} steps",
+        "together": f"{result['share']:.2%} of a step, processor time {cpu['share']:.2%}",
+    }
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())

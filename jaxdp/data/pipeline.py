@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxdp.data.order import Order
-from jaxdp.data.partition import process_rows
+from jaxdp.data.order.partition import process_rows
+from jaxdp.data.order.row_order import Order
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 

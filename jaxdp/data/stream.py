@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdp.data.partition import process_rows
+from jaxdp.data.order.partition import process_rows
 from jaxdp.data.pipeline import FORMAT, MakeBatch, check_data_state
-from jaxdp.data.record_stream import Place, RecordStream
+from jaxdp.data.reading.record_stream import Place, RecordStream
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
@@ -75,7 +75,7 @@ class StreamBatches:
     next epoch begins, in the same batch.
 
     Attributes:
-        stream: see `jaxdp.data.record_stream`.
+        stream: see `jaxdp.data.reading.record_stream`.
         prepare: makes a document of a record.
         end_of_text_id: stands between documents.
         make_batch: of the task.

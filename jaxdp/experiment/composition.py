@@ -32,9 +32,8 @@ from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.state import TrainState
-from jaxdp.step import make_train_step
+from jaxdp.step import Update, make_train_step
 from jaxdp.watchdog import longest_limit_secs
-
 
 MIN_HEARTBEAT_SECS = 100.0
 """JAX's own default."""
@@ -78,16 +77,24 @@ class Composition:
         self._initialise = parts.make_initial_state(config, self.model, self.update)
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
-    def compile_step(self) -> Program:
-        """The train step for these devices: (state, batch, signals) -> (state, metrics)."""
+    def compile_step(
+        self, update: Update | None = None, shape: BatchShape | None = None
+    ) -> Program:
+        """The train step for these devices: (state, batch, signals) -> (state, metrics).
+
+        Args:
+            update: another than the run's, to compare with; None: the run's.
+            shape: another than the run's; None: the run's.
+        """
+        shape = shape or self.shape
         step = make_train_step(
             parts.task_loss(self.task, self.model, train=True),
-            self.update,
+            update or self.update,
             parts.make_sync(self.config, self.topology.platform),
-            self.shape,
+            shape,
             self.config.seed,
         )
-        batch = parts.batch_spec(self.task, self.shape.device_batch_size)
+        batch = parts.batch_spec(self.task, shape.device_batch_size)
         return compile_spmd(
             step,
             self.topology,

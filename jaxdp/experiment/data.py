@@ -17,29 +17,28 @@ from ml_collections import ConfigDict
 
 import jaxdp.data
 from jaxdp.config import nearest
-from jaxdp.data.cache import cached, default_cache_dir, entry_path, is_whole
-from jaxdp.data.cleaning import Cleaner
-from jaxdp.data.examples import Examples, ExamplesWriter
-from jaxdp.data.mixture import ConcatenatedRows, MixtureOrder, mixture_weights
-from jaxdp.data.order import Order, RowOrder
-from jaxdp.data.packing import PackedRows, PackPlan, pack
-from jaxdp.data.padded import PaddedRows
-from jaxdp.data.partition import PARTITIONS
+from jaxdp.data.cleaning.cleaner import Cleaner
+from jaxdp.data.order.mixture import ConcatenatedRows, MixtureOrder, mixture_weights
+from jaxdp.data.order.partition import PARTITIONS
+from jaxdp.data.order.row_order import Order, RowOrder
 from jaxdp.data.pipeline import RowSource
-from jaxdp.data.prepare import Work, prepare_examples
-from jaxdp.data.records import Columns, Part
-from jaxdp.data.scan import Scan, kept_records, load_scan, scan_parts
-from jaxdp.data.record_stream import RecordStream
-from jaxdp.data.sources import SourceSpec, open_source
+from jaxdp.data.preparing.cache import cached, default_cache_dir, entry_path, is_whole
+from jaxdp.data.preparing.examples import Examples, ExamplesWriter
+from jaxdp.data.preparing.scan import Scan, kept_records, load_scan, scan_parts
+from jaxdp.data.preparing.workers import Work, prepare_examples
+from jaxdp.data.reading.record_stream import RecordStream
+from jaxdp.data.reading.records import Columns, Part
+from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
+from jaxdp.data.rows.padded import PaddedRows
+from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
+from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
-from jaxdp.data.stream_source import open_stream
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
-from jaxdp.data.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
-from jaxdp.data.windows import TokenWindows
+from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.parallel.devices import num_cores
-from jaxdp.tasks import Task
 from jaxdp.terminal import memory_size, progress, quantity, say
 
 WORKER_CHARACTERS = 4_000_000
@@ -108,6 +107,7 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
         UserError: anything wrong with the data or the keys that describe it.
     """
     _check_packing(config)
+    check_tokenizer_name(config.data.tokenizer)
     if config.data.source == "tokens" and not config.data.mixture:
         return _ready_tokens(config)
     if config.data.source == "hf_stream" and not config.data.mixture:
@@ -247,7 +247,10 @@ def _tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer:
     place = tokenizer_place(config, sources)
 
     def build(directory: Path) -> None:
-        make_tokenizer(name, _texts(config, sources)).save(directory / "tokenizer.json")
+        tokenizer = make_tokenizer(name, _texts(config, sources))
+        for remark in tokenizer.remarks:
+            say(f"data.tokenizer={name}: {remark}")
+        tokenizer.save(directory / "tokenizer.json")
 
     return load_tokenizer(cached(place, build, say) / "tokenizer.json")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.data.cache import is_whole
+from jaxdp.data.preparing.cache import is_whole
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.data import (

@@ -72,3 +72,22 @@ def test_bench_compares_device_counts(config_file, measured, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["devices"] for line in lines] == [1, 2, 4]
     assert measured == [(str(config_file), ["--config.seed=3"], 10, [1, 2, 4])]
+
+
+def test_bench_tells_what_the_checks_cost(config_file, monkeypatch, capsys):
+    times = {"step_ms": 250.0, "every_step_ms": 0.5, "consistency_ms": 12.0, "share": 0.0025}
+    result = {"devices": 8, "device_kind": "cpu", "rounds": 5, "check_every_steps": 100, **times, "cpu": times}
+    asked = []
+    monkeypatch.setattr(benchmark, "measure_checks", lambda config, steps: asked.append((config.seed, steps)) or result)
+    command = ["bench", f"--config={config_file}", "--checks", "--steps=20", "--config.seed=3"]
+    assert main(command) == 0
+    assert asked == [(3, 20)]
+    assert capsys.readouterr().out.splitlines() == [
+        "devices     8 x cpu",
+        "step        250.00 ms, processor time 250.00 ms, without any check; median of 5 rounds",
+        "every step  0.50 ms, processor time 0.50 ms more: bad updates skipped, watchdog",
+        "comparison  12.00 ms, processor time 12.00 ms for one of the devices' states, every 100 steps",
+        "together    0.25% of a step, processor time 0.25%",
+    ]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == result

@@ -15,7 +15,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from faults import KERNEL
-from tiny_runs import assert_same_bits, environment, metrics_lines, saved_arrays, start, start_with, train
+from tiny_runs import (
+    assert_same_bits,
+    environment,
+    metrics_lines,
+    saved_arrays,
+    start,
+    start_with,
+    train,
+)
 
 from jaxdp.cli.options import configuration
 

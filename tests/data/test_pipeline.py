@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from jaxdp.data.hashing import batch_hash
-from jaxdp.data.order import RowOrder
-from jaxdp.data.partition import PARTITIONS
+from jaxdp.data.order.partition import PARTITIONS
+from jaxdp.data.order.row_order import RowOrder
 from jaxdp.data.pipeline import check_data_state, data_state, eval_batches, train_batches
-from jaxdp.data.windows import TokenWindows
+from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(1, 100, 4 * 22 + 3)  # 22 rows and a tail

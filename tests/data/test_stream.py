@@ -8,14 +8,14 @@ import traceback
 import numpy as np
 import pytest
 
-from jaxdp.data.order import RowOrder
-from jaxdp.data.partition import PARTITIONS
+from jaxdp.data.order.partition import PARTITIONS
+from jaxdp.data.order.row_order import RowOrder
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.data.sources import SourceSpec
+from jaxdp.data.reading.sources import SourceSpec
+from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import Consumed, StreamBatches, head_tokens
-from jaxdp.data.stream_source import open_stream
-from jaxdp.data.windows import TokenWindows
 from jaxdp.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -107,7 +107,7 @@ def by_row_number(tokens, num_steps):
 
 def test_batches_are_those_of_the_same_data_by_row_number(folder):
     tokens = joined(itertools.chain(*TEXTS))
-    assert NUM_ROWS == TokenWindows(tokens, LENGTH, keep_tail=False).num_rows
+    assert TokenWindows(tokens, LENGTH, keep_tail=False).num_rows == NUM_ROWS
     assert NUM_ROWS % BATCH  # so that a batch reaches over the end of an epoch
     found = [batch for batch, _ in first(batches_of(stream_of(folder)), 3 * TWO_EPOCHS)]
     assert found == by_row_number(tokens, 3 * TWO_EPOCHS)

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
 from tiny_peers import as_processes
 from tiny_runs import load
 

@@ -12,7 +12,7 @@ from jaxdp.errors import UserError
 from jaxdp.experiment.data import read_data, row_order, source_entries, source_shares
 from jaxdp.experiment.parts import make_task
 
-WORDS = "the of and that his with for had you not her from which have".split()
+WORDS = ["the", "of", "and", "that", "his", "with", "for", "had", "you", "not", "her", "from", "which", "have"]
 
 
 def text(number, num_words):

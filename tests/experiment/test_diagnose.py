@@ -16,33 +16,33 @@ from jaxdp.experiment.diagnose import diagnose
 from jaxdp.trees import leaf_name
 
 STEP = 2
-LAYERS = {"unrolled": "layer_1", "scanned": "layers"}
 
 
-@pytest.fixture(scope="module", params=LAYERS)
-def run(request, config_file):
+def make_run(config_file, *overrides):
     """A composition and its first state, of two layers."""
-    config = load(
-        config_file, "model.num_layers=2", f"model.scan_layers={request.param == 'scanned'}", "model.remat=full"
-    )
+    config = load(config_file, "model.num_layers=2", *overrides)
     data = read_data(config)
     composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
-    state = composition.fresh_state()
-    return types.SimpleNamespace(composition=composition, params=state.params, layers=LAYERS[request.param])
+    return types.SimpleNamespace(composition=composition, params=composition.fresh_state().params)
 
 
-def changed(run, name, value):
+@pytest.fixture(scope="module")
+def run(config_file):
+    return make_run(config_file)
+
+
+def changed(params, name, value):
     """The parameters with all numbers of one of the second layer replaced."""
 
     def change(path, leaf):
-        if leaf_name(path) != f"{run.layers}/{name}":
-            return leaf
         array = np.array(leaf)
-        layer = array[1] if run.layers == "layers" else array
-        layer[...] = value
+        if leaf_name(path) == f"layer_1/{name}":
+            array[...] = value
+        elif leaf_name(path) == f"layers/{name}":
+            array[1] = value
         return jax.device_put(array, leaf.sharding)
 
-    return jax.tree.map_with_path(change, run.params)
+    return jax.tree.map_with_path(change, params)
 
 
 def all_rows(run):
@@ -58,15 +58,21 @@ def test_a_finite_batch(run):
 
 
 def test_a_parameter(run):
-    found = diagnose(run.composition, changed(run, "mlp/up/kernel", np.nan), STEP)
+    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", np.nan), STEP)
     assert found.where == "the parameters layer_1/mlp/up/kernel themselves are not finite"
 
 
 @pytest.mark.parametrize("name", ["mlp/up", "attention/query"])
 def test_an_output(run, name):
-    found = diagnose(run.composition, changed(run, f"{name}/kernel", 3e38), STEP)
+    found = diagnose(run.composition, changed(run.params, f"{name}/kernel", 3e38), STEP)
     assert found.where == f"the first layer whose output is not finite is layer_1/{name}"
     assert (found.rows, found.are_culprits) == (all_rows(run), False)
+
+
+def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
+    run = make_run(config_file, "model.scan_layers=True", "model.remat=full")
+    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", 3e38), STEP)
+    assert found.where == "the first layer whose output is not finite is layer_1/mlp/up"
 
 
 def test_some_rows(run, monkeypatch):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tiny_runs import load
 
-from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 
 

@@ -5,6 +5,7 @@ import pytest
 from faults import KERNEL, flip_after
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
+
 @pytest.mark.parametrize(
     ("every", "flipped_after", "found_after"),
     [

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from jaxdp.data.prefetch import QueueState
-from jaxdp.hooks.divergence import Divergence, Diverged
+from jaxdp.hooks.divergence import Diverged, Divergence
 from jaxdp.state import StepInfo
 
 

@@ -68,6 +68,7 @@ def hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", asked)
     return tmp_path
 
 

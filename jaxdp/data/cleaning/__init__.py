@@ -1,0 +1,1 @@
+"""From records to cleaned records: the steps of `data.cleaning`."""

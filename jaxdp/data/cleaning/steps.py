@@ -1,0 +1,231 @@
+"""The steps of `data.cleaning`: what each does to a text, and how it is written."""
+
+import functools
+import hashlib
+import platform
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxdp.data.cleaning.html_text import html_text
+from jaxdp.data.reading.file_content import read_blocks
+from jaxdp.data.reading.files import find_files
+from jaxdp.errors import UserError
+
+Texts = tuple[str, ...]
+"""The text columns of one record, in the order of the columns."""
+
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
+BLANKS = re.compile(r"(?: [^\S\n]+|[^\S\n ][^\S\n]*)")  # all runs of blanks but a single space
+NEWLINES = re.compile(r"\n{3,}")
+WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+
+# Source: RFC 3986, appendix A, for the characters; the last one is no punctuation,
+# which in prose ends the sentence and not the address.
+URL = re.compile(
+    r"(?:\b(?:https?|ftp)://|\bwww\.)"
+    r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*[A-Za-z0-9\-_~/#@$&*+=%]",
+    re.IGNORECASE,
+)
+
+
+def _drop_control(text: str) -> str:
+    """Without Unicode's control characters (category Cc) but newline and tab: no `\\r` either."""
+    return CONTROL.sub("", text)
+
+
+def _squeeze_whitespace(text: str) -> str:
+    """Runs of blanks as one space, none at the end of a line, one empty line at most."""
+    text = BLANKS.sub(" ", text).replace(" \n", "\n").removesuffix(" ")
+    return NEWLINES.sub("\n\n", text)
+
+
+def _drop_urls(text: str) -> str:
+    return URL.sub("", text)
+
+
+def _drop_words(words: frozenset[str], text: str) -> str:
+    """Without those words, upper or lower case; the blanks around them stay."""
+
+    def kept(match: re.Match) -> str:
+        return "" if _folded(match[0]) in words else match[0]
+
+    return WORD.sub(kept, text)
+
+
+def _folded(word: str) -> str:
+    return word.replace("\u2019", "'").casefold()
+
+
+class Action(Protocol):
+    """What a step does to the texts of the records, in order."""
+
+    def __call__(self, texts: Texts, document: int) -> Texts | None:
+        """The texts afterwards, None to drop them; pieces of one document have its number."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Each text becomes what a function makes of it; the function can be pickled by name."""
+
+    function: Callable[[str], str]
+
+    def __call__(self, texts: Texts, document: int) -> Texts | None:
+        return tuple(map(self.function, texts))
+
+
+class Limit:
+    """Keeps a record if every text has at least `least` and at most `most` characters."""
+
+    def __init__(self, least: int = 0, most: float = float("inf")):
+        self._least = least
+        self._most = most
+        self._document = -1
+        self._kept = False
+
+    def __call__(self, texts: Texts, document: int) -> Texts | None:
+        if document != self._document:
+            self._document = document
+            self._kept = all(self._least <= len(text) <= self._most for text in texts)
+        return texts if self._kept else None
+
+
+class Deduplicate:
+    """Keeps the first of all records whose texts are the same to the last character.
+
+    A record is remembered as a BLAKE2b digest of 16 bytes, which takes about 120
+    bytes of memory: 1.2 GB for ten million records. That two different records of
+    10^9 share a digest has a probability of 10^-21.
+    """
+
+    def __init__(self):
+        self._seen: set[bytes] = set()
+        self._document = -1
+
+    def __call__(self, texts: Texts, document: int) -> Texts | None:
+        if document != self._document:
+            self._document = document
+            self._digest = hashlib.blake2b(digest_size=16)
+        for text in texts:
+            content = text.encode("utf-8", "surrogatepass")
+            self._digest.update(len(content).to_bytes(8, "little"))
+            self._digest.update(content)
+        digest = self._digest.digest()
+        if digest in self._seen:
+            return None
+        self._seen.add(digest)
+        return texts
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of `data.cleaning`.
+
+    Attributes:
+        name: as it is written there.
+        identity: what its result depends on: no file name, but what is in the file.
+        action: what it does.
+    """
+
+    name: str
+    identity: str
+    action: Action
+
+
+def make_step(name: str) -> Step:
+    """The step that an entry of `data.cleaning` names: `STEP` or `STEP:ARGUMENT`.
+
+    Raises:
+        UserError: an unknown step, or an argument that does not fit.
+    """
+    kind, colon, argument = name.partition(":")
+    for usage, make in STEPS.items():
+        if usage.partition(":")[0] == kind:
+            if bool(colon) != (":" in usage):
+                raise _wrong_step(name, f"is written {usage}")
+            return make(name, argument)
+    raise _wrong_step(name, "is not known")
+
+
+def _wrong_step(name: str, reason: str) -> UserError:
+    return UserError(f"data.cleaning: step {name!r} {reason}; expected steps out of {', '.join(STEPS)}.")
+
+
+def _changing(function: Callable[[str], str], made_by: str = "") -> Callable[[str, str], Step]:
+    """Makes a step without argument; `made_by`: the version of what its result depends on."""
+    return lambda name, argument: Step(name, name + made_by, Change(function))
+
+
+def _unicode_step(name: str, form: str) -> Step:
+    if form not in FORMS:
+        raise _wrong_step(name, f"has form {form!r}, expected {'|'.join(FORMS)}")
+    return Step(name, name + BY_UNICODE, Change(functools.partial(unicodedata.normalize, form)))
+
+
+def _stopwords_step(name: str, path: str) -> Step:
+    words = _read_words(path)
+    digest = hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()
+    return Step(name, f"stopwords:{digest}", Change(functools.partial(_drop_words, words)))
+
+
+def _read_words(path: str) -> frozenset[str]:
+    """The words of a file, one a line, folded; blank lines are left out."""
+    words = set()
+    for file in find_files(path, (), "data.cleaning"):
+        content = b"".join(read_blocks(file))
+        try:
+            lines = content.decode("utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"data.cleaning: {file.path} is not UTF-8 text: byte 0x{content[error.start]:02x} at "
+                f"offset {error.start}; save it as UTF-8."
+            ) from error
+        for number, line in enumerate(lines, 1):
+            word = line.strip()
+            if word and not WORD.fullmatch(word):
+                raise UserError(
+                    f"data.cleaning: {file.path}, line {number} is {word!r}, expected one word a line: "
+                    "letters and digits, with an apostrophe between them at most."
+                )
+            words.add(_folded(word))
+    return frozenset(words - {""})
+
+
+def _least_step(name: str, argument: str) -> Step:
+    return Step(name, name, Limit(least=_number(name, argument)))
+
+
+def _most_step(name: str, argument: str) -> Step:
+    return Step(name, name, Limit(most=_number(name, argument)))
+
+
+def _number(name: str, argument: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", argument):
+        raise _wrong_step(name, f"has {argument!r}, expected a whole number of characters")
+    return int(argument)
+
+
+def _deduplicate_step(name: str, argument: str) -> Step:
+    return Step(name, name, Deduplicate())
+
+
+BY_UNICODE = f" by Unicode {unicodedata.unidata_version}"
+BY_PYTHON = f" by Python {platform.python_version()}"
+
+STEPS: dict[str, Callable[[str, str], Step]] = {
+    "unicode:NFC|NFD|NFKC|NFKD": _unicode_step,
+    "control": _changing(_drop_control),
+    "whitespace": _changing(_squeeze_whitespace),
+    "lowercase": _changing(str.lower, BY_UNICODE),
+    "html": _changing(html_text, BY_PYTHON),
+    "urls": _changing(_drop_urls),
+    "stopwords:FILE": _stopwords_step,
+    "min_chars:N": _least_step,
+    "max_chars:N": _most_step,
+    "deduplicate": _deduplicate_step,
+}
+"""How a step is written -> what makes it from (the entry, its argument)."""

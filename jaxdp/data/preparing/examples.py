@@ -1,0 +1,130 @@
+"""Prepared examples on disk: named arrays of many examples, memory-mapped.
+
+What `Task.prepare` gives for one record is a few small arrays. Those with an
+axis (token ids) lie end to end in flat files, split into shards, beside a file
+of where each begins; those without (a label) lie in one file in order.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxdp.data.rows.flat import RaggedArray, ShardedArray
+
+INDEX = "index.json"
+SHARD_BYTES = 1 << 30
+OFFSET_DTYPE = np.dtype("<i8")
+
+
+class ExamplesWriter:
+    """Appends examples to a directory; `close` writes the index that makes it readable.
+
+    Args:
+        directory: empty.
+        token_dtype: what ragged integer arrays are stored as, little-endian.
+        terminators: for some ragged arrays a value that follows each document.
+        shard_bytes: size at which the next file begins.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        token_dtype: np.dtype,
+        terminators: Mapping[str, int],
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        self._directory = directory
+        self._token_dtype = np.dtype(token_dtype).newbyteorder("<")
+        self._terminators = terminators
+        self._shard_bytes = shard_bytes
+        self._files: dict[str, object] = {}
+        self._arrays: dict[str, dict] = {}
+        self._ends: dict[str, int] = {}  # values of each ragged array so far
+        self.num_examples = 0
+
+    def add(self, example: Mapping[str, np.ndarray], *, continues: bool = False) -> None:
+        """One example, or a piece of one that the next call goes on with (ragged arrays alone)."""
+        for name, array in example.items():
+            array = np.asarray(array)
+            if array.ndim == 0:
+                if name not in self._arrays:
+                    dtype = array.dtype.newbyteorder("<")
+                    self._arrays[name] = {"dtype": dtype.str, "ragged": False}
+                self._append(f"{name}.bin", array.astype(self._arrays[name]["dtype"]))
+                continue
+            self._add_ragged(name, array, continues)
+        self.num_examples += not continues
+
+    def _add_ragged(self, name: str, values: np.ndarray, continues: bool) -> None:
+        if name not in self._arrays:
+            self._arrays[name] = {"dtype": self._token_dtype.str, "ragged": True, "shards": [0]}
+            self._ends[name] = 0
+            self._append(f"{name}.offsets.bin", np.array(0, OFFSET_DTYPE))
+        shards = self._arrays[name]["shards"]
+        if not continues and name in self._terminators:
+            values = np.append(values, self._terminators[name])
+        if shards[-1] * self._token_dtype.itemsize >= self._shard_bytes:
+            shards.append(0)
+        self._append(f"{name}.{len(shards) - 1:05}.bin", values.astype(self._token_dtype))
+        shards[-1] += values.size
+        self._ends[name] += values.size
+        if not continues:
+            self._append(f"{name}.offsets.bin", np.array(self._ends[name], OFFSET_DTYPE))
+
+    def _append(self, file_name: str, values: np.ndarray) -> None:
+        if file_name not in self._files:
+            self._files[file_name] = open(self._directory / file_name, "wb")  # noqa: SIM115
+        self._files[file_name].write(values.tobytes())
+
+    def close(self) -> None:
+        """Closes the files; examples added so far can be read."""
+        for file in self._files.values():
+            file.close()
+        index = {"num_examples": self.num_examples, "arrays": self._arrays}
+        (self._directory / INDEX).write_text(json.dumps(index))
+
+
+class Examples:
+    """The examples of one split, read where they are asked for.
+
+    Attributes:
+        num_examples: how many.
+        names: of the arrays that every example has.
+    """
+
+    def __init__(self, directory: Path):
+        index = json.loads((directory / INDEX).read_text())
+        self._directory, self._arrays = directory, index["arrays"]
+        self.num_examples: int = index["num_examples"]
+        self.names: tuple[str, ...] = tuple(self._arrays)
+
+    def is_ragged(self, name: str) -> bool:
+        """Whether the array of this name has a length of its own in each example."""
+        return self._arrays[name]["ragged"]
+
+    def flat(self, name: str) -> ShardedArray:
+        """A ragged array of all examples end to end, terminators included."""
+        entry = self._arrays[name]
+        return ShardedArray(
+            [
+                self._mapped(f"{name}.{number:05}.bin", entry["dtype"], size)
+                for number, size in enumerate(entry["shards"])
+            ]
+        )
+
+    def ragged(self, name: str) -> RaggedArray:
+        """The same with where each example begins."""
+        offsets = self._mapped(f"{name}.offsets.bin", OFFSET_DTYPE, self.num_examples + 1)
+        return RaggedArray(self.flat(name), offsets)
+
+    def scalars(self, name: str) -> np.ndarray:
+        """[num_examples] of an array without axes."""
+        return self._mapped(f"{name}.bin", self._arrays[name]["dtype"], self.num_examples)
+
+    def _mapped(self, file_name: str, dtype, size: int) -> np.ndarray:
+        if not size:  # no file can be mapped that has no bytes
+            return np.zeros(0, dtype)
+        return np.memmap(self._directory / file_name, dtype, mode="r", shape=(size,))
+

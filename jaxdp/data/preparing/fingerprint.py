@@ -1,0 +1,39 @@
+"""What data a run was trained on, in 64 characters."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from jaxdp.data.reading.records import Record
+
+
+class Fingerprint:
+    """SHA-256 of the origins and fields of records in order, taken in one after the other.
+
+    A run records it, so that it is not resumed on other data.
+
+    Args:
+        columns: the fields that count, in this order.
+    """
+
+    def __init__(self, columns: Iterable[str]):
+        self._columns = tuple(columns)
+        self._digest = hashlib.sha256()
+
+    def add(self, record: Record) -> None:
+        """Takes the next record in."""
+        self._add(record.origin)
+        for column in self._columns:
+            self._add(record.fields[column])
+        self._add(record.continues)
+
+    def _add(self, value: Any) -> None:
+        # Kind and size before the content: no two sequences of values give the same bytes.
+        kind, content = (b"t", value) if isinstance(value, str) else (b"n", str(int(value)))
+        content = content.encode("utf-8", "surrogatepass")
+        self._digest.update(kind + len(content).to_bytes(8, "little"))
+        self._digest.update(content)
+
+    def hexdigest(self) -> str:
+        """Of the records so far, in hexadecimal."""
+        return self._digest.hexdigest()

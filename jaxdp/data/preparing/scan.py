@@ -1,0 +1,163 @@
+"""One pass over a source before anything is made of it: its size, its fingerprint, what
+cleaning drops, where the held-out part begins."""
+
+import dataclasses
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxdp.data.cleaning.cleaner import Cleaner, is_dropped
+from jaxdp.data.preparing.fingerprint import Fingerprint
+from jaxdp.data.preparing.split import SplitPosition, split_parts
+from jaxdp.data.reading.records import Columns, Part, Record
+from jaxdp.errors import UserError
+
+SCAN, DROPPED = "scan.json", "dropped.bin"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What reading everything once has told.
+
+    Attributes:
+        fingerprint: of names and contents as they were read, before cleaning.
+        part_records: records of each part, training parts first.
+        num_characters: of the text that cleaning left.
+        train_characters: how many of them are trained on.
+        split: where the held-out part begins; None: it has parts of its own.
+        dropped: which records cleaning drops, numbered over all parts; see
+            `cleaning.is_dropped`.
+        cleaned: what each step of the cleaning did.
+    """
+
+    fingerprint: str
+    part_records: tuple[int, ...]
+    num_characters: int
+    train_characters: int
+    split: SplitPosition | None
+    dropped: bytes
+    cleaned: list[dict[str, Any]]
+
+    def save(self, directory: Path) -> None:
+        """Writes the files that `load_scan` reads."""
+        values = dataclasses.asdict(self)
+        (directory / DROPPED).write_bytes(values.pop("dropped"))
+        (directory / SCAN).write_text(json.dumps(values))
+
+
+def load_scan(directory: Path) -> Scan:
+    """The scan that `Scan.save` wrote."""
+    values = json.loads((directory / SCAN).read_text())
+    split = values["split"]
+    values |= {"split": split and SplitPosition(*split), "part_records": tuple(values["part_records"])}
+    return Scan(**values, dropped=(directory / DROPPED).read_bytes())
+
+
+def scan_parts(
+    train: Sequence[Part],
+    evaluation: Sequence[Part] | None,
+    columns: Columns,
+    cleaning: Sequence[str],
+    eval_fraction: float,
+) -> Scan:
+    """Reads and cleans all parts once.
+
+    Args:
+        train: parts to train on, or to split where `evaluation` is None.
+        evaluation: parts that are held out.
+        columns: whose text is cleaned and counted.
+        cleaning: the steps.
+        eval_fraction: share of the characters to hold out; used only without `evaluation`.
+
+    Raises:
+        UserError: of the readers or the cleaning; or the data cannot be split.
+    """
+    fingerprint, cleaner = Fingerprint(columns.names), Cleaner(cleaning, columns.text)
+    part_characters, part_records = [], []
+    # Of the records of the first part that has text: needed if it is the only one.
+    lengths, continues = array("Q"), array("B")
+    for part in (*train, *(evaluation or ())):
+        keeps_lengths = not any(part_characters)
+        if keeps_lengths:
+            lengths, continues = array("Q"), array("B")
+        part_characters.append(0)
+        part_records.append(0)
+        for record in part.read():
+            fingerprint.add(record)
+            cleaned = cleaner.clean(record)
+            size = 0 if cleaned is None else sum(len(cleaned.fields[name]) for name in columns.text)
+            if keeps_lengths:
+                lengths.append(size)
+                continues.append(record.continues)
+            part_characters[-1] += size
+            part_records[-1] += 1
+    split = None
+    if evaluation is None:
+        split = split_parts(part_characters, lengths, continues, eval_fraction)
+        train_characters = sum(part_characters[: split.part])
+        if split[1:] != (0, 0):
+            train_characters += sum(lengths[: split.record]) + split.character
+        if split.character and len(columns.text) > 1:
+            raise UserError(
+                "data.eval_fraction: one record of several columns cannot be cut in two; give more "
+                "records, or held-out ones of their own with data.eval_path or data.eval_split."
+            )
+    else:
+        train_characters = sum(part_characters[: len(train)])
+    return Scan(
+        fingerprint.hexdigest(),
+        tuple(part_records),
+        sum(part_characters),
+        train_characters,
+        split,
+        bytes(cleaner.dropped),
+        cleaner.report(),
+    )
+
+
+class Excerpt(NamedTuple):
+    """A record, of whose cleaned text only `begin` to `finish` counts (None: to its end)."""
+
+    record: Record
+    begin: int = 0
+    finish: int | None = None
+
+    @property
+    def continues(self) -> bool:
+        """Whether the next excerpt goes on with the same document."""
+        return self.record.continues and self.finish is None
+
+
+def kept_records(
+    scan: Scan, train: Sequence[Part], evaluation: Sequence[Part] | None, *, held_out: bool
+) -> Iterator[Excerpt]:
+    """The records of one split that cleaning keeps, as they were read.
+
+    Args:
+        scan: of the same parts.
+        train: as scanned.
+        evaluation: as scanned.
+        held_out: False: to train on.
+    """
+    parts = (*train, *(evaluation or ()))
+    split = scan.split or SplitPosition(len(train), 0, 0)
+    number = 0
+    for part_number, (part, num_records) in enumerate(zip(parts, scan.part_records, strict=True)):
+        is_held_out = (part_number, num_records, 0) > split
+        is_trained_on = (part_number, 0, 0) < split
+        if not (is_held_out if held_out else is_trained_on):
+            number += num_records
+            continue
+        for index, record in enumerate(part.read()):
+            number += 1
+            if is_dropped(scan.dropped, number - 1):
+                continue
+            here = (part_number, index, 0)
+            is_cut = split.character and here[:2] == split[:2]
+            if held_out and (here >= split or is_cut):
+                yield Excerpt(record, begin=split.character if is_cut else 0)
+            elif not held_out and here < split:
+                yield Excerpt(record, finish=split.character if is_cut else None)

@@ -1,0 +1,154 @@
+"""Records to prepared examples, in parallel and in order.
+
+The main process reads and hands out chunks of records; workers clean and
+tokenize; the main process writes what comes back, in the order of the records,
+so the result does not depend on the number of workers. Workers are spawned,
+never forked, and this happens before any JAX backend starts.
+"""
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxdp.data.cleaning.cleaner import TextChanges
+from jaxdp.data.preparing.examples import ExamplesWriter
+from jaxdp.data.preparing.scan import Excerpt
+from jaxdp.data.tokenizers import ONE_THREAD
+from jaxdp.errors import UserError
+
+CHUNK_CHARS = 1 << 19
+"""Characters of one worker's chunk: large against the cost of sending, small against a bar's patience."""
+
+CHUNKS_AHEAD = 4
+"""Chunks per worker that are read before the first of them is written."""
+
+Example = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done to every record; travels to the workers.
+
+    Attributes:
+        changes: what cleaning does to each text.
+        columns: name that the task knows -> column of the source, the one that may
+            be cut in two first.
+        prepare: `Task.prepare`: (record, tokenizer) -> example.
+        tokenizer: see `jaxdp.data.tokenizers`.
+    """
+
+    changes: TextChanges
+    columns: dict[str, str]
+    prepare: Callable[[dict[str, Any], Any], Example]
+    tokenizer: Any
+
+    def __call__(self, excerpts: list[Excerpt]) -> list[tuple[Example, bool]]:
+        """Each one's example, and whether the next goes on with the same document."""
+        return [(self._example(excerpt), excerpt.continues) for excerpt in excerpts]
+
+    def _example(self, excerpt: Excerpt) -> Example:
+        cleaned = self.changes(excerpt.record)
+        fields = {name: cleaned.fields[column] for name, column in self.columns.items()}
+        first = next(iter(fields))
+        if excerpt.begin or excerpt.finish is not None:
+            fields[first] = fields[first][excerpt.begin : excerpt.finish]
+        try:
+            return self.prepare(fields, self.tokenizer)
+        except UserError as error:
+            raise UserError(f"{excerpt.record.origin}: {error}") from error
+
+
+def prepare_examples(
+    excerpts: Iterable[Excerpt],
+    work: Work,
+    writer: ExamplesWriter,
+    *,
+    num_workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Writes the examples of all records, in order.
+
+    Args:
+        excerpts: read once, in this process.
+        work: done to each.
+        writer: takes the examples; the caller closes it.
+        num_workers: processes beside this one; 0 works here.
+        advance: told the characters of each chunk that is written.
+
+    Raises:
+        UserError: of the reader, the cleaner or the task; it names the record.
+    """
+    for (size, _), examples in _mapped(work, _chunks(excerpts), num_workers):
+        for example, continues in examples:
+            writer.add(example, continues=continues)
+        advance(size)
+
+
+def _chunks(excerpts: Iterable[Excerpt]) -> Iterator[tuple[int, list[Excerpt]]]:
+    """Neighbouring records with their characters, about CHUNK_CHARS together."""
+    chunk, size = [], 0
+    for excerpt in excerpts:
+        chunk.append(excerpt)
+        size += sum(len(value) for value in excerpt.record.fields.values() if isinstance(value, str))
+        if size >= CHUNK_CHARS:
+            yield size, chunk
+            chunk, size = [], 0
+    if chunk:
+        yield size, chunk
+
+
+def _mapped(work: Work, chunks: Iterator, num_workers: int) -> Iterator[tuple[Any, list]]:
+    """(chunk, work on it) in order, by this process or by workers some chunks ahead."""
+    if not num_workers:
+        for chunk in chunks:
+            yield chunk, work(chunk[1])
+        return
+    pending = collections.deque()
+    with concurrent.futures.ProcessPoolExecutor(
+        num_workers, multiprocessing.get_context("spawn"), _start_worker, (work,)
+    ) as pool:
+        try:
+            for chunk in chunks:
+                pending.append((chunk, pool.submit(_run_in_worker, chunk[1])))
+                if len(pending) > CHUNKS_AHEAD * num_workers:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(
+                "a worker that tokenizes was killed, likely for want of memory: set data.num_workers to fewer."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_work: Work | None = None
+"""In a worker: what it does."""
+
+
+def _start_worker(work: Work) -> None:
+    global _work
+    _work = work
+    os.environ.update(ONE_THREAD)  # the workers are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed main process must not leave workers that wait for it for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _run_in_worker(excerpts: list[Excerpt]) -> list[tuple[Example, bool]]:
+    return _work(excerpts)

@@ -1,0 +1,1 @@
+"""From files and data sets to records: which files, their bytes, their lines, what each holds."""

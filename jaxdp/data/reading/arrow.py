@@ -1,0 +1,113 @@
+"""Arrow tables as records: Parquet files, and what `datasets` keeps in memory or maps."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from jaxdp.data.reading.file_content import not_utf8, open_seekable
+from jaxdp.data.reading.files import DataFile
+from jaxdp.data.reading.records import Columns, Record, missing_column, wrong_column
+from jaxdp.errors import UserError
+
+BATCH_ROWS = 256
+"""Rows turned into Python objects at once."""
+
+
+def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
+    """One record a row; only the columns that are needed are read, batch after batch.
+
+    Args:
+        file: also compressed as a whole; then it is unpacked to disk first.
+        columns: what the table must have.
+        errors: see `jaxdp.data.reading.readers.read_text`.
+
+    Raises:
+        UserError: not readable, no Parquet file, no such column, a column that is not
+            text (or a label), a row without a value, text that is not UTF-8.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    with open_seekable(file) as stream:
+        try:
+            # Read ahead by the megabyte, not by the column of a whole row group.
+            table = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+            check_columns(file.path, columns, table.schema_arrow)
+            batches = table.iter_batches(BATCH_ROWS, columns=list(columns.names))
+            yield from table_records(batches, columns, errors, file.path, file.name)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(
+                f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
+                "copy or download it again."
+            ) from error
+
+
+def check_columns(where: str, columns: Columns, schema) -> None:
+    """Checks names and types.
+
+    Raises:
+        UserError: names the first column that is wrong.
+    """
+    from pyarrow import types
+
+    for column in columns.names:
+        if schema.names.count(column) == 0:
+            raise missing_column(where, column, schema.names)
+        kind = schema.field(column).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = column in columns.text
+        expected = _is_string(kind) or (not is_text and (types.is_integer(kind) or types.is_boolean(kind)))
+        if not expected:
+            raise wrong_column(where, column, is_text, f"of type {kind}")
+
+
+def _is_string(kind) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def table_records(batches: Iterable, columns: Columns, errors: str, path: str, name: str) -> Iterator[Record]:
+    """The rows of batches or tables.
+
+    Args:
+        batches: with `columns`, checked.
+        columns: to take.
+        errors: see `jaxdp.data.reading.readers.read_text`.
+        path: for errors.
+        name: for origins.
+    """
+    number = 0
+    for batch in batches:
+        values = [
+            _values(batch.column(column), column, column in columns.text, errors, path, number)
+            for column in columns.names
+        ]
+        for row in zip(*values, strict=True):
+            yield Record(dict(zip(columns.names, row, strict=True)), f"{name}, row {number}")
+            number += 1
+
+
+def _values(column, name: str, is_text: bool, errors: str, path: str, first_row: int) -> list[Any]:
+    """A column of a batch as Python values."""
+    import pyarrow
+
+    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    is_string = _is_string(kind)
+    # Parquet and Arrow do not check that a string is UTF-8, so its bytes are decoded here.
+    values = column.cast(pyarrow.large_binary() if is_string else kind).to_pylist()
+    if column.null_count:
+        row = first_row + values.index(None)
+        raise wrong_column(f"{path}, row {row}", name, is_text, "null")
+    if not is_string:
+        return values
+    try:
+        return [value.decode("utf-8", errors) for value in values]
+    except UnicodeDecodeError as error:
+        row = first_row + values.index(error.object)
+        where = f"{path}, row {row}: column {name!r}"
+        raise not_utf8(where, error.object[error.start], error.start, " of the text") from error
+
+
+def short_reason(error: BaseException) -> str:
+    """What another library says is wrong, on one line of a few hundred characters."""
+    return " ".join(str(error).split()).rstrip(".:")[:300] or type(error).__name__

@@ -1,0 +1,156 @@
+"""What is in a file: its bytes, decompressed, in blocks; its lines, as text."""
+
+import contextlib
+import gzip
+import lzma
+import tempfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from jaxdp.data.reading.files import DataFile, unreachable, unreadable
+from jaxdp.errors import UserError
+
+BLOCK_BYTES = 1 << 20
+"""What is read at once."""
+
+
+def read_blocks(file: DataFile) -> Iterator[bytes]:
+    """The content of a file, decompressed as the ending of its name says, in blocks.
+
+    The sizes of the blocks mean nothing.
+
+    Raises:
+        UserError: not readable, cut short, or not compressed as its name says.
+    """
+    with contextlib.ExitStack() as stack:
+        with _errors_told(file):
+            stream = stack.enter_context(_open(file))
+            stream = stack.enter_context(_DECOMPRESSORS[file.compression](stream))
+        while True:
+            with _errors_told(file):
+                block = stream.read(BLOCK_BYTES)
+            if not block:
+                return
+            yield block
+
+
+def read_lines(file: DataFile, errors: str) -> Iterator[str]:
+    """The lines of a file, as text without `\\n`, which alone ends a line.
+
+    A byte order mark at the start is left out.
+
+    Args:
+        file: in UTF-8.
+        errors: what to do about bytes that are not: `strict` raises, `replace` reads
+            them as U+FFFD.
+
+    Raises:
+        UserError: see `read_blocks`; bytes that are not UTF-8, with line and offset.
+    """
+    start = 0
+    for number, line in enumerate(_byte_lines(file), 1):
+        try:
+            text = line.decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            where = f"{file.path}, line {number},"
+            raise not_utf8(where, line[error.start], start + error.start) from error
+        yield text.removeprefix("\ufeff") if number == 1 else text
+        start += len(line) + 1
+
+
+def _byte_lines(file: DataFile) -> Iterator[bytes]:
+    held = []  # the start of a line whose end is not read yet
+    for block in read_blocks(file):
+        *ended, rest = block.split(b"\n")
+        if ended:
+            yield b"".join([*held, ended[0]])
+            yield from ended[1:]
+            held = []
+        held.append(rest)
+    if last := b"".join(held):
+        yield last
+
+
+@contextlib.contextmanager
+def open_seekable(file: DataFile) -> Iterator[BinaryIO]:
+    """The content of a file, to be read in any order; a compressed one is unpacked to disk first.
+
+    Raises:
+        UserError: see `read_blocks`.
+    """
+    with contextlib.ExitStack() as stack:
+        if file.compression:
+            stream = stack.enter_context(tempfile.TemporaryFile())
+            for block in read_blocks(file):
+                stream.write(block)
+            stream.seek(0)
+        else:
+            with _errors_told(file):
+                stream = stack.enter_context(_open(file))
+        yield stream
+
+
+def _open(file: DataFile) -> BinaryIO:
+    if file.filesystem is None:
+        return open(file.path, "rb")
+    return file.filesystem.open(file.path, "rb")
+
+
+def _zstd(stream: BinaryIO):
+    import pyarrow  # comes with `datasets`, so that zstd asks for no further package
+
+    return pyarrow.CompressedInputStream(stream, "zstd")
+
+
+_DECOMPRESSORS = {None: contextlib.nullcontext, "gzip": gzip.open, "xz": lzma.open, "zstd": _zstd}
+
+
+@contextlib.contextmanager
+def _errors_told(file: DataFile) -> Iterator[None]:
+    """Turns the errors of opening and reading a file into sentences."""
+    kind = file.compression
+    try:
+        yield
+    except EOFError as error:
+        raise _cut_short(file) from error
+    except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise _not_compressed(file, error) from error
+    except OSError as error:
+        if kind == "zstd" and error.errno is None:  # of pyarrow, which has no class for it
+            raise (_cut_short(file) if "Truncated" in str(error) else _not_compressed(file, error)) from error
+        raise unreadable(error, file.path, file.key) from error
+    except Exception as error:
+        if file.filesystem is None:
+            raise
+        raise unreachable(file.path, error, file.key) from error
+
+
+def _cut_short(file: DataFile) -> UserError:
+    return UserError(
+        f"{file.path} was cut short: its {file.compression} data stops before its end; copy or "
+        "download it again."
+    )
+
+
+def _not_compressed(file: DataFile, error: Exception) -> UserError:
+    return UserError(
+        f"{file.path} is damaged, or no {file.compression} file ({error}): copy or download it "
+        "again, or give it a name that says what it is."
+    )
+
+
+def not_utf8(where: str, byte: int, offset: int, of: str = "") -> UserError:
+    """The sentence for a byte that is not UTF-8.
+
+    Args:
+        where: the file, and the line where there are lines.
+        byte: the first wrong one.
+        offset: of that byte.
+        of: what the offset is counted in, if not in the (decompressed) file: ` of the text`.
+    """
+    return UserError(
+        f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}{of}; "
+        "set data.errors=replace to read such bytes as U+FFFD, or leave the file out with a "
+        "glob in data.path."
+    )

@@ -1,0 +1,193 @@
+"""Data sets of Hugging Face: from the Hub, from a folder of data files, or as `save_to_disk` wrote them."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jaxdp.data.reading.arrow import BATCH_ROWS, check_columns, short_reason, table_records
+from jaxdp.data.reading.files import unreadable
+from jaxdp.data.reading.records import Columns, Part, Record
+from jaxdp.errors import UserError
+
+_CURE = "run datasets.load_dataset({path!r}).save_to_disk(FOLDER)"
+"""How a data set is brought from a machine with network."""
+
+HUB_SECS = 10
+"""How long the Hub may take to say that it is there."""
+
+
+def open_data_set(
+    path: str, name: str | None, split: str | None, eval_split: str | None, columns: Columns, errors: str
+) -> tuple[Part, Part | None]:
+    """The splits of a data set, each as one part.
+
+    Args:
+        path: a folder that `save_to_disk` wrote (also a URL); else what `load_dataset`
+            takes: a folder of data files, or the name of a data set on the Hub.
+        name: its configuration, if it has several.
+        split: to train on; None: `train`, or the whole of a saved data set without splits.
+        eval_split: to evaluate on; None: the source has none.
+        columns: what both must have.
+        errors: what to do about bytes that are not UTF-8: `strict` or `replace`.
+
+    Raises:
+        UserError: no such data set, configuration or split, an empty split, a
+            column that is missing or not text (or a label), no way to the Hub.
+    """
+    path = os.path.expanduser(path)
+    if (split or "train") == eval_split:
+        raise UserError(
+            f"data.split and data.eval_split are both {eval_split}: what is evaluated on must not be "
+            "trained on; name another split, or unset data.eval_split to hold out data.eval_fraction."
+        )
+    if _is_saved(path):
+        saved = _load_saved(path)
+        train = _saved_split(path, saved, split, "data.split")
+        evaluation = None if eval_split is None else _saved_split(path, saved, eval_split, "data.eval_split")
+    else:
+        _check_path(path)
+        train = _load(path, name, split or "train", "data.split")
+        evaluation = None if eval_split is None else _load(path, name, eval_split, "data.eval_split")
+    parts = [
+        None if dataset is None else _part(dataset, path, which, columns, errors)
+        for dataset, which in ((train, split or "train"), (evaluation, eval_split))
+    ]
+    return parts[0], parts[1]
+
+
+def _part(dataset, path: str, split: str, columns: Columns, errors: str) -> Part:
+    where = f"data.path={path}, split {split}"
+    if not dataset.num_rows:
+        raise UserError(f"{where} is empty: choose a split that has records.")
+    check_columns(where, columns, dataset.features.arrow_schema)
+    stamp = _stamp(dataset, path)
+    dataset = dataset.select_columns(list(columns.names)).with_format("arrow")
+
+    def read() -> Iterator[Record]:
+        return table_records(dataset.iter(BATCH_ROWS), columns, errors, where, split)
+
+    return Part(split, dataset.data.nbytes, stamp, read)
+
+
+def _stamp(dataset, path: str) -> str:
+    """What `datasets` calls the content with its history, and the times of the files that hold it."""
+    # Files of a URL are copies made just now, of which only the name tells anything.
+    files = () if "://" in path else dataset.cache_files
+    return f"{dataset._fingerprint} {[os.stat(file['filename']).st_mtime_ns for file in files]}"
+
+
+def _is_saved(path: str) -> bool:
+    if "://" in path:
+        return True
+    return any(os.path.exists(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json"))
+
+
+def _load_saved(path: str) -> Any:
+    """A `Dataset`, or a `DatasetDict` of several."""
+    import datasets
+
+    try:
+        return datasets.load_from_disk(path)
+    except IndexError as error:  # of datasets 5.2, for a data set of no rows in no file
+        raise UserError(
+            f"data.path={path} is empty or has an empty split, which datasets cannot load: save it without."
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"data.path={path} cannot be loaded as a folder that save_to_disk wrote "
+            f"({short_reason(error)}): copy it again, or give another folder."
+        ) from error
+
+
+def _saved_split(path: str, saved: Any, split: str | None, key: str) -> Any:
+    import datasets
+
+    if isinstance(saved, datasets.DatasetDict):
+        if (split or "train") not in saved:
+            raise UserError(
+                f"{key}={split or 'train'} is no split of data.path={path}: choose one of {', '.join(saved)}."
+            )
+        return saved[split or "train"]
+    if split is not None and split != str(saved.split):
+        raise UserError(
+            f"{key}={split}, but data.path={path} holds one data set without splits: unset {key}, or give "
+            "a folder that DatasetDict.save_to_disk wrote."
+        )
+    return saved
+
+
+def _check_path(path: str) -> None:
+    """Checks that a folder is here or the Hub within reach: `load_dataset` tries for minutes.
+
+    Raises:
+        UserError: neither is.
+    """
+    if os.path.isdir(path):
+        return
+    if os.path.exists(path):
+        raise UserError(
+            f"data.path={path} is a file, data.source=hf expects a folder or the name of a data set on "
+            "the Hub: read it with data.source=text, jsonl, csv or parquet."
+        )
+    check_hub(path, _CURE)
+
+
+def check_hub(path: str, cure: str) -> None:
+    """Checks that the Hub can be reached, where `datasets` would try for half a minute.
+
+    Args:
+        path: the name of a data set.
+        cure: see `out_of_reach`.
+
+    Raises:
+        UserError: it cannot, or this is no such name.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
+        raise unreadable(FileNotFoundError(2, "No such file or directory", path))
+    import datasets
+    import huggingface_hub
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return  # `datasets` looks into its cache, and says so if that has nothing
+    try:
+        huggingface_hub.HfApi().dataset_info(path, timeout=HUB_SECS)
+    except huggingface_hub.errors.HfHubHTTPError:
+        pass  # the Hub answered: `datasets` says what is wrong
+    except Exception as error:  # which class depends on the HTTP library of huggingface_hub
+        raise out_of_reach(path, error, cure) from error
+
+
+def _load(path: str, name: str | None, split: str, key: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, name, split=split)
+    except ConnectionError as error:
+        raise out_of_reach(path, error, _CURE) from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        named = "" if name is None else f", data.name={name}"
+        raise UserError(
+            f"data.source=hf cannot load data.path={path}{named}, {key}={split} "
+            f"({short_reason(error.__cause__ or error)}): correct these keys, or log in if it is private."
+        ) from error
+
+
+def out_of_reach(path: str, error: Exception, cure: str) -> UserError:
+    """The sentence for a Hub that does not answer.
+
+    Args:
+        path: the name of a data set.
+        error: why.
+        cure: what to run on a machine with network, with {path} in it and FOLDER as its result.
+    """
+    import datasets
+
+    if datasets.config.HF_HUB_OFFLINE:
+        why, cached = "HF_HUB_OFFLINE is set and the cache has no such data set", ""
+    else:
+        why, cached = short_reason(error), "; or set HF_HUB_OFFLINE=1 to use what the cache holds"
+    return UserError(
+        f"data.path={path} is no folder here, and the Hugging Face Hub cannot be reached ({why}): on a "
+        f"machine with network {cure.format(path=path)}, copy FOLDER here and set data.path=FOLDER{cached}."
+    )

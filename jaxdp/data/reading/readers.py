@@ -1,0 +1,203 @@
+"""Text files as records: whole texts, JSON lines, tables of comma-separated values.
+
+Each reader is a generator that holds one record and a block or two of its file.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from jaxdp.data.reading.file_content import not_utf8, read_blocks, read_lines
+from jaxdp.data.reading.files import DataFile
+from jaxdp.data.reading.records import Columns, Record, missing_column, wrong_column
+from jaxdp.errors import UserError
+
+PIECE_BYTES = 8 << 20
+"""Longer texts come in pieces: what tokenizes one needs a hundred times its size."""
+
+
+def read_text(
+    file: DataFile, columns: Columns, errors: str, piece_bytes: int = PIECE_BYTES
+) -> Iterator[Record]:
+    """The whole text of a file, in column `text`; in pieces if it is longer than `piece_bytes`.
+
+    A piece ends behind the last `\\n` of its first `piece_bytes` bytes; without one,
+    between two characters. So the pieces are a function of the content alone,
+    and joined they are the text.
+
+    Args:
+        file: in UTF-8, which is kept byte by byte, `\\r` and byte order marks too.
+        columns: not looked at.
+        errors: what to do about bytes that are not UTF-8: `strict` raises, `replace`
+            reads them as U+FFFD.
+        piece_bytes: 4 or more.
+
+    Raises:
+        UserError: not readable, or not UTF-8.
+    """
+    held, start = bytearray(), 0
+    for block in read_blocks(file):
+        held += block
+        while len(held) > piece_bytes:
+            end = _piece_end(held, piece_bytes)
+            yield _piece(file, held[:end], start, errors, continues=True)
+            del held[:end]
+            start += end
+    if held:
+        yield _piece(file, held, start, errors, continues=False)
+
+
+def _piece_end(content: bytearray, piece_bytes: int) -> int:
+    end = content.rfind(b"\n", 0, piece_bytes) + 1
+    if end:
+        return end
+    end = content.rfind(b" ", 1, piece_bytes + 1)
+    if end > 0:
+        return end
+    # 10xxxxxx goes on with a character; more than three of them in a row are not UTF-8 anyway.
+    ends = range(piece_bytes, piece_bytes - 4, -1)
+    return next((i for i in ends if content[i] >> 6 != 0b10), piece_bytes)
+
+
+def _piece(file: DataFile, content: bytearray, start: int, errors: str, continues: bool) -> Record:
+    try:
+        text = content.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise not_utf8(file.path, content[error.start], start + error.start) from error
+    origin = f"{file.name}, from byte {start}" if start else file.name
+    return Record({"text": text}, origin, continues)
+
+
+def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
+    """One record a line, each line a JSON object; blank lines are left out.
+
+    Args:
+        file: in UTF-8.
+        columns: what every object must have; what else it has is left out.
+        errors: see `read_text`; also for the half of a surrogate pair that `\\ud800` writes.
+
+    Raises:
+        UserError: not readable, not UTF-8; a line that is no JSON, no object, or an
+            object without a column or with something else in it. Names the line.
+    """
+    for number, line in enumerate(read_lines(file, errors), 1):
+        if not line or line.isspace():
+            continue
+        where = f"{file.path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = f"{error.msg} at column {error.colno}" if hasattr(error, "colno") else error
+            raise UserError(
+                f"{where} is no JSON ({reason}): expected one object a line, "
+                'such as {"text": "..."}; mend or leave out this line.'
+            ) from error
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{where} holds {_kind_of(value)}, expected one JSON object a line, "
+                'such as {"text": "..."}; a file that is one list must be written as lines.'
+            )
+        fields = {}
+        for column in columns.names:
+            if column not in value:
+                raise missing_column(where, column, value)
+            fields[column] = _checked(value[column], column, column in columns.text, where)
+        if "\\ud" in line or "\\uD" in line:
+            fields = {name: _encodable(field, name, where, errors) for name, field in fields.items()}
+        yield Record(fields, f"{file.name}, line {number}")
+
+
+def _checked(value: Any, column: str, is_text: bool, where: str) -> Any:
+    if not isinstance(value, str if is_text else str | int):  # True and False are int too
+        raise wrong_column(where, column, is_text, _kind_of(value))
+    return value
+
+
+def _kind_of(value: Any) -> str:
+    return _KINDS.get(type(value), "null")
+
+
+_KINDS = {
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _encodable(value: Any, column: str, where: str, errors: str) -> Any:
+    """The value, whose text is one that UTF-8 can write."""
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        if errors == "strict":
+            raise UserError(
+                f"{where}: column {column!r} has half a surrogate pair (\\u{ord(value[error.start]):04x}) at "
+                f"character {error.start}, which is no text; set data.errors=replace to read it as U+FFFD."
+            ) from error
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
+def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
+    """One record a row of a table whose first row names the columns.
+
+    Fields are separated by commas, in a `.tsv` file by tabs; a field in double
+    quotes may hold those, doubled quotes and ends of lines. Blank lines are left out.
+
+    Args:
+        file: in UTF-8.
+        columns: what the header must name; other columns are left out.
+        errors: see `read_text`.
+
+    Raises:
+        UserError: not readable, not UTF-8, wrong quotes, no such column, a row with
+            more or fewer fields than the header. Names the line where the row begins.
+    """
+    csv.field_size_limit(sys.maxsize)  # of the whole process; the default refuses 128 KiB
+    lines = (line + "\n" for line in read_lines(file, errors))
+    reader = csv.reader(lines, delimiter="\t" if file.kind == ".tsv" else ",", strict=True)
+    rows = _rows(file, reader)
+    _, header = next(rows, (0, []))
+    for column in columns.names if header else ():
+        if header.count(column) != 1:
+            if column in header:
+                raise UserError(
+                    f"{file.path}: its header names column {column!r} more than once; rename one."
+                )
+            raise missing_column(f"{file.path}: its header", column, header)
+    places = {column: header.index(column) for column in columns.names if header}
+    for number, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{file.path}, line {number}: the row has {_count(row)}, the header {_count(header)}; "
+                "put fields that hold separators or ends of lines in double quotes."
+            )
+        yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+
+
+def _rows(file: DataFile, reader) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, fields) of every row that is not blank."""
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{file.path}, line {number}: the row that begins here cannot be read ({error}); "
+                "a field that holds quotes must be in double quotes, with its own quotes doubled."
+            ) from error
+        if row:
+            yield number, row
+
+
+def _count(row: list[str]) -> str:
+    return f"{len(row)} field{'s' if len(row) != 1 else ''}"

@@ -1,0 +1,1 @@
+"""From arrays to rows, by `data.packing`: windows, packed documents, padded examples."""

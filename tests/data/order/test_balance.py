@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxdp.data.order.balance import balanced_order, class_weights
+from jaxdp.data.order.mixture import MixtureOrder
+from jaxdp.errors import UserError
+
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [600, 90, 10]))  # none of class 2
+
+
+def balanced(shares=None, **changes):
+    options = {"global_batch_size": 30, "seed": 1, "shuffle": True} | changes
+    return balanced_order(LABELS, 4, shares, **options)
+
+
+def rows_of(order, num_steps):
+    places = np.arange(order.global_batch_size, dtype=np.int32)
+    return np.concatenate([order.rows(step, places) for step in range(num_steps)])
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_class_weights(power):
+    weights = class_weights(LABELS, 4, power)
+    assert weights.dtype == np.float32 and weights.shape == (4,)
+    assert weights[LABELS].mean(dtype=np.float64) == pytest.approx(1, rel=1e-6)
+    assert weights[0] / weights[3] == pytest.approx((10 / 600) ** power, rel=1e-6)
+    assert weights[0] / weights[1] == pytest.approx((90 / 600) ** power, rel=1e-6)
+    assert weights[2] == 0
+
+
+def test_weighted_classes_weigh_the_same():
+    weights = class_weights(LABELS, 4)
+    totals = np.bincount(LABELS, weights[LABELS])
+    np.testing.assert_allclose(totals[[0, 1, 3]], 700 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(class_weights(LABELS, 4, 0.0), [1, 1, 0, 1])
+
+
+def test_classes_come_in_equal_shares():
+    order = balanced(global_batch_size=1000)
+    assert order.quotas == (334, 333, 0, 333)
+    for step in range(3):
+        labels = LABELS[order.rows(step, np.arange(1000))]
+        assert np.bincount(labels, minlength=4).tolist() == [334, 333, 0, 333]
+    assert order.shares(2, 5).tolist() == [3 * 334, 999, 0, 999]
+
+
+def test_classes_come_in_given_shares():
+    order = balanced((0.5, 0.3, 0, 0.2), global_batch_size=1000)
+    labels = LABELS[rows_of(order, 2)]
+    assert np.bincount(labels, minlength=4).tolist() == [1000, 600, 0, 400]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_row_of_a_class_comes_before_one_comes_again(shuffle):
+    rows = rows_of(balanced(shuffle=shuffle), 100)
+    for label, size in ((0, 600), (1, 90), (3, 10)):
+        members = np.flatnonzero(label == LABELS)
+        of_class = rows[LABELS[rows] == label]
+        whole = len(of_class) // size
+        assert whole >= 1
+        for epoch in of_class[: whole * size].reshape(whole, size):
+            np.testing.assert_array_equal(np.sort(epoch), members)
+            assert shuffle or epoch.tolist() == members.tolist()
+
+
+def test_is_a_mixture_of_the_classes():
+    order = balanced(exclusions=(1,))
+    plain = MixtureOrder(
+        sizes=(600, 90, 0, 10),
+        weights=(1, 1, 0, 1),
+        global_batch_size=30,
+        seed=1,
+        shuffle=True,
+        exclusions=(1,),
+    )
+    by_class = np.argsort(LABELS, kind="stable")
+    np.testing.assert_array_equal(rows_of(order, 40), by_class[rows_of(plain, 40)])
+    assert (order.num_rows, order.seed, order.slot(1)) == (700, 1, 2)
+    description = order.describe()
+    assert json.loads(json.dumps(description)) == description
+    assert description == plain.describe() | {"kind": "balanced"}
+
+
+@pytest.mark.parametrize("shares", [(1, 1), (1, 1, 0, -1), (0, 0, 0, 0), (1, np.nan, 0, 0)])
+def test_shares_that_are_none(shares):
+    with pytest.raises(UserError, match="expected 4 numbers"):
+        balanced(shares)
+
+
+def test_a_share_for_a_class_without_examples():
+    with pytest.raises(UserError, match=r"Class 2 .*share of 0\.1 .*no example"):
+        balanced((0.5, 0.3, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_labels_outside_the_classes(bad):
+    labels = LABELS.copy()
+    labels[17] = bad
+    for call in (
+        lambda: class_weights(labels, 4),
+        lambda: balanced_order(labels, 4, global_batch_size=8, seed=0, shuffle=True),
+    ):
+        with pytest.raises(UserError, match=rf"Example 17 .* label {bad}: .* from 0 to 3"):
+            call()
+    with pytest.raises(UserError, match="no labels"):
+        class_weights(labels[:0], 4)

@@ -1,0 +1,126 @@
+"""Cache entries: whole or absent, made once, made again when damaged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxdp.data.preparing.cache import ENTRY, cached, entry_path, is_whole
+from jaxdp.errors import UserError
+
+KEY = {"data": "abc", "length": 8}
+
+
+def fill(directory):
+    (directory / "part").mkdir()
+    (directory / "part" / "tokens.bin").write_bytes(b"tokens" * 1000)
+    (directory / "numbers.json").write_text("{}")
+
+
+def build(root, say=lambda sentence: None):
+    return cached(entry_path(root, "tokens", KEY), fill, say)
+
+
+def test_the_name_is_a_function_of_the_key_alone(tmp_path):
+    name = entry_path(tmp_path, "tokens", KEY).name
+    assert name == entry_path(tmp_path / "other", "tokens", dict(reversed(KEY.items()))).name
+    assert name != entry_path(tmp_path, "tokens", KEY | {"length": 9}).name
+
+
+def test_an_entry_is_built_once(tmp_path):
+    entry = build(tmp_path)
+    assert (entry / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
+    assert cached(entry, lambda directory: pytest.fail("built again"), print) == entry
+
+
+@pytest.mark.parametrize("file", ["part/tokens.bin", "numbers.json", ENTRY])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_is_seen_said_and_mended(tmp_path, file, damage):
+    entry = build(tmp_path)
+    path = entry / file
+    content = path.read_bytes()
+    if damage == "flip":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
+    elif damage == "cut":
+        path.write_bytes(content[:-1])
+    else:
+        path.unlink()
+    assert not is_whole(entry)
+    said = []
+    build(tmp_path, said.append)
+    assert said == [f"{entry} is damaged and is made again"]
+    assert is_whole(entry) and path.read_bytes() == content
+
+
+def test_a_build_that_fails_leaves_nothing_that_counts(tmp_path):
+    def fail(directory):
+        fill(directory)
+        raise UserError("line 3 is no JSON")
+
+    entry = entry_path(tmp_path, "tokens", KEY)
+    with pytest.raises(UserError, match="line 3"):
+        cached(entry, fail, print)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    assert is_whole(build(tmp_path))
+
+
+BUILDER = """
+import os, sys, time
+from pathlib import Path
+from jaxdp.data.preparing.cache import cached, entry_path
+
+def fill(directory):
+    print("building", flush=True)
+    (directory / "half").write_text("half")
+    sys.stdin.readline()
+    (directory / "whole").write_text(str(os.getpid()))
+
+entry = cached(entry_path(Path(sys.argv[1]), "tokens", {}), fill, lambda text: print(text, flush=True))
+print("entry of", (entry / "whole").read_text(), flush=True)
+"""
+
+
+def builder(root):
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_one_process_builds_and_the_other_waits_and_says_so(tmp_path):
+    first = builder(tmp_path)
+    assert first.stdout.readline() == "building\n"
+    second = builder(tmp_path)
+    assert second.stdout.readline().startswith(f"waiting for process {first.pid} on ")
+    first.communicate("\n")
+    assert second.communicate()[0] == f"entry of {first.pid}\n"
+
+
+def test_a_killed_build_is_begun_anew(tmp_path):
+    first = builder(tmp_path)
+    assert first.stdout.readline() == "building\n"
+    while not list(tmp_path.glob("*.partial/half")):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    second = builder(tmp_path)
+    assert second.communicate("\n")[0] == f"building\nentry of {second.pid}\n"
+    [entry] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert json.loads((entry / ENTRY).read_text())["files"].keys() == {"half", "whole"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_cannot_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="set data.cache_dir to another directory"):
+        build(tmp_path)
+
+
+def test_a_cache_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"data.cache_dir=.*file.* cannot be written to"):
+        build(tmp_path / "file" / "cache")

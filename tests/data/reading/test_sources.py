@@ -1,0 +1,163 @@
+import gzip
+import json
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.errors import UserError
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """The same three texts in every format, and one more for evaluation."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = {"a": "one\n", "b": 'two, "2"\n\nlines', "c": "drei ü"}
+    rows = [{"text": text, "label": name} for name, text in texts.items()]
+    for name, text in texts.items():
+        save(tmp_path / "text" / f"{name}.txt", text)
+    save(tmp_path / "jsonl" / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows[:2]))
+    save(tmp_path / "jsonl" / "b.json.gz", json.dumps(rows[2]))
+    save(tmp_path / "csv" / "a.csv", 'label,text\na,"one\n"\nb,"two, ""2""\n\nlines"\n')
+    save(tmp_path / "csv" / "b.tsv", "text\tlabel\ndrei ü\tc\n")
+    (tmp_path / "parquet").mkdir()
+    for name, part in (("a", rows[:1]), ("b", rows[1:])):
+        parquet.write_table(pyarrow.Table.from_pylist(part), tmp_path / "parquet" / f"{name}.parquet")
+    return tmp_path
+
+
+def save(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text.encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def opened(**options):
+    return open_source(SourceSpec(**options))
+
+
+def records(parts):
+    return [record for part in parts for record in part.read()]
+
+
+@pytest.fixture(scope="module")
+def stdlib():
+    parts, evaluation = open_source(SourceSpec(source="stdlib"))
+    assert evaluation is None
+    return parts
+
+
+def test_stdlib_is_plausible(stdlib):
+    names = [part.name for part in stdlib]
+    assert 600 < len(names) < 900
+    assert 9e6 < sum(part.num_bytes for part in stdlib) < 16e6
+    assert names == sorted(names) and len(set(names)) == len(names)
+    assert {"argparse.py", "json/decoder.py"} <= set(names)
+    assert all(name.endswith(".py") and "\\" not in name for name in names)
+    folders = {folder for name in names for folder in name.split("/")[:-1]}
+    assert not folders & {"test", "tests", "idle_test", "site-packages", "__pycache__"}
+
+
+def test_stdlib_text_is_the_files(stdlib):
+    [record] = records(part for part in stdlib if part.name == "json/decoder.py")
+    file = Path(sysconfig.get_path("stdlib"), "json/decoder.py")
+    assert record.fields["text"].encode() == file.read_bytes()
+    assert record.origin == "json/decoder.py"
+
+
+def test_stdlib_without_source(monkeypatch, tmp_path):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(UserError, match=r"no \.py files.*data\.source=text"):
+        opened(source="stdlib")
+
+
+@pytest.mark.parametrize("source", ["text", "jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_texts(corpus, source):
+    parts, evaluation = opened(source=source, path=str(corpus / source))
+    assert evaluation is None
+    expected = ["one\n", 'two, "2"\n\nlines', "drei ü"]
+    assert [record.fields for record in records(parts)] == [{"text": text} for text in expected]
+    assert records(parts) == records(parts)  # parts are read again from their start
+    assert all(part.num_bytes == (corpus / source / part.name).stat().st_size for part in parts)
+    if source != "text":
+        parts, _ = opened(source=source, path=str(corpus / source), label_columns=("label",))
+        assert [record.fields["label"] for record in records(parts)] == ["a", "b", "c"]
+
+
+def test_origins_do_not_depend_on_the_place(corpus):
+    parts, _ = opened(source="jsonl", path=str(corpus / "**" / "*.json*"))
+    assert [part.name for part in parts] == ["jsonl/a.jsonl", "jsonl/b.json.gz"]
+    assert [record.origin for record in records(parts)] == [
+        "jsonl/a.jsonl, line 1",
+        "jsonl/a.jsonl, line 2",
+        "jsonl/b.json.gz, line 1",
+    ]
+
+
+def test_evaluation_files(corpus):
+    train, evaluation = opened(
+        source="text", path=str(corpus / "text" / "[ab].txt"), eval_path=str(corpus / "text" / "c.txt")
+    )
+    assert [part.name for part in train] == ["a.txt", "b.txt"]
+    assert [record.fields["text"] for record in records(evaluation)] == ["drei ü"]
+
+
+def test_evaluation_files_must_not_be_trained_on(corpus):
+    with pytest.raises(UserError, match=r"c\.txt is both in data\.path and in data\.eval_path"):
+        opened(source="text", path=str(corpus / "text"), eval_path=str(corpus / "text" / "c.txt"))
+
+
+def test_hugging_face_folder(corpus):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    data_set = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    datasets.DatasetDict({"train": data_set, "test": data_set}).save_to_disk(corpus / "hf")
+    train, evaluation = opened(source="hf", path=str(corpus / "hf"), eval_split="test", label_columns=("label",))
+    assert [record.fields for record in records(train)] == [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    assert [record.origin for record in records(evaluation)] == ["test, row 0", "test, row 1"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"source": "excel"}, r"data\.source='excel' is unknown: expected one of stdlib, text, jsonl, csv, parquet, hf"),
+        ({"source": "stdlib", "errors": "ignore"}, r"data\.errors='ignore'"),
+        ({"source": "text"}, r"data\.source=text needs data\.path"),
+        ({"source": "csv"}, r"data\.source=csv needs data\.path"),
+        ({"source": "hf"}, r"data\.source=hf needs data\.path"),
+        ({"source": "text", "path": "x", "eval_split": "dev"}, r"data\.eval_split=dev means nothing with .*data\.eval_path"),
+        ({"source": "hf", "path": "x", "eval_path": "y"}, r"data\.eval_path=y means nothing with .*data\.eval_split"),
+        ({"source": "stdlib", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=stdlib"),
+        ({"source": "stdlib", "columns": ("body",)}, r"data\.source=stdlib has no column 'body', only 'text'"),
+        ({"source": "text", "path": "x", "label_columns": ("label",)}, r"has no column 'label', only 'text'"),
+        ({"source": "jsonl", "path": "nowhere"}, r"data\.path: nowhere does not exist"),
+    ],
+)
+def test_wrong_specifications(options, message):
+    with pytest.raises(UserError, match=message):
+        opened(**options)
+
+
+def test_first_record_is_checked_before_anything_is_prepared(corpus):
+    with pytest.raises(UserError, match=r"a\.csv: its header has no column 'body', only 'label', 'text'"):
+        opened(source="csv", path=str(corpus / "csv"), columns=("body",))
+    save(corpus / "bad.txt", "")
+    (corpus / "bad.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"bad\.txt is not UTF-8"):
+        opened(source="text", path=str(corpus / "bad.txt"))
+    parts, _ = opened(source="text", path=str(corpus / "bad.txt"), errors="replace")
+    assert [record.fields["text"] for record in records(parts)] == ["\ufffd"]
+
+
+def test_files_without_records(corpus):
+    save(corpus / "e" / "a.jsonl", "\n\n")
+    save(corpus / "e" / "b.jsonl.gz", "")
+    with pytest.raises(UserError, match=r"data\.source=jsonl: .*/e has no record"):
+        opened(source="jsonl", path=str(corpus / "e"))
+    with pytest.raises(UserError, match=r"data\.source=jsonl: .*/e has no record"):
+        opened(source="jsonl", path=str(corpus / "jsonl"), eval_path=str(corpus / "e"))
+    save(corpus / "e" / "c.jsonl", '{"text": "a"}')
+    assert len(records(opened(source="jsonl", path=str(corpus / "e"))[0])) == 1
