@@ -131,19 +131,47 @@ def test_a_work_directory_without_checkpoints(tmp_path):
 
 
 def test_verify_reads_every_file(workdir, capsys):
-    assert main(["inspect", str(workdir), "--verify"]) == 0
+    assert main(["inspect", str(workdir), "--verify", "--step=latest"]) == 0
     files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.is_file()]
     out = capsys.readouterr().out
     assert out == f"{workdir / 'checkpoints' / '6'}: all {len(files) - 1} files are as they were written\n"
     for path in files:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"\1")
-        assert main(["inspect", str(workdir), "--verify"]) == 4
-        out, err = capsys.readouterr()
-        assert out == "" and str(path) in err and len(err.splitlines()) == 1
+        for step in (["--step=latest"], []):
+            assert main(["inspect", str(workdir), "--verify", *step]) == 4
+            out, err = capsys.readouterr()
+            assert str(path) in err and len(err.splitlines()) == 1
+            assert ("damaged" in out) == (not step)
         path.write_bytes(content)
     assert main(["inspect", str(workdir), "--verify", "--step=3"]) == 0
     assert verify(str(workdir / "checkpoints" / "6")).endswith("files are as they were written")
+
+
+def test_a_work_directory_lists_its_checkpoints(workdir, capsys):
+    checkpoints = workdir / "checkpoints"
+    shutil.copytree(checkpoints / "3", checkpoints / "2.damaged")
+    (checkpoints / "5.orbax-checkpoint-tmp").mkdir()
+    (checkpoints / "notes").mkdir()
+    assert main(["inspect", str(workdir)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[:5]]
+    assert lines[0] == ["checkpoint", "age", "size", "eval/loss", "verdict", "kept", "by"]
+    assert [line[0] for line in lines[1:]] == ["2.damaged", "3", "5.orbax-checkpoint-tmp", "6"]
+    assert lines[2][-3:] == ["complete", "latest,", "rollback"] and lines[4][-3:] == ["complete", "latest,", "best"]
+    assert lines[1][-3:] == ["set", "aside", "-"] and lines[3][-2:] == ["unfinished", "-"]
+
+    path = checkpoints / "3" / "state" / "_METADATA"
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+    assert main(["inspect", str(workdir), "--json"]) == 0  # sizes are as they were: reading tells
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["verdict"] for entry in found["checkpoints"]] == ["set aside", "complete", "unfinished", "complete"]
+    assert main(["inspect", str(workdir), "--json", "--verify"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["verdict"] for entry in found["checkpoints"]] == ["set aside", "damaged", "unfinished", "intact"]
+    assert found["checkpoints"][1]["damage"] == [f"{path} has another SHA-256 than when it was written"]
+    assert found["checkpoints"][3]["metric"] == describe(str(workdir))["metrics"][found["metric"]]
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "config/metadata", "data/metadata"])
@@ -159,7 +187,7 @@ def test_damage_to_what_is_read_is_told(workdir, file, capsys):
 def test_as_text_tells_the_essentials(trained, capsys):
     assert main(["inspect", str(trained)]) == 0
     text = capsys.readouterr().out
-    lines = text.splitlines()
+    lines = text.split("\n\n")[1].splitlines()
     assert lines[0] == f"path     {trained / 'checkpoints' / '6'}"
     assert lines[1] == "step     6 (checkpoints: 3, 6)"
     assert lines[2].startswith("metrics  accuracy ")
@@ -174,7 +202,7 @@ def test_as_text_tells_the_essentials(trained, capsys):
 def test_json_is_one_object(trained, capsys):
     assert main(["inspect", str(trained), "--json", "--step=3"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == KEYS and found["step"] == 3
+    assert found.keys() == KEYS | {"metric", "checkpoints"} and found["step"] == 3
 
 
 def test_our_checkpoints_need_no_jax(trained):

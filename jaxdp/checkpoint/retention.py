@@ -2,14 +2,18 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, read_manifest
+from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
 from jaxdp.errors import UserError
 from jaxdp.metrics import higher_is_better
 
-_LEFTOVER_MARKS = (".orbax-checkpoint-tmp", ".deleting")
+LEFTOVER_MARKS = (".orbax-checkpoint-tmp", ".deleting")
+"""In names of what an interrupted save or deletion leaves behind."""
+
+DAMAGED_MARK = ".damaged"
+"""In names of checkpoints that were found damaged and set aside; nothing of ours deletes them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +37,28 @@ class Retention:
 
     def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps that stay, of those given with their metrics."""
+        return set(self.reasons(metrics_by_step))
+
+    def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
+        """The rules that want each step; one that no rule wants is left out."""
         steps = sorted(metrics_by_step)
-        kept = set(steps[-self.keep_latest :])
-        kept |= set(ranked(metrics_by_step, self.metric)[: self.keep_best])
-        if self.keep_every_steps:
-            kept |= {step for step in steps if step % self.keep_every_steps == 0}
+        if not steps:
+            return {}
         far = [step for step in steps if step <= steps[-1] - self.keep_back_steps]
-        # And the one after it, which takes its place when it is far enough behind itself.
-        kept |= {*far[-1:], *steps[len(far) : len(far) + 1]}
-        return kept
+        wanted = {
+            "latest": steps[-self.keep_latest :],
+            "best": ranked(metrics_by_step, self.metric)[: self.keep_best],
+            f"every {self.keep_every_steps}": [
+                step for step in steps if self.keep_every_steps and step % self.keep_every_steps == 0
+            ],
+            # And the one after it, which takes its place when it is far enough behind itself.
+            "rollback": [*far[-1:], *steps[len(far) : len(far) + 1]],
+        }
+        return {
+            step: rules
+            for step in steps
+            if (rules := [rule for rule, of_rule in wanted.items() if step in of_rule])
+        }
 
 
 def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> Sequence[int]:
@@ -64,9 +81,46 @@ def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
     return {step: manifest.metrics for step, manifest in manifests.items() if manifest is not None}
 
 
-def apply_retention(checkpoints: Path, retention: Retention) -> None:
-    """Deletes what no rule wants."""
-    metrics = saved_metrics(checkpoints)
+class Intactness:
+    """Which checkpoints are as they were written; each is read once, and again when a file of it has changed."""
+
+    def __init__(self):
+        self._trusted: dict[Path, list] = {}
+
+    def trust(self, checkpoint: Path) -> None:
+        """It is intact, by reading it or having written it just now."""
+        self._trusted[checkpoint] = _stamps(checkpoint)
+
+    def __call__(self, checkpoint: Path) -> bool:
+        if self._trusted.get(checkpoint) != _stamps(checkpoint):
+            if find_damage(checkpoint):
+                return False
+            self.trust(checkpoint)
+        return True
+
+
+def _stamps(directory: Path) -> list[tuple]:
+    """Changes when any file below is written to, replaced, added or removed."""
+    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")))
+    return [(path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
+
+
+def apply_retention(checkpoints: Path, retention: Retention, is_intact: Callable[[Path], bool] | None = None) -> None:
+    """Deletes what no rule wants.
+
+    A damaged checkpoint does not count as kept, nor is it deleted: another one
+    takes its place, and the next start sets it aside.
+
+    Args:
+        checkpoints: the directory.
+        retention: the rules.
+        is_intact: whether a checkpoint is as it was written; None: read every file.
+    """
+    is_intact = is_intact or Intactness()
+    metrics = dict(saved_metrics(checkpoints))
+    while damaged := [step for step in retention.kept(metrics) if not is_intact(checkpoints / str(step))]:
+        for step in damaged:
+            del metrics[step]
     for step in metrics.keys() - retention.kept(metrics):
         delete_checkpoint(checkpoints / str(step))
 
@@ -90,7 +144,7 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
         for path in checkpoints.iterdir()
         if path.is_dir()
         and (
-            any(mark in path.name for mark in _LEFTOVER_MARKS)
+            any(mark in path.name for mark in LEFTOVER_MARKS)
             or (path.name.isdigit() and not (path / MANIFEST).exists())
         )
     ]

@@ -33,7 +33,7 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from jaxdp.checkpoint.retention import Retention, apply_retention
+from jaxdp.checkpoint.retention import DAMAGED_MARK, Intactness, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.parallel.peers import Peers
@@ -67,6 +67,7 @@ class CheckpointWriter:
         self._show_unraisable = sys.unraisablehook
         sys.unraisablehook = self._show_but_for_echoes
         self._retention = retention
+        self._is_intact = Intactness()
         self._async_save = async_save
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
@@ -140,7 +141,8 @@ class CheckpointWriter:
             directory, Manifest(step, time.time(), metrics, leaves, describe_files(directory))
         )
         self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
-        apply_retention(self._checkpoints, self._retention)
+        self._is_intact.trust(directory)
+        apply_retention(self._checkpoints, self._retention, self._is_intact)
 
     def check(self) -> None:
         """Raises UserError if the save that ended last failed; never waits."""
@@ -312,7 +314,7 @@ def _check_seen(directory: Path, peers: Peers) -> None:
 
 def _free_name(directory: Path) -> Path:
     """`<step>.damaged`, or with a number where damage to this step was found before."""
-    names = itertools.chain([".damaged"], (f".damaged.{number}" for number in itertools.count(2)))
+    names = itertools.chain([DAMAGED_MARK], (f"{DAMAGED_MARK}.{number}" for number in itertools.count(2)))
     paths = (directory.with_name(directory.name + name) for name in names)
     return next(path for path in paths if not path.exists())
 

@@ -3,13 +3,17 @@
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from jaxdp.cli import options as shared
+from jaxdp.errors import DamageFound
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="work directory, checkpoint, Orbax directory or .safetensors")
-    parser.add_argument("--step", default="latest", metavar="N|latest|best", help="which checkpoint")
+    parser.add_argument(
+        "--step", metavar="N|latest|best", help="which checkpoint of a work directory: latest, but --verify reads all"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verify", action="store_true", help="check every file; exit code 4 on damage")
 
@@ -19,12 +23,42 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp import defaults, inspection
     from jaxdp.config import to_json
 
+    checkpoints = None if options.step else _checkpoints(options.path, verify=options.verify)
     if options.verify:
-        print(inspection.verify(options.path, options.step))
+        if checkpoints is None:
+            print(inspection.verify(options.path, options.step or "latest"))
+            return 0
+        print(json.dumps({"path": options.path, **checkpoints}) if options.json else _table(checkpoints))
+        damaged = [entry for entry in checkpoints["checkpoints"] if entry["verdict"] == "damaged"]
+        if damaged:
+            raise DamageFound("; ".join(sentence for entry in damaged for sentence in entry["damage"]) + ".")
         return 0
-    description = inspection.describe(options.path, options.step)
+    description = inspection.describe(options.path, options.step or "latest")
     if options.json:
-        print(json.dumps(description))
+        print(json.dumps(description | (checkpoints or {"metric": None, "checkpoints": None})))
     else:
+        if checkpoints:
+            print(_table(checkpoints), end="\n\n")
         print(inspection.as_text(description, to_json(defaults.get_config())))
     return 0
+
+
+def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
+    """Every checkpoint of a work directory, and the metric that ranks them; None for anything else."""
+    from jaxdp.checkpoint.listing import list_checkpoints
+    from jaxdp.config import read_run_config
+    from jaxdp.experiment.retention import retention_of
+    from jaxdp.workdir import WorkDir
+
+    directory = WorkDir(path)
+    if not directory.config.is_file() or not directory.checkpoints.is_dir():
+        return None
+    retention = retention_of(read_run_config(directory.config))
+    entries = list_checkpoints(directory.checkpoints, retention, verify=verify)
+    return {"metric": retention.metric, "checkpoints": entries}
+
+
+def _table(checkpoints: dict[str, Any]) -> str:
+    from jaxdp.checkpoint.listing import as_table
+
+    return "\n".join(as_table(checkpoints["checkpoints"], checkpoints["metric"]))

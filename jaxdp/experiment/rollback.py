@@ -113,8 +113,3 @@ def spoiled_batches(diverged: Diverged) -> range:
     """The batches to leave out, by number: those skipped, and as many before."""
     first = diverged.first_step - 1  # update n reads batch n - 1
     return range(max(first - diverged.num_steps, 0), first + diverged.num_steps)
-
-
-def farthest_rollback(max_skipped_in_a_row: int) -> int:
-    """How many steps before the last bad update the checkpoint to go back to may lie at most."""
-    return 2 * max_skipped_in_a_row

@@ -21,7 +21,7 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
     record_metrics,
 )
-from jaxdp.checkpoint.retention import Retention, delete_checkpoint, remove_leftovers
+from jaxdp.checkpoint.retention import delete_checkpoint, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
@@ -32,7 +32,8 @@ from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
-from jaxdp.experiment.rollback import Rollbacks, farthest_rollback
+from jaxdp.experiment.retention import retention_of
+from jaxdp.experiment.rollback import Rollbacks
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
@@ -409,13 +410,7 @@ class _Session:
         )
         writer = CheckpointWriter(
             self._directory.checkpoints,
-            Retention(
-                config.checkpoint.keep_latest,
-                config.checkpoint.keep_best,
-                config.checkpoint.keep_every_steps,
-                config.eval.metric,
-                keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
-            ),
+            retention_of(config),
             composition.abstract_state,
             async_save=config.checkpoint.async_save,
         )

@@ -4,8 +4,16 @@ import shutil
 
 import pytest
 
-from jaxdp.checkpoint.manifest import Manifest, committed_steps, write_manifest
+from jaxdp.checkpoint import retention as retention_module
+from jaxdp.checkpoint.manifest import (
+    Manifest,
+    committed_steps,
+    describe_files,
+    find_damage,
+    write_manifest,
+)
 from jaxdp.checkpoint.retention import (
+    Intactness,
     Retention,
     apply_retention,
     choose_step,
@@ -150,3 +158,60 @@ def test_names_that_stand_for_nothing(checkpoints, which, metric, sentence):
 def test_without_checkpoints(tmp_path):
     with pytest.raises(UserError, match=r"holds no checkpoint: train first, or check --workdir"):
         choose_step(tmp_path, "latest")
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def with_files(tmp_path):
+    """Checkpoints 1 to 5, better and better, each with a file."""
+    for step in range(1, 6):
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        (directory / "array").write_bytes(bytes([step] * 9))
+        write_manifest(directory, Manifest(step, 0.0, {"eval/loss": -float(step)}, [], describe_files(directory)))
+    return tmp_path
+
+
+def test_a_damaged_checkpoint_does_not_count_as_kept(with_files):
+    for step in (4, 5):
+        flip_a_bit(with_files / str(step) / "array")
+    apply_retention(with_files, Retention(keep_latest=2, keep_best=1))
+    assert committed_steps(with_files) == [2, 3, 4, 5]
+
+
+def test_the_only_good_one_is_never_deleted(with_files):
+    for step in (2, 3, 4, 5):
+        flip_a_bit(with_files / str(step) / "array")
+    apply_retention(with_files, Retention(keep_latest=1, keep_best=0))
+    assert committed_steps(with_files) == [1, 2, 3, 4, 5]
+    flip_a_bit(with_files / "1" / "array")
+    apply_retention(with_files, Retention(keep_latest=1, keep_best=0))
+    assert committed_steps(with_files) == [1, 2, 3, 4, 5]
+
+
+def test_a_checkpoint_is_read_once_and_again_when_it_was_touched(with_files, monkeypatch):
+    read, is_intact = [], Intactness()
+    monkeypatch.setattr(retention_module, "find_damage", lambda path: read.append(path.name) or find_damage(path))
+    is_intact.trust(with_files / "5")
+    for _ in range(3):
+        assert is_intact(with_files / "5") and is_intact(with_files / "4")
+    assert read == ["4"]
+    flip_a_bit(with_files / "5" / "array")
+    assert not is_intact(with_files / "5") and not is_intact(with_files / "5")
+    flip_a_bit(with_files / "5" / "array")
+    assert is_intact(with_files / "5")
+    assert read == ["4", "5", "5", "5"]
+
+
+def test_every_rule_says_what_it_keeps():
+    metrics = {step: {"eval/loss": loss} for step, loss in LOSSES.items()}
+    reasons = Retention(keep_latest=2, keep_best=1, keep_every_steps=3, keep_back_steps=3).reasons(metrics)
+    assert reasons == {
+        2: ["best"], 3: ["every 3", "rollback"], 4: ["rollback"], 5: ["latest"], 6: ["latest", "every 3"],
+    }  # fmt: skip
+    assert Retention().reasons({}) == {}

@@ -1,6 +1,8 @@
 """Saving and restoring train states: whole or absent, and what is damaged is seen."""
 
 import json
+import random
+import resource
 import shutil
 import threading
 import time
@@ -14,7 +16,13 @@ import pytest
 from tiny_peers import as_processes
 
 from jaxdp.checkpoint import store
-from jaxdp.checkpoint.manifest import committed_steps, read_item, read_manifest, write_manifest
+from jaxdp.checkpoint.manifest import (
+    committed_steps,
+    find_damage,
+    read_item,
+    read_manifest,
+    write_manifest,
+)
 from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore, restore_latest, restore_part
 from jaxdp.errors import DamageFound, UserError
@@ -398,3 +406,50 @@ def test_the_time_of_a_save_is_known(checkpoints, make_writer):
     save(writer, 1)
     writer.wait()
     assert writer.longest_save_secs > 0.0
+
+
+def positions(directory, seed, per_file):
+    """(file, byte, bit) drawn in every file below a directory, its manifest among them."""
+    drawn = random.Random(seed)
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.stat().st_size:
+            for _ in range(per_file):
+                yield path, drawn.randrange(path.stat().st_size), drawn.randrange(8)
+
+
+def test_any_flipped_bit_of_any_file_is_found(checkpoints, make_writer):
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    flips = list(positions(checkpoints / "1", 0, 6))
+    assert len(flips) >= 50
+    for path, byte, bit in flips:
+        content = path.read_bytes()
+        path.write_bytes(content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :])
+        assert find_damage(checkpoints / "1"), (path, byte, bit)
+        path.write_bytes(content)
+    assert find_damage(checkpoints / "1") == []
+
+
+def test_a_save_that_does_not_fit_is_told_and_the_one_before_is_whole(tmp_path):
+    """No file may grow beyond a limit: to a process, what a full disk is."""
+    checkpoints = tmp_path / "checkpoints"
+    writer = CheckpointWriter(checkpoints, Retention(), abstract(num_columns=30000), async_save=True)
+    writer.save(1, make_state(1, num_columns=30000), {}, {}, {})
+    writer.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(UserError) as failure:
+            writer.save(2, make_state(2, num_columns=30000), {}, {}, {})
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        writer.close()
+    assert str(failure.value) == (
+        f"checkpoint 2 could not be written to {checkpoints}: File too large; whole checkpoints there: 1; "
+        "make room or mend the directory and run the same command again."
+    )
+    state = restore_latest(checkpoints, abstract(num_columns=30000), print)
+    np.testing.assert_array_equal(state.params["kernel"], make_state(1, num_columns=30000).params["kernel"])
+    assert remove_leftovers(checkpoints) == ["2.orbax-checkpoint-tmp"]

@@ -11,7 +11,8 @@ from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arr
 
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.feed import RowFeed
-from jaxdp.experiment.rollback import Rollbacks, farthest_rollback, spoiled_batches
+from jaxdp.experiment.retention import farthest_rollback
+from jaxdp.experiment.rollback import Rollbacks, spoiled_batches
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.preemption import Preemption
 

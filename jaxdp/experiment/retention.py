@@ -1,0 +1,21 @@
+"""The rules by which a run keeps checkpoints, from its configuration; needs no jax."""
+
+from ml_collections import ConfigDict
+
+from jaxdp.checkpoint.retention import Retention
+
+
+def farthest_rollback(max_skipped_in_a_row: int) -> int:
+    """How many steps before the last bad update the checkpoint to go back to may lie at most."""
+    return 2 * max_skipped_in_a_row
+
+
+def retention_of(config: ConfigDict) -> Retention:
+    """What `checkpoint.keep_*`, `eval.metric` and the rollbacks ask for."""
+    return Retention(
+        config.checkpoint.keep_latest,
+        config.checkpoint.keep_best,
+        config.checkpoint.keep_every_steps,
+        config.eval.metric,
+        keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
+    )
