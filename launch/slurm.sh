@@ -34,8 +34,9 @@ JAX_LOCAL_DEVICE_IDS=$([ "$gpus" -eq 0 ] || seq -s , 0 $((gpus - 1)))
 export JAX_LOCAL_DEVICE_IDS
 
 status=0
-# Without --cpu-bind=none many clusters pin the one task of a node to one core.
-execute srun --cpu-bind=none jaxdp train "$@" || status=$?
+# Without --cpu-bind=none many clusters pin the one task of a node to one core. The last of
+# --wait: tasks that are left after the first one has ended are killed, also stopped ones.
+execute srun --cpu-bind=none --wait=300 jaxdp train "$@" || status=$?
 case $status in
   70 | 75 | 134 | 137) scontrol requeue "$SLURM_JOB_ID" ;;
 esac

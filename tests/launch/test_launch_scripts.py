@@ -1,6 +1,7 @@
 """The launch scripts against fake executables: no package is installed here."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -510,6 +511,117 @@ def test_the_tests_run_on_cpu_and_their_status_comes_back(machine, script):
     assert os.access(SOURCE / ".ci/run", os.X_OK)
 
 
+# ---- restart.sh
+
+# Says who it is, takes the next status from the list of its process and leaves with it;
+# `hang` stays, whatever it is asked, and `term` until SIGTERM, then leaves with 75.
+RESTARTED = """#!{bash}
+printf '%s\\n' "$*" >>{state}/starts
+index=0
+for option in "$@"; do case $option in --process_index=*) index=${{option#*=}} ;; esac; done
+{{ read -r status; rest=$(cat); }} <{state}/statuses.$index
+printf '%s\\n' "$rest" >{state}/statuses.$index
+case $status in
+  hang) trap "" TERM INT; while :; do sleep 0.05; done ;;
+  term) trap 'exit 75' TERM; : >{state}/ready; while :; do sleep 0.05; done ;;
+esac
+exit "$status"
+"""
+
+
+@pytest.fixture
+def restart(machine):
+    """Runs restart.sh where each process leaves with the given statuses in turn; returns the result and the starts."""
+    machine.python("python3.12")
+    machine.executable(machine.state / "jaxdp", RESTARTED.format(bash=BASH, state=machine.state))
+
+    def run(*statuses, arguments=("--config=c.py", "--workdir=w"), options=(), start=machine.run):
+        for index, of_process in enumerate(statuses):
+            (machine.state / f"statuses.{index}").write_text("\n".join(map(str, of_process)) + "\n")
+        (machine.state / "starts").unlink(missing_ok=True)
+        result = start(
+            "launch/restart.sh", *options, *arguments, JAXDP_PAUSE_SECS="0", JAXDP_END_SECS="1"
+        )
+        if start == machine.run:
+            return result, (machine.state / "starts").read_text().splitlines()
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "starts"),
+    [
+        ([0], 0, 1),
+        ([70, 75, 134, 137, 0], 0, 5),
+        ([70, 2, 0], 2, 2),
+        ([3], 3, 1),
+        ([130], 130, 1),
+        ([143], 143, 1),
+        ([70, 70, 70, 70, 0], 70, 4),
+    ],
+)
+def test_a_run_is_started_again_when_that_mends_it(restart, statuses, status, starts):
+    result, started = restart(statuses, options=["--restarts=3"] if starts == 4 else [])
+    assert result.returncode == status, result.stderr
+    assert started == ["train --config=c.py --workdir=w"] * starts
+    again = [line for line in result.stderr.splitlines() if "starting again" in line]
+    assert len(again) == starts - 1
+    assert all(f"jaxdp: exit code {code}; starting again (" in line for code, line in zip(statuses, again, strict=False))
+    assert ("which is all that --restarts=3 allows" in result.stderr) == (starts == 4)
+
+
+def test_several_processes_meet_at_a_port_of_this_machine(restart):
+    result, started = restart([70, 0], [0, 0], options=["--processes=2"])
+    assert result.returncode == 0, result.stderr
+    meetings = [re.fullmatch(r"train --config=c.py --workdir=w --coordinator=127.0.0.1:(\d+) --num_processes=2 --process_index=(\d)", line) for line in started]
+    assert sorted(match[2] for match in meetings) == ["0", "0", "1", "1"]
+    ports = [match[1] for match in meetings]
+    assert len(set(ports[:2])) == len(set(ports[2:])) == 1
+
+
+@pytest.mark.parametrize(("other", "status"), [(134, 2), (70, 2), (0, 2)])
+def test_what_a_start_would_not_mend_decides(restart, other, status):
+    result, started = restart([other], [2], options=["--processes=2"])
+    assert (result.returncode, len(started)) == (status, 2)
+
+
+def test_a_process_that_does_not_end_with_the_others_is_killed(restart):
+    result, started = restart([70, 0], ["hang", 0], options=["--processes=2"])
+    assert result.returncode == 0, result.stderr
+    assert "ending the processes that are left: " in result.stderr and len(started) == 4
+
+
+def test_sigterm_to_the_script_stops_the_run_for_good(restart, machine):
+    process = restart(["term"], ["term"], options=["--processes=2"], start=machine.start)
+    while not (machine.state / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 75 and "starting again" not in err
+
+
+def test_restart_dry_run(machine):
+    machine.python("python3.12")
+    result = machine.run("launch/restart.sh", "--dry_run", "--restarts=3", "--processes=2", "--config=my c.py")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()[-2:]
+    for index, line in enumerate(lines):
+        assert re.fullmatch(
+            rf"jaxdp train --config=my\\ c.py --coordinator=127.0.0.1:\d+ --num_processes=2 --process_index={index}", line
+        )
+    assert "again up to 3 times after exit codes 70, 75, 134 and 137" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--restarts=many", "--config=c"], ["--processes=0", "--config=c"], ["--processes=", "--config=c"]])
+def test_restart_refuses_what_it_does_not_understand(machine, arguments):
+    result = machine.run("launch/restart.sh", *arguments)
+    assert result.returncode == 2
+    assert "expected the arguments of jaxdp train" in result.stderr or "must be whole numbers" in result.stderr
+
+
 # ---- Clusters
 
 
@@ -536,7 +648,7 @@ def slurm(machine: Machine, status: int):
 def test_slurm_gives_each_process_all_gpus_and_starts_again_what_can_go_on(machine, status, again):
     result = slurm(machine, status)
     assert result.returncode == status, result.stderr
-    lines = ["srun --cpu-bind=none jaxdp train --config=c.py on 0,1,2,3"]
+    lines = ["srun --cpu-bind=none --wait=300 jaxdp train --config=c.py on 0,1,2,3"]
     assert result.stdout.splitlines() == lines + ["scontrol requeue 17"] * again
 
 
@@ -552,7 +664,7 @@ def test_slurm_dry_run(machine):
     result = machine.run("launch/slurm.sh", "--dry_run", "--config=c.py", "--workdir=w")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == (
-        "srun --cpu-bind=none jaxdp train --config=c.py --workdir=w"
+        "srun --cpu-bind=none --wait=300 jaxdp train --config=c.py --workdir=w"
     )
 
 

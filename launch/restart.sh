@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Trains on this machine, and starts again what a new start mends:
+#
+#   bash launch/restart.sh [--dry_run] [--restarts=R] [--processes=P] ARGUMENTS
+#
+# ARGUMENTS are those of `jaxdp train`. R more starts at most (10) after exit
+# codes 70 (no progress, or a fault), 134 (lost a peer), 137 (killed) and 75
+# (stopped by SIGTERM and saved), but not after a SIGTERM or Ctrl-C of your own to
+# this script, which it passes on. P processes (1) train together, for example
+# with --cpu_devices=2 each; when one of them ends with an error, the others have
+# a minute to end too, then they are killed, also those that were stopped.
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+RESTARTS=10 PROCESSES=1
+END_SECS=${JAXDP_END_SECS:-60}
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry_run) export JAXDP_DRY_RUN=1 ;;
+    --restarts=*) RESTARTS=${1#*=} ;;
+    --processes=*) PROCESSES=${1#*=} ;;
+    *) break ;;
+  esac
+  shift
+done
+case $RESTARTS,$PROCESSES in
+  *[!0-9,]* | ,* | *, | *,0) fail "--restarts=$RESTARTS and --processes=$PROCESSES must be whole numbers, at least 0 and 1" ;;
+esac
+[ $# -gt 0 ] || fail "expected the arguments of jaxdp train, such as --config=FILE --workdir=DIR"
+
+# Prints process $1's own options; $2 is the port of this start.
+meeting() {
+  [ "$PROCESSES" -eq 1 ] || printf '%s\n' "--coordinator=127.0.0.1:$2" "--num_processes=$PROCESSES" "--process_index=$1"
+}
+
+# Starts all processes with the arguments given; sets PIDS.
+start_all() {
+  local index port own option
+  # Below the ports that the system gives to connections, another one each time.
+  port=$((20000 + RANDOM % 12000))
+  PIDS=""
+  index=0
+  while [ "$index" -lt "$PROCESSES" ]; do
+    own=()
+    while IFS= read -r option; do own+=("$option"); done < <(meeting "$index" "$port")
+    if is_dry_run; then
+      show_command jaxdp train "$@" ${own[@]+"${own[@]}"}
+    else
+      jaxdp train "$@" ${own[@]+"${own[@]}"} &
+      PIDS="$PIDS $!"
+    fi
+    index=$((index + 1))
+  done
+}
+
+# Waits for all of PIDS; sets STATUS to an exit code that says what to do.
+wait_all() {
+  local pid code running failing_since=""
+  while :; do
+    running=""
+    for pid in $PIDS; do
+      if kill -0 "$pid" 2>/dev/null; then
+        running="$running $pid"
+      elif [ -z "$failing_since" ] && ! wait "$pid"; then
+        failing_since=$SECONDS
+      fi
+    done
+    [ -n "$running" ] || break
+    if [ -n "$failing_since" ] && [ $((SECONDS - failing_since)) -ge "$END_SECS" ]; then
+      say "ending the processes that are left:$running"
+      # shellcheck disable=SC2086  # a list of numbers
+      kill -KILL $running 2>/dev/null || true
+      failing_since=$SECONDS
+    fi
+    sleep 0.2
+  done
+  STATUS=0
+  for pid in $PIDS; do
+    code=0
+    wait "$pid" || code=$?
+    # What a new start would not mend counts before what it would.
+    if [ "$code" -ne 0 ] && { [ "$STATUS" -eq 0 ] || { is_mended_by_a_start "$STATUS" && ! is_mended_by_a_start "$code"; }; }; then
+      STATUS=$code
+    fi
+  done
+}
+
+is_mended_by_a_start() {
+  case $1 in 70 | 75 | 134 | 137) return 0 ;; *) return 1 ;; esac
+}
+
+# SIGTERM comes to this script alone, Ctrl-C to all processes of the terminal.
+ASKED=""
+pass_on_term() {
+  ASKED=TERM
+  # shellcheck disable=SC2086  # a list of numbers
+  [ -z "$PIDS" ] || kill -TERM $PIDS 2>/dev/null || true
+}
+
+make_environment "$(hardware_extra)"
+if is_dry_run; then
+  start_all "$@"
+  say "again up to $RESTARTS times after exit codes 70, 75, 134 and 137"
+  exit 0
+fi
+
+PIDS=""
+trap pass_on_term TERM
+trap 'ASKED=INT' INT
+count=0
+while :; do
+  start_all "$@"
+  wait_all
+  if [ "$STATUS" -eq 0 ] || [ -n "$ASKED" ] || ! is_mended_by_a_start "$STATUS"; then
+    exit "$STATUS"
+  fi
+  if [ "$count" -ge "$RESTARTS" ]; then
+    say "exit code $STATUS; started again $count times, which is all that --restarts=$RESTARTS allows"
+    exit "$STATUS"
+  fi
+  count=$((count + 1))
+  say "exit code $STATUS; starting again ($count of $RESTARTS)"
+  sleep "${JAXDP_PAUSE_SECS:-1}"
+  [ -z "$ASKED" ] || exit "$STATUS"
+done
