@@ -29,7 +29,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
-from chaos_faults.full_disk import full_disk  # noqa: E402
+from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
 from chaos_faults.workshop import Row, Workshop  # noqa: E402
@@ -39,7 +39,8 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
     """By the name that --only takes."""
     return {
         "flipped_files": lambda workshop: flipped_files(workshop, arguments.flips),
-        "full_disk": full_disk,
+        "full_disk_at_save": full_disk_at_save,
+        "full_disk_at_metrics": full_disk_at_metrics,
         "flipped_replica": lambda workshop: flipped_replica(workshop, arguments.replica_flips),
         "two_processes": two_processes,
         "device_counts": device_counts,
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace, directory: Path) -> tuple[list[Row], list
         except Exception as error:
             traceback.print_exc()
             failed.append(name)
-            rows.append(Row(name, "", "", f"FAILED: {str(error).splitlines()[0] if str(error) else error!r}"))
+            rows.append(Row(name, "", "", f"FAILED: {(str(error) or repr(error)).splitlines()[0]}"))
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return rows, failed
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from chaos_faults.workshop import Row, Workshop, expect
 from tiny_runs import metrics_lines
+
+from chaos_faults.workshop import Row, Workshop, expect
 
 STEPS = 10
 """Of each part."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from chaos_faults.workshop import Row, Workshop, expect
 from tiny_runs import saved_arrays
 
+from chaos_faults.workshop import Row, Workshop, expect
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.store import restore_latest
 from jaxdp.checksum import leaf_checksums

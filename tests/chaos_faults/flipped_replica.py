@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from chaos_faults.workshop import Row, Workshop, expect, expect_same_end, expect_whole, newest
 from faults import KERNEL
+
+from chaos_faults.workshop import Row, Workshop, expect, expect_same_end, expect_whole, newest
 
 NUM_DEVICES, TOTAL_STEPS, SAVE_EVERY, CHECK_EVERY = 4, 30, 5, 2
 

@@ -17,10 +17,9 @@ from chaos_faults.workshop import (
     newest,
     wait_for,
 )
-
 from jaxdp.checkpoint.manifest import committed_steps
 
-OPTIONS = ["--cpu_devices=2", "--config.checkpoint.every_steps=10", "--config.checkpoint.keep_latest=2"]
+OPTIONS = ["--cpu_devices=2", "--config.checkpoint.every_steps=20", "--config.checkpoint.keep_latest=2"]
 
 WITHIN_TRAINING_SECS = 1.5
 WITHIN_SAVE_SECS = 0.3
@@ -39,7 +38,7 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     """Half of the kills, or more, are within saves; at the end it is bitwise the undisturbed run."""
     draws, workdir = workshop.draws("kills"), workshop.directory / "killed"
     watch = _Watch(workdir)
-    count = in_saves = in_deletions = at_start = 0
+    count = in_saves = before_manifest = in_deletions = at_start = 0
     resumed = set()
     while count < num_kills or in_saves < num_kills // 2:
         expect(count < 2 * num_kills + 10, f"{count} kills, but only {in_saves} within saves")
@@ -61,7 +60,9 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
         _expect_resumed(run, before)
         watch.expect_none_lost()
         expect_whole(workdir)
-        in_saves += _unfinished_saves(workdir)
+        being_written, without_manifest = _unfinished_saves(workdir)
+        in_saves += being_written or without_manifest
+        before_manifest += without_manifest
         in_deletions += any(workdir.glob("checkpoints/*.deleting"))
         resumed.add(newest(workdir))
         if count % REPORT_EVERY == 0:
@@ -75,7 +76,8 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     expect_same_end(workdir, undisturbed, last)
     yield Row(
         "SIGKILL",
-        f"at random instants of one run, {in_saves} within a save, {in_deletions} within a deletion, {at_start} while it starts",
+        f"at random instants of one run, {in_saves} within a save ({before_manifest} of them between its arrays and its "
+        f"manifest), {in_deletions} within a deletion, {at_start} aimed at a start",
         str(count),
         f"no checkpoint lost, every start resumed from the newest whole one ({len(resumed)} different), "
         f"{last} steps end bitwise as undisturbed",
@@ -118,11 +120,10 @@ def _changed(workdir: Path) -> int:
     return metrics.stat().st_mtime_ns if metrics.is_file() else 0
 
 
-def _unfinished_saves(workdir: Path) -> bool:
-    return any(
-        ".orbax-checkpoint-tmp" in path.name or (path.name.isdigit() and not (path / "manifest.json").is_file())
-        for path in workdir.glob("checkpoints/*")
-    )
+def _unfinished_saves(workdir: Path) -> tuple[bool, bool]:
+    """Whether the kill left arrays that were being written, and whether it left whole ones without a manifest."""
+    left = [path for path in workdir.glob("checkpoints/*") if not (path / "manifest.json").is_file()]
+    return any(".orbax-checkpoint-tmp" in path.name for path in left), any(path.name.isdigit() for path in left)
 
 
 def _expect_resumed(run: Run, before: int | None) -> None:
