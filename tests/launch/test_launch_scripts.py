@@ -356,7 +356,7 @@ def test_extras_share_an_environment_without_installing_back_and_forth(machine):
     machine.run("launch/test.sh")
     assert [call[:3] for call in machine.calls()] == [
         ["jaxdp", "devices"],
-        ["python", "-m", "pytest", "-n", "auto"],
+        ["python", "-m", "pytest"],
     ]
 
 
