@@ -42,9 +42,8 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
         save_total_ms: median time until it counts.
         compile_secs, device_bytes, flops_per_step, mfu.
     """
-    data = read_data(config)
-    config = parts.resolve(config, data.vocab_size)
-    composition = Composition(config, data, parts.count_steps(config, data.train.num_rows if data.train else None))
+    composition = _compose(config)
+    config = composition.config
     program = composition.compile_step()
     state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
     with Prefetch(composition.feed.batches(0), composition.place, config.data.prefetch_batches) as batches:
@@ -88,10 +87,15 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
 
 def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     """What watching over a run costs; see `experiment.checks`."""
-    data = parts.read_data(config)
+    return checks.measure_checks(_compose(config), num_steps)
+
+
+def _compose(config: ConfigDict) -> Composition:
+    """The run that the configuration describes, with its data read."""
+    data = read_data(config)
     config = parts.resolve(config, data.vocab_size)
-    composition = Composition(config, data, parts.count_steps(config, data.train.num_rows))
-    return checks.measure_checks(composition, num_steps)
+    total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+    return Composition(config, data, total_steps)
 
 
 def _dispatch(program, state, batches, signals, num_steps: int):

@@ -16,4 +16,5 @@ make_environment test
 cd -- "$REPOSITORY"
 # The tests start processes of their own, which must leave a GPU alone as well.
 export JAX_PLATFORMS=cpu
-become python -m pytest "$@"
+# A worker a core; later options beat this one: `-n 0` runs all in one process.
+become python -m pytest -n auto "$@"

@@ -32,8 +32,6 @@ from jaxdp.watchdog import TRAINING, Watchdog
 
 BLOCK_STEPS = 10
 MIN_ROUNDS = 3
-KINDS = ("bare", "watched", "compared")
-"""Without checks; with those of every step; with one comparison of the devices beside."""
 
 
 def measure_checks(composition: Composition, num_steps: int) -> dict[str, Any]:
@@ -50,8 +48,8 @@ def measure_checks(composition: Composition, num_steps: int) -> dict[str, Any]:
     """
     num_rounds = max(num_steps // (3 * BLOCK_STEPS), MIN_ROUNDS)
     num_devices, every = composition.topology.num_devices, composition.config.parallel.check_every_steps
-    steps = _Blocks(composition, composition.shape, ("bare",))
-    blocks = _Blocks(composition, divide_batch(num_devices, 1, num_devices), KINDS)
+    steps = _Blocks(composition, composition.shape, with_checks=False)
+    blocks = _Blocks(composition, divide_batch(num_devices, 1, num_devices), with_checks=True)
     taken_by_steps = [steps.run_round(0) for _ in range(1 + MIN_ROUNDS)][1:]
     taken = [blocks.run_round(turn) for turn in range(1 + num_rounds)][1:]
     wall, cpu = (_summary(taken_by_steps, taken, clock, every) for clock in (0, 1))
@@ -90,24 +88,27 @@ def _summary(steps: Sequence[Taken], rounds: Sequence[Taken], clock: int, every:
 class _Blocks:
     """The same steps in several ways, each a short run of the loop itself."""
 
-    def __init__(self, composition: Composition, shape: BatchShape, kinds: Sequence[str]):
+    def __init__(self, composition: Composition, shape: BatchShape, *, with_checks: bool):
         """
         Args:
             composition: of the run.
             shape: of the batch.
-            kinds: which of KINDS to run.
+            with_checks: besides `bare`, without any check, run blocks `watched`,
+                with those of every step, and `compared`, with one comparison of the
+                devices on top.
         """
         config, topology = composition.config, composition.topology
         self._watchdog = Watchdog(config.parallel.watchdog_secs, Path(os.devnull))
         watching = [Watching(self._watchdog), Divergence(config.optim.max_skipped_in_a_row)]
         names = [name for name, _ in named_leaves(composition.abstract_state)]
-        consistency = Consistency(
-            composition.compile_checksums(), names, topology, Every(BLOCK_STEPS), lambda step: False
-        )
-        hooks = {"bare": [], "watched": watching, "compared": [consistency, *watching]}
-        checked = composition.compile_step(shape=shape)
         bare = composition.compile_step(dataclasses.replace(composition.update, skip_by="never"), shape)
-        self._kinds = [(kind, bare if kind == "bare" else checked, hooks[kind]) for kind in kinds]
+        self._kinds: list[tuple[str, Program, Sequence[Hook]]] = [("bare", bare, [])]
+        if with_checks:
+            checked = composition.compile_step(shape=shape)
+            consistency = Consistency(
+                composition.compile_checksums(), names, topology, Every(BLOCK_STEPS), lambda step: False
+            )
+            self._kinds += [("watched", checked, watching), ("compared", checked, [consistency, *watching])]
         self._state = composition.fresh_state()
         rows = shape.device_batch_size * topology.num_local_devices
         host_batch = next(composition.feed.batches(0))

@@ -184,3 +184,32 @@ def test_retention_keeps_what_it_may_have_to_go_back_to(config_file, without, tm
     assert "resuming from checkpoint 1 of 12 steps" in capsys.readouterr().err
     assert_like(tmp_path, without)
     assert checkpoints(tmp_path) == [7, 10, 12]
+
+
+@pytest.fixture
+def nervous(monkeypatch):
+    """Options under which every loss above the mean of those before is a spike."""
+    monkeypatch.setattr("jaxdp.optim.spikes.SPIKE_WARMUP", 2)
+    return [*OPTIONS, "--config.optim.spike_factor=1.0001", "--config.optim.learning_rate=1e-9"]  # it only wobbles
+
+
+def test_spikes_are_skipped_and_a_resumed_run_skips_the_same(config_file, tmp_path, nervous):
+    options = [*nervous, "--config.optim.max_skipped_in_a_row=12"]
+    assert train(config_file, tmp_path, *options) == 0
+    lines, arrays = metrics_lines(tmp_path), saved_arrays(tmp_path, STEPS)
+    assert 0 < lines[-1]["train/skipped"] < STEPS
+    assert sum("loss_mean" in name for name in arrays) == 1
+    for later in range(6, STEPS + 1, 2):
+        shutil.rmtree(tmp_path / "checkpoints" / str(later))
+    assert train(config_file, tmp_path, *options) == 0
+    assert_same_bits(saved_arrays(tmp_path, STEPS), arrays)
+    skipped = [[line["train/skipped"] for line in run] for run in (metrics_lines(tmp_path), lines)]
+    assert skipped[0] == skipped[1]
+
+
+def test_too_many_spikes_are_called_that(config_file, tmp_path, capsys, nervous):
+    options = ["--config.optim.max_skipped_in_a_row=1", "--config.optim.max_rollbacks=0"]
+    assert train(config_file, tmp_path, *nervous, *options) == 3
+    sentence = assert_refused(capsys, 3)
+    assert "had a loss above 1.0001 times its running mean (optim.spike_factor) and were skipped" in sentence
+    assert "computed again, everything on every device is finite" in sentence
