@@ -26,11 +26,13 @@ from rich.table import Table
 
 jax.config.update("jax_num_cpu_devices", 2)
 
+from chaos_faults.asked_to_stop import asked_to_stop  # noqa: E402
 from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
 from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
+from chaos_faults.lost_directory import lost_directory  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
 from chaos_faults.workshop import Row, Workshop  # noqa: E402
 
@@ -41,6 +43,8 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "flipped_files": lambda workshop: flipped_files(workshop, arguments.flips),
         "full_disk_at_save": full_disk_at_save,
         "full_disk_at_metrics": full_disk_at_metrics,
+        "lost_directory": lost_directory,
+        "asked_to_stop": lambda workshop: asked_to_stop(workshop, arguments.signals),
         "flipped_replica": lambda workshop: flipped_replica(workshop, arguments.replica_flips),
         "two_processes": two_processes,
         "device_counts": device_counts,
@@ -81,6 +85,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="SIGKILLs; half of them are within saves")
     parser.add_argument("--flips", type=int, default=50, metavar="N", help="flipped bits in files")
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")
+    parser.add_argument("--signals", type=int, default=20, metavar="N", help="SIGTERMs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this fault; may be given again")
     parser.add_argument("--directory", type=Path, help="where the runs go; default: a temporary folder")

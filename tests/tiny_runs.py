@@ -158,17 +158,9 @@ def assert_refused(capsys, code=2):
     return sentence.removeprefix("jaxdp: ")
 
 
-def same_bits(arrays, expected):
-    """None where names, shapes, dtypes and bits are equal, else the first name that is not."""
-    for name in sorted(arrays.keys() | expected.keys()):
-        if name not in arrays or name not in expected:
-            return name
-        array, wanted = arrays[name], expected[name]
-        if (array.dtype, array.shape, array.tobytes()) != (wanted.dtype, wanted.shape, wanted.tobytes()):
-            return name
-    return None
-
-
 def assert_same_bits(arrays, expected):
     """Equal names, shapes, dtypes and bits."""
-    assert same_bits(arrays, expected) is None
+    assert arrays.keys() == expected.keys()
+    for name, array in arrays.items():
+        assert array.dtype == expected[name].dtype and array.shape == expected[name].shape, name
+        assert array.tobytes() == expected[name].tobytes(), name

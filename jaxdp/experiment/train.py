@@ -74,10 +74,17 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a run ended: updates completed, and the signal that ended it early, or 0."""
+    """How a run ended.
+
+    Attributes:
+        step: updates completed.
+        request: the signal that ended it early, or 0.
+        interrupted: it came out of the middle of something, with nothing to save.
+    """
 
     step: int
     request: int
+    interrupted: bool = False
 
 
 def run(
@@ -110,7 +117,7 @@ def run(
     except Stopped as stopped:
         steps = committed_steps(directory.checkpoints)
         say(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
-        return Result(steps[-1] if steps else 0, stopped.number)
+        return Result(steps[-1] if steps else 0, stopped.number, interrupted=True)
 
 
 def _run(
