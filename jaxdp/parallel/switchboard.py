@@ -96,28 +96,25 @@ class Switchboard(threading.Thread):
             if connection.socket.fileno() >= 0:
                 self._hear(connection, line)
         if connection.socket.fileno() >= 0 and (not received or len(connection.unread) > MAX_LINE_BYTES):
-            self._drop(connection)
-            if self._here.pop(connection.process, None) and not self._listener:
-                self._end(PeerLost(f"process {connection.process} on {connection.host} is gone"))
+            self._lose(connection)
 
     def _hear(self, connection: _Connection, line: bytes) -> None:
         try:
             kind, content = json.loads(line)
         except (ValueError, TypeError):
             kind, content = "noise", None
-        if kind == "hello" and connection.process is None:
+        if kind == "hello" and connection.process is None and _is_hello(content):
             self._greet(connection, content)
         elif kind == "say" and connection.process in self._here:
             self._said[connection.process] = content
             self._tell_when_complete()
         elif kind == "leave" and connection.process in self._here:
-            del self._here[connection.process]
             self._drop(connection)
             if content["exit_code"]:
                 who = f"process {connection.process} on {connection.host}"
                 self._end(PeerLost(f"{who} stopped: {content['sentence']}", content["exit_code"]))
         else:
-            self._drop(connection)  # it speaks another language
+            self._lose(connection)  # it speaks another language
 
     def _greet(self, connection: _Connection, hello: dict[str, Any]) -> None:
         connection.process, connection.host = hello["process"], hello["host"]
@@ -164,9 +161,19 @@ class Switchboard(threading.Thread):
         for connection in self._here.values():
             connection.send(*_end_message(error))
 
+    def _lose(self, connection: _Connection) -> None:
+        """It hung up without a word; before all have arrived another one may still come in its place."""
+        was_here = self._here.get(connection.process) is connection
+        self._drop(connection)
+        if was_here and not self._listener:
+            self._end(PeerLost(f"process {connection.process} on {connection.host} is gone"))
+
     def _drop(self, connection: _Connection) -> None:
         self._selector.unregister(connection.socket)
         connection.socket.close()
+        if self._here.get(connection.process) is connection:
+            del self._here[connection.process]
+            self._said.pop(connection.process, None)
 
     def _close_listener(self) -> None:
         """Gives the port over, so that JAX can listen there."""
@@ -187,6 +194,11 @@ class Switchboard(threading.Thread):
 
 def _end_message(error: UserError) -> tuple[str, Any]:
     return "end", {"exit_code": error.exit_code, "sentence": str(error)}
+
+
+def _is_hello(content: Any) -> bool:
+    kinds = {"process": int, "of": int, "host": str}
+    return isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
 
 
 def message(kind: str, content: Any) -> bytes:

@@ -137,7 +137,7 @@ def test_a_number_of_processes_that_differs_stops_all(call):
             answer.result()
 
 
-@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["say", 1]\n', b'{"a": 1}\n', b"[1]\n"])
+@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["say", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
 def test_strangers_at_the_port_do_no_harm(call, address, noise):
     first = call(0, 2)
     host, port = address.split(":")
@@ -259,3 +259,23 @@ def test_those_that_leave_in_good_order_disturb_nobody(call):
     answers = [call(index, 2, function, ended=ended) for index in range(2)]
     assert [answer.result() for answer in answers] == ["stayed", "left"]
     assert ended == []
+
+
+def test_one_that_goes_before_all_are_there_is_not_counted(call, address):
+    """A launcher may start it once more; without it nobody goes on."""
+    first = call(0, 3)
+    host, port = address.split(":")
+    while True:
+        try:
+            early = socket.create_connection((host, int(port)))
+            break
+        except ConnectionRefusedError:
+            assert not first.done()
+    with early, early.makefile("rb") as lines:
+        early.sendall(switchboard.message("hello", {"process": 1, "of": 3, "host": "elsewhere"}))
+        assert lines.readline() == switchboard.message("welcome", None)
+    third = call(2, 3)
+    threading.Event().wait(0.3)
+    assert not first.done() and not third.done()
+    second = call(1, 3)
+    assert first.result() == second.result() == third.result() == [HOST] * 3
