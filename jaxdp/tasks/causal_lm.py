@@ -11,12 +11,24 @@ from jaxdp.tasks.losses import cross_entropy_sums
 from jaxdp.tasks.task import Apply, LossSums, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
+_PACKED = ("segment_ids", "positions")
+"""What packed rows say beside their tokens."""
+
 
 class CausalLM:
-    """Rows are windows of `length + 1` tokens: inputs, and the same shifted by one as targets."""
+    """Rows are windows of `length + 1` tokens, or whole documents packed side by side.
+
+    A window gives inputs, and the same shifted by one as targets. Packed rows bring
+    targets of their own, and say which tokens belong together.
+    """
+
+    fields = ("text",)
+    terminated = ("tokens",)
+    packings = ("cut", "documents")
 
     def __init__(self, inputs: TaskInputs):
         self._length = inputs.length
+        self._packed = inputs.packing == "documents"
         self._label_smoothing = inputs.label_smoothing
         self._z_loss = inputs.z_loss
         self._token_bytes = None if inputs.tokenizer is None else inputs.tokenizer.token_bytes()
@@ -28,12 +40,17 @@ class CausalLM:
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Windows -> inputs, targets and weights; nothing here is random.
+        """Rows -> inputs, targets and weights; nothing here is random.
 
         Args:
-            examples: {"tokens": [rows, length + 1] int32, "num_tokens": [rows] int32},
-                tokens past `num_tokens` being padding.
+            examples: windows: {"tokens": [rows, length + 1] int32, "num_tokens": [rows]
+                int32}, tokens past `num_tokens` being padding; packed: {"tokens",
+                "targets", "segment_ids", "positions": [rows, length] int32, "num_tokens"}.
         """
+        if self._packed:
+            valid = np.arange(self._length)[None, :] < examples["num_tokens"][:, None]
+            packed = {name: examples[name] for name in ("tokens", "targets", *_PACKED)}
+            return packed | {"loss_weights": valid.astype(np.float32)}
         tokens = examples["tokens"]
         valid = np.arange(1, self._length + 1)[None, :] < examples["num_tokens"][:, None]
         return {
@@ -43,13 +60,14 @@ class CausalLM:
         }
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """{"tokens", "targets": [rows, length] int32, "loss_weights": [rows, length] float32}."""
+        """{"tokens", "targets": [rows, length] int32, "loss_weights": [rows, length] float32}.
+
+        Packed rows have `segment_ids` and `positions` [rows, length] int32 too.
+        """
         shape = (rows, self._length)
-        return {
-            "tokens": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "targets": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32),
-        }
+        names = ("tokens", "targets", *(_PACKED if self._packed else ()))
+        spec = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+        return spec | {"loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
@@ -57,9 +75,10 @@ class CausalLM:
         """Summed next-token cross-entropy; when evaluating, pure and with its metrics.
 
         Padding stands only at the end of a row, where causality keeps it from
-        every valid position, so no attention mask is needed.
+        every valid position, so no attention mask is needed. Packed documents
+        attend within themselves.
         """
-        logits = apply(params, batch["tokens"], row_keys=row_keys)
+        logits = self._logits(apply, params, batch, row_keys=row_keys)
         targets, weights = batch["targets"], batch["loss_weights"]
         objective, nats = cross_entropy_sums(
             logits,
@@ -80,7 +99,11 @@ class CausalLM:
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """{"logits": [rows, length, vocab_size] float32}."""
-        return {"logits": apply(params, batch["tokens"])}
+        return {"logits": self._logits(apply, params, batch)}
+
+    def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
+        packed = {name: batch[name] for name in _PACKED} if self._packed else {}
+        return apply(params, batch["tokens"], **packed, **options)
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of a token, e to the mean cross-entropy in nats."""

@@ -40,18 +40,32 @@ class TaskInputs:
     Attributes:
         length: tokens of a row that the model sees.
         tokenizer: see `jaxdp.data.tokenizers`; None for ready-made tokens.
+        packing: what a row is: `cut` | `documents` | `none`, as `data.packing` says.
         label_smoothing: share of the target's probability spread over the vocabulary.
         z_loss: weight of log(Z)^2 in the objective.
     """
 
     length: int
     tokenizer: Any = None
+    packing: str = "cut"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
 
 class Task(Protocol):
-    """The interface that `jaxdp.step`, `evaluation` and `experiment` rely on."""
+    """The interface that `jaxdp.step`, `evaluation` and `experiment` rely on.
+
+    Attributes:
+        fields: what `prepare` reads of a record: `text`, `label`, `source`, `target`;
+            `data.<field>_column` says which column of the source that is.
+        terminated: arrays of an example that are texts by themselves: end of text
+            follows each of them in the prepared data.
+        packings: the values of `data.packing` that it can read, its default first.
+    """
+
+    fields: tuple[str, ...]
+    terminated: tuple[str, ...]
+    packings: tuple[str, ...]
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """One source record -> one example; deterministic, so that it can be cached."""
