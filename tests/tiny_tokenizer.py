@@ -1,0 +1,32 @@
+"""A tokenizer of small letters and blanks, with the special tokens that tasks ask for."""
+
+import numpy as np
+
+
+class LetterTokenizer:
+    """Special tokens are 0, 1, 2, ..., then come a to z and the blank, which begins a word."""
+
+    end_of_text_id = 0
+
+    def __init__(self, special_tokens=("[CLS]", "[SEP]", "[MASK]")):
+        names = ("<|endoftext|>", *special_tokens)
+        self.special_ids = {name: number for number, name in enumerate(names)}
+        self.first = len(names)
+        self.vocab_size = self.first + 27
+
+    def special_id(self, name):
+        return self.special_ids[name]
+
+    def encode(self, text):
+        return np.array([self.first + "abcdefghijklmnopqrstuvwxyz ".index(letter) for letter in text], np.int32)
+
+    def decode(self, ids):
+        return "".join("abcdefghijklmnopqrstuvwxyz "[i - self.first] for i in ids if i >= self.first)
+
+    def token_bytes(self):
+        return np.repeat(np.array([0, 1], np.int32), [self.first, 27])
+
+    def starts_word(self):
+        starts = np.zeros(self.vocab_size, bool)
+        starts[: self.first] = starts[-1] = True
+        return starts
