@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
     {"errors", "lock", "trees", "typing", "metrics"},
-    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal"},
+    {"model", "optim", "data", "writers", "plotting", "evaluation_plots", "config", "defaults", "workdir", "terminal"},
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},
@@ -26,6 +26,7 @@ SAME_FLOOR = {
     ("hooks", "trainer"),
     ("benchmark", "experiment"),
     ("plotting", "writers"),
+    ("evaluation_plots", "plotting"),
     ("config", "defaults"),
     ("__main__", "cli"),
     ("cli", "__init__"),
