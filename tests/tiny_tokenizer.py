@@ -1,30 +1,34 @@
-"""A tokenizer of small letters and blanks, with the special tokens that tasks ask for."""
+"""A tokenizer of letters and blanks, with the special tokens that tasks ask for."""
+
+import string
 
 import numpy as np
 
+SMALL_LETTERS = string.ascii_lowercase + " "
+
 
 class LetterTokenizer:
-    """Special tokens are 0, 1, 2, ..., then come a to z and the blank, which begins a word."""
+    """Special tokens are 0, 1, 2, ..., then come the letters and the blank, which begins a word."""
 
     end_of_text_id = 0
 
-    def __init__(self, special_tokens=("[CLS]", "[SEP]", "[MASK]")):
+    def __init__(self, special_tokens=("[CLS]", "[SEP]", "[MASK]"), letters=SMALL_LETTERS):
         names = ("<|endoftext|>", *special_tokens)
         self.special_ids = {name: number for number, name in enumerate(names)}
-        self.first = len(names)
-        self.vocab_size = self.first + 27
+        self.first, self.letters = len(names), letters
+        self.vocab_size = self.first + len(letters)
 
     def special_id(self, name):
         return self.special_ids[name]
 
     def encode(self, text):
-        return np.array([self.first + "abcdefghijklmnopqrstuvwxyz ".index(letter) for letter in text], np.int32)
+        return np.array([self.first + self.letters.index(letter) for letter in text], np.int32)
 
     def decode(self, ids):
-        return "".join("abcdefghijklmnopqrstuvwxyz "[i - self.first] for i in ids if i >= self.first)
+        return "".join(self.letters[i - self.first] for i in ids if i >= self.first)
 
     def token_bytes(self):
-        return np.repeat(np.array([0, 1], np.int32), [self.first, 27])
+        return np.repeat(np.array([0, 1], np.int32), [self.first, len(self.letters)])
 
     def starts_word(self):
         starts = np.zeros(self.vocab_size, bool)
