@@ -95,14 +95,11 @@ def mask_tokens(
 
 
 def _words(is_text: np.ndarray, starts_word: np.ndarray | None) -> np.ndarray:
-    """The place at which each token's word begins: `[rows, length] int64`."""
+    """The place at which each token's word begins, or before which no text stands: `[rows, length]`."""
     places = np.broadcast_to(np.arange(is_text.shape[1]), is_text.shape)
     if starts_word is None:
         return places
-    goes_on = is_text & ~starts_word
-    goes_on[:, 1:] &= is_text[:, :-1]
-    goes_on[:, 0] = False
-    return np.maximum.accumulate(np.where(goes_on, 0, places), axis=1)
+    return np.maximum.accumulate(np.where(is_text & ~starts_word, 0, places), axis=1)
 
 
 def _choose(sizes: np.ndarray, budget: np.ndarray, keys: np.ndarray) -> np.ndarray:
