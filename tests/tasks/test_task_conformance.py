@@ -1,5 +1,6 @@
 """What every registered task must keep, whatever it learns."""
 
+import functools
 import json
 import pickle
 
@@ -17,7 +18,9 @@ from jaxdp.data.pipeline import eval_batches, train_batches
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment.parts import make_task
-from jaxdp.model import init_params, parameter_shapes
+from jaxdp.inference.decode import make_decode
+from jaxdp.inference.sampling import Sampling
+from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.parallel.devices import divide_batch
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch, place_per_device
 from jaxdp.parallel.signals import host_signals, signals_spec
@@ -30,6 +33,7 @@ from jaxdp.tasks import task as registry
 
 SEED = 5
 NUM_STEPS = 200
+NUM_NEW = 7
 ROW_IDS = np.arange(NUM_RECORDS, dtype=np.int32)
 WITH_PADDING = NUM_RECORDS + 3
 
@@ -307,6 +311,56 @@ def test_requests_are_answered(case):
     answers = task.answers(jax.device_get(task.outputs(apply_of(model), random_params(model), batch)))
     assert len(answers) == 4 and answers[0] == answers[1]
     json.dumps(answers, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "completion"])
+def test_what_is_decoded_is_what_the_task_expects(name):
+    """Greedy continuations, taken as targets, are predicted without an error."""
+    case, batch = VARIANTS[name], {"seq2seq": source_batch, "completion": prompt_batch}[name]
+    task, model = case.make_task(), case.make_model()
+    params, apply = random_params(model, deviation=1.0), apply_of(model)
+    decode = make_decode(
+        apply,
+        functools.partial(init_cache, model.config),
+        Sampling(temperature=0),
+        num_new=NUM_NEW,
+        end_of_text_id=TOKENIZER.end_of_text_id,
+    )
+    requests, rows_with = batch(case, task)
+    seeds = {"seeds": np.arange(NUM_RECORDS, dtype=np.uint32), "offset": np.zeros(NUM_RECORDS, np.int32)}
+    written = np.asarray(jax.jit(decode)(params, requests | seeds))
+    assert len({row.tobytes() for row in written}) > NUM_RECORDS // 2
+    is_end = written == TOKENIZER.end_of_text_id
+    num_written = np.where(is_end.any(1), is_end.argmax(1) + 1, NUM_NEW).astype(np.int32)
+    expected = task.make_batch(rows_with(written, num_written), 0, 0, ROW_IDS)
+    sums = jax.jit(lambda batch: task.loss(apply, params, batch, None, False))(expected)
+    assert sums.weight == num_written.sum() and sums.metrics["accuracy"][0] == sums.weight
+
+
+def source_batch(case, task):
+    """Sources to decode from; and the rows whose targets are what was written."""
+    rows = case.rows(task)
+
+    def rows_with(written, num_written):
+        target_tokens = np.zeros((NUM_RECORDS, task.row_lengths["target_tokens"]), np.int32)
+        target_tokens[:, :NUM_NEW] = written
+        return rows | {"target_tokens": target_tokens, "num_target_tokens": num_written}
+
+    return task.make_request_batch(rows), rows_with
+
+
+def prompt_batch(case, task):
+    """Sources, all of one length, as prompts; and the rows that end in what was written."""
+    prompts = np.stack([TOKENIZER.encode(record["source"] + " ") for record in case.records])
+    length = prompts.shape[1]
+
+    def rows_with(written, num_written):
+        rows = {name: np.zeros((NUM_RECORDS, places), np.int32) for name, places in task.row_lengths.items()}
+        rows["tokens"][:, : length + NUM_NEW] = np.concatenate([prompts, written], axis=1)
+        rows["loss_mask"][:, length:] = 1
+        return rows | {"num_tokens": length + num_written}
+
+    return {"tokens": prompts, "prompt_mask": np.ones(prompts.shape, bool)}, rows_with
 
 
 # ---- Learning -----------------------------------------------------------------------------------
