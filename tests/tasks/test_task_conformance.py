@@ -14,6 +14,7 @@ from tiny_training import assert_equal_trees, host, topology
 
 from jaxdp import defaults
 from jaxdp.data.order import RowOrder
+from jaxdp.data.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.pipeline import eval_batches, train_batches
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
@@ -87,6 +88,17 @@ class Rows:
 
     def rows(self, indices):
         return take(self._arrays, indices)
+
+
+class Arrays:
+    """Arrays of unequal length in memory."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def take(self, indices, most):
+        taken = [self.arrays[index][:most] for index in indices]
+        return np.concatenate(taken), np.array([len(each) for each in taken], np.int64)
 
 
 # ---- On the host --------------------------------------------------------------------------------
@@ -186,6 +198,30 @@ def test_more_places_for_the_same_texts_change_nothing(case, loss):
             rows[name] = np.where(is_padding, noise, rows[name]).astype(np.int32)
     noisy = wide.make_batch(rows, 0, 0, np.arange(WITH_PADDING, dtype=np.int32))
     assert_same_sums(loss(noisy, wide), expected)
+
+
+def test_packed_pairs_are_learned_as_single_ones():
+    """The same sums from a third of the rows."""
+    case = CASES["seq2seq"]
+    single, packed = case.make_task(), case.make_task(length=30, target_length=30, packing="documents")
+    model = case.make_model(positions="sinusoidal")  # of which longer rows have as many as they need
+    params, apply = random_params(model), apply_of(model)
+    examples = [single.prepare(record, TOKENIZER) for record in case.records]
+    end = np.int32(TOKENIZER.end_of_text_id)
+    sides = [
+        Arrays([np.append(example[name], end) for example in examples]) for name in ("tokens", "target_tokens")
+    ]
+    plan = pack_pairs(*([len(array) for array in side.arrays] for side in sides), (30, 30))
+    assert plan.num_rows <= NUM_RECORDS // 2
+    rows = PackedPairs(plan, *sides, end).rows(np.arange(plan.num_rows))
+    sums = [
+        jax.jit(lambda batch, task=task: task.loss(apply, params, batch, None, train=False))(batch)
+        for task, batch in (
+            (single, single.make_batch(case.rows(single), 0, 0, ROW_IDS)),
+            (packed, packed.make_batch(rows, 0, 0, ROW_IDS[: plan.num_rows])),
+        )
+    ]
+    assert_same_sums(*sums)
 
 
 def test_what_is_read_matters(case, loss):
