@@ -28,7 +28,6 @@ class CausalLM(Task):
 
     packings = ("cut", "documents", "none")
     architectures = ("decoder",)
-    model_options = {"head": "language_model"}
 
     def __init__(self, inputs: TaskInputs):
         self._length = inputs.length
@@ -37,6 +36,7 @@ class CausalLM(Task):
         self._z_loss = inputs.z_loss
         self._token_bytes = None if inputs.tokenizer is None else inputs.tokenizer.token_bytes()
         self._completion_only = inputs.options.get("completion_only", False)
+        self.model_options = {"head": "language_model"}
         self.fields, self.terminated = ("text",), ("tokens",)
         # A packed row says itself what its targets are; any other is read one token further.
         places = self._length + (inputs.packing == "none")

@@ -205,7 +205,9 @@ def _summary(
         "classes": classes,
         "confusion_matrix": confusion,
         "roc": [_roc(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
-        "precision_recall": [_precision_recall(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
+        "precision_recall": [
+            _precision_recall(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown
+        ],
         "calibration": calibration,
     }
     return Summary(metrics, report)
@@ -230,7 +232,11 @@ def _classes(
 
     Precision of a label that is never given, and recall of one that never occurs, count as 0.
     """
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+    from sklearn.metrics import (
+        average_precision_score,
+        precision_recall_fscore_support,
+        roc_auc_score,
+    )
 
     columns = np.zeros((4, len(names)))
     if len(is_true):

@@ -55,11 +55,11 @@ class MaskedLM(Task):
     packings = ("cut", "none")
     special_tokens = (CLASS, SEPARATOR, MASK)
     architectures = ("encoder",)
-    model_options = {"head": "masked_lm"}
     asked = ("text",)
 
     def __init__(self, inputs: TaskInputs):
         self._options = MaskedLMOptions(**inputs.options)
+        self.model_options = {"head": "masked_lm"}
         self._label_smoothing, self._z_loss = inputs.label_smoothing, inputs.z_loss
         self._length = inputs.length
         self._num_text = inputs.length - 2

@@ -106,7 +106,9 @@ def test_training_batches_are_made_of_changed_rows():
     assert augmented(make, None) is make and make_augmentation((), (END,), BLANK) is None
 
 
-@pytest.mark.parametrize("entry", ["dropout:0.1", "random_swap", "random_swap:x", "random_swap:1", "token_dropout:-0.1"])
+@pytest.mark.parametrize(
+    "entry", ["dropout:0.1", "random_swap", "random_swap:x", "random_swap:1", "token_dropout:-0.1"]
+)
 def test_entries_that_are_none_are_refused(entry):
     with pytest.raises(UserError, match=rf"data\.augmentation has '{entry}'; expected token_dropout:RATE, "):
         make_augmentation((entry,), (END,), BLANK)

@@ -1,5 +1,7 @@
 """Packed pairs: nothing lost, nothing mixed up, first fit as it is defined."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -54,10 +56,11 @@ def test_a_plan_is_first_fit_among_the_open_rows(num_open, monkeypatch):
     monkeypatch.setattr(packed_pairs, "OPEN_ROWS", num_open)
     lengths, _ = random_pairs(300)
     plan = pack_pairs(*lengths, PLACES)
-    rows = [plan.pairs[begin:end].tolist() for begin, end in zip(plan.row_offsets[:-1], plan.row_offsets[1:], strict=True)]
+    rows = [plan.pairs[begin:end].tolist() for begin, end in itertools.pairwise(plan.row_offsets)]
     assert rows == first_fit(lengths, PLACES, num_open)
     assert plan.num_tokens == tuple(each.sum() for each in lengths)
-    assert plan.efficiency == pytest.approx([each.sum() / (len(rows) * n) for each, n in zip(lengths, PLACES, strict=True)])
+    shares = [each.sum() / (len(rows) * places) for each, places in zip(lengths, PLACES, strict=True)]
+    assert plan.efficiency == pytest.approx(shares)
 
 
 def test_every_pair_stands_in_one_row_by_itself():

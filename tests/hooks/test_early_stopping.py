@@ -79,4 +79,4 @@ def test_another_process_may_be_the_one_that_remembers():
 
 
 def test_the_request_is_no_signal():
-    assert EARLY_STOP > max(EXIT_CODES) and EARLY_STOP not in set(EXIT_CODES)
+    assert max(EXIT_CODES) < EARLY_STOP and EARLY_STOP not in set(EXIT_CODES)

@@ -82,7 +82,8 @@ def test_labels_of_each_kind():
 def test_what_preparing_depends_on(kind):
     task = make_task(kind)
     assert task.prepared_with == {"kind": kind, "separator": ",", "labels": list(LABELS[kind].names)}
-    unpickled = pickle.loads(pickle.dumps(Classification(TaskInputs(length=LENGTH, labels=LABELS[kind], options=options(kind)))))
+    without_tokenizer = Classification(TaskInputs(length=LENGTH, labels=LABELS[kind], options=options(kind)))
+    unpickled = pickle.loads(pickle.dumps(without_tokenizer))
     example = unpickled.prepare({"text": "ab", "label": VALUES[kind][0]}, PLAIN)
     assert set(example) == {"tokens", "labels" if kind == "multi_label" else "label"}
     num_outputs = 1 if kind == "regression" else 3
@@ -228,7 +229,8 @@ def test_rows_of_padding_are_no_part_of_a_summary(kind):
 
 
 def test_weights_are_checked_and_have_a_mean_of_one():
-    weights = class_weights(ClassificationOptions(**options("single_label", class_weights="balanced")), LABELS["single_label"])
+    balanced = ClassificationOptions(**options("single_label", class_weights="balanced"))
+    weights = class_weights(balanced, LABELS["single_label"])
     assert weights.dtype == np.float32 and weights @ [1, 2, 5] == pytest.approx(8)
     for given in ("1,2", "a,b,c", "1,2,-1", "0,0,0", "1,nan,1", ""):
         with pytest.raises(UserError, match=r"expected none, balanced or 3 numbers .* for ale, milk, tea"):

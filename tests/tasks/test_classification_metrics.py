@@ -1,5 +1,6 @@
 """Metrics of a whole split against their definitions, written out in NumPy."""
 
+import itertools
 import json
 import math
 
@@ -133,7 +134,7 @@ def test_calibration_is_the_mean_distance_of_the_bins():
     is_right = random.random(404) < confidence**2
     found = calibration(confidence, is_right)
     error, counts, edges = 0.0, [], np.arange(16) / 15
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high) | ((low == 0) & (confidence == 0))
         error += abs(confidence[inside].mean() - is_right[inside].mean()) * inside.mean()
         counts.append(inside.sum())

@@ -23,7 +23,12 @@ from jaxdp.inference.decode import make_decode
 from jaxdp.inference.sampling import Sampling
 from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.parallel.devices import divide_batch
-from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch, place_per_device
+from jaxdp.parallel.placement import (
+    abstract_batch,
+    abstract_replicated,
+    place_batch,
+    place_per_device,
+)
 from jaxdp.parallel.signals import host_signals, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
