@@ -30,7 +30,8 @@ class LetterTokenizer:
     def token_bytes(self):
         return np.repeat(np.array([0, 1], np.int32), [self.first, len(self.letters)])
 
-    def starts_word(self):
-        starts = np.zeros(self.vocab_size, bool)
-        starts[: self.first] = starts[-1] = True
-        return starts
+    def word_boundaries(self):
+        boundaries = np.zeros((self.vocab_size, 2), bool)
+        boundaries[: self.first] = True
+        boundaries[-1, 0] = True  # a blank belongs to the word that follows it
+        return boundaries

@@ -72,7 +72,9 @@ class EarlyStopping(Hook):
         return self._every(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
-        self._count(step, float(self._evaluated(step)[self._metric]))
+        metrics = self._evaluated(step)
+        if self._metric in metrics:  # an evaluation can be left for something more urgent
+            self._count(step, float(metrics[self._metric]))
 
     @property
     def message(self) -> str:

@@ -79,11 +79,11 @@ class MaskedLM(Task):
         self._is_special = np.zeros(tokenizer.vocab_size, bool)
         self._is_special[list(tokenizer.special_ids.values())] = True
         self._ordinary_ids = np.flatnonzero(~self._is_special).astype(np.int32)
-        self._starts_word = tokenizer.starts_word() if self._options.whole_words else None
-        if self._options.whole_words and self._starts_word is None:
+        self._boundaries = tokenizer.word_boundaries() if self._options.whole_words else None
+        if self._options.whole_words and self._boundaries is None:
             raise UserError(
-                "masked_lm.whole_words needs a tokenizer whose tokens tell where a word begins: set "
-                "data.tokenizer to bpe:N, wordpiece:N or unigram:N, or masked_lm.whole_words to False."
+                "masked_lm.whole_words needs a tokenizer whose tokens tell where words begin and end: set "
+                "data.tokenizer to bpe:N or wordpiece:N, or masked_lm.whole_words to False."
             )
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
@@ -104,7 +104,7 @@ class MaskedLM(Task):
         masked = mask_tokens(
             tokens,
             is_read & ~self._is_special[tokens],
-            None if self._starts_word is None else self._starts_word[tokens],
+            self._starts_word(tokens),
             rate=self._options.mask_rate,
             most=self._most,
             mask_id=self._mask_id,
@@ -114,6 +114,15 @@ class MaskedLM(Task):
             row_ids=row_ids,
         )
         return _batch(masked, is_read)
+
+    def _starts_word(self, tokens: np.ndarray) -> np.ndarray | None:
+        """Where words begin, `[rows, length] bool`; None where every token is hidden by itself."""
+        if self._boundaries is None:
+            return None
+        begins, ends = self._boundaries.T
+        starts = begins[tokens]
+        starts[:, 1:] |= ends[tokens[:, :-1]]
+        return starts
 
     def _framed(self, examples: HostBatch) -> tuple[np.ndarray, np.ndarray]:
         """[CLS], text, [SEP] and padding `[rows, length] int32`; what is no padding, `bool`."""

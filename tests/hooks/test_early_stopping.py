@@ -73,6 +73,13 @@ def test_a_run_that_has_stopped_is_known_before_it_begins():
     assert not EarlyStopping(Every(2), "eval/loss", 3, lambda step: {}, ()).is_exhausted
 
 
+def test_an_evaluation_that_was_left_does_not_count():
+    stopping = EarlyStopping(Every(1), "eval/loss", 1, lambda step: {} if step == 2 else {"eval/loss": 1.0})
+    for step, exhausted in ((1, False), (2, False), (3, True)):
+        stopping.on_state(step, None)
+        assert stopping.is_exhausted == exhausted
+
+
 def test_another_process_may_be_the_one_that_remembers():
     outcome, stopping, _ = run(LOSSES, patience=3, peer=EARLY_STOP)
     assert (outcome.request, outcome.step, stopping.is_exhausted) == (EARLY_STOP, 2, False)

@@ -64,9 +64,25 @@ def test_whole_words_are_hidden_whole():
         assert len(hidden) in (8, 7) and all(word <= hidden or not word & hidden for word in words)
 
 
+def test_a_token_may_end_a_word():
+    class Sentences(LetterTokenizer):
+        """The letter x ends a word, whatever follows."""
+
+        def word_boundaries(self):
+            boundaries = super().word_boundaries()
+            boundaries[self.encode("x"), 1] = True
+            return boundaries
+
+    task = make_task(0.4, whole_words=True, tokenizer=Sentences())
+    batch = task.make_batch(rows_of(task, ["abxcdx fg"[:8]] * 4), 0, 0, ROWS)
+    for row in range(4):
+        hidden = set(batch["predict_at"][row][batch["loss_weights"][row] > 0].tolist())
+        assert hidden in ({1, 2, 3}, {4, 5, 6}, {7, 8})
+
+
 def test_whole_words_need_a_tokenizer_that_knows_them():
     class Characters(LetterTokenizer):
-        def starts_word(self):
+        def word_boundaries(self):
             return None
 
     with pytest.raises(UserError, match=r"masked_lm\.whole_words needs a tokenizer .* bpe:N"):
