@@ -119,4 +119,4 @@ def relative_bias(table: jax.Array, buckets: jax.Array) -> jax.Array:
     Returns:
         `[batch or 1, num_heads, query_length, key_length] float32`.
     """
-    return jnp.moveaxis(jnp.take(table, buckets, axis=0), -1, 1)
+    return jax.lax.optimization_barrier(jnp.moveaxis(jnp.take(table, buckets, axis=0), -1, 1))

@@ -72,6 +72,7 @@ class Stack(nn.Module):
         Args:
             vectors: Token embeddings, `[batch, length, embed_dim]`.
             positions: `[batch or 1, length] int32`; None: 0, 1, 2, ..., from the cache's index on.
+                With a cache and relative positions, rows differ by padding on the left only.
             segment_ids: `[batch, length] int32`; tokens attend within their own id. Not with a cache.
             attention_mask: `[batch, key_length] bool`, True = attend to that key; or
                 `[batch, length, key_length] bool`; key_length is length, or the slots of the cache.
@@ -104,7 +105,9 @@ class Stack(nn.Module):
             site="embedding",
         )
         places = _positions_or_count(positions, vectors, offset)
-        if cache is not None:
+        if cache is not None and self.config.positions == "relative":
+            # Of the row that is furthest on; every other is behind it by its padding.
+            places = places.max(axis=0, keepdims=True)
             cache = cache.place(places)
         inputs = LayerInputs(
             mask=mask,

@@ -195,7 +195,7 @@ def test_cached_decoding_equals_full_forward(positions, options):
         logits.append(part)
         start, given = start + length, {}
         assert cache.index == start
-    assert cache.source.keys.shape == (2, 2, config.num_kv_heads, SOURCE, 4)
+    assert {leaf.shape[-4:] for leaf in jax.tree.leaves(cache.source.values)} == {(2, config.num_kv_heads, SOURCE, 4)}
     expected = jitted(config)(params, source, attention_mask=valid, target_tokens=target)
     np.testing.assert_allclose(np.concatenate(logits, 1), expected, atol=2e-5)
 
