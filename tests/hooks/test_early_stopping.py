@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
@@ -22,7 +23,7 @@ def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, his
     outcome = train(
         lambda state, batch, signals: (state + 1, {"request": max(signals, peer)}),
         first_step, ((0, 0) for _ in range(10**6)), lambda request, _: request, [evaluating, stopping],
-        first_step=first_step, total_steps=total_steps, waited_secs=lambda: 0.0,
+        first_step=first_step, total_steps=total_steps, queue=lambda: QueueState(2, 2, 0.0),
     )  # fmt: skip
     return outcome, stopping, [{"step": step, **metrics} for step, metrics in written]
 

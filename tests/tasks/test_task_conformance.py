@@ -27,9 +27,8 @@ from jaxdp.parallel.placement import (
     abstract_batch,
     abstract_replicated,
     place_batch,
-    place_per_device,
 )
-from jaxdp.parallel.signals import host_signals, signals_spec
+from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
@@ -277,8 +276,7 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
         abstract_batch(signals_spec(), here),
         mapped=(1, 2),
     )
-    signals = {name: place_per_device(array, here) for name, array in host_signals(8, 0).items()}
-    state, metrics = program(state, place_batch(batch, here), signals)
+    state, metrics = program(state, place_batch(batch, here), signal_maker(here)(0, 0))
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
     stepped = jax.tree.map(lambda before, after: before - after, params, host(state.params))
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
@@ -301,14 +299,16 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
         here,
         abstract_replicated(params, here),
         abstract_batch(with_row_ids(task.batch_spec(2)), here),
-        mapped=(1,),
+        abstract_batch(signals_spec(), here),
+        mapped=(1, 2),
     )
+    make_signals = signal_maker(here)
     batches = eval_batches(
         Rows(rows), task.make_batch, global_batch_size=16, num_processes=1, process_index=0, num_batches=0
     )
     measured = evaluate(
         program, jax.device_put(params, here.replicated), batches,
-        lambda batch: place_batch(batch, here), task.derived_metrics,
+        lambda batch: place_batch(batch, here), lambda: make_signals(0, 0), task.derived_metrics,
     )  # fmt: skip
 
     one = jax.jit(loss)

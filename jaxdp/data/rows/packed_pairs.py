@@ -5,19 +5,13 @@ with a segment id of its own, and none is attended to from another.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from jaxdp.data.rows.flat import RaggedArray, count_up
+
 OPEN_ROWS = 1024
 """Rows that the next pair may still go into: more find hardly any room that is left."""
-
-
-class Texts(Protocol):
-    """Token arrays of unequal length; see `RaggedArray`."""
-
-    def take(self, indices: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """(the first `most` elements of some arrays end to end, their lengths [n])."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ class PackedPairs:
         start_id: what the decoder reads before the first token of each target.
     """
 
-    def __init__(self, plan: PairPlan, sources: Texts, targets: Texts, start_id: int):
+    def __init__(self, plan: PairPlan, sources: RaggedArray, targets: RaggedArray, start_id: int):
         self._plan, self._sources, self._targets, self._start_id = plan, sources, targets, start_id
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
@@ -131,7 +125,7 @@ class PackedPairs:
             raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
         first = self._plan.row_offsets[indices]
         num_pairs = self._plan.row_offsets[indices + 1] - first
-        number = _count_up(num_pairs)
+        number = count_up(num_pairs)
         pairs = self._plan.pairs[np.repeat(first, num_pairs) + number]
         row = np.repeat(np.arange(len(indices)), num_pairs)
         source, source_lengths = self._sources.take(pairs, self._plan.places[0])
@@ -147,15 +141,9 @@ class PackedPairs:
             num_tokens = np.bincount(row, lengths, len(indices)).astype(np.int32)
             is_token = np.arange(places) < num_tokens[:, None]
             values[f"{prefix}segment_ids"] = np.repeat(number + 1, lengths)
-            values[f"{prefix}positions"] = _count_up(lengths)
+            values[f"{prefix}positions"] = count_up(lengths)
             for name, flat in values.items():
                 arrays[name] = np.zeros(is_token.shape, np.int32)
                 arrays[name][is_token] = flat
             arrays[f"num_{prefix}tokens"] = num_tokens
         return arrays
-
-
-def _count_up(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... count - 1 for each count, one after the other: `[sum(counts)] int64`."""
-    firsts = np.cumsum(counts) - counts
-    return np.arange(int(np.sum(counts))) - np.repeat(firsts, counts)

@@ -5,21 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxdp.data import packed_pairs
+from jaxdp.data.rows import packed_pairs
+from jaxdp.data.rows.flat import RaggedArray, as_flat
 from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 
 PLACES, START = (12, 9), 99
 
 
-class Lists:
-    """Arrays of unequal length in memory."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def take(self, indices, most):
-        taken = [self.arrays[index][:most] for index in indices]
-        return np.concatenate([np.zeros(0, np.int32), *taken]), np.array([len(each) for each in taken], np.int64)
+def ragged(arrays):
+    return RaggedArray(as_flat(np.concatenate(arrays)), np.append(0, np.cumsum([len(each) for each in arrays])))
 
 
 def random_pairs(num_pairs, seed=0, longest=(8, 9)):
@@ -31,7 +25,7 @@ def random_pairs(num_pairs, seed=0, longest=(8, 9)):
         [np.arange(end - length, end) + base for end, length in zip(*pair, strict=True)]
         for pair, base in zip(zip(ends, lengths, strict=True), (1000, 5000), strict=True)
     ]
-    return lengths, [Lists(side) for side in sides]
+    return lengths, sides
 
 
 def first_fit(lengths, places, num_open):
@@ -67,7 +61,7 @@ def test_every_pair_stands_in_one_row_by_itself():
     lengths, (sources, targets) = random_pairs(200, seed=1, longest=(14, 11))
     kept = np.flatnonzero(np.arange(200) % 7 > 0)
     plan = pack_pairs(*lengths, PLACES, kept)
-    source = PackedPairs(plan, sources, targets, START)
+    source = PackedPairs(plan, ragged(sources), ragged(targets), START)
     rows = source.rows(np.arange(source.num_rows))
     assert all(array.dtype == np.int32 for array in rows.values())
     found = []
@@ -83,13 +77,13 @@ def test_every_pair_stands_in_one_row_by_itself():
         for name, number in (("tokens", "num_tokens"), ("targets", "num_target_tokens")):
             assert (rows[name][row] > 0).sum() == rows[number][row]
             assert not rows[name][row][rows[number][row] :].any()
-    expected = [(sources.arrays[pair][:12].tolist(), targets.arrays[pair][:9].tolist()) for pair in kept]
+    expected = [(sources[pair][:12].tolist(), targets[pair][:9].tolist()) for pair in kept]
     assert sorted(found) == sorted(expected)
 
 
 def test_rows_come_by_number():
     lengths, (sources, targets) = random_pairs(60)
-    source = PackedPairs(pack_pairs(*lengths, PLACES), sources, targets, START)
+    source = PackedPairs(pack_pairs(*lengths, PLACES), ragged(sources), ragged(targets), START)
     whole = source.rows(np.arange(source.num_rows))
     some = source.rows(np.array([5, 2, 5]))
     for name, array in whole.items():
