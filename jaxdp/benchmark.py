@@ -43,7 +43,7 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
         compile_secs, device_bytes, flops_per_step, mfu.
     """
     data = read_data(config)
-    config = parts.resolve(config, data.vocab_size)
+    config = parts.resolve(config, data.vocab_size, data.labels)
     composition = Composition(config, data, parts.count_steps(config, data.train.num_rows if data.train else None))
     program = composition.compile_step()
     state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
@@ -89,7 +89,7 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
 def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     """What watching over a run costs; see `experiment.checks`."""
     data = parts.read_data(config)
-    config = parts.resolve(config, data.vocab_size)
+    config = parts.resolve(config, data.vocab_size, data.labels)
     composition = Composition(config, data, parts.count_steps(config, data.train.num_rows))
     return checks.measure_checks(composition, num_steps)
 
