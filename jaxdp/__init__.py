@@ -13,6 +13,7 @@ _EXPORTS = {
     "train": ("jaxdp.experiment.train", "run"),
     "evaluate": ("jaxdp.experiment.evaluate", "evaluate_checkpoint"),
     "generate": ("jaxdp.experiment.generate", "generate"),
+    "predict": ("jaxdp.experiment.predict", "predict"),
     "load_checkpoint": ("jaxdp.experiment.initialise", "load_checkpoint"),
     "Transformer": ("jaxdp.model", "Transformer"),
     "TransformerConfig": ("jaxdp.model", "TransformerConfig"),

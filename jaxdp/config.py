@@ -20,7 +20,9 @@ from jaxdp.errors import UserError
 
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 
-FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
+FIXED_ON_RESUME = (
+    "task", "model", "data", "seed", "causal_lm", "masked_lm", "classification", "optim", "global_batch_size",
+)  # fmt: skip
 """What a run must keep when it continues; all else may change."""
 
 _CHANGES_NO_BATCH = (
@@ -57,6 +59,9 @@ _RANGES = {
     "parallel.init_timeout_secs": ("above 0", lambda value: value > 0),
     "eval.every_steps": _OFF_OR_MORE,
     "eval.num_batches": _NOT_NEGATIVE,
+    "eval.patience": _OFF_OR_MORE,
+    "eval.num_scored": _OFF_OR_MORE,
+    "eval.num_beams": _AT_LEAST_ONE,
     "checkpoint.every_steps": _OFF_OR_MORE,
     "checkpoint.every_minutes": _OFF_OR_MORE,
     "checkpoint.keep_latest": _AT_LEAST_ONE,

@@ -49,7 +49,7 @@ def measure_data(config: ConfigDict, step_ms: float) -> dict[str, Any]:
 
 
 def _batches(config: ConfigDict, data: Data):
-    task = make_task(config, data.tokenizer)
+    task = make_task(config, data.tokenizer, data.labels)
     return train_batches(
         data.train,
         task.make_batch,
@@ -91,7 +91,7 @@ def _prepare(config: ConfigDict, data: Data) -> dict[int, float]:
             with trial.unlocked(), trial.ignore_type():
                 trial.data.cache_dir, trial.data.num_workers = directory, num_workers
             start = time.perf_counter()
-            read_data(trial, data.tokenizer)
+            read_data(trial, data.tokenizer, data.labels)
             speeds[num_workers] = data.num_characters / 1e6 / (time.perf_counter() - start)
     return speeds
 

@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
     config.data.length = 256  # tokens the model sees in a row; a window reads one more
     config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
-    config.data.packing = "cut"  # cut: documents joined and cut into windows; documents: whole ones side by side; none: one a row
+    config.data.packing = placeholder(str)  # cut: joined and cut into windows; documents: whole ones side by side; none: one a row; unset: as the task prefers
     config.data.long_documents = "error"  # error | cut | drop: documents longer than a row (not for packing=cut)
     # In which order it comes.
     config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
@@ -67,9 +67,11 @@ def get_config() -> ConfigDict:
     config.data.prefetch_batches = 2  # placed on the devices ahead of the step
 
     config.model = ConfigDict()
-    config.model.preset = "nano"  # a table of shapes in jaxdp/model/presets.py; a key set below beats it
+    config.model.preset = placeholder(str)  # a table of shapes in jaxdp/model/presets.py, beaten by keys set below; unset: nano, encoder_nano or seq2seq_nano
     config.model.vocab_size = placeholder(int)  # unset: the tokenizer's
-    config.model.num_layers = placeholder(int)  # blocks
+    config.model.architecture = placeholder(str)  # decoder | encoder | encoder_decoder
+    config.model.num_layers = placeholder(int)  # blocks; of an encoder-decoder those of the encoder
+    config.model.num_decoder_layers = placeholder(int)  # blocks of the decoder of an encoder-decoder
     config.model.num_heads = placeholder(int)  # of attention; must divide embed_dim
     config.model.num_kv_heads = placeholder(int)  # fewer than num_heads: grouped-query attention
     config.model.embed_dim = placeholder(int)  # width of a token
@@ -77,15 +79,34 @@ def get_config() -> ConfigDict:
     config.model.dropout_rate = placeholder(float)  # on embeddings, attention and residual branches
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post
-    config.model.positions = placeholder(str)  # learned | sinusoidal | rotary
+    config.model.norm_epsilon = placeholder(float)  # added to the variance
+    config.model.embedding_norm = placeholder(bool)  # a norm on the embeddings too
+    config.model.num_token_types = placeholder(int)  # kinds of segment that an encoder tells apart; 0: none
+    config.model.positions = placeholder(str)  # learned | sinusoidal | rotary | relative
     config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
     config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | swiglu
     config.model.use_bias = placeholder(bool)  # in dense layers and layernorm
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
+    config.model.share_embeddings = placeholder(bool)  # encoder-decoder: one embedding for source and target
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
     config.model.remat = "none"  # none | dots | full: what the backward pass recomputes to save memory
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
     config.model.attention = "auto"  # plain | cudnn; auto: cudnn where it applies
+
+    # Of each task its own group; the others are not looked at.
+    config.causal_lm = ConfigDict()
+    config.causal_lm.completion_only = False  # learn data.target_column alone, given data.source_column
+    config.causal_lm.separator = "\n"  # between source and target
+    config.masked_lm = ConfigDict()
+    config.masked_lm.mask_rate = 0.15  # share of the text to guess
+    config.masked_lm.whole_words = False  # hide words, not tokens
+    config.classification = ConfigDict()
+    config.classification.kind = "single_label"  # single_label | multi_label | regression
+    config.classification.pooling = "mean"  # first | mean | last: which hidden states stand for the text
+    config.classification.class_weights = "none"  # none | balanced | numbers with commas, one a label in the order of names
+    config.classification.label_separator = ","  # between several labels of one text
+    config.seq2seq = ConfigDict()
+    config.seq2seq.bleu_tokenize = "13a"  # what BLEU counts as words, as sacrebleu names it: 13a | intl | zh | ...
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw | adam | sgd | momentum | rmsprop | adagrad | adafactor | lion | muon
@@ -120,6 +141,9 @@ def get_config() -> ConfigDict:
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation; 0: the whole split
     config.eval.metric = "eval/loss"  # what `best` means; lower is better for losses, higher for accuracies
+    config.eval.patience = 0  # evaluations without a better metric before the run stops; 0: off
+    config.eval.num_scored = 200  # held-out texts that are written and scored (BLEU) where the task can; 0: none
+    config.eval.num_beams = 1  # hypotheses of each of them; 1: greedy
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # updates between saves; the last step is always saved

@@ -1,8 +1,9 @@
-"""Evaluation over a whole split: sums on the devices, float64 on the host, one division."""
+"""Evaluation over a whole split: sums on the devices, float64 on the host, one division; and what takes all rows at once."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import jax
+import numpy as np
 
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.metrics import Totals
@@ -30,6 +31,7 @@ def evaluate(
     make_signals: Callable[[], PyTree],
     derived_metrics: Callable[[Mapping[str, float]], Mapping[str, float]],
     progress: Callable[[], None] = lambda: None,
+    summarize: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda outputs: {},
 ) -> dict[str, float]:
     """Means of all metrics over all batches, as `eval/<name>`.
 
@@ -41,26 +43,32 @@ def evaluate(
         make_signals: this process's signals, placed; asked before each batch.
         derived_metrics: further metrics from the means.
         progress: called when a batch is done.
+        summarize: further metrics from the outputs that the program collects, of all
+            rows: `[rows of the split, ...]`, padding among them.
 
     Raises:
         EvaluationLeft: a process asked for something more urgent; all raise it
             after the same batch.
     """
-    totals = Totals()
+    totals, collected = Totals(), []
     pending = None
     with Prefetch(batches, place) as placed:
         for batch in placed:
             results = program(params, batch, make_signals())
             if pending is not None:  # read one batch late, so that the devices never wait
-                sums, request = jax.device_get(pending)
+                sums, outputs, request = jax.device_get(pending)
                 if request:
                     raise EvaluationLeft(int(request))
                 totals.add(sums)
+                collected.append(outputs)
                 progress()
             pending = results
     if pending is not None:
-        sums, _ = jax.device_get(pending)  # it is complete, whatever was asked meanwhile
+        sums, outputs, _ = jax.device_get(pending)  # it is complete, whatever was asked meanwhile
         totals.add(sums)
+        collected.append(outputs)
     means = totals.means()
     means |= derived_metrics(means)
+    if collected and collected[0]:
+        means |= summarize({name: np.concatenate([rows[name] for rows in collected]) for name in collected[0]})
     return {f"eval/{name}": value for name, value in means.items()}

@@ -16,6 +16,7 @@ import optax
 from jaxdp.optim import clip_factor, is_spike, update_ema
 from jaxdp.parallel.devices import AXIS, BatchShape
 from jaxdp.parallel.signals import Signals, combine
+from jaxdp.parallel.spmd import gather_rows
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState
 from jaxdp.tasks import LossSums
@@ -25,6 +26,9 @@ SkipBy = Literal["branch", "select", "never"]
 
 Loss = Callable[[PyTree, PyTree, jax.Array | None], LossSums]
 """loss(params, batch, row_keys) -> LossSums over the batch's rows."""
+
+Outputs = Callable[[PyTree, PyTree], dict[str, jax.Array]]
+"""outputs(params, batch) -> results of each row, `[rows, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +76,20 @@ def make_train_step(
     It takes the replicated state, this device's rows `[device_batch, ...]`
     (with `row_ids [device_batch] int32`, their numbers in the global batch) and
     this device's signals, and returns the next state and metrics, equal on all
-    devices: `loss`, `grad_norm`, `learning_rate`, `tokens` (valid ones in the
-    global batch), `skipped`, `skipped_in_a_row`, and the combined signals.
+    devices: `loss`, `grad_norm`, `learning_rate`, `tokens` (those read in
+    the global batch, without padding), `skipped`, `skipped_in_a_row`, and the combined signals.
     """
 
     def train_step(state: TrainState, batch: PyTree, signals: Signals):
         def objective(params, rows):
             sums = loss(params, rows, row_keys(seed, state.step, rows["row_ids"]))
-            return sums.loss, sums.weight
+            return sums.loss, (sums.weight, sums.weight if sums.tokens is None else sums.tokens)
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
         buffers = sync.reduce(gradients, shape.num_devices)
         # Means over devices of both numerator and denominator: the device count cancels.
-        loss_sum, weight = jax.lax.pmean(totals, AXIS)
-        metrics = {"loss": loss_sum / weight, "tokens": weight * shape.num_devices}
+        loss_sum, weight, tokens = jax.lax.pmean(totals, AXIS)
+        metrics = {"loss": loss_sum / weight, "tokens": tokens * shape.num_devices}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
         metrics["grad_norm"] = optax.tree.norm(buffers) / weight
         good = _is_good(update, state, metrics["loss"], metrics["grad_norm"])
@@ -129,12 +133,12 @@ def _is_good(update: Update, state: TrainState, loss: jax.Array, grad_norm: jax.
 
 
 def _accumulate(objective, params, batch, num_microbatches):
-    """Gradient sums and [loss, weight] sums over the microbatches of one device."""
+    """Gradient sums and [loss, weight, tokens] sums over the microbatches of one device."""
     gradient_of = jax.value_and_grad(objective, has_aux=True)
 
     def sums_of(rows):
-        (loss_sum, weight), gradients = gradient_of(params, rows)
-        return gradients, jnp.stack([loss_sum, weight])
+        (loss_sum, (weight, tokens)), gradients = gradient_of(params, rows)
+        return gradients, jnp.stack([loss_sum, weight, tokens])
 
     if num_microbatches == 1:
         return sums_of(batch)
@@ -145,7 +149,7 @@ def _accumulate(objective, params, batch, num_microbatches):
     def body(carry, rows):
         return jax.tree.map(jnp.add, carry, sums_of(rows)), None
 
-    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(2, jnp.float32))
+    zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(3, jnp.float32))
     sums, _ = jax.lax.scan(body, zeros, microbatches)
     return sums
 
@@ -175,17 +179,24 @@ def _unless_skipped(
 
 
 def make_eval_step(
-    loss: Loss,
-) -> Callable[[PyTree, PyTree, Signals], tuple[dict[str, tuple], jax.Array]]:
+    loss: Loss, outputs: Outputs = lambda params, batch: {}
+) -> Callable[[PyTree, PyTree, Signals], tuple[dict[str, tuple], dict[str, jax.Array], jax.Array]]:
     """Builds the evaluation of one device's rows.
 
-    It returns every metric's (sum, weight) over all devices, and the largest
-    request of any process, so that all can leave an evaluation after the same batch.
+    It returns every metric's (sum, weight) over all devices, the outputs
+    `[rows of all devices, ...]`, and the largest request of any process, so that all
+    can leave an evaluation after the same batch. Loss and outputs ask the model the
+    same, which the compiler sees: it is asked once.
+
+    Args:
+        loss: of the rows.
+        outputs: what is collected of each row.
     """
 
     def eval_step(params: PyTree, batch: PyTree, signals: Signals):
         sums = loss(params, batch, None)
         totals = jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
-        return totals, combine(signals)["request"]
+        collected = gather_rows(outputs(params, batch))
+        return totals, collected, combine(signals)["request"]
 
     return eval_step

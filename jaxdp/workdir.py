@@ -16,6 +16,8 @@ class WorkDir:
         self.root = Path(root).expanduser().resolve()
         self.config = self.root / "config.json"
         self.tokenizer = self.root / "tokenizer.json"
+        self.labels = self.root / "labels.json"
+        self.evaluation = self.root / "evaluation.json"
         self.metrics = self.root / "metrics.jsonl"
         self.checkpoints = self.root / "checkpoints"
         self.tensorboard = self.root / "tensorboard"

@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
     {"errors", "lock", "trees", "typing", "metrics", "checksum"},
-    {"model", "optim", "data", "writers", "plotting", "config", "defaults", "workdir", "terminal", "watchdog"},
+    {
+        "model", "optim", "data", "writers", "plotting", "evaluation_plots", "config", "defaults", "workdir",
+        "terminal", "watchdog",
+    },
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},
@@ -28,6 +31,7 @@ SAME_FLOOR = {
     ("benchmark", "experiment"),
     ("data_benchmark", "experiment"),
     ("plotting", "writers"),
+    ("evaluation_plots", "plotting"),
     ("config", "defaults"),
     ("__main__", "cli"),
     ("cli", "__init__"),

@@ -113,7 +113,7 @@ def test_each_batch_is_read_after_the_next_is_dispatched():
 
     def program(params, batch, request):
         events.append(f"dispatch {batch}")
-        return {"loss": Result(batch)}, request
+        return {"loss": Result(batch)}, {}, request
 
     metrics = evaluate(program, None, iter([1, 2, 3]), lambda batch: batch, lambda: 0, lambda means: {})
     assert events == ["dispatch 1", "dispatch 2", "read 1", "dispatch 3", "read 2", "read 3"]
@@ -122,7 +122,7 @@ def test_each_batch_is_read_after_the_next_is_dispatched():
 
 def test_derived_metrics_see_the_means():
     def program(params, batch, request):
-        return {"loss": (batch, 1.0)}, request
+        return {"loss": (batch, 1.0)}, {}, request
 
     metrics = evaluate(
         program, None, [1.0, 2.0], lambda batch: batch, lambda: 0, lambda means: {"twice": 2 * means["loss"]}

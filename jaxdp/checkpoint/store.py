@@ -81,6 +81,7 @@ class CheckpointWriter:
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
         self._pending: concurrent.futures.Future | None = None
         self._last_step: int | None = None
+        self._has_failed = False
         self.longest_save_secs = 0.0
         """From the call of `save` until the checkpoint counts; 0 before the first."""
         # Compiled now, so that the first save does not stop to compile.
@@ -166,6 +167,7 @@ class CheckpointWriter:
 
     def _failure(self, step: int | None, error: Exception) -> UserError:
         why = _FILE_SYSTEM_REASON.search(str(error))
+        self._has_failed = True
         whole = ", ".join(map(str, committed_steps(self._checkpoints))) or "none"
         return UserError(
             f"checkpoint {step} could not be written to {self._checkpoints}: {why[1].strip() if why else error}; "
@@ -174,13 +176,22 @@ class CheckpointWriter:
         )
 
     def close(self) -> None:
-        """Waits for the last save and ends the background threads."""
+        """Waits for the last save and ends the background threads.
+
+        Raises:
+            UserError: see `wait`; or what Orbax still had to write could not be written.
+        """
         try:
             self.wait()
         finally:
             self._finisher.shutdown()
-            self._orbax.close()
-            sys.unraisablehook = self._show_unraisable
+            try:
+                self._orbax.close()
+            except _WRITE_ERRORS as error:
+                if not self._has_failed:  # else it is the same disk, of which was told already
+                    raise self._failure(self._last_step, error) from error
+            finally:
+                sys.unraisablehook = self._show_unraisable
 
     def _show_but_for_echoes(self, unraisable: Any) -> None:
         """After one array of a save could not be written, TensorStore raises this for every other, where nobody listens."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or continue a run",
     "eval": "evaluate a checkpoint on a split",
     "generate": "continue a prompt",
+    "predict": "label, fill or translate records",
     "inspect": "what a run or checkpoint holds, without its model",
     "prepare": "tokenize the data of a configuration, once for all runs",
     "plot": "draw loss, learning rate and throughput",

@@ -11,7 +11,7 @@ from jaxdp.experiment import parts
 from jaxdp.experiment.data import Data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.feed import make_feed
-from jaxdp.model import flops_per_token
+from jaxdp.model import flops_per_row
 from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.devices import (
     BatchShape,
@@ -70,8 +70,8 @@ class Composition:
         self.shape: BatchShape = divide_batch(
             config.global_batch_size, config.microbatch_size, self.topology.num_devices
         )
-        self.task = parts.make_task(config, data.tokenizer)
-        self.model = parts.make_model(config, data.vocab_size, self.topology.platform)
+        self.task = parts.make_task(config, data.tokenizer, data.labels)
+        self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.labels)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
         self.feed = make_feed(config, data, self.task, self.topology)
         self._initialise = parts.make_initial_state(config, self.model, self.update)
@@ -108,7 +108,7 @@ class Composition:
     def compile_evaluator(self) -> Evaluator:
         """Evaluation of the held-out rows."""
         return Evaluator(
-            self.config, self.task, self.model, self.data.evaluation, self.topology,
+            self.config, self.task, self.model, self.data, self.data.evaluation, self.topology,
             self.abstract_state.params,
         )  # fmt: skip
 
@@ -123,8 +123,10 @@ class Composition:
     @property
     def flops_per_step(self) -> float:
         """Model FLOPs of one update over all devices."""
-        length = self.config.data.length
-        return float(flops_per_token(self.model.config, length)) * self.config.global_batch_size * length
+        length, spec = self.config.data.length, self.task.batch_spec(1)
+        written = spec["targets"].shape[1] if "targets" in spec else length
+        sizes = {"target_length": written, "num_predicted": written}
+        return float(flops_per_row(self.model.config, length, **sizes)) * self.config.global_batch_size
 
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""

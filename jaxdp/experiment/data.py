@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import jaxdp.data
+import jaxdp.tasks.labels
 from jaxdp.config import nearest
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.order.mixture import ConcatenatedRows, MixtureOrder, mixture_weights
@@ -30,6 +31,8 @@ from jaxdp.data.reading.record_stream import RecordStream
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_source
 from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.rows.long_documents import find_long
+from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
 from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
@@ -37,12 +40,13 @@ from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
 from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
-from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.parts import make_task, packing
 from jaxdp.parallel.devices import num_cores
+from jaxdp.tasks import LabelCensus, Labels, Task, load_labels
 from jaxdp.terminal import memory_size, progress, quantity, say
 
-WORKER_CHARACTERS = 4_000_000
-"""Text that is worth one more worker: it costs a second to start one."""
+WORKER_CHARACTERS = 40_000_000
+"""Text that is worth one more worker: with 12 MB two were slower (5.3 s) than none (2.9 s)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,19 @@ class Group:
     name: str
     num_rows: int
     weight: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Texts that a model shall write, and what is expected.
+
+    Attributes:
+        sources: token ids of each, end of text included.
+        references: the targets as the tokenizer decodes them, as it does what the model writes.
+    """
+
+    sources: tuple[np.ndarray, ...]
+    references: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +86,8 @@ class Data:
         summary: for a person, a line a source.
         stream: what is trained on instead of rows.
         columns: of the stream: name that the task knows -> column.
+        labels: of labelled data, found in the training part.
+        pairs: held-out texts to be written and scored; None where the task scores none.
     """
 
     tokenizer: Tokenizer | None
@@ -81,6 +100,8 @@ class Data:
     summary: tuple[str, ...]
     stream: RecordStream | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    labels: Labels | None = None
+    pairs: Pairs | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +117,13 @@ class Source:
     scan: Scan
 
 
-def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
+def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None, labels: Labels | None = None) -> Data:
     """Prepares both splits where that has not been done, and opens them.
 
     Args:
-        config: `task`, `data` and `model.vocab_size` are used.
+        config: `task` and its group, `data` and `model.vocab_size` are used.
         tokenizer: the run's own, when it exists already.
+        labels: the run's own, when they exist already.
 
     Raises:
         UserError: anything wrong with the data or the keys that describe it.
@@ -115,9 +137,12 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
     sources = open_sources(config)
     tokenizer = tokenizer or _tokenizer(config, sources)
     vocab_size = _vocab_size(config, tokenizer)
-    prepared = [_prepared(config, source, tokenizer) for source in sources]
+    if "label" in make_task(config, None).fields:
+        labels = labels or _labels(config, sources)
+    prepared = [_prepared(config, source, tokenizer, labels) for source in sources]
+    task = make_task(config, tokenizer, labels)
     trains, evaluations = (
-        {source.label: _rows(config, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
+        {source.label: _rows(config, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
         for split in SPLITS
     )
     groups = tuple(Group(source.label, trains[source.label].num_rows, source.weight) for source in sources)
@@ -133,6 +158,8 @@ def read_data(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Data:
         fingerprint,
         sum(source.scan.num_characters for source in sources),
         _summary(sources, prepared, trains, tokenizer),
+        labels=labels,
+        pairs=_pairs(config, task, prepared, tokenizer),
     )
 
 
@@ -242,12 +269,13 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
 def _tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer:
     """The tokenizer of `data.tokenizer`; one that is trained is kept in the cache."""
     name = config.data.tokenizer
+    special_tokens = make_task(config, None).special_tokens
     if name == "byte":
-        return make_tokenizer(name, ())
+        return make_tokenizer(name, (), special_tokens)
     place = tokenizer_place(config, sources)
 
     def build(directory: Path) -> None:
-        tokenizer = make_tokenizer(name, _texts(config, sources))
+        tokenizer = make_tokenizer(name, _texts(config, sources), special_tokens)
         for remark in tokenizer.remarks:
             say(f"data.tokenizer={name}: {remark}")
         tokenizer.save(directory / "tokenizer.json")
@@ -261,6 +289,7 @@ def tokenizer_place(config: ConfigDict, sources: Sequence[Source]) -> Path:
     key = {
         "code": _code_version(),
         "name": name,
+        "special_tokens": make_task(config, None).special_tokens,
         "file": _file_digest(name),
         "data": [[source.scan.fingerprint, source.scan.split] for source in sources],
         "cleaning": Cleaner(config.data.cleaning, ()).identity,
@@ -290,6 +319,50 @@ def _vocab_size(config: ConfigDict, tokenizer: Tokenizer) -> int:
     return vocab_size
 
 
+# ---- Labels -----------------------------------------------------------------
+
+
+def _labels(config: ConfigDict, sources: Sequence[Source]) -> Labels:
+    """The labels of the training part, kept in the cache.
+
+    Raises:
+        UserError: one that cannot be read, with its file and line; or nothing to tell apart.
+    """
+    options = config[config.task]
+
+    def build(directory: Path) -> None:
+        census = LabelCensus(options.kind, options.label_separator)
+        for source in sources:
+            for excerpt in kept_records(source.scan, source.train, source.evaluation, held_out=False):
+                try:
+                    census.add(excerpt.record.fields[source.columns["label"]])
+                except UserError as error:
+                    raise UserError(f"{excerpt.record.origin}: {error}") from error
+        census.labels().save(directory / "labels.json")
+
+    return load_labels(cached(_labels_place(config, sources), build, say) / "labels.json")
+
+
+def existing_labels(config: ConfigDict, sources: Sequence[Source]) -> Labels | None:
+    """Those in the cache; None if there are none, or the task has none."""
+    if "label" not in make_task(config, None).fields:
+        return None
+    place = _labels_place(config, sources)
+    return load_labels(place / "labels.json") if is_whole(place) else None
+
+
+def _labels_place(config: ConfigDict, sources: Sequence[Source]) -> Path:
+    options = config[config.task]
+    key = {
+        "code": _code_version(),
+        "data": [[source.scan.fingerprint, source.scan.split, source.columns] for source in sources],
+        "cleaning": Cleaner(config.data.cleaning, ()).identity,
+        "kind": options.kind,
+        "separator": options.label_separator,
+    }
+    return entry_path(_cache_dir(config), "labels", key)
+
+
 # ---- Tokens -----------------------------------------------------------------
 
 
@@ -305,16 +378,19 @@ class Prepared:
     examples: Examples
 
 
-def _prepared(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> "dict[str, Prepared]":
+def _prepared(
+    config: ConfigDict, source: Source, tokenizer: Tokenizer, labels: Labels | None
+) -> "dict[str, Prepared]":
     """The examples of both splits, tokenized now if they are not in the cache."""
-    place = tokens_place(config, source, tokenizer)
+    place = tokens_place(config, source, tokenizer, labels)
 
     def build(directory: Path) -> None:
-        task = make_task(config, None)
+        task = make_task(config, None, labels)
         work = Work(
             Cleaner(config.data.cleaning, source.spec.columns).changes(), source.columns, task.prepare, tokenizer
         )
-        dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+        num_labels = len(labels.names) if labels else 0
+        dtype = np.min_scalar_type(max(tokenizer.vocab_size, num_labels) - 1)
         terminators = dict.fromkeys(task.terminated, tokenizer.end_of_text_id)
         with progress(f"tokenizing {source.label}", source.scan.num_characters) as advance:
             for split in SPLITS:
@@ -339,9 +415,11 @@ def _prepared(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> "dict
     return {split: Prepared(directory, split, found) for split, found in examples.items()}
 
 
-def tokens_place(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> Path:
+def tokens_place(
+    config: ConfigDict, source: Source, tokenizer: Tokenizer, labels: Labels | None = None
+) -> Path:
     """Where in the cache the tokens of a source lie, made or not."""
-    task = make_task(config, None)
+    task = make_task(config, None, labels)
     key = {
         "code": _code_version(type(task)),
         "data": source.scan.fingerprint,
@@ -350,6 +428,7 @@ def tokens_place(config: ConfigDict, source: Source, tokenizer: Tokenizer) -> Pa
         "cleaning": Cleaner(config.data.cleaning, ()).identity,
         "tokenizer": _digest(tokenizer.to_json()),
         "task": config.task,
+        "prepared_with": dict(task.prepared_with),
     }
     return entry_path(_cache_dir(config), "tokens", key)
 
@@ -370,9 +449,10 @@ def _cache_dir(config: ConfigDict) -> Path:
 
 
 def _code_version(*classes: type) -> str:
-    """Digest of the source that the prepared data depends on: the data floor, and the task's class."""
+    """Digest of the source that the prepared data depends on: the data floor, labels, and the task's class."""
     files = sorted(Path(jaxdp.data.__file__).parent.rglob("*.py"))
-    return _digest([file.read_text() for file in files] + [inspect.getsource(cls) for cls in classes])
+    code = [inspect.getsource(part) for part in (jaxdp.tasks.labels, *classes)]
+    return _digest([file.read_text() for file in files] + code)
 
 
 def _file_digest(name: str) -> str | None:
@@ -393,43 +473,58 @@ def _digest(value: str | Sequence[str]) -> str:
 
 
 def _check_packing(config: ConfigDict) -> None:
-    if config.data.packing not in _PACKINGS:
+    if packing(config) not in _PACKINGS:
         raise UserError(f"data.packing={config.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
     readable = make_task(config, None).packings
-    if config.data.packing not in readable:
+    if packing(config) not in readable:
         raise UserError(
             f"data.packing={config.data.packing!r} does not serve task={config.task!r}; choose {' or '.join(readable)}."
         )
-    if config.data.source == "tokens" and config.data.packing != "cut":
-        raise UserError(f"data.packing={config.data.packing!r} needs documents, which data.source=tokens does not know; choose cut.")
+    if config.data.source == "tokens" and packing(config) != "cut":
+        raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
 
 
-def _rows(config: ConfigDict, prepared: Prepared) -> RowSource:
-    return _PACKINGS[config.data.packing](config, prepared)
+def _rows(config: ConfigDict, task: Task, prepared: Prepared) -> RowSource:
+    return _PACKINGS[packing(config)](config, task, prepared)
 
 
-def _cut(config: ConfigDict, prepared: Prepared) -> TokenWindows:
+def _cut(config: ConfigDict, task: Task, prepared: Prepared) -> TokenWindows:
     tokens = prepared.examples.flat("tokens")
     # End of text stands between two documents; after the last there is nothing to end.
     return TokenWindows(
-        tokens, config.data.length, keep_tail=prepared.split == "eval", num_tokens=len(tokens) - 1
+        tokens, task.row_lengths["tokens"], keep_tail=prepared.split == "eval", num_tokens=len(tokens) - 1
     )
 
 
-def _documents(config: ConfigDict, prepared: Prepared) -> PackedRows:
-    tokens = prepared.examples.ragged("tokens")
-    shape = {"length": config.data.length, "long_documents": config.data.long_documents}
+def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows | PackedPairs:
+    examples = prepared.examples
+    if "target_tokens" in examples.names:
+        return _packed_pairs(config, task, examples)
+    tokens = examples.ragged("tokens")
+    shape = {"length": task.row_lengths["tokens"], "long_documents": config.data.long_documents}
     key = {"code": _code_version(), "tokens": prepared.entry.name, "split": prepared.split, **shape}
     place = entry_path(_cache_dir(config), "plan", key)
     plan = cached(place, lambda directory: pack(tokens.lengths(), **shape).save(directory), say)
-    return PackedRows(PackPlan.load(plan), tokens.flat)
+    beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
+    return PackedRows(PackPlan.load(plan), tokens.flat, beside)
 
 
-def _padded(config: ConfigDict, prepared: Prepared) -> PaddedRows:
+def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedPairs:
+    sources, targets = examples.ragged("tokens"), examples.ragged("target_tokens")
+    lengths, places = task.row_lengths, config.data.long_documents
+    is_long = find_long(sources.lengths(), lengths["tokens"], places)
+    is_long |= find_long(targets.lengths(), lengths["target_tokens"], places, "data.target_length")
+    kept = np.flatnonzero(~is_long) if places == "drop" else None
+    if kept is not None and not kept.size:
+        raise UserError("data.long_documents=drop leaves no pair: raise data.length and data.target_length.")
+    shape = (lengths["tokens"], lengths["target_tokens"])
+    plan = pack_pairs(sources.lengths(), targets.lengths(), shape, kept)
+    return PackedPairs(plan, sources, targets, task.start_id)
+
+
+def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
     examples = prepared.examples
-    lengths = {name: config.data.length for name in examples.names if examples.is_ragged(name)}
-    if "target_tokens" in lengths:
-        lengths["target_tokens"] = config.data.target_length or config.data.length
+    lengths = {name: task.row_lengths[name] for name in examples.names if examples.is_ragged(name)}
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
@@ -437,6 +532,27 @@ def _padded(config: ConfigDict, prepared: Prepared) -> PaddedRows:
 
 
 _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
+
+
+def _pairs(
+    config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
+) -> Pairs | None:
+    """Held-out pairs to score, spread evenly over the split; of a mixture those of its first source."""
+    if not task.score_metrics or not config.eval.num_scored:
+        return None
+    examples = prepared[0]["eval"].examples
+    num_pairs = min(config.eval.num_scored, examples.num_examples)
+    chosen = np.linspace(0, examples.num_examples - 1, num_pairs).astype(np.int64)
+    most = task.row_lengths["tokens"]
+    sources = tuple(text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", chosen))
+    # Without end of text.
+    references = tuple(tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", chosen))
+    return Pairs(sources, references)
+
+
+def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:
+    tokens, lengths = examples.ragged(name).take(chosen)
+    return np.split(tokens, np.cumsum(lengths)[:-1])
 
 
 def _summary(
@@ -454,7 +570,7 @@ def _summary(
         lines.append(
             f"{source.label}: {parts} {'files' if parts > 1 else 'file'}, {quantity(train)} tokens to train on, "
             f"{quantity(held_out)} held out"
-            + (f", rows {efficiency:.1%} full" if efficiency is not None else "")
+            + (f", rows {np.min(efficiency):.1%} full" if efficiency is not None else "")
         )
     lines[-1] += f", {tokenizer.describe()}"
     return tuple(lines)
@@ -534,7 +650,7 @@ def _check_stream(config: ConfigDict) -> None:
         (config.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
         (config.eval.num_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
         (config.total_epochs is not None, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
-        (config.data.packing != "cut", f"data.packing={config.data.packing}", "choose cut, or prepare the data with data.source=hf"),
+        (packing(config) != "cut", f"data.packing={packing(config)}", "choose cut, or prepare the data with data.source=hf"),
         (config.data.cleaning != (), "data.cleaning", "clean it beforehand, or prepare it with data.source=hf"),
         (trained, f"data.tokenizer={config.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
     ):

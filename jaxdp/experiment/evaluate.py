@@ -1,22 +1,26 @@
 """Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.pipeline import RowSource, eval_batches
-from jaxdp.data.tokenizers import load_tokenizer
+from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment import parts
-from jaxdp.experiment.data import read_data
+from jaxdp.experiment.data import Data, read_data
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
-from jaxdp.model import parameter_shapes
+from jaxdp.experiment.scoring import Scorer
+from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import (
     Topology,
     check_device_count,
@@ -29,7 +33,7 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
-from jaxdp.tasks import Task
+from jaxdp.tasks import Labels, Task, load_labels
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -41,16 +45,18 @@ class Evaluator:
         self,
         config: ConfigDict,
         task: Task,
-        model,
+        model: Transformer,
+        data: Data,
         source: RowSource,
         topology: Topology,
         abstract_params: PyTree,
     ):
         """
         Args:
-            config: `global_batch_size` and `eval.num_batches` are used.
+            config: `global_batch_size` and `eval` are used.
             task: how rows become batches and sums.
             model: the module.
+            data: the tokenizer, and texts to write and score where the task can.
             source: the split's rows.
             topology: the devices.
             abstract_params: shapes and shardings of the parameters to come.
@@ -59,7 +65,7 @@ class Evaluator:
         self._rows = config.global_batch_size
         spec = parts.batch_spec(task, self._rows // topology.num_devices)
         self._program = compile_spmd(
-            make_eval_step(parts.task_loss(task, model, train=False)),
+            make_eval_step(parts.task_loss(task, model, train=False), parts.collected_outputs(task, model)),
             topology,
             abstract_params,
             abstract_batch(spec, topology),
@@ -67,14 +73,17 @@ class Evaluator:
             mapped=(1, 2),
         )
         self._make_signals = signal_maker(topology)
+        self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
+        self.reports: dict[str, Mapping[str, Any]] = {}
 
     @property
     def metric_names(self) -> list[str]:
         """Full names of what a call returns."""
         structure = self._program.call.out_tree
-        measured, _ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
+        measured, *_ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
-        return [f"eval/{name}" for name in (*measured, *derived)]
+        scored = self._scorer.metric_names if self._scorer else ()
+        return [f"eval/{name}" for name in dict.fromkeys((*measured, *derived, *self._task.summary_metrics, *scored))]
 
     def __call__(
         self,
@@ -100,7 +109,7 @@ class Evaluator:
             process_index=self._topology.process_index,
             num_batches=self._config.eval.num_batches,
         )
-        return evaluate(
+        metrics = evaluate(
             self._program,
             params,
             batches,
@@ -108,7 +117,18 @@ class Evaluator:
             lambda: self._make_signals(request(), 0),
             self._task.derived_metrics,
             progress,
+            self._summarize,
         )
+        if self._scorer:
+            summary = self._scorer(params, progress)
+            self.reports["score"] = summary.report
+            metrics |= {f"eval/{name}": value for name, value in summary.metrics.items()}
+        return metrics
+
+    def _summarize(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        summary = self._task.summarize(outputs)
+        self.reports["summary"] = summary.report
+        return summary.metrics
 
 
 def evaluate_checkpoint(
@@ -128,6 +148,9 @@ def evaluate_checkpoint(
         weights: ema (where the run has it) or raw.
         cpu_devices: CPU devices to fake.
 
+    What is no single number, such as a confusion matrix, is written to
+    WORKDIR/evaluation.json.
+
     Returns:
         {"step", "split", "eval/loss", ...}, means over the split, or over its
         first `eval.num_batches` batches where the run has that set.
@@ -139,8 +162,7 @@ def evaluate_checkpoint(
     directory.require_run()
     config = read_run_config(directory.config)
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
-    tokenizer = load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None
-    data = read_data(config, tokenizer)
+    data = read_data(config, *read_vocabularies(directory))
     saved = read_item(checkpoint, "data")
     if saved["fingerprint"] != data.fingerprint:
         raise UserError(
@@ -152,12 +174,26 @@ def evaluate_checkpoint(
     topology = connected_topology()
     check_device_count(cpu_devices, topology)
     divide_batch(config.global_batch_size, None, topology.num_devices)
-    model = parts.make_model(config, data.vocab_size, topology.platform)
+    model = parts.make_model(config, data.vocab_size, topology.platform, data.labels)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
     params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
     source = {"train": data.train, "eval": data.evaluation}[split]
     if source is None:
         raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
-    task = parts.make_task(config, data.tokenizer)
-    evaluator = Evaluator(config, task, model, source, topology, abstract_params)
-    return {"step": saved["step"], "split": split, **evaluator(params)}
+    task = parts.make_task(config, data.tokenizer, data.labels)
+    if split == "train":
+        data = dataclasses.replace(data, pairs=None)  # those are held out
+    evaluator = Evaluator(config, task, model, data, source, topology, abstract_params)
+    result = {"step": saved["step"], "split": split, **evaluator(params)}
+    for report in evaluator.reports.values():
+        text = json.dumps({**report, "step": saved["step"], "split": split}, ensure_ascii=False, allow_nan=False)
+        directory.evaluation.write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def read_vocabularies(directory: WorkDir) -> tuple[Tokenizer | None, Labels | None]:
+    """The tokenizer and the labels that a run began with, where it has them."""
+    return (
+        load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None,
+        load_labels(directory.labels) if directory.labels.is_file() else None,
+    )

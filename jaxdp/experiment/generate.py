@@ -86,6 +86,11 @@ def generate(
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
+    if parts.make_task(config, None).asked:
+        raise UserError(
+            f"--workdir={directory.root} is of task={config.task}, which continues no prompts: "
+            f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
+        )
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
     if not directory.tokenizer.is_file():
         raise UserError(

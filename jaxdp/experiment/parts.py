@@ -14,29 +14,49 @@ from ml_collections import ConfigDict
 from jaxdp.config import DURATIONS
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
-from jaxdp.model import Transformer, TransformerConfig, model_config
+from jaxdp.model import Transformer, TransformerConfig, init_params, model_config
 from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule, track_loss
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
-from jaxdp.step import Loss, Update
-from jaxdp.tasks import Task, TaskInputs, registered_tasks
+from jaxdp.step import Loss, Outputs, Update
+from jaxdp.tasks import Labels, Task, TaskInputs, registered_tasks
 from jaxdp.typing import PyTree
 
 
-def make_task(config: ConfigDict, tokenizer: Tokenizer | None) -> Task:
-    """The task that `config.task` names."""
+DEFAULT_PRESETS = {"decoder": "nano", "encoder": "encoder_nano", "encoder_decoder": "seq2seq_nano"}
+"""Where `model.preset` is unset, by the first architecture that the task can be learned by."""
+
+
+def make_task(config: ConfigDict, tokenizer: Tokenizer | None, labels: Labels | None = None) -> Task:
+    """The task that `config.task` names.
+
+    Args:
+        config: the task's own group, `data` and `optim` are used.
+        tokenizer: None while data is prepared.
+        labels: of labelled data; None: not read yet.
+    """
     factories = registered_tasks()
     if config.task not in factories:
         raise UserError(f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}.")
-    return factories[config.task](
-        TaskInputs(
-            length=config.data.length,
-            tokenizer=tokenizer,
-            packing=config.data.packing,
-            label_smoothing=config.optim.label_smoothing,
-            z_loss=config.optim.z_loss,
-        )
+    inputs = TaskInputs(
+        length=config.data.length,
+        target_length=config.data.target_length,
+        tokenizer=tokenizer,
+        packing=config.data.packing,
+        label_smoothing=config.optim.label_smoothing,
+        z_loss=config.optim.z_loss,
+        labels=labels,
+        options=config[config.task].to_dict() if config.task in config else {},
     )
+    factory = factories[config.task]
+    if inputs.packing is None:
+        inputs = dataclasses.replace(inputs, packing=factory(inputs).packings[0])
+    return factory(inputs)
+
+
+def packing(config: ConfigDict) -> str:
+    """What a row is: `data.packing`, or what the task prefers."""
+    return config.data.packing or make_task(config, None).packings[0]
 
 
 def count_steps(config: ConfigDict, num_rows: int | None) -> int:
@@ -50,27 +70,46 @@ def count_steps(config: ConfigDict, num_rows: int | None) -> int:
     return max(1, math.ceil(config[key] / per_step[key]))
 
 
-def architecture(config: ConfigDict, vocab_size: int, *, dtype: str | None = None) -> TransformerConfig:
-    """The model that `config.model` describes, preset and own keys together.
+def architecture(
+    config: ConfigDict, vocab_size: int, *, labels: Labels | None = None, dtype: str | None = None
+) -> TransformerConfig:
+    """The model that `config.model` describes, preset, own keys and what the task asks together.
 
     Args:
-        config: `model` and `data.length` are used.
+        config: `task`, its group, `model` and `data` are used.
         vocab_size: rows of the token embedding.
+        labels: of labelled data.
         dtype: what `auto` means here; None: not decided yet, float32 stands in.
+
+    Raises:
+        UserError: a value that does not fit, or a model that cannot learn the task.
     """
+    task = make_task(config, None, labels)
     overrides = config.model.to_dict()
-    preset = overrides.pop("preset")
+    preset = overrides.pop("preset") or DEFAULT_PRESETS[task.architectures[0]]
     overrides.pop("vocab_size")
     if overrides["dtype"] == "auto":
         overrides["dtype"] = dtype or "float32"
-    return model_config(preset, overrides, vocab_size=vocab_size, max_length=config.data.length)
+    model = model_config(
+        preset, overrides, vocab_size=vocab_size, max_length=config.data.length, **task.model_options
+    )
+    if model.architecture not in task.architectures:
+        raise UserError(
+            f"model.preset={preset} is of architecture {model.architecture}, which does not serve "
+            f"task={config.task!r}; choose a preset that is {' or '.join(task.architectures)}, such as "
+            f"{DEFAULT_PRESETS[task.architectures[0]]}."
+        )
+    return model
 
 
-def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """The configuration as `config.json` keeps it: the preset's values written out, paths absolute."""
+def resolve(config: ConfigDict, vocab_size: int, labels: Labels | None = None) -> ConfigDict:
+    """The configuration as `config.json` keeps it: what the task and the preset say written out, paths absolute."""
     resolved = config.copy_and_resolve_references()
-    model = architecture(config, vocab_size)
+    model = architecture(config, vocab_size, labels=labels)
     with resolved.unlocked(), resolved.ignore_type():
+        resolved.data.packing = packing(config)
+        if resolved.model.preset is None:
+            resolved.model.preset = DEFAULT_PRESETS[make_task(config, None).architectures[0]]
         if resolved.data.path:
             resolved.data.path = os.path.abspath(os.path.expanduser(resolved.data.path))
         if resolved.init_from:
@@ -81,10 +120,12 @@ def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
     return resolved
 
 
-def make_model(config: ConfigDict, vocab_size: int, platform: str) -> Transformer:
+def make_model(
+    config: ConfigDict, vocab_size: int, platform: str, labels: Labels | None = None
+) -> Transformer:
     """The model for this platform: `dtype=auto` is bfloat16 on accelerators."""
     dtype = "float32" if platform == "cpu" else "bfloat16"
-    return Transformer(architecture(config, vocab_size, dtype=dtype))
+    return Transformer(architecture(config, vocab_size, labels=labels, dtype=dtype))
 
 
 def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
@@ -130,6 +171,19 @@ def task_loss(task: Task, model: Transformer, *, train: bool) -> Loss:
     return loss
 
 
+def collected_outputs(task: Task, model: Transformer) -> Outputs:
+    """What the task wants to see of every row of a split, as a function of parameters and rows."""
+    apply = functools.partial(apply_model, model)
+
+    def outputs(params, rows):
+        if not task.collected:
+            return {}
+        found = task.outputs(apply, params, rows)
+        return {name: found[name] for name in task.collected}
+
+    return outputs
+
+
 def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options):
     """The model as a plain function of its parameters."""
     return model.apply({"params": params}, tokens, **options)
@@ -141,8 +195,7 @@ def make_initial_state(
     """A traceable function that draws state 0 from the seed."""
 
     def initialise() -> TrainState:
-        tokens = jnp.zeros((1, 1), jnp.int32)
-        params = model.init(jax.random.key(config.seed), tokens)["params"]
+        params = init_params(model.config, jax.random.key(config.seed))
         return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
 
     return initialise

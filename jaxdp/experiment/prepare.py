@@ -10,12 +10,14 @@ from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.data import (
     Source,
+    existing_labels,
     num_workers,
     open_sources,
     read_data,
     tokenizer_place,
     tokens_place,
 )
+from jaxdp.experiment.parts import make_task
 from jaxdp.terminal import memory_size, quantity
 
 USUAL_CHARACTERS_A_TOKEN = 3.5
@@ -45,7 +47,7 @@ def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
     rows = [("data", line) for line in data.summary]
     rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
     sources = open_sources(config)
-    places = [tokens_place(config, source, data.tokenizer) for source in sources]
+    places = [tokens_place(config, source, data.tokenizer, data.labels) for source in sources]
     return rows + _cleaned(sources) + [("cache", str(place)) for place in places]
 
 
@@ -63,8 +65,9 @@ def _plan(config: ConfigDict) -> Rows:
                 f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
             )
         )
-        if tokenizer is not None and is_whole(tokens_place(config, source, tokenizer)):
-            rows.append(("", f"is ready: {tokens_place(config, source, tokenizer)}"))
+        place = tokenizer and tokens_place(config, source, tokenizer, existing_labels(config, sources))
+        if place is not None and is_whole(place):
+            rows.append(("", f"is ready: {place}"))
             continue
         workers = num_workers(config, scan.num_characters)
         rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(config, scan.num_characters)}"))
@@ -75,7 +78,7 @@ def _plan(config: ConfigDict) -> Rows:
 
 def _existing_tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer | None:
     if config.data.tokenizer == "byte":
-        return make_tokenizer("byte", ())
+        return make_tokenizer("byte", (), make_task(config, None).special_tokens)
     place = tokenizer_place(config, sources)
     return load_tokenizer(place / "tokenizer.json") if is_whole(place) else None
 

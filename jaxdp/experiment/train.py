@@ -24,19 +24,19 @@ from jaxdp.checkpoint.manifest import (
 from jaxdp.checkpoint.retention import delete_checkpoint, remove_leftovers
 from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment import parts, report
 from jaxdp.experiment.agreement import check_same, check_shared_directory, statement
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.evaluate import Evaluator
+from jaxdp.experiment.evaluate import Evaluator, read_vocabularies
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
 from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
+from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
@@ -136,8 +136,8 @@ def _run(
         check_shared_directory(peers, directory)
         steps = _steps_to_resume(directory, resume, clean=peers.is_first)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
-            data = read_data(config, _own_tokenizer(directory) if steps else None)
-            config = parts.resolve(config, data.vocab_size)
+            data = read_data(config, *(read_vocabularies(directory) if steps else ()))
+            config = parts.resolve(config, data.vocab_size, data.labels)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
             check_same(peers, statement(config, data.fingerprint, total_steps))
         if steps:
@@ -146,6 +146,10 @@ def _run(
                 configuration.check_resumable(saved, configuration.to_json(config), directory.root)
             if peers.tell(peers.is_first and _has_finished(directory.checkpoints, steps[-1], total_steps)):
                 say(f"{directory.root} has finished its {steps[-1]} steps; a larger total_steps continues it.")
+                return Result(steps[-1], 0)
+            stopping = _early_stopping(config, directory, steps[-1], lambda step: {})
+            if peers.tell(peers.is_first and steps[-1] < total_steps and stopping.is_exhausted):
+                say(f"{directory.root} has {stopping.message}; a larger eval.patience continues it.")
                 return Result(steps[-1], 0)
         elif config.init_from:
             find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
@@ -179,11 +183,6 @@ def _steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[in
     return steps
 
 
-def _own_tokenizer(directory: WorkDir) -> Tokenizer | None:
-    """The tokenizer that the run began with: trained anew, it might differ under another library."""
-    return load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None
-
-
 def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
     """The configuration in the newest checkpoint where it is undamaged."""
     for step in reversed(steps):
@@ -199,6 +198,21 @@ def _has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
     if step < total_steps or find_damage(checkpoints / str(step)):
         return False
     return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
+
+
+def _early_stopping(
+    config: ConfigDict, directory: WorkDir, step: int, evaluated: Callable[[int], Mapping[str, float]]
+) -> EarlyStopping:
+    """What counts evaluations without a gain, those in metrics.jsonl up to this step included."""
+    lines = directory.metrics.read_text().splitlines() if directory.metrics.is_file() else ()
+    history = [json.loads(line) for line in lines if config.eval.metric in line]
+    return EarlyStopping(
+        Every(config.eval.every_steps),
+        config.eval.metric,
+        config.eval.patience,
+        evaluated,
+        [values for values in history if values["step"] <= step],
+    )
 
 
 class _LogFile(logging.FileHandler):
@@ -251,6 +265,7 @@ class _Session:
         self._is_first = composition.topology.process_index == 0
         self._checksums: Callable[[TrainState], jax.Array] | None = None
         self._rollbacks = Rollbacks(composition)
+        self._stopping: EarlyStopping | None = None
 
     def run(self) -> Result:
         """Compiles, restores, trains."""
@@ -280,6 +295,9 @@ class _Session:
             and _has_finished(self._directory.checkpoints, outcome.step, composition.total_steps)
         )
         request = 0 if complete else outcome.request
+        if request == EARLY_STOP:
+            say(f"{self._stopping.message}; everything is in {self._directory.root}")
+            return Result(outcome.step, 0)
         say(
             f"stopped after step {outcome.step} of {composition.total_steps}; the same command continues"
             if request
@@ -294,7 +312,7 @@ class _Session:
         composition = self._composition
         with contextlib.ExitStack() as stack:
             write = self._open_writers(stack, first_step)
-            hooks = self._hooks(stack, write, evaluator)
+            hooks = self._hooks(stack, write, evaluator, first_step)
             batches = stack.enter_context(
                 Prefetch(
                     composition.feed.batches(first_step),
@@ -379,6 +397,8 @@ class _Session:
         partial.replace(path)  # whole at every moment: a kill must not leave a run without it
         if self._composition.data.tokenizer is not None:
             self._composition.data.tokenizer.save(self._directory.tokenizer)
+        if self._composition.data.labels is not None:
+            self._composition.data.labels.save(self._directory.labels)
 
     def _open_writers(self, stack: contextlib.ExitStack, first_step: int) -> Write:
         """Opens what takes metrics; only the first process writes."""
@@ -400,7 +420,9 @@ class _Session:
 
         return write
 
-    def _hooks(self, stack: contextlib.ExitStack, write: Write, evaluator: Evaluator) -> list[Hook]:
+    def _hooks(
+        self, stack: contextlib.ExitStack, write: Write, evaluator: Evaluator, first_step: int
+    ) -> list[Hook]:
         config, composition = self._config, self._composition
         last_step = composition.total_steps
         peak = peak_flops(composition.topology.kind)
@@ -448,6 +470,9 @@ class _Session:
             InPhase(evaluating, lambda: self._watchdog.phase("evaluating")),
             InPhase(checkpointing, lambda: self._watchdog.phase("saving a checkpoint")),
         ]
+        if config.eval.patience:
+            self._stopping = _early_stopping(config, self._directory, first_step, evaluating.last_at)
+            hooks.append(self._stopping)
         if self._checksums:
             hooks.insert(0, self._consistency(checkpointing))
         if self._profile:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdp.inference.prompt import read_prompt
 from jaxdp.inference.sampling import Sampling, draw
 from jaxdp.typing import PyTree
 
@@ -38,17 +39,20 @@ def make_decode(
     """Builds decode(params, batch) for `parallel.spmd`.
 
     `batch` holds, for this device's rows:
-        tokens: [rows, prompt_length] int32, padded on the left.
+        tokens: [rows, prompt_length] int32, padded on the left; of an encoder-decoder
+            the first tokens of the target.
         prompt_mask: [rows, prompt_length] bool, False on the padding.
         seeds: [rows] uint32, one for each row; equal seeds draw equally.
         offset: [rows] int32, tokens drawn for this row by earlier calls.
+        source_tokens, source_mask: [rows, source_length] int32 and bool, of an
+            encoder-decoder.
 
     decode returns the new tokens, [rows, num_new] int32; a row that drew
     `end_of_text_id` is filled up with it, and a device whose rows have all
     done so stops early.
 
     Args:
-        apply: (params, tokens, positions, attention_mask, cache) -> (logits, cache).
+        apply: (params, tokens, method=, **options) -> that method of the model.
         make_cache: (rows, slots) -> an empty cache.
         sampling: how tokens are drawn.
         num_new: tokens to draw at most.
@@ -58,17 +62,11 @@ def make_decode(
 
     def decode(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
         rows, prompt_length = batch["tokens"].shape
-        prompt_mask = batch["prompt_mask"]
-        prompt_sizes = jnp.sum(prompt_mask, axis=1, dtype=jnp.int32)
+        slots = prompt_length + num_new
         row_keys = jax.vmap(jax.random.key)(batch["seeds"])
         # Slots after the prompt are all real; the cache hides those not yet written.
-        slots_mask = jnp.concatenate([prompt_mask, jnp.ones((rows, num_new), bool)], axis=1)
-
-        def forward(tokens, positions, cache):
-            logits, cache = apply(
-                params, tokens, positions=positions, attention_mask=slots_mask, cache=cache
-            )
-            return logits[:, -1], cache
+        slots_mask = jnp.pad(batch["prompt_mask"], ((0, 0), (0, num_new)), constant_values=True)
+        prompt = read_prompt(apply, params, batch, make_cache(rows, slots), slots)
 
         def unfinished(loop: _Loop) -> jax.Array:
             return (loop.count < num_new) & ~jnp.all(loop.done)
@@ -78,19 +76,20 @@ def make_decode(
             drawn = jnp.where(loop.done, fill, draw(loop.logits, keys, sampling))
             done = loop.done if end_of_text_id is None else loop.done | (drawn == end_of_text_id)
             tokens = jax.lax.dynamic_update_slice(loop.tokens, drawn[:, None], (0, loop.count))
-            logits, cache = forward(
-                drawn[:, None], (prompt_sizes + loop.count)[:, None], loop.cache
+            logits, cache = apply(
+                params,
+                drawn[:, None],
+                method="decode",
+                positions=(prompt.sizes + loop.count)[:, None],
+                attention_mask=slots_mask,
+                cache=loop.cache,
             )
-            return _Loop(loop.count + 1, logits, cache, tokens, done)
+            return _Loop(loop.count + 1, logits[:, 0], cache, tokens, done)
 
-        positions = jnp.maximum(jnp.cumsum(prompt_mask, axis=1, dtype=jnp.int32) - 1, 0)
-        logits, cache = forward(
-            batch["tokens"], positions, make_cache(rows, prompt_length + num_new)
-        )
         start = _Loop(
             count=jnp.zeros((), jnp.int32),
-            logits=logits,
-            cache=cache,
+            logits=prompt.logits,
+            cache=prompt.cache,
             tokens=jnp.full((rows, num_new), fill, jnp.int32),
             done=jnp.zeros(rows, bool),
         )

@@ -60,6 +60,7 @@ def draw(logits: jax.Array, row_keys: jax.Array, sampling: Sampling) -> jax.Arra
         [rows] int32.
     """
     if sampling.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        # The first of equals, as argmax, which is six times slower on XLA:CPU.
+        return jax.lax.top_k(logits, 1)[1][:, 0]
     drawn = jax.vmap(jax.random.categorical)(row_keys, filtered_logits(logits, sampling))
     return drawn.astype(jnp.int32)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.errors import UserError
-from jaxdp.model.cache import KVCache
+from jaxdp.model.cache import KVCache, SourceCache
 from jaxdp.model.config import TransformerConfig, cudnn_obstacle
 from jaxdp.model.dense import Dense, matmul_float32
 from jaxdp.model.dropout import dropout
@@ -21,7 +21,13 @@ from jaxdp.model.positions import rotate
 
 
 def plain_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, drop=lambda weights: weights
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    *,
+    bias: jax.Array | None = None,
+    drop=lambda weights: weights,
 ) -> jax.Array:
     """Scaled dot-product attention, written out; runs everywhere and knows dropout.
 
@@ -32,6 +38,7 @@ def plain_attention(
         key: `[b, g, k, d]`.
         value: `[b, g, k, d]`.
         mask: Who may attend to whom.
+        bias: Added to the scores, `[b or 1, h, q, k] float32`.
         drop: Applied to the attention probabilities `[b, h, q, k]`.
 
     Returns:
@@ -43,6 +50,8 @@ def plain_attention(
     grouped = query.reshape(batch, groups, -1, head_dim)
     scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
     scores = scores * (1 / math.sqrt(head_dim))
+    if bias is not None:
+        scores = scores + bias
     allowed = mask.table(query_length, key_length)
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
@@ -104,6 +113,8 @@ class Attention(nn.Module):
     """Multi-head attention from one sequence to another, or to itself."""
 
     config: TransformerConfig
+    branch_stddev: float  # of the new kernel that joins the residual stream
+    site: str  # of dropout
 
     def setup(self):
         config = self.config
@@ -112,27 +123,32 @@ class Attention(nn.Module):
         self.query = dense(config.embed_dim, config.embed_dim, stddev=config.init_stddev)
         self.key = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
         self.value = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
-        self.out = dense(config.embed_dim, config.embed_dim, stddev=config.branch_init_stddev)
+        self.out = dense(config.embed_dim, config.embed_dim, stddev=self.branch_stddev)
 
     def __call__(
         self,
         query_inputs: jax.Array,
-        key_inputs: jax.Array,
+        key_inputs: jax.Array | None,
         *,
         mask: AttentionMask,
         layer: jax.Array | int,
+        dropout_layer: jax.Array | int,
         rotary: tuple[jax.Array, jax.Array] | None = None,
+        bias: jax.Array | None = None,
         row_keys: jax.Array | None = None,
-        cache: KVCache | None = None,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Attend from `query_inputs` to `key_inputs`.
+        cache: KVCache | SourceCache | None = None,
+    ) -> tuple[jax.Array, KVCache | SourceCache | None]:
+        """Attend from `query_inputs` to `key_inputs`, or to what is cached of them.
 
         Args:
             query_inputs: `[batch, query_length, embed_dim]`.
-            key_inputs: `[batch, key_length, embed_dim]`; the same array in self-attention.
+            key_inputs: `[batch, key_length, embed_dim]`; the same array in self-attention;
+                None: the cache holds their keys and values already.
             mask: Who may attend to whom.
-            layer: Index of the layer, for the cache and dropout.
+            layer: Index of the layer in its stack, for the cache.
+            dropout_layer: Number of the layer in the count over all stacks.
             rotary: Tables to turn queries and keys by.
+            bias: Added to the scores, `[batch or 1, num_heads, query_length, key_length] float32`.
             row_keys: `[batch]` typed PRNG keys of dropout, or None.
             cache: Keys and values to write to and attend to instead, or None.
 
@@ -141,21 +157,30 @@ class Attention(nn.Module):
         """
         config = self.config
         # One product with the three kernels side by side was no faster (XLA:CPU).
-        parts = self.query(query_inputs), self.key(key_inputs), self.value(key_inputs)
-        query, key, value = (part.reshape(*part.shape[:2], -1, config.head_dim) for part in parts)
-        if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
+        query = self._heads(self.query(query_inputs), rotary)
+        key = value = None
+        if key_inputs is not None:
+            key = self._heads(self.key(key_inputs), rotary)
+            value = self._heads(self.value(key_inputs))
         # Initialising runs on any machine and any row: it needs shapes, not speed.
         if not self.is_initializing() and uses_cudnn(config, cache is not None):
             outputs = library_attention(query, key, value, mask)
         else:
             # Heads before length: twice as fast on XLA:CPU.
-            query, key, value = (part.transpose(0, 2, 1, 3) for part in (query, key, value))
+            query, key, value = (
+                part if part is None else part.transpose(0, 2, 1, 3) for part in (query, key, value)
+            )
             if cache is not None:
-                cache = cache.update(layer, key, value)
+                cache = cache if key is None else cache.update(layer, key, value)
                 key, value = cache.layer(layer)
             drop = functools.partial(
-                dropout, row_keys=row_keys, rate=config.dropout_rate, layer=layer, site="attention"
+                dropout, row_keys=row_keys, rate=config.dropout_rate, layer=dropout_layer, site=self.site
             )
-            outputs = plain_attention(query, key, value, mask, drop).transpose(0, 2, 1, 3)
+            outputs = plain_attention(query, key, value, mask, bias=bias, drop=drop)
+            outputs = outputs.transpose(0, 2, 1, 3)
         return self.out(outputs.reshape(query_inputs.shape)), cache
+
+    def _heads(self, features: jax.Array, rotary=None) -> jax.Array:
+        """`[batch, length, heads * head_dim]` as `[batch, length, heads, head_dim]`, turned if told to."""
+        heads = features.reshape(*features.shape[:2], -1, self.config.head_dim)
+        return heads if rotary is None else rotate(heads, rotary)

@@ -6,9 +6,10 @@ import math
 from jaxdp.errors import UserError
 
 CHOICES = {
+    "architecture": ("decoder", "encoder", "encoder_decoder"),
     "norm": ("layernorm", "rmsnorm"),
     "norm_position": ("pre", "post"),
-    "positions": ("learned", "sinusoidal", "rotary"),
+    "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
@@ -16,45 +17,104 @@ CHOICES = {
 }
 """The values that each choice of the configuration can take."""
 
+HEADS = {
+    "language_model": ("decoder", "encoder", "encoder_decoder"),
+    "masked_lm": ("encoder",),
+    "classification": ("encoder", "decoder"),
+}
+"""What stands on the last layer, and the architectures that it fits."""
+
+POOLINGS = ("first", "mean", "last")
+"""How a classifier makes one vector of a row."""
+
 _COUNTS = (
-    "vocab_size", "max_length", "num_layers", "num_heads", "num_kv_heads", "embed_dim", "mlp_dim",
+    "vocab_size", "target_vocab_size", "max_length", "max_target_length", "num_layers",
+    "num_decoder_layers", "num_heads", "num_kv_heads", "embed_dim", "mlp_dim",
 )
+
+_NOT_UNDER_MODEL = {"max_length": "data.length", "max_target_length": "data.target_length"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """What sets one stack of layers apart from the other one of its model.
+
+    Attributes:
+        num_layers: Blocks.
+        max_length: Longest row in tokens.
+        length_key: The configuration key behind it, for messages.
+        causal: Whether a token sees only itself and earlier tokens.
+        cross_attention: Whether each block also attends to an encoded source.
+        first_layer: Number of the first block in the count over all stacks,
+            which tells the dropout masks of the stacks apart.
+        branch_init_stddev: Standard deviation of new kernels that join the
+            residual stream. Source: Radford et al. 2019, section 2.3.
+    """
+
+    num_layers: int
+    max_length: int
+    length_key: str
+    causal: bool
+    cross_attention: bool
+    first_layer: int
+    branch_init_stddev: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """A complete description of a Transformer; equal configs make equal models.
 
+    Names without `target` are those of what the model reads. An encoder-decoder
+    writes as well: its decoder has the sizes with `target`, which the others ignore.
+
     Attributes:
+        architecture: decoder (a token sees itself and earlier ones) | encoder (every
+            token sees every other) | encoder_decoder (an encoder for the source, and a
+            decoder that attends to it).
         vocab_size: Rows of the token embedding.
+        target_vocab_size: Words that the decoder of an encoder-decoder knows.
         max_length: Longest row in tokens: the size of the learned position table.
-        num_layers: Blocks.
+        max_target_length: The same of the decoder of an encoder-decoder.
+        num_layers: Blocks; in an encoder-decoder those of the encoder.
+        num_decoder_layers: Blocks of the decoder of an encoder-decoder.
         num_heads: Query heads of one attention.
         num_kv_heads: Key and value heads, a divisor of `num_heads`; fewer is
             grouped-query attention (Source: Ainslie et al. 2023).
         embed_dim: Width of the residual stream.
         mlp_dim: Width inside the MLP.
-        dropout_rate: On embeddings, attention probabilities and residual branches.
+        dropout_rate: On embeddings, attention probabilities, residual branches and
+            what a classifier reads.
         norm: layernorm | rmsnorm.
         norm_position: pre (before each branch, and at the end) | post (after each addition).
-        positions: learned | sinusoidal | rotary.
+        norm_epsilon: Added to the variance.
+        embedding_norm: Normalise the sum of the embeddings too.
+        positions: learned | sinusoidal | rotary | relative.
         rotary_base: Wavelength base of rotary positions; unused by the others.
+        num_token_types: Rows of the table of token types (the sentences of a pair); 0: none.
         activation: gelu | gelu_tanh | relu | relu2 | swiglu.
         use_bias: Biases in dense layers and layernorm.
-        tie_embeddings: The output layer is the token embedding transposed.
+        tie_embeddings: The output layer is the (target's) token embedding transposed.
+        share_embeddings: Source and target have one token embedding; encoder-decoder only.
+        head: language_model | masked_lm (a transformation before the vocabulary) |
+            classification (one vector of scores a row).
+        num_labels: Scores of a classifier; 0 for other heads.
+        pooling: first | mean | last: what a classifier reads of a row's valid tokens.
         dtype: What is computed in, float32 | bfloat16; parameters are always float32.
         remat: What the backward pass recomputes: none | dots (all but matrix products) | full.
         scan_layers: One compiled layer run `num_layers` times; parameters get a layer axis.
         attention: auto | plain | cudnn.
-        causal: Whether a token sees only itself and earlier tokens.
 
     Raises:
         UserError: a value is out of range or two values do not fit each other.
     """
 
+    architecture: str
     vocab_size: int
+    target_vocab_size: int
     max_length: int
+    max_target_length: int
     num_layers: int
+    num_decoder_layers: int
     num_heads: int
     num_kv_heads: int
     embed_dim: int
@@ -62,16 +122,22 @@ class TransformerConfig:
     dropout_rate: float
     norm: str
     norm_position: str
+    norm_epsilon: float
+    embedding_norm: bool
     positions: str
     rotary_base: float
+    num_token_types: int
     activation: str
     use_bias: bool
     tie_embeddings: bool
+    share_embeddings: bool
+    head: str = "language_model"
+    num_labels: int = 0
+    pooling: str = "first"
     dtype: str = "float32"
     remat: str = "none"
     scan_layers: bool = False
     attention: str = "auto"
-    causal: bool = True
 
     @property
     def head_dim(self) -> int:
@@ -89,16 +155,43 @@ class TransformerConfig:
         return math.sqrt(2 / (5 * self.embed_dim))
 
     @property
-    def branch_init_stddev(self) -> float:
-        """The same for the kernels that join the residual stream.
+    def has_source(self) -> bool:
+        """Whether there are two stacks: an encoder for the source, a decoder for the target."""
+        return self.architecture == "encoder_decoder"
 
-        Source: Radford et al. 2019, section 2.3.
-        """
-        return self.init_stddev / math.sqrt(2 * self.num_layers)
+    @property
+    def output_vocab_size(self) -> int:
+        """Words that the model gives a score to."""
+        return self.target_vocab_size if self.has_source else self.vocab_size
+
+    @property
+    def encoder(self) -> StackConfig:
+        """The stack that reads the source, or the only one of an encoder."""
+        return self._stack(causal=False, cross_attention=False)
+
+    @property
+    def decoder(self) -> StackConfig:
+        """The stack that writes the target, or the only one of a decoder."""
+        return self._stack(causal=True, cross_attention=self.has_source)
+
+    def _stack(self, *, causal: bool, cross_attention: bool) -> StackConfig:
+        num_layers = self.num_decoder_layers if cross_attention else self.num_layers
+        num_branches = (3 if cross_attention else 2) * num_layers
+        length_key = "max_target_length" if cross_attention else "max_length"
+        return StackConfig(
+            num_layers=num_layers,
+            max_length=getattr(self, length_key),
+            length_key=_NOT_UNDER_MODEL[length_key],
+            causal=causal,
+            cross_attention=cross_attention,
+            first_layer=self.num_layers if cross_attention else 0,
+            branch_init_stddev=self.init_stddev / math.sqrt(num_branches),
+        )
 
     def __post_init__(self):
         _check_choices(self)
         _check_numbers(self)
+        _check_parts(self)
         _check_cudnn(self)
 
 
@@ -113,7 +206,7 @@ def _check_numbers(config: TransformerConfig) -> None:
     for key in _COUNTS:
         value = getattr(config, key)
         if not isinstance(value, int) or value < 1:
-            name = "data.length" if key == "max_length" else f"model.{key}"
+            name = _NOT_UNDER_MODEL.get(key, f"model.{key}")
             raise UserError(f"{name} is {value!r}; set it to an integer of at least 1.")
     if config.embed_dim % config.num_heads:
         raise UserError(
@@ -139,8 +232,37 @@ def _check_numbers(config: TransformerConfig) -> None:
             f"model.positions = sinusoidal pairs sines with cosines, but model.embed_dim = "
             f"{config.embed_dim} is odd; make it even."
         )
-    if not config.rotary_base > 0:
-        raise UserError(f"model.rotary_base is {config.rotary_base}; set it above 0.")
+    for key in ("rotary_base", "norm_epsilon"):
+        if not getattr(config, key) > 0:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
+    if not isinstance(config.num_token_types, int) or config.num_token_types < 0:
+        raise UserError(
+            f"model.num_token_types is {config.num_token_types!r}; set it to an integer of at least 0."
+        )
+
+
+def _check_parts(config: TransformerConfig) -> None:
+    """Embeddings and heads that the architecture cannot have."""
+    if config.head not in HEADS or config.pooling not in POOLINGS:
+        raise ValueError(f"unknown head {config.head!r} or pooling {config.pooling!r}")
+    if (config.num_labels > 0) != (config.head == "classification"):
+        raise ValueError(f"num_labels = {config.num_labels} with the head {config.head}")
+    if config.architecture not in HEADS[config.head]:
+        fitting = " or ".join(HEADS[config.head])
+        raise UserError(
+            f"model.architecture = {config.architecture} cannot have the head {config.head}; choose a "
+            f"model.preset whose architecture is {fitting}."
+        )
+    if config.has_source and config.num_token_types:
+        raise UserError(
+            f"model.num_token_types = {config.num_token_types}, but an encoder_decoder has no token "
+            "types; set it to 0."
+        )
+    if config.has_source and config.share_embeddings and config.vocab_size != config.target_vocab_size:
+        raise UserError(
+            f"model.share_embeddings needs one vocabulary, but the source has {config.vocab_size} "
+            f"tokens and the target {config.target_vocab_size}; set it to False or use one tokenizer."
+        )
 
 
 def cudnn_obstacle(config: TransformerConfig) -> str | None:
@@ -149,6 +271,8 @@ def cudnn_obstacle(config: TransformerConfig) -> str | None:
         return f"it computes in bfloat16, and model.dtype is {config.dtype}"
     if config.dropout_rate > 0:
         return f"it has no dropout, and model.dropout_rate is {config.dropout_rate}"
+    if config.positions == "relative":
+        return "the bias of model.positions = relative is not made for it"
     if config.head_dim % 8 or config.head_dim > 128:
         return (
             "it wants heads of at most 128 and a multiple of 8, and model.embed_dim / "

@@ -3,8 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-SITES = ("embedding", "attention", "attention_residual", "mlp_residual")
-"""Where one layer drops out; the embedding counts as a site of layer 0."""
+SITES = (
+    "embedding", "attention", "attention_residual", "mlp_residual",
+    "cross_attention", "cross_attention_residual", "classifier",
+)
+"""Where one layer drops out; the embedding counts as a site of its stack's first layer."""
+
+_GROUP = 4  # sites
+_GROUP_NUMBERS = 2**24  # room for that many layers and sites
 
 _NUM_LEVELS = 2**16  # values of the random number that decides about one value
 
@@ -26,7 +32,7 @@ def dropout(
         values: `[batch, ...]`.
         row_keys: `[batch]` typed PRNG keys; None: no dropout.
         rate: At least 0 and below 1; 0: no dropout.
-        layer: Index of the layer.
+        layer: Number of the layer in the count over all stacks.
         site: One of SITES.
 
     Returns:
@@ -34,8 +40,7 @@ def dropout(
     """
     if row_keys is None or rate == 0:
         return values
-    index = layer * len(SITES) + SITES.index(site)
-
+    index = _number(layer, site)
     threshold = max(1, round((1 - rate) * _NUM_LEVELS))
     last = values.shape[-1]
 
@@ -47,3 +52,13 @@ def dropout(
 
     scaled = values * jnp.asarray(_NUM_LEVELS / threshold, values.dtype)
     return jnp.where(jax.vmap(keep)(row_keys), scaled, jnp.zeros_like(values))
+
+
+def _number(layer: jax.Array | int, site: str) -> jax.Array | int:
+    """What is folded into a row's key, different for every layer and site.
+
+    Sites come in groups of four, each with numbers of its own: a group added later
+    leaves the masks of all earlier ones as they are.
+    """
+    group, place = divmod(SITES.index(site), _GROUP)
+    return group * _GROUP_NUMBERS + layer * _GROUP + place

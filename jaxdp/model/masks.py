@@ -36,6 +36,7 @@ def make_mask(
     causal: bool,
     offset: jax.Array | int = 0,
     segment_ids: jax.Array | None = None,
+    key_segment_ids: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
 ) -> AttentionMask:
     """Combine causality, packing and padding.
@@ -43,16 +44,21 @@ def make_mask(
     Args:
         causal: Hide keys after the query.
         offset: Index among the keys of the first query.
-        segment_ids: `[batch, length] int32`; a token attends within its own id.
-        attention_mask: `[batch, key_length] bool`, True = attend to that key.
+        segment_ids: `[batch, query_length] int32`; a token attends within its own id.
+        key_segment_ids: `[batch, key_length] int32`; None: the same ids, in self-attention.
+        attention_mask: `[batch, key_length] bool`, True = attend to that key; or
+            `[batch, query_length, key_length] bool`, for each query by itself.
 
     Returns:
         The mask; a query that may attend to nothing gets finite, meaningless output.
     """
     allowed = None
     if segment_ids is not None:
-        allowed = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+        if key_segment_ids is None:
+            key_segment_ids = segment_ids
+        allowed = (segment_ids[:, :, None] == key_segment_ids[:, None, :])[:, None]
     if attention_mask is not None:
-        keys = attention_mask[:, None, None, :]
+        each = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None]
+        keys = each[:, None]
         allowed = keys if allowed is None else allowed & keys
     return AttentionMask(allowed=allowed, offset=offset, causal=causal)

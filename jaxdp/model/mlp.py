@@ -35,6 +35,7 @@ class MLP(nn.Module):
     """Widen, apply the activation, narrow; swiglu multiplies by a second projection."""
 
     config: TransformerConfig
+    branch_stddev: float  # of the new kernel that joins the residual stream
 
     def setup(self):
         config = self.config
@@ -42,7 +43,7 @@ class MLP(nn.Module):
         self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
         if config.activation == "swiglu":
             self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
-        self.down = dense(config.mlp_dim, config.embed_dim, stddev=config.branch_init_stddev)
+        self.down = dense(config.mlp_dim, config.embed_dim, stddev=self.branch_stddev)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Map `[batch, length, embed_dim]` to the same shape."""

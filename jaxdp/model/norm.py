@@ -4,8 +4,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-EPSILON = 1e-5  # added to the variance: GPT-2's and Llama 3's value
-
 
 class Norm(nn.Module):
     """Normalise each token's features; statistics in float32.
@@ -15,6 +13,7 @@ class Norm(nn.Module):
     """
 
     kind: str
+    epsilon: float  # added to the variance
     use_bias: bool
     dtype: str
 
@@ -26,7 +25,7 @@ class Norm(nn.Module):
         if self.kind == "layernorm":
             values = values - values.mean(axis=-1, keepdims=True)
         variance = jnp.square(values).mean(axis=-1, keepdims=True)
-        values = values * jax.lax.rsqrt(variance + EPSILON)
+        values = values * jax.lax.rsqrt(variance + self.epsilon)
         scale = self.param("scale", nn.initializers.ones, inputs.shape[-1:], jnp.float32)
         values = values * scale.reshape(shape)
         if self.kind == "layernorm" and self.use_bias:

@@ -1,7 +1,10 @@
-"""Where a token stands: sinusoidal tables and rotary embeddings."""
+"""Where a token stands: sinusoidal tables, rotary embeddings, relative buckets."""
 
 import jax
 import jax.numpy as jnp
+
+NUM_BUCKETS = 32  # of distances between two tokens
+MAX_DISTANCE = 128  # tokens; from here on all distances share a bucket
 
 
 def _angles(positions: jax.Array, num_pairs: int, base: float) -> jax.Array:
@@ -61,3 +64,59 @@ def rotate(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     values = heads.astype(jnp.float32)
     swapped = jnp.roll(values, heads.shape[-1] // 2, axis=-1)
     return (values * cosine + swapped * sine).astype(heads.dtype)
+
+
+def relative_buckets(
+    query_positions: jax.Array, key_positions: jax.Array, *, causal: bool
+) -> jax.Array:
+    """Which of NUM_BUCKETS buckets the distance from each query to each key falls into.
+
+    One bucket for each small distance, then wider ones, logarithmically up to
+    MAX_DISTANCE. Without causality half of the buckets are for keys after the query.
+
+    Source: Raffel et al. 2020 (T5), section 2.1, and its released code.
+
+    Args:
+        query_positions: `[batch or 1, query_length] int32`.
+        key_positions: `[batch or 1, key_length] int32`.
+        causal: Keys after the query are hidden, and need no buckets.
+
+    Returns:
+        `[batch or 1, query_length, key_length] int32`.
+    """
+    before = query_positions[:, :, None] - key_positions[:, None, :]
+    if causal:
+        side, num_buckets, distance = 0, NUM_BUCKETS, jnp.maximum(before, 0)
+    else:
+        num_buckets = NUM_BUCKETS // 2
+        side, distance = jnp.where(before < 0, num_buckets, 0), jnp.abs(before)
+    table = jnp.asarray(_distance_buckets(num_buckets), jnp.int32)
+    return side + jnp.take(table, jnp.minimum(distance, MAX_DISTANCE), axis=0)
+
+
+def _distance_buckets(num_buckets: int) -> list[int]:
+    """The bucket of each distance from 0 to MAX_DISTANCE, in integers: no logarithm to round."""
+    exact = num_buckets // 2
+    wide = num_buckets - exact
+    table = list(range(exact))
+    for distance in range(exact, MAX_DISTANCE + 1):
+        # The greatest step with exact * (MAX_DISTANCE / exact) ** (step / wide) <= distance.
+        step = max(
+            step for step in range(wide)
+            if MAX_DISTANCE**step * exact**wide <= distance**wide * exact**step
+        )
+        table.append(exact + step)
+    return table
+
+
+def relative_bias(table: jax.Array, buckets: jax.Array) -> jax.Array:
+    """What each head adds to its scores.
+
+    Args:
+        table: `[NUM_BUCKETS, num_heads] float32`.
+        buckets: `[batch or 1, query_length, key_length] int32`.
+
+    Returns:
+        `[batch or 1, num_heads, query_length, key_length] float32`.
+    """
+    return jax.lax.optimization_barrier(jnp.moveaxis(jnp.take(table, buckets, axis=0), -1, 1))

@@ -1,6 +1,7 @@
 """Named architectures: complete tables of shapes, each from a published model.
 
-`num_kv_heads` None is `num_heads`; `mlp_dim` None is `4 * embed_dim`.
+`num_kv_heads` None is `num_heads`, `mlp_dim` None is `4 * embed_dim`, and
+`num_decoder_layers` None is `num_layers`.
 """
 
 import difflib
@@ -13,7 +14,9 @@ from jaxdp.model.config import TransformerConfig
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
     """Source: Radford et al. 2019, table 2; GELU in its tanh form as in the released code."""
     return {
+        "architecture": "decoder",
         "num_layers": num_layers,
+        "num_decoder_layers": None,
         "num_heads": num_heads,
         "num_kv_heads": None,
         "embed_dim": embed_dim,
@@ -21,11 +24,15 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "dropout_rate": 0.1,
         "norm": "layernorm",
         "norm_position": "pre",
+        "norm_epsilon": 1e-5,
+        "embedding_norm": False,
         "positions": "learned",
         "rotary_base": 10000.0,
+        "num_token_types": 0,
         "activation": "gelu_tanh",
         "use_bias": True,
         "tie_embeddings": True,
+        "share_embeddings": False,
     }
 
 
@@ -36,20 +43,63 @@ def _llama(
 
     Departs: no rescaling of the rotary frequencies for contexts beyond 8192 tokens.
     """
-    return {
-        "num_layers": num_layers,
-        "num_heads": num_heads,
+    return _gpt2(num_layers, num_heads, embed_dim) | {
         "num_kv_heads": num_kv_heads,
-        "embed_dim": embed_dim,
         "mlp_dim": mlp_dim,
         "dropout_rate": 0.0,
         "norm": "rmsnorm",
-        "norm_position": "pre",
         "positions": "rotary",
         "rotary_base": rotary_base,
         "activation": "swiglu",
         "use_bias": False,
-        "tie_embeddings": True,
+    }
+
+
+def _bert(num_layers: int, embed_dim: int) -> dict:
+    """Heads of 64.
+
+    Source: Devlin et al. 2019, section 3; the small ones from Turc et al. 2019, table 1.
+    """
+    return _gpt2(num_layers, embed_dim // 64, embed_dim) | {
+        "architecture": "encoder",
+        "norm_position": "post",
+        "norm_epsilon": 1e-12,
+        "embedding_norm": True,
+        "num_token_types": 2,
+        "activation": "gelu",
+    }
+
+
+def _vaswani(num_layers: int, num_heads: int, embed_dim: int, dropout_rate: float) -> dict:
+    """Source: Vaswani et al. 2017, table 3; one embedding for all three uses, section 3.4.
+
+    Departs: all dense layers have biases; the paper writes them in the MLP only.
+    """
+    return _gpt2(num_layers, num_heads, embed_dim) | {
+        "architecture": "encoder_decoder",
+        "dropout_rate": dropout_rate,
+        "norm_position": "post",
+        "norm_epsilon": 1e-6,
+        "positions": "sinusoidal",
+        "activation": "relu",
+        "share_embeddings": True,
+    }
+
+
+def _t5(num_layers: int, num_heads: int, embed_dim: int) -> dict:
+    """Source: Raffel et al. 2020, section 2.1, and its released code.
+
+    Departs: scores are scaled by `1 / sqrt(head_dim)`, and logits are not scaled (both
+    can be folded into parameters); no dropout inside the MLP.
+    """
+    return _gpt2(num_layers, num_heads, embed_dim) | {
+        "architecture": "encoder_decoder",
+        "norm": "rmsnorm",
+        "norm_epsilon": 1e-6,
+        "positions": "relative",
+        "activation": "relu",
+        "use_bias": False,
+        "share_embeddings": True,
     }
 
 
@@ -63,11 +113,36 @@ PRESETS: dict[str, dict] = {
     # Llama's parts at nano's size; the MLP is 8/3 as wide as the stream, rounded up to 128.
     "llama_nano": _llama(4, 4, 2, 128, 384, 10000.0),
     "llama3_1b": _llama(16, 32, 8, 2048, 8192, 500000.0),
+    # An encoder for a CPU: BERT's parts at nano's size, with norms that need no long warm-up.
+    "encoder_nano": _bert(4, 128) | {
+        "num_heads": 4, "norm_position": "pre", "embedding_norm": False, "num_token_types": 0
+    },
+    "bert_tiny": _bert(2, 128),
+    "bert_mini": _bert(4, 256),
+    "bert_small": _bert(4, 512),
+    "bert_medium": _bert(8, 512),
+    "bert_base": _bert(12, 768),
+    "bert_large": _bert(24, 1024),
+    # An encoder-decoder for a CPU, with norms that need no long warm-up.
+    "seq2seq_nano": _vaswani(3, 4, 256, 0.1) | {"norm_position": "pre"},
+    "transformer_base": _vaswani(6, 8, 512, 0.1),
+    "transformer_big": _vaswani(6, 16, 1024, 0.3),
+    "t5_small": _t5(6, 8, 512),
+    "t5_base": _t5(12, 12, 768),
 }
 
 
 def model_config(
-    preset: str, overrides: Mapping[str, object], *, vocab_size: int, max_length: int, causal: bool = True
+    preset: str,
+    overrides: Mapping[str, object],
+    *,
+    vocab_size: int,
+    max_length: int,
+    target_vocab_size: int | None = None,
+    max_target_length: int | None = None,
+    head: str = "language_model",
+    num_labels: int = 0,
+    pooling: str = "first",
 ) -> TransformerConfig:
     """The configuration of a preset with some keys changed.
 
@@ -77,24 +152,39 @@ def model_config(
             is not None beats the preset. `dtype` is float32 or bfloat16, not auto.
         vocab_size: Rows of the token embedding.
         max_length: Longest row in tokens.
-        causal: Whether a token sees only itself and earlier tokens.
+        target_vocab_size: Of the decoder of an encoder-decoder; None: vocab_size.
+        max_target_length: Of the decoder of an encoder-decoder; None: max_length.
+        head: language_model | masked_lm | classification.
+        num_labels: Scores of a classifier.
+        pooling: first | mean | last: what a classifier reads.
 
     Raises:
         UserError: an unknown preset or key, or a value that does not fit.
     """
     if preset not in PRESETS:
         raise UserError(f"model.preset is {preset!r}{_nearest(preset, PRESETS)}")
-    own = ("vocab_size", "max_length", "causal")
-    known = [key for key in TransformerConfig.__dataclass_fields__ if key not in own]
+    given = {
+        "vocab_size": vocab_size,
+        "target_vocab_size": vocab_size if target_vocab_size is None else target_vocab_size,
+        "max_length": max_length,
+        "max_target_length": max_length if max_target_length is None else max_target_length,
+        "head": head,
+        "num_labels": num_labels,
+        "pooling": pooling,
+    }
+    known = [key for key in TransformerConfig.__dataclass_fields__ if key not in given]
     for key in overrides:
         if key not in known:
             raise UserError(f"model.{key} is not a key of the model{_nearest(key, known)}")
     values = PRESETS[preset] | {key: value for key, value in overrides.items() if value is not None}
-    if values["num_kv_heads"] is None:
-        values["num_kv_heads"] = values["num_heads"]
-    if values["mlp_dim"] is None:
-        values["mlp_dim"] = 4 * values["embed_dim"]
-    return TransformerConfig(vocab_size=vocab_size, max_length=max_length, causal=causal, **values)
+    for key, other, factor in _FOLLOWING:
+        if values[key] is None:
+            values[key] = values[other] * factor
+    return TransformerConfig(**given, **values)
+
+
+_FOLLOWING = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("num_decoder_layers", "num_layers", 1))
+"""(key, key that it follows where it is None, how many times)."""
 
 
 def _nearest(name: str, known) -> str:

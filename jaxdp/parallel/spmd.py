@@ -72,6 +72,11 @@ def compile_spmd(
     return Program(compiled, time.perf_counter() - start, _device_bytes(compiled))
 
 
+def gather_rows(tree: PyTree) -> PyTree:
+    """`[rows, ...]` of each device -> `[rows of all devices, ...]` on every device; for use inside a program."""
+    return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
 def _zeros(specs: PyTree) -> PyTree:
     """Global arrays of these shapes and shardings.
 

@@ -1,8 +1,31 @@
 """Tasks by name: importing this package registers the built-in ones."""
 
 from jaxdp.tasks.causal_lm import CausalLM
-from jaxdp.tasks.task import LossSums, Task, TaskInputs, register_task, registered_tasks
+from jaxdp.tasks.classification import Classification
+from jaxdp.tasks.labels import LabelCensus, Labels, load_labels
+from jaxdp.tasks.masked_lm import MaskedLM
+from jaxdp.tasks.requests import pad_examples
+from jaxdp.tasks.seq2seq import Seq2Seq
+from jaxdp.tasks.task import LossSums, Summary, Task, TaskInputs, register_task, registered_tasks
 
 register_task("causal_lm", CausalLM)
+register_task("masked_lm", MaskedLM)
+register_task("classification", Classification)
+register_task("seq2seq", Seq2Seq)
 
-__all__ = ["CausalLM", "LossSums", "Task", "TaskInputs", "register_task", "registered_tasks"]
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "LabelCensus",
+    "Labels",
+    "LossSums",
+    "MaskedLM",
+    "Seq2Seq",
+    "Summary",
+    "Task",
+    "TaskInputs",
+    "load_labels",
+    "pad_examples",
+    "register_task",
+    "registered_tasks",
+]

@@ -1,5 +1,7 @@
 """Losses as weighted sums."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -18,9 +20,9 @@ def cross_entropy_sums(
     the gradient then is one fused elementwise expression instead of a scatter.
 
     Args:
-        logits: [batch, length, vocab_size] float32.
-        targets: [batch, length] int32.
-        weights: [batch, length] float32; 0 leaves a position out.
+        logits: [..., vocab_size] float32, with axes such as [batch, length].
+        targets: [...] int32.
+        weights: [...] float32; 0 leaves a position out.
         label_smoothing: mix `1 - a` of the target with `a` of the uniform
             distribution (Szegedy et al. 2016, section 7).
         z_loss: adds `z_loss * log(Z)^2` (Chowdhery et al. 2022, section 5).
@@ -40,3 +42,32 @@ def cross_entropy_sums(
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)
     return jnp.sum(objective * weights), jnp.sum(nats * weights)
+
+
+def binary_cross_entropy(
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    positive_weights: jax.Array | float = 1.0,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Cross-entropy of sigmoid(logits) against truth values, one by one.
+
+    Args:
+        logits: [...] float32.
+        targets: [...] float32, 0 or 1.
+        positive_weights: what a 1 counts against a 0; broadcast to the logits.
+        label_smoothing: a 1 counts as `1 - a / 2`, a 0 as `a / 2`.
+
+    Returns:
+        [...] float32 nats.
+    """
+    if label_smoothing:
+        targets = (1.0 - label_smoothing) * targets + 0.5 * label_smoothing
+    # log(1 + e^x) of either sign is finite for every logit.
+    return positive_weights * targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)
+
+
+def perplexity(nats: float) -> float:
+    """e to the mean cross-entropy; finite where the loss is."""
+    return math.exp(min(nats, 700.0))

@@ -6,13 +6,14 @@ divides once, so a task never averages and never communicates.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxdp.metrics import Sums
+from jaxdp.tasks.labels import Labels
 from jaxdp.typing import HostBatch, PyTree
 
 Apply = Callable[..., Any]
@@ -24,13 +25,27 @@ class LossSums(NamedTuple):
 
     Attributes:
         loss: [] float32, sum of the objective, label smoothing and z-loss included.
-        weight: [] float32, sum of the loss weights: the number of valid tokens.
+        weight: [] float32, sum of the loss weights: the number of predictions that count.
         metrics: further (sum, weight) pairs of [] float32; empty while training.
+        tokens: [] float32, tokens that were read, without padding; None: `weight`.
     """
 
     loss: jax.Array
     weight: jax.Array
     metrics: Sums
+    tokens: jax.Array | None = None
+
+
+class Summary(NamedTuple):
+    """What the outputs of a whole split come to.
+
+    Attributes:
+        metrics: by name; NaN where one is undefined.
+        report: everything that is no single number, such as curves: plain JSON values.
+    """
+
+    metrics: dict[str, float]
+    report: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,21 +54,33 @@ class TaskInputs:
 
     Attributes:
         length: tokens of a row that the model sees.
-        tokenizer: see `jaxdp.data.tokenizers`; None for ready-made tokens.
+        target_length: the same of the target of a pair; None: `length`.
+        tokenizer: see `jaxdp.data.tokenizers`; None for ready-made tokens, and while
+            data is prepared.
+        target_tokenizer: of the target, where it has its own; None: `tokenizer`.
         packing: what a row is: `cut` | `documents` | `none`, as `data.packing` says.
         label_smoothing: share of the target's probability spread over the vocabulary.
         z_loss: weight of log(Z)^2 in the objective.
+        labels: of labelled data, found in the training part; None: not read yet.
+        options: the task's own group of the configuration.
     """
 
     length: int
+    target_length: int | None = None
     tokenizer: Any = None
+    target_tokenizer: Any = None
     packing: str = "cut"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    labels: Labels | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Task(Protocol):
     """The interface that `jaxdp.step`, `evaluation` and `experiment` rely on.
+
+    A task inherits from it, and so has the values below where it gives no others.
+    An instance can be pickled: workers that tokenize get its `prepare`.
 
     Attributes:
         fields: what `prepare` reads of a record: `text`, `label`, `source`, `target`;
@@ -61,22 +88,52 @@ class Task(Protocol):
         terminated: arrays of an example that are texts by themselves: end of text
             follows each of them in the prepared data.
         packings: the values of `data.packing` that it can read, its default first.
+        special_tokens: names of special tokens that its tokenizer must have.
+        prepared_with: what the result of `prepare` depends on beside the record, the
+            tokenizer and the code: plain JSON values, part of the key of the cache.
+        row_lengths: places of a row, end of text included, for each ragged array of
+            an example; of a cut window, without the token that it reads beyond.
+        architectures: kinds of model that can learn it (`model.architecture`).
+        model_options: what it asks of `jaxdp.model.model_config`: the head and its size.
+        collected: which `outputs` of a whole split `summarize` needs; (): it has none.
+        summary_metrics: names of the metrics that `summarize` gives.
+        score_metrics: names of the metrics that `score` gives to texts that the model
+            wrote; (): it has none.
+        asked: what `prepare_request` reads of a record; (): `answers` has none to give.
     """
 
     fields: tuple[str, ...]
     terminated: tuple[str, ...]
     packings: tuple[str, ...]
+    special_tokens: tuple[str, ...] = ()
+    prepared_with: Mapping[str, Any] = {}
+    row_lengths: Mapping[str, int]
+    architectures: tuple[str, ...]
+    model_options: Mapping[str, Any]
+    collected: tuple[str, ...] = ()
+    summary_metrics: tuple[str, ...] = ()
+    score_metrics: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
-        """One source record -> one example; deterministic, so that it can be cached."""
+        """One source record -> one example; deterministic, so that it can be cached.
+
+        Args:
+            record: the value of each of `fields`.
+            tokenizer: or (source tokenizer, target tokenizer) where they differ.
+
+        Raises:
+            UserError: what is wrong with the record, without where it is.
+        """
 
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Gathered examples `[rows, ...]` -> named arrays `[rows, ...]`.
 
-        Randomness (masking) may depend on (seed, step, row_ids) alone; `row_ids`
-        `[rows] int32` are the rows' numbers in the global batch.
+        A row with `num_tokens` 0 is padding and counts for nothing. Randomness
+        (masking) may depend on (seed, step, row_ids) alone; `row_ids` `[rows] int32`
+        are the rows' numbers in the global batch.
         """
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -92,6 +149,36 @@ class Task(Protocol):
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """Evaluation metrics that are functions of the means."""
+        return {}
+
+    def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:
+        """Metrics of a whole split that are no means over its rows.
+
+        Args:
+            outputs: the `collected` ones, `[rows of the split, ...]`; padding may be among them.
+        """
+        raise NotImplementedError
+
+    def score(self, texts: Sequence[str], references: Sequence[str]) -> Summary:
+        """Metrics of texts that the model wrote against what was expected."""
+        raise NotImplementedError
+
+    def prepare_request(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
+        """A record of which the answer is wanted -> one example, as `prepare` gives it."""
+        raise NotImplementedError
+
+    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+        """Requests `[rows, ...]` -> the arrays of a batch; nothing in it is random."""
+        raise NotImplementedError
+
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """What `jaxdp predict` says of each row: plain JSON values.
+
+        Args:
+            outputs: what `outputs` gave for requests, `[rows, ...]`; padding among them
+                is answered too.
+        """
+        raise NotImplementedError
 
 
 _FACTORIES: dict[str, Callable[[TaskInputs], Task]] = {}

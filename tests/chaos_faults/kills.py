@@ -43,7 +43,7 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     while count < num_kills or in_saves < num_kills // 2:
         expect(count < 2 * num_kills + 10, f"{count} kills, but only {in_saves} within saves")
         before = newest(workdir)
-        changed = _changed(workdir)
+        changed, started = _changed(workdir), time.time()
         run = workshop.start(workdir, ENDLESS, *OPTIONS)
         if count % 2:
             wait_for(watch.sees_new_save, "a save begins", run)
@@ -60,7 +60,7 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
         _expect_resumed(run, before)
         watch.expect_none_lost()
         expect_whole(workdir)
-        being_written, without_manifest = _unfinished_saves(workdir)
+        being_written, without_manifest = _unfinished_saves(workdir, started)
         in_saves += being_written or without_manifest
         before_manifest += without_manifest
         in_deletions += any(workdir.glob("checkpoints/*.deleting"))
@@ -120,9 +120,16 @@ def _changed(workdir: Path) -> int:
     return metrics.stat().st_mtime_ns if metrics.is_file() else 0
 
 
-def _unfinished_saves(workdir: Path) -> tuple[bool, bool]:
-    """Whether the kill left arrays that were being written, and whether it left whole ones without a manifest."""
-    left = [path for path in workdir.glob("checkpoints/*") if not (path / "manifest.json").is_file()]
+def _unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
+    """Whether the kill left arrays that were being written, and whether it left whole ones without a manifest.
+
+    What an earlier kill left does not count, where this one came before it was removed.
+    """
+    left = [
+        path
+        for path in workdir.glob("checkpoints/*")
+        if not (path / "manifest.json").is_file() and path.stat().st_ctime >= started
+    ]
     return any(".orbax-checkpoint-tmp" in path.name for path in left), any(path.name.isdigit() for path in left)
 
 

@@ -239,7 +239,7 @@ def test_wrong_requests_to_generate(trained, capsys, case):
     ("arguments", "fragments"),
     [
         (["trian"], ["unknown command 'trian'; did you mean 'train'?"]),
-        (["launch"], ["unknown command 'launch'; choose one of: train, eval, generate, inspect, prepare, plot, bench, devices"]),
+        (["launch"], ["unknown command 'launch'; choose one of: train, eval, generate, predict, inspect, prepare, plot, bench, devices"]),
         (["train"], ["the following arguments are required: --config, --workdir; see jaxdp train --help"]),
         (["train", "--config=nothing.py", "--workdir=x"], ["--config=nothing.py: there is no such file"]),
         (["eval", "--workdir=x", "--split=test"], ["--split", "'test'"]),

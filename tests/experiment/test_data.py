@@ -230,7 +230,7 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
     ("overrides", "message"),
     [
         (("data.packing=sideways",), "data.packing='sideways' is unknown; choose one of: cut, documents, none"),
-        (("data.packing=none",), "does not serve task='causal_lm'; choose cut or documents"),
+        (("task=classification", "data.packing=cut"), "does not serve task='classification'; choose none"),
         (("data.source=jsonl", "data.path={root}/lines.jsonl"), r"lines.jsonl, line 1.* has no column 'text', only 'body'"),
         (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
         (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_translation
 from tiny_decoding import (
     CONTEXT,
     VOCAB_SIZE,
@@ -13,6 +14,14 @@ from tiny_decoding import (
     decoding_model,
     random_params,
     random_prompts,
+)
+from tiny_translation import (
+    TARGET_LENGTH,
+    parts_of,
+    quick_jit,
+    random_sources,
+    source_batch,
+    translation_model,
 )
 
 from jaxdp.experiment.parts import apply_model
@@ -32,7 +41,7 @@ def left_padded(prompts, width):
 
 def decoder(model, sampling=GREEDY, *, num_new=6, end_of_text_id=None):
     """call(params, prompts, width, seeds=None, offset=0) -> [rows, num_new]."""
-    decode = jax.jit(
+    decode = quick_jit(
         make_decode(
             functools.partial(apply_model, model),
             functools.partial(init_cache, model.config),
@@ -58,6 +67,7 @@ def decoder(model, sampling=GREEDY, *, num_new=6, end_of_text_id=None):
     [
         {"positions": "learned"},
         {"positions": "sinusoidal", "num_kv_heads": 1},
+        {"positions": "relative", "num_kv_heads": 2},
         {"positions": "rotary", "num_kv_heads": 2},
         {"positions": "rotary", "scan_layers": True, "norm": "rmsnorm", "activation": "swiglu"},
     ],
@@ -71,6 +81,38 @@ def test_greedy_decoding_equals_whole_forward_passes(overrides):
     expected = [uncached.continuation(prompt, 6) for prompt in prompts]
     assert len(np.unique(expected)) > 3  # the model says something
     np.testing.assert_array_equal(decoder(model)(params, prompts), expected)
+
+
+@pytest.mark.parametrize(
+    ("positions", "options"),
+    [("sinusoidal", {"norm_position": "post"}), ("relative", {"scan_layers": True, "norm": "rmsnorm"})],
+)
+def test_greedy_decoding_of_an_encoder_decoder_equals_whole_forward_passes(positions, options):
+    """Sources of different lengths in one batch: each as if it were alone."""
+    model = translation_model(positions=positions, **options)
+    params, sources = tiny_translation.random_params(model, seed=2), random_sources([6, 2, 4])
+    decode = quick_jit(make_decode(*parts_of(model), GREEDY, num_new=TARGET_LENGTH - 1, end_of_text_id=None))
+    draws = {"seeds": np.zeros(3, np.uint32), "offset": np.zeros(3, np.int32)}
+    uncached = tiny_translation.Uncached(model, params)
+    expected = [uncached.greedy(source, TARGET_LENGTH - 1) for source in sources]
+    assert len({tuple(row) for row in expected}) == 3
+    np.testing.assert_array_equal(decode(params, source_batch(sources) | draws), expected)
+
+
+def test_a_prompt_of_the_target_is_continued():
+    """A forced beginning, such as the name of a language, is what an encoder-decoder goes on from."""
+    model = translation_model(positions="rotary")
+    params, [source] = tiny_translation.random_params(model, seed=2), random_sources([5])
+    decode = quick_jit(make_decode(*parts_of(model), GREEDY, num_new=4, end_of_text_id=None))
+    batch = source_batch([source] * 2) | {
+        "tokens": np.array([[3, 0, 4, 7], [0, 4, 7, 2]], np.int32),
+        "prompt_mask": np.array([[False, True, True, True], [True] * 4]),
+        "seeds": np.zeros(2, np.uint32),
+        "offset": np.zeros(2, np.int32),
+    }
+    uncached = tiny_translation.Uncached(model, params)
+    expected = [uncached.greedy(source, 4, begun) for begun in ([0, 4, 7], [0, 4, 7, 2])]
+    np.testing.assert_array_equal(decode(params, batch), expected)
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +143,14 @@ def test_the_loop_ends_with_its_last_row():
     """A model that says token 1 always: no further forward pass once all rows have said it."""
     calls = []
 
-    def apply(params, tokens, *, positions, attention_mask, cache):
+    def apply(params, tokens, *, cache, **options):
         jax.debug.callback(lambda: calls.append(1), ordered=True)
         logits = jnp.zeros((*tokens.shape, VOCAB_SIZE)).at[:, :, 1].set(1.0)
         return logits, cache
 
     decode = make_decode(apply, lambda rows, slots: jnp.zeros(()), GREEDY, num_new=5, end_of_text_id=1)
     batch = left_padded(random_prompts([3, 3]), 3) | {"seeds": np.zeros(2, np.uint32), "offset": np.zeros(2, np.int32)}
-    tokens = jax.jit(decode)({}, batch)
+    tokens = quick_jit(decode)({}, batch)
     jax.effects_barrier()
     assert tokens.tolist() == [[1] * 5] * 2
     assert len(calls) == 2  # the prompt, and the token after it

@@ -1,5 +1,7 @@
 """Dropout masks belong to rows: rate, scale, and independence of everything else."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from tiny_models import (
     tiny_config,
 )
 
-from jaxdp.model import Transformer, attention, block, transformer
+from jaxdp.model import Transformer, attention, block, heads, parameter_shapes, stack
 from jaxdp.model.dropout import SITES, dropout
 
 
@@ -43,6 +45,16 @@ def test_every_row_layer_and_site_has_its_own_mask():
     assert len(masks) == 3 * len(SITES) * 3
 
 
+def test_the_masks_of_the_first_sites_stay_what_they_were():
+    """Adding a site must not change the run of an older checkpoint: numbers 0, 1, 2, ... are its keys."""
+    numbers = [(layer, site) for layer in range(3) for site in SITES[:4]]
+    for number, (layer, site) in enumerate(numbers):
+        bits = jax.random.bits(jax.random.fold_in(row_keys(1)[0], number), (32,), jnp.uint32)
+        kept = np.concatenate([bits & 0xFFFF, bits >> 16]) < 2**15
+        dropped = dropout(jnp.ones((1, 64)), row_keys(1), rate=0.5, layer=layer, site=site)
+        np.testing.assert_array_equal(dropped[0] > 0, kept)
+
+
 def test_neighbouring_values_are_independent():
     """Two values share one draw of 32 bits: all four outcomes must be equally frequent."""
     kept = dropout(jnp.ones((1, 20000, 2)), row_keys(1), rate=0.5, layer=0, site="embedding")[0] > 0
@@ -64,24 +76,50 @@ def test_dropout_is_on_exactly_when_row_keys_are_given():
     assert np.abs(apply(params, tokens, row_keys=row_keys(2)) - without).max() > 0.1
 
 
-def test_every_layer_drops_out_at_every_site(monkeypatch):
-    config, seen = tiny_config(dropout_rate=0.3), []
-    params = random_params(config)
+def sites_of(config, monkeypatch, **inputs):
+    """(layer, site, shape) of every dropout of one forward pass, in turn."""
+    seen = []
 
     def record(values, row_keys, *, rate, layer, site):
         assert row_keys is not None and rate == 0.3
         seen.append((layer, site, values.shape))
         return values
 
-    for module in (attention, block, transformer):
-        monkeypatch.setattr(module, "dropout", record)
-    jax.eval_shape(Transformer(config).apply, {"params": params}, random_tokens(), row_keys=row_keys(2))
-    stream, weights = (2, LENGTH, 16), (2, 4, LENGTH, LENGTH)
-    layers = [
-        [(i, "attention", weights), (i, "attention_residual", stream), (i, "mlp_residual", stream)]
-        for i in range(2)
+    params = parameter_shapes(config)
+    apply = functools.partial(Transformer(config).apply, row_keys=row_keys(2))
+    with monkeypatch.context() as patched:
+        for module in (attention, block, heads, stack):
+            patched.setattr(module, "dropout", record)
+        jax.eval_shape(apply, {"params": params}, random_tokens(), **inputs)
+    return seen
+
+
+def sites_of_layer(number, length, source_length=None):
+    stream = (2, length, 16)
+    crossed = [
+        (number, "cross_attention", (2, 4, length, source_length)),
+        (number, "cross_attention_residual", stream),
     ]
-    assert seen == [(0, "embedding", stream), *layers[0], *layers[1]]
+    return [
+        (number, "attention", (2, 4, length, length)),
+        (number, "attention_residual", stream),
+        *(crossed if source_length else []),
+        (number, "mlp_residual", stream),
+    ]
+
+
+def test_every_layer_drops_out_at_every_site(monkeypatch):
+    first = (0, "embedding", (2, LENGTH, 16))
+    layers = [site for i in range(2) for site in sites_of_layer(i, LENGTH)]
+    assert sites_of(tiny_config(dropout_rate=0.3), monkeypatch) == [first, *layers]
+    config = tiny_config(dropout_rate=0.3, head="classification", num_labels=3)
+    assert sites_of(config, monkeypatch) == [first, *layers, (0, "classifier", (2, 16))]
+    # The layers of a decoder are counted on from those of its encoder.
+    config = tiny_config(architecture="encoder_decoder", dropout_rate=0.3)
+    target = [site for i in (2, 3) for site in sites_of_layer(i, 5, LENGTH)]
+    assert sites_of(config, monkeypatch, target_tokens=random_tokens(length=5)) == [
+        first, *layers, (2, "embedding", (2, 5, 16)), *target
+    ]
 
 
 def test_a_row_does_not_feel_its_batch_or_device():

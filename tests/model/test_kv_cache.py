@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
-from jaxdp.model import Transformer, init_cache
+from jaxdp.model import CHOICES, Transformer, init_cache
 
 SCHEMES = [
     (positions, num_kv_heads, scan_layers)
-    for positions in ("learned", "sinusoidal", "rotary")
+    for positions in CHOICES["positions"]
     for num_kv_heads, scan_layers in ((4, False), (2, True))
 ]
 
@@ -27,7 +27,8 @@ def test_cached_decoding_equals_full_forward(positions, num_kv_heads, scan_layer
     params, tokens = random_params(config), random_tokens()
     apply = jitted(config)
     cache, logits, start = init_cache(config, 2, LENGTH), [], 0
-    assert cache.keys.shape == (2, 2, num_kv_heads, LENGTH, 4)
+    shape = (2, num_kv_heads, LENGTH, 4)
+    assert [leaf.shape for leaf in jax.tree.leaves(cache.values)] == ([(2, *shape)] if scan_layers else [shape] * 2)
     for length in chunks:
         part, cache = apply(params, tokens[:, start : start + length], cache=cache)
         logits.append(part)
@@ -63,8 +64,9 @@ def test_left_padded_prompts_of_several_lengths(positions, num_kv_heads, scan_la
         np.testing.assert_allclose(logits[index, pad:], alone, atol=2e-5)
 
 
-def test_the_cache_can_be_the_carry_of_a_compiled_loop():
-    config = tiny_config(positions="rotary", dtype="bfloat16")
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_the_cache_can_be_the_carry_of_a_compiled_loop(positions):
+    config = tiny_config(positions=positions, dtype="bfloat16")
     params, tokens, model = random_params(config), random_tokens(), Transformer(config)
 
     def step(cache, token):
@@ -72,5 +74,5 @@ def test_the_cache_can_be_the_carry_of_a_compiled_loop():
         return cache, logits[:, 0]
 
     cache, logits = quick_jit(jax.lax.scan, static_argnums=0)(step, init_cache(config, 2, LENGTH), tokens.T)
-    assert cache.keys.dtype == jnp.bfloat16
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((cache.keys, cache.values))} == {"bfloat16"}
     np.testing.assert_allclose(logits.transpose(1, 0, 2), jitted(config)(params, tokens), atol=0.2)

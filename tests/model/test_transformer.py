@@ -1,106 +1,24 @@
 """The forward pass against NumPy, and who can influence whom."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import exact, reference_row
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
-from jaxdp.model import Transformer, init_cache, stack_layers
+from jaxdp.model import CHOICES, Transformer, init_cache, stack_layers
 
 COMBINATIONS = list(
     itertools.product(
         ("layernorm", "rmsnorm"),
         ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
-        ("learned", "sinusoidal", "rotary"),
+        ("learned", "sinusoidal", "rotary", "relative"),
     )
 )
-
-
-def reference_norm(x, p, kind):
-    if kind == "layernorm":
-        x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
-    return x * p["scale"] + p.get("bias", 0.0)
-
-
-def reference_dense(x, p):
-    return x @ p["kernel"] + p.get("bias", 0.0)
-
-
-def reference_rotate(x, positions, base):
-    """`[length, head_dim]`: pairs (i, i + half) turned by position * base ** (-i / half)."""
-    half = x.shape[-1] // 2
-    turned = np.array(x)
-    for row, position in enumerate(positions):
-        for i in range(half):
-            angle = position * base ** (-i / half)
-            a, b = x[row, i], x[row, i + half]
-            turned[row, i] = a * math.cos(angle) - b * math.sin(angle)
-            turned[row, i + half] = b * math.cos(angle) + a * math.sin(angle)
-    return turned
-
-
-def reference_activation(x, kind):
-    if kind == "gelu":
-        return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-    if kind == "gelu_tanh":
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
-
-
-def reference_attention(x, p, config, allowed):
-    """`[length, embed_dim]`, one head at a time."""
-    query, key, value = (reference_dense(x, p[name]) for name in ("query", "key", "value"))
-    width, positions = config.head_dim, range(len(x))
-    outputs = []
-    for head in range(config.num_heads):
-        group = head // (config.num_heads // config.num_kv_heads)
-        q = query[:, head * width : (head + 1) * width]
-        k = key[:, group * width : (group + 1) * width]
-        v = value[:, group * width : (group + 1) * width]
-        if config.positions == "rotary":
-            q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
-        weights = np.where(allowed, np.exp(q @ k.T / math.sqrt(width)), 0)
-        outputs.append(weights / weights.sum(-1, keepdims=True) @ v)
-    return reference_dense(np.concatenate(outputs, -1), p["out"])
-
-
-def reference_mlp(x, p, config):
-    up = reference_dense(x, p["up"])
-    if config.activation == "swiglu":
-        gate = reference_dense(x, p["gate"])
-        return reference_dense(up * gate / (1 + np.exp(-gate)), p["down"])
-    return reference_dense(reference_activation(up, config.activation), p["down"])
-
-
-def reference_row(params, tokens, config):
-    """Logits of one row, float64."""
-    length, embed = len(tokens), config.embed_dim
-    x = params["token_embedding"][tokens]
-    if config.positions == "learned":
-        x = x + params["position_embedding"][:length]
-    if config.positions == "sinusoidal":
-        angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(embed // 2) / embed)
-        x = x * math.sqrt(embed) + np.concatenate([np.sin(angles), np.cos(angles)], -1)
-    allowed = np.tri(length) if config.causal else np.ones((length, length))
-    for index in range(config.num_layers):
-        p = params[f"layer_{index}"]
-        for name in ("attention", "mlp"):
-            norm, pre = p[f"{name}_norm"], config.norm_position == "pre"
-            inputs = reference_norm(x, norm, config.norm) if pre else x
-            if name == "attention":
-                branch = reference_attention(inputs, p["attention"], config, allowed)
-            else:
-                branch = reference_mlp(inputs, p["mlp"], config)
-            x = x + branch if pre else reference_norm(x + branch, norm, config.norm)
-    if config.norm_position == "pre":
-        x = reference_norm(x, params["final_norm"], config.norm)
-    return x @ (params["token_embedding"].T if config.tie_embeddings else params["output"]["kernel"])
 
 
 @pytest.mark.parametrize(("norm", "activation", "positions"), COMBINATIONS)
@@ -114,13 +32,14 @@ def test_forward_equals_numpy(norm, activation, positions):
         use_bias=bool(bits & 1),
         tie_embeddings=bool(bits & 2),
         norm_position="post" if bits & 4 else "pre",
+        norm_epsilon=1e-5 if bits & 16 else 1e-2,
+        embedding_norm=bits % 3 == 0,
         num_kv_heads=(4, 2, 1)[bits % 3 if bits & 8 else 0],
-        causal=bits % 5 != 0,
+        architecture="decoder" if bits % 5 else "encoder",
     )
     params, tokens = random_params(config), random_tokens()
     actual = jitted(config)(params, tokens)
-    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    expected = np.stack([reference_row(exact, row, config) for row in np.asarray(tokens)])
+    expected = np.stack([reference_row(exact(params), row, config) for row in np.asarray(tokens)])
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
 
@@ -150,13 +69,13 @@ def test_a_token_depends_on_itself_and_earlier_tokens_only(norm_position):
 
 
 def test_a_bidirectional_token_depends_on_every_token():
-    assert influence(tiny_config(tie_embeddings=False, causal=False)).all()
+    assert influence(tiny_config(tie_embeddings=False, architecture="encoder")).all()
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_segments_are_isolated(causal):
     segments = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-    config = tiny_config(tie_embeddings=False, causal=causal)
+    config = tiny_config(tie_embeddings=False, architecture="decoder" if causal else "encoder")
     actual = influence(config, segment_ids=jnp.asarray(segments)[None])
     together = segments[:, None] == segments[None, :]
     np.testing.assert_array_equal(actual, together & np.tri(LENGTH, dtype=bool) if causal else together)
@@ -170,7 +89,7 @@ def test_masked_keys_have_no_influence():
     np.testing.assert_array_equal(actual[attend], (expected | np.eye(LENGTH, dtype=bool))[attend])
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("positions", CHOICES["positions"])
 def test_left_padding_changes_nothing(positions):
     config = tiny_config(positions=positions)
     params, tokens = random_params(config), random_tokens(length=5)

@@ -10,6 +10,8 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
 
+BESIDE = {"vocab_size", "target_vocab_size", "max_length", "max_target_length", "head", "num_labels", "pooling"}
+
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Compiler options that skip LLVM's optimisations: compiling is nearly all that these tests do."""
 
@@ -17,12 +19,11 @@ quick_jit = functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 
 
 def tiny_config(**overrides):
-    """Two layers, four heads, 16 wide."""
+    """Two layers, four heads, 16 wide; what `model_config` takes beside overrides is passed on."""
     shapes = {"num_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
-    causal = overrides.pop("causal", True)
-    return model_config(
-        "nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=LENGTH, causal=causal
-    )
+    sizes = {"vocab_size": VOCAB_SIZE, "max_length": LENGTH}
+    sizes |= {key: overrides.pop(key) for key in BESIDE & overrides.keys()}
+    return model_config("nano", shapes | overrides, **sizes)
 
 
 def random_params(config, seed=0):
@@ -38,7 +39,9 @@ def random_tokens(batch=2, length=LENGTH, seed=1):
     return jnp.asarray(np.random.default_rng(seed).integers(0, VOCAB_SIZE, (batch, length)), jnp.int32)
 
 
-def jitted(config):
-    """`apply(params, tokens, **inputs)`, compiled."""
+def jitted(config, **options):
+    """`apply(params, tokens, **inputs)`, compiled; a `method` but `__call__` is an option."""
     model = Transformer(config)
-    return quick_jit(lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs))
+    return quick_jit(
+        lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs, **options)
+    )

@@ -5,8 +5,10 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tokenizer import LetterTokenizer
 
-from jaxdp.tasks import CausalLM, TaskInputs
+from jaxdp.errors import UserError
+from jaxdp.tasks import CausalLM, TaskInputs, pad_examples
 
 LENGTH, VOCAB_SIZE = 4, 5
 ROWS = np.arange(3, dtype=np.int32)
@@ -94,3 +96,60 @@ def test_perplexity():
     assert task.derived_metrics({"loss": 2.0}) == {"perplexity": math.exp(2.0)}
     assert math.isfinite(task.derived_metrics({"loss": 1e9})["perplexity"])
     assert math.isnan(task.derived_metrics({"loss": math.nan})["perplexity"])
+
+
+def completion_task(packing="none", length=12):
+    options = {"completion_only": True, "separator": " "}
+    return CausalLM(TaskInputs(length=length, packing=packing, options=options))
+
+
+def test_a_completion_is_learned_and_what_comes_before_is_read():
+    task, tokenizer = completion_task(), LetterTokenizer(())
+    assert (task.fields, task.terminated, task.packings) == (("source", "target"), (), ("none", "documents"))
+    examples = [
+        task.prepare({"source": "ab", "target": "cde"}, tokenizer),
+        task.prepare({"source": "", "target": "z"}, tokenizer),
+    ]
+    assert examples[0]["tokens"].tolist() == [1, 2, 27, 3, 4, 5, 0]
+    assert examples[0]["loss_mask"].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    rows, num_cut = pad_examples(task, examples, {}, 3)
+    batch = task.make_batch(rows, 0, 0, ROWS)
+    assert num_cut == 0 and batch.keys() == task.batch_spec(3).keys()
+    learned = [batch["targets"][row][batch["loss_weights"][row] > 0].tolist() for row in range(3)]
+    assert learned == [[3, 4, 5, 0], [26, 0], []]
+    sums = task.loss(lambda params, tokens, row_keys=None: jnp.zeros((*tokens.shape, 28)), {}, batch, None, train=True)
+    assert (sums.weight, sums.tokens) == (6, 6 + 2)
+    np.testing.assert_allclose(sums.loss, 6 * math.log(28), rtol=1e-6)
+
+
+def test_packed_completions_bring_the_mask_of_their_targets():
+    task = completion_task("documents", length=4)
+    names = ("tokens", "targets", "segment_ids", "positions", "loss_mask")
+    rows = {name: np.arange(8, dtype=np.int32).reshape(2, 4) for name in names}
+    rows["loss_mask"] = np.array([[0, 1, 1, 1], [0, 0, 0, 1]], np.int32)
+    batch = task.make_batch(rows | {"num_tokens": np.array([3, 4], np.int32)}, 0, 0, ROWS[:2])
+    assert batch["loss_weights"].tolist() == [[0, 1, 1, 0], [0, 0, 0, 1]]
+    assert batch["num_tokens"].tolist() == [3, 4] and batch["targets"] is rows["targets"]
+
+
+def test_an_empty_completion_is_refused():
+    with pytest.raises(UserError, match="the target is empty"):
+        completion_task().prepare({"source": "ab", "target": ""}, LetterTokenizer(()))
+
+
+def test_the_separator_is_a_part_of_what_is_prepared():
+    options = {"completion_only": True, "separator": "!"}
+    assert CausalLM(TaskInputs(length=4, options=options)).prepared_with == {"separator": "!"}
+    assert CausalLM(TaskInputs(length=4)).prepared_with == {}
+
+
+def test_a_single_document_is_a_window_of_its_own():
+    task, tokenizer = CausalLM(TaskInputs(length=LENGTH, packing="none")), LetterTokenizer(())
+    rows, num_cut = pad_examples(
+        task, [task.prepare({"text": text}, tokenizer) for text in ("ab", "abcdefg")], {"tokens": 0}, 3
+    )
+    batch = task.make_batch(rows, 0, 0, ROWS)
+    assert num_cut == 1 and rows["num_tokens"].tolist() == [3, 5, 0]
+    assert batch["tokens"].tolist() == [[1, 2, 0, 0], [1, 2, 3, 4], [0, 0, 0, 0]]
+    assert batch["targets"].tolist() == [[2, 0, 0, 0], [2, 3, 4, 5], [0, 0, 0, 0]]
+    assert batch["loss_weights"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]

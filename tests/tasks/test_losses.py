@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdp.tasks.losses import cross_entropy_sums
+from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
 
 BATCH, LENGTH, VOCAB_SIZE = 3, 4, 7
 
@@ -80,3 +80,29 @@ def test_a_position_without_weight_counts_for_nothing(inputs):
     np.testing.assert_array_equal(
         cross_entropy_sums(logits, targets, weights), cross_entropy_sums(logits, other, weights)
     )
+
+
+def test_any_axes_in_front_of_the_vocabulary_will_do(inputs):
+    logits, targets, weights = inputs
+    flat = cross_entropy_sums(logits.reshape(-1, VOCAB_SIZE), targets.ravel(), weights.ravel(), label_smoothing=0.1)
+    np.testing.assert_allclose(flat, cross_entropy_sums(logits, targets, weights, label_smoothing=0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_binary_cross_entropy_is_its_definition(inputs, smoothing):
+    logits = inputs[0]
+    random = np.random.default_rng(1)
+    targets = random.integers(0, 2, logits.shape).astype(np.float32)
+    positive = random.uniform(0.5, 3, VOCAB_SIZE).astype(np.float32)
+    actual = binary_cross_entropy(
+        logits, targets, positive_weights=positive[None, None], label_smoothing=smoothing
+    )
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    wanted = targets * (1 - smoothing / 2) + (1 - targets) * smoothing / 2
+    expected = -positive * wanted * np.log(probabilities) - (1 - wanted) * np.log(1 - probabilities)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5)
+
+
+def test_sure_statements_stay_finite():
+    actual = binary_cross_entropy(jnp.array([3e4, 3e4, -3e4]), jnp.array([1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(actual, [0, 3e4, 3e4])

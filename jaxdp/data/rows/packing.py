@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,14 +138,15 @@ class PackedRows:
     Args:
         plan: from `pack`.
         flat: the tokens of all documents, each followed by end of text.
+        beside: further arrays with a value for each of these tokens, by name.
     """
 
-    def __init__(self, plan: PackPlan, flat: FlatArray):
+    def __init__(self, plan: PackPlan, flat: FlatArray, beside: Mapping[str, FlatArray] | None = None):
         # As plain arrays: indexing an np.memmap runs Python code each time.
         self._row_offsets, self._starts, self._lengths = (
             np.asarray(getattr(plan, name)) for name in PLAN_ARRAYS
         )
-        self._flat = flat
+        self._flat, self._beside = flat, dict(beside or {})
         self.length = plan.length
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
@@ -160,7 +161,8 @@ class PackedRows:
             Arrays of int32: `tokens`, `targets` [n, length]; `segment_ids` [n, length]:
             1, 2, ... for the documents of a row, 0 for padding; `positions`
             [n, length]: from 0 in each document; all 0 where there is padding, at
-            the end of the row. `num_tokens` [n]: places that are not padding.
+            the end of the row. `num_tokens` [n]: places that are not padding. And what
+            is `beside` each target: [n, length].
 
         Raises:
             IndexError: an index outside range(num_rows).
@@ -186,6 +188,7 @@ class PackedRows:
             "targets": targets,
             "segment_ids": np.repeat(number + 1, lengths),
             "positions": count_up(lengths),
+            **{name: array.take_ragged(starts, lengths) for name, array in self._beside.items()},
         }
         arrays = {name: np.zeros(is_token.shape, np.int32) for name in values}
         for name, array in arrays.items():

@@ -59,6 +59,15 @@ class Tokenizer(ABC):
         None where the text does not come back byte for byte: then no bits per byte.
         """
 
+    def word_boundaries(self) -> np.ndarray | None:
+        """Whether a word begins with each token, and whether one ends with it: `[vocab_size, 2] bool`.
+
+        A word is a run of letters, digits and underscores, with the blank before it;
+        any other character is one by itself, and so is a special token. None where
+        tokens do not tell.
+        """
+        return None
+
     @abstractmethod
     def to_json(self) -> str:
         """The content of a `tokenizer.json` that Hugging Face `tokenizers` loads."""
@@ -94,3 +103,9 @@ class Tokenizer(ABC):
 def special_names(special_tokens: Iterable[str]) -> tuple[str, ...]:
     """End of text, then each other name once, in order."""
     return tuple(dict.fromkeys((END_OF_TEXT, *special_tokens)))
+
+
+def boundaries(text: str) -> tuple[bool, bool]:
+    """Whether a word begins with a token of this text, and whether one ends with it."""
+    first, last = (character == "_" or character.isalnum() for character in (text[0], text[-1]))
+    return not first, not last and not text[-1].isspace()

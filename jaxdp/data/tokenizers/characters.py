@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxdp.data.tokenizers.base import END_OF_TEXT, REPLACEMENT, Tokenizer, special_names
+from jaxdp.data.tokenizers.base import END_OF_TEXT, REPLACEMENT, Tokenizer, boundaries, special_names
 from jaxdp.errors import UserError
 
 NOT_UTF8 = 0xFF  # a byte that UTF-8 never uses
@@ -45,6 +45,11 @@ class ByteTokenizer(Tokenizer):
 
     def token_bytes(self) -> np.ndarray:
         return np.repeat(np.array([1, 0], np.int32), [256, len(self.special_ids)])
+
+    def word_boundaries(self) -> np.ndarray:
+        # A byte above 127 is a part of some character, a letter most often.
+        texts = ["a" if byte > 127 else chr(byte) for byte in range(256)]
+        return np.array([*map(boundaries, texts), *[(True, True)] * len(self.special_ids)])
 
     def to_json(self) -> str:
         tokenizer = _unmerged(map(byte_symbol, range(256)), self.special_ids)
@@ -108,6 +113,10 @@ class CharTokenizer(Tokenizer):
         points = self._code_points
         sizes = 1 + (points >= 0x80) + (points >= 0x800).astype(np.int32) + (points >= 0x10000)
         return np.append(sizes, np.zeros(len(self.special_ids))).astype(np.int32)
+
+    def word_boundaries(self) -> np.ndarray:
+        characters = map(chr, self._code_points)
+        return np.array([*map(boundaries, characters), *[(True, True)] * len(self.special_ids)])
 
     def to_json(self) -> str:
         tokenizer = _unmerged(map(chr, self._code_points), self.special_ids)

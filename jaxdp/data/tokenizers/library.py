@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from jaxdp.data.tokenizers.base import REPLACEMENT, Tokenizer
+from jaxdp.data.tokenizers.base import REPLACEMENT, Tokenizer, boundaries
 from jaxdp.data.tokenizers.characters import byte_symbol
 from jaxdp.data.tokenizers.cuts import cut_at_blanks, not_unicode
 
@@ -35,6 +35,7 @@ END_OF_TEXT_NAMES = (
 """What ends a text in well-known vocabularies, the first found being it."""
 
 GROUP_LENGTH = 1 << 22  # characters encoded at once: what bounds memory
+BLANK = "▁"  # what SentencePiece writes for a blank
 HIDDEN = "\x00 "  # in front of a special token's name, for the library
 
 KEEP_TEXT = {"ByteLevel", "Split", "Digits", "Punctuation", "FixedLength", "UnicodeScripts"}
@@ -101,6 +102,18 @@ class LibraryTokenizer(Tokenizer):
         sizes[list(self.special_ids.values())] = 0
         return sizes
 
+    def word_boundaries(self) -> np.ndarray | None:
+        over_bytes = self.token_bytes() is not None
+        prefix = self._content["model"].get("continuing_subword_prefix")
+        if not over_bytes and not prefix and not any(s.startswith(BLANK) for s in self._symbols.values()):
+            return None
+        found = np.ones((self.vocab_size, 2), bool)
+        for i, symbol in self._symbols.items():
+            if symbol and i not in self.special_ids.values():
+                text = _latin(symbol) if over_bytes else symbol.replace(BLANK, " ")
+                found[i] = (not symbol.startswith(prefix), False) if prefix else boundaries(text)
+        return found
+
     def to_json(self) -> str:
         return self._json
 
@@ -142,6 +155,16 @@ class LibraryTokenizer(Tokenizer):
             for token in self._content["added_tokens"]
             if not token["special"]
         )
+
+
+def _latin(symbol: str) -> str:
+    """The bytes that a byte-level symbol stands for: ASCII as it is, an `a` for any other byte."""
+    return "".join(_characters().get(character, "a") for character in symbol)
+
+
+@functools.cache
+def _characters() -> dict[str, str]:
+    return {byte_symbol(byte): chr(byte) if byte < 128 else "a" for byte in range(256)}
 
 
 def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:

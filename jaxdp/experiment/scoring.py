@@ -1,0 +1,138 @@
+"""Texts that the model writes: decoded on all devices, and scored against what was expected."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdp.data.tokenizers import Tokenizer
+from jaxdp.experiment import parts
+from jaxdp.experiment.data import Data
+from jaxdp.inference.beam import BeamSearch, make_beam_search
+from jaxdp.model import Transformer, init_cache
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.placement import abstract_batch, place_batch
+from jaxdp.parallel.spmd import compile_spmd, gather_rows
+from jaxdp.tasks import Summary, Task
+from jaxdp.typing import PyTree
+
+MOST_ROWS = 16
+"""Sources that one device decodes at a time."""
+
+
+class Written(NamedTuple):
+    """What the model wrote for one source.
+
+    Attributes:
+        text: without end of text.
+        log_probability: of its tokens, end of text included.
+        finished: False: cut at the most tokens.
+    """
+
+    text: str
+    log_probability: float
+    finished: bool
+
+
+class TextWriter:
+    """Writes the targets of sources, the rows spread over all devices.
+
+    Args:
+        task: of an encoder-decoder: makes the batches.
+        model: the module.
+        tokenizer: of what is written.
+        topology: the devices.
+        abstract_params: shapes and shardings of the parameters to come.
+        search: how hypotheses are compared; one beam is greedy.
+        num_texts: how many are asked for at once, about.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        topology: Topology,
+        abstract_params: PyTree,
+        search: BeamSearch,
+        num_texts: int,
+    ):
+        self._task, self._tokenizer, self._topology = task, tokenizer, topology
+        self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
+        write = make_beam_search(
+            functools.partial(parts.apply_model, model),
+            functools.partial(init_cache, model.config),
+            search,
+            num_new=task.row_lengths["target_tokens"],
+            end_of_text_id=tokenizer.end_of_text_id,
+        )
+        asked = self._batch((), self._rows)
+        spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in asked.items()}
+        self._program = compile_spmd(
+            lambda params, batch: gather_rows(write(params, batch)),
+            topology,
+            abstract_params,
+            abstract_batch(spec, topology),
+            mapped=(1,),
+        )
+
+    def __call__(
+        self, params: PyTree, sources: Sequence[np.ndarray], progress: Callable[[], None] = lambda: None
+    ) -> list[Written]:
+        """The best text for each source, its token ids with end of text at most `length` of them.
+
+        Every process is given all sources, and gets all texts.
+        """
+        at_once, mine = self._rows * self._topology.num_devices, self._topology
+        share = at_once // mine.num_processes
+        written = []
+        for start in range(0, len(sources), at_once):
+            some = sources[start : start + at_once]
+            batch = self._batch(some, at_once)
+            first = mine.process_index * share
+            batch = {name: array[first : first + share] for name, array in batch.items()}
+            found = jax.device_get(self._program(params, place_batch(batch, mine)))
+            written += [self._written(found, row) for row in range(len(some))]
+            progress()
+        return written
+
+    def _batch(self, sources: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
+        """Requests, filled up with rows that read and say nothing of worth."""
+        places = self._task.row_lengths["tokens"]
+        tokens = np.full((num_rows, places), self._tokenizer.end_of_text_id, np.int32)
+        num_tokens = np.ones(num_rows, np.int32)
+        for row, source in enumerate(sources):
+            tokens[row, : len(source)], num_tokens[row] = source, len(source)
+        return self._task.make_request_batch({"tokens": tokens, "num_tokens": num_tokens})
+
+    def _written(self, found: dict[str, np.ndarray], row: int) -> Written:
+        tokens = found["tokens"][row, 0]
+        ends = np.flatnonzero(tokens == self._tokenizer.end_of_text_id)
+        text = self._tokenizer.decode(tokens[: ends[0]] if ends.size else tokens)
+        return Written(text, float(found["log_probabilities"][row, 0]), bool(found["finished"][row, 0]))
+
+
+class Scorer:
+    """Writes the held-out texts of the data and scores them; call it with replicated parameters."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: Task,
+        model: Transformer,
+        data: Data,
+        topology: Topology,
+        abstract_params: PyTree,
+    ):
+        self._task, self._pairs = task, data.pairs
+        search = BeamSearch(config.eval.num_beams)
+        num_texts = len(data.pairs.sources)
+        self._write = TextWriter(task, model, data.tokenizer, topology, abstract_params, search, num_texts)
+        self.metric_names = task.score_metrics
+
+    def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> Summary:
+        written = self._write(params, self._pairs.sources, progress)
+        return self._task.score([each.text for each in written], self._pairs.references)

@@ -1,0 +1,323 @@
+"""Text classification: one label of several, any number of labels, or a number."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.errors import UserError
+from jaxdp.tasks.classification_metrics import (
+    SUMMARY_METRICS,
+    THRESHOLD,
+    summarize_multi_label,
+    summarize_regression,
+    summarize_single_label,
+)
+from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
+from jaxdp.tasks.labels import KINDS, Kind, Labels, label_number, label_text, label_texts
+from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
+from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
+from jaxdp.typing import HostBatch, PyTree
+
+POOLINGS = ("first", "mean", "last")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationOptions:
+    """The keys of `config.classification`.
+
+    Attributes:
+        kind: single_label | multi_label | regression.
+        pooling: first | mean | last: which hidden states stand for the text.
+        class_weights: how much each label counts in the loss: none | balanced (rare
+            labels as much as frequent ones) | numbers with commas, one a label in the
+            order of their names.
+        label_separator: between several labels of one text.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    kind: Kind
+    pooling: str
+    class_weights: str
+    label_separator: str
+
+    def __post_init__(self):
+        for key, choices in (("kind", KINDS), ("pooling", POOLINGS)):
+            if getattr(self, key) not in choices:
+                raise UserError(
+                    f"classification.{key}={getattr(self, key)!r} is unknown; choose one of: {', '.join(choices)}."
+                )
+        if not self.label_separator:
+            raise UserError("classification.label_separator is empty; expected a text such as ',' or '|'.")
+        if self.kind == "regression" and self.class_weights != "none":
+            raise UserError(
+                f"classification.class_weights={self.class_weights!r} does not serve "
+                "classification.kind=regression, which has no classes; set it to none."
+            )
+
+
+class Classification(Task):
+    """Rows are one text each, with its label.
+
+    An encoder gets `[CLS]`, text and `[SEP]` where its tokenizer has those, as it was
+    pre-trained; with pooling `last` the text and end of text, as a decoder knows it.
+    """
+
+    fields = ("text", "label")
+    terminated = ()
+    packings = ("none",)
+    architectures = ("encoder", "decoder")
+    asked = ("text",)
+
+    def __init__(self, inputs: TaskInputs):
+        self._options = options = ClassificationOptions(**inputs.options)
+        self._labels = inputs.labels
+        self._length, self._label_smoothing, self._z_loss = inputs.length, inputs.label_smoothing, inputs.z_loss
+        self.special_tokens = (CLASS, SEPARATOR) if options.pooling == "first" else ()
+        self._before, self._after = (), ()
+        if inputs.tokenizer is not None:
+            self._before, self._after = _frame_ids(inputs.tokenizer, options.pooling)
+        self._num_text = inputs.length - len(self._before) - len(self._after)
+        if self._num_text < 1:
+            raise UserError(
+                f"data.length={inputs.length} is too short: expected room for a token beside the "
+                f"{len(self._before) + len(self._after)} special ones."
+            )
+        self.row_lengths = {"tokens": self._num_text}
+        self.prepared_with = {"kind": options.kind, "separator": options.label_separator}
+        self.collected = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
+        self.summary_metrics = SUMMARY_METRICS[options.kind]
+        if inputs.labels is not None:
+            self.prepared_with["labels"] = list(inputs.labels.names)
+            self._num_outputs = len(inputs.labels.names) or 1
+            self.model_options = {
+                "head": "classification", "num_labels": self._num_outputs, "pooling": options.pooling,
+            }  # fmt: skip
+            self._class_weights = class_weights(options, inputs.labels)
+            if options.kind == "multi_label":
+                self.row_lengths["labels"] = self._num_outputs
+
+    def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
+        """{"text", "label"} -> {"tokens": [num_tokens] int32} and the label.
+
+        Returns:
+            Beside the tokens {"label": [] int32}; of several labels {"labels":
+            [num_labels] int32}; of a number {"label": [] float32}.
+
+        Raises:
+            UserError: the text is empty, or the label is none that is known.
+        """
+        labels, value = self._labels, record["label"]
+        example = self.prepare_request(record, tokenizer)
+        if self._options.kind == "regression":
+            return example | {"label": np.array(label_number(value), np.float32)}
+        if self._options.kind == "single_label":
+            return example | {"label": np.array(labels.number(label_text(value)), np.int32)}
+        names = label_texts(value, self._options.label_separator)
+        return example | {"labels": np.array([labels.number(name) for name in names], np.int32)}
+
+    def prepare_request(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
+        """{"text"} -> {"tokens": [num_tokens] int32}.
+
+        Raises:
+            UserError: the text is empty.
+        """
+        tokens = tokenizer.encode(record["text"])
+        if not len(tokens):
+            raise UserError(
+                "the text has no token, expected something to classify: leave such records out, with "
+                "data.cleaning=('min_chars:1',) for instance."
+            )
+        return {"tokens": tokens}
+
+    def make_batch(
+        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Rows -> tokens, what is no padding, labels and weights; nothing here is random.
+
+        Args:
+            examples: {"tokens": [rows, row_lengths["tokens"]] int32, "num_tokens":
+                [rows] int32, "label": [rows]}; of several labels "labels": [rows,
+                num_labels] int32 and "num_labels": [rows] int32 instead.
+        """
+        batch = self.make_request_batch(examples)
+        if self._options.kind == "multi_label":
+            labels = np.zeros((len(row_ids), self._num_outputs), np.float32)
+            is_label = np.arange(self._num_outputs) < examples["num_labels"][:, None]
+            row, place = np.nonzero(is_label)
+            labels[row, examples["labels"][row, place]] = 1.0
+            return batch | {"labels": labels}
+        return batch | {"labels": examples["label"].astype(batch["labels"].dtype)}
+
+    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+        """The same without labels: they are 0."""
+        num_tokens = examples["num_tokens"]
+        tokens, is_read = frame(examples["tokens"], num_tokens, num_tokens > 0, self._before, self._after)
+        labels = self.batch_spec(len(num_tokens))["labels"]
+        return {
+            "tokens": tokens,
+            "attention_mask": is_read,
+            "labels": np.zeros(labels.shape, labels.dtype),
+            "loss_weights": (num_tokens > 0).astype(np.float32),
+        }
+
+    def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch.
+
+        {"tokens" int32, "attention_mask" bool: [rows, length], "loss_weights": [rows]
+        float32} and "labels": [rows] int32; several: [rows, num_labels] float32, 1 for
+        those that it has; a number: [rows] float32.
+        """
+        shape, dtype = {
+            "single_label": ((rows,), jnp.int32),
+            "multi_label": ((rows, self._num_outputs), jnp.float32),
+            "regression": ((rows,), jnp.float32),
+        }[self._options.kind]
+        return {
+            "tokens": jax.ShapeDtypeStruct((rows, self._length), jnp.int32),
+            "attention_mask": jax.ShapeDtypeStruct((rows, self._length), jnp.bool_),
+            "labels": jax.ShapeDtypeStruct(shape, dtype),
+            "loss_weights": jax.ShapeDtypeStruct((rows,), jnp.float32),
+        }
+
+    def loss(
+        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
+    ) -> LossSums:
+        """Summed loss of the rows; when evaluating, without smoothing and class weights, with metrics.
+
+        Several labels: the mean over the labels of their binary cross-entropies. A
+        number: the squared error in units of the deviation of the training labels.
+        """
+        scores = _scores(apply, params, batch, row_keys=row_keys)
+        weights = batch["loss_weights"]
+        weight, read = jnp.sum(weights), jnp.sum(batch["attention_mask"].astype(jnp.float32))
+        losses = {
+            "single_label": self._single_label_loss,
+            "multi_label": self._multi_label_loss,
+            "regression": self._regression_loss,
+        }
+        loss, metrics = losses[self._options.kind](scores, batch["labels"], weights, train)
+        metrics = {} if train else {name: (total, weight) for name, total in metrics.items()}
+        return LossSums(loss, weight, metrics, read)
+
+    def _single_label_loss(self, scores, labels, weights, train):
+        if train:
+            weighted = weights * jnp.asarray(self._class_weights)[labels]
+            smoothing = {"label_smoothing": self._label_smoothing, "z_loss": self._z_loss}
+            return cross_entropy_sums(scores, labels, weighted, **smoothing)[0], {}
+        correct = jnp.sum((jnp.argmax(scores, axis=-1) == labels) * weights)
+        return cross_entropy_sums(scores, labels, weights)[1], {"accuracy": correct}
+
+    def _multi_label_loss(self, scores, labels, weights, train):
+        options = {}
+        if train:
+            positive_weights = jnp.asarray(self._class_weights)[None, :]
+            options = {"positive_weights": positive_weights, "label_smoothing": self._label_smoothing}
+        loss = jnp.sum(jnp.mean(binary_cross_entropy(scores, labels, **options), axis=-1) * weights)
+        is_right = jnp.all((scores > 0) == (labels > 0), axis=-1)  # a probability of 1/2 is a score of 0
+        return loss, {"accuracy": jnp.sum(is_right * weights)}
+
+    def _regression_loss(self, scores, labels, weights, train):
+        errors = scores[:, 0] - (labels - self._labels.mean) / self._labels.deviation
+        absolute = jnp.sum(jnp.abs(errors) * weights) * self._labels.deviation
+        return jnp.sum(jnp.square(errors) * weights), {"mean_absolute_error": absolute}
+
+    def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Of numbers the root of the mean squared error, in their own unit."""
+        if self._options.kind != "regression":
+            return {}
+        return {"root_mean_squared_error": math.sqrt(means["loss"]) * self._labels.deviation}
+
+    def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
+        """What the model says of each row, beside what is true of it.
+
+        Returns:
+            {"probabilities": [rows, num_labels] float32}, or of a number {"values":
+            [rows] float32}; the batch's "labels", and its "loss_weights" as "weights".
+        """
+        scores = _scores(apply, params, batch)
+        truth = {"labels": batch["labels"], "weights": batch["loss_weights"]}
+        if self._options.kind == "regression":
+            return truth | {"values": scores[:, 0] * self._labels.deviation + self._labels.mean}
+        single = self._options.kind == "single_label"
+        return truth | {"probabilities": jax.nn.softmax(scores, axis=-1) if single else jax.nn.sigmoid(scores)}
+
+    def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:
+        """All metrics of a split; see `jaxdp.tasks.classification_metrics`."""
+        is_row = outputs["weights"] > 0
+        found, truth = outputs[self.collected[0]][is_row], outputs["labels"][is_row]
+        if self._options.kind == "regression":
+            return summarize_regression(found, truth)
+        summarize = summarize_single_label if self._options.kind == "single_label" else summarize_multi_label
+        return summarize(found, truth, self._labels.names)
+
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        """{"label", "probabilities": {label: probability}} of each row.
+
+        Of several labels "label" is the list of those above one half; of a number it
+        is that number, without probabilities.
+        """
+        if self._options.kind == "regression":
+            return [{"label": value} for value in outputs["values"].tolist()]
+        answers = []
+        for probabilities in outputs["probabilities"]:
+            named = dict(zip(self._labels.names, probabilities.tolist(), strict=True))
+            likely: Any = [name for name, value in named.items() if value > THRESHOLD]
+            if self._options.kind == "single_label":
+                likely = self._labels.names[int(np.argmax(probabilities))]
+            answers.append({"label": likely, "probabilities": named})
+        return answers
+
+
+def class_weights(options: ClassificationOptions, labels: Labels) -> np.ndarray:
+    """What each label counts in the loss.
+
+    Of single labels the weight of an example, whose mean over the training records
+    is 1 if `balanced`, so that the learning rate keeps its meaning. Of several labels
+    what having one counts against not having it; `balanced` gives both the same sum.
+
+    Returns:
+        [num_labels] float32; [1] for numbers.
+
+    Raises:
+        UserError: given weights that are none, or not one a label.
+    """
+    counts = np.array(labels.counts or (1,), np.float64)
+    if options.class_weights == "none":
+        return np.ones(len(counts), np.float32)
+    if options.class_weights == "balanced":
+        if options.kind == "single_label":
+            weights = counts.sum() / (len(counts) * counts)
+        else:
+            weights = np.maximum(labels.num_records - counts, 1) / counts
+        return weights.astype(np.float32)
+    try:
+        weights = np.array([float(weight) for weight in options.class_weights.split(",")])
+    except ValueError:
+        weights = np.zeros(0)
+    if len(weights) != len(counts) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise UserError(
+            f"classification.class_weights={options.class_weights!r} is not understood; expected none, "
+            f"balanced or {len(counts)} numbers of 0 or more with commas, for {', '.join(labels.names)}."
+        )
+    return weights.astype(np.float32)
+
+
+def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids before and behind each text."""
+    if pooling == "last":
+        return (), (tokenizer.end_of_text_id,)
+    if pooling == "first" or {CLASS, SEPARATOR} <= tokenizer.special_ids.keys():
+        return (tokenizer.special_id(CLASS),), (tokenizer.special_id(SEPARATOR),)
+    return (), ()
+
+
+def _scores(apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
+    """`[rows, num_labels] float32`."""
+    return apply(params, batch["tokens"], attention_mask=batch["attention_mask"], **options)

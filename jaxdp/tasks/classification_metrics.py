@@ -1,0 +1,299 @@
+"""How good labels are over a whole split: numbers, tables and curves, as plain JSON values.
+
+scikit-learn computes whatever it has, in float64 on the host, from the
+probabilities of all rows at once, so nothing depends on batches or devices. It is
+imported where it is used: that takes a second.
+
+Names of metrics that end in `_error` fall as a model gets better, all others rise.
+What is undefined, such as the area under the curve of a label that the split lacks,
+is NaN among the metrics and null in the report.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdp.tasks.task import Summary
+
+THRESHOLD = 0.5
+"""A label of several is given where its probability is above."""
+
+NUM_BINS = 15
+"""Of equal width, for calibration; Guo et al. 2017 and most others since use as many."""
+
+CURVE_POINTS = 200
+"""Most points of a curve in a report; areas are those of the whole curve."""
+
+CURVES = 20
+"""Most labels with curves in a report: those with most examples."""
+
+_CLASSIFICATION = (
+    "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall", "roc_auc",
+    "average_precision", "calibration_error",
+)  # fmt: skip
+
+SUMMARY_METRICS = {
+    "single_label": _CLASSIFICATION,
+    "multi_label": _CLASSIFICATION,
+    "regression": ("r2", "correlation"),
+}
+"""Names of the metrics for each kind of label."""
+
+
+def summarize_single_label(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Summary:
+    """Everything about a split with one label an example.
+
+    Args:
+        probabilities: [num_examples, num_labels], each row a distribution.
+        labels: [num_examples] integers.
+        names: of the labels.
+
+    Returns:
+        Metrics: `SUMMARY_METRICS["single_label"]`; areas and average precisions are
+        means over the labels, each against all others. Report: `kind`, `labels`,
+        `num_examples`, `accuracy`, `averages`, `classes`, `confusion_matrix` (rows:
+        true, columns: predicted), `roc`, `precision_recall`, `calibration`.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
+    predicted = probabilities.argmax(axis=1)
+    numbers = np.arange(len(names))
+    confidence, is_right = probabilities.max(axis=1), predicted == labels
+    table = confusion_matrix(labels, predicted, labels=numbers) if len(labels) else np.zeros((len(names),) * 2, int)
+    return _summary(
+        "single_label",
+        names,
+        is_true=labels[:, None] == numbers,
+        is_given=predicted[:, None] == numbers,
+        probabilities=probabilities,
+        accuracy=_mean(is_right),
+        calibration=calibration(confidence, is_right),
+        confusion=table.tolist(),
+    )
+
+
+def summarize_multi_label(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Summary:
+    """Everything about a split whose examples have any number of labels.
+
+    Args:
+        probabilities: [num_examples, num_labels], each of its own.
+        labels: [num_examples, num_labels], 1 where an example has the label.
+        names: of the labels.
+
+    Returns:
+        As `summarize_single_label`; accuracy counts examples with all labels right,
+        calibration takes every label of every example as one statement, and
+        `confusion_matrix` is one [[without, wrongly given], [missed, rightly given]] a label.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    is_true, is_given = np.asarray(labels) > 0, probabilities > THRESHOLD
+    confusion = [
+        [
+            [int((~true & ~given).sum()), int((~true & given).sum())],
+            [int((true & ~given).sum()), int((true & given).sum())],
+        ]
+        for true, given in zip(is_true.T, is_given.T, strict=True)
+    ]
+    return _summary(
+        "multi_label",
+        names,
+        is_true=is_true,
+        is_given=is_given,
+        probabilities=probabilities,
+        accuracy=_mean((is_true == is_given).all(axis=1)),
+        calibration=calibration(probabilities.ravel(), is_true.ravel()),
+        confusion=confusion,
+    )
+
+
+def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
+    """How near predicted numbers are to the true ones.
+
+    Args:
+        values: [num_examples], predicted.
+        targets: [num_examples], true.
+
+    Returns:
+        Metrics: `r2`, the share of the variance that is explained, and `correlation`
+        (Pearson). Report: the same with both errors, and up to CURVE_POINTS `pairs`
+        of [true, predicted], evenly spread over the true ones.
+    """
+    values, targets = np.asarray(values, np.float64), np.asarray(targets, np.float64)
+    errors, spread = values - targets, targets - targets.mean() if len(targets) else targets
+    variance = float((spread**2).sum())
+    moved = values - values.mean() if len(values) else values
+    product = math.sqrt(variance * float((moved**2).sum()))
+    metrics = {
+        "r2": 1.0 - float((errors**2).sum()) / variance if variance > 0 else math.nan,
+        "correlation": float((moved * spread).sum()) / product if product > 0 else math.nan,
+    }
+    order = np.argsort(targets, kind="stable")
+    order = order[_thinned(len(order))]
+    report = {
+        "kind": "regression",
+        "num_examples": len(targets),
+        "mean_absolute_error": _number(_mean(np.abs(errors))),
+        "root_mean_squared_error": _number(math.sqrt(_mean(errors**2))),
+        **{name: _number(value) for name, value in metrics.items()},
+        "pairs": np.stack([targets[order], values[order]], axis=1).tolist(),
+    }
+    return Summary(metrics, report)
+
+
+def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
+    """Whether statements made with some confidence are right as often.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 2:
+    expected calibration error over bins of equal width.
+
+    Args:
+        confidence: [n], from 0 to 1.
+        is_right: [n] bool.
+
+    Returns:
+        {"error": the mean distance, "bins": [{"confidence", "accuracy", "count"}]
+        of the bins that are not empty}.
+    """
+    number = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    counts = np.bincount(number, minlength=NUM_BINS)
+    kept = counts > 0
+    said = np.bincount(number, confidence, NUM_BINS)[kept] / counts[kept]
+    held = np.bincount(number, is_right, NUM_BINS)[kept] / counts[kept]
+    error = float((np.abs(said - held) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
+    bins = [
+        {"confidence": mean, "accuracy": share, "count": count}
+        for mean, share, count in zip(said.tolist(), held.tolist(), counts[kept].tolist(), strict=True)
+    ]
+    return {"error": _number(error), "bins": bins}
+
+
+def _summary(
+    kind: str,
+    names: Sequence[str],
+    *,
+    is_true: np.ndarray,
+    is_given: np.ndarray,
+    probabilities: np.ndarray,
+    accuracy: float,
+    calibration: dict[str, Any],
+    confusion: list,
+) -> Summary:
+    """The parts that both kinds share, from truth values `[num_examples, num_labels]`."""
+    classes = _classes(names, is_true, is_given, probabilities)
+    averages = _averages(is_true, is_given)
+    most_common = sorted(range(len(names)), key=lambda number: -classes[number]["support"])[:CURVES]
+    shown = [number for number in sorted(most_common) if 0 < classes[number]["support"] < len(is_true)]
+    metrics = {
+        "macro_f1": averages["macro"]["f1"],
+        "micro_f1": averages["micro"]["f1"],
+        "weighted_f1": averages["weighted"]["f1"],
+        "macro_precision": averages["macro"]["precision"],
+        "macro_recall": averages["macro"]["recall"],
+        "roc_auc": _mean_defined([row["roc_auc"] for row in classes]),
+        "average_precision": _mean_defined([row["average_precision"] for row in classes]),
+        "calibration_error": math.nan if calibration["error"] is None else calibration["error"],
+    }
+    report = {
+        "kind": kind,
+        "labels": list(names),
+        "num_examples": len(is_true),
+        "accuracy": _number(accuracy),
+        "averages": {name: {key: _number(value) for key, value in row.items()} for name, row in averages.items()},
+        "classes": classes,
+        "confusion_matrix": confusion,
+        "roc": [_roc(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
+        "precision_recall": [
+            _precision_recall(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown
+        ],
+        "calibration": calibration,
+    }
+    return Summary(metrics, report)
+
+
+def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, float]]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    averages = {}
+    for average in ("macro", "micro", "weighted"):
+        values = [math.nan] * 3
+        if len(is_true):
+            values = precision_recall_fscore_support(is_true, is_given, average=average, zero_division=0)[:3]
+        averages[average] = dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
+    return averages
+
+
+def _classes(
+    names: Sequence[str], is_true: np.ndarray, is_given: np.ndarray, probabilities: np.ndarray
+) -> list[dict[str, Any]]:
+    """One row a label: {"label", "precision", "recall", "f1", "support", "roc_auc", "average_precision"}.
+
+    Precision of a label that is never given, and recall of one that never occurs, count as 0.
+    """
+    from sklearn.metrics import (
+        average_precision_score,
+        precision_recall_fscore_support,
+        roc_auc_score,
+    )
+
+    columns = np.zeros((4, len(names)))
+    if len(is_true):
+        columns = precision_recall_fscore_support(is_true, is_given, average=None, zero_division=0)
+    rows = []
+    for number, (name, *scores, support) in enumerate(zip(names, *columns, strict=True)):
+        row = {"label": name, **dict(zip(("precision", "recall", "f1"), map(float, scores), strict=True))}
+        row |= {"support": int(support), "roc_auc": None, "average_precision": None}
+        if 0 < support < len(is_true):
+            row["roc_auc"] = float(roc_auc_score(is_true[:, number], probabilities[:, number]))
+            row["average_precision"] = float(average_precision_score(is_true[:, number], probabilities[:, number]))
+        rows.append(row)
+    return rows
+
+
+def _roc(name: str, is_true: np.ndarray, probabilities: np.ndarray, row: dict[str, Any]) -> dict[str, Any]:
+    from sklearn.metrics import roc_curve
+
+    false_rate, true_rate, _ = roc_curve(is_true, probabilities, drop_intermediate=True)
+    kept = _thinned(len(false_rate))
+    return {
+        "label": name,
+        "auc": row["roc_auc"],
+        "false_positive_rate": false_rate[kept].tolist(),
+        "true_positive_rate": true_rate[kept].tolist(),
+    }
+
+
+def _precision_recall(
+    name: str, is_true: np.ndarray, probabilities: np.ndarray, row: dict[str, Any]
+) -> dict[str, Any]:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(is_true, probabilities, drop_intermediate=True)
+    kept = _thinned(len(recall))
+    return {
+        "label": name,
+        "average_precision": row["average_precision"],
+        "recall": recall[kept].tolist(),
+        "precision": precision[kept].tolist(),
+    }
+
+
+def _thinned(num_points: int) -> np.ndarray:
+    """Which of some points are kept: the first, the last, and evenly between them."""
+    return np.unique(np.linspace(0, max(num_points - 1, 0), min(num_points, CURVE_POINTS)).round().astype(np.int64))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _mean_defined(values: Sequence[float | None]) -> float:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it: null where it is not finite."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,193 @@
+"""Labels of records: read, counted over the training part, numbered, kept as `labels.json`.
+
+A label is a text, a whole number or a truth value; several of one record are a
+list, or a text with a separator. Of numbers to be predicted (regression) the mean
+and the spread are kept instead of names.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from jaxdp.errors import UserError
+
+Kind = Literal["single_label", "multi_label", "regression"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_SHOWN = 12  # names of labels in a message
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the training part says about its labels.
+
+    Attributes:
+        kind: one label a record, any number of them, or a number.
+        num_records: of the training part.
+        names: in the order of their numbers; () of numbers.
+        counts: records that have each label.
+        mean: of numbers.
+        deviation: their standard deviation, above 0.
+    """
+
+    kind: Kind
+    num_records: int
+    names: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def number(self, name: str) -> int:
+        """The number of a label.
+
+        Raises:
+            UserError: the training part has no such label.
+        """
+        if name not in self._numbers:
+            raise UserError(
+                f"the label {name!r} is on no record of the training part, which has "
+                f"{_listed(self.names)}: mend it, leave the record out, or train on some that have it."
+            )
+        return self._numbers[name]
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a JSON file; it is whole or absent."""
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def load_labels(path: str | os.PathLike) -> Labels:
+    """What `Labels.save` wrote.
+
+    Raises:
+        UserError: no such file, or it holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content |= {name: tuple(content[name]) for name in ("names", "counts")}
+        return Labels(**content)
+    except OSError as error:
+        raise UserError(f"The labels {path} cannot be read ({error.strerror}): expected the file of a run.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a file of labels ({error!r}): expected the labels.json of a run.") from error
+
+
+class LabelCensus:
+    """Collects the labels of the training part, record by record.
+
+    Args:
+        kind: of the labels.
+        separator: between several labels of one text.
+    """
+
+    def __init__(self, kind: Kind, separator: str):
+        self._kind, self._separator = kind, separator
+        self._counts: Counter[str] = Counter()
+        self._num_records = 0
+        self._mean = self._squares = 0.0  # of squares: the sum of squared distances from the mean
+
+    def add(self, value: Any) -> None:
+        """Takes the label of one more record.
+
+        Raises:
+            UserError: it is empty, or no number where one is wanted.
+        """
+        self._num_records += 1
+        if self._kind == "regression":
+            # Welford 1962: sums of squares would cancel where the mean is large.
+            distance = label_number(value) - self._mean
+            self._mean += distance / self._num_records
+            self._squares += distance * (label_number(value) - self._mean)
+        elif self._kind == "multi_label":
+            self._counts.update(label_texts(value, self._separator))
+        else:
+            self._counts[label_text(value)] += 1
+
+    def labels(self) -> Labels:
+        """All labels; whole numbers in their order, texts in that of their characters.
+
+        Raises:
+            UserError: there is nothing to tell apart.
+        """
+        if self._kind == "regression":
+            if not self._squares > 0:
+                raise UserError(
+                    f"All {self._num_records} training records have the same number as their label: "
+                    "there is nothing to learn; check data.label_column."
+                )
+            deviation = math.sqrt(self._squares / self._num_records)
+            return Labels(
+                kind=self._kind, num_records=self._num_records, mean=self._mean, deviation=deviation
+            )
+        if len(self._counts) < 2:
+            raise UserError(
+                f"The {self._num_records} training records have {_listed(self._counts) or 'no label'}, "
+                f"expected 2 or more different labels: check data.label_column, and that the data "
+                "is not sorted by label, with its end held out."
+            )
+        names = sorted(self._counts)
+        if all(name.removeprefix("-").isdecimal() for name in names):
+            names.sort(key=int)
+        return Labels(
+            kind=self._kind,
+            num_records=self._num_records,
+            names=tuple(names),
+            counts=tuple(self._counts[name] for name in names),
+        )
+
+
+def label_text(value: Any) -> str:
+    """The one label of a record, as its name.
+
+    Raises:
+        UserError: it is empty, or a list.
+    """
+    if isinstance(value, list | tuple):
+        raise UserError(
+            f"the label is the list {value!r}, expected a single one: set "
+            "classification.kind=multi_label if a record may have several."
+        )
+    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    if not text:
+        raise UserError("the label is empty, expected one: mend it or leave the record out.")
+    return text
+
+
+def label_texts(value: Any, separator: str) -> tuple[str, ...]:
+    """All labels of a record, each once: a list, or a text with separators; empty: none."""
+    values = value if isinstance(value, list | tuple) else str(value).split(separator)
+    return tuple(dict.fromkeys(label_text(each) for each in values if str(each).strip()))
+
+
+def label_number(value: Any) -> float:
+    """The number that is a record's label.
+
+    Raises:
+        UserError: it is no finite number.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f"the label is {value!r}, expected a number, as classification.kind=regression predicts one: "
+            "mend it or leave the record out."
+        )
+    return number
+
+
+def _listed(names: Sequence[str] | Counter[str]) -> str:
+    shown = ", ".join(map(repr, list(names)[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -1,0 +1,208 @@
+"""Sequence to sequence: write the target of a source, as in translation."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.errors import UserError
+from jaxdp.tasks.losses import cross_entropy_sums, perplexity
+from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
+from jaxdp.tasks.translation_scores import SCORE_METRICS, check_tokenization, score_texts
+from jaxdp.typing import HostBatch, PyTree
+
+_PACKED = ("segment_ids", "positions", "target_segment_ids", "target_positions")
+"""What packed rows say beside their tokens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2SeqOptions:
+    """The keys of `config.seq2seq` that are about learning.
+
+    Attributes:
+        bleu_tokenize: what BLEU counts as words, as sacrebleu names it: 13a, intl, zh, ...
+
+    Raises:
+        UserError: sacrebleu knows no such tokenization.
+    """
+
+    bleu_tokenize: str
+
+    def __post_init__(self):
+        check_tokenization(self.bleu_tokenize)
+
+
+class Seq2Seq(Task):
+    """Rows are one pair each, or several packed side by side.
+
+    Source and target both end with end of text. The decoder is given the target
+    moved by one, with end of text in front: the same token begins what `jaxdp
+    generate` and `predict` write.
+    """
+
+    fields = ("source", "target")
+    terminated = ("tokens", "target_tokens")
+    packings = ("none", "documents")
+    architectures = ("encoder_decoder",)
+    asked = ("source",)
+    score_metrics = SCORE_METRICS
+
+    def __init__(self, inputs: TaskInputs):
+        self._options = Seq2SeqOptions(**inputs.options)
+        self._length = inputs.length
+        self._target_length = inputs.target_length or inputs.length
+        self._packed = inputs.packing == "documents"
+        self._label_smoothing, self._z_loss = inputs.label_smoothing, inputs.z_loss
+        self.row_lengths = {"tokens": self._length, "target_tokens": self._target_length}
+        self.model_options = {"head": "language_model", "max_target_length": self._target_length}
+        self._target_tokenizer = inputs.target_tokenizer or inputs.tokenizer
+        if inputs.target_tokenizer is not None:
+            self.model_options["target_vocab_size"] = inputs.target_tokenizer.vocab_size
+
+    @property
+    def start_id(self) -> int:
+        """The token that the decoder begins with."""
+        return self._target_tokenizer.end_of_text_id
+
+    def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
+        """{"source", "target"} -> {"tokens", "target_tokens": [num_tokens] int32}.
+
+        Raises:
+            UserError: one of them is empty.
+        """
+        if not record["target"]:
+            raise UserError(
+                "the target is empty, expected a text to learn: leave such records out, with "
+                "data.cleaning=('min_chars:1',) for instance."
+            )
+        _, target_tokenizer = _both(tokenizer)
+        return self.prepare_request(record, tokenizer) | {
+            "target_tokens": target_tokenizer.encode(record["target"])
+        }
+
+    def prepare_request(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
+        """{"source"} -> {"tokens": [num_tokens] int32}; end of text still has to follow.
+
+        Raises:
+            UserError: it is empty.
+        """
+        if not record["source"]:
+            raise UserError(
+                "the source is empty, expected a text: leave such records out, with "
+                "data.cleaning=('min_chars:1',) for instance."
+            )
+        return {"tokens": _both(tokenizer)[0].encode(record["source"])}
+
+    def make_batch(
+        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Rows -> what encoder and decoder read, targets and weights; nothing here is random.
+
+        Args:
+            examples: single pairs: {"tokens": [rows, length], "target_tokens": [rows,
+                target_length], "num_tokens", "num_target_tokens": [rows]} int32; a row
+                with `num_tokens` 0 is padding. Packed ones: {"tokens", "segment_ids",
+                "positions": [rows, length], "target_tokens" (what the decoder reads),
+                "targets", "target_segment_ids", "target_positions": [rows,
+                target_length], "num_tokens", "num_target_tokens": [rows]} int32.
+        """
+        num_tokens = examples["num_tokens"]
+        num_targets = examples["num_target_tokens"] * (num_tokens > 0)
+        valid = np.arange(self._target_length) < num_targets[:, None]
+        batch = {
+            "tokens": examples["tokens"],
+            "attention_mask": np.arange(self._length) < num_tokens[:, None],
+            "loss_weights": valid.astype(np.float32),
+        }
+        if self._packed:
+            return batch | {name: examples[name] for name in ("target_tokens", "targets", *_PACKED)}
+        targets = examples["target_tokens"]
+        read = np.concatenate([np.full((len(targets), 1), self.start_id, np.int32), targets[:, :-1]], axis=1)
+        return batch | {"target_tokens": np.where(valid, read, 0), "targets": targets}
+
+    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+        """Sources -> what decoding takes: {"source_tokens" int32, "source_mask" bool: [rows, length],
+        "tokens" int32, "prompt_mask" bool: [rows, 1]}."""
+        is_read = np.arange(self._length) < examples["num_tokens"][:, None]
+        start = np.full((len(is_read), 1), self.start_id, np.int32)
+        return {
+            "source_tokens": examples["tokens"],
+            "source_mask": is_read,
+            "tokens": start,
+            "prompt_mask": np.ones(start.shape, bool),
+        }
+
+    def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch.
+
+        {"tokens" int32, "attention_mask" bool: [rows, length]}, {"target_tokens",
+        "targets" int32, "loss_weights" float32: [rows, target_length]}; packed rows
+        have {"segment_ids", "positions": [rows, length], "target_segment_ids",
+        "target_positions": [rows, target_length]} int32 too.
+        """
+        source, target = (rows, self._length), (rows, self._target_length)
+        spec = {
+            "tokens": jax.ShapeDtypeStruct(source, jnp.int32),
+            "attention_mask": jax.ShapeDtypeStruct(source, jnp.bool_),
+            "target_tokens": jax.ShapeDtypeStruct(target, jnp.int32),
+            "targets": jax.ShapeDtypeStruct(target, jnp.int32),
+            "loss_weights": jax.ShapeDtypeStruct(target, jnp.float32),
+        }
+        for name in _PACKED if self._packed else ():
+            shape = target if name.startswith("target") else source
+            spec[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return spec
+
+    def loss(
+        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
+    ) -> LossSums:
+        """Summed cross-entropy of the target's tokens, each given the true ones before it.
+
+        Padding stands at the end of a target, where causality hides it.
+        """
+        logits = self._logits(apply, params, batch, row_keys=row_keys)
+        targets, weights = batch["targets"], batch["loss_weights"]
+        objective, nats = cross_entropy_sums(
+            logits,
+            targets,
+            weights,
+            label_smoothing=self._label_smoothing,
+            z_loss=self._z_loss,
+        )
+        weight = jnp.sum(weights)
+        read = weight + jnp.sum(batch["attention_mask"].astype(jnp.float32))
+        if train:
+            return LossSums(objective, weight, {}, read)
+        correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+        return LossSums(nats, weight, {"accuracy": (correct, weight)}, read)
+
+    def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
+        """{"logits": [rows, target_length, vocab_size] float32}."""
+        return {"logits": self._logits(apply, params, batch)}
+
+    def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
+        packed = {name: batch[name] for name in _PACKED} if self._packed else {}
+        return apply(
+            params,
+            batch["tokens"],
+            attention_mask=batch["attention_mask"],
+            target_tokens=batch["target_tokens"],
+            **packed,
+            **options,
+        )
+
+    def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Perplexity of a target's token, e to the mean cross-entropy in nats."""
+        return {"perplexity": perplexity(means["loss"])}
+
+    def score(self, texts: Sequence[str], references: Sequence[str]) -> Summary:
+        """BLEU, chrF and exact matches; see `jaxdp.tasks.translation_scores`."""
+        return score_texts(texts, references, self._options.bleu_tokenize)
+
+
+def _both(tokenizer) -> tuple[Any, Any]:
+    """The tokenizers of source and target: a pair, or one that serves both."""
+    return tokenizer if isinstance(tokenizer, tuple) else (tokenizer, tokenizer)

@@ -1,0 +1,67 @@
+"""How near texts that a model wrote are to what was expected: BLEU, chrF, exact matches.
+
+sacrebleu does the counting, over the whole set at once, and signs what it did, so
+that two numbers can be compared. It is imported where it is used.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxdp.errors import UserError
+from jaxdp.tasks.task import Summary
+
+SCORE_METRICS = ("bleu", "chrf", "exact_match")
+
+
+def check_tokenization(name: str) -> None:
+    """Checks `seq2seq.bleu_tokenize` before anything is trained.
+
+    Raises:
+        UserError: sacrebleu knows no such tokenization.
+    """
+    from sacrebleu.metrics import BLEU
+
+    if name not in BLEU.TOKENIZERS:
+        raise UserError(
+            f"seq2seq.bleu_tokenize={name!r} is unknown; choose one of: {', '.join(sorted(BLEU.TOKENIZERS))}."
+        )
+
+
+def score_texts(texts: Sequence[str], references: Sequence[str], tokenization: str) -> Summary:
+    """Scores of a whole set.
+
+    Source: Papineni et al. 2002 (BLEU, with the conventions of Post 2018); Popović
+    2015 (chrF, order 6, beta 2).
+
+    Args:
+        texts: what the model wrote, one or more.
+        references: one for each.
+        tokenization: what BLEU counts as words, as sacrebleu names it: 13a, intl, zh, char, ...
+
+    Returns:
+        Metrics `bleu` and `chrf` from 0 to 100, `exact_match` from 0 to 1. Report:
+        {"num_examples", "bleu": {"signature", "precisions", "brevity_penalty"},
+        "chrf": {"signature"}}.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    bleu, chrf = BLEU(tokenize=tokenization), CHRF()
+    bleu_score = bleu.corpus_score(texts, [references])
+    chrf_score = chrf.corpus_score(texts, [references])
+    is_same = [text == reference for text, reference in zip(texts, references, strict=True)]
+    metrics = {
+        "bleu": float(bleu_score.score),
+        "chrf": float(chrf_score.score),
+        "exact_match": float(np.mean(is_same)),
+    }
+    report = {
+        "num_examples": len(texts),
+        "bleu": {
+            "signature": str(bleu.get_signature()),
+            "precisions": [float(value) for value in bleu_score.precisions],
+            "brevity_penalty": float(bleu_score.bp),
+        },
+        "chrf": {"signature": str(chrf.get_signature())},
+    }
+    return Summary(metrics, report)

@@ -1,0 +1,182 @@
+"""Every task from the command line: trained, evaluated from its work directory alone, and asked."""
+
+import json
+import random
+import shutil
+
+import pytest
+from tiny_runs import assert_refused, assert_same_bits, environment, metrics_lines, saved_arrays, start, train
+
+from jaxdp.cli.main import main
+
+CONFIG = """
+from jaxdp import defaults
+
+
+def get_config():
+    config = defaults.get_config()
+    config.total_steps = 6
+    config.global_batch_size = 8
+    config.data.source = "jsonl"
+    config.data.path = {path!r}
+    config.data.length = 24
+    config.model.num_layers = 1
+    config.model.num_heads = 2
+    config.model.embed_dim = 16
+    config.optim.warmup_steps = 2
+    config.parallel.cpu_devices = 8
+    config.eval.every_steps = 3
+    config.eval.num_scored = 6
+    config.checkpoint.every_steps = 3
+    config.log.every_steps = 1
+    return config
+"""
+
+WORDS = ("ant", "bee", "cat", "dog", "eel", "fox")
+LABELS = ("ale", "milk", "tea")
+
+TASKS = {
+    "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
+    "classification": ("--config.task=classification", "--config.eval.metric=eval/macro_f1"),
+    "seq2seq": ("--config.task=seq2seq", "--config.eval.metric=eval/chrf"),
+    "packed_pairs": ("--config.task=seq2seq", "--config.data.packing=documents"),
+    "completion": ("--config.causal_lm.completion_only=True",),
+    "packed_completion": ("--config.causal_lm.completion_only=True", "--config.data.packing=documents"),
+}
+MEASURED = {
+    "masked_lm": {"loss", "accuracy", "perplexity"},
+    "classification": {"loss", "accuracy", "macro_f1", "roc_auc"},
+    "seq2seq": {"loss", "accuracy", "bleu", "chrf", "exact_match"},
+    "packed_pairs": {"loss", "bleu"},
+    "completion": {"loss", "accuracy", "bits_per_byte"},
+    "packed_completion": {"loss", "accuracy"},
+}
+ASKED = {"masked_lm": "ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
+
+
+def write_records(path):
+    drawn = random.Random(0)
+    with open(path, "w") as file:
+        for number in range(90):
+            words = drawn.choices(WORDS[number % 3 * 2 :][:2], k=3)
+            record = {"text": " ".join(words), "label": LABELS[number % 3]}
+            record |= {"source": " ".join(words), "target": " ".join(reversed(words))}
+            file.write(json.dumps(record) + "\n")
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """run_of(name): the configuration and the work directory of a finished run, made once."""
+    root = tmp_path_factory.mktemp("tasks")
+    write_records(root / "records.jsonl")
+    (root / "config.py").write_text(CONFIG.format(path=str(root / "records.jsonl")))
+
+    def run(name):
+        workdir = root / name
+        if not workdir.exists():
+            assert train(root / "config.py", workdir, *TASKS[name]) == 0
+        return root / "config.py", workdir
+
+    return run
+
+
+def printed(capsys, *arguments):
+    capsys.readouterr()
+    assert main([*arguments, "--cpu_devices=8"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_checkpoint_evaluates_as_it_did_in_training(name, run_of, capsys):
+    _, workdir = run_of(name)
+    *_, last = metrics_lines(workdir, "eval/loss")
+    assert last["step"] == 6 and {f"eval/{metric}" for metric in MEASURED[name]} <= last.keys()
+    [measured] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
+    for metric, value in measured.items():
+        if metric.startswith("eval/"):
+            assert value == pytest.approx(last[metric], rel=1e-5, abs=1e-7), metric
+
+
+def test_the_number_of_devices_changes_no_summary(run_of, capsys, compilation_cache):
+    """Of all rows together: exact however they are dealt."""
+    _, workdir = run_of("classification")
+    [eight] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
+    alone = start(
+        "eval", f"--workdir={workdir}", "--json", "--cpu_devices=1", env=environment(compilation_cache)
+    )
+    one = json.loads(alone.communicate()[0])
+    assert one.pop("split") == eight.pop("split") == "eval"
+    assert one == pytest.approx(eight, rel=1e-5)
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report["labels"] == list(LABELS) and report["num_examples"] == sum(map(sum, report["confusion_matrix"]))
+
+
+def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
+    config_file, whole = run_of("classification")
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    assert train(config_file, tmp_path / "run", *TASKS["classification"]) == 0
+    assert_same_bits(saved_arrays(tmp_path / "run", 6), saved_arrays(whole, 6))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_answers(name, run_of, capsys, tmp_path):
+    _, workdir = run_of(name)
+    column = "source" if name == "seq2seq" else "text"
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps({column: ASKED[name]}) + "\n" + json.dumps({column: ASKED[name] + " fox"}) + "\n")
+    [one] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}")
+    both = printed(capsys, "predict", f"--workdir={workdir}", f"--input={records}")
+    assert len(both) == 2 and both[0].keys() == one.keys()
+    if name == "classification":
+        assert one["label"] in LABELS and sum(one["probabilities"].values()) == pytest.approx(1)
+        assert both[0]["probabilities"] == pytest.approx(one["probabilities"], rel=1e-4)
+    elif name == "masked_lm":
+        [candidates] = one["candidates"]
+        assert [each["token"] for each in candidates][:3] == [each["token"] for each in both[0]["candidates"][0]][:3]
+    else:
+        assert both[0]["text"] == one["text"]
+        [beam] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}", "--num_beams=3")
+        assert beam.keys() == {"text", "log_probability", "finished"}
+
+
+def test_generate_and_predict_name_each_other(run_of, capsys):
+    _, classifier = run_of("classification")
+    _, language_model = run_of("completion")
+    capsys.readouterr()
+    assert main(["generate", f"--workdir={classifier}", "--prompt=a"]) == 2
+    assert "jaxdp predict" in assert_refused(capsys)
+    assert main(["predict", f"--workdir={language_model}", "--text=a"]) == 2
+    assert "jaxdp generate" in assert_refused(capsys)
+
+
+def test_a_label_that_was_not_trained_on_is_named_with_its_line(run_of, tmp_path, capsys):
+    config_file, _ = run_of("classification")
+    (tmp_path / "held.jsonl").write_text('{"text": "ant", "label": "ale"}\n{"text": "bee", "label": "gin"}\n')
+    capsys.readouterr()
+    options = (*TASKS["classification"], f"--config.data.eval_path={tmp_path / 'held.jsonl'}")
+    assert train(config_file, tmp_path / "run", *options) == 2
+    sentence = assert_refused(capsys)
+    assert "held.jsonl, line 2" in sentence and "'gin'" in sentence
+
+
+def test_a_run_that_does_not_improve_stops_and_stays_stopped(run_of, tmp_path, capsys):
+    config_file, _ = run_of("classification")
+    options = (
+        *TASKS["classification"], "--config.optim.learning_rate=1e-12", "--config.eval.every_steps=1",
+        "--config.eval.patience=2", "--config.total_steps=40", "--config.eval.metric=eval/accuracy",
+    )  # fmt: skip
+    assert train(config_file, tmp_path / "run", *options) == 0
+    assert "stopped early" in capsys.readouterr().err
+    steps = [line["step"] for line in metrics_lines(tmp_path / "run")]
+    assert steps[-1] < 10
+    assert train(config_file, tmp_path / "run", *options) == 0
+    assert "stopped early" in capsys.readouterr().err
+    assert [line["step"] for line in metrics_lines(tmp_path / "run")] == steps
+
+
+def test_a_model_that_cannot_learn_the_task(run_of, tmp_path, capsys):
+    config_file, _ = run_of("classification")
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "run", "--config.task=seq2seq", "--config.model.preset=nano") == 2
+    assert "does not serve task='seq2seq'" in assert_refused(capsys)

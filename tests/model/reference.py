@@ -1,0 +1,143 @@
+"""The whole model once more, in NumPy and float64, one row and one head at a time."""
+
+import math
+
+import jax
+import numpy as np
+
+
+def exact(params):
+    """The parameters in float64."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
+def reference_norm(x, p, config):
+    if config.norm == "layernorm":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon)
+    return x * p["scale"] + p.get("bias", 0.0)
+
+
+def reference_dense(x, p):
+    return x @ p["kernel"] + p.get("bias", 0.0)
+
+
+def reference_rotate(x, positions, base):
+    """`[length, head_dim]`: pairs (i, i + half) turned by position * base ** (-i / half)."""
+    half = x.shape[-1] // 2
+    turned = np.array(x)
+    for row, position in enumerate(positions):
+        for i in range(half):
+            angle = position * base ** (-i / half)
+            a, b = x[row, i], x[row, i + half]
+            turned[row, i] = a * math.cos(angle) - b * math.sin(angle)
+            turned[row, i + half] = b * math.cos(angle) + a * math.sin(angle)
+    return turned
+
+
+def reference_activation(x, kind):
+    if kind == "gelu":
+        return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    if kind == "gelu_tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
+
+
+def reference_bucket(before, causal):
+    """Of a key that stands `before` tokens before its query: as T5's code computes it, by logarithms."""
+    num_buckets, first, distance = 32, 0, max(before, 0)
+    if not causal:
+        num_buckets, first, distance = 16, 16 if before < 0 else 0, abs(before)
+    half = num_buckets // 2
+    if distance < half:
+        return first + distance
+    # Rounding must not push an exact power into the bucket below.
+    step = int(math.log(distance / half) / math.log(128 / half) * (num_buckets - half) + 1e-9)
+    return first + min(half + step, num_buckets - 1)
+
+
+def reference_attention(x, source, p, config, allowed, bias=None):
+    """From `[length, embed_dim]` to `source`, one head at a time; `bias(head)` `[length, source_length]`."""
+    query = reference_dense(x, p["query"])
+    key, value = (reference_dense(source, p[name]) for name in ("key", "value"))
+    width, positions = config.head_dim, range(len(x))
+    outputs = []
+    for head in range(config.num_heads):
+        group = head // (config.num_heads // config.num_kv_heads)
+        q = query[:, head * width : (head + 1) * width]
+        k = key[:, group * width : (group + 1) * width]
+        v = value[:, group * width : (group + 1) * width]
+        if config.positions == "rotary" and x is source:
+            q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
+        scores = q @ k.T / math.sqrt(width)
+        if bias is not None:
+            scores = scores + bias[:, :, head]
+        weights = np.where(allowed, np.exp(scores), 0)
+        outputs.append(weights / weights.sum(-1, keepdims=True) @ v)
+    return reference_dense(np.concatenate(outputs, -1), p["out"])
+
+
+def reference_mlp(x, p, config):
+    up = reference_dense(x, p["up"])
+    if config.activation == "swiglu":
+        gate = reference_dense(x, p["gate"])
+        return reference_dense(up * gate / (1 + np.exp(-gate)), p["down"])
+    return reference_dense(reference_activation(up, config.activation), p["down"])
+
+
+def reference_stack(params, x, config, stack, source=None):
+    """Hidden states of one stack, from the vectors `[length, embed_dim]` of its tokens."""
+    length, embed = x.shape
+    bias = None
+    if config.positions == "learned":
+        x = x + params["position_embedding"][:length]
+    if config.positions == "sinusoidal":
+        angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(embed // 2) / embed)
+        x = x * math.sqrt(embed) + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    if config.positions == "relative":
+        rows = [[reference_bucket(q - k, stack.causal) for k in range(length)] for q in range(length)]
+        bias = params["relative_embedding"][np.array(rows)]
+    if config.num_token_types:
+        x = x + params["token_type_embedding"][0]
+    if config.embedding_norm:
+        x = reference_norm(x, params["embedding_norm"], config)
+    allowed = np.tri(length) if stack.causal else np.ones((length, length))
+    for index in range(stack.num_layers):
+        p = params[f"layer_{index}"]
+        for name in ("attention", "cross_attention", "mlp"):
+            if name not in p:
+                continue
+            norm, pre = p[f"{name}_norm"], config.norm_position == "pre"
+            inputs = reference_norm(x, norm, config) if pre else x
+            if name == "attention":
+                branch = reference_attention(inputs, inputs, p[name], config, allowed, bias)
+            elif name == "cross_attention":
+                everything = np.ones((length, len(source)))
+                branch = reference_attention(inputs, source, p[name], config, everything)
+            else:
+                branch = reference_mlp(inputs, p["mlp"], config)
+            x = x + branch if pre else reference_norm(x + branch, norm, config)
+    return reference_norm(x, params["final_norm"], config) if config.norm_position == "pre" else x
+
+
+def reference_hidden(params, tokens, config):
+    """Hidden states of one row, of the encoder or of the only stack."""
+    x = params["token_embedding"][tokens]
+    if config.has_source:
+        return reference_stack(params["encoder"], x, config, config.encoder)
+    stack = config.encoder if config.architecture == "encoder" else config.decoder
+    return reference_stack(params, x, config, stack)
+
+
+def reference_row(params, tokens, config, target_tokens=None):
+    """Logits of one row, float64."""
+    x = reference_hidden(params, tokens, config)
+    table = params["token_embedding"]
+    if config.has_source:
+        table = params.get("target_token_embedding", table)
+        x = reference_stack(params["decoder"], table[target_tokens], config, config.decoder, source=x)
+    if config.head == "masked_lm":
+        x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), config.activation)
+        x = reference_norm(x, params["masked_lm"]["norm"], config)
+    logits = x @ (table.T if config.tie_embeddings else params["output"]["kernel"])
+    return logits + params.get("output_bias", 0.0)

@@ -1,0 +1,166 @@
+"""Learning rates by rule and by layer, frozen parameters, and scanned models like unrolled ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdp.errors import UserError
+from jaxdp.model.stacking import stack_layers
+from jaxdp.optim.scaling import (
+    describe_scales,
+    holding_frozen,
+    layer_scales,
+    scale_by_rules,
+    scaling_rules,
+    update_scales,
+)
+from jaxdp.trees import named_leaves
+
+
+def layer(seed):
+    random = np.random.default_rng(seed)
+    return {
+        "attention": {"kernel": jnp.asarray(random.normal(size=(3, 2)), jnp.float32)},
+        "norm": {"scale": jnp.asarray(random.normal(size=3), jnp.float32)},
+    }
+
+
+UNROLLED = {
+    "encoder": {"layer_0": layer(0), "layer_1": layer(1), "final_norm": {"scale": jnp.ones(3)}},
+    "decoder": {f"layer_{number}": layer(10 + number) for number in range(3)},
+    "token_embedding": jnp.ones((5, 3)),
+    "embedding_norm": {"scale": jnp.ones(3)},
+    "classifier": {"kernel": jnp.ones((3, 2))},
+}
+RULES = (("encoder/layer_[1-9]/attention/.*", 0.0), ("encoder/.*", 0.5), (".*scale", 3.0), ("token_embedding", 0.0))
+
+
+def scanned(tree):
+    """The same with each stack's layers as one."""
+    return tree | {name: stack(tree[name]) for name in ("encoder", "decoder")}
+
+
+def stack(layers):
+    inside = {name: value for name, value in layers.items() if name.startswith("layer_")}
+    others = {name: value for name, value in layers.items() if name not in inside}
+    ordered = [inside[f"layer_{number}"] for number in range(len(inside))]
+    return others | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)}
+
+
+def test_the_first_rule_that_matches_counts():
+    scales = dict(named_leaves(update_scales(UNROLLED, RULES, 1.0)))
+    assert {name: float(scale) for name, scale in scales.items()} == {
+        "encoder/layer_0/attention/kernel": 0.5,
+        "encoder/layer_0/norm/scale": 0.5,
+        "encoder/layer_1/attention/kernel": 0.0,
+        "encoder/layer_1/norm/scale": 0.5,
+        "encoder/final_norm/scale": 0.5,
+        **{f"decoder/layer_{number}/attention/kernel": 1.0 for number in range(3)},
+        **{f"decoder/layer_{number}/norm/scale": 3.0 for number in range(3)},
+        "token_embedding": 0.0,
+        "embedding_norm/scale": 3.0,
+        "classifier/kernel": 1.0,
+    }
+
+
+def test_layers_learn_more_slowly_the_deeper_they_lie():
+    scales = layer_scales(UNROLLED, 0.5)
+    assert {name: scale for name, scale in scales.items() if "norm/scale" not in name} == {
+        "encoder/layer_0/attention/kernel": 0.25,
+        "encoder/layer_1/attention/kernel": 0.5,
+        "decoder/layer_0/attention/kernel": 0.125,
+        "decoder/layer_1/attention/kernel": 0.25,
+        "decoder/layer_2/attention/kernel": 0.5,
+        "token_embedding": 0.0625,
+        "classifier/kernel": 1.0,
+    }
+    assert scales["embedding_norm/scale"] == 0.0625 and scales["encoder/final_norm/scale"] == 1.0
+    assert set(layer_scales(UNROLLED, 1.0).values()) == {1.0}
+
+
+def test_scanned_models_have_the_scales_of_unrolled_ones():
+    expected = scanned(update_scales(UNROLLED, RULES, 0.7))
+    actual = update_scales(scanned(UNROLLED), RULES, 0.7)
+    for (name, left), (_, right) in zip(named_leaves(actual), named_leaves(expected), strict=True):
+        np.testing.assert_allclose(np.ravel(left), np.ravel(right), rtol=1e-6, err_msg=name)
+    assert actual["encoder"]["layers"]["attention"]["kernel"].shape == (2, 1, 1)
+    assert describe_scales(scanned(UNROLLED), RULES, 0.7) == describe_scales(UNROLLED, RULES, 0.7)
+    assert sum(describe_scales(UNROLLED, (), 1.0).values()) == sum(leaf.size for leaf in jax.tree.leaves(UNROLLED))
+
+
+@pytest.mark.parametrize("arrange", [lambda tree: tree, scanned])
+def test_updates_are_scaled_after_everything_else(arrange):
+    params = arrange(UNROLLED)
+    plain = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(0.01))
+    scaled = optax.chain(plain, scale_by_rules(RULES, 0.5))
+    gradients = jax.tree.map(jnp.sin, params)
+    expected, _ = plain.update(gradients, plain.init(params), params)
+    actual, _ = jax.jit(scaled.update)(gradients, scaled.init(params), params)
+    scales = update_scales(params, RULES, 0.5)
+    jax.tree.map(
+        lambda left, right, scale: np.testing.assert_allclose(left, right * scale, rtol=1e-5),
+        actual, expected, scales,
+    )  # fmt: skip
+    assert not actual["token_embedding"].any()
+
+
+def test_nothing_passes_a_factor_of_0():
+    updates = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), UNROLLED)
+    actual, _ = scale_by_rules(RULES, 1.0).update(updates, optax.EmptyState())
+    assert not np.isnan(actual["token_embedding"]).any() and np.isnan(actual["classifier"]["kernel"]).all()
+
+
+@pytest.mark.parametrize("arrange", [lambda tree: tree, scanned])
+def test_frozen_parameters_have_no_gradient_and_the_others_have_theirs(arrange):
+    params = arrange(UNROLLED)
+
+    def loss(params, power):
+        return sum(jnp.sum(leaf**power) for leaf in jax.tree.leaves(params))
+
+    held = holding_frozen(loss, RULES)
+    assert held(params, 2) == loss(params, 2)
+    gradients, scales = jax.grad(held)(params, 2), update_scales(params, RULES, 1.0)
+    jax.tree.map(
+        lambda gradient, leaf, scale: np.testing.assert_allclose(gradient, 2 * leaf * (scale > 0), rtol=1e-6),
+        gradients, params, scales,
+    )  # fmt: skip
+    assert holding_frozen(loss, (("encoder/.*", 0.5),)) is loss
+
+
+def test_the_model_stacks_as_this_test_does():
+    params = {"layer_0": layer(0), "layer_1": layer(1)}
+    jax.tree.map(np.testing.assert_array_equal, stack_layers(params), stack(params))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "scales", "problem"),
+    [
+        (("layer_[",), (), r"optim\.freeze has 'layer_\[', which is no regular expression"),
+        ((), (("a", -1.0),), r"optim\.scales has the factor -1.0 for 'a'; expected 0 or above"),
+        ((), ("ab",), r"optim\.scales has the factor 'b'"),
+        ((), ("abc",), r"optim\.scales has 'abc'; expected pairs"),
+    ],
+)
+def test_rules_that_are_none_are_refused(freeze, scales, problem):
+    with pytest.raises(UserError, match=problem):
+        scaling_rules(freeze, scales)
+
+
+@pytest.mark.parametrize(
+    ("rules", "layer_decay", "problem"),
+    [
+        ((("embedding", 0.1),), 1.0, r"has 'embedding', which matches no parameter: .* such as classifier/kernel, "),
+        (((".*", 0.0),), 1.0, "freeze every parameter"),
+        ((), 0.0, r"optim\.layer_decay is 0.0; expected above 0"),
+        ((), 1.5, r"optim\.layer_decay is 1.5"),
+    ],
+)
+def test_rules_that_do_not_fit_the_model_are_refused(rules, layer_decay, problem):
+    with pytest.raises(UserError, match=problem):
+        update_scales(UNROLLED, rules, layer_decay)
+
+
+def test_frozen_comes_before_scaled():
+    assert scaling_rules(("a",), (("a", 2), ("b", 0.5))) == (("a", 0.0), ("a", 2.0), ("b", 0.5))
