@@ -11,11 +11,12 @@ itself: none waits for another inside Orbax, where nothing would say for whom.
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ class CheckpointWriter:
         """
         checkpoints.mkdir(parents=True, exist_ok=True)
         self._checkpoints = checkpoints.resolve()
-        self._show_unraisable = sys.unraisablehook
-        sys.unraisablehook = self._show_but_for_echoes
+        self._echoes = contextlib.ExitStack()
+        self._echoes.enter_context(_without_echoes())
         self._retention = retention
         self._is_intact = Intactness()
         self._async_save = async_save
@@ -191,12 +192,24 @@ class CheckpointWriter:
                 if not self._has_failed:  # else it is the same disk, of which was told already
                     raise self._failure(self._last_step, error) from error
             finally:
-                sys.unraisablehook = self._show_unraisable
+                self._echoes.close()
 
-    def _show_but_for_echoes(self, unraisable: Any) -> None:
-        """After one array of a save could not be written, TensorStore raises this for every other, where nobody listens."""
+
+@contextlib.contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Silences what TensorStore raises, where nobody listens, for every array after the first that failed or was interrupted.
+
+    After an error it stays silent, since the echoes come later.
+    """
+    show = sys.unraisablehook
+
+    def show_others(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            self._show_unraisable(unraisable)
+            show(unraisable)
+
+    sys.unraisablehook = show_others
+    yield
+    sys.unraisablehook = show
 
 
 def host_copy(state: PyTree) -> PyTree:
@@ -382,10 +395,11 @@ def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
         multiprocessing_options=_by_itself(),
     )
     on_host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target)
-    arrays = reader.restore(
-        checkpoint.resolve() / "state",
-        args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),
-    )
+    with _without_echoes():
+        arrays = reader.restore(
+            checkpoint.resolve() / "state",
+            args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),
+        )
     return jax.tree.map(_placed, arrays, target)
 
 

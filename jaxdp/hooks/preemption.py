@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdp.parallel.peers import Peers
 from jaxdp.state import TrainState
@@ -83,12 +83,15 @@ class Preemption(Hook):
         self._thread.start()
         self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
+        self._show_unraisable, sys.unraisablehook = sys.unraisablehook, self._show_unless_stopped
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)
+        if sys.unraisablehook == self._show_unless_stopped:  # nobody has put another one before it
+            sys.unraisablehook = self._show_unraisable
         self._outgoing.send(b"\0")  # no signal: ends the thread
         self._thread.join()
         self._outgoing.close()
@@ -130,6 +133,11 @@ class Preemption(Hook):
             sys.exit(128 + number)
         if not self._peers:
             raise Stopped(number)
+
+    def _show_unless_stopped(self, unraisable: Any) -> None:
+        """A handler that runs in a destructor or in the garbage collector raises in vain; `hold` and the thread see to it."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._show_unraisable(unraisable)
 
     def _listen(self) -> None:
         """The thread: one byte for each signal, its number."""

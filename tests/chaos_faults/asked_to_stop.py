@@ -19,7 +19,8 @@ from chaos_faults.workshop import (
 )
 
 OPTIONS = ["--cpu_devices=2", "--config.checkpoint.every_steps=20"]
-AT_START_SECS = 3.0
+AT_START_SECS = 0.8
+"""Less than a start takes with everything compiled before."""
 IN_TRAINING_SECS = 1.5
 MORE_STEPS = 15
 

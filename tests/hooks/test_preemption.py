@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -54,13 +55,27 @@ def test_while_there_is_nothing_to_save_the_first_signal_stops_the_run(number, c
     assert said == [f"{number.name}: nothing is to be saved yet; stopping"]
 
 
-def test_a_run_does_not_begin_after_a_signal(said):
-    """The handler may have raised where an exception is swallowed, such as in a destructor."""
-    with Preemption(said.append) as preemption:
-        with pytest.raises(Stopped):
+def test_a_signal_in_a_destructor_stops_the_run_without_a_traceback(said, monkeypatch):
+    """An exception is swallowed there, and printed."""
+
+    class Destroyed:
+        def __del__(self):
             os.kill(os.getpid(), signal.SIGTERM)
+
+    class Faulty:
+        def __del__(self):
+            raise ValueError
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
+    before = sys.unraisablehook
+    with Preemption(said.append) as preemption:
+        Destroyed()
+        Faulty()
         with pytest.raises(Stopped):
             preemption.hold(Peers.alone())
+    assert shown == [ValueError]
+    assert sys.unraisablehook is before
 
 
 def test_holding_again_is_nothing_new(said):
