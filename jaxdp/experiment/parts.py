@@ -22,7 +22,6 @@ from jaxdp.step import Loss, Outputs, Update
 from jaxdp.tasks import Labels, Task, TaskInputs, registered_tasks
 from jaxdp.typing import PyTree
 
-
 DEFAULT_PRESETS = {"decoder": "nano", "encoder": "encoder_nano", "encoder_decoder": "seq2seq_nano"}
 """Where `model.preset` is unset, by the first architecture that the task can be learned by."""
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
 
-
 Layers = jax.Array | tuple[jax.Array, ...]
 """One array for each layer; scanned layers have one for all, with the layer as axis 0.
 

@@ -208,10 +208,8 @@ class Peers:
         return answer
 
     def _send(self, kind: str, content: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the listening thread sees it too, and knows more
             self._socket.sendall(message(kind, content))
-        except OSError:
-            pass  # the listening thread sees it too, and knows more
 
     def _hang_up(self) -> None:
         if self._socket:

@@ -13,6 +13,7 @@ and from here to a process
     end     {exit_code, sentence}     the run cannot go on
 """
 
+import contextlib
 import json
 import selectors
 import socket
@@ -40,10 +41,8 @@ class _Connection:
         self.host = ""
 
     def send(self, kind: str, content: Any) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is gone, which reading from it tells
             self.socket.sendall(message(kind, content))
-        except OSError:
-            pass  # it is gone, which reading from it tells
 
 
 class Switchboard(threading.Thread):

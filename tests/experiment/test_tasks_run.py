@@ -5,7 +5,15 @@ import random
 import shutil
 
 import pytest
-from tiny_runs import assert_refused, assert_same_bits, environment, metrics_lines, saved_arrays, start, train
+from tiny_runs import (
+    assert_refused,
+    assert_same_bits,
+    environment,
+    metrics_lines,
+    saved_arrays,
+    start,
+    train,
+)
 
 from jaxdp.cli.main import main
 

@@ -97,7 +97,7 @@ def test_a_cloud_tpu_machine_asks_its_metadata_server(attributes, processes, mon
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:%d" % server.server_address[1])
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_address[1]}")
         monkeypatch.setattr(clusters, "_has_tpu", lambda: True)
         assert cluster_processes({}) == processes
         assert cluster_processes({"TPU_SKIP_MDS_QUERY": "1"}) is None

@@ -14,8 +14,8 @@ from tiny_training import assert_equal_trees, host, topology
 
 from jaxdp import defaults
 from jaxdp.data.order.row_order import RowOrder
-from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.pipeline import eval_batches, train_batches
+from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment.parts import make_task

@@ -10,7 +10,13 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxdp.data.tokenizers.base import END_OF_TEXT, REPLACEMENT, Tokenizer, boundaries, special_names
+from jaxdp.data.tokenizers.base import (
+    END_OF_TEXT,
+    REPLACEMENT,
+    Tokenizer,
+    boundaries,
+    special_names,
+)
 from jaxdp.errors import UserError
 
 NOT_UTF8 = 0xFF  # a byte that UTF-8 never uses
