@@ -93,7 +93,7 @@ def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
 def _compose(config: ConfigDict) -> Composition:
     """The run that the configuration describes, with its data read."""
     data = read_data(config)
-    config = parts.resolve(config, data.vocab_size, data.labels)
+    config = parts.resolve(config, data.vocab_size, data.vocabularies)
     total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
     return Composition(config, data, total_steps)
 

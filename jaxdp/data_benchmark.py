@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import Data, read_data, row_order
+from jaxdp.experiment.data import read_data
+from jaxdp.experiment.dataset import Data
+from jaxdp.experiment.order import row_order
 from jaxdp.experiment.parts import make_task
 
 FEED_SECS = 5.0
@@ -49,7 +51,7 @@ def measure_data(config: ConfigDict, step_ms: float) -> dict[str, Any]:
 
 
 def _batches(config: ConfigDict, data: Data):
-    task = make_task(config, data.tokenizer, data.labels)
+    task = make_task(config, data.vocabularies)
     return train_batches(
         data.train,
         task.make_batch,
@@ -91,7 +93,7 @@ def _prepare(config: ConfigDict, data: Data) -> dict[int, float]:
             with trial.unlocked(), trial.ignore_type():
                 trial.data.cache_dir, trial.data.num_workers = directory, num_workers
             start = time.perf_counter()
-            read_data(trial, data.tokenizer, data.labels)
+            read_data(trial, data.vocabularies)
             speeds[num_workers] = data.num_characters / 1e6 / (time.perf_counter() - start)
     return speeds
 

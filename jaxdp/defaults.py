@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
     # What is done to it.
     config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning.py
     config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
+    config.data.target_tokenizer = placeholder(str)  # seq2seq: of the target alone; unset: data.tokenizer is made from and serves both sides
     config.data.length = 256  # tokens the model sees in a row; a window reads one more
     config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
     config.data.packing = placeholder(str)  # cut: joined and cut into windows; documents: whole ones side by side; none: one a row; unset: as the task prefers

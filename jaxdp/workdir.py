@@ -16,6 +16,7 @@ class WorkDir:
         self.root = Path(root).expanduser().resolve()
         self.config = self.root / "config.json"
         self.tokenizer = self.root / "tokenizer.json"
+        self.target_tokenizer = self.root / "target_tokenizer.json"
         self.labels = self.root / "labels.json"
         self.evaluation = self.root / "evaluation.json"
         self.metrics = self.root / "metrics.jsonl"

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.hashing import batch_hash
 from jaxdp.experiment import parts
-from jaxdp.experiment.data import Data
+from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.feed import make_feed
 from jaxdp.model import flops_per_row
@@ -70,8 +70,8 @@ class Composition:
         self.shape: BatchShape = divide_batch(
             config.global_batch_size, config.microbatch_size, self.topology.num_devices
         )
-        self.task = parts.make_task(config, data.tokenizer, data.labels)
-        self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.labels)
+        self.task = parts.make_task(config, data.vocabularies)
+        self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.vocabularies)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
         self.feed = make_feed(config, data, self.task, self.topology)
         self._initialise = parts.make_initial_state(config, self.model, self.update)

@@ -13,13 +13,14 @@ from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.pipeline import RowSource, eval_batches
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment import parts
-from jaxdp.experiment.data import Data, read_data
+from jaxdp.experiment.data import read_data
+from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.experiment.scoring import Scorer
+from jaxdp.experiment.vocabularies import load_vocabularies
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import (
     Topology,
@@ -33,7 +34,7 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
-from jaxdp.tasks import Labels, Task, load_labels
+from jaxdp.tasks import Task
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -162,7 +163,7 @@ def evaluate_checkpoint(
     directory.require_run()
     config = read_run_config(directory.config)
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
-    data = read_data(config, *read_vocabularies(directory))
+    data = read_data(config, load_vocabularies(directory))
     saved = read_item(checkpoint, "data")
     if saved["fingerprint"] != data.fingerprint:
         raise UserError(
@@ -174,13 +175,13 @@ def evaluate_checkpoint(
     topology = connected_topology()
     check_device_count(cpu_devices, topology)
     divide_batch(config.global_batch_size, None, topology.num_devices)
-    model = parts.make_model(config, data.vocab_size, topology.platform, data.labels)
+    model = parts.make_model(config, data.vocab_size, topology.platform, data.vocabularies)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
     params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
     source = {"train": data.train, "eval": data.evaluation}[split]
     if source is None:
         raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
-    task = parts.make_task(config, data.tokenizer, data.labels)
+    task = parts.make_task(config, data.vocabularies)
     if split == "train":
         data = dataclasses.replace(data, pairs=None)  # those are held out
     evaluator = Evaluator(config, task, model, data, source, topology, abstract_params)
@@ -189,11 +190,3 @@ def evaluate_checkpoint(
         text = json.dumps({**report, "step": saved["step"], "split": split}, ensure_ascii=False, allow_nan=False)
         directory.evaluation.write_text(text + "\n", encoding="utf-8")
     return result
-
-
-def read_vocabularies(directory: WorkDir) -> tuple[Tokenizer | None, Labels | None]:
-    """The tokenizer and the labels that a run began with, where it has them."""
-    return (
-        load_tokenizer(directory.tokenizer) if directory.tokenizer.is_file() else None,
-        load_labels(directory.labels) if directory.labels.is_file() else None,
-    )

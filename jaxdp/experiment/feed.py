@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.data.stream import StreamBatches
-from jaxdp.experiment.data import Data, row_order, source_shares
+from jaxdp.experiment.dataset import Data
+from jaxdp.experiment.order import row_order, source_shares
 from jaxdp.parallel.devices import Topology
 from jaxdp.tasks import Task
 
@@ -95,12 +96,12 @@ class StreamFeed:
 
     def __init__(self, config: ConfigDict, data: Data, task: Task, topology: Topology):
         def prepare(fields):
-            return task.prepare({name: fields[column] for name, column in data.columns.items()}, data.tokenizer)
+            return task.prepare({name: fields[column] for name, column in data.columns.items()}, data.vocabularies.tokenizer)
 
         self._batches = StreamBatches(
             stream=data.stream,
             prepare=prepare,
-            end_of_text_id=data.tokenizer.end_of_text_id,
+            end_of_text_id=data.vocabularies.tokenizer.end_of_text_id,
             make_batch=task.make_batch,
             length=config.data.length,
             global_batch_size=config.global_batch_size,

@@ -86,7 +86,7 @@ def generate(
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
-    if parts.make_task(config, None).asked:
+    if parts.make_task(config).asked:
         raise UserError(
             f"--workdir={directory.root} is of task={config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."

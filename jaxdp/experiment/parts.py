@@ -14,25 +14,25 @@ from ml_collections import ConfigDict
 from jaxdp.config import DURATIONS
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
+from jaxdp.experiment.vocabularies import NONE, Vocabularies
 from jaxdp.model import Transformer, TransformerConfig, init_params, model_config
 from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule, track_loss
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Outputs, Update
-from jaxdp.tasks import Labels, Task, TaskInputs, registered_tasks
+from jaxdp.tasks import Task, TaskInputs, registered_tasks
 from jaxdp.typing import PyTree
 
 DEFAULT_PRESETS = {"decoder": "nano", "encoder": "encoder_nano", "encoder_decoder": "seq2seq_nano"}
 """Where `model.preset` is unset, by the first architecture that the task can be learned by."""
 
 
-def make_task(config: ConfigDict, tokenizer: Tokenizer | None, labels: Labels | None = None) -> Task:
+def make_task(config: ConfigDict, vocabularies: Vocabularies = NONE) -> Task:
     """The task that `config.task` names.
 
     Args:
         config: the task's own group, `data` and `optim` are used.
-        tokenizer: None while data is prepared.
-        labels: of labelled data; None: not read yet.
+        vocabularies: without tokenizers while data is prepared, without labels before they are read.
     """
     factories = registered_tasks()
     if config.task not in factories:
@@ -40,11 +40,12 @@ def make_task(config: ConfigDict, tokenizer: Tokenizer | None, labels: Labels | 
     inputs = TaskInputs(
         length=config.data.length,
         target_length=config.data.target_length,
-        tokenizer=tokenizer,
+        tokenizer=vocabularies.tokenizer,
+        target_tokenizer=vocabularies.target_tokenizer,
         packing=config.data.packing,
         label_smoothing=config.optim.label_smoothing,
         z_loss=config.optim.z_loss,
-        labels=labels,
+        labels=vocabularies.labels,
         options=config[config.task].to_dict() if config.task in config else {},
     )
     factory = factories[config.task]
@@ -55,7 +56,22 @@ def make_task(config: ConfigDict, tokenizer: Tokenizer | None, labels: Labels | 
 
 def packing(config: ConfigDict) -> str:
     """What a row is: `data.packing`, or what the task prefers."""
-    return config.data.packing or make_task(config, None).packings[0]
+    return config.data.packing or make_task(config).packings[0]
+
+
+def model_vocab_size(config: ConfigDict, tokenizer: Tokenizer) -> int:
+    """Rows of the model's token embedding: `model.vocab_size`, or what the tokenizer has.
+
+    Raises:
+        UserError: the model would have too few.
+    """
+    vocab_size = config.model.vocab_size or tokenizer.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"model.vocab_size={vocab_size} is smaller than the tokenizer's vocabulary of "
+            f"{tokenizer.vocab_size}; leave it unset or raise it."
+        )
+    return vocab_size
 
 
 def count_steps(config: ConfigDict, num_rows: int | None) -> int:
@@ -70,20 +86,20 @@ def count_steps(config: ConfigDict, num_rows: int | None) -> int:
 
 
 def architecture(
-    config: ConfigDict, vocab_size: int, *, labels: Labels | None = None, dtype: str | None = None
+    config: ConfigDict, vocab_size: int, *, vocabularies: Vocabularies = NONE, dtype: str | None = None
 ) -> TransformerConfig:
     """The model that `config.model` describes, preset, own keys and what the task asks together.
 
     Args:
         config: `task`, its group, `model` and `data` are used.
         vocab_size: rows of the token embedding.
-        labels: of labelled data.
+        vocabularies: of the data.
         dtype: what `auto` means here; None: not decided yet, float32 stands in.
 
     Raises:
         UserError: a value that does not fit, or a model that cannot learn the task.
     """
-    task = make_task(config, None, labels)
+    task = make_task(config, vocabularies)
     overrides = config.model.to_dict()
     preset = overrides.pop("preset") or DEFAULT_PRESETS[task.architectures[0]]
     overrides.pop("vocab_size")
@@ -101,14 +117,14 @@ def architecture(
     return model
 
 
-def resolve(config: ConfigDict, vocab_size: int, labels: Labels | None = None) -> ConfigDict:
+def resolve(config: ConfigDict, vocab_size: int, vocabularies: Vocabularies = NONE) -> ConfigDict:
     """The configuration as `config.json` keeps it: what the task and the preset say written out, paths absolute."""
     resolved = config.copy_and_resolve_references()
-    model = architecture(config, vocab_size, labels=labels)
+    model = architecture(config, vocab_size, vocabularies=vocabularies)
     with resolved.unlocked(), resolved.ignore_type():
         resolved.data.packing = packing(config)
         if resolved.model.preset is None:
-            resolved.model.preset = DEFAULT_PRESETS[make_task(config, None).architectures[0]]
+            resolved.model.preset = DEFAULT_PRESETS[make_task(config).architectures[0]]
         if resolved.data.path:
             resolved.data.path = os.path.abspath(os.path.expanduser(resolved.data.path))
         if resolved.init_from:
@@ -120,11 +136,11 @@ def resolve(config: ConfigDict, vocab_size: int, labels: Labels | None = None) -
 
 
 def make_model(
-    config: ConfigDict, vocab_size: int, platform: str, labels: Labels | None = None
+    config: ConfigDict, vocab_size: int, platform: str, vocabularies: Vocabularies = NONE
 ) -> Transformer:
     """The model for this platform: `dtype=auto` is bfloat16 on accelerators."""
     dtype = "float32" if platform == "cpu" else "bfloat16"
-    return Transformer(architecture(config, vocab_size, labels=labels, dtype=dtype))
+    return Transformer(architecture(config, vocab_size, vocabularies=vocabularies, dtype=dtype))
 
 
 def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:

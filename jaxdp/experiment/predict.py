@@ -15,9 +15,9 @@ from jaxdp.data.reading.records import Record
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
-from jaxdp.experiment.evaluate import read_vocabularies
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.experiment.scoring import TextWriter
+from jaxdp.experiment.vocabularies import load_vocabularies
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
@@ -64,8 +64,9 @@ def predict(
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
-    tokenizer, labels = read_vocabularies(directory)
-    task = parts.make_task(config, tokenizer, labels)
+    vocabularies = load_vocabularies(directory)
+    tokenizer = vocabularies.tokenizer
+    task = parts.make_task(config, vocabularies)
     if not task.asked:
         raise UserError(f"--workdir={workdir} is of task={config.task}, which answers nothing: `jaxdp generate` continues texts with it.")
     if not records:
@@ -76,7 +77,7 @@ def predict(
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
     configure_backend(cpu_devices, min(num_cores(), len(records)))
     topology = connected_topology()
-    model = parts.make_model(config, config.model.vocab_size, topology.platform, labels)
+    model = parts.make_model(config, config.model.vocab_size, topology.platform, vocabularies)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
     params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
     if not task.score_metrics:
@@ -85,7 +86,7 @@ def predict(
     end = np.int32(tokenizer.end_of_text_id)
     sources = [np.append(example["tokens"], end)[:places] for example in examples]
     write = TextWriter(
-        task, model, tokenizer, topology, abstract_params, search or BeamSearch(1), len(sources)
+        task, model, vocabularies, topology, abstract_params, search or BeamSearch(1), len(sources)
     )
     return [written._asdict() for written in write(params, sources)]
 

@@ -6,18 +6,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.data.preparing.cache import is_whole
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import (
-    Source,
-    existing_labels,
-    num_workers,
-    open_sources,
-    read_data,
-    tokenizer_place,
-    tokens_place,
-)
-from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.data import read_data
+from jaxdp.experiment.sources import Source, open_sources
+from jaxdp.experiment.tokenizing import existing_vocabularies, num_workers, tokens_place
 from jaxdp.terminal import memory_size, quantity
 
 USUAL_CHARACTERS_A_TOKEN = 3.5
@@ -47,14 +39,15 @@ def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
     rows = [("data", line) for line in data.summary]
     rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
     sources = open_sources(config)
-    places = [tokens_place(config, source, data.tokenizer, data.labels) for source in sources]
+    places = [tokens_place(config, source, data.vocabularies) for source in sources]
     return rows + _cleaned(sources) + [("cache", str(place)) for place in places]
 
 
 def _plan(config: ConfigDict) -> Rows:
     """What `prepare` would do."""
     sources = open_sources(config, dry_run=True)
-    tokenizer = _existing_tokenizer(config, sources)
+    vocabularies = existing_vocabularies(config, sources)
+    are_made = vocabularies.tokenizer and (vocabularies.target_tokenizer or not config.data.target_tokenizer)
     rows: Rows = []
     for source in sources:
         scan = source.scan
@@ -65,22 +58,16 @@ def _plan(config: ConfigDict) -> Rows:
                 f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
             )
         )
-        place = tokenizer and tokens_place(config, source, tokenizer, existing_labels(config, sources))
-        if place is not None and is_whole(place):
+        place = are_made and tokens_place(config, source, vocabularies)
+        if place and is_whole(place):
             rows.append(("", f"is ready: {place}"))
             continue
         workers = num_workers(config, scan.num_characters)
         rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(config, scan.num_characters)}"))
-    if tokenizer is None:
-        rows.append(("tokenizer", f"{config.data.tokenizer} would be made from the training part"))
+    if not are_made:
+        names = " and ".join(filter(None, (config.data.tokenizer, config.data.target_tokenizer)))
+        rows.append(("tokenizer", f"{names} would be made from the training part"))
     return rows + _cleaned(sources)
-
-
-def _existing_tokenizer(config: ConfigDict, sources: Sequence[Source]) -> Tokenizer | None:
-    if config.data.tokenizer == "byte":
-        return make_tokenizer("byte", (), make_task(config, None).special_tokens)
-    place = tokenizer_place(config, sources)
-    return load_tokenizer(place / "tokenizer.json") if is_whole(place) else None
 
 
 def _size(config: ConfigDict, num_characters: int) -> str:

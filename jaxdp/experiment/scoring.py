@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.experiment import parts
-from jaxdp.experiment.data import Data
+from jaxdp.experiment.dataset import Data
+from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference.beam import BeamSearch, make_beam_search
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
@@ -43,7 +43,7 @@ class TextWriter:
     Args:
         task: of an encoder-decoder: makes the batches.
         model: the module.
-        tokenizer: of what is written.
+        vocabularies: of what is read and written.
         topology: the devices.
         abstract_params: shapes and shardings of the parameters to come.
         search: how hypotheses are compared; one beam is greedy.
@@ -54,20 +54,21 @@ class TextWriter:
         self,
         task: Task,
         model: Transformer,
-        tokenizer: Tokenizer,
+        vocabularies: Vocabularies,
         topology: Topology,
         abstract_params: PyTree,
         search: BeamSearch,
         num_texts: int,
     ):
-        self._task, self._tokenizer, self._topology = task, tokenizer, topology
+        self._task, self._topology = task, topology
+        self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.end_of_text_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
         write = make_beam_search(
             functools.partial(parts.apply_model, model),
             functools.partial(init_cache, model.config),
             search,
             num_new=task.row_lengths["target_tokens"],
-            end_of_text_id=tokenizer.end_of_text_id,
+            end_of_text_id=self._tokenizer.end_of_text_id,
         )
         asked = self._batch((), self._rows)
         spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in asked.items()}
@@ -102,7 +103,7 @@ class TextWriter:
     def _batch(self, sources: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
         """Requests, filled up with rows that read and say nothing of worth."""
         places = self._task.row_lengths["tokens"]
-        tokens = np.full((num_rows, places), self._tokenizer.end_of_text_id, np.int32)
+        tokens = np.full((num_rows, places), self._blank_id, np.int32)
         num_tokens = np.ones(num_rows, np.int32)
         for row, source in enumerate(sources):
             tokens[row, : len(source)], num_tokens[row] = source, len(source)
@@ -130,7 +131,7 @@ class Scorer:
         self._task, self._pairs = task, data.pairs
         search = BeamSearch(config.eval.num_beams)
         num_texts = len(data.pairs.sources)
-        self._write = TextWriter(task, model, data.tokenizer, topology, abstract_params, search, num_texts)
+        self._write = TextWriter(task, model, data.vocabularies, topology, abstract_params, search, num_texts)
         self.metric_names = task.score_metrics
 
     def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> Summary:

@@ -29,10 +29,11 @@ from jaxdp.experiment import parts, report
 from jaxdp.experiment.agreement import check_same, check_shared_directory, statement
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.evaluate import Evaluator, read_vocabularies
+from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
 from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
+from jaxdp.experiment.vocabularies import NONE, load_vocabularies, save_vocabularies
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
@@ -136,8 +137,8 @@ def _run(
         check_shared_directory(peers, directory)
         steps = _steps_to_resume(directory, resume, clean=peers.is_first)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
-            data = read_data(config, *(read_vocabularies(directory) if steps else ()))
-            config = parts.resolve(config, data.vocab_size, data.labels)
+            data = read_data(config, load_vocabularies(directory) if steps else NONE)
+            config = parts.resolve(config, data.vocab_size, data.vocabularies)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
             check_same(peers, statement(config, data.fingerprint, total_steps))
         if steps:
@@ -395,10 +396,7 @@ class _Session:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(text)
         partial.replace(path)  # whole at every moment: a kill must not leave a run without it
-        if self._composition.data.tokenizer is not None:
-            self._composition.data.tokenizer.save(self._directory.tokenizer)
-        if self._composition.data.labels is not None:
-            self._composition.data.labels.save(self._directory.labels)
+        save_vocabularies(self._composition.data.vocabularies, self._directory)
 
     def _open_writers(self, stack: contextlib.ExitStack, first_step: int) -> Write:
         """Opens what takes metrics; only the first process writes."""

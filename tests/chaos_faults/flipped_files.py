@@ -93,5 +93,5 @@ def _abstract_state(workshop: Workshop) -> TrainState:
     """What the run restores into."""
     overrides = ["--config.parallel.cpu_devices=2", "--config.microbatch_size=2", "--config.optim.schedule=constant"]
     config = load_config(str(workshop.config), overrides)
-    data = read_data(config, None)
+    data = read_data(config)
     return Composition(parts.resolve(config, data.vocab_size), data, 12).abstract_state

@@ -9,8 +9,11 @@ from tiny_runs import load
 
 from jaxdp.data.pipeline import train_batches
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data, row_order, source_entries, source_shares
+from jaxdp.experiment import sources, tokenizing
+from jaxdp.experiment.data import read_data
+from jaxdp.experiment.order import row_order, source_shares
 from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.sources import source_entries
 
 WORDS = ["the", "of", "and", "that", "his", "with", "for", "had", "you", "not", "her", "from", "which", "have"]
 
@@ -61,7 +64,7 @@ def config_of(config_file, corpora, *overrides):
 def batches_of(config, data, start_step=0, num_processes=1, process_index=0):
     return train_batches(
         data.train,
-        make_task(config, data.tokenizer).make_batch,
+        make_task(config, data.vocabularies).make_batch,
         row_order(config, data),
         partition=config.data.partition,
         num_processes=num_processes,
@@ -131,12 +134,10 @@ def test_every_kind_of_file_gives_the_same_tokens(config_file, corpora):
 
 
 def test_it_is_tokenized_once(config_file, corpora, tmp_path, monkeypatch):
-    from jaxdp.experiment import data as module
-
     config = config_of(config_file, corpora, "data.source=text", *SOURCES["text"], f"data.cache_dir={tmp_path}")
     first = read_data(config)
-    monkeypatch.setattr(module, "prepare_examples", lambda *_, **__: pytest.fail("tokenized again"))
-    monkeypatch.setattr(module, "scan_parts", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(tokenizing, "prepare_examples", lambda *_, **__: pytest.fail("tokenized again"))
+    monkeypatch.setattr(sources, "scan_parts", lambda *_, **__: pytest.fail("read again"))
     again = read_data(config)
     assert again.fingerprint == first.fingerprint
     assert_same(*(data.train.rows(np.arange(3)) for data in (first, again)))
@@ -164,7 +165,7 @@ def test_a_changed_file_is_read_again(config_file, corpora, tmp_path):
 
 def test_the_larger_vocabulary_wins(config_file):
     data = read_data(load(config_file, "model.vocab_size=300"))
-    assert data.vocab_size == 300 and data.tokenizer.vocab_size == 257
+    assert data.vocab_size == 300 and data.vocabularies.tokenizer.vocab_size == 257
     with pytest.raises(UserError, match=r"model.vocab_size=200 is smaller than the tokenizer's vocabulary of 257"):
         read_data(load(config_file, "model.vocab_size=200"))
 
@@ -183,7 +184,7 @@ def test_ready_tokens(config_file, tmp_path):
     np.arange(500, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
     config = load(config_file, "data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=500")
     data = read_data(config)
-    assert data.tokenizer is None and data.vocab_size == 500
+    assert data.vocabularies.tokenizer is None and data.vocab_size == 500
     assert data.train.rows(np.array([1]))["tokens"].tolist() == [list(range(16, 33))]
     assert data.summary == ("tokens: 450 to train on, 50 held out (1000 B)",)
 
@@ -197,7 +198,7 @@ def test_packed_documents_do_not_see_each_other(config_file, corpora):
     segments, positions = batch["segment_ids"], batch["positions"]
     starts = np.diff(segments, axis=1, prepend=0) > 0
     assert (positions[starts] == 0).all() and starts.sum() > len(segments)
-    assert (batch["tokens"][starts] == data.tokenizer.end_of_text_id).all()
+    assert (batch["tokens"][starts] == data.vocabularies.tokenizer.end_of_text_id).all()
     assert (batch["loss_weights"] == (segments > 0)).all()
 
 

@@ -443,7 +443,7 @@ def test_the_name_of_a_task_chooses_it(monkeypatch):
     config = defaults.get_config()
     config.task, config.data.length, config.optim.z_loss = "mine", 33, 0.25
     config.data.packing = "cut"
-    assert make_task(config, None) == ("mine", 33, 0.25)
+    assert make_task(config) == ("mine", 33, 0.25)
     config.task = "yours"
     with pytest.raises(UserError, match=r"task='yours' is unknown; choose one of: mine"):
-        make_task(config, None)
+        make_task(config)

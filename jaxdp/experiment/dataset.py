@@ -1,0 +1,63 @@
+"""What reading the data comes to: both splits as rows, and what is known of them."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxdp.data.pipeline import RowSource
+from jaxdp.data.reading.record_stream import RecordStream
+from jaxdp.experiment.vocabularies import Vocabularies
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One source of a mixture, as rows: its name, how many, and the weight that was asked for."""
+
+    name: str
+    num_rows: int
+    weight: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Texts that a model shall write, and what is expected.
+
+    Attributes:
+        sources: token ids of each, end of text included.
+        references: the targets as the tokenizer decodes them, as it does what the model writes.
+    """
+
+    sources: tuple[np.ndarray, ...]
+    references: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Both splits as rows.
+
+    Attributes:
+        vocabularies: tokenizers and labels; empty for ready-made tokens.
+        vocab_size: rows of the model's token embedding (of what it reads).
+        train: rows to train on, of all sources one after the other; None for a stream.
+        evaluation: the held-out rows.
+        groups: the sources; one where there is no mixture.
+        fingerprint: of the data, as a checkpoint records it.
+        num_characters: of text that cleaning left; 0 for ready-made tokens.
+        summary: for a person, a line a source.
+        stream: what is trained on instead of rows.
+        columns: of the stream: name that the task knows -> column.
+        pairs: held-out texts to be written and scored; None where the task scores none.
+    """
+
+    vocabularies: Vocabularies
+    vocab_size: int
+    train: RowSource | None
+    evaluation: RowSource
+    groups: tuple[Group, ...]
+    fingerprint: str
+    num_characters: int
+    summary: tuple[str, ...]
+    stream: RecordStream | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pairs: Pairs | None = None

@@ -1,0 +1,98 @@
+"""Data that is read as it comes, without a cache: files of tokens, and streams of records."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
+from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.stream import head_tokens
+from jaxdp.data.tokenizers import make_tokenizer
+from jaxdp.errors import UserError
+from jaxdp.experiment.dataset import Data, Group
+from jaxdp.experiment.parts import make_task, model_vocab_size, packing
+from jaxdp.experiment.sources import source_entries, source_label, source_spec
+from jaxdp.experiment.vocabularies import NONE, Vocabularies
+from jaxdp.terminal import memory_size, quantity, say
+
+
+def ready_tokens(config: ConfigDict) -> Data:
+    vocab_size = config.model.vocab_size
+    if not vocab_size:
+        raise UserError(
+            "data.source=tokens needs model.vocab_size: that of the tokenizer which wrote the file "
+            "(GPT-2: 50257)."
+        )
+    files = open_token_splits(config.data.path, config.data.eval_fraction)
+    train, evaluation = (
+        CheckedWindows(TokenWindows(file.tokens, config.data.length, keep_tail), file, vocab_size)
+        for file, keep_tail in zip(files, (False, True), strict=True)
+    )
+    return Data(
+        NONE,
+        vocab_size,
+        train,
+        evaluation,
+        (Group(os.path.basename(os.path.normpath(config.data.path)), train.num_rows),),
+        fingerprint_tokens(files),
+        0,
+        (
+            f"tokens: {quantity(files[0].tokens.size)} to train on, {quantity(files[1].tokens.size)} held out "
+            f"({memory_size(sum(file.tokens.nbytes for file in files))})",
+        ),
+    )
+
+
+def streamed(config: ConfigDict, known: Vocabularies) -> Data:
+    """A stream to train on, and the first rows of its held-out split in memory."""
+    _check_stream(config)
+    [entry] = source_entries(config)
+    spec, columns = source_spec(config, entry)
+    tokenizer = known.tokenizer or make_tokenizer(config.data.tokenizer, ())
+    shuffle = {"seed": config.seed, "shuffle": config.data.shuffle, "shuffle_buffer": config.data.shuffle_buffer}
+    stream = open_stream(spec, config.data.split or "train", **shuffle)
+    if not stream.exact:
+        say(stream.inexact_reason)
+    held_out = open_stream(spec, config.data.eval_split)
+    task, length = make_task(config), config.data.length
+
+    def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+
+    num_tokens = config.eval.num_batches * config.global_batch_size * length + 1
+    tokens = head_tokens(held_out, prepare, tokenizer.end_of_text_id, num_tokens)
+    return Data(
+        Vocabularies(tokenizer),
+        model_vocab_size(config, tokenizer),
+        None,
+        TokenWindows(tokens, length, keep_tail=True),
+        (Group(source_label(entry), 0),),
+        stream.fingerprint,
+        0,
+        (
+            f"{source_label(entry)}: a stream, resumed {'exactly' if stream.exact else 'inexactly'}, "
+            f"{quantity(len(tokens))} tokens held out, {tokenizer.describe()}",
+        ),
+        stream,
+        columns,
+    )
+
+
+def _check_stream(config: ConfigDict) -> None:
+    """Refuses what a stream cannot do, with what can."""
+    kind = config.data.tokenizer.partition(":")[0]
+    trained = kind in ("char", "bpe", "wordpiece", "unigram")
+    for wrong, what, cure in (
+        (config.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
+        (config.eval.num_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
+        (config.total_epochs is not None, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
+        (packing(config) != "cut", f"data.packing={packing(config)}", "choose cut, or prepare the data with data.source=hf"),
+        (config.data.cleaning != (), "data.cleaning", "clean it beforehand, or prepare it with data.source=hf"),
+        (trained, f"data.tokenizer={config.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
+    ):
+        if wrong:
+            raise UserError(f"data.source=hf_stream with {what}: {cure}.")

@@ -1,0 +1,105 @@
+"""From tokenized examples to rows: one, several or a window of them, as `data.packing` says."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdp.data.pipeline import RowSource
+from jaxdp.data.preparing.cache import cached
+from jaxdp.data.preparing.examples import Examples
+from jaxdp.data.rows.long_documents import find_long
+from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
+from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
+from jaxdp.data.rows.padded import PaddedRows
+from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.tokenizers import Tokenizer
+from jaxdp.errors import UserError
+from jaxdp.experiment.cache_entries import plan_entry
+from jaxdp.experiment.dataset import Pairs
+from jaxdp.experiment.parts import make_task, packing
+from jaxdp.experiment.tokenizing import Prepared
+from jaxdp.tasks import Task
+from jaxdp.terminal import say
+
+
+def check_packing(config: ConfigDict) -> None:
+    if packing(config) not in _PACKINGS:
+        raise UserError(f"data.packing={config.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
+    readable = make_task(config).packings
+    if packing(config) not in readable:
+        raise UserError(
+            f"data.packing={config.data.packing!r} does not serve task={config.task!r}; choose {' or '.join(readable)}."
+        )
+    if config.data.source == "tokens" and packing(config) != "cut":
+        raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
+
+
+def make_rows(config: ConfigDict, task: Task, prepared: Prepared) -> RowSource:
+    return _PACKINGS[packing(config)](config, task, prepared)
+
+
+def _cut(config: ConfigDict, task: Task, prepared: Prepared) -> TokenWindows:
+    tokens = prepared.examples.flat("tokens")
+    # End of text stands between two documents; after the last there is nothing to end.
+    return TokenWindows(
+        tokens, task.row_lengths["tokens"], keep_tail=prepared.split == "eval", num_tokens=len(tokens) - 1
+    )
+
+
+def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows | PackedPairs:
+    examples = prepared.examples
+    if "target_tokens" in examples.names:
+        return _packed_pairs(config, task, examples)
+    tokens = examples.ragged("tokens")
+    shape = {"length": task.row_lengths["tokens"], "long_documents": config.data.long_documents}
+    place = plan_entry(config, prepared.entry, prepared.split, shape)
+    plan = cached(place, lambda directory: pack(tokens.lengths(), **shape).save(directory), say)
+    beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
+    return PackedRows(PackPlan.load(plan), tokens.flat, beside)
+
+
+def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedPairs:
+    sources, targets = examples.ragged("tokens"), examples.ragged("target_tokens")
+    lengths, places = task.row_lengths, config.data.long_documents
+    is_long = find_long(sources.lengths(), lengths["tokens"], places)
+    is_long |= find_long(targets.lengths(), lengths["target_tokens"], places, "data.target_length")
+    kept = np.flatnonzero(~is_long) if places == "drop" else None
+    if kept is not None and not kept.size:
+        raise UserError("data.long_documents=drop leaves no pair: raise data.length and data.target_length.")
+    shape = (lengths["tokens"], lengths["target_tokens"])
+    plan = pack_pairs(sources.lengths(), targets.lengths(), shape, kept)
+    return PackedPairs(plan, sources, targets, task.start_id)
+
+
+def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
+    examples = prepared.examples
+    lengths = {name: task.row_lengths[name] for name in examples.names if examples.is_ragged(name)}
+    arrays = {
+        name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
+    }
+    return PaddedRows(arrays, lengths, config.data.long_documents)
+
+
+_PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
+
+
+def scored_pairs(
+    config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
+) -> Pairs | None:
+    """Held-out pairs to score, spread evenly over the split; of a mixture those of its first source."""
+    if not task.score_metrics or not config.eval.num_scored:
+        return None
+    examples = prepared[0]["eval"].examples
+    num_pairs = min(config.eval.num_scored, examples.num_examples)
+    chosen = np.linspace(0, examples.num_examples - 1, num_pairs).astype(np.int64)
+    most = task.row_lengths["tokens"]
+    sources = tuple(text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", chosen))
+    # Without end of text.
+    references = tuple(tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", chosen))
+    return Pairs(sources, references)
+
+
+def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:
+    tokens, lengths = examples.ragged(name).take(chosen)
+    return np.split(tokens, np.cumsum(lengths)[:-1])

@@ -1,0 +1,119 @@
+"""From `config.data` to sources that are opened and scanned: what is there, and how it is split."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.config import nearest
+from jaxdp.data.preparing.cache import cached, is_whole
+from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
+from jaxdp.data.reading.records import Columns, Part
+from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.errors import UserError
+from jaxdp.experiment.cache_entries import scan_entry
+from jaxdp.experiment.parts import make_task
+from jaxdp.terminal import say
+
+_SPEC_KEYS = ("source", "path", "eval_path", "name", "split", "eval_split", "errors")
+_COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One entry of the mixture, or the only source, opened and scanned."""
+
+    label: str
+    weight: float | None
+    spec: SourceSpec
+    columns: dict[str, str]
+    train: list[Part]
+    evaluation: list[Part] | None
+    scan: Scan
+
+
+def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
+    """The sources of `config.data`: entries of the mixture with defaults filled in, or the one source.
+
+    Raises:
+        UserError: an entry is no dict, has an unknown key, or lacks what it needs.
+    """
+    defaults = {key: config.data[key] for key in (*_SPEC_KEYS, *_COLUMN_KEYS)}
+    if not config.data.mixture:
+        return [defaults | {"weight": None}]
+    entries = []
+    for number, entry in enumerate(config.data.mixture):
+        where = f"data.mixture[{number}]"
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{where} is {entry!r}: expected a dict such as {{'source': 'text', 'path': 'books', 'weight': 1.0}}.")
+        for key in entry:
+            if key not in (*defaults, "weight"):
+                raise UserError(f"{where} has unknown key {key!r}{nearest(key, (*defaults, 'weight'))}")
+        if "source" not in entry:
+            raise UserError(f"{where} has no 'source': give each entry one, such as 'text'.")
+        if entry["source"] in ("tokens", "hf_stream"):
+            raise UserError(f"{where} has source {entry['source']!r}, which cannot be mixed: expected a source of text.")
+        weight = entry.get("weight")
+        if weight is not None and not (isinstance(weight, int | float) and 0 < weight < float("inf")):
+            raise UserError(f"{where} has weight {weight!r}: expected a number above 0.")
+        own = {"path": None, "eval_path": None, "name": None, "split": None, "eval_split": None}
+        entries.append(defaults | own | dict(entry) | {"weight": weight})
+    return entries
+
+
+def open_sources(config: ConfigDict, *, dry_run: bool = False) -> list[Source]:
+    """Every source, opened and scanned; several of one name get a number.
+
+    Args:
+        config: `task` and `data` are used.
+        dry_run: a new scan is not kept.
+
+    Raises:
+        UserError: of the readers.
+    """
+    sources = [_scanned(config, entry, dry_run) for entry in source_entries(config)]
+    names = [source.label for source in sources]
+    return [
+        dataclasses.replace(source, label=f"{source.label}_{number}") if names.count(source.label) > 1 else source
+        for number, source in enumerate(sources)
+    ]
+
+
+def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpec, dict[str, str]]:
+    """An entry's source, and the column of each field that the task reads."""
+    has_columns = entry["source"] not in ("stdlib", "text")
+    fields = make_task(config).fields
+    columns = {field: entry[f"{field}_column"] if has_columns else field for field in fields}
+    spec = SourceSpec(
+        **{key: entry[key] for key in _SPEC_KEYS},
+        columns=tuple(column for field, column in columns.items() if field != "label"),
+        label_columns=tuple(column for field, column in columns.items() if field == "label"),
+    )
+    return spec, columns
+
+
+def source_label(entry: Mapping[str, Any]) -> str:
+    """A name for a person: the end of the path, or the kind of source."""
+    return os.path.basename(os.path.normpath(entry["path"])) if entry["path"] else entry["source"]
+
+
+def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:
+    spec, columns = source_spec(config, entry)
+    train, evaluation = open_source(spec)
+    record_columns = Columns(spec.columns, spec.label_columns)
+    described = {
+        "spec": {**dataclasses.asdict(spec), "path": spec.path and os.path.abspath(os.path.expanduser(spec.path))},
+        "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
+    }
+    place = scan_entry(config, described, evaluation is not None)
+
+    def read() -> Scan:
+        return scan_parts(train, evaluation, record_columns, config.data.cleaning, config.data.eval_fraction)
+
+    if dry_run and not is_whole(place):
+        scan = read()
+    else:
+        scan = load_scan(cached(place, lambda directory: read().save(directory), say))
+    return Source(source_label(entry), entry["weight"], spec, columns, train, evaluation, scan)
