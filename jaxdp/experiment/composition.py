@@ -88,7 +88,7 @@ class Composition:
         """
         shape = shape or self.shape
         step = make_train_step(
-            parts.task_loss(self.task, self.model, train=True),
+            parts.training_loss(self.config, self.task, self.model),
             update or self.update,
             parts.make_sync(self.config, self.topology.platform),
             shape,

@@ -30,10 +30,10 @@ from jaxdp.experiment.agreement import check_same, check_shared_directory, state
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import Evaluator
-from jaxdp.experiment.initialise import find_checkpoint, starting_parameters
+from jaxdp.experiment.initialise import start_from, starting_vocabularies
 from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
-from jaxdp.experiment.vocabularies import NONE, load_vocabularies, save_vocabularies
+from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies, save_vocabularies
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
@@ -137,7 +137,7 @@ def _run(
         check_shared_directory(peers, directory)
         steps = _steps_to_resume(directory, resume, clean=peers.is_first)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
-            data = read_data(config, load_vocabularies(directory) if steps else NONE)
+            data = read_data(config, _known_vocabularies(config, directory, steps))
             config = parts.resolve(config, data.vocab_size, data.vocabularies)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
             check_same(peers, statement(config, data.fingerprint, total_steps))
@@ -152,13 +152,18 @@ def _run(
             if peers.tell(peers.is_first and steps[-1] < total_steps and stopping.is_exhausted):
                 say(f"{directory.root} has {stopping.message}; a larger eval.patience continues it.")
                 return Result(steps[-1], 0)
-        elif config.init_from:
-            find_checkpoint(config.init_from)  # a wrong path is told before anything is compiled
         if peers.num_processes > 1:
             preemption.hold(peers)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
         return _Session(composition, directory, profile, preemption, watchdog, peers).run()
+
+
+def _known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
+    """Those that a run that resumes, or one that starts from another, goes on with."""
+    if steps:
+        return load_vocabularies(directory)
+    return starting_vocabularies(config.init_from) if config.init_from else NONE
 
 
 def _say_at_the_end(sentence: str) -> None:
@@ -380,11 +385,11 @@ class _Session:
             return state, step
         state = composition.fresh_state()
         if self._config.init_from:
-            params = starting_parameters(self._config.init_from, composition.abstract_state.params)
+            start = start_from(self._config.init_from, state.params)
             # The step takes the state's buffers over, so no two leaves may share one.
-            ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), params)
-            state = state.replace(params=params, ema=ema)
-            say(f"starting from the parameters of {self._config.init_from}")
+            ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), start.params)
+            state = state.replace(params=start.params, ema=ema)
+            say(f"starting from {self._config.init_from}: {start.describe()}")
         return state, 0
 
     def _record_config(self, first_step: int) -> None:

@@ -8,7 +8,14 @@ from jaxdp.model.accounting import (
     parameter_shapes,
 )
 from jaxdp.model.cache import KVCache, init_cache
-from jaxdp.model.config import CHOICES, HEADS, POOLINGS, TransformerConfig
+from jaxdp.model.config import (
+    CHOICES,
+    HEAD_PARAMETERS,
+    HEADS,
+    POOLINGS,
+    POSITIONS,
+    TransformerConfig,
+)
 from jaxdp.model.presets import PRESETS, model_config
 from jaxdp.model.stacking import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer
@@ -16,7 +23,9 @@ from jaxdp.model.transformer import Transformer
 __all__ = [
     "CHOICES",
     "HEADS",
+    "HEAD_PARAMETERS",
     "POOLINGS",
+    "POSITIONS",
     "PRESETS",
     "KVCache",
     "Transformer",

@@ -206,7 +206,7 @@ def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
     order = row_order(config, data)
-    shares = source_shares(order, data.groups, 0, 300)  # three blocks of 1000 rows
+    shares = source_shares(order, data, 0, 300)  # three blocks of 1000 rows
     assert shares == {"data/share/text": pytest.approx(0.667), "data/share/lines.jsonl": pytest.approx(0.333)}
     drawn = np.concatenate([order.rows(step, np.arange(10)) for step in range(300)])
     assert (drawn < data.groups[0].num_rows).mean() == pytest.approx(0.667)
