@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step
-from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.typing import PyTree

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import jax
 
 from jaxdp.checkpoint.manifest import committed_steps, read_item
+from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
-from jaxdp.checkpoint.store import CheckpointWriter, restore_latest
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.errors import UserError
 from jaxdp.experiment import report

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 
 from jaxdp.checkpoint.manifest import read_manifest, record_metrics
-from jaxdp.checkpoint.store import CheckpointWriter
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.experiment.composition import Composition, Programs
 from jaxdp.experiment.evaluate import Evaluator
