@@ -291,7 +291,7 @@ def test_the_files_of_a_mixture_may_move_but_not_change_their_weight(tmp_path):
         return {"data": {"mixture": [{"source": "text", "path": path, "weight": weight}]}}
 
     check_resumable(mixture("a", 1.0), mixture("b", 1.0), tmp_path)
-    with pytest.raises(UserError, match="data.mixture"):
+    with pytest.raises(UserError, match=r"data\.mixture"):
         check_resumable(mixture("a", 1.0), mixture("a", 2.0), tmp_path)
 
 
