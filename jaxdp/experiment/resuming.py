@@ -13,6 +13,7 @@ from jaxdp.config import check_resumable, to_json
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.every import Every
+from jaxdp.model import PRESETS, preset_values
 from jaxdp.parallel.peers import Peers
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
@@ -50,12 +51,17 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
 def check_configuration(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> None:
     """Compares a configuration with that of the run's checkpoints.
 
+    Args:
+        config: resolved.
+        directory: of the run.
+        steps: its checkpoints.
+
     Raises:
         UserError: it means another run.
     """
     saved = _saved_config(directory.checkpoints, steps)
     if saved is not None:
-        check_resumable(saved, to_json(config), directory.root)
+        check_resumable(_with_preset(saved), to_json(config), directory.root)
 
 
 def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
@@ -66,6 +72,17 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
         except DamageFound:
             continue  # restoring names it and sets it aside
     return None
+
+
+def _with_preset(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A saved configuration, with what its preset says of keys that `model` has gained since.
+
+    Their default is unset, which means just that; `config.json` has it written out.
+    """
+    model = saved.get("model", {})
+    if model.get("preset") not in PRESETS:
+        return saved
+    return {**saved, "model": preset_values(model["preset"], model)}
 
 
 def why_it_is_over(

@@ -9,7 +9,7 @@ from jaxdp.model.accounting import (
 )
 from jaxdp.model.cache import KVCache, init_cache
 from jaxdp.model.config import CHOICES, HEADS, POOLINGS, TransformerConfig
-from jaxdp.model.presets import PRESETS, model_config
+from jaxdp.model.presets import PRESETS, model_config, preset_values
 from jaxdp.model.stacking import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer
 
@@ -28,6 +28,7 @@ __all__ = [
     "model_config",
     "num_parameters",
     "parameter_shapes",
+    "preset_values",
     "stack_layers",
     "unstack_layers",
 ]
