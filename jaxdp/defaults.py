@@ -12,6 +12,9 @@ A recipe starts from here and changes what it needs:
 A `placeholder(type)` is an optional key: unset, it takes the meaning its comment
 gives. 0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
 are tuples. The resolved values of a run are in its `config.json`.
+
+A new key must have what jaxdp did without it as its default: a run that was saved
+before counts as having that, and continues.
 """
 
 from ml_collections import ConfigDict

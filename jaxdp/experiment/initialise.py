@@ -1,7 +1,7 @@
 """Checkpoints by their path: found, loaded for other programs, or started from."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step
-from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.experiment.vocabularies import Vocabularies, load_vocabularies
+from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
 from jaxdp.terminal import quantity
 from jaxdp.trees import leaf_name, named_leaves
@@ -77,7 +77,7 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class StartingParameters:
     """Parameters to start from.
 
     Attributes:
@@ -101,7 +101,7 @@ class Start:
         return "; ".join(parts)
 
 
-def start_from(path: str, fresh: PyTree) -> Start:
+def start_from(path: str, fresh: PyTree) -> StartingParameters:
     """The parameters that `init_from` names, its moving average where it has one, in a model of any task.
 
     The body of both models must be the same; their heads may differ. Of learned
@@ -138,7 +138,7 @@ def start_from(path: str, fresh: PyTree) -> Start:
         return saved[name] if name in taken else leaf
 
     kept = taken | longer
-    return Start(
+    return StartingParameters(
         jax.tree.map_with_path(choose, fresh),
         tuple(sorted(kept)),
         tuple(sorted(drawn.keys() - kept)),
@@ -185,14 +185,21 @@ def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], s
     return tree
 
 
-def starting_vocabularies(path: str) -> Vocabularies:
-    """The tokenizers of the run that `init_from` names: its parameters are about their tokens.
+def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
+    """The vocabularies that a run has before it reads its data.
 
-    Its labels are not taken: those are of the data.
+    One that resumes has its own. One that starts from another has the tokenizers of
+    that, whose parameters are about their tokens; labels are of the data.
+
+    Raises:
+        UserError: `init_from` names no checkpoint.
     """
-    checkpoint = find_checkpoint(path)
-    found = load_vocabularies(WorkDir(checkpoint.parent.parent))
-    return dataclasses.replace(found, labels=None)
+    if steps:
+        return load_vocabularies(directory)
+    if not config.init_from:
+        return NONE
+    other = WorkDir(find_checkpoint(config.init_from).parent.parent)
+    return dataclasses.replace(load_vocabularies(other), labels=None)
 
 
 def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:

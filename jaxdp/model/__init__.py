@@ -16,7 +16,7 @@ from jaxdp.model.config import (
     POSITIONS,
     TransformerConfig,
 )
-from jaxdp.model.presets import PRESETS, model_config
+from jaxdp.model.presets import PRESETS, model_config, preset_values
 from jaxdp.model.stacking import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer
 
@@ -37,6 +37,7 @@ __all__ = [
     "model_config",
     "num_parameters",
     "parameter_shapes",
+    "preset_values",
     "stack_layers",
     "unstack_layers",
 ]

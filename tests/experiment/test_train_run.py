@@ -11,7 +11,7 @@ from tiny_runs import assert_refused, contents, load, metrics_lines, train
 import jaxdp
 from jaxdp import trainer
 from jaxdp.checkpoint.manifest import read_manifest, write_manifest
-from jaxdp.experiment.train import Result
+from jaxdp.experiment.session import Result
 from jaxdp.workdir import WorkDir
 
 
@@ -93,7 +93,7 @@ def test_init_from_takes_the_moving_average(config_file, trained, tmp_path, caps
         started.append((first_step, jax.device_get(state)))
         return trainer.train(program, state, *arguments, first_step=first_step, **options)
 
-    monkeypatch.setattr("jaxdp.experiment.train.train", loop)
+    monkeypatch.setattr("jaxdp.experiment.session.train", loop)
     assert train(config_file, tmp_path, f"--config.init_from={trained}") == 0
     assert f"starting from {trained}: took 11 parameters" in capsys.readouterr().err
     [(first_step, state)] = started
