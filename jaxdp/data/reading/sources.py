@@ -1,17 +1,15 @@
 """Where data comes from: each value of `data.source` that reads text, by name."""
 
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jaxdp.data.reading.arrow import read_parquet
-from jaxdp.data.reading.files import DataFile, find_below, find_files
+from jaxdp.data.reading.files import DataFile, find_files
 from jaxdp.data.reading.hub import open_data_set
 from jaxdp.data.reading.readers import read_csv, read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Part, Record, missing_column
+from jaxdp.data.reading.stdlib import open_stdlib
 from jaxdp.errors import UserError
-
-STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,8 @@ class SourceSpec:
         name: hf: the configuration of a data set.
         split: hf: to train on; None: train.
         eval_split: hf: to evaluate on; None: held out of `split`.
-        columns: that must be there and hold text; of stdlib and text: `text`.
+        columns: that must be there and hold text; of text: `text`; of stdlib see
+            `stdlib.open_stdlib`.
         label_columns: that must be there and hold text, whole numbers or truth values.
         errors: strict | replace: what to do about bytes that are not UTF-8.
     """
@@ -117,23 +116,14 @@ def _has_records(part: Part) -> bool:
 
 
 def _open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[Parts, None]:
-    _only_text(spec, columns)
-    root = sysconfig.get_path("stdlib")
-    files = find_below(root, lambda name: name.endswith(".py"), lambda folder: folder not in STDLIB_LEFT_OUT)
-    if not files:
-        raise UserError(
-            f"data.source=stdlib found no .py files in {root}: this Python comes without the source "
-            "of its standard library; use data.source=text with data.path=FILE."
-        )
-    files = sorted((file for file in files if file.num_bytes), key=lambda file: file.name)
-    return [_part(file, spec, columns) for file in files], None
+    return open_stdlib(columns, spec.errors), None
 
 
 def _open_files(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
     if not spec.path:
         raise UserError(f"data.source={spec.source} needs data.path: a file, a folder or a glob.")
     if spec.source == "text":
-        _only_text(spec, columns)
+        _only_text(columns)
     endings = FORMATS[spec.source].endings
     train = find_files(spec.path, endings)
     evaluation = None if spec.eval_path is None else find_files(spec.eval_path, endings, "data.eval_path")
@@ -150,14 +140,14 @@ def _open_files(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None
 
 
 def _part(file: DataFile, spec: SourceSpec, columns: Columns) -> Part:
-    read = FORMATS["text" if spec.source == "stdlib" else spec.source].read
+    read = FORMATS[spec.source].read
     return Part(file.name, file.num_bytes or 0, file.stamp, lambda: read(file, columns, spec.errors))
 
 
-def _only_text(spec: SourceSpec, columns: Columns) -> None:
+def _only_text(columns: Columns) -> None:
     for column in columns.names:
         if column != "text":
-            raise missing_column(f"data.source={spec.source}", column, ["text"])
+            raise missing_column("data.source=text", column, ["text"])
 
 
 def _open_hf(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
