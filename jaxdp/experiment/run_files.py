@@ -11,6 +11,7 @@ from pathlib import Path
 from jaxdp.config import to_json
 from jaxdp.errors import UserError
 from jaxdp.experiment.start import Start
+from jaxdp.experiment.vocabularies import save_vocabularies
 from jaxdp.terminal import ProgressLine, say
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
