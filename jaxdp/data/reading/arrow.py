@@ -17,7 +17,7 @@ def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Reco
 
     Args:
         file: also compressed as a whole; then it is unpacked to disk first.
-        columns: what the table must have.
+        columns: what the table must have; `a.b` is the field `b` of the column `a`.
         errors: see `jaxdp.data.reading.readers.read_text`.
 
     Raises:
@@ -50,14 +50,51 @@ def check_columns(where: str, columns: Columns, schema) -> None:
     from pyarrow import types
 
     for column in columns.names:
-        if schema.names.count(column) == 0:
-            raise missing_column(where, column, schema.names)
-        kind = schema.field(column).type
+        kind = _kind(schema, column)
+        if kind is None:
+            raise missing_column(where, column, _all_names(schema))
         kind = kind.value_type if types.is_dictionary(kind) else kind
         is_text = column in columns.text
         expected = _is_string(kind) or (not is_text and (types.is_integer(kind) or types.is_boolean(kind)))
         if not expected:
             raise wrong_column(where, column, is_text, f"of type {kind}")
+
+
+def top_columns(columns: Columns, schema) -> list[str]:
+    """The columns of the table that hold these: `translation` for `translation.en`."""
+    return list(dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in columns.names))
+
+
+def _kind(schema, column: str):
+    """The type of a column, or of a field of a nested one, `translation.en`; None: there is none."""
+    from pyarrow import types
+
+    if column in schema.names:
+        return schema.field(column).type
+    name, *fields = column.split(".")
+    kind = schema.field(name).type if name in schema.names else None
+    for field in fields:
+        is_there = kind is not None and types.is_struct(kind) and kind.get_field_index(field) >= 0
+        kind = kind.field(field).type if is_there else None
+    return kind
+
+
+def _all_names(schema) -> list[str]:
+    """Columns, and `column.field` of nested ones."""
+    from pyarrow import types
+
+    nested = {field.name: [f"{field.name}.{inner.name}" for inner in field.type] for field in schema if types.is_struct(field.type)}
+    return [name for field in schema for name in nested.get(field.name, [field.name])]
+
+
+def _pick(batch, column: str):
+    """A column of a batch, or a field of a nested one."""
+    from pyarrow import compute
+
+    if column in batch.schema.names:
+        return batch.column(column)
+    name, *fields = column.split(".")
+    return compute.struct_field(batch.column(name), fields)
 
 
 def _is_string(kind) -> bool:
@@ -79,7 +116,7 @@ def table_records(batches: Iterable, columns: Columns, errors: str, path: str, n
     number = 0
     for batch in batches:
         values = [
-            _values(batch.column(column), column, column in columns.text, errors, path, number)
+            _values(_pick(batch, column), column, column in columns.text, errors, path, number)
             for column in columns.names
         ]
         for row in zip(*values, strict=True):

@@ -5,7 +5,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdp.data.reading.arrow import BATCH_ROWS, check_columns, short_reason, table_records
+from jaxdp.data.reading.arrow import (
+    BATCH_ROWS,
+    check_columns,
+    short_reason,
+    table_records,
+    top_columns,
+)
 from jaxdp.data.reading.files import unreadable
 from jaxdp.data.reading.records import Columns, Part, Record
 from jaxdp.errors import UserError
@@ -62,7 +68,7 @@ def _part(dataset, path: str, split: str, columns: Columns, errors: str) -> Part
         raise UserError(f"{where} is empty: choose a split that has records.")
     check_columns(where, columns, dataset.features.arrow_schema)
     stamp = _stamp(dataset, path)
-    dataset = dataset.select_columns(list(columns.names)).with_format("arrow")
+    dataset = dataset.select_columns(top_columns(columns, dataset.features.arrow_schema)).with_format("arrow")
 
     def read() -> Iterator[Record]:
         return table_records(dataset.iter(BATCH_ROWS), columns, errors, where, split)

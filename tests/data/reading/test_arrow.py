@@ -111,3 +111,19 @@ def test_memory_is_that_of_a_batch_not_of_a_row_group(save):
         tracemalloc.stop()
     assert total > 50e6
     assert most + peak < 25 << 20
+
+
+def test_fields_of_nested_columns(save):
+    pairs = [{"en": "one", "de": "eins"}, {"en": "two", "de": "zwei"}]
+    file = save({"id": [1, 2], "translation": pairs})
+    both = Columns(("translation.de", "translation.en"))
+    assert [dict(record.fields) for record in read(file, both)] == [
+        {"translation.de": pair["de"], "translation.en": pair["en"]} for pair in pairs
+    ]
+    with pytest.raises(UserError, match=r"no column 'translation.fr', only 'id', 'translation.en', 'translation.de'"):
+        read(file, Columns(("translation.fr",)))
+    with pytest.raises(UserError, match=r"column 'translation' is of type struct"):
+        read(file, Columns(("translation",)))
+    missing = save({"translation": [pairs[0], {"en": "two", "de": None}]}, "b.parquet")
+    with pytest.raises(UserError, match=r"row 1: column 'translation.de' is null"):
+        read(missing, both)

@@ -167,3 +167,13 @@ def test_hub_out_of_reach(tmp_path, environment):
     last = done.stderr.strip().splitlines()[-1]
     assert "UserError: data.path=owner/name is no folder here, and the Hugging Face Hub cannot be reached (" in last
     assert "load_dataset('owner/name').save_to_disk(FOLDER)" in last and "data.path=FOLDER" in last
+
+
+def test_fields_of_nested_columns(tmp_path):
+    pairs = [{"en": "one", "fr": "un"}, {"en": "two", "fr": "deux"}]
+    features = datasets.Features({"id": datasets.Value("string"), "translation": datasets.Translation(["en", "fr"])})
+    rows = {"id": ["0", "1"], "translation": pairs}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "opus")
+    columns = Columns(("translation.en", "translation.fr"))
+    part, _ = open_data_set(str(tmp_path / "opus"), None, None, None, columns, "strict")
+    assert [record.fields["translation.fr"] for record in part.read()] == ["un", "deux"]
