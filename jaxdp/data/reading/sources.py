@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from jaxdp.data.reading.arrow import read_parquet
 from jaxdp.data.reading.files import DataFile, find_below, find_files
 from jaxdp.data.reading.hub import open_data_set
-from jaxdp.data.reading.readers import read_csv, read_jsonl, read_text
+from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Part, Record, missing_column
+from jaxdp.data.reading.tables import read_csv
 from jaxdp.errors import UserError
 
 STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
