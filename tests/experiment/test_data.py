@@ -236,6 +236,8 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
         (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
         (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),
         (("data.source=tokens", "data.path={root}/tokens.bin", "data.packing=documents"), "choose cut"),
+        (("data.source=tokens", "data.path={root}/tokens.bin", "data.eval_path={root}/text", "model.vocab_size=1000"),
+            r"data\.eval_path=.* means nothing with data\.source=tokens"),
         (("data.packing=documents", "data.length=64"), "data.long_documents"),
         (("data.tokenizer=bpe",), "bpe:N"),
         (("data.cleaning=('lowercas',)",), "lowercas.*expected steps out of"),

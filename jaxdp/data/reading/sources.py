@@ -85,7 +85,7 @@ def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
         )
     if spec.errors not in ("strict", "replace"):
         raise UserError(f"data.errors={spec.errors!r} is unknown: expected strict or replace.")
-    _check_keys(spec)
+    check_keys(spec)
     train, evaluation = SOURCES[spec.source](spec, Columns(spec.columns, spec.label_columns))
     for parts, where in ((train, spec.path or spec.source), (evaluation, spec.eval_path)):
         if parts is not None and not any(_has_records(part) for part in parts):
@@ -93,20 +93,39 @@ def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
     return train, evaluation
 
 
-def _check_keys(spec: SourceSpec) -> None:
+_LOOKED_AT = {
+    "stdlib": (),
+    **dict.fromkeys(FORMATS, ("eval_path",)),
+    "tokens": (),
+    **dict.fromkeys(("hf", "hf_stream"), ("name", "split", "eval_split")),
+}
+"""Source -> which of the optional keys mean something to it."""
+
+
+def check_keys(spec: SourceSpec) -> None:
     """Checks that no key is set which the source does not look at.
+
+    Args:
+        spec: also of tokens and hf_stream, which others open.
 
     Raises:
         UserError: names the key, and where it belongs.
     """
-    unused = ("eval_path",) if spec.source == "hf" else ("name", "split", "eval_split")
-    for key in ("eval_path", *unused) if spec.source == "stdlib" else unused:
-        if getattr(spec, key) is not None:
-            cure = "data.eval_split names a split" if spec.source == "hf" else "data.eval_path names files"
+    looked_at = _LOOKED_AT[spec.source]
+    for key in ("eval_path", "name", "split", "eval_split"):
+        if key not in looked_at and getattr(spec, key) is not None:
             raise UserError(
                 f"data.{key}={getattr(spec, key)} means nothing with data.source={spec.source}: unset it"
-                + (f" ({cure} to evaluate on)." if spec.source != "stdlib" else ".")
+                f"{_instead(looked_at)}."
             )
+
+
+def _instead(looked_at: tuple[str, ...]) -> str:
+    """What serves the purpose of a key that means nothing."""
+    for other, what in (("eval_split", "names a split"), ("eval_path", "names files")):
+        if other in looked_at:
+            return f" (data.{other} {what} to evaluate on)"
+    return ""
 
 
 def _has_records(part: Part) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.data.reading.sources import SourceSpec, check_keys, open_source
 from jaxdp.errors import UserError
 
 
@@ -139,6 +139,19 @@ def test_hugging_face_folder(corpus):
 def test_wrong_specifications(options, message):
     with pytest.raises(UserError, match=message):
         opened(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"source": "tokens", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=tokens: unset it\.$"),
+        ({"source": "hf_stream", "eval_path": "y"}, r"data\.source=hf_stream: unset it \(data\.eval_split names a split"),
+        ({"source": "csv", "name": "y"}, r"data\.name=y means nothing with data\.source=csv"),
+    ],
+)
+def test_keys_of_sources_that_others_open_are_checked_too(options, message):
+    with pytest.raises(UserError, match=message):
+        check_keys(SourceSpec(path="x", **options))
 
 
 def test_first_record_is_checked_before_anything_is_prepared(corpus):
