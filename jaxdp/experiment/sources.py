@@ -7,17 +7,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import nearest
+from jaxdp.config import DATA_PLACES, nearest
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
-from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.parts import absolute_places, make_task
 from jaxdp.terminal import say
 
-_SPEC_KEYS = ("source", "path", "eval_path", "name", "split", "eval_split", "errors")
+_SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors")
 _COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
 
 
@@ -58,7 +58,7 @@ def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
         weight = entry.get("weight")
         if weight is not None and not (isinstance(weight, int | float) and 0 < weight < float("inf")):
             raise UserError(f"{where} has weight {weight!r}: expected a number above 0.")
-        own = {"path": None, "eval_path": None, "name": None, "split": None, "eval_split": None}
+        own = dict.fromkeys((*DATA_PLACES, "name", "split", "eval_split"))
         entries.append(defaults | own | dict(entry) | {"weight": weight})
     return entries
 
@@ -104,7 +104,7 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
     train, evaluation = open_source(spec)
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
-        "spec": {**dataclasses.asdict(spec), "path": spec.path and os.path.abspath(os.path.expanduser(spec.path))},
+        "spec": {**dataclasses.asdict(spec), **absolute_places(entry)},
         "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
     }
     place = scan_entry(config, described, evaluation is not None)
