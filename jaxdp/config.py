@@ -25,7 +25,7 @@ FIXED_ON_RESUME = (
 )  # fmt: skip
 """What a run must keep when it continues; all else may change."""
 
-DATA_PLACES = ("path", "eval_path")
+DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
 """Keys of `data` and of the entries of its mixture that say where files are."""
 
 _CHANGES_NO_BATCH = (

@@ -33,6 +33,13 @@ class Source:
     evaluation: list[Part] | None
     scan: Scan
 
+    @property
+    def extent(self) -> str:
+        """How much there is of it, for a person: `3 files`."""
+        number, is_paired = len(self.scan.part_records), self.spec.target_path is not None
+        one, several = ("pair of files", "pairs of files") if is_paired else ("file", "files")
+        return f"{number} {one if number == 1 else several}"
+
 
 def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
     """The sources of `config.data`: entries of the mixture with defaults filled in, or the one source.
@@ -43,6 +50,9 @@ def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
     defaults = {key: config.data[key] for key in (*_SPEC_KEYS, *_COLUMN_KEYS)}
     if not config.data.mixture:
         return [defaults | {"weight": None}]
+    for key in ("target_path", "eval_target_path"):
+        if config.data[key] is not None:
+            raise UserError(f"data.{key}={config.data[key]} is of one source: unset it, and give it to the entries of data.mixture.")
     entries = []
     for number, entry in enumerate(config.data.mixture):
         where = f"data.mixture[{number}]"
@@ -95,8 +105,9 @@ def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpe
 
 
 def source_label(entry: Mapping[str, Any]) -> str:
-    """A name for a person: the end of the path, or the kind of source."""
-    return os.path.basename(os.path.normpath(entry["path"])) if entry["path"] else entry["source"]
+    """A name for a person: the end of the path, or of both paths of pairs, or the kind of source."""
+    ends = [os.path.basename(os.path.normpath(entry[key])) for key in ("path", "target_path") if entry[key]]
+    return " + ".join(ends) or entry["source"]
 
 
 def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:

@@ -40,13 +40,15 @@ def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
 
 def test_paths_become_absolute(config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     config = load(
-        config_file, "data.path=corpus/a.txt", "data.eval_path=b.*",
+        config_file, "data.path=corpus/a.txt", "data.eval_path=b.*", "data.target_path=c", "data.eval_target_path=~/d",
         "data.mixture=({'source':'text','path':'a'},{'source':'stdlib','weight':1.0})",
     )  # fmt: skip
     data = parts.resolve(config, 257).data
     assert data.path == str(tmp_path / "corpus" / "a.txt")
     assert data.eval_path == str(tmp_path / "b.*")
+    assert (data.target_path, data.eval_target_path) == (str(tmp_path / "c"), str(tmp_path / "d"))
     assert data.mixture == ({"source": "text", "path": str(tmp_path / "a")}, {"source": "stdlib", "weight": 1.0})
     assert parts.resolve(load(config_file), 257).data.eval_path is None
 
