@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.retention import Retention
-from jaxdp.checkpoint.store import CheckpointWriter
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.experiment import checks, parts

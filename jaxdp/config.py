@@ -20,10 +20,8 @@ from jaxdp.errors import UserError
 
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 
-FIXED_ON_RESUME = (
-    "task", "model", "data", "seed", "causal_lm", "masked_lm", "classification", "optim", "global_batch_size",
-)  # fmt: skip
-"""What a run must keep when it continues; all else may change."""
+FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
+"""What a run must keep when it continues, beside the group of its own task; all else may change."""
 
 DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
 """Keys of `data` and of the entries of its mixture that say where files are."""
@@ -255,12 +253,16 @@ def read_run_config(path: Path) -> ConfigDict:
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
     """Refuses to continue a run under a configuration that means another one.
 
+    A key that a configuration lacks, since jaxdp has gained it later, has its default.
+
     Raises:
         UserError: lists every key that differs, both sides.
     """
+    usual = to_json(defaults.get_config())
+    saved, current = _with_defaults(saved, usual), _with_defaults(current, usual)
     differences = [
         f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
-        for group in FIXED_ON_RESUME
+        for group in (*FIXED_ON_RESUME, saved["task"])
         for key, old, new in _differences(group, saved.get(group), current.get(group))
         if key not in _CHANGES_NO_BATCH
     ]
@@ -270,6 +272,15 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
             + "\n".join(differences)
             + "\nUse another --workdir for a new run, or the values that it was trained with."
         )
+
+
+def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and those of `usual` where a key is missing."""
+    filled = {**usual, **values}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
+            filled[key] = _with_defaults(value, usual[key])
+    return filled
 
 
 def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

@@ -12,6 +12,9 @@ A recipe starts from here and changes what it needs:
 A `placeholder(type)` is an optional key: unset, it takes the meaning its comment
 gives. 0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
 are tuples. The resolved values of a run are in its `config.json`.
+
+A new key must have what jaxdp did without it as its default: a run that was saved
+before counts as having that, and continues.
 """
 
 from ml_collections import ConfigDict
@@ -60,7 +63,9 @@ def get_config() -> ConfigDict:
     config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
     config.data.packing = placeholder(str)  # cut: joined and cut into windows; documents: whole ones side by side; none: one a row; unset: as the task prefers
     config.data.long_documents = "error"  # error | cut | drop: documents longer than a row (not for packing=cut)
+    config.data.augmentation = ()  # of training rows with one text each, in order: token_dropout:RATE, random_deletion:RATE, random_swap:RATE
     # In which order it comes.
+    config.data.balanced = False  # classification: every label equally often, rare ones again and again
     config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
     config.data.shuffle_buffer = 0  # hf_stream: rows to shuffle among, which makes resuming inexact; 0: shards only
     config.data.partition = "block"  # block | strided | random: how a batch's rows are dealt to processes
@@ -125,6 +130,11 @@ def get_config() -> ConfigDict:
     config.optim.clip_norm = 1.0  # largest global gradient norm; 0: off
     config.optim.ema_decay = 0.0  # moving average of the parameters; 0: off
     config.optim.label_smoothing = 0.0  # share of the target's probability spread evenly
+    config.optim.l1 = 0.0  # penalty on absolute values, a part of the objective
+    config.optim.l2 = 0.0  # penalty on half the squares, a part of the objective; weight_decay is the decoupled one
+    config.optim.freeze = ()  # patterns (regular expressions) of paths of parameters that stay as they are
+    config.optim.scales = ()  # (pattern, factor) pairs: the learning rate of single parameters
+    config.optim.layer_decay = 1.0  # factor of the learning rate from each layer to the one below; 1: off
     config.optim.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
     config.optim.spike_factor = 0.0  # an update whose loss is above so many times the running mean is skipped; 0: off
     config.optim.max_skipped_in_a_row = 10  # updates skipped, as not finite or a spike, before the run rolls back

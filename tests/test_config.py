@@ -1,6 +1,7 @@
 """Configuration files, command line values, JSON, and what a resume may change."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -279,7 +280,7 @@ MAY_DIFFER = (
 def test_what_a_resume_may_change(key, tmp_path):
     saved, current = changed(key)
     check_resumable(saved, saved, tmp_path)
-    if key.split(".")[0] not in FIXED_ON_RESUME or key in MAY_DIFFER:
+    if key.split(".")[0] not in (*FIXED_ON_RESUME, saved["task"]) or key in MAY_DIFFER:
         check_resumable(saved, current, tmp_path)
         return
     with pytest.raises(UserError) as refusal:
@@ -297,13 +298,57 @@ def test_the_files_of_a_mixture_may_move_but_not_change_their_weight(tmp_path):
     moved = mixture("a", 1.0)
     moved["data"]["mixture"][0] |= {"target_path": "b", "eval_path": "c", "eval_target_path": "d"}
     check_resumable(mixture("a", 1.0), moved, tmp_path)
-    with pytest.raises(UserError, match="data.mixture"):
+    with pytest.raises(UserError, match=r"data\.mixture"):
         check_resumable(mixture("a", 1.0), mixture("a", 2.0), tmp_path)
 
 
 def test_fixed_on_resume_is_the_contract():
-    groups = {"causal_lm", "masked_lm", "classification"}  # of tasks: what is learned; scoring (seq2seq) may change
-    assert set(FIXED_ON_RESUME) == {"task", "model", "data", "seed", "optim", "global_batch_size"} | groups
+    assert set(FIXED_ON_RESUME) == {"task", "model", "data", "seed", "optim", "global_batch_size"}
+
+
+TASK_KEYS = ("causal_lm.separator", "masked_lm.mask_rate", "classification.kind", "seq2seq.bleu_tokenize")
+
+
+@pytest.mark.parametrize("key", TASK_KEYS)
+@pytest.mark.parametrize("task", [key.split(".")[0] for key in TASK_KEYS])
+def test_of_the_groups_of_tasks_the_runs_own_is_fixed_and_the_others_are_free(key, task, tmp_path):
+    saved, current = ({**values, "task": task} for values in changed(key))
+    if key.split(".")[0] != task:
+        check_resumable(saved, current, tmp_path)
+        return
+    with pytest.raises(UserError, match=rf"\n  {re.escape(key)}: .* in the run, 'changed' now\n"):
+        check_resumable(saved, current, tmp_path)
+
+
+@pytest.mark.parametrize("key", leaf_keys(defaults.get_config()))
+def test_a_key_that_a_saved_run_does_not_know_has_its_default(key, tmp_path):
+    """jaxdp has gained it since the run was saved."""
+    saved, current = changed(key)
+    unchanged = json.loads(json.dumps(saved))
+    *groups, last = key.split(".")
+    del (value_of(saved, ".".join(groups)) if groups else saved)[last]
+    check_resumable(saved, unchanged, tmp_path)
+    if key.split(".")[0] not in (*FIXED_ON_RESUME, "causal_lm") or key in MAY_DIFFER:
+        return
+    was = value_of(unchanged, key)
+    with pytest.raises(UserError) as refusal:
+        check_resumable(saved, current, tmp_path)
+    assert f"\n  {key}: {'unset' if was is None else repr(was)} in the run, 'changed' now\n" in str(refusal.value)
+
+
+def test_a_group_that_a_saved_run_does_not_know_has_its_defaults(tmp_path):
+    saved, current = changed("causal_lm.separator")
+    del saved["causal_lm"]
+    check_resumable(saved, to_json(defaults.get_config()), tmp_path)
+    with pytest.raises(UserError, match=r"\n  causal_lm\.separator: '\\n' in the run, 'changed' now\n"):
+        check_resumable(saved, current, tmp_path)
+
+
+def test_a_key_that_jaxdp_has_lost_is_refused_where_the_run_had_it_set(tmp_path):
+    current = to_json(defaults.get_config())
+    check_resumable({**current, "optim": {**current["optim"], "lost": None}}, current, tmp_path)
+    with pytest.raises(UserError, match=r"\n  optim\.lost: 2 in the run, unset now\n"):
+        check_resumable({**current, "optim": {**current["optim"], "lost": 2}}, current, tmp_path)
 
 
 def test_nearest_by_the_whole_name_or_its_last_part():

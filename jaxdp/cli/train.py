@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     config = shared.configuration(options, rest)
     profile = _profile(options.profile)
-    from jaxdp.experiment.train import Profile
+    from jaxdp.experiment.start import Profile
     from jaxdp.experiment.train import run as train
     from jaxdp.hooks.preemption import exit_code
     from jaxdp.parallel.processes import Processes

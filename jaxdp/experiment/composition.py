@@ -1,5 +1,6 @@
 """Everything between a configuration and a step that can run: devices, model, program, batches."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +38,21 @@ from jaxdp.watchdog import longest_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
 """JAX's own default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What the devices run.
+
+    Attributes:
+        step: (state, batch, signals) -> (state, metrics).
+        evaluator: evaluation of the held-out rows.
+        checksums: state -> [num_devices, num_leaves] uint32; None: replicas are not compared.
+    """
+
+    step: Program
+    evaluator: Evaluator
+    checksums: Callable[[TrainState], jax.Array] | None
 
 
 class Composition:
@@ -77,6 +93,12 @@ class Composition:
         self._initialise = parts.make_initial_state(config, self.model, self.update)
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
+    def compile(self) -> Programs:
+        """All programs of the run."""
+        step, evaluator = self.compile_step(), self.compile_evaluator()
+        compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
+        return Programs(step, evaluator, self.compile_checksums() if compared else None)
+
     def compile_step(
         self, update: Update | None = None, shape: BatchShape | None = None
     ) -> Program:
@@ -88,7 +110,7 @@ class Composition:
         """
         shape = shape or self.shape
         step = make_train_step(
-            parts.task_loss(self.task, self.model, train=True),
+            parts.training_loss(self.config, self.task, self.model),
             update or self.update,
             parts.make_sync(self.config, self.topology.platform),
             shape,

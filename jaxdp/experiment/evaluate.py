@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import read_item
-from jaxdp.checkpoint.store import restore_part
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.pipeline import RowSource, eval_batches
 from jaxdp.errors import UserError

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.data.stream import StreamBatches
+from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.order import row_order, source_shares
 from jaxdp.parallel.devices import Topology
@@ -51,14 +52,15 @@ class RowFeed:
     can_exclude = True
 
     def __init__(self, config: ConfigDict, data: Data, task: Task, topology: Topology):
-        self._data, self._task, self._topology = data, task, topology
+        self._data, self._topology = data, topology
+        self._make_batch = parts.make_training_batch(config, task, data.vocabularies)
         self._partition = config.data.partition
         self._order = row_order(config, data)
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
         return train_batches(
             self._data.train,
-            self._task.make_batch,
+            self._make_batch,
             self._order,
             partition=self._partition,
             num_processes=self._topology.num_processes,
@@ -73,7 +75,7 @@ class RowFeed:
         self.exclude(saved.get("exclusions", ()))
 
     def shares(self, first_step: int, last_step: int) -> dict[str, float]:
-        return source_shares(self._order, self._data.groups, first_step, last_step)
+        return source_shares(self._order, self._data, first_step, last_step)
 
     def rows(self, step: int, row_ids: np.ndarray) -> np.ndarray:
         """Numbers, in the training data, of some rows of batch(step): [n] int64 for [n] int32."""
@@ -102,7 +104,7 @@ class StreamFeed:
             stream=data.stream,
             prepare=prepare,
             end_of_text_id=data.vocabularies.tokenizer.end_of_text_id,
-            make_batch=task.make_batch,
+            make_batch=parts.make_training_batch(config, task, data.vocabularies),
             length=config.data.length,
             global_batch_size=config.global_batch_size,
             partition=config.data.partition,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jaxdp.checkpoint.store import restore_part
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError

@@ -1,16 +1,23 @@
 """Checkpoints by their path: found, loaded for other programs, or started from."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step
-from jaxdp.checkpoint.store import restore_part
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
+from jaxdp.model import HEAD_PARAMETERS, POSITIONS
+from jaxdp.terminal import quantity
+from jaxdp.trees import leaf_name, named_leaves
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -49,14 +56,7 @@ def load_checkpoint(path: str, *, step: str = "latest", weights: str = "ema") ->
     checkpoint = find_checkpoint(path, step, metric)
     config = from_json(read_item(checkpoint, "config"))
     manifest, part = read_manifest(checkpoint), chosen_weights(checkpoint, weights)
-    wanted: dict = {}
-    for leaf in manifest.leaves:
-        group, *names = leaf["path"].split("/")
-        if group == part:
-            branch = wanted
-            for name in names[:-1]:
-                branch = branch.setdefault(name, {})
-            branch[names[-1]] = np.empty(leaf["shape"], leaf["dtype"])
+    wanted = _nested(_saved_shapes(checkpoint, part), lambda path, shape, dtype: np.empty(shape, dtype))
     params = restore_part(checkpoint, part, wanted)
     return LoadedCheckpoint(manifest.step, config, params, dict(manifest.metrics))
 
@@ -76,14 +76,130 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
     return checkpoints / str(choose_step(checkpoints, step, metric))
 
 
-def starting_parameters(path: str, abstract_params: PyTree) -> PyTree:
-    """The parameters that `init_from` names, its moving average where it has one.
+@dataclasses.dataclass(frozen=True)
+class StartingParameters:
+    """Parameters to start from.
+
+    Attributes:
+        params: of the new model.
+        taken: paths that came from the checkpoint.
+        new: paths that the checkpoint does not have, as they were drawn.
+        dropped: paths that the new model does not have.
+    """
+
+    params: PyTree
+    taken: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def describe(self) -> str:
+        """For a person: what was taken, what is new, what was dropped."""
+        sizes = {name: np.prod(leaf.shape) for name, leaf in named_leaves(self.params)}
+        numbers = quantity(int(sum(sizes[name] for name in self.taken)))
+        parts = [f"took {len(self.taken)} parameters ({numbers} numbers)"]
+        parts += [f"{what}: {', '.join(names)}" for what, names in (("new", self.new), ("dropped", self.dropped)) if names]
+        return "; ".join(parts)
+
+
+def start_from(path: str, fresh: PyTree) -> StartingParameters:
+    """The parameters that `init_from` names, its moving average where it has one, in a model of any task.
+
+    The body of both models must be the same; their heads may differ. Of learned
+    positions the first are taken where the checkpoint has more.
+
+    Args:
+        path: a work directory, or a checkpoint in it.
+        fresh: parameters as they were drawn, replicated.
 
     Raises:
-        UserError: nothing is there, or its parameters have other names or shapes.
+        UserError: nothing is there, or its body has other names or shapes; both sides are shown.
+        DamageFound: it is not what was written.
     """
     checkpoint = find_checkpoint(path)
-    return restore_part(checkpoint, chosen_weights(checkpoint), abstract_params)
+    part = chosen_weights(checkpoint)
+    drawn = dict(named_leaves(fresh))
+    shapes = _saved_shapes(checkpoint, part)
+    _check_body(path, shapes, drawn)
+    taken = {name for name, (shape, _) in shapes.items() if name in drawn and shape == drawn[name].shape}
+    longer = {name for name in shapes.keys() & drawn.keys() if name not in taken and name not in _heads(shapes)}
+
+    def wanted(name: str, shape: tuple[int, ...], dtype: str):
+        if name in taken:  # goes to the devices as it is read
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=drawn[name].sharding)
+        return np.empty(shape, dtype)
+
+    saved = dict(named_leaves(restore_part(checkpoint, part, _nested(shapes, wanted))))
+
+    def choose(path, leaf: jax.Array) -> jax.Array:
+        name = leaf_name(path)
+        if name in longer:
+            first = saved[name][: leaf.shape[0]]
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: first[index])
+        return saved[name] if name in taken else leaf
+
+    kept = taken | longer
+    return StartingParameters(
+        jax.tree.map_with_path(choose, fresh),
+        tuple(sorted(kept)),
+        tuple(sorted(drawn.keys() - kept)),
+        tuple(sorted(shapes.keys() - kept)),
+    )
+
+
+def _check_body(path: str, shapes: Mapping[str, tuple], drawn: Mapping[str, jax.Array]) -> None:
+    """Raises UserError unless everything below the heads is there in the same shapes."""
+    problems = []
+    for name in sorted((drawn.keys() | shapes.keys()) - _heads(drawn) - _heads(shapes)):
+        there = shapes[name][0] if name in shapes else None
+        here = drawn[name].shape if name in drawn else None
+        is_longer = name == POSITIONS and there and here and there[0] > here[0] and there[1:] == here[1:]
+        if there != here and not is_longer:
+            problems.append(f"{name} is {there or 'absent'} there and {here or 'absent'} here")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"init_from={path} holds another model: {'; '.join(problems[:3])}{more}. Set model.* (and data.length for "
+            "positions) as in that run's config.json."
+        )
+
+
+def _heads(names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.split("/")[0] in HEAD_PARAMETERS}
+
+
+def _saved_shapes(checkpoint: Path, part: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Path -> (shape, dtype) of the parameters in a checkpoint."""
+    leaves = ((leaf["path"].partition("/"), leaf) for leaf in read_manifest(checkpoint).leaves)
+    return {name: (tuple(leaf["shape"]), leaf["dtype"]) for (group, _, name), leaf in leaves if group == part}
+
+
+def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:
+    """A tree of nested dicts with `make(path, shape, dtype)` as leaves."""
+    tree: dict = {}
+    for path, (shape, dtype) in shapes.items():
+        *parents, last = path.split("/")
+        branch = tree
+        for name in parents:
+            branch = branch.setdefault(name, {})
+        branch[last] = make(path, shape, dtype)
+    return tree
+
+
+def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
+    """The vocabularies that a run has before it reads its data.
+
+    One that resumes has its own. One that starts from another has the tokenizers of
+    that, whose parameters are about their tokens; labels are of the data.
+
+    Raises:
+        UserError: `init_from` names no checkpoint.
+    """
+    if steps:
+        return load_vocabularies(directory)
+    if not config.init_from:
+        return NONE
+    other = WorkDir(find_checkpoint(config.init_from).parent.parent)
+    return dataclasses.replace(load_vocabularies(other), labels=None)
 
 
 def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:

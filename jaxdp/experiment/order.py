@@ -1,14 +1,15 @@
 """Which rows are in which batch, as the configuration asks."""
 
-from collections.abc import Sequence
-
+import numpy as np
 from ml_collections import ConfigDict
 
+from jaxdp.data.order.balance import BalancedOrder, balanced_order
 from jaxdp.data.order.mixture import MixtureOrder, mixture_weights
 from jaxdp.data.order.partition import PARTITIONS
 from jaxdp.data.order.row_order import Order, RowOrder
+from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.errors import UserError
-from jaxdp.experiment.dataset import Data, Group
+from jaxdp.experiment.dataset import Data
 
 
 def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) -> Order:
@@ -21,6 +22,8 @@ def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) 
         "shuffle": config.data.shuffle,
         "exclusions": exclusions,
     }
+    if config.data.balanced:
+        return balanced_order(_labels_of_rows(config, data), len(data.vocabularies.labels.names), **shared)
     if len(data.groups) == 1:
         return RowOrder(num_rows=data.train.num_rows, **shared)
     sizes = tuple(group.num_rows for group in data.groups)
@@ -28,11 +31,29 @@ def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) 
     return MixtureOrder(sizes=sizes, weights=weights, **shared)
 
 
+def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
+    """[num_rows] integers.
+
+    Raises:
+        UserError: the rows have not one label each.
+    """
+    labels = data.vocabularies.labels
+    if labels is None or labels.kind != "single_label" or not isinstance(data.train, PaddedRows):
+        raise UserError(
+            "data.balanced needs rows of one source with one label each: set it to False, or use "
+            "task=classification with classification.kind=single_label."
+        )
+    return data.train.column("label")
+
+
 def source_shares(
-    order: Order, groups: Sequence[Group], first_step: int, last_step: int
+    order: Order, data: Data, first_step: int, last_step: int
 ) -> dict[str, float]:
-    """`data/share/<source>` of a mixture: its share of the rows of some batches; nothing without a mixture."""
+    """`data/share/<name>`: which share of the rows of some batches each source of a mixture gave, or each
+    label that is balanced; nothing otherwise."""
     if not isinstance(order, MixtureOrder):
         return {}
+    is_balanced = isinstance(order, BalancedOrder)
+    names = data.vocabularies.labels.names if is_balanced else [group.name for group in data.groups]
     rows = order.shares(first_step, last_step)
-    return {f"data/share/{group.name}": float(share) for group, share in zip(groups, rows / rows.sum(), strict=True)}
+    return {f"data/share/{name}": float(share) for name, share in zip(names, rows / rows.sum(), strict=True)}

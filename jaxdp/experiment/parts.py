@@ -14,15 +14,25 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxdp.config import DATA_PLACES, DURATIONS
+from jaxdp.data.augmentation import augmented, make_augmentation
+from jaxdp.data.pipeline import MakeBatch
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
 from jaxdp.model import Transformer, TransformerConfig, init_params, model_config
-from jaxdp.optim import OptimizerConfig, make_optimizer, make_schedule, track_loss
+from jaxdp.optim import (
+    OptimizerConfig,
+    holding_frozen,
+    make_optimizer,
+    make_schedule,
+    penalized,
+    scaling_rules,
+    track_loss,
+)
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Outputs, Update
-from jaxdp.tasks import Task, TaskInputs, registered_tasks
+from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
 from jaxdp.typing import PyTree
 
 DEFAULT_PRESETS = {"decoder": "nano", "encoder": "encoder_nano", "encoder_decoder": "seq2seq_nano"}
@@ -203,6 +213,13 @@ def task_loss(task: Task, model: Transformer, *, train: bool) -> Loss:
     return loss
 
 
+def training_loss(config: ConfigDict, task: Task, model: Transformer) -> Loss:
+    """What is minimised: the task's loss and the penalties; frozen parameters get no gradient."""
+    optim = config.optim
+    loss = penalized(task_loss(task, model, train=True), optim.l1, optim.l2)
+    return holding_frozen(loss, scaling_rules(optim.freeze, optim.scales))
+
+
 def collected_outputs(task: Task, model: Transformer) -> Outputs:
     """What the task wants to see of every row of a split, as a function of parameters and rows."""
     apply = functools.partial(apply_model, model)
@@ -231,6 +248,25 @@ def make_initial_state(
         return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
 
     return initialise
+
+
+def make_training_batch(config: ConfigDict, task: Task, vocabularies: Vocabularies) -> MakeBatch:
+    """`task.make_batch` with `data.augmentation` before it.
+
+    Raises:
+        UserError: it does not serve the task or its rows.
+    """
+    if not config.data.augmentation:
+        return task.make_batch
+    if not task.can_augment or packing(config) != "none":
+        raise UserError(
+            f"data.augmentation={config.data.augmentation} needs one text a row that is read and not also "
+            f"what is learned, which task={config.task} with data.packing={packing(config)} has not; leave it empty."
+        )
+    tokenizer = vocabularies.tokenizer
+    special_ids = {*tokenizer.special_ids.values(), tokenizer.end_of_text_id}
+    blank_id = tokenizer.special_ids.get(MASK, tokenizer.end_of_text_id)
+    return augmented(task.make_batch, make_augmentation(config.data.augmentation, special_ids, blank_id))
 
 
 def batch_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

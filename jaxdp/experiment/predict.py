@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.checkpoint.store import restore_part
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import read_run_config
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.reading.records import Record

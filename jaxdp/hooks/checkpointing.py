@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxdp.checkpoint.store import CheckpointWriter
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.hooks.every import Every
 from jaxdp.state import StepInfo, TrainState
 from jaxdp.trainer import SAVE_REQUEST, Hook

@@ -8,15 +8,24 @@ from jaxdp.model.accounting import (
     parameter_shapes,
 )
 from jaxdp.model.cache import KVCache, init_cache
-from jaxdp.model.config import CHOICES, HEADS, POOLINGS, TransformerConfig
-from jaxdp.model.presets import PRESETS, model_config
+from jaxdp.model.config import (
+    CHOICES,
+    HEAD_PARAMETERS,
+    HEADS,
+    POOLINGS,
+    POSITIONS,
+    TransformerConfig,
+)
+from jaxdp.model.presets import PRESETS, model_config, preset_values
 from jaxdp.model.stacking import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer
 
 __all__ = [
     "CHOICES",
     "HEADS",
+    "HEAD_PARAMETERS",
     "POOLINGS",
+    "POSITIONS",
     "PRESETS",
     "KVCache",
     "Transformer",
@@ -28,6 +37,7 @@ __all__ = [
     "model_config",
     "num_parameters",
     "parameter_shapes",
+    "preset_values",
     "stack_layers",
     "unstack_layers",
 ]

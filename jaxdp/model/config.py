@@ -24,6 +24,12 @@ HEADS = {
 }
 """What stands on the last layer, and the architectures that it fits."""
 
+HEAD_PARAMETERS = ("classifier", "masked_lm", "output", "output_bias")
+"""First part of the paths of parameters that belong to a head; all others are the body."""
+
+POSITIONS = "position_embedding"
+"""Path of learned positions: the one parameter of the body whose size is a length."""
+
 POOLINGS = ("first", "mean", "last")
 """How a classifier makes one vector of a row."""
 

@@ -176,11 +176,16 @@ def model_config(
     for key in overrides:
         if key not in known:
             raise UserError(f"model.{key} is not a key of the model{_nearest(key, known)}")
+    return TransformerConfig(**given, **preset_values(preset, overrides))
+
+
+def preset_values(preset: str, overrides: Mapping[str, object]) -> dict[str, object]:
+    """The whole table of a preset, with the overrides that are not None in it or beside it; unchecked."""
     values = PRESETS[preset] | {key: value for key, value in overrides.items() if value is not None}
     for key, other, factor in _FOLLOWING:
         if values[key] is None:
             values[key] = values[other] * factor
-    return TransformerConfig(**given, **values)
+    return values
 
 
 _FOLLOWING = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("num_decoder_layers", "num_layers", 1))

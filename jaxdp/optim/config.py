@@ -35,6 +35,9 @@ class OptimizerConfig:
     momentum: float
     clip_norm: float  # largest global gradient norm; 0: off
     total_steps: int  # updates
+    freeze: tuple[str, ...] = ()  # patterns of paths of parameters that stay as they are
+    scales: tuple[tuple[str, float], ...] = ()  # (pattern, factor of the learning rate)
+    layer_decay: float = 1.0  # factor of the learning rate from a layer to the one below it
 
     def __post_init__(self):
         _check_choice("name", self.name, get_args(OptimizerName))

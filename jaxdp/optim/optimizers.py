@@ -2,11 +2,12 @@
 
 A chain is always direction, then weight decay, then learning rate:
 
-    params -= learning_rate(n) * (direction + weight_decay * params)
+    params -= scale * learning_rate(n) * (direction + weight_decay * params)
 
 so decay is decoupled from the gradient's scaling (Loshchilov and Hutter 2019)
 and multiplied by the learning rate, as in PyTorch's AdamW, for every optimizer.
-It applies to the parameters of `decay_mask`. Clipping is not in the chain: the
+It applies to the parameters of `decay_mask`. `scale` is 1 but for the parameters that
+`jaxdp.optim.scaling` has a rule for. Clipping is not in the chain: the
 step knows the norm already and multiplies by `clip_factor`.
 """
 
@@ -18,6 +19,7 @@ import optax
 
 from jaxdp.optim.config import OptimizerConfig, OptimizerName
 from jaxdp.optim.rules import decay_mask, is_layer_matrix, per_layer
+from jaxdp.optim.scaling import scale_by_rules, scaling_rules
 from jaxdp.optim.schedules import make_schedule
 from jaxdp.trees import leaf_name
 from jaxdp.typing import PyTree
@@ -150,6 +152,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     if config.weight_decay > 0 and config.name != "adam":
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))
+    rules = scaling_rules(config.freeze, config.scales)
+    if rules or config.layer_decay != 1:
+        parts.append(scale_by_rules(rules, config.layer_decay))
     return optax.chain(*parts)
 
 

@@ -3,7 +3,7 @@
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
 from jaxdp.tasks.labels import LabelCensus, Labels, load_labels
-from jaxdp.tasks.masked_lm import MaskedLM
+from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq
 from jaxdp.tasks.task import LossSums, Summary, Task, TaskInputs, register_task, registered_tasks
@@ -14,6 +14,7 @@ register_task("classification", Classification)
 register_task("seq2seq", Seq2Seq)
 
 __all__ = [
+    "MASK",
     "CausalLM",
     "Classification",
     "LabelCensus",

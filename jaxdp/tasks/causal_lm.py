@@ -28,6 +28,7 @@ class CausalLM(Task):
 
     packings = ("cut", "documents", "none")
     architectures = ("decoder",)
+    can_augment = False
 
     def __init__(self, inputs: TaskInputs):
         self._length = inputs.length

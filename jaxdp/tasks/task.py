@@ -99,6 +99,7 @@ class Task(Protocol):
         summary_metrics: names of the metrics that `summarize` gives.
         score_metrics: names of the metrics that `score` gives to texts that the model
             wrote; (): it has none.
+        can_augment: whether what is read may be changed at random while what is learned stays.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
     """
 
@@ -114,6 +115,7 @@ class Task(Protocol):
     summary_metrics: tuple[str, ...] = ()
     score_metrics: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+    can_augment: bool = True
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """One source record -> one example; deterministic, so that it can be cached.

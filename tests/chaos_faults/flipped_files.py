@@ -11,7 +11,7 @@ from tiny_runs import saved_arrays
 
 from chaos_faults.workshop import Row, Workshop, expect
 from jaxdp.checkpoint.manifest import read_manifest
-from jaxdp.checkpoint.store import restore_latest
+from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checksum import leaf_checksums
 from jaxdp.cli.main import main
 from jaxdp.config import load_config

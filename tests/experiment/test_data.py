@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sysconfig
 
 import numpy as np
 import pytest
@@ -257,7 +258,7 @@ def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
     order = row_order(config, data)
-    shares = source_shares(order, data.groups, 0, 300)  # three blocks of 1000 rows
+    shares = source_shares(order, data, 0, 300)  # three blocks of 1000 rows
     assert shares == {"data/share/text": pytest.approx(0.667), "data/share/lines.jsonl": pytest.approx(0.333)}
     drawn = np.concatenate([order.rows(step, np.arange(10)) for step in range(300)])
     assert (drawn < data.groups[0].num_rows).mean() == pytest.approx(0.667)
@@ -303,3 +304,28 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
 def test_bad_input(config_file, corpora, overrides, message):
     with pytest.raises(UserError, match=message):
         read_data(config_of(config_file, corpora, *overrides))
+
+
+def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    code = "def scale_value(value):\n    return value * {}\n\n\n" * 10
+    for name in ("email/a.py", "email/b.py", "xml/a.py", "xml/b.py"):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text(code.replace("{}", repr(name)))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(library))
+
+    def read(*overrides):
+        cache = f"data.cache_dir={tmp_path}/cache"
+        return read_data(load(config_file, "data.source=stdlib", "data.eval_fraction=0.5", cache, *overrides))
+
+    labelled = ("task=classification", "model.preset=encoder_nano")
+    paired = ("task=seq2seq", "model.preset=seq2seq_nano", "data.length=64")
+    completed = ("causal_lm.completion_only=True", "data.length=128")
+    for overrides in (labelled, paired, completed):
+        data = read(*overrides, "data.long_documents=cut")
+        assert (data.train.num_rows, data.evaluation.num_rows) == ((2, 2) if overrides is labelled else (20, 20))
+        assert data.labels is None or data.labels.names == ("email", "xml")
+        assert data.pairs is None or set(data.pairs.references) == {"scale value"}
+        fingerprint = data.fingerprint
+        (library / "xml" / "a.py").write_text(code.replace("{}", overrides[0]).replace("=", "+"))
+        assert read(*overrides, "data.long_documents=cut").fingerprint != fingerprint

@@ -1,5 +1,8 @@
 """Exact resume: however a run is stopped, it ends as if it had not been."""
 
+import dataclasses
+import functools
+import json
 import os
 import shutil
 import signal
@@ -7,9 +10,9 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny_runs import assert_same_bits, metrics_lines, saved_arrays, train
+from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
-from jaxdp.checkpoint.manifest import read_manifest
+from jaxdp.checkpoint.manifest import MANIFEST, describe_files, read_manifest, write_manifest
 from jaxdp.experiment import composition
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.devices import Topology
@@ -130,6 +133,33 @@ def test_a_signal_in_the_last_step_changes_nothing(config_file, unbroken, tmp_pa
     assert train(config_file, workdir, "--config.eval.num_batches=1") == 0
     assert f"finished 6 steps; everything is in {workdir}" in capsys.readouterr().err
     assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
+
+
+def forget(checkpoint, *keys):
+    """The checkpoint as a jaxdp wrote it that did not know these keys."""
+    path = checkpoint / "config" / "metadata"
+    config = json.loads(path.read_text())
+    for key in keys:
+        *groups, last = key.split(".")
+        del functools.reduce(dict.__getitem__, groups, config)[last]
+    path.write_text(json.dumps(config))
+    files = {name: found for name, found in describe_files(checkpoint).items() if name != MANIFEST}
+    write_manifest(checkpoint, dataclasses.replace(read_manifest(checkpoint), files=files))
+
+
+def test_a_run_continues_that_did_not_know_all_keys_of_today(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "old")
+    forget(workdir / "checkpoints" / str(STEPS), "causal_lm", "data.errors", "model.norm_epsilon", "optim.spike_factor")
+    assert train(config_file, workdir) == 0
+    assert "has finished its 6 steps" in capsys.readouterr().err
+    options = ["--config.causal_lm.separator=x", "--config.model.norm_epsilon=0.001", "--config.optim.spike_factor=3"]
+    assert train(config_file, workdir, *options) == 2
+    sentence = assert_refused(capsys)
+    assert sentence.splitlines()[1:-1] == [
+        "  model.norm_epsilon: 1e-05 in the run, 0.001 now",
+        "  optim.spike_factor: 0.0 in the run, 3.0 now",
+        "  causal_lm.separator: '\\n' in the run, 'x' now",
+    ]
 
 
 def flip_a_bit(path):

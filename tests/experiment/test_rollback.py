@@ -107,7 +107,7 @@ def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_pa
         if moment == "leave_out":
             patch.setattr(Rollbacks, "leave_out", die)
         else:
-            patch.setattr("jaxdp.experiment.train.delete_checkpoint", die)
+            patch.setattr("jaxdp.experiment.session.delete_checkpoint", die)
         assert train(config_file, tmp_path, *OPTIONS) == 130
     assert checkpoints(tmp_path) == [2, 4, 6]
     capsys.readouterr()

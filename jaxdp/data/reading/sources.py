@@ -1,19 +1,17 @@
 """Where data comes from: each value of `data.source` that reads text, by name."""
 
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jaxdp.data.reading import parallel_text
 from jaxdp.data.reading.arrow import read_parquet
-from jaxdp.data.reading.files import DataFile, find_below, find_files
+from jaxdp.data.reading.files import DataFile, find_files
 from jaxdp.data.reading.hub import open_data_set
 from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Part, Record, missing_column
+from jaxdp.data.reading.stdlib import open_stdlib
 from jaxdp.data.reading.tables import read_csv
 from jaxdp.errors import UserError
-
-STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,8 @@ class SourceSpec:
         name: hf: the configuration of a data set.
         split: hf: to train on; None: train.
         eval_split: hf: to evaluate on; None: held out of `split`.
-        columns: that must be there and hold text; of stdlib: `text`;
-            of text: that, or `source` and `target`.
+        columns: that must be there and hold text; of text: `text`, or `source` and
+            `target`; of stdlib see `stdlib.open_stdlib`.
         label_columns: that must be there and hold text, whole numbers or truth values.
         errors: strict | replace: what to do about bytes that are not UTF-8.
     """
@@ -149,16 +147,7 @@ def _has_records(part: Part) -> bool:
 
 
 def _open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[Parts, None]:
-    _only_text(spec, columns)
-    root = sysconfig.get_path("stdlib")
-    files = find_below(root, lambda name: name.endswith(".py"), lambda folder: folder not in STDLIB_LEFT_OUT)
-    if not files:
-        raise UserError(
-            f"data.source=stdlib found no .py files in {root}: this Python comes without the source "
-            "of its standard library; use data.source=text with data.path=FILE."
-        )
-    files = sorted((file for file in files if file.num_bytes), key=lambda file: file.name)
-    return [_part(file, spec, columns) for file in files], None
+    return open_stdlib(columns, spec.errors), None
 
 
 def _open_files(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
@@ -179,7 +168,7 @@ def _open_text(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]
                 f"data.{key}={getattr(spec, key)} has the targets of pairs, but this task reads none: unset it, or "
                 "set task=seq2seq (or causal_lm.completion_only=True)."
             )
-    _only_text(spec, columns)
+    _only_text(columns)
     return _open_files(spec, columns)
 
 
@@ -228,14 +217,14 @@ def _split_files(
 
 
 def _part(file: DataFile, spec: SourceSpec, columns: Columns) -> Part:
-    read = FORMATS["text" if spec.source == "stdlib" else spec.source].read
+    read = FORMATS[spec.source].read
     return Part(file.name, file.num_bytes or 0, file.stamp, lambda: read(file, columns, spec.errors))
 
 
-def _only_text(spec: SourceSpec, columns: Columns) -> None:
+def _only_text(columns: Columns) -> None:
     for column in columns.names:
         if column != "text":
-            raise missing_column(f"data.source={spec.source}", column, ["text"])
+            raise missing_column("data.source=text", column, ["text"])
 
 
 def _open_hf(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:

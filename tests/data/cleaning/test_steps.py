@@ -98,7 +98,7 @@ def test_stop_words_that_cannot_be_read(tmp_path, content, message):
     ],
 )
 def test_unknown_steps(step, message):
-    with pytest.raises(UserError, match="^data.cleaning: ") as error:
+    with pytest.raises(UserError, match=r"^data\.cleaning: ") as error:
         make_step(step)
     assert message in str(error.value)
     assert all(usage in str(error.value) for usage in STEPS)

@@ -116,7 +116,7 @@ def test_a_killed_build_is_begun_anew(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_cannot_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="set data.cache_dir to another directory"):
+    with pytest.raises(UserError, match=r"set data\.cache_dir to another directory"):
         build(tmp_path)
 
 

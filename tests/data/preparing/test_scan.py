@@ -104,5 +104,5 @@ def test_every_record_is_in_exactly_one_split():
 
 def test_one_record_of_two_columns_cannot_be_cut():
     pair = Part("a", 0, "", lambda: iter([Record({"source": "abcdef", "target": "ghijkl"}, "a, line 1")]))
-    with pytest.raises(UserError, match="data.eval_path"):
+    with pytest.raises(UserError, match=r"data\.eval_path"):
         scan_parts([pair], None, Columns(("source", "target")), (), 0.3)

@@ -91,7 +91,7 @@ def test_files_are_closed(tmp_path, monkeypatch):
     opened = []
 
     def remember(*args):
-        opened.append(open(*args))
+        opened.append(open(*args))  # noqa: SIM115 - the test sees whether the reader closes it
         return opened[-1]
 
     monkeypatch.setattr(file_content, "open", remember, raising=False)

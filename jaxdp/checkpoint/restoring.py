@@ -1,0 +1,212 @@
+"""Restoring train states: checked against the manifest, placed on however many devices there are.
+
+Each process reads for itself. Which checkpoint it is, all agree on: what one of
+them finds damaged is set aside for all.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdp.checkpoint.manifest import (
+    Manifest,
+    committed_steps,
+    find_damage,
+    manifest_digest,
+    read_manifest,
+)
+from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
+from jaxdp.checkpoint.retention import DAMAGED_MARK
+from jaxdp.checksum import leaf_checksums
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.parallel.peers import Peers
+from jaxdp.state import TrainState
+from jaxdp.trees import named_leaves
+from jaxdp.typing import PyTree
+
+
+def restore(
+    checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True
+) -> TrainState:
+    """The whole train state, placed as `abstract_state` says, on however many devices.
+
+    Args:
+        checkpoint: its directory.
+        abstract_state: shapes, dtypes and shardings.
+        check_files: False: they have been compared with the manifest just now.
+
+    Raises:
+        DamageFound: files or restored values are not those that were saved.
+        UserError: the checkpoint holds another model; both sides are shown.
+    """
+    manifest = _whole_manifest(checkpoint, check_files=check_files)
+    check_same_arrays(checkpoint, manifest.leaves, abstract_state)
+    state = _read_state(checkpoint, abstract_state, partial=False)
+    found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
+    for leaf, checksum in zip(manifest.leaves, found, strict=True):
+        if leaf["checksum"] != checksum:
+            raise DamageFound(
+                f"{leaf['path']} restored from {checkpoint} is not what was saved "
+                f"(checksum {checksum}, expected {leaf['checksum']})."
+            )
+    return state
+
+
+def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
+    """Only `params` or `ema` of a checkpoint, for evaluation, generation and a new start.
+
+    Raises:
+        DamageFound: files are not those that were saved.
+        UserError: the checkpoint holds another model; both sides are shown.
+    """
+    manifest = _whole_manifest(checkpoint)
+    leaves = [leaf for leaf in manifest.leaves if leaf["path"].startswith(f"{part}/")]
+    check_same_arrays(checkpoint, leaves, {part: abstract})
+    return _read_state(checkpoint, {part: abstract}, partial=True)[part]
+
+
+def restore_latest(
+    checkpoints: Path,
+    abstract_state: TrainState,
+    report: Callable[[str], None],
+    last_step: int | None = None,
+    *,
+    peers: Peers | None = None,
+) -> TrainState | None:
+    """The newest undamaged state up to `last_step`; None where there is no checkpoint.
+
+    A damaged one is named through `report`, set aside as `<step>.damaged` and
+    the one before it is used. Process 0 decides which one is tried and sets it
+    aside where any process finds it damaged, so that all restore the same.
+
+    Raises:
+        DamageFound: there are checkpoints, and all are damaged.
+        UserError: a process does not see the checkpoint that process 0 sees.
+    """
+    peers = peers or Peers.alone()
+    found_any = False
+    while True:
+        steps = [step for step in committed_steps(checkpoints) if last_step is None or step <= last_step]
+        step = peers.tell(steps[-1] if steps else None)
+        if step is None:
+            break
+        found_any = True
+        directory = checkpoints / str(step)
+        state, problem = _restore_together(directory, abstract_state, peers)
+        if problem is None:
+            return state
+        aside = peers.tell(str(_free_name(directory)))
+        report(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
+        if peers.is_first:
+            directory.rename(aside)
+    if found_any:
+        raise DamageFound(
+            f"every checkpoint in {checkpoints} is damaged and set aside; run the same command again "
+            "to train from the start, or restore them from a copy."
+        )
+    return None
+
+
+def _restore_together(
+    directory: Path, abstract_state: TrainState, peers: Peers
+) -> tuple[TrainState | None, str | None]:
+    """The state, and what is wrong with it in the eyes of any process."""
+    _check_seen(directory, peers)
+    problems = peers.tell(find_damage(directory) if peers.is_first else None)
+    if problems:
+        return None, "; ".join(problems) + "."
+    state, problem = None, None
+    try:
+        state = restore(directory, abstract_state, check_files=False)
+    except DamageFound as damage:
+        problem = str(damage)
+    return state, next(filter(None, peers.gather(problem)), None)
+
+
+def _check_seen(directory: Path, peers: Peers) -> None:
+    """Raises UserError, in every process, if one of them sees another checkpoint than process 0."""
+    seen = peers.gather(manifest_digest(directory))
+    for process, digest in enumerate(seen):
+        if digest != seen[0]:
+            raise UserError(
+                f"process {process} on {peers.hosts[process]} does not see checkpoint {directory} as process 0 on "
+                f"{peers.hosts[0]} does; --workdir must be one directory that all machines share."
+            )
+
+
+def _free_name(directory: Path) -> Path:
+    """`<step>.damaged`, or with a number where damage to this step was found before."""
+    names = itertools.chain([DAMAGED_MARK], (f"{DAMAGED_MARK}.{number}" for number in itertools.count(2)))
+    paths = (directory.with_name(directory.name + name) for name in names)
+    return next(path for path in paths if not path.exists())
+
+
+def check_same_arrays(
+    checkpoint: Path, leaves: Sequence[Mapping[str, Any]], abstract: PyTree
+) -> None:
+    """Compares arrays on disk with those wanted, by name, shape and dtype.
+
+    Args:
+        checkpoint: for the message.
+        leaves: the entries of its manifest.
+        abstract: what is wanted, a tree of the same names.
+
+    Raises:
+        UserError: they differ; both sides are shown.
+    """
+
+    def described(path, shape, dtype):
+        return path, f"{path} {dtype}{list(shape)}"
+
+    saved = dict(described(leaf["path"], leaf["shape"], leaf["dtype"]) for leaf in leaves)
+    wanted = dict(described(name, leaf.shape, leaf.dtype) for name, leaf in named_leaves(abstract))
+    if saved == wanted:
+        return
+    only_saved = sorted(set(saved.values()) - set(wanted.values()))
+    only_wanted = sorted(set(wanted.values()) - set(saved.values()))
+    raise UserError(
+        f"{checkpoint} holds another model or optimizer than the configuration describes.\n"
+        f"  only in the checkpoint:    {_shortened(only_saved)}\n"
+        f"  only in the configuration: {_shortened(only_wanted)}\n"
+        "Use the configuration that it was trained with (config.json of its run), or another "
+        "--workdir or init_from."
+    )
+
+
+def _shortened(names: list[str], limit: int = 4) -> str:
+    shown = ", ".join(names[:limit]) or "nothing"
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
+    manifest = read_manifest(checkpoint)
+    problems = find_damage(checkpoint) if check_files or manifest is None else []
+    if problems:
+        raise DamageFound("; ".join(problems) + ".")
+    return manifest
+
+
+def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
+    """Reads into host memory once, then places the leaves that have a sharding."""
+    reader = ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=by_itself()),
+        multiprocessing_options=by_itself(),
+    )
+    on_host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target)
+    with without_echoes():
+        arrays = reader.restore(
+            checkpoint.resolve() / "state",
+            args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),
+        )
+    return jax.tree.map(_placed, arrays, target)
+
+
+def _placed(array: np.ndarray, wanted: Any) -> Any:
+    if getattr(wanted, "sharding", None) is None:
+        return array
+    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: array[index])

@@ -1,0 +1,88 @@
+"""What a run writes beside its checkpoints: its log, its configuration, its metrics."""
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from jaxdp.config import to_json
+from jaxdp.errors import UserError
+from jaxdp.experiment.start import Start
+from jaxdp.experiment.vocabularies import save_vocabularies
+from jaxdp.terminal import ProgressLine, say
+from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
+
+Write = Callable[[int, Mapping[str, float | str]], None]
+"""(step, metrics by full name) -> None: a line to every writer."""
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is given up when its disk is full: what it would hold is on the terminal too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger("jaxdp").removeHandler(self)
+        say(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
+
+
+@contextlib.contextmanager
+def logging_to(log: Path) -> Iterator[None]:
+    """Sends what is said to this file too."""
+    log.parent.mkdir(exist_ok=True)
+    handler = _LogFile(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("jaxdp")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    except UserError as error:
+        logger.error(str(error))
+        raise
+    except Exception:
+        logger.exception("a fault of jaxdp")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def record_config(start: Start, first_step: int) -> None:
+    """Writes config.json, with the vocabularies; the one it replaces stays as config.<first_step>.json."""
+    data, directory = start.composition.data, start.directory
+    text = json.dumps(to_json(start.composition.config), indent=2) + "\n"
+    path = directory.config
+    if path.is_file() and path.read_text() != text:
+        shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)  # whole at every moment: a kill must not leave a run without it
+    save_vocabularies(data.vocabularies, directory)
+
+
+@contextlib.contextmanager
+def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
+    """What takes metrics from `first_step` on; only the first process writes."""
+    if not start.peers.is_first:
+        yield lambda step, values: None
+        return
+    config, directory = start.composition.config, start.directory
+    truncate_after(directory.metrics, first_step)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(ProgressLine(first_step, start.composition.total_steps))
+        writers = [MetricsFile(directory.metrics), progress]
+        if config.log.tensorboard:
+            writers.append(TensorBoardWriter(directory.tensorboard, first_step))
+        if config.log.wandb:
+            writers.append(WandbWriter(directory.root, to_json(config)))
+        for writer in writers:
+            stack.callback(writer.close)
+
+        def write(step: int, values: Mapping[str, float | str]) -> None:
+            for writer in writers:
+                writer.write(step, values)
+
+        yield write

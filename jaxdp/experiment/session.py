@@ -1,0 +1,186 @@
+"""From a start to its end: compile, restore or initialise, train, go back where updates stay bad."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+from jaxdp.checkpoint.manifest import committed_steps, read_item
+from jaxdp.checkpoint.restoring import restore_latest
+from jaxdp.checkpoint.retention import delete_checkpoint
+from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.data.prefetch import Prefetch
+from jaxdp.errors import UserError
+from jaxdp.experiment import report
+from jaxdp.experiment.composition import Composition, Programs
+from jaxdp.experiment.initialise import start_from
+from jaxdp.experiment.resuming import has_finished
+from jaxdp.experiment.retention import retention_of
+from jaxdp.experiment.rollback import Rollbacks
+from jaxdp.experiment.run_files import metrics_writers, record_config
+from jaxdp.experiment.start import Start
+from jaxdp.experiment.training_hooks import make_hooks
+from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
+from jaxdp.model import num_parameters
+from jaxdp.parallel.barrier import wait_for_all
+from jaxdp.state import TrainState
+from jaxdp.terminal import say, show_table
+from jaxdp.trainer import Hook, Outcome, train
+from jaxdp.watchdog import TRAINING
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        step: updates completed.
+        request: the signal that ended it early, or 0.
+        interrupted: it came out of the middle of something, with nothing to save.
+    """
+
+    step: int
+    request: int
+    interrupted: bool = False
+
+
+def run_session(start: Start) -> Result:
+    """Trains until the run is complete, or until all agree to stop."""
+    composition, phase = start.composition, start.watchdog.phase
+    with phase("compiling"):
+        programs = composition.compile()
+    _check_metric(composition, programs)
+    if start.peers.is_first:
+        _show(composition, programs)
+    rollbacks = Rollbacks(composition)
+    with phase("restoring"):
+        state, first_step = _restore_or_initialise(start, rollbacks)
+    start.preemption.hold(start.peers)
+    if start.peers.is_first:
+        record_config(start, first_step)
+    outcome, hooks = _train(start, programs, rollbacks, state, first_step)
+    while outcome.abandoned:
+        with phase("rolling back"):
+            last_step = rollbacks.leave_out(outcome.abandoned, outcome.state.params)
+            del outcome, hooks, state  # there is memory for one
+            state, first_step = _roll_back(start, rollbacks, last_step)
+        outcome, hooks = _train(start, programs, rollbacks, state, first_step)
+    return _end(start, outcome, hooks)
+
+
+def _check_metric(composition: Composition, programs: Programs) -> None:
+    metric, names = composition.config.eval.metric, programs.evaluator.metric_names
+    if metric not in names:
+        raise UserError(
+            f"eval.metric={metric!r} is not measured by task={composition.config.task}; choose one of: "
+            f"{', '.join(names)}."
+        )
+
+
+def _show(composition: Composition, programs: Programs) -> None:
+    """The report before step 1."""
+    config, model, step = composition.config, composition.model.config, programs.step
+    show_table(
+        [
+            ("devices", report.devices_line(composition.topology)),
+            *[("data", line) for line in composition.data.summary],
+            ("model", report.model_line(model, num_parameters(model), config.model.preset)),
+            ("batch", report.batch_line(composition.shape, config.data.length)),
+            ("compute", report.compute_line(composition.flops_per_step, step.compile_secs)),
+            ("memory", report.memory_line(step.device_bytes, composition.topology)),
+        ]
+    )
+
+
+def _restore_or_initialise(
+    start: Start, rollbacks: Rollbacks, last_step: int | None = None
+) -> tuple[TrainState, int]:
+    """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
+    composition, checkpoints = start.composition, start.directory.checkpoints
+    state = restore_latest(checkpoints, composition.abstract_state, say, last_step, peers=start.peers)
+    if state is not None:
+        step = int(state.step)
+        rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
+        say(f"resuming from checkpoint {step} of {composition.total_steps} steps")
+        return state, step
+    state, init_from = composition.fresh_state(), composition.config.init_from
+    if init_from:
+        initial = start_from(init_from, state.params)
+        # The step takes the state's buffers over, so no two leaves may share one.
+        ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), initial.params)
+        state = state.replace(params=initial.params, ema=ema)
+        say(f"starting from {init_from}: {initial.describe()}")
+    return state, 0
+
+
+def _train(
+    start: Start, programs: Programs, rollbacks: Rollbacks, state: TrainState, first_step: int
+) -> tuple[Outcome, Sequence[Hook]]:
+    """The loop with all that writes around it, from a state on; and the hooks it had."""
+    composition = start.composition
+    config = composition.config
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(metrics_writers(start, first_step))
+        writer = CheckpointWriter(
+            start.directory.checkpoints,
+            retention_of(config),
+            composition.abstract_state,
+            async_save=config.checkpoint.async_save,
+        )
+        stack.callback(writer.close)
+        hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)
+        batches = stack.enter_context(
+            Prefetch(
+                composition.feed.batches(first_step),
+                composition.place,
+                depth=config.data.prefetch_batches,
+            )
+        )
+        stack.enter_context(start.watchdog.phase(TRAINING))
+        outcome = train(
+            programs.step,
+            state,
+            batches,
+            composition.signal_maker(),
+            hooks,
+            first_step=first_step,
+            total_steps=composition.total_steps,
+            queue=lambda: batches.queue,
+        )
+    return outcome, hooks
+
+
+def _roll_back(start: Start, rollbacks: Rollbacks, last_step: int) -> tuple[TrainState, int]:
+    """The newest state up to `last_step`; what was saved after it is deleted, once that is restored."""
+    checkpoints = start.directory.checkpoints
+    wait_for_all("checkpoints are whole", start.composition.topology)
+    state, first_step = _restore_or_initialise(start, rollbacks, last_step)
+    if first_step == 0:
+        say("no checkpoint is from before that: starting again from step 1")
+    for step in committed_steps(checkpoints) if start.peers.is_first else ():
+        if step > first_step:
+            delete_checkpoint(checkpoints / str(step))
+    return state, first_step
+
+
+def _end(start: Start, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
+    """Says how the run ended."""
+    root, total_steps = start.directory.root, start.composition.total_steps
+    # A signal during the last step changes nothing: the run is complete. All wait until it is.
+    complete = start.peers.tell(
+        start.peers.is_first
+        and outcome.step == total_steps
+        and has_finished(start.directory.checkpoints, outcome.step, total_steps)
+    )
+    request = 0 if complete else outcome.request
+    if request == EARLY_STOP:
+        [stopping] = [hook for hook in hooks if isinstance(hook, EarlyStopping)]
+        say(f"{stopping.message}; everything is in {root}")
+        return Result(outcome.step, 0)
+    say(
+        f"stopped after step {outcome.step} of {total_steps}; the same command continues"
+        if request
+        else f"finished {outcome.step} steps; everything is in {root}"
+    )
+    return Result(outcome.step, request)

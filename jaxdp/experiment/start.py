@@ -1,0 +1,38 @@
+"""One start of a run: its parts, where it writes, and what watches over it."""
+
+import dataclasses
+
+from jaxdp.experiment.composition import Composition
+from jaxdp.hooks.preemption import Preemption
+from jaxdp.parallel.peers import Peers
+from jaxdp.watchdog import Watchdog
+from jaxdp.workdir import WorkDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Trace `num_steps` steps after step `after_step`."""
+
+    after_step: int
+    num_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What is settled before the first program is compiled.
+
+    Attributes:
+        composition: the parts of the run.
+        directory: its work directory.
+        preemption: hears signals.
+        watchdog: ends the process when it hangs; told of every phase.
+        peers: the other processes; the first one writes.
+        profile: which steps to trace.
+    """
+
+    composition: Composition
+    directory: WorkDir
+    preemption: Preemption
+    watchdog: Watchdog
+    peers: Peers
+    profile: Profile | None

@@ -1,0 +1,204 @@
+"""Saving train states: whole or absent, in the background, and told when it fails."""
+
+import json
+import resource
+import threading
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from tiny_checkpoints import abstract, assert_is_state, make_state, save
+
+from jaxdp.checkpoint import saving
+from jaxdp.checkpoint.manifest import committed_steps, read_manifest, write_manifest
+from jaxdp.checkpoint.restoring import restore, restore_latest
+from jaxdp.checkpoint.retention import Retention, remove_leftovers
+from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.errors import UserError
+
+
+def test_manifest_lists_every_file_and_every_array(checkpoints, make_writer):
+    writer = make_writer()
+    save(writer, 7)
+    writer.wait()
+    manifest = read_manifest(checkpoints / "7")
+    on_disk = {path.relative_to(checkpoints / "7").as_posix() for path in (checkpoints / "7").rglob("*") if path.is_file()}
+    assert manifest.files.keys() == on_disk - {"manifest.json"}
+    assert {leaf["path"]: (leaf["dtype"], leaf["shape"]) for leaf in manifest.leaves} == {
+        "step": ("int32", []),
+        **{f"{part}/kernel": ("float32", [2, 3]) for part in ("params", "ema", "opt_state/0/mu", "opt_state/0/nu")},
+        **{f"{part}/bias": ("float32", [3]) for part in ("params", "ema", "opt_state/0/mu", "opt_state/0/nu")},
+        "opt_state/0/count": ("int32", []),
+        "skipped": ("int32", []),
+        "skipped_in_a_row": ("int32", []),
+    }
+    assert manifest.step == 7
+
+
+def test_without_its_manifest_a_checkpoint_does_not_count(checkpoints, make_writer, monkeypatch):
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+
+    def die(directory, manifest):
+        assert directory.name == "2" and (directory / "commit_success.txt").exists()  # Orbax is done
+        raise OSError("killed")
+
+    monkeypatch.setattr(saving, "write_manifest", die)
+    save(writer, 2)
+    with pytest.raises(UserError, match="killed"):
+        writer.wait()
+    assert committed_steps(checkpoints) == [1]
+    assert_is_state(restore_latest(checkpoints, abstract(), print), 1)
+    assert remove_leftovers(checkpoints) == ["2"]
+
+
+def test_save_returns_at_once_and_the_state_may_then_be_donated(checkpoints, make_writer, monkeypatch):
+    writer, go_on = make_writer(), threading.Event()
+
+    def wait_and_write(*arguments):
+        go_on.wait(30)
+        write_manifest(*arguments)
+
+    monkeypatch.setattr(saving, "write_manifest", wait_and_write)
+    state = make_state(1)
+    writer.save(1, state, {}, {}, {})
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    writer.check()  # still writing: nothing to say, and no waiting
+    assert committed_steps(checkpoints) == []
+    go_on.set()
+    writer.wait()
+    assert_is_state(restore(checkpoints / "1", abstract()), 1)
+
+
+def test_saving_a_step_again_changes_nothing(checkpoints, make_writer):
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    before = (checkpoints / "1" / "manifest.json").read_bytes()
+    writer.save(1, make_state(5), {}, {}, {})
+    again = make_writer()  # a later start of the run
+    again.save(1, make_state(5), {}, {}, {})
+    again.wait()
+    assert (checkpoints / "1" / "manifest.json").read_bytes() == before
+
+
+def test_retention_is_applied_after_each_save(checkpoints, make_writer):
+    writer, seen = make_writer(Retention(keep_latest=1, keep_best=1)), []
+    for step, loss in enumerate([3.0, 1.0, 2.0, 5.0], 1):
+        save(writer, step, {"eval/loss": loss})
+        writer.wait()
+        seen.append(committed_steps(checkpoints))
+    assert seen == [[1], [2], [2, 3], [2, 4]]
+
+
+def test_a_failed_save_is_told_at_the_next_check(checkpoints, make_writer, monkeypatch):
+    """TensorStore reports a full disk as a ValueError."""
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    whole = ocp.AsyncCheckpointer.wait_until_finished
+
+    def fill_the_disk(self):
+        whole(self)
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.AsyncCheckpointer, "wait_until_finished", fill_the_disk)
+        save(writer, 2)
+        with pytest.raises(UserError) as failure:
+            for _ in range(1000):
+                writer.check()
+                time.sleep(0.01)
+    assert str(failure.value) == (
+        f"checkpoint 2 could not be written to {checkpoints}: RESOURCE_EXHAUSTED: No space left on device; "
+        "whole checkpoints there: 1; make room or mend the directory and run the same command again."
+    )
+    writer.check()  # told once
+
+
+def test_a_failed_save_can_be_made_again(checkpoints, make_writer, monkeypatch):
+    writer = make_writer()
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "write_manifest", lambda *_: (_ for _ in ()).throw(OSError("broken")))
+        save(writer, 1)
+        with pytest.raises(UserError, match="broken"):
+            writer.wait()
+    remove_leftovers(checkpoints)
+    save(writer, 1)
+    writer.wait()
+    assert committed_steps(checkpoints) == [1]
+
+
+@pytest.mark.parametrize("obstacle", ["a file for the directory", "the step is there already"])
+def test_what_makes_a_save_impossible_is_told(checkpoints, make_writer, obstacle):
+    writer = make_writer()
+    if obstacle == "the step is there already":
+        (checkpoints / "1").mkdir()
+    else:
+        checkpoints.rmdir()
+        checkpoints.write_text("")
+    with pytest.raises(UserError, match=r"checkpoint 1 could not be written to .*: .*; whole checkpoints there: none"):
+        save(writer, 1)
+        writer.wait()
+
+
+def test_manifest_is_json(checkpoints, make_writer):
+    writer = make_writer()
+    save(writer, 1, {"eval/loss": float("inf")})
+    writer.wait()
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    json.loads((checkpoints / "1" / "manifest.json").read_text(), parse_constant=refuse)
+
+
+def test_a_directory_that_is_gone_is_told_and_not_made_again(checkpoints, make_writer):
+    """What is left where a file system was mounted must not fill up instead of it."""
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    checkpoints.rename(checkpoints.with_name("unmounted"))
+    with pytest.raises(UserError, match=r"checkpoint 2 could not be written to .*: the directory is gone; whole .* none"):
+        save(writer, 2)
+    assert not checkpoints.exists()
+    checkpoints.with_name("unmounted").rename(checkpoints)
+    save(writer, 2)
+    writer.wait()
+    assert committed_steps(checkpoints) == [1, 2]
+
+
+def test_the_time_of_a_save_is_known(checkpoints, make_writer):
+    writer = make_writer()
+    assert writer.longest_save_secs == 0.0
+    save(writer, 1)
+    writer.wait()
+    assert writer.longest_save_secs > 0.0
+
+
+def test_a_save_that_does_not_fit_is_told_and_the_one_before_is_whole(tmp_path):
+    """No file may grow beyond a limit: to a process, what a full disk is."""
+    checkpoints = tmp_path / "checkpoints"
+    writer = CheckpointWriter(checkpoints, Retention(), abstract(num_columns=30000), async_save=True)
+    writer.save(1, make_state(1, num_columns=30000), {}, {}, {})
+    writer.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(UserError) as failure:
+            writer.save(2, make_state(2, num_columns=30000), {}, {}, {})
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        writer.close()
+    assert str(failure.value) == (
+        f"checkpoint 2 could not be written to {checkpoints}: File too large; whole checkpoints there: 1; "
+        "make room or mend the directory and run the same command again."
+    )
+    state = restore_latest(checkpoints, abstract(num_columns=30000), print)
+    np.testing.assert_array_equal(state.params["kernel"], make_state(1, num_columns=30000).params["kernel"])
+    assert remove_leftovers(checkpoints) == ["2.orbax-checkpoint-tmp"]

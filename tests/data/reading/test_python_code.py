@@ -1,0 +1,159 @@
+import textwrap
+
+import pytest
+
+from jaxdp.data.reading.python_code import (
+    LEAST_CHARACTERS,
+    MOST_CHARACTERS,
+    cut_functions,
+    cut_pieces,
+    hide_word,
+    name_words,
+)
+from jaxdp.errors import UserError
+
+
+def functions(code):
+    return [tuple(function) for function in cut_functions(textwrap.dedent(code), "a.py")]
+
+
+def module(num_functions):
+    """Functions of two paragraphs, each telling its number."""
+    return "\n\n".join(
+        f"def function_{i}(first, second):\n    total_{i} = first + second * {i}\n\n    return total_{i}\n"
+        for i in range(num_functions)
+    )
+
+
+def test_pieces_are_the_lines_of_the_module():
+    text = module(100)
+    pieces = list(cut_pieces(text, "a.py"))
+    lines = text.split("\n")
+    for piece in pieces:
+        assert LEAST_CHARACTERS <= len(piece.text) <= MOST_CHARACTERS
+        own = piece.text.split("\n")
+        assert own == lines[piece.line - 1 : piece.line - 1 + len(own)]
+        assert own[0] and own[-1]
+    assert len(pieces) >= len(text) / MOST_CHARACTERS
+    # Cut at blank lines, so that nothing but blank lines is lost, and no paragraph is torn.
+    together = "\n".join(piece.text for piece in pieces)
+    assert [line for line in together.split("\n") if line] == [line for line in lines if line]
+    assert all(together.count(f"total_{i} = ") == 1 for i in range(100))
+    assert all(piece.text.startswith(("def ", "    return")) for piece in pieces)
+
+
+def test_pieces_without_blank_lines_are_cut_at_lines():
+    text = "\n".join(f"name_{i} = {i}" for i in range(480))
+    pieces = list(cut_pieces(text, "a.py"))
+    assert "\n".join(piece.text for piece in pieces) == text
+    assert all(MOST_CHARACTERS - 20 < len(piece.text) <= MOST_CHARACTERS for piece in pieces[:-1])
+
+
+def test_a_long_line_is_a_piece():
+    long = f'long = "{"x" * 2 * MOST_CHARACTERS}"'
+    pieces = list(cut_pieces(f"{module(10)}\n{long}\n{module(10)}", "a.py"))
+    assert [piece.text for piece in pieces if len(piece.text) > MOST_CHARACTERS] == [long]
+
+
+def test_pieces_tell_neither_licence_nor_imports():
+    head = '# Copyright of the authors\n\n"""What it does."""\nimport first\nfrom second import (\n    third,\n    fourth,\n)\n'
+    inner = "def function():\n    import fifth\n    return fifth\n"
+    [piece] = cut_pieces(head + inner + "x = 1\n" * 50, "a.py")
+    assert piece.line == 3
+    assert piece.text == '"""What it does."""\ndef function():\n    return fifth\n' + "\n".join(["x = 1"] * 50)
+
+
+def test_short_modules_are_left_out():
+    assert list(cut_pieces("", "a.py")) == []
+    assert list(cut_pieces("# a comment alone\n", "a.py")) == []
+    assert list(cut_pieces("x = 1\n" * (LEAST_CHARACTERS // 6), "a.py")) == []
+    assert len(list(cut_pieces("x = 1\n" * (LEAST_CHARACTERS // 6 + 1), "a.py"))) == 1
+
+
+def test_a_function_loses_docstring_decorators_and_name():
+    code = '''
+    class Box:
+        @property
+        def size(self):
+            """The size.
+
+            In units.
+            """
+            # of the parent
+            size_of = super().size
+            return size_of + self.size(1)  # twice the size
+    '''
+    assert functions(code) == [
+        (4, "size", "def _(self):\n    # of the parent\n    size_of = super()._\n    return size_of + self._(1)  # twice the _")
+    ]
+
+
+def test_functions_inside_others_follow_them():
+    code = """
+    async def outer(x):
+        def inner():
+            return x
+        return inner
+    """
+    assert functions(code) == [
+        (2, "outer", "async def _(x):\n    def inner():\n        return x\n    return inner"),
+        (3, "inner", "def _():\n    return x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def __init__(self):\n    self.x = 1",
+        "def _():\n    return 1",
+        "def empty(): pass",
+        "def empty(): ...",
+        'def empty():\n    """Documented."""',
+        'def empty():\n    """Documented."""\n    pass',
+        'def one_line(): "documented"; return 1',
+    ],
+)
+def test_functions_that_teach_nothing(code):
+    assert functions(code) == []
+
+
+def test_one_line_and_other_strings_are_kept():
+    assert functions("def f(x): return x") == [(1, "f", "def _(x): return x")]
+    assert functions('def f():\n    return """a\n  b"""') == [(1, "f", 'def _():\n    return """a\n  b"""')]
+
+
+def test_lines_end_where_python_ends_them():
+    """A form feed is no end of line."""
+    assert functions("x = 1\n\f\ndef f():\n    return '\u2028'") == [(3, "f", "def _():\n    return '\u2028'")]
+
+
+@pytest.mark.parametrize("cut", [cut_pieces, cut_functions])
+def test_what_is_no_code_is_named(cut):
+    with pytest.raises(UserError, match=r"lib/a\.py, line 2, is no code that this Python reads"):
+        list(cut("x = 1\nprint 'two'\n", "lib/a.py"))
+    with pytest.raises(UserError, match=r"lib/a\.py.*is no code that this Python reads"):
+        list(cut("x = 1\0\n", "lib/a.py"))
+
+
+def test_wrong_escapes_are_read_without_a_warning():
+    assert functions("def f():\n    return '\\d'") == [(1, "f", "def _():\n    return '\\d'")]
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("parse", "parse"),
+        ("_parse_header", "parse header"),
+        ("assertIsNone", "assert is none"),
+        ("getHTTPServer", "get http server"),
+        ("_parse_HTTPHeader", "parse http header"),
+        ("a2b_base64", "a2b base64"),
+        ("do_GET", "do get"),
+    ],
+)
+def test_words_of_a_name(name, words):
+    assert name_words(name) == words
+
+
+def test_a_hidden_word_is_a_whole_one():
+    assert hide_word("xml", "xml.dom, xmlrpc, 'xml', XML, xml_") == "_.dom, xmlrpc, '_', XML, xml_"
