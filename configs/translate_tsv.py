@@ -5,6 +5,10 @@
 
 The file has a header line; name its columns with --config.data.source_column and
 --config.data.target_column. Held out is the last tenth, or --config.data.eval_path=FILE.
+
+Two files instead, line N of one with line N of the other: --config.data.source=text
+--config.data.path=train.en --config.data.target_path=train.de, and likewise
+--config.data.eval_path and --config.data.eval_target_path.
 """
 
 from jaxdp import defaults

@@ -23,8 +23,11 @@ DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
 """What a run must keep when it continues, beside the group of its own task; all else may change."""
 
+DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
+"""Keys of `data` and of the entries of its mixture that say where files are."""
+
 _CHANGES_NO_BATCH = (
-    "data.path", "data.eval_path", "data.cache_dir", "data.num_workers", "data.prefetch_batches",
+    *(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
 )  # fmt: skip
 """Within the fixed groups. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
 
@@ -296,9 +299,8 @@ def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
 def _without_places(mixture: Any) -> Any:
     if not isinstance(mixture, list):
         return mixture
-    places = ("path", "eval_path")
     return [
-        {key: value for key, value in entry.items() if key not in places} if isinstance(entry, Mapping) else entry
+        {key: value for key, value in entry.items() if key not in DATA_PLACES} if isinstance(entry, Mapping) else entry
         for entry in mixture
     ]
 

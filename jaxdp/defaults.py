@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
     config.data.split = placeholder(str)  # hf: the training split; unset: train
     config.data.eval_split = placeholder(str)  # hf: the held-out split; unset: eval_fraction of the training split
     config.data.eval_path = placeholder(str)  # files that are held out; unset: eval_fraction of data.path
+    config.data.target_path = placeholder(str)  # text, for seq2seq and completion_only: files whose line N is the target of line N of data.path
+    config.data.eval_target_path = placeholder(str)  # the same beside data.eval_path
     config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several
     config.data.text_column = "text"  # of jsonl, csv, parquet, hf
     config.data.label_column = "label"  # classification

@@ -270,7 +270,10 @@ def changed(key):
     return saved, current
 
 
-MAY_DIFFER = ("data.path", "data.eval_path", "data.cache_dir", "data.num_workers", "data.prefetch_batches")
+MAY_DIFFER = (
+    "data.path", "data.eval_path", "data.target_path", "data.eval_target_path", "data.cache_dir", "data.num_workers",
+    "data.prefetch_batches",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("key", leaf_keys(defaults.get_config()))
@@ -292,6 +295,9 @@ def test_the_files_of_a_mixture_may_move_but_not_change_their_weight(tmp_path):
         return {"data": {"mixture": [{"source": "text", "path": path, "weight": weight}]}}
 
     check_resumable(mixture("a", 1.0), mixture("b", 1.0), tmp_path)
+    moved = mixture("a", 1.0)
+    moved["data"]["mixture"][0] |= {"target_path": "b", "eval_path": "c", "eval_target_path": "d"}
+    check_resumable(mixture("a", 1.0), moved, tmp_path)
     with pytest.raises(UserError, match=r"data\.mixture"):
         check_resumable(mixture("a", 1.0), mixture("a", 2.0), tmp_path)
 

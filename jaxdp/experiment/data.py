@@ -83,10 +83,9 @@ def _summary(
     lines = []
     for source, splits in zip(sources, prepared, strict=True):
         train, held_out = (_num_tokens(splits[split].examples) for split in SPLITS)
-        parts = len(source.scan.part_records)
         efficiency = getattr(rows[source.label], "efficiency", None)
         lines.append(
-            f"{source.label}: {parts} {'files' if parts > 1 else 'file'}, {quantity(train)} tokens to train on, "
+            f"{source.label}: {source.extent}, {quantity(train)} tokens to train on, "
             f"{quantity(held_out)} held out"
             + (f", rows {np.min(efficiency):.1%} full" if efficiency is not None else "")
         )

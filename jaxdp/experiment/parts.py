@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+import glob
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxdp.config import DURATIONS
+from jaxdp.config import DATA_PLACES, DURATIONS
 from jaxdp.data.augmentation import augmented, make_augmentation
 from jaxdp.data.pipeline import MakeBatch
 from jaxdp.data.tokenizers import Tokenizer
@@ -135,14 +137,29 @@ def resolve(config: ConfigDict, vocab_size: int, vocabularies: Vocabularies = NO
         resolved.data.packing = packing(config)
         if resolved.model.preset is None:
             resolved.model.preset = DEFAULT_PRESETS[make_task(config).architectures[0]]
-        if resolved.data.path:
-            resolved.data.path = os.path.abspath(os.path.expanduser(resolved.data.path))
+        resolved.data.update(absolute_places(resolved.data))
+        resolved.data.mixture = tuple({**entry, **absolute_places(entry)} for entry in resolved.data.mixture)
         if resolved.init_from:
             resolved.init_from = os.path.abspath(os.path.expanduser(resolved.init_from))
         for key, value in resolved.model.items():
             if value is None:
                 resolved.model[key] = getattr(model, key)
     return resolved
+
+
+def absolute_places(data: Mapping[str, Any]) -> dict[str, str]:
+    """Where files are, from any working directory; URLs and names on the Hub as they stand.
+
+    Args:
+        data: `config.data`, or an entry of its mixture.
+    """
+    places = {}
+    for key in DATA_PLACES:
+        path = os.path.expanduser(data.get(key) or "")
+        on_hub = data["source"] in ("hf", "hf_stream") and not (os.path.exists(path) or glob.has_magic(path))
+        if path:
+            places[key] = path if "://" in path or on_hub else os.path.abspath(path)
+    return places
 
 
 def make_model(

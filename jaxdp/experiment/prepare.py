@@ -54,7 +54,7 @@ def _plan(config: ConfigDict) -> Rows:
         rows.append(
             (
                 source.label,
-                f"{sum(scan.part_records):,} records in {len(scan.part_records)} files, {quantity(scan.num_characters)} "
+                f"{sum(scan.part_records):,} records in {source.extent}, {quantity(scan.num_characters)} "
                 f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
             )
         )

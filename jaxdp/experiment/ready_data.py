@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
 from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
 from jaxdp.data.rows.windows import TokenWindows
@@ -21,6 +22,8 @@ from jaxdp.terminal import memory_size, quantity, say
 
 
 def ready_tokens(config: ConfigDict) -> Data:
+    [entry] = source_entries(config)
+    check_keys(source_spec(config, entry)[0])
     vocab_size = config.model.vocab_size
     if not vocab_size:
         raise UserError(

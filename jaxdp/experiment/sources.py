@@ -7,17 +7,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import nearest
+from jaxdp.config import DATA_PLACES, nearest
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
-from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.parts import absolute_places, make_task
 from jaxdp.terminal import say
 
-_SPEC_KEYS = ("source", "path", "eval_path", "name", "split", "eval_split", "errors")
+_SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors")
 _COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
 
 
@@ -33,6 +33,13 @@ class Source:
     evaluation: list[Part] | None
     scan: Scan
 
+    @property
+    def extent(self) -> str:
+        """How much there is of it, for a person: `3 files`."""
+        number, is_paired = len(self.scan.part_records), self.spec.target_path is not None
+        one, several = ("pair of files", "pairs of files") if is_paired else ("file", "files")
+        return f"{number} {one if number == 1 else several}"
+
 
 def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
     """The sources of `config.data`: entries of the mixture with defaults filled in, or the one source.
@@ -43,6 +50,9 @@ def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
     defaults = {key: config.data[key] for key in (*_SPEC_KEYS, *_COLUMN_KEYS)}
     if not config.data.mixture:
         return [defaults | {"weight": None}]
+    for key in ("target_path", "eval_target_path"):
+        if config.data[key] is not None:
+            raise UserError(f"data.{key}={config.data[key]} is of one source: unset it, and give it to the entries of data.mixture.")
     entries = []
     for number, entry in enumerate(config.data.mixture):
         where = f"data.mixture[{number}]"
@@ -58,7 +68,7 @@ def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
         weight = entry.get("weight")
         if weight is not None and not (isinstance(weight, int | float) and 0 < weight < float("inf")):
             raise UserError(f"{where} has weight {weight!r}: expected a number above 0.")
-        own = {"path": None, "eval_path": None, "name": None, "split": None, "eval_split": None}
+        own = dict.fromkeys((*DATA_PLACES, "name", "split", "eval_split"))
         entries.append(defaults | own | dict(entry) | {"weight": weight})
     return entries
 
@@ -95,8 +105,9 @@ def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpe
 
 
 def source_label(entry: Mapping[str, Any]) -> str:
-    """A name for a person: the end of the path, or the kind of source."""
-    return os.path.basename(os.path.normpath(entry["path"])) if entry["path"] else entry["source"]
+    """A name for a person: the end of the path, or of both paths of pairs, or the kind of source."""
+    ends = [os.path.basename(os.path.normpath(entry[key])) for key in ("path", "target_path") if entry[key]]
+    return " + ".join(ends) or entry["source"]
 
 
 def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:
@@ -104,7 +115,7 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
     train, evaluation = open_source(spec)
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
-        "spec": {**dataclasses.asdict(spec), "path": spec.path and os.path.abspath(os.path.expanduser(spec.path))},
+        "spec": {**dataclasses.asdict(spec), **absolute_places(entry)},
         "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
     }
     place = scan_entry(config, described, evaluation is not None)

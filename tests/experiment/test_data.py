@@ -134,6 +134,57 @@ def test_every_kind_of_file_gives_the_same_tokens(config_file, corpora):
         np.testing.assert_array_equal(evaluation, tokens["jsonl"][1], err_msg=source)
 
 
+PAIR_TASKS = {"seq2seq": ("task=seq2seq",), "completion": ("causal_lm.completion_only=True",)}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """The same pairs as two files and as one of JSON lines."""
+    sides = {"source": [text(n, 3 + n % 2) for n in range(30)], "target": [text(n + 5, 2 + n % 3) for n in range(30)]}
+    for name, texts in sides.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in texts))
+    records = [dict(zip(sides, pair, strict=True)) for pair in zip(*sides.values(), strict=True)]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+PARALLEL = ("data.source=text", "data.path={root}/source", "data.target_path={root}/target", "data.length=64")
+
+
+@pytest.mark.parametrize("task", PAIR_TASKS)
+def test_two_files_give_the_rows_of_one_with_both_columns(config_file, pairs, task):
+    jsonl = ("data.source=jsonl", "data.path={root}/lines.jsonl", "data.length=64")
+    both = [read_data(config_of(config_file, pairs, *PAIR_TASKS[task], *source)) for source in (PARALLEL, jsonl)]
+    for split in ("train", "evaluation"):
+        assert_same(*(getattr(data, split).rows(np.arange(getattr(data, split).num_rows)) for data in both))
+    assert both[0].summary[0].startswith("source + target: 1 pair of files, ")
+    assert both[0].train.num_rows + both[0].evaluation.num_rows == 30
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_change_on_either_side_is_other_data(config_file, pairs, tmp_path, side):
+    config = config_of(config_file, pairs, *PAIR_TASKS["seq2seq"], *PARALLEL)
+    first = read_data(config)
+    assert read_data(config).fingerprint == first.fingerprint
+    path = pairs / side
+    path.write_text(path.read_text().replace("the", "eht"))
+    assert read_data(config).fingerprint != first.fingerprint
+
+
+def test_held_out_pairs_and_pairs_in_a_mixture(config_file, pairs):
+    for name in ("source", "target"):
+        (pairs / f"dev.{name}").write_text("a\nb\n")
+    held_out = ("data.eval_path={root}/dev.source", "data.eval_target_path={root}/dev.target")
+    data = read_data(config_of(config_file, pairs, *PAIR_TASKS["seq2seq"], *PARALLEL, *held_out))
+    assert (data.train.num_rows, data.evaluation.num_rows) == (30, 2)
+    mixture = (
+        "data.mixture=({{'source':'text','path':'{root}/source','target_path':'{root}/target'}},"
+        "{{'source':'jsonl','path':'{root}/lines.jsonl'}})"
+    )
+    data = read_data(config_of(config_file, pairs, *PAIR_TASKS["seq2seq"], mixture, "data.length=64"))
+    assert [group.name for group in data.groups] == ["source + target", "lines.jsonl"]
+
+
 def test_it_is_tokenized_once(config_file, corpora, tmp_path, monkeypatch):
     config = config_of(config_file, corpora, "data.source=text", *SOURCES["text"], f"data.cache_dir={tmp_path}")
     first = read_data(config)
@@ -220,6 +271,7 @@ def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
         (("data.mixture=({'path':'a'},)",), r"data.mixture\[0\] has no 'source'"),
         (("data.mixture=({'source':'text','wieght':1},)",), r"unknown key 'wieght'; did you mean 'weight'"),
         (("data.mixture=({'source':'text','weight':-1},)",), r"weight -1: expected a number above 0"),
+        (("data.mixture=({'source':'text','path':'a'},)", "data.target_path=b"), r"data.target_path=b .* entries of data.mixture"),
         (("data.mixture=({'source':'tokens','path':'a'},)",), r"'tokens', which cannot be mixed"),
     ],
 )
@@ -237,6 +289,13 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
         (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
         (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),
         (("data.source=tokens", "data.path={root}/tokens.bin", "data.packing=documents"), "choose cut"),
+        (("data.source=tokens", "data.path={root}/tokens.bin", "data.eval_path={root}/text", "model.vocab_size=1000"),
+            r"data\.eval_path=.* means nothing with data\.source=tokens"),
+        (("task=seq2seq", "data.source=text", "data.path={root}/text"), "needs data.target_path"),
+        (("data.source=text", "data.path={root}/text", "data.target_path={root}/text"), "set task=seq2seq"),
+        (("task=seq2seq", "data.source=csv", "data.path={root}/table.csv", "data.target_path=x"), "data.target_path=x means nothing"),
+        (("task=seq2seq", "data.source=text", "data.path={root}/lines.jsonl", "data.target_path={root}/table.csv"),
+            r"lines.jsonl \(data.path\) has 20 lines and \S*table.csv \(data.target_path\) 21, but line N"),
         (("data.packing=documents", "data.length=64"), "data.long_documents"),
         (("data.tokenizer=bpe",), "bpe:N"),
         (("data.cleaning=('lowercas',)",), "lowercas.*expected steps out of"),

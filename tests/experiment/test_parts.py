@@ -40,7 +40,31 @@ def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
 
 def test_paths_become_absolute(config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert parts.resolve(load(config_file, "data.path=corpus/a.txt"), 257).data.path == str(tmp_path / "corpus" / "a.txt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load(
+        config_file, "data.path=corpus/a.txt", "data.eval_path=b.*", "data.target_path=c", "data.eval_target_path=~/d",
+        "data.mixture=({'source':'text','path':'a'},{'source':'stdlib','weight':1.0})",
+    )  # fmt: skip
+    data = parts.resolve(config, 257).data
+    assert data.path == str(tmp_path / "corpus" / "a.txt")
+    assert data.eval_path == str(tmp_path / "b.*")
+    assert (data.target_path, data.eval_target_path) == (str(tmp_path / "c"), str(tmp_path / "d"))
+    assert data.mixture == ({"source": "text", "path": str(tmp_path / "a")}, {"source": "stdlib", "weight": 1.0})
+    assert parts.resolve(load(config_file), 257).data.eval_path is None
+
+
+def test_what_is_no_path_of_this_machine_stays(config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    for source, path, expected in (
+        ("text", "https://host/a.txt", "https://host/a.txt"),
+        ("hf", "owner/name", "owner/name"),
+        ("hf_stream", "owner/name", "owner/name"),
+        ("hf", "saved", str(tmp_path / "saved")),
+        ("hf_stream", "*.jsonl", str(tmp_path / "*.jsonl")),
+    ):
+        config = load(config_file, f"data.source={source}", f"data.path={path}")
+        assert parts.resolve(config, 257).data.path == expected
 
 
 @pytest.mark.parametrize(

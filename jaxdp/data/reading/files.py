@@ -50,7 +50,9 @@ class DataFile:
         return (os.path.splitext(stem)[1] if ending in COMPRESSIONS else ending).lower()
 
 
-def find_files(path: str, endings: tuple[str, ...], key: str = "data.path") -> list[DataFile]:
+def find_files(
+    path: str, endings: tuple[str, ...], key: str = "data.path", *, keep_empty: bool = False
+) -> list[DataFile]:
     """The files that a path names, sorted by relative name.
 
     Args:
@@ -61,9 +63,10 @@ def find_files(path: str, endings: tuple[str, ...], key: str = "data.path") -> l
         endings: `(".csv", ".tsv")`, each also with that of a compression; empty: all
             names. A file or a glob is taken at its word, whatever the endings.
         key: that holds the path, for messages.
+        keep_empty: also those without content beside others, where their places count.
 
     Returns:
-        One or more files; of several the empty ones are left out.
+        One or more files; of several the empty ones are left out, unless they are kept.
 
     Raises:
         UserError: nothing there, nothing readable, nothing that matches, no content.
@@ -82,7 +85,7 @@ def find_files(path: str, endings: tuple[str, ...], key: str = "data.path") -> l
     with_content = [file for file in files if file.num_bytes != 0]
     if not with_content:
         raise UserError(f"{key}: {files[-1].path} is empty, and no other file has text.")
-    return sorted(with_content, key=lambda file: file.name)
+    return sorted(files if keep_empty else with_content, key=lambda file: file.name)
 
 
 def find_below(

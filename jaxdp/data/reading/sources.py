@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from jaxdp.data.reading import parallel_text
 from jaxdp.data.reading.arrow import read_parquet
 from jaxdp.data.reading.files import DataFile, find_files
 from jaxdp.data.reading.hub import open_data_set
-from jaxdp.data.reading.readers import read_csv, read_jsonl, read_text
+from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Part, Record, missing_column
 from jaxdp.data.reading.stdlib import open_stdlib
+from jaxdp.data.reading.tables import read_csv
 from jaxdp.errors import UserError
 
 
@@ -21,11 +23,14 @@ class SourceSpec:
         path: a file, a folder, a glob or a URL (see `files.find_files`); for hf see
             `hub.open_data_set`; not used by stdlib.
         eval_path: files that are the evaluation split; not for stdlib and hf.
+        target_path: text with columns `source` and `target`: the files of the targets;
+            `path` has the sources (see `parallel_text`).
+        eval_target_path: likewise beside `eval_path`.
         name: hf: the configuration of a data set.
         split: hf: to train on; None: train.
         eval_split: hf: to evaluate on; None: held out of `split`.
-        columns: that must be there and hold text; of text: `text`; of stdlib see
-            `stdlib.open_stdlib`.
+        columns: that must be there and hold text; of text: `text`, or `source` and
+            `target`; of stdlib see `stdlib.open_stdlib`.
         label_columns: that must be there and hold text, whole numbers or truth values.
         errors: strict | replace: what to do about bytes that are not UTF-8.
     """
@@ -33,6 +38,8 @@ class SourceSpec:
     source: str
     path: str | None = None
     eval_path: str | None = None
+    target_path: str | None = None
+    eval_target_path: str | None = None
     name: str | None = None
     split: str | None = None
     eval_split: str | None = None
@@ -83,7 +90,7 @@ def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
         )
     if spec.errors not in ("strict", "replace"):
         raise UserError(f"data.errors={spec.errors!r} is unknown: expected strict or replace.")
-    _check_keys(spec)
+    check_keys(spec)
     train, evaluation = SOURCES[spec.source](spec, Columns(spec.columns, spec.label_columns))
     for parts, where in ((train, spec.path or spec.source), (evaluation, spec.eval_path)):
         if parts is not None and not any(_has_records(part) for part in parts):
@@ -91,20 +98,44 @@ def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
     return train, evaluation
 
 
-def _check_keys(spec: SourceSpec) -> None:
+_TARGETS = ("target_path", "eval_target_path")
+
+_LOOKED_AT = {
+    "stdlib": (),
+    **dict.fromkeys(FORMATS, ("eval_path",)),
+    "text": ("eval_path", *_TARGETS),
+    "tokens": (),
+    **dict.fromkeys(("hf", "hf_stream"), ("name", "split", "eval_split")),
+}
+"""Source -> which of the optional keys mean something to it."""
+
+
+def check_keys(spec: SourceSpec) -> None:
     """Checks that no key is set which the source does not look at.
+
+    Args:
+        spec: also of tokens and hf_stream, which others open.
 
     Raises:
         UserError: names the key, and where it belongs.
     """
-    unused = ("eval_path",) if spec.source == "hf" else ("name", "split", "eval_split")
-    for key in ("eval_path", *unused) if spec.source == "stdlib" else unused:
-        if getattr(spec, key) is not None:
-            cure = "data.eval_split names a split" if spec.source == "hf" else "data.eval_path names files"
+    looked_at = _LOOKED_AT[spec.source]
+    for key in (*_TARGETS, "eval_path", "name", "split", "eval_split"):
+        if key not in looked_at and getattr(spec, key) is not None:
             raise UserError(
                 f"data.{key}={getattr(spec, key)} means nothing with data.source={spec.source}: unset it"
-                + (f" ({cure} to evaluate on)." if spec.source != "stdlib" else ".")
+                f"{_instead(key, looked_at)}."
             )
+
+
+def _instead(key: str, looked_at: tuple[str, ...]) -> str:
+    """What serves the purpose of a key that means nothing."""
+    if key in _TARGETS:
+        return " (data.source=text reads pairs from two files; others from data.source_column and data.target_column)"
+    for other, what in (("eval_split", "names a split"), ("eval_path", "names files")):
+        if other in looked_at:
+            return f" (data.{other} {what} to evaluate on)"
+    return ""
 
 
 def _has_records(part: Part) -> bool:
@@ -120,23 +151,69 @@ def _open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[Parts, None]:
 
 
 def _open_files(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
-    if not spec.path:
-        raise UserError(f"data.source={spec.source} needs data.path: a file, a folder or a glob.")
-    if spec.source == "text":
-        _only_text(columns)
     endings = FORMATS[spec.source].endings
-    train = find_files(spec.path, endings)
-    evaluation = None if spec.eval_path is None else find_files(spec.eval_path, endings, "data.eval_path")
-    both = {file.path for file in train} & {file.path for file in evaluation or ()}
-    if both:
-        raise UserError(
-            f"{min(both)} is both in data.path and in data.eval_path: what is evaluated on must not be "
-            "trained on; choose the files of each by a folder or a glob."
-        )
+    train, evaluation = _split_files(spec, endings, "path", "eval_path")
     return (
         [_part(file, spec, columns) for file in train],
         None if evaluation is None else [_part(file, spec, columns) for file in evaluation],
     )
+
+
+def _open_text(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
+    if set(columns.names) == set(parallel_text.COLUMNS):
+        return _open_pairs(spec)
+    for key in _TARGETS:
+        if getattr(spec, key) is not None:
+            raise UserError(
+                f"data.{key}={getattr(spec, key)} has the targets of pairs, but this task reads none: unset it, or "
+                "set task=seq2seq (or causal_lm.completion_only=True)."
+            )
+    _only_text(columns)
+    return _open_files(spec, columns)
+
+
+def _open_pairs(spec: SourceSpec) -> tuple[Parts, Parts | None]:
+    _check_both_sides(spec)
+    train, evaluation = _split_files(spec, (), "path", "eval_path", keep_empty=True)
+    targets, eval_targets = _split_files(spec, (), *_TARGETS, keep_empty=True)
+    return (
+        parallel_text.pair_files(train, targets, spec.errors),
+        None if evaluation is None else parallel_text.pair_files(evaluation, eval_targets, spec.errors),
+    )
+
+
+def _check_both_sides(spec: SourceSpec) -> None:
+    """Checks that where one side of pairs is given the other is too."""
+    if spec.target_path is None:
+        raise UserError(
+            "data.source=text needs data.target_path for a task that reads pairs: the files whose line N is the target "
+            "of line N of data.path; or read both from one table with data.source=csv, jsonl or parquet."
+        )
+    for given, missing in (("eval_path", "eval_target_path"), ("eval_target_path", "eval_path")):
+        if getattr(spec, given) is not None and getattr(spec, missing) is None:
+            raise UserError(
+                f"data.{given}={getattr(spec, given)} is one side of pairs: set data.{missing} to the other."
+            )
+
+
+def _split_files(
+    spec: SourceSpec, endings: tuple[str, ...], train_key: str, eval_key: str, *, keep_empty: bool = False
+) -> tuple[list[DataFile], list[DataFile] | None]:
+    """The files to train on and those to evaluate on, which must not be the same."""
+    train_path, eval_path = getattr(spec, train_key), getattr(spec, eval_key)
+    if not train_path:
+        raise UserError(f"data.source={spec.source} needs data.{train_key}: a file, a folder or a glob.")
+    train = find_files(train_path, endings, f"data.{train_key}", keep_empty=keep_empty)
+    if eval_path is None:
+        return train, None
+    evaluation = find_files(eval_path, endings, f"data.{eval_key}", keep_empty=keep_empty)
+    both = {file.path for file in train} & {file.path for file in evaluation}
+    if both:
+        raise UserError(
+            f"{min(both)} is both in data.{train_key} and in data.{eval_key}: what is evaluated on must not be "
+            "trained on; choose the files of each by a folder or a glob."
+        )
+    return train, evaluation
 
 
 def _part(file: DataFile, spec: SourceSpec, columns: Columns) -> Part:
@@ -162,5 +239,6 @@ def _open_hf(spec: SourceSpec, columns: Columns) -> tuple[Parts, Parts | None]:
 SOURCES: dict[str, Callable[[SourceSpec, Columns], tuple[Parts, Parts | None]]] = {
     "stdlib": _open_stdlib,
     **dict.fromkeys(FORMATS, _open_files),
+    "text": _open_text,
     "hf": _open_hf,
 }

@@ -9,7 +9,7 @@ from jaxdp.data.reading.files import find_files, unreadable
 from jaxdp.data.reading.hub import check_hub, out_of_reach
 from jaxdp.data.reading.record_stream import RecordStream
 from jaxdp.data.reading.records import Columns, missing_column
-from jaxdp.data.reading.sources import SourceSpec
+from jaxdp.data.reading.sources import SourceSpec, check_keys
 from jaxdp.errors import UserError
 
 _CURE = "run `hf download {path} --repo-type dataset --local-dir FOLDER`"
@@ -60,6 +60,7 @@ def open_stream(
             f"data.shuffle_buffer={shuffle_buffer} with data.shuffle={shuffle}: expected 0, or with "
             "data.shuffle=True a number of records."
         )
+    check_keys(spec)
     columns = Columns(spec.columns, spec.label_columns)
     where = f"data.path={spec.path}, split {split}"
     dataset, files = _load(os.path.expanduser(spec.path), spec.name, split)

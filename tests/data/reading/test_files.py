@@ -41,6 +41,8 @@ def test_folder_is_walked_sorted_and_without_hidden_empty_and_linked(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "linked.txt").symlink_to(tmp_path / "b.txt")
     assert names(tmp_path) == ["a/z.md", "b.txt", "c/d/e", "linked.txt"]
+    kept = find_files(str(tmp_path), (), keep_empty=True)
+    assert [file.name for file in kept] == ["a/z.md", "b.txt", "c/d/e", "empty.txt", "linked.txt"]
 
 
 def test_folder_by_endings_also_compressed_and_in_capitals(tmp_path):

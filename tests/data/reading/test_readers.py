@@ -1,6 +1,4 @@
-import csv
 import gzip
-import io
 import json
 import random
 import tracemalloc
@@ -9,7 +7,7 @@ import pytest
 
 from jaxdp.data.reading import file_content
 from jaxdp.data.reading.files import DataFile
-from jaxdp.data.reading.readers import read_csv, read_jsonl, read_text
+from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Record
 from jaxdp.errors import UserError
 
@@ -152,54 +150,3 @@ def test_jsonl_label_errors(save):
 def test_jsonl_replaces_what_is_no_text(save):
     file = save("a.jsonl", b'{"text": "\xffa\\ud83db\\ud83d\\ude42"}')
     assert texts(read(read_jsonl, file, errors="replace")) == ["\ufffda\ufffdb🙂"]
-
-
-def test_csv_equals_what_python_wrote(save):
-    rng = random.Random(0)
-    rows = [["".join(rng.choices('ab,"\t\n;ü ', k=rng.randint(0, 8))) for _ in range(3)] for _ in range(200)]
-    for name, dialect in (("a.csv", "excel"), ("a.tsv", "excel-tab"), ("a.tsv.gz", "excel-tab")):
-        table = io.StringIO()
-        csv.writer(table, dialect).writerows([["id", "text", "n"], *rows])
-        content = table.getvalue().encode()
-        file = save(name, gzip.compress(content) if name.endswith(".gz") else content)
-        records = read(read_csv, file, Columns(("text",), ("id",)))
-        assert [(r.fields["id"], r.fields["text"]) for r in records] == [(row[0], row[1]) for row in rows]
-        assert records[0].fields.keys() == {"text", "id"}
-
-
-def test_csv_counts_lines_not_rows(save):
-    file = save("a.csv", '\ufeff\ntext,n\n"a\n\nb",1\n\nc,2\n"d",3')
-    records = read(read_csv, file)
-    assert [(record.fields["text"], record.origin) for record in records] == [
-        ("a\n\nb", "a.csv, line 3"),
-        ("c", "a.csv, line 7"),
-        ("d", "a.csv, line 8"),
-    ]
-
-
-def test_csv_field_of_any_size(save):
-    text = "x," * 200_000
-    assert texts(read(read_csv, save("a.csv", f'text\n"{text}"\n'))) == [text]
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("text,n\na,1\n\nb\n", r"a\.csv, line 4: the row has 1 field, the header 2 fields"),
-        ("text\n\n\na, b\n", r"a\.csv, line 4: the row has 2 fields, the header 1 field"),
-        ('text\na\n"b\nc\n', r"a\.csv, line 3: the row that begins here cannot be read \(unexpected end of data"),
-        ('text\n"b" c\n', r"a\.csv, line 2: the row that begins here cannot be read"),
-        ("text\na\rb\n", r"a\.csv, line 2: the row that begins here cannot be read"),
-        ("id,label\n1,2\n", r"a\.csv: its header has no column 'text', only 'id', 'label'"),
-        ("text,text\n1,2\n", r"a\.csv: its header names column 'text' more than once"),
-        (b"text\na\n\xff\n", r"a\.csv, line 3, is not UTF-8 text: byte 0xff at offset 7"),
-    ],
-)
-def test_csv_errors_name_the_line(save, content, message):
-    with pytest.raises(UserError, match=message):
-        read(read_csv, save("a.csv", content))
-
-
-def test_csv_without_rows(save):
-    assert read(read_csv, save("a.csv", "text,n\n")) == []
-    assert read(read_csv, save("a.csv", "\n\n")) == []

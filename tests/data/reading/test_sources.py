@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.data.reading.sources import SourceSpec, check_keys, open_source
 from jaxdp.errors import UserError
 
 
@@ -77,6 +77,66 @@ def test_evaluation_files_must_not_be_trained_on(corpus):
         opened(source="text", path=str(corpus / "text"), eval_path=str(corpus / "text" / "c.txt"))
 
 
+PAIRS = {"source": "text", "columns": ("source", "target")}
+
+
+@pytest.fixture
+def parallel(tmp_path):
+    """Two files a side to train on, of which the first target has no line, and one to evaluate on."""
+    for name, source, target in (("train/a", "", ""), ("train/b", "one\ntwo\n", "eins\nzwei\n"), ("dev/c", "three\n", "drei\n")):
+        save(tmp_path / f"{name}.en", source)
+        save(tmp_path / f"{name}.de", target)
+    return tmp_path
+
+
+def fields(parts):
+    return [tuple(record.fields.values()) for record in records(parts)]
+
+
+def test_pairs_of_two_files(parallel):
+    train, evaluation = opened(path=str(parallel / "train/b.en"), target_path=str(parallel / "train/b.de"), **PAIRS)
+    assert fields(train) == [("one", "eins"), ("two", "zwei")] and evaluation is None
+
+
+def test_pairs_of_globs_and_folders_with_their_evaluation_files(parallel):
+    train, evaluation = opened(
+        path=str(parallel / "train/*.en"),
+        target_path=str(parallel / "train/*.de"),
+        eval_path=str(parallel / "dev/c.en"),
+        eval_target_path=str(parallel / "dev/c.de"),
+        **PAIRS,
+    )
+    assert [part.name for part in train] == ["a.en + a.de", "b.en + b.de"]  # the empty ones keep their places
+    assert fields(train) == [("one", "eins"), ("two", "zwei")]
+    assert fields(evaluation) == [("three", "drei")]
+    train, _ = opened(path=str(parallel / "dev"), target_path=str(parallel / "dev"), **PAIRS)
+    assert fields(train) == [("drei", "drei"), ("three", "three")]
+
+
+@pytest.mark.parametrize(
+    "places, message",
+    [
+        ({}, r"data\.source=text needs data\.target_path for a task that reads pairs: .* data\.source=csv, jsonl or parquet"),
+        ({"path": None, "target_path": "b.de"}, r"data\.source=text needs data\.path: a file"),
+        ({"target_path": "nowhere"}, r"^data\.target_path: \S*nowhere does not exist"),
+        ({"target_path": "b.de", "eval_path": "c"}, r"data\.eval_path=\S*c is one side of pairs: set data\.eval_target_path"),
+        ({"target_path": "b.de", "eval_target_path": "c"}, r"data\.eval_target_path=\S*c is one .*: set data\.eval_path to"),
+        ({"target_path": "*.de"}, r"data\.path names 1 file and data\.target_path 2 files, .* \S*b\.de has no partner"),
+        ({"target_path": "b.de", "eval_path": "a.en", "eval_target_path": "b.de"},
+            r"b\.de is both in data\.target_path and in data\.eval_target_path"),
+        ({"target_path": "b.de", "columns": ("text",)}, r"data\.target_path=\S*b\.de has the targets .* set task=seq2seq"),
+        ({"eval_target_path": "b.de", "columns": ("text",)}, r"data\.eval_target_path=\S*b\.de has the targets of pairs"),
+    ],
+)  # fmt: skip
+def test_pairs_with_a_side_missing_or_too_much(parallel, places, message):
+    save(parallel / "train/a.en", "one\n")
+    save(parallel / "train/a.de", "eins\n")
+    paths = {key: value and str(parallel / "train" / value) for key, value in places.items() if key != "columns"}
+    columns = {"columns": places["columns"]} if "columns" in places else {}
+    with pytest.raises(UserError, match=message):
+        opened(**{**PAIRS, "path": str(parallel / "train/b.en"), **paths, **columns})
+
+
 def test_hugging_face_folder(corpus):
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -106,6 +166,24 @@ def test_hugging_face_folder(corpus):
 def test_wrong_specifications(options, message):
     with pytest.raises(UserError, match=message):
         opened(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"source": "tokens", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=tokens: unset it\.$"),
+        ({"source": "hf_stream", "eval_path": "y"}, r"data\.source=hf_stream: unset it \(data\.eval_split names a split"),
+        ({"source": "csv", "target_path": "y"},
+            r"data\.target_path=y means nothing with data\.source=csv: unset it .*source_column and data\.target_column"),
+        ({"source": "stdlib", "eval_target_path": "y"}, r"data\.eval_target_path=y means nothing with data\.source=stdlib"),
+        ({"source": "tokens", "target_path": "y"}, r"data\.target_path=y means nothing with data\.source=tokens"),
+        ({"source": "hf_stream", "target_path": "y"}, r"data\.target_path=y means nothing with data\.source=hf_stream"),
+        ({"source": "csv", "name": "y"}, r"data\.name=y means nothing with data\.source=csv"),
+    ],
+)
+def test_keys_of_sources_that_others_open_are_checked_too(options, message):
+    with pytest.raises(UserError, match=message):
+        check_keys(SourceSpec(path="x", **options))
 
 
 def test_first_record_is_checked_before_anything_is_prepared(corpus):

@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def open_(path, split="train", **options):
-    keys = {"columns", "name", "errors"} & options.keys()
+    keys = {"columns", "name", "errors", "eval_path"} & options.keys()
     spec = SourceSpec(source="hf_stream", path=path and str(path), **{key: options.pop(key) for key in keys})
     return open_stream(spec, split, **options)
 
@@ -88,6 +88,7 @@ def test_a_configuration_of_a_folder(folder):
     [
         (None, {}, r"data\.source=hf_stream needs data\.path"),
         ("", {"errors": "replace"}, r"data\.errors='replace' is not for data\.source=hf_stream: set it to strict"),
+        ("", {"eval_path": "x"}, r"data\.eval_path=x means nothing with data\.source=hf_stream"),
         ("", {"shuffle_buffer": 5}, r"data\.shuffle_buffer=5 with data\.shuffle=False: expected 0, or with"),
         ("", {"shuffle": True, "shuffle_buffer": -1}, r"data\.shuffle_buffer=-1 with data\.shuffle=True"),
         ("", {"split": "dev"}, r"split dev \(Bad split: dev\. Available splits: \['train', 'test'\]\): correct"),

@@ -1,0 +1,119 @@
+"""Tables of comma-separated or tab-separated values as records."""
+
+import csv
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from jaxdp.data.reading.file_content import read_lines
+from jaxdp.data.reading.files import DataFile
+from jaxdp.data.reading.records import Columns, Record, missing_column
+from jaxdp.errors import UserError
+
+_QUOTED_LINE = re.compile(r'"(?:[^"]|"")*+"(?:\t"(?:[^"]|"")*+")*+')
+"""A line of tab-separated fields that are all in double quotes."""
+
+_CSV_CURE = "put fields that hold separators or ends of lines in double quotes."
+_PLAIN_CURE = (
+    "a field that holds a tab or the end of a line can only be read from a .tsv file with every field in "
+    "double quotes, the header's too, or a .csv file: write it as one of these."
+)
+
+Row = tuple[int, list[str]]
+"""Number of its first line, fields."""
+
+
+def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
+    """One record a row of a table whose first row names the columns; blank lines are left out.
+
+    Fields are separated by commas; a field in double quotes may hold those,
+    doubled quotes and ends of lines.
+
+    A `.tsv` file is separated by tabs, and is one of two kinds. If all names in its
+    header are in double quotes, the same rules hold. Else it is plain: a line is a
+    row, a quote is a quote. What Python's `csv.writer` makes of a table without tabs
+    and ends of lines in its fields reads the same: it quotes a field that holds
+    quotes and doubles those, so a field in quotes with quotes in it, all of them
+    doubled, loses the outer ones (`"a ""b"" c"` is `a "b" c`; `"a"` stays).
+
+    Args:
+        file: in UTF-8; lines end with `\\n` or `\\r\\n`.
+        columns: what the header must name; other columns are left out.
+        errors: see `readers.read_text`.
+
+    Raises:
+        UserError: not readable, not UTF-8, wrong quotes, no such column, a row with
+            more or fewer fields than the header. Names the line where the row begins.
+
+    Source: RFC 4180 (comma-separated); IANA text/tab-separated-values (plain).
+    Departs: the plain kind knows no quotes at all; ours takes those of `csv.writer` off.
+    """
+    rows, cure = _rows(file, errors)
+    _, header = next(rows, (0, []))
+    for column in columns.names if header else ():
+        if header.count(column) != 1:
+            if column in header:
+                raise UserError(
+                    f"{file.path}: its header names column {column!r} more than once; rename one."
+                )
+            raise missing_column(f"{file.path}: its header", column, header)
+    places = {column: header.index(column) for column in columns.names if header}
+    for number, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{file.path}, line {number}: the row has {_count(row)}, the header {_count(header)}; {cure}"
+            )
+        yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+
+
+def _rows(file: DataFile, errors: str) -> tuple[Iterator[Row], str]:
+    """Every row that is not blank, header first; and what to do about one of too many or too few fields."""
+    lines = read_lines(file, errors)
+    if file.kind != ".tsv":
+        return _csv_rows(file, lines, ","), _CSV_CURE
+    start = []  # blank lines, and the header
+    for line in lines:
+        start.append(line)
+        if line.removesuffix("\r"):
+            break
+    lines = itertools.chain(start, lines)
+    if start and _QUOTED_LINE.fullmatch(start[-1].removesuffix("\r")):
+        return _csv_rows(file, lines, "\t"), _CSV_CURE
+    return _plain_rows(lines), _PLAIN_CURE
+
+
+def _plain_rows(lines: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        if line := line.removesuffix("\r"):
+            yield number, [_unquoted(field) for field in line.split("\t")]
+
+
+def _unquoted(field: str) -> str:
+    """The field that `csv.writer` has quoted, if it is one: only what holds a quote would have been."""
+    inner = field[1:-1]
+    if '"' in inner and field[0] == field[-1] == '"' and '"' not in inner.replace('""', ""):
+        return inner.replace('""', '"')
+    return field
+
+
+def _csv_rows(file: DataFile, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # of the whole process; the default refuses 128 KiB
+    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{file.path}, line {number}: the row that begins here cannot be read ({error}); "
+                "a field that holds quotes must be in double quotes, with its own quotes doubled."
+            ) from error
+        if row:
+            yield number, row
+
+
+def _count(row: list[str]) -> str:
+    return f"{len(row)} field{'s' if len(row) != 1 else ''}"
