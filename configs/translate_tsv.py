@@ -1,14 +1,13 @@
-"""Translation from your own pairs: a table with the columns source and target. Not tuned yet.
+"""Translation from your own pairs: a table with the columns source and target.
 
-    jaxdp train --config=configs/translate_tsv.py --config.data.path=pairs.csv --workdir=runs/translate
+    jaxdp train --config=configs/translate_tsv.py --config.data.path=train.tsv --config.data.eval_path=test.tsv --workdir=runs/translate
+    jaxdp eval --workdir=runs/translate
     jaxdp predict --workdir=runs/translate --text='Open the file.' --num_beams=4
 
 The file has a header line; name its columns with --config.data.source_column and
---config.data.target_column. Held out is the last tenth, or --config.data.eval_path=FILE.
-
-Two files instead, line N of one with line N of the other: --config.data.source=text
---config.data.path=train.en --config.data.target_path=train.de, and likewise
---config.data.eval_path and --config.data.eval_target_path.
+--config.data.target_column. Without --config.data.eval_path the last tenth is held out.
+Two files of lines serve as well: --config.data.source=text --config.data.path=train.en
+--config.data.target_path=train.de. Tuned for some ten thousand pairs on two CPU cores.
 """
 
 from jaxdp import defaults
@@ -17,18 +16,28 @@ from jaxdp import defaults
 def get_config():
     config = defaults.get_config()
     config.task = "seq2seq"
-    config.total_epochs = 10.0
+    config.total_epochs = 15.0
     config.global_batch_size = 32
 
     config.data.source = "csv"
-    config.data.path = "pairs.csv"
-    config.data.tokenizer = "bpe:8192"  # of both languages together
-    config.data.length = 96
-    config.data.long_documents = "drop"  # a pair that is cut teaches to stop too early
+    config.data.path = "train.tsv"
     config.data.cleaning = ("min_chars:1",)
+    config.data.tokenizer = "bpe:4096"  # of both languages together; few pairs want a small vocabulary
+    config.data.length = 128
+    config.data.packing = "documents"  # four or five pairs a row, none seeing another
+    config.data.long_documents = "drop"  # a pair that is cut teaches to stop too early
 
     config.model.preset = "seq2seq_nano"
+    config.model.dropout_rate = 0.2
 
+    config.optim.learning_rate = 1.5e-3
+    config.optim.warmup_steps = 300
+    config.optim.b2 = 0.98
+    config.optim.ema_decay = 0.998
     config.optim.label_smoothing = 0.1
+
+    config.eval.every_steps = 600
     config.eval.metric = "eval/bleu"
+    config.eval.num_scored = 150
+    config.checkpoint.every_steps = 600
     return config
