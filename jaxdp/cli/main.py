@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from jaxdp.errors import UserError
+from jaxdp.parallel.host_memory import keep_freed_memory
 
 COMMANDS = {
     "train": "train a model, or continue a run",
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Orbax narrates its work through absl; what a user must know, we say ourselves.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if argv is None:  # a process of its own, not a call
+        keep_freed_memory()
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # here, where a reader that went away is no surprise
