@@ -1,7 +1,10 @@
-"""BERT at a CPU's size on Python's standard library: nothing to download. Not tuned yet.
+"""BERT at a CPU's size on Python's standard library: nothing to download, about ten minutes on two cores.
 
     jaxdp train --config=configs/bert_small_stdlib.py --workdir=runs/bert_small
-    jaxdp predict --workdir=runs/bert_small --text='import[MASK]'
+    jaxdp predict --workdir=runs/bert_small --text='for index, value in enumerate([MASK]):'
+
+What it has learned can go on: --config.init_from=runs/bert_small with
+configs/classify_quickstart.py and --config.model.num_layers=4.
 """
 
 from jaxdp import defaults
@@ -10,7 +13,7 @@ from jaxdp import defaults
 def get_config():
     config = defaults.get_config()
     config.task = "masked_lm"
-    config.total_steps = 2000
+    config.total_steps = 4000  # x 32 rows x 128 tokens: some five times over the text
     config.global_batch_size = 32
 
     config.data.source = "stdlib"
@@ -18,5 +21,13 @@ def get_config():
     config.data.length = 128
 
     config.model.preset = "encoder_nano"
+    config.model.dropout_rate = 0.0  # it does not see the text often enough to learn it by heart
+
+    config.optim.name = "muon"  # learns most from so few steps
+    config.optim.learning_rate = 1e-2
+    config.optim.warmup_steps = 200
+
+    config.eval.every_steps = 500
+    config.eval.num_batches = 50
     config.eval.metric = "eval/accuracy"
     return config

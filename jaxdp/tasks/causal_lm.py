@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
-from jaxdp.tasks.losses import cross_entropy_sums, perplexity
+from jaxdp.tasks.losses import perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
@@ -124,25 +124,16 @@ class CausalLM(Task):
         attend within themselves.
         """
         logits = self._logits(apply, params, batch, row_keys=row_keys)
-        targets, weights = batch["targets"], batch["loss_weights"]
-        objective, nats = cross_entropy_sums(
-            logits,
-            targets,
-            weights,
-            label_smoothing=self._label_smoothing,
-            z_loss=self._z_loss,
-        )
-        weight = jnp.sum(weights)
         # What is read but not predicted counts for the speed alone.
         read = jnp.sum(batch["num_tokens"].astype(jnp.float32)) if self._completion_only else None
-        if train:
-            return LossSums(objective, weight, {}, read)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
-        metrics = {"accuracy": (correct, weight)}
-        if self._token_bytes is not None:
-            target_bytes = jnp.asarray(self._token_bytes, jnp.float32)[targets]
-            metrics["bits_per_byte"] = (nats / math.log(2), jnp.sum(target_bytes * weights))
-        return LossSums(nats, weight, metrics, read)
+        sums = token_loss_sums(
+            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
+        )
+        if train or self._token_bytes is None:
+            return sums
+        target_bytes = jnp.asarray(self._token_bytes, jnp.float32)[batch["targets"]]
+        bits = (sums.loss / math.log(2), jnp.sum(target_bytes * batch["loss_weights"]))
+        return sums._replace(metrics=sums.metrics | {"bits_per_byte": bits})
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """{"logits": [rows, length, vocab_size] float32}."""

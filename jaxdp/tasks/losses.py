@@ -1,9 +1,12 @@
 """Losses as weighted sums."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from jaxdp.tasks.task import LossSums
 
 
 def cross_entropy_sums(
@@ -42,6 +45,35 @@ def cross_entropy_sums(
     if z_loss:
         objective = objective + z_loss * jnp.square(log_z)
     return jnp.sum(objective * weights), jnp.sum(nats * weights)
+
+
+def token_loss_sums(
+    logits: jax.Array,
+    batch: Mapping[str, jax.Array],
+    read: jax.Array | None,
+    *,
+    train: bool,
+    label_smoothing: float,
+    z_loss: float,
+) -> LossSums:
+    """The loss of a task that predicts tokens: the objective in training, else pure cross-entropy and accuracy.
+
+    Args:
+        logits: [rows, places, vocab_size] float32.
+        batch: {"targets" int32, "loss_weights" float32: [rows, places]}.
+        read: [] float32, tokens that were read; None: those predicted.
+        train: whether this is minimised.
+        label_smoothing, z_loss: see `cross_entropy_sums`.
+    """
+    targets, weights = batch["targets"], batch["loss_weights"]
+    objective, nats = cross_entropy_sums(
+        logits, targets, weights, label_smoothing=label_smoothing, z_loss=z_loss
+    )
+    weight = jnp.sum(weights)
+    if train:
+        return LossSums(objective, weight, {}, read)
+    correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
+    return LossSums(nats, weight, {"accuracy": (correct, weight)}, read)
 
 
 def binary_cross_entropy(

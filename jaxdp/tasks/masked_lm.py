@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.losses import cross_entropy_sums, perplexity
+from jaxdp.tasks.losses import perplexity, token_loss_sums
 from jaxdp.tasks.masking import Masked, mask_tokens, most_masked
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
@@ -161,20 +161,10 @@ class MaskedLM(Task):
     ) -> LossSums:
         """Summed cross-entropy of the hidden tokens; when evaluating, pure and with its metrics."""
         logits = _logits(apply, params, batch, row_keys=row_keys)
-        targets, weights = batch["targets"], batch["loss_weights"]
-        objective, nats = cross_entropy_sums(
-            logits,
-            targets,
-            weights,
-            label_smoothing=self._label_smoothing,
-            z_loss=self._z_loss,
-        )
-        weight = jnp.sum(weights)
         read = jnp.sum(batch["attention_mask"].astype(jnp.float32))
-        if train:
-            return LossSums(objective, weight, {}, read)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
-        return LossSums(nats, weight, {"accuracy": (correct, weight)}, read)
+        return token_loss_sums(
+            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
+        )
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """Perplexity of a hidden token, e to the mean cross-entropy in nats."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
-from jaxdp.tasks.losses import cross_entropy_sums, perplexity
+from jaxdp.tasks.losses import perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.tasks.translation_scores import SCORE_METRICS, check_tokenization, score_texts
 from jaxdp.typing import HostBatch, PyTree
@@ -164,20 +164,10 @@ class Seq2Seq(Task):
         Padding stands at the end of a target, where causality hides it.
         """
         logits = self._logits(apply, params, batch, row_keys=row_keys)
-        targets, weights = batch["targets"], batch["loss_weights"]
-        objective, nats = cross_entropy_sums(
-            logits,
-            targets,
-            weights,
-            label_smoothing=self._label_smoothing,
-            z_loss=self._z_loss,
+        read = jnp.sum(batch["loss_weights"]) + jnp.sum(batch["attention_mask"].astype(jnp.float32))
+        return token_loss_sums(
+            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
         )
-        weight = jnp.sum(weights)
-        read = weight + jnp.sum(batch["attention_mask"].astype(jnp.float32))
-        if train:
-            return LossSums(objective, weight, {}, read)
-        correct = jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
-        return LossSums(nats, weight, {"accuracy": (correct, weight)}, read)
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """{"logits": [rows, target_length, vocab_size] float32}."""
