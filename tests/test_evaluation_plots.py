@@ -10,7 +10,14 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxdp.errors import UserError
-from jaxdp.evaluation_plots import FAINT, _best_precisions, _colored, _heading, plot_evaluation, read_report
+from jaxdp.evaluation_plots import (
+    FAINT,
+    _best_precisions,
+    _colored,
+    _heading,
+    plot_evaluation,
+    read_report,
+)
 from jaxdp.plotting import COLORS
 from jaxdp.tasks.classification_metrics import (
     summarize_multi_label,
