@@ -265,7 +265,8 @@ def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
     for overrides in (labelled, paired, completed):
         data = read(*overrides, "data.long_documents=cut")
         assert (data.train.num_rows, data.evaluation.num_rows) == ((2, 2) if overrides is labelled else (20, 20))
-        assert data.labels is None or data.labels.names == ("email", "xml")
+        labels = data.vocabularies.labels
+        assert labels is None or labels.names == ("email", "xml")
         assert data.pairs is None or set(data.pairs.references) == {"scale value"}
         fingerprint = data.fingerprint
         (library / "xml" / "a.py").write_text(code.replace("{}", overrides[0]).replace("=", "+"))
