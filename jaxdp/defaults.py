@@ -168,6 +168,7 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every_steps = 10  # updates between lines of metrics
     config.log.batch_hash = False  # log a hash of every batch: equal hashes, equal data
+    config.log.samples = 2  # held-out texts that an evaluation shows with what the model wrote, where the task writes; 0: none
     config.log.tensorboard = False  # also write WORKDIR/tensorboard (extra: tensorboard)
     config.log.wandb = False  # also write to Weights & Biases (extra: wandb)
 
