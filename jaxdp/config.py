@@ -70,6 +70,7 @@ _RANGES = {
     "checkpoint.keep_every_steps": _OFF_OR_MORE,
     "checkpoint.grace_secs": _NOT_NEGATIVE,
     "log.every_steps": _OFF_OR_MORE,
+    "log.samples": _OFF_OR_MORE,
 }
 """Numbers that nothing below checks; the rest is checked where it is used."""
 

@@ -153,7 +153,7 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation; 0: the whole split
-    config.eval.metric = "eval/loss"  # what `best` means; lower is better for losses, higher for accuracies
+    config.eval.metric = "eval/loss"  # what `best` means: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
     config.eval.patience = 0  # evaluations without a better metric before the run stops; 0: off
     config.eval.num_scored = 200  # held-out texts that are written and scored (BLEU) where the task can; 0: none
     config.eval.num_beams = 1  # hypotheses of each of them; 1: greedy
@@ -170,6 +170,7 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()
     config.log.every_steps = 10  # updates between lines of metrics
     config.log.batch_hash = False  # log a hash of every batch: equal hashes, equal data
+    config.log.samples = 2  # held-out texts that an evaluation shows with what the model wrote, where the task writes; 0: none
     config.log.tensorboard = False  # also write WORKDIR/tensorboard (extra: tensorboard)
     config.log.wandb = False  # also write to Weights & Biases (extra: wandb)
 

@@ -1,10 +1,11 @@
 """What a classifier does on a split as a picture: confusion, curves, calibration.
 
 The numbers are those of the report that `jaxdp.tasks.classification_metrics` makes,
-as JSON brings them back. Matplotlib is imported when a picture is drawn, not before,
+as JSON brings them back from evaluation.json. Matplotlib is imported when a picture is drawn, not before,
 and only its `Figure` is used: no window, no global state.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,33 @@ NAMED_LABELS = 30  # of a confusion matrix that are named on its sides
 WRITTEN_LABELS = 12  # up to so many, the counts are written into its cells
 NAME_LETTERS = 16
 DARK = 0.55  # share of a row from which white letters are read better
+BAND, HIGHEST_BAR, BAR = 0.24, 0.18, "#d4d8de"  # of the counts below a reliability curve: heights and colour
+SMALLEST_POINT, LARGEST_POINT = 10.0, 60.0  # square points
+FAINT = "#b4bac2"  # what is not there, or one of too many
+DRAWN_TASKS = ("classification",)  # whose evaluations have something to draw
 
 
-def plot_evaluation(report: Mapping[str, Any], out: Path) -> Path:
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report of an evaluation.json, if `plot_evaluation` draws its kind.
+
+    Returns:
+        None: there is no such file, or the evaluation has no pictures (of translations).
+
+    Raises:
+        UserError: the file is not what `jaxdp eval` writes.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): let `jaxdp eval` write it again.") from error
+    if not isinstance(report, dict):
+        raise UserError(f"{path} holds no report of an evaluation: let `jaxdp eval` write it again.")
+    return report if report.get("kind") in _PANELS else None
+
+
+def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Path:
     """Draws the report of an evaluation as one PNG.
 
     Of one label an example: confusion matrix, ROC, precision against recall, and
@@ -30,6 +55,7 @@ def plot_evaluation(report: Mapping[str, Any], out: Path) -> Path:
     Args:
         report: `Summary.report` of a classification.
         out: file to write; its folder is made if missing.
+        name: of the run, for the line on top.
 
     Returns:
         `out`.
@@ -57,9 +83,23 @@ def plot_evaluation(report: Mapping[str, Any], out: Path) -> Path:
         axes.tick_params(colors=GREY, labelsize=FONT_SIZE, length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(GREY)
+    figure.suptitle(
+        _heading(report, name), x=0.012, ha="left", fontsize=FONT_SIZE + 1, color=GREY, parse_math=False
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png")
     return out
+
+
+def _heading(report: Mapping[str, Any], name: str) -> str:
+    """Which examples the picture is about, and of which checkpoint."""
+    parts = [name] if name else []
+    if "step" in report:
+        parts += [f"step {report['step']}", f"split {report['split']}"]
+    parts.append(f"{report['num_examples']:,} examples")
+    if report.get("accuracy") is not None:
+        parts.append(f"accuracy {report['accuracy']:.3f}")
+    return ",  ".join(parts)
 
 
 def _draw_confusion(axes, report: Mapping[str, Any]) -> None:
@@ -78,7 +118,7 @@ def _draw_confusion(axes, report: Mapping[str, Any]) -> None:
         axes.set(xticks=[], yticks=[])
     if len(counts) <= WRITTEN_LABELS:
         for (row, column), count in np.ndenumerate(counts):
-            color = "white" if shares[row, column] > DARK else INK
+            color = "white" if shares[row, column] > DARK else INK if count else FAINT
             axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=FONT_SIZE)
 
 
@@ -91,20 +131,43 @@ def _draw_roc(axes, report: Mapping[str, Any]) -> None:
 
 def _draw_precision_recall(axes, report: Mapping[str, Any]) -> None:
     for curve, color in _colored(report["precision_recall"]):
-        axes.plot(curve["recall"], curve["precision"], color=color, linewidth=1.5)
+        axes.plot(*_best_precisions(curve), color=color, linewidth=1.5, drawstyle="steps-post")
     curves = report["precision_recall"]
     _finish_curves(axes, curves, "average_precision", ("recall", "precision"), "lower left")
 
 
+def _best_precisions(curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Falling recalls, each once, with the best precision that reaches it.
+
+    Held from each recall down to the next, they enclose the average precision.
+    """
+    recall, precision = np.array(curve["recall"]), np.array(curve["precision"])
+    is_best = np.append(np.diff(recall) != 0, True)
+    return recall[is_best], precision[is_best]
+
+
 def _draw_calibration(axes, report: Mapping[str, Any]) -> None:
-    """Right answers against confidence; the bars below say how many answers there are."""
+    """Right answers against confidence; the bars below say how many answers there are.
+
+    Points of few answers are small: they lie where chance has put them.
+    """
     bins = report["calibration"]["bins"]
     confidence = [each["confidence"] for each in bins]
-    counts = np.array([each["count"] for each in bins], np.float64)
-    axes.bar(confidence, 0.25 * counts / counts.max(), width=0.045, color=GRID)
+    accuracy = [each["accuracy"] for each in bins]
+    counts = np.array([each["count"] for each in bins], np.int64)
+    heights = HIGHEST_BAR * counts / counts.max()
+    axes.bar(confidence, heights, width=0.045, bottom=-BAND, color=BAR)
+    for place, height, count in zip(confidence, heights, counts, strict=True):
+        axes.text(
+            place, height - BAND + 0.01, f"{count:,}", ha="center", va="bottom", color=GREY, fontsize=FONT_SIZE - 2
+        )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-    axes.plot(confidence, [each["accuracy"] for each in bins], color=COLORS[0], linewidth=1.5, marker="o", markersize=4)
+    axes.plot(confidence, accuracy, color=COLORS[0], linewidth=1.0, alpha=0.5)
+    sizes = SMALLEST_POINT + LARGEST_POINT * counts / counts.max()
+    axes.scatter(confidence, accuracy, s=sizes, color=COLORS[0], linewidths=0, clip_on=False, zorder=3)
     _set_square(axes, ("confidence", "share that is right"))
+    axes.set(ylim=(-BAND, 1.02), yticks=np.linspace(0, 1, 6))
+    axes.axhline(0, color=GREY, linewidth=0.8)
     axes.text(
         0.03, 0.94, f"calibration error {report['calibration']['error']:.3f}", transform=axes.transAxes,
         color=COLORS[0], fontsize=FONT_SIZE,
@@ -116,12 +179,18 @@ def _draw_classes(axes, report: Mapping[str, Any]) -> None:
     classes = sorted(report["classes"], key=lambda row: row["support"])[-NAMED_LABELS:]
     places = np.arange(len(classes))
     for key, color, marker in (("precision", COLORS[0], "<"), ("recall", COLORS[1], ">"), ("f1", COLORS[2], "o")):
-        axes.plot([row[key] for row in classes], places, marker, color=color, markersize=5, label=key)
-    axes.set_xlim(-0.02, 1.02)
+        axes.plot(
+            [row[key] for row in classes], places, marker, color=color, markersize=5, label=key.replace("f1", "F1"),
+            clip_on=False,
+        )  # fmt: skip
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(classes) - 0.4))
     axes.set_yticks(places, [_short(row["label"]) for row in classes], parse_math=False)
     axes.grid(axis="both", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=FONT_SIZE, frameon=False, labelcolor=INK, loc="lower left")
+    axes.legend(
+        fontsize=FONT_SIZE, frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=3,
+        borderaxespad=0, columnspacing=1.2, handletextpad=0.2,
+    )  # fmt: skip
 
 
 def _draw_pairs(axes, report: Mapping[str, Any]) -> None:
@@ -145,7 +214,7 @@ _PANELS: dict[str, dict[str, Callable]] = {
         "Reliability": _draw_calibration,
     },
     "multi_label": {
-        "Precision, recall and F1 of each label": _draw_classes,
+        "Each label": _draw_classes,
         "ROC of each label": _draw_roc,
         "Precision against recall": _draw_precision_recall,
         "Reliability": _draw_calibration,
@@ -154,29 +223,37 @@ _PANELS: dict[str, dict[str, Callable]] = {
 }
 """Kind of the report -> title and drawing of each part."""
 
+_AREAS = {"auc": "area under the curve", "average_precision": "average precision"}
+
 
 def _colored(curves: Sequence[Mapping[str, Any]]):
-    """Each curve with its colour; there are more curves than colours to tell apart."""
-    return ((curve, COLORS[number % len(COLORS)]) for number, curve in enumerate(curves))
+    """Each curve with its colour; those beyond the colours that can be told apart come first, in grey."""
+    rest = [(curve, FAINT) for curve in curves[len(COLORS) :]]
+    return [*rest, *zip(curves, COLORS, strict=False)]
 
 
 def _finish_curves(
-    axes, curves: Sequence[Mapping[str, Any]], key: str, names: tuple[str, str], corner: str
+    axes, curves: Sequence[Mapping[str, Any]], key: str, sides: tuple[str, str], corner: str
 ) -> None:
-    """Both axes from 0 to 1, and a legend of the first curves with their areas."""
+    """Both axes from 0 to 1, and a legend of the curves with their areas."""
     from matplotlib.lines import Line2D
 
-    _set_square(axes, names)
+    _set_square(axes, sides)
     if not curves:
         axes.text(0.5, 0.5, "undefined in this split", transform=axes.transAxes, color=GREY, ha="center")
         return
-    shown = list(_colored(curves))[: len(COLORS)]
+    names = [f"{_short(curve['label'])} {curve[key]:.3f}" for curve in curves[: len(COLORS)]]
+    lines = list(zip(names, COLORS, strict=False))
+    if len(curves) > len(lines):
+        lines.append((f"{len(curves) - len(lines)} more", FAINT))
     legend = axes.legend(
-        handles=[Line2D([], [], color=color, linewidth=2.0, label="curve") for _, color in shown],
-        loc=corner, fontsize=FONT_SIZE - 1, frameon=False, labelcolor=INK,
+        handles=[Line2D([], [], color=color, linewidth=2.0, label="curve") for _, color in lines],
+        loc=corner, fontsize=FONT_SIZE - 1, frameon=False, labelcolor=INK, title=_AREAS[key],
+        title_fontsize=FONT_SIZE - 1, alignment="left",
     )  # fmt: skip
-    for text, (curve, _) in zip(legend.get_texts(), shown, strict=True):
-        text.set(text=f"{_short(curve['label'])} {curve[key]:.3f}", parse_math=False)
+    legend.get_title().set_color(GREY)
+    for text, (written, _) in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=written, parse_math=False)
 
 
 def _set_square(axes, names: tuple[str, str]) -> None:

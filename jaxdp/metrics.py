@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxdp.errors import UserError
+
 Sums = Mapping[str, tuple]
 """For each metric the pair (sum, weight) of scalars, on a device or on the host."""
 
@@ -32,6 +34,20 @@ class Totals:
         }
 
 
+_FALLING = ("loss", "perplexity", "bits", "error")
+_RISING = ("accuracy", "precision", "recall", "f1", "auc", "r2", "correlation", "bleu", "chrf", "match", "score")
+
+
 def higher_is_better(name: str) -> bool:
-    """Direction of a metric by its name: losses, perplexities and bits fall, all else rises."""
-    return not name.rsplit("/", 1)[-1].startswith(("loss", "perplexity", "bits_per_byte"))
+    """Direction of a metric, by the last word of its name that says one: `eval/calibration_error` falls.
+
+    Raises:
+        UserError: no word of it does.
+    """
+    for word in reversed(name.rsplit("/", 1)[-1].split("_")):
+        if word in _FALLING or word in _RISING:
+            return word in _RISING
+    raise UserError(
+        f"eval.metric={name!r} does not say whether more of it is better; expected a name with one of the words "
+        f"{', '.join(_FALLING)} (less is) or {', '.join(_RISING)} (more is)."
+    )

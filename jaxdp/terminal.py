@@ -41,6 +41,20 @@ def show_table(rows: Sequence[tuple[str, str]]) -> None:
         logging.getLogger("jaxdp").info("%s: %s", name, value)
 
 
+def show_cut(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and texts in two columns, each text cut to one line of the terminal.
+
+    Texts come from anywhere: what is not printable is shown as a mark, since it could
+    move the cursor, and blanks and new lines as one blank.
+    """
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        printable = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(value.split()))
+        line = Text(f"{name:<{width}}  {printable}")
+        line.truncate(console.width, overflow="ellipsis")
+        say(line.plain)
+
+
 def quantity(number: float, unit: str = "") -> str:
     """A number to three digits with a decimal prefix: `1.24G`, `831k`, with a unit `1.24 GB`."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

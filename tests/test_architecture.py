@@ -23,6 +23,7 @@ FLOORS = (
 
 SAME_FLOOR = {
     ("trees", "typing"),
+    ("metrics", "errors"),
     ("checksum", "typing"),
     ("evaluation", "step"),
     ("evaluation", "inference"),

@@ -10,7 +10,14 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxdp.errors import UserError
-from jaxdp.evaluation_plots import plot_evaluation
+from jaxdp.evaluation_plots import (
+    FAINT,
+    _best_precisions,
+    _colored,
+    _heading,
+    plot_evaluation,
+    read_report,
+)
 from jaxdp.plotting import COLORS
 from jaxdp.tasks.classification_metrics import (
     summarize_multi_label,
@@ -75,6 +82,41 @@ def test_the_matrix_of_many_labels_is_colored_by_shares_of_rows(num_labels, tmp_
     rows, columns = np.nonzero(matrix.any(1))[0], np.nonzero(matrix.any(0))[0]
     square = matrix[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     assert square.mean() == pytest.approx(1 / num_labels, rel=0.1)
+
+
+def test_curves_beyond_the_colors_are_grey():
+    drawn = _colored(range(12))
+    assert [color for _, color in drawn] == [FAINT] * 2 + list(COLORS)
+    assert [curve for curve, _ in drawn] == [10, 11, *range(10)]
+
+
+def test_the_area_below_a_drawn_curve_is_the_average_precision():
+    report = report_of("multi_label")
+    for curve in report["precision_recall"]:
+        recall, precision = _best_precisions(curve)
+        assert (np.diff(recall) < 0).all()
+        # Each precision is held down to the next recall; the last point is at 0.
+        assert -np.diff(recall) @ precision[:-1] == pytest.approx(curve["average_precision"])
+
+
+def test_the_line_on_top_says_of_what_the_picture_is():
+    report = report_of("regression")
+    assert _heading(report, "") == "200 examples"
+    placed = report | {"step": 7, "split": "train", "accuracy": 0.5}
+    assert _heading(placed, "run") == "run,  step 7,  split train,  200 examples,  accuracy 0.500"
+
+
+def test_reports_are_read_if_they_can_be_drawn(tmp_path):
+    path = tmp_path / "evaluation.json"
+    assert read_report(path) is None
+    path.write_text(json.dumps(report_of("regression")))
+    assert read_report(path) == report_of("regression")
+    path.write_text('{"bleu": {}, "num_examples": 3}')  # of translations
+    assert read_report(path) is None
+    for content, told in (('{"kind"', "cannot be read"), ("[]", "holds no report")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=rf"evaluation\.json {told}.*`jaxdp eval`"):
+            read_report(path)
 
 
 def test_labels_that_never_occur_leave_empty_curves(tmp_path):

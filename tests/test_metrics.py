@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxdp.errors import UserError
 from jaxdp.metrics import Totals, higher_is_better
 
 
@@ -47,7 +48,20 @@ def test_a_metric_may_be_missing_from_some_batches():
         ("eval/accuracy", True),
         ("eval/bleu", True),
         ("losses/accuracy", True),
+        ("eval/calibration_error", False),
+        ("eval/root_mean_squared_error", False),
+        ("eval/average_precision", True),
+        ("eval/roc_auc", True),
+        ("eval/exact_match", True),
+        ("eval/chrf", True),
+        ("eval/macro_f1", True),
+        ("eval/accuracy_loss", False),
     ],
 )
 def test_direction_of_a_metric(name, higher):
     assert higher_is_better(name) is higher
+
+
+def test_a_metric_without_a_direction_is_refused():
+    with pytest.raises(UserError, match=r"eval\.metric='eval/entropy' does not say whether more of it is better"):
+        higher_is_better("eval/entropy")

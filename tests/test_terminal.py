@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from jaxdp import terminal
-from jaxdp.terminal import ProgressLine, duration, memory_size, quantity, say, show_table
+from jaxdp.terminal import ProgressLine, duration, memory_size, quantity, say, show_cut, show_table
 
 
 class Clock:
@@ -72,6 +72,19 @@ def test_all_goes_to_stderr_and_to_the_log(capsys, caplog):
     assert sentence.startswith("a [bold]sentence[/bold] that is long")
     assert (devices, data) == ("devices  8 x cpu", "data     text")
     assert "data: text" in caplog.messages
+
+
+def test_texts_are_cut_to_the_width_of_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(terminal.console, "width", 20)
+    show_cut([("source", "two\n lines  [b]"), ("output", "x" * 30), ("ref", "\x1b[2J" + "\u4e2d" * 8), ("none", "")])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "source  two lines […",
+        "output  " + "x" * 11 + "…",
+        "ref     \ufffd[2J\u4e2d\u4e2d\u4e2d …",  # a letter that is two columns wide
+        "none    ",
+    ]
 
 
 def test_plain_lines_come_at_most_every_five_seconds_and_first_and_last_always(capsys):

@@ -36,5 +36,6 @@ def write_records(path):
         for number in range(90):
             words = drawn.choices(WORDS[number % 3 * 2 :][:2], k=3)
             record = {"text": " ".join(words), "label": LABELS[number % 3]}
+            record |= {"labels": sorted(set(words)), "number": len(set(words)) / 2 + number % 3}
             record |= {"source": " ".join(words), "target": " ".join(reversed(words))}
             file.write(json.dumps(record) + "\n")

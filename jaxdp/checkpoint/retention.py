@@ -66,13 +66,13 @@ def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> S
 
     Of equals the earlier is better: it has the same value after less training.
     """
-    sign = -1 if higher_is_better(metric) else 1
     values = {
-        step: sign * metrics[metric]
-        for step, metrics in metrics_by_step.items()
-        if metrics.get(metric) is not None
+        step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None
     }
-    return sorted(values, key=lambda step: (values[step], step))
+    if not values:  # of a name that nothing was saved with, the direction may be unknown
+        return []
+    sign = -1 if higher_is_better(metric) else 1
+    return sorted(values, key=lambda step: (sign * values[step], step))
 
 
 def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float | None]]:

@@ -1,16 +1,21 @@
-"""Draw loss, learning rate and throughput of one or several runs to a PNG."""
+"""Draw the training curves of one or several runs, and what their classifiers do, to PNG."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdp.cli import options as shared
+from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories")
-    parser.add_argument("--out", metavar="FILE", help="default: plots/training.png of the first DIR")
+    parser.add_argument(
+        "--out", metavar="FILE", help="of the training curves; default: plots/training.png of the first DIR"
+    )
+    parser.epilog = "A DIR where `jaxdp eval` has left evaluation.json gets plots/evaluation.png too."
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -20,4 +25,28 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     runs = [WorkDir(directory) for directory in options.directories]
     out = Path(options.out) if options.out else runs[0].plots / "training.png"
     print(plot_runs([run.root for run in runs], out))
+    for run in runs:
+        _plot_evaluation(run)
     return 0
+
+
+def _plot_evaluation(run: WorkDir) -> None:
+    """The picture of the run's last evaluation, or how to get one."""
+    from jaxdp.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
+
+    report = read_report(run.evaluation)
+    if report is not None:
+        print(plot_evaluation(report, run.plots / "evaluation.png", run.root.name))
+    elif not run.evaluation.exists() and _task(run) in DRAWN_TASKS:
+        say(
+            f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
+            f"{run.evaluation.name}, from which `jaxdp plot` draws them"
+        )
+
+
+def _task(run: WorkDir) -> str | None:
+    """What the run learns; None where that cannot be read: a picture of metrics needs no more than them."""
+    try:
+        return json.loads(run.config.read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

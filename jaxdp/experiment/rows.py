@@ -87,17 +87,23 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 def scored_pairs(
     config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
 ) -> Pairs | None:
-    """Held-out pairs to score, spread evenly over the split; of a mixture those of its first source."""
+    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as
+    its share of what is held out, which is what `eval/loss` is a mean over too."""
     if not task.score_metrics or not config.eval.num_scored:
         return None
-    examples = prepared[0]["eval"].examples
-    num_pairs = min(config.eval.num_scored, examples.num_examples)
-    chosen = np.linspace(0, examples.num_examples - 1, num_pairs).astype(np.int64)
+    held_out = [splits["eval"].examples for splits in prepared]
+    ends = np.cumsum([examples.num_examples for examples in held_out])
+    chosen = np.linspace(0, ends[-1] - 1, min(config.eval.num_scored, ends[-1])).astype(np.int64)
     most = task.row_lengths["tokens"]
-    sources = tuple(text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", chosen))
-    # Without end of text.
-    references = tuple(tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", chosen))
-    return Pairs(sources, references)
+    sources, references = [], []
+    by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    for examples, end, numbers in zip(held_out, ends, by_source, strict=True):
+        if numbers.size:
+            local = numbers - (end - examples.num_examples)
+            sources += [text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", local)]
+            # Without end of text.
+            references += [tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", local)]
+    return Pairs(tuple(sources), tuple(references))
 
 
 def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:

@@ -117,7 +117,11 @@ class TextWriter:
 
 
 class Scorer:
-    """Writes the held-out texts of the data and scores them; call it with replicated parameters."""
+    """Writes the held-out texts of the data and scores them; call it with replicated parameters.
+
+    The report has `samples` too: `log.samples` of the texts, the same at every call, as
+    {"source", "reference", "output"}.
+    """
 
     def __init__(
         self,
@@ -132,8 +136,24 @@ class Scorer:
         search = BeamSearch(config.eval.num_beams)
         num_texts = len(data.pairs.sources)
         self._write = TextWriter(task, model, data.vocabularies, topology, abstract_params, search, num_texts)
+        self._shown = np.linspace(0, num_texts - 1, min(config.log.samples, num_texts)).astype(np.int64).tolist()
+        self._tokenizer = data.vocabularies.tokenizer
         self.metric_names = task.score_metrics
 
     def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> Summary:
         written = self._write(params, self._pairs.sources, progress)
-        return self._task.score([each.text for each in written], self._pairs.references)
+        summary = self._task.score([each.text for each in written], self._pairs.references)
+        samples = [
+            {
+                "source": self._read(self._pairs.sources[number]),
+                "reference": self._pairs.references[number],
+                "output": written[number].text,
+            }
+            for number in self._shown
+        ]
+        return summary._replace(report=summary.report | {"samples": samples})
+
+    def _read(self, source: np.ndarray) -> str:
+        """What the model was given; a source that was cut has lost its end of text."""
+        is_whole = source[-1] == self._tokenizer.end_of_text_id
+        return self._tokenizer.decode(source[:-1] if is_whole else source)

@@ -22,6 +22,7 @@ from jaxdp.experiment.run_files import metrics_writers, record_config
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.training_hooks import make_hooks
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
+from jaxdp.metrics import higher_is_better
 from jaxdp.model import num_parameters
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.state import TrainState
@@ -76,6 +77,7 @@ def _check_metric(composition: Composition, programs: Programs) -> None:
             f"eval.metric={metric!r} is not measured by task={composition.config.task}; choose one of: "
             f"{', '.join(names)}."
         )
+    higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
 
 
 def _show(composition: Composition, programs: Programs) -> None:

@@ -21,7 +21,7 @@ from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.parallel.peaks import peak_flops
-from jaxdp.terminal import say
+from jaxdp.terminal import say, show_cut
 from jaxdp.trainer import Hook
 from jaxdp.trees import named_leaves
 
@@ -70,8 +70,15 @@ def make_hooks(
 
 
 def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
-    """Evaluation of the averaged parameters where the run has them."""
+    """Evaluation of the averaged parameters where the run has them; then, what it wrote is shown."""
     composition = start.composition
+
+    def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
+        write(step, metrics)
+        if start.peers.is_first:
+            for sample in evaluator.reports.get("score", {}).get("samples", ()):
+                show_cut(tuple(sample.items()))
+
     return Evaluating(
         Every(composition.config.eval.every_steps, composition.total_steps),
         lambda state: evaluator(
@@ -79,7 +86,7 @@ def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
             progress=start.watchdog.beat,
             request=start.preemption.request,
         ),
-        write,
+        write_and_show,
         functools.partial(_owes_evaluation, start),
         functools.partial(_record_metrics, start),
     )

@@ -4,7 +4,8 @@ scikit-learn computes whatever it has, in float64 on the host, from the
 probabilities of all rows at once, so nothing depends on batches or devices. It is
 imported where it is used: that takes a second.
 
-Names of metrics that end in `_error` fall as a model gets better, all others rise.
+Names of metrics say whether they rise or fall as a model gets better: see
+`jaxdp.metrics.higher_is_better`.
 What is undefined, such as the area under the curve of a label that the split lacks,
 is NaN among the metrics and null in the report.
 """

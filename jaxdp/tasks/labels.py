@@ -151,13 +151,20 @@ def label_text(value: Any) -> str:
     """The one label of a record, as its name.
 
     Raises:
-        UserError: it is empty, or a list.
+        UserError: it is empty, a list, or a number that is not whole.
     """
     if isinstance(value, list | tuple):
         raise UserError(
             f"the label is the list {value!r}, expected a single one: set "
             "classification.kind=multi_label if a record may have several."
         )
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise UserError(
+                f"the label is {value!r}, expected a text, a whole number or a truth value: set "
+                "classification.kind=regression to predict numbers."
+            )
+        value = int(value)
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     if not text:
         raise UserError("the label is empty, expected one: mend it or leave the record out.")
@@ -166,7 +173,7 @@ def label_text(value: Any) -> str:
 
 def label_texts(value: Any, separator: str) -> tuple[str, ...]:
     """All labels of a record, each once: a list, or a text with separators; empty: none."""
-    values = value if isinstance(value, list | tuple) else str(value).split(separator)
+    values = value.split(separator) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     return tuple(dict.fromkeys(label_text(each) for each in values if str(each).strip()))
 
 

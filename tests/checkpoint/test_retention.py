@@ -75,7 +75,7 @@ def test_there_is_always_one_to_go_back_to(tmp_path, every):
             assert any(5 <= step - other < 10 + every for other in steps)
 
 
-@pytest.mark.parametrize("metric", ["eval/loss", "eval/accuracy"])
+@pytest.mark.parametrize("metric", ["eval/loss", "eval/accuracy", "eval/mean_absolute_error"])
 @pytest.mark.parametrize("losses", [(1, 2, 9, 10), (10, 9, 2, 1), (3, 3, 3, 3)])
 def test_the_latest_is_never_deleted_for_a_better_one(tmp_path, losses, metric):
     for step, loss in enumerate(losses, 1):
@@ -90,6 +90,11 @@ def test_checkpoints_without_the_metric_are_kept_by_no_other_rule_than_age(tmp_p
         commit(tmp_path, step, metrics)
     apply_retention(tmp_path, Retention(keep_latest=1, keep_best=2))
     assert committed_steps(tmp_path) == [3, 4]
+
+
+@pytest.mark.parametrize(("metric", "best"), [("eval/macro_f1", 2), ("eval/root_mean_squared_error", 3), ("eval/bleu", 2)])
+def test_best_is_the_highest_or_the_lowest(metric, best):
+    assert ranked({1: {metric: 0.5}, 2: {metric: 0.8}, 3: {metric: 0.2}}, metric)[0] == best
 
 
 def test_of_equals_the_earlier_is_better():

@@ -31,6 +31,29 @@ def test_plot_prints_the_path_of_the_picture(trained, tmp_path, capsys):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_plot_draws_the_evaluation_of_a_classifier(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 1.0}\n')
+    (tmp_path / "config.json").write_text('{"task": "classification"}')
+    assert main(["plot", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'plots' / 'training.png'}\n"
+    assert f"`jaxdp eval --workdir={tmp_path}` makes evaluation.json" in err
+    report = {"kind": "regression", "num_examples": 2, "pairs": [[0, 0], [1, 2]], "root_mean_squared_error": 0.7}
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    assert main(["plot", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.splitlines() == [str(tmp_path / "plots" / f"{name}.png") for name in ("training", "evaluation")]
+    assert (tmp_path / "plots" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_promises_no_pictures_to_other_tasks(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 1.0}\n')
+    for config in ('{"task": "seq2seq"}', "{"):
+        (tmp_path / "config.json").write_text(config)
+        assert main(["plot", str(tmp_path)]) == 0
+        assert capsys.readouterr().err == ""
+
+
 RESULT = {
     "devices": 8, "device_kind": "cpu", "steps": 20, "step_ms": 12.345, "step_ms_p10_p90": [11.0, 14.0],
     "tokens_per_sec": 123456.0, "dispatch_ms": 0.5, "data_wait": 0.001, "host_batch_ms": 0.2, "compile_secs": 3.21,

@@ -306,6 +306,28 @@ def test_bad_input(config_file, corpora, overrides, message):
         read_data(config_of(config_file, corpora, *overrides))
 
 
+def test_all_sources_of_a_mixture_are_scored_by_their_share_of_what_is_held_out(config_file, tmp_path):
+    counts = {"a": 60, "b": 20, "c": 20}
+    for name, count in counts.items():
+        pairs = [{"source": f"{name} {n}", "target": f"{n} {name}"} for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    entries = ",".join(f"{{'source':'jsonl','path':'{tmp_path}/{name}.jsonl','weight':1.0}}" for name in counts)
+    overrides = (
+        f"data.mixture=({entries})", f"data.cache_dir={tmp_path}/cache", "data.eval_fraction=0.5",
+        "task=seq2seq", "model.preset=seq2seq_nano", "data.length=64",
+    )  # fmt: skip
+    some = read_data(load(config_file, *overrides, "eval.num_scored=10")).pairs.references
+    assert [sum(name in text for text in some) for name in counts] == pytest.approx([6, 2, 2], abs=1)
+    assert len(some) == 10
+    data = read_data(load(config_file, *overrides, "eval.num_scored=1000"))
+    tokenizer, scored = data.vocabularies.tokenizer, data.pairs
+    assert len(scored.sources) == len(scored.references) == data.evaluation.num_rows
+    for source, reference in zip(scored.sources, scored.references, strict=True):
+        assert tokenizer.decode(source[:-1]).split() == reference.split()[::-1]
+    [one] = read_data(load(config_file, *overrides, "eval.num_scored=1")).pairs.references
+    assert one.endswith("a")
+
+
 def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
     library = tmp_path / "library"
     code = "def scale_value(value):\n    return value * {}\n\n\n" * 10
@@ -324,7 +346,8 @@ def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
     for overrides in (labelled, paired, completed):
         data = read(*overrides, "data.long_documents=cut")
         assert (data.train.num_rows, data.evaluation.num_rows) == ((2, 2) if overrides is labelled else (20, 20))
-        assert data.vocabularies.labels is None or data.labels.names == ("email", "xml")
+        labels = data.vocabularies.labels
+        assert labels is None or labels.names == ("email", "xml")
         assert data.pairs is None or set(data.pairs.references) == {"scale value"}
         fingerprint = data.fingerprint
         (library / "xml" / "a.py").write_text(code.replace("{}", overrides[0]).replace("=", "+"))

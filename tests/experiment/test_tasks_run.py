@@ -1,6 +1,7 @@
 """Every task from the command line: trained, evaluated from its work directory alone, and asked."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,13 +14,21 @@ from tiny_runs import (
     start,
     train,
 )
-from tiny_tasks_data import CONFIG, LABELS, write_records
+from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 
 from jaxdp.cli.main import main
 
 TASKS = {
     "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
     "classification": ("--config.task=classification", "--config.eval.metric=eval/macro_f1"),
+    "multi_label": (
+        "--config.task=classification", "--config.classification.kind=multi_label",
+        "--config.data.label_column=labels", "--config.eval.metric=eval/micro_f1",
+    ),
+    "regression": (
+        "--config.task=classification", "--config.classification.kind=regression",
+        "--config.data.label_column=number", "--config.eval.metric=eval/mean_absolute_error",
+    ),
     "seq2seq": ("--config.task=seq2seq", "--config.eval.metric=eval/chrf"),
     "packed_pairs": ("--config.task=seq2seq", "--config.data.packing=documents"),
     "completion": ("--config.causal_lm.completion_only=True",),
@@ -28,6 +37,8 @@ TASKS = {
 MEASURED = {
     "masked_lm": {"loss", "accuracy", "perplexity"},
     "classification": {"loss", "accuracy", "macro_f1", "roc_auc"},
+    "multi_label": {"loss", "accuracy", "micro_f1", "average_precision"},
+    "regression": {"loss", "mean_absolute_error", "root_mean_squared_error", "r2", "correlation"},
     "seq2seq": {"loss", "accuracy", "bleu", "chrf", "exact_match"},
     "packed_pairs": {"loss", "bleu"},
     "completion": {"loss", "accuracy", "bits_per_byte"},
@@ -83,12 +94,58 @@ def test_the_number_of_devices_changes_no_summary(run_of, capsys, compilation_ca
     assert report["labels"] == list(LABELS) and report["num_examples"] == sum(map(sum, report["confusion_matrix"]))
 
 
+@pytest.mark.parametrize("name", ["classification", "multi_label", "regression"])
+def test_an_evaluation_is_reported_and_drawn(name, run_of, capsys):
+    _, workdir = run_of(name)
+    [measured] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert (report["step"], report["split"], report["num_examples"]) == (6, "eval", 9)
+    if name == "regression":
+        assert report["kind"] == name and len(report["pairs"]) == 9
+        assert report["mean_absolute_error"] == pytest.approx(measured["eval/mean_absolute_error"], rel=1e-5)
+    else:
+        assert report["kind"] == {"classification": "single_label"}.get(name, name)
+        assert report["labels"] == list(LABELS if name == "classification" else WORDS)
+        assert report["accuracy"] == pytest.approx(measured["eval/accuracy"])
+    capsys.readouterr()
+    assert main(["plot", str(workdir)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(workdir / "plots" / f"{plot}.png") for plot in ("training", "evaluation")]
+
+
+def test_texts_that_are_written_are_shown_and_reported(run_of, capsys):
+    """At each evaluation those of the same two pairs: the first and the last that are scored."""
+    _, workdir = run_of("seq2seq")
+    log = (workdir / "logs" / "process_0.log").read_text()
+    shown = [re.findall(rf"{name:<9}  (.*)", log) for name in ("source", "reference", "output")]
+    assert list(map(len, shown)) == [4, 4, 4]  # at steps 3 and 6
+    assert all(texts[:2] == texts[2:] for texts in shown[:2])
+    assert all(source.split() == reference.split()[::-1] for source, reference in zip(*shown[:2], strict=True))
+    printed(capsys, "eval", f"--workdir={workdir}", "--json")
+    samples = json.loads((workdir / "evaluation.json").read_text())["samples"]
+    assert [sample["source"] for sample in samples] == shown[0][:2] and len(set(shown[0])) == 2
+    [said] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={samples[0]['source']}")
+    assert samples[0]["output"] == said["text"]
+    assert main(["plot", str(workdir)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{workdir / 'plots' / 'training.png'}\n" and err == ""
+
+
 def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
     config_file, whole = run_of("classification")
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     assert train(config_file, tmp_path / "run", *TASKS["classification"]) == 0
     assert_same_bits(saved_arrays(tmp_path / "run", 6), saved_arrays(whole, 6))
+
+
+def test_answers_of_several_labels_and_of_numbers(run_of, capsys):
+    _, workdir = run_of("multi_label")
+    [several] = printed(capsys, "predict", f"--workdir={workdir}", "--text=ant bee")
+    assert list(several["probabilities"]) == list(WORDS)
+    assert several["label"] == [name for name, value in several["probabilities"].items() if value > 0.5]
+    _, workdir = run_of("regression")
+    [number] = printed(capsys, "predict", f"--workdir={workdir}", "--text=ant bee")
+    assert number.keys() == {"label"} and isinstance(number["label"], float)
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -130,6 +187,34 @@ def test_a_label_that_was_not_trained_on_is_named_with_its_line(run_of, tmp_path
     assert train(config_file, tmp_path / "run", *options) == 2
     sentence = assert_refused(capsys)
     assert "held.jsonl, line 2" in sentence and "'gin'" in sentence
+
+
+TEA, ALE = {"text": "ant", "label": "tea"}, {"text": "bee", "label": "ale"}
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "held_out", "told"),
+    [
+        ("classification", [TEA] * 20, None, "18 training records have 'tea', expected 2 or more different labels"),
+        ("classification", [TEA, ALE], [TEA, ALE | {"text": ""}], "held.jsonl, line 2: the text has no token"),
+        ("classification", [TEA, {"text": ""} | ALE | {"text": ""}], [TEA], "records.jsonl, line 2: the text has no token"),
+        ("classification", [TEA, {"text": "bee"}], [TEA], "records.jsonl, line 2 has no column 'label', only 'text'"),
+        ("multi_label", [{"text": "ant", "labels": ["x", "y"]}], [{"text": "ant", "labels": ["y", "z"]}], "held.jsonl, line 1: the label 'z'"),
+        ("regression", [{"text": "ant", "number": 1}, {"text": "bee", "number": "much"}], [{"text": "a", "number": 2}], "records.jsonl, line 2: the label is 'much', expected a number"),
+        ("regression", [{"text": "ant", "number": 1}] * 2, [{"text": "a", "number": 2}], "All 2 training records have the same number"),
+    ],
+    ids=["one class", "empty held-out text", "empty text", "no column", "unseen label", "no number", "one number"],
+)  # fmt: skip
+def test_records_that_cannot_be_learned(name, records, held_out, told, run_of, tmp_path, capsys):
+    options = [*TASKS[name], f"--config.data.path={tmp_path / 'records.jsonl'}"]
+    if held_out:
+        options.append(f"--config.data.eval_path={tmp_path / 'held.jsonl'}")
+    for file, lines in (("records", records), ("held", held_out or [])):
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config_file, _ = run_of("classification")
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "run", *options) == 2
+    assert told in assert_refused(capsys)
 
 
 def test_a_run_that_does_not_improve_stops_and_stays_stopped(run_of, tmp_path, capsys):

@@ -45,6 +45,12 @@ def test_a_metric_that_should_rise():
     assert "did not improve on eval/accuracy 0.3 of step 4" in stopping.message
 
 
+def test_an_error_that_should_fall():
+    outcome, stopping, _ = run([0.5, 0.3, 0.4, 0.6, 0.1, 0.1], patience=2, metric="eval/calibration_error")
+    assert (outcome.request, outcome.step) == (EARLY_STOP, 10)
+    assert "did not improve on eval/calibration_error 0.3 of step 4" in stopping.message
+
+
 @pytest.mark.parametrize("patience", [0, 10])
 def test_without_patience_or_with_enough_the_run_is_complete(patience):
     outcome, stopping, _ = run(LOSSES, patience=patience, total_steps=20)

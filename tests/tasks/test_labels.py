@@ -70,6 +70,8 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
     [
         (lambda: label_text("  "), "the label is empty"),
         (lambda: label_text(["a"]), r"the label is the list \['a'\].* classification.kind=multi_label"),
+        (lambda: label_text(1.5), r"the label is 1\.5, expected a text.* classification.kind=regression"),
+        (lambda: label_texts(float("nan"), ","), "the label is nan, expected a text"),
         (lambda: label_number("high"), "the label is 'high', expected a number"),
         (lambda: label_number(float("inf")), "expected a number"),
         (lambda: label_number(None), "the label is None, expected a number"),

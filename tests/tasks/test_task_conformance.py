@@ -21,6 +21,7 @@ from jaxdp.evaluation import evaluate
 from jaxdp.experiment.parts import make_task
 from jaxdp.inference.decode import make_decode
 from jaxdp.inference.sampling import Sampling
+from jaxdp.metrics import higher_is_better
 from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.parallel.devices import divide_batch
 from jaxdp.parallel.placement import (
@@ -36,6 +37,7 @@ from jaxdp.step import Update, make_eval_step, make_train_step
 from jaxdp.tasks import pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 
+FALLING = ("loss", "perplexity", "bits_per_byte", "error")
 SEED = 5
 NUM_STEPS = 200
 NUM_NEW = 7
@@ -171,6 +173,8 @@ def test_metrics_have_names_of_their_own_and_dropout_gets_its_keys(case):
     names = ["loss", *sums.metrics]
     names += [*task.derived_metrics(dict.fromkeys(names, 1.0)), *task.summary_metrics, *task.score_metrics]
     assert len(names) == len(set(names))
+    for name in names:  # of a new one it has to be known what `best` means
+        assert higher_is_better(f"eval/{name}") is not any(word in name for word in FALLING), name
 
 
 # ---- Sums ---------------------------------------------------------------------------------------

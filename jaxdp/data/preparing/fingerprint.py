@@ -29,10 +29,19 @@ class Fingerprint:
 
     def _add(self, value: Any) -> None:
         # Kind and size before the content: no two sequences of values give the same bytes.
-        kind, content = (b"t", value) if isinstance(value, str) else (b"n", str(int(value)))
+        if isinstance(value, str):
+            kind, content = b"t", value
+        elif isinstance(value, list):
+            kind, content = b"l", str(len(value))
+        elif isinstance(value, float):
+            kind, content = b"f", repr(value)
+        else:  # truth values are numbers too
+            kind, content = b"n", str(int(value))
         content = content.encode("utf-8", "surrogatepass")
         self._digest.update(kind + len(content).to_bytes(8, "little"))
         self._digest.update(content)
+        for each in value if isinstance(value, list) else ():
+            self._add(each)
 
     def hexdigest(self) -> str:
         """Of the records so far, in hexadecimal."""

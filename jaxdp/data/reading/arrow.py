@@ -55,7 +55,7 @@ def check_columns(where: str, columns: Columns, schema) -> None:
             raise missing_column(where, column, _all_names(schema))
         kind = kind.value_type if types.is_dictionary(kind) else kind
         is_text = column in columns.text
-        expected = _is_string(kind) or (not is_text and (types.is_integer(kind) or types.is_boolean(kind)))
+        expected = _is_string(kind) or (not is_text and _is_label(kind))
         if not expected:
             raise wrong_column(where, column, is_text, f"of type {kind}")
 
@@ -97,6 +97,14 @@ def _pick(batch, column: str):
     return compute.struct_field(batch.column(name), fields)
 
 
+def _is_label(kind) -> bool:
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _is_string(kind.value_type) or types.is_integer(kind.value_type)
+    return types.is_integer(kind) or types.is_boolean(kind) or types.is_floating(kind)
+
+
 def _is_string(kind) -> bool:
     from pyarrow import types
 
@@ -129,6 +137,8 @@ def _values(column, name: str, is_text: bool, errors: str, path: str, first_row:
     import pyarrow
 
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+        return _lists(column, kind, name, errors, path, first_row)
     is_string = _is_string(kind)
     # Parquet and Arrow do not check that a string is UTF-8, so its bytes are decoded here.
     values = column.cast(pyarrow.large_binary() if is_string else kind).to_pylist()
@@ -143,6 +153,27 @@ def _values(column, name: str, is_text: bool, errors: str, path: str, first_row:
         row = first_row + values.index(error.object)
         where = f"{path}, row {row}: column {name!r}"
         raise not_utf8(where, error.object[error.start], error.start, " of the text") from error
+
+
+def _lists(column, kind, name: str, errors: str, path: str, first_row: int) -> list[list[Any]]:
+    """A column of lists as Python values; in none of them is anything null."""
+    import pyarrow
+
+    inner = pyarrow.large_binary() if _is_string(kind.value_type) else kind.value_type
+    rows = column.cast(pyarrow.large_list(inner)).to_pylist()
+    for row, values in enumerate(rows, first_row):
+        if values is None or None in values:
+            raise wrong_column(f"{path}, row {row}", name, False, "null" if values is None else "a list with null")
+    if not _is_string(kind.value_type):
+        return rows
+    lists = []
+    for row, values in enumerate(rows, first_row):
+        try:
+            lists.append([value.decode("utf-8", errors) for value in values])
+        except UnicodeDecodeError as error:
+            where = f"{path}, row {row}: column {name!r}"
+            raise not_utf8(where, error.object[error.start], error.start, " of the label") from error
+    return lists
 
 
 def short_reason(error: BaseException) -> str:

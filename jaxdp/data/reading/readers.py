@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxdp.data.reading.file_content import not_utf8, read_blocks, read_lines
 from jaxdp.data.reading.files import DataFile
-from jaxdp.data.reading.records import Columns, Record, missing_column, wrong_column
+from jaxdp.data.reading.records import Columns, Record, is_label, missing_column, wrong_column
 from jaxdp.errors import UserError
 
 PIECE_BYTES = 8 << 20
@@ -108,7 +108,7 @@ def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record
 
 
 def _checked(value: Any, column: str, is_text: bool, where: str) -> Any:
-    if not isinstance(value, str if is_text else str | int):  # True and False are int too
+    if not (isinstance(value, str) if is_text else is_label(value)):
         raise wrong_column(where, column, is_text, _kind_of(value))
     return value
 
@@ -129,6 +129,8 @@ _KINDS = {
 
 def _encodable(value: Any, column: str, where: str, errors: str) -> Any:
     """The value, whose text is one that UTF-8 can write."""
+    if isinstance(value, list):
+        return [_encodable(each, column, where, errors) for each in value]
     if not isinstance(value, str):
         return value
     try:

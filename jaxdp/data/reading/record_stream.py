@@ -20,7 +20,7 @@ import numpy as np
 from jaxdp.data.order.permutation import permute
 from jaxdp.data.reading.arrow import short_reason
 from jaxdp.data.reading.files import find_files
-from jaxdp.data.reading.records import Columns, Record, missing_column, wrong_column
+from jaxdp.data.reading.records import Columns, Record, is_label, missing_column, wrong_column
 from jaxdp.data.reading.sources import FORMATS
 from jaxdp.errors import UserError
 
@@ -147,7 +147,7 @@ class RecordStream:
             if column not in fields:
                 raise missing_column(origin, column, fields)
             is_text, value = column in self._columns.text, fields[column]
-            if not isinstance(value, str if is_text else str | int):
+            if not (isinstance(value, str) if is_text else is_label(value)):
                 found = "null" if value is None else f"of type {type(value).__name__}"
                 raise wrong_column(origin, column, is_text, found)
         return Record({column: fields[column] for column in self._columns.names}, origin)

@@ -50,7 +50,8 @@ class Columns:
 
     Attributes:
         text: hold text.
-        label: hold a text, a whole number or a truth value.
+        label: hold a text, a number, a truth value or a list of texts or whole numbers;
+            which of them serves is for the task to say.
     """
 
     text: tuple[str, ...]
@@ -60,6 +61,13 @@ class Columns:
     def names(self) -> tuple[str, ...]:
         """All of them, each once."""
         return tuple(dict.fromkeys(self.text + self.label))
+
+
+def is_label(value: Any) -> bool:
+    """Whether a value is one that a label column may hold."""
+    if isinstance(value, list):
+        return all(isinstance(each, str | int) for each in value)
+    return isinstance(value, str | int | float)  # True and False are int too
 
 
 def missing_column(where: str, column: str, present: Iterable[str]) -> UserError:
@@ -79,7 +87,7 @@ def wrong_column(where: str, column: str, is_text: bool, found: str) -> UserErro
         is_text: whether it should be text, or a label.
         found: what it is, with an article: `a number`.
     """
-    expected = "text" if is_text else "a label (text, a whole number or a truth value)"
+    expected = "text" if is_text else "a label (text, a number, a truth value, or a list of texts or whole numbers)"
     return UserError(
         f"{where}: column {column!r} is {found}, expected {expected}; name another column in "
         "data.text_column (or whichever data.*_column asks for it), or mend the data."

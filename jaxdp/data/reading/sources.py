@@ -31,7 +31,7 @@ class SourceSpec:
         eval_split: hf: to evaluate on; None: held out of `split`.
         columns: that must be there and hold text; of text: `text`, or `source` and
             `target`; of stdlib see `stdlib.open_stdlib`.
-        label_columns: that must be there and hold text, whole numbers or truth values.
+        label_columns: that must be there and hold labels, see `jaxdp.data.reading.records.Columns`.
         errors: strict | replace: what to do about bytes that are not UTF-8.
     """
 

@@ -38,8 +38,9 @@ def test_every_difference_counts():
         of(Record({"text": "a", "label": "b"}, "n"), columns=("text", "label")),
         of(Record({"text": "b", "label": "a"}, "n"), columns=("text", "label")),
         of(),
+        *(of(Record({"text": value}, "n")) for value in (1.5, 1.25, ["a", "b"], ["ab"], [], [1], ["1"])),
     }
-    assert len(prints) == 12
+    assert len(prints) == 19
 
 
 def test_other_columns_do_not_count():

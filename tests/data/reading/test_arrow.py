@@ -43,9 +43,20 @@ def test_every_kind_of_string(save, kind, monkeypatch):
 
 
 def test_labels(save):
-    file = save({"text": ["a"], "i": pa.array([1], pa.uint8()), "b": [True], "s": ["x"]})
-    [record] = read(file, Columns(("text",), ("i", "b", "s")))
-    assert record.fields == {"text": "a", "i": 1, "b": True, "s": "x"}
+    fields = {"i": 1, "b": True, "s": "x", "f": 0.5, "l": ["x", "ü"], "n": [1, 2], "e": []}
+    columns = {name: [value] for name, value in fields.items()}
+    columns |= {"text": ["a"], "i": pa.array([1], pa.uint8()), "e": pa.array([[]], pa.large_list(pa.string()))}
+    [record] = read(save(columns), Columns(("text",), tuple(fields)))
+    assert record.fields == fields | {"text": "a"}
+
+
+def test_lists_of_labels_that_are_none(save):
+    for value, found in ((None, "null"), (["y", None], "a list with null")):
+        with pytest.raises(UserError, match=rf"row 1: column 'l' is {found}, expected a label"):
+            read(save({"text": ["a", "b"], "l": [["x"], value]}), Columns(("text",), ("l",)))
+    raw = pa.array([[b"x"], [b"ok", b"x\xffy"]], pa.list_(pa.binary())).cast(pa.list_(pa.string()), safe=False)
+    with pytest.raises(UserError, match=r"row 1: column 'l'.*0xff"):
+        read(save({"text": ["a", "b"], "l": raw}), Columns(("text",), ("l",)))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +67,7 @@ def test_labels(save):
         ({"text": [["a"]]}, TEXT, "column 'text' is of type list"),
         ({"text": [b"a"]}, TEXT, "column 'text' is of type binary, expected text"),
         ({"text": pa.nulls(2)}, TEXT, "column 'text' is of type null, expected text"),
-        ({"text": ["a"], "n": [0.5]}, Columns(("text",), ("n",)), "'n' is of type double, expected a label"),
+        ({"text": ["a"], "n": [[0.5]]}, Columns(("text",), ("n",)), "'n' is of type list<.*double>, expected a label"),
         ({"text": ["a"] * 300 + [None]}, TEXT, "a.parquet, row 300: column 'text' is null"),
     ],
 )

@@ -25,10 +25,10 @@ def own_cache(tmp_path, monkeypatch):
 def saved(tmp_path):
     """A folder with splits train (5 rows), test (2 rows) and none (no row)."""
     labels = datasets.ClassLabel(names=["no", "yes"])
-    features = datasets.Features({"text": datasets.Value("string"), "label": labels, "n": datasets.Value("float32")})
+    features = datasets.Features({"text": datasets.Value("string"), "label": labels, "n": [datasets.Value("float32")]})
     splits = {
         which: datasets.Dataset.from_dict(
-            {"text": [f"text {n}" for n in rows], "label": [n % 2 for n in rows], "n": list(rows)}, features
+            {"text": [f"text {n}" for n in rows], "label": [n % 2 for n in rows], "n": [[n] for n in rows]}, features
         )
         for which, rows in (("train", range(5)), ("test", range(5, 7)))
     }
@@ -75,7 +75,7 @@ def test_saved_data_set_without_splits_and_with_indices(saved, tmp_path):
         ({"eval_split": "train"}, r"data\.split and data\.eval_split are both train"),
         ({"columns": Columns(("body",))}, r"saved, split train has no column 'body', only 'text', 'label', 'n'"),
         ({"columns": Columns(("label",))}, r"column 'label' is of type int64, expected text"),
-        ({"columns": Columns(("text",), ("n",))}, r"column 'n' is of type float, expected a label"),
+        ({"columns": Columns(("text",), ("n",))}, r"column 'n' is of type list<.*float>, expected a label"),
     ],
 )
 def test_wrong_splits_and_columns(saved, options, message):

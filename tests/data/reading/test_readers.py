@@ -140,8 +140,18 @@ def test_jsonl_errors_name_the_line(save, line, message):
         next(records)
 
 
+def test_jsonl_labels(save):
+    values = ["a", 3, True, 1.5, ["a", "b"], [1, 2], []]
+    lines = "".join(json.dumps({"text": "a", "n": value}) + "\n" for value in values)
+    records = read(read_jsonl, save("a.jsonl", lines), Columns(("text",), ("n",)))
+    assert [record.fields["n"] for record in records] == values
+    broken = save("b.jsonl", b'{"text": "a", "n": ["x\\ud83d"]}')
+    with pytest.raises(UserError, match=r"column 'n' has half a surrogate pair"):
+        read(read_jsonl, broken, Columns(("text",), ("n",)))
+
+
 def test_jsonl_label_errors(save):
-    for value, found in (("1.5", "a number"), ("null", "null"), ("{}", "an object")):
+    for value, found in (('["a", 1.5]', "a list"), ('["a", null]', "a list"), ("null", "null"), ("{}", "an object")):
         file = save("a.jsonl", f'{{"text": "a", "n": {value}}}')
         with pytest.raises(UserError, match=rf"column 'n' is {found}, expected a label"):
             read(read_jsonl, file, Columns(("text",), ("n",)))
