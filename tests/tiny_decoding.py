@@ -9,9 +9,9 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 VOCAB_SIZE, CONTEXT = 13, 12
 
 
-def decoding_model(**overrides):
+def decoding_model(context=CONTEXT, **overrides):
     shapes = {"num_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
-    config = model_config("nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=CONTEXT)
+    config = model_config("nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=context)
     return Transformer(config)
 
 
