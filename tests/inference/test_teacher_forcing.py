@@ -17,8 +17,7 @@ from tiny_translation import parts_of, quick_jit
 from jaxdp.inference.beam import BeamSearch, make_beam_search
 from jaxdp.inference.decode import make_decode
 from jaxdp.inference.sampling import Sampling
-from jaxdp.model import CHOICES, parameter_shapes
-from jaxdp.trees import leaf_name
+from jaxdp.model import CHOICES
 
 NUM_NEW = 24  # beyond the distances that have a relative bucket of their own
 START = tiny_translation.END
@@ -73,7 +72,7 @@ class Case:
         self._decode = quick_jit(self._recorded)
         self._seen = []
         for seed in range(10):
-            self._params = lively_params(self._kind.model, seed)
+            self._params = tiny_decoding.lively_params(self._kind.model, seed)
             free = self.greedy(NEVER)[0]
             # The word that rows say first at the most different steps.
             self.end = max(range(free.max() + 1), key=lambda word: len({*first_of(free, word)}))
@@ -94,11 +93,13 @@ class Case:
         def recorded(params, tokens, *, method, **options):
             result = apply(params, tokens, method=method, **options)
             if method == "decode":
-                see = lambda logits: self._seen.append(np.asarray(logits[:, 0]))
-                jax.debug.callback(see, result[0], ordered=True)
+                jax.debug.callback(self._see, result[0][:, 0], ordered=True)
             return result
 
         return make_decode(recorded, make_cache, GREEDY, num_new=NUM_NEW, end_of_text_id=end)(params, batch)
+
+    def _see(self, logits):
+        self._seen.append(np.asarray(logits))
 
     def whole(self, written):
         """Logits `[rows, num_new, words]` of one pass of the whole texts `[rows, num_new] int32`."""
@@ -121,19 +122,6 @@ def name_of(kind):
 @functools.cache
 def case_of(kind):
     return Case(*kind)
-
-
-def lively_params(model, seed):
-    """Kernels and embeddings that make texts vary; norms and biases that do not drown them."""
-    random = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = leaf_name(path)
-        if name.endswith(("scale", "bias")):
-            return random.normal(name.endswith("scale"), 0.1, leaf.shape).astype(np.float32)
-        return random.normal(0, 1.5 if "cross_attention" in name else 0.6, leaf.shape).astype(np.float32)
-
-    return jax.tree.map_with_path(draw, parameter_shapes(model.config))
 
 
 def first_of(tokens, word):
