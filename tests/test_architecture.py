@@ -16,7 +16,7 @@ FLOORS = (
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
     {"trainer", "hooks"},
-    {"experiment", "benchmark", "data_benchmark"},
+    {"experiment", "benchmark", "data_benchmark", "prediction_benchmark"},
     {"cli", "__init__", "__main__"},
 )
 """The parts of each floor, lowest first: files and packages directly under jaxdp/."""
@@ -31,6 +31,7 @@ SAME_FLOOR = {
     ("hooks", "trainer"),
     ("benchmark", "experiment"),
     ("data_benchmark", "experiment"),
+    ("prediction_benchmark", "experiment"),
     ("plotting", "writers"),
     ("evaluation_plots", "plotting"),
     ("config", "defaults"),

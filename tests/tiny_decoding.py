@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.model import Transformer, model_config, parameter_shapes
+from jaxdp.trees import leaf_name
 
 VOCAB_SIZE, CONTEXT = 13, 12
 
 
-def decoding_model(**overrides):
+def decoding_model(context=CONTEXT, **overrides):
     shapes = {"num_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
-    config = model_config("nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=CONTEXT)
+    config = model_config("nano", shapes | overrides, vocab_size=VOCAB_SIZE, max_length=context)
     return Transformer(config)
 
 
@@ -22,6 +23,19 @@ def random_params(model, seed=0):
         lambda leaf: jnp.asarray(random.normal(0, 0.4, leaf.shape), jnp.float32),
         parameter_shapes(model.config),
     )
+
+
+def lively_params(model, seed):
+    """Kernels and embeddings that make texts vary; norms and biases that do not drown them."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = leaf_name(path)
+        if name.endswith(("scale", "bias")):
+            return random.normal(name.endswith("scale"), 0.1, leaf.shape).astype(np.float32)
+        return random.normal(0, 1.5 if "cross_attention" in name else 0.6, leaf.shape).astype(np.float32)
+
+    return jax.tree.map_with_path(draw, parameter_shapes(model.config))
 
 
 def random_prompts(lengths, seed=0):

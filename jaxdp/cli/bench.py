@@ -1,4 +1,4 @@
-"""Measure a configuration: step time, dispatch, waiting for data, saving. Trains nothing that is kept."""
+"""Measure a configuration: step time, dispatch, waiting for data, saving, writing. Trains nothing that is kept."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: a step's time, to see what would be waited"
     )
     parser.add_argument("--checks", action="store_true", help="what watching over a run costs, with and without in turns")
+    parser.add_argument("--predict", action="store_true", help="how fast texts are written, with and without a cache")
     parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
 
 
@@ -30,6 +31,12 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         result = measure_data(config, options.step_ms)
         print(json.dumps(result) if options.json else _data_as_text(result))
+        return 0
+    if options.predict:
+        from jaxdp.prediction_benchmark import measure_prediction
+
+        result = measure_prediction(config)
+        print(json.dumps(result) if options.json else _prediction_as_text(result))
         return 0
     from jaxdp import benchmark
     from jaxdp.parallel.devices import divide_batch
@@ -66,6 +73,26 @@ def _data_as_text(result: dict) -> str:
     for num_workers, speed in result["prepare_mb_per_sec"].items():
         who = f"{num_workers} worker{'s' if num_workers > 1 else ''}" if num_workers else "this process alone"
         lines[f"preparing {num_workers}"] = f"{speed:.2f} MB/s of text by {who}, starting included"
+    return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+def _prediction_as_text(result: dict) -> str:
+    lines = {"devices": f"{result['devices']} x {result['device_kind']}"}
+    if "sentences" in result:
+        unit = "sentences"
+        lines["texts"] = f"{result['sentences']} sentences; {result['uncached_sentences']} of them without a cache"
+    else:
+        unit = "tokens"
+        lines["texts"] = f"{result['rows']} prompts of {result['prompt_tokens']} tokens"
+    ends = "they end where the model ends them, at most after" if result["ends"] else "they never end before"
+    lines["ends"] = f"{ends} {result['most_tokens']} tokens"
+    for name in ("greedy", "beam_4"):
+        if name in result:
+            each = result[name]
+            lines[name] = (
+                f"{each['per_sec']:,.2f} {unit}/s ({each['secs']:.1f} s), without a cache "
+                f"{each['uncached_per_sec']:,.2f}: {each['ratio']:.1f} times faster"
+            )
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
 
 

@@ -48,6 +48,7 @@ class TextWriter:
         abstract_params: shapes and shardings of the parameters to come.
         search: how hypotheses are compared; one beam is greedy.
         num_texts: how many are asked for at once, about.
+        decoding: (apply, make_cache) as `make_beam_search` takes them; None: the model's own.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class TextWriter:
         abstract_params: PyTree,
         search: BeamSearch,
         num_texts: int,
+        decoding: tuple[Callable, Callable] | None = None,
     ):
         self._task, self._topology = task, topology
         self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.end_of_text_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
         write = make_beam_search(
-            functools.partial(parts.apply_model, model),
-            functools.partial(init_cache, model.config),
+            *(decoding or (functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config))),
             search,
             num_new=task.row_lengths["target_tokens"],
             end_of_text_id=self._tokenizer.end_of_text_id,
@@ -80,25 +81,32 @@ class TextWriter:
             mapped=(1,),
         )
 
+    @property
+    def at_once(self) -> int:
+        """Sources of one batch, over all devices."""
+        return self._rows * self._topology.num_devices
+
     def __call__(
         self, params: PyTree, sources: Sequence[np.ndarray], progress: Callable[[], None] = lambda: None
     ) -> list[Written]:
         """The best text for each source, its token ids with end of text at most `length` of them.
 
-        Every process is given all sources, and gets all texts.
+        Every process is given all sources, and gets all texts, in their order. Sources of
+        like length are written together: a batch takes as many steps as its longest text.
         """
-        at_once, mine = self._rows * self._topology.num_devices, self._topology
+        at_once, mine = self.at_once, self._topology
         share = at_once // mine.num_processes
-        written = []
+        written: dict[int, Written] = {}
+        by_length = sorted(range(len(sources)), key=lambda index: len(sources[index]))
         for start in range(0, len(sources), at_once):
-            some = sources[start : start + at_once]
-            batch = self._batch(some, at_once)
+            some = by_length[start : start + at_once]
+            batch = self._batch([sources[index] for index in some], at_once)
             first = mine.process_index * share
             batch = {name: array[first : first + share] for name, array in batch.items()}
             found = jax.device_get(self._program(params, place_batch(batch, mine)))
-            written += [self._written(found, row) for row in range(len(some))]
+            written |= {index: self._written(found, row) for row, index in enumerate(some)}
             progress()
-        return written
+        return [written[index] for index in range(len(sources))]
 
     def _batch(self, sources: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
         """Requests, filled up with rows that read and say nothing of worth."""

@@ -1,4 +1,4 @@
-"""Beam search against a plain one without a cache, and against greedy decoding."""
+"""Beam search against a plain one without a cache; its scores are checked in test_teacher_forcing.py."""
 
 import functools
 
@@ -22,8 +22,6 @@ from tiny_translation import (
 
 from jaxdp.errors import UserError
 from jaxdp.inference.beam import BeamSearch, make_beam_search
-from jaxdp.inference.decode import make_decode
-from jaxdp.inference.sampling import Sampling
 from jaxdp.model import CHOICES
 
 NUM_NEW = TARGET_LENGTH - 1
@@ -137,39 +135,6 @@ def batch():
 @pytest.fixture(scope="module")
 def found(model, params, batch):
     return searcher(model, BeamSearch(4, 0.6, 4))(params, batch)
-
-
-def test_one_beam_is_greedy_token_by_token(model, params, batch):
-    decode = quick_jit(
-        make_decode(*parts_of(model), Sampling(temperature=0), num_new=NUM_NEW, end_of_text_id=END)
-    )
-    seeds = {"seeds": np.zeros(8, np.uint32), "offset": np.zeros(8, np.int32)}
-    greedy = np.asarray(decode(params, batch | seeds))
-    lengths = {list(row).index(END) if END in row else NUM_NEW for row in greedy}
-    assert len(lengths) > 2  # some end, at different times, and the text is not trivial
-    np.testing.assert_array_equal(
-        searcher(model, BeamSearch(1))(params, batch)["tokens"][:, 0], greedy
-    )
-
-
-def test_log_probabilities_are_those_of_teacher_forcing(model, params, batch, found):
-    """The model reads its own hypotheses, once and whole."""
-    rows, returned, length = found["tokens"].shape
-    targets = found["tokens"].reshape(rows * returned, length)
-    inputs = np.concatenate([np.full((len(targets), 1), END), targets[:, :-1]], axis=1)
-    logits = model.apply(
-        {"params": params},
-        jnp.repeat(batch["source_tokens"], returned, axis=0),
-        attention_mask=jnp.repeat(batch["source_mask"], returned, axis=0),
-        target_tokens=jnp.asarray(inputs),
-    )
-    steps = np.asarray(jax.nn.log_softmax(logits, axis=-1))
-    picked = np.take_along_axis(steps, targets[:, :, None], axis=2)[:, :, 0]
-    before_end = np.cumsum(targets == END, axis=1) - (targets == END) == 0
-    totals = (picked * before_end).sum(axis=1).reshape(rows, returned)
-    np.testing.assert_allclose(found["log_probabilities"], totals, rtol=0, atol=1e-4)
-    divisor = ((5 + before_end.sum(axis=1).reshape(rows, returned)) / 6) ** 0.6
-    np.testing.assert_allclose(found["scores"], totals / divisor, rtol=0, atol=1e-4)
 
 
 def test_a_row_is_the_same_in_any_company_and_with_more_padding(model, params, batch, found):

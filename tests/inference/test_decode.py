@@ -16,7 +16,6 @@ from tiny_decoding import (
     random_prompts,
 )
 from tiny_translation import (
-    TARGET_LENGTH,
     parts_of,
     quick_jit,
     random_sources,
@@ -81,22 +80,6 @@ def test_greedy_decoding_equals_whole_forward_passes(overrides):
     expected = [uncached.continuation(prompt, 6) for prompt in prompts]
     assert len(np.unique(expected)) > 3  # the model says something
     np.testing.assert_array_equal(decoder(model)(params, prompts), expected)
-
-
-@pytest.mark.parametrize(
-    ("positions", "options"),
-    [("sinusoidal", {"norm_position": "post"}), ("relative", {"scan_layers": True, "norm": "rmsnorm"})],
-)
-def test_greedy_decoding_of_an_encoder_decoder_equals_whole_forward_passes(positions, options):
-    """Sources of different lengths in one batch: each as if it were alone."""
-    model = translation_model(positions=positions, **options)
-    params, sources = tiny_translation.random_params(model, seed=2), random_sources([6, 2, 4])
-    decode = quick_jit(make_decode(*parts_of(model), GREEDY, num_new=TARGET_LENGTH - 1, end_of_text_id=None))
-    draws = {"seeds": np.zeros(3, np.uint32), "offset": np.zeros(3, np.int32)}
-    uncached = tiny_translation.Uncached(model, params)
-    expected = [uncached.greedy(source, TARGET_LENGTH - 1) for source in sources]
-    assert len({tuple(row) for row in expected}) == 3
-    np.testing.assert_array_equal(decode(params, source_batch(sources) | draws), expected)
 
 
 def test_a_prompt_of_the_target_is_continued():

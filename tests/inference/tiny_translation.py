@@ -16,7 +16,7 @@ SOURCE_WORDS, TARGET_WORDS, SOURCE_LENGTH, TARGET_LENGTH, END = 17, 11, 6, 9, 0
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def translation_model(**overrides):
+def translation_model(target_length=TARGET_LENGTH, **overrides):
     shapes = {"num_layers": 1, "num_decoder_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
     config = model_config(
         "seq2seq_nano",
@@ -24,7 +24,7 @@ def translation_model(**overrides):
         vocab_size=SOURCE_WORDS,
         max_length=SOURCE_LENGTH,
         target_vocab_size=TARGET_WORDS,
-        max_target_length=TARGET_LENGTH,
+        max_target_length=target_length,
     )
     return Transformer(config)
 
