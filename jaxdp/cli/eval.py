@@ -30,8 +30,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.json:
         print(json.dumps({name: _json_value(value) for name, value in result.items()}))
     else:
+        width = max(map(len, result))
         for name, value in result.items():
-            print(f"{name:<20} {value:.6g}" if isinstance(value, float) else f"{name:<20} {value}")
+            print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
     return 0
 
 
