@@ -17,7 +17,7 @@ from jaxdp import defaults
 def get_config():
     config = defaults.get_config()
     config.task = "classification"
-    config.total_epochs = 10.0
+    config.total_epochs = 15.0
     config.global_batch_size = 32
 
     config.data.source = "csv"
@@ -26,13 +26,15 @@ def get_config():
     config.data.tokenizer = "bpe:8192"
     config.data.length = 128
     config.data.long_documents = "cut"  # the start of a long text says what it is about
-    config.data.augmentation = ("token_dropout:0.15",)  # no single word decides
+    config.data.augmentation = ("token_dropout:0.3",)  # no single word decides
 
     config.model.preset = "encoder_nano"
     config.model.num_layers = 2
     config.model.dropout_rate = 0.2
 
+    config.optim.learning_rate = 1.5e-3
     config.optim.label_smoothing = 0.05
+    config.optim.ema_decay = 0.995
     config.eval.every_steps = 200
     config.eval.metric = "eval/accuracy"
     config.checkpoint.every_steps = 200
