@@ -140,7 +140,8 @@ class Composition:
 
     def fresh_state(self) -> TrainState:
         """State 0, drawn from the seed on every device alike."""
-        return jax.jit(self._initialise, out_shardings=self.topology.replicated)()
+        # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
+        return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
 
     @property
     def flops_per_step(self) -> float:
