@@ -1,5 +1,6 @@
 """Eight fake CPU devices, rank promotion as an error, and a cache of its own, for every test."""
 
+import gc
 import os
 
 import jax
@@ -16,3 +17,12 @@ def cache_home(tmp_path_factory):
     directory = tmp_path_factory.getbasetemp() / "cache_home"
     os.environ["XDG_CACHE_HOME"] = str(directory)
     return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_freed():
+    """Frees compiled programs after each file of tests: each is mapped memory, and a process may have 65,530 maps,
+    beyond which XLA crashes while it compiles."""
+    yield
+    jax.clear_caches()
+    gc.collect()
