@@ -4,7 +4,7 @@ from jaxdp.optim.config import OptimizerConfig
 from jaxdp.optim.optimizers import clip_factor, make_optimizer, update_ema
 from jaxdp.optim.penalties import penalized
 from jaxdp.optim.rules import decay_mask
-from jaxdp.optim.scaling import describe_scales, holding_frozen, scaling_rules
+from jaxdp.optim.scaling import holding_frozen, scaling_rules
 from jaxdp.optim.schedules import make_schedule
 from jaxdp.optim.spikes import is_spike, track_loss
 
@@ -12,7 +12,6 @@ __all__ = [
     "OptimizerConfig",
     "clip_factor",
     "decay_mask",
-    "describe_scales",
     "holding_frozen",
     "is_spike",
     "make_optimizer",

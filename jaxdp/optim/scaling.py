@@ -7,7 +7,7 @@ of its own path, so both kinds of model learn alike. A factor of 0 freezes.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -153,16 +153,6 @@ def holding_frozen(loss: Callable, rules: Rules) -> Callable:
         return loss(jax.tree.map(hold, params, update_scales(params, rules, 1.0)), *arguments)
 
     return with_held
-
-
-def describe_scales(params: PyTree, rules: Rules, layer_decay: float) -> Mapping[float, int]:
-    """How many numbers of the model have each factor, largest first, for a report."""
-    counts: dict[float, int] = {}
-    scales = jax.tree.leaves(update_scales(params, rules, layer_decay))
-    for (_, leaf), scale in zip(named_leaves(params), scales, strict=True):
-        for factor in np.ravel(scale).tolist():
-            counts[factor] = counts.get(factor, 0) + int(np.prod(leaf.shape)) // np.size(scale)
-    return dict(sorted(counts.items(), reverse=True))
 
 
 def _unrolled_names(params: PyTree) -> dict[str, list[str]]:

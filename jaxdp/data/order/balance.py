@@ -1,4 +1,4 @@
-"""Labelled data whose classes are of unequal size: weights, and an order that evens them out."""
+"""Labelled data whose classes are of unequal size: an order that evens them out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,29 +8,6 @@ import numpy as np
 
 from jaxdp.data.order.mixture import MixtureOrder
 from jaxdp.errors import UserError
-
-
-def class_weights(labels: np.ndarray, num_classes: int, power: float = 1.0) -> np.ndarray:
-    """Loss weights that give rare classes as much to say as frequent ones.
-
-    w = count^-power, scaled so that the mean over the data is 1: the loss keeps its
-    size, and with it the learning rate its meaning.
-
-    Args:
-        labels: [num_rows] integers in range(num_classes).
-        num_classes: 1 or more.
-        power: 1: every class the same total weight; 0: every example; 0.5 is between.
-
-    Returns:
-        [num_classes] float32; 0 for a class that has no example.
-
-    Raises:
-        UserError: a label outside range(num_classes), or no labels.
-    """
-    counts = count_classes(labels, num_classes)
-    weights = np.zeros(num_classes)
-    weights[counts > 0] = np.power(counts[counts > 0], -float(power))
-    return (weights * (counts.sum() / (weights * counts).sum())).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxdp.data.order.balance import balanced_order, class_weights
+from jaxdp.data.order.balance import balanced_order
 from jaxdp.data.order.mixture import MixtureOrder
 from jaxdp.errors import UserError
 
@@ -18,23 +18,6 @@ def balanced(shares=None, **changes):
 def rows_of(order, num_steps):
     places = np.arange(order.global_batch_size, dtype=np.int32)
     return np.concatenate([order.rows(step, places) for step in range(num_steps)])
-
-
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
-def test_class_weights(power):
-    weights = class_weights(LABELS, 4, power)
-    assert weights.dtype == np.float32 and weights.shape == (4,)
-    assert weights[LABELS].mean(dtype=np.float64) == pytest.approx(1, rel=1e-6)
-    assert weights[0] / weights[3] == pytest.approx((10 / 600) ** power, rel=1e-6)
-    assert weights[0] / weights[1] == pytest.approx((90 / 600) ** power, rel=1e-6)
-    assert weights[2] == 0
-
-
-def test_weighted_classes_weigh_the_same():
-    weights = class_weights(LABELS, 4)
-    totals = np.bincount(LABELS, weights[LABELS])
-    np.testing.assert_allclose(totals[[0, 1, 3]], 700 / 3, rtol=1e-6)
-    np.testing.assert_array_equal(class_weights(LABELS, 4, 0.0), [1, 1, 0, 1])
 
 
 def test_classes_come_in_equal_shares():
@@ -98,11 +81,8 @@ def test_a_share_for_a_class_without_examples():
 def test_labels_outside_the_classes(bad):
     labels = LABELS.copy()
     labels[17] = bad
-    for call in (
-        lambda: class_weights(labels, 4),
-        lambda: balanced_order(labels, 4, global_batch_size=8, seed=0, shuffle=True),
-    ):
-        with pytest.raises(UserError, match=rf"Example 17 .* label {bad}: .* from 0 to 3"):
-            call()
+    options = {"global_batch_size": 8, "seed": 0, "shuffle": True}
+    with pytest.raises(UserError, match=rf"Example 17 .* label {bad}: .* from 0 to 3"):
+        balanced_order(labels, 4, **options)
     with pytest.raises(UserError, match="no labels"):
-        class_weights(labels[:0], 4)
+        balanced_order(labels[:0], 4, **options)

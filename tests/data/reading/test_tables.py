@@ -6,22 +6,11 @@ import re
 
 import pytest
 
-from jaxdp.data.reading.files import DataFile
 from jaxdp.data.reading.records import Columns
 from jaxdp.data.reading.tables import read_csv
 from jaxdp.errors import UserError
 
 TEXT = Columns(("text",))
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save(name, content):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return DataFile(str(path), name, path.stat().st_size)
-
-    return save
 
 
 def read(file, columns=TEXT):
