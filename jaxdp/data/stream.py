@@ -219,29 +219,6 @@ def _gather(documents: deque[Document], start: int, num_tokens: int) -> np.ndarr
     raise ValueError(f"{filled} tokens, expected {num_tokens}")
 
 
-class Consumed(Iterator[Any]):
-    """Passes batches on, and keeps the state after the one that was taken last.
-
-    A queue in between reads ahead; what a checkpoint needs is the state of the batch
-    that the loop has taken.
-
-    Args:
-        items: pairs of anything and the state after it.
-        state: until the first is taken.
-
-    Attributes:
-        state: after what was taken last.
-    """
-
-    def __init__(self, items: Iterator[tuple[Any, State]], state: State):
-        self._items = items
-        self.state = state
-
-    def __next__(self) -> Any:
-        item, self.state = next(self._items)
-        return item
-
-
 def head_tokens(stream: RecordStream, prepare: Prepare, end_of_text_id: int, num_tokens: int) -> np.ndarray:
     """The first tokens of a stream, documents joined as in rows: to evaluate on, say.
 
