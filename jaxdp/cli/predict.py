@@ -7,33 +7,41 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxdp.cli import options as shared
+from jaxdp.cli.strategy import add_strategy, chosen_strategy
 from jaxdp.errors import UserError
+from jaxdp.terminal import say
+
+STDIN = "-"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_workdir(parser)
-    given = parser.add_mutually_exclusive_group(required=True)
+    given = parser.add_mutually_exclusive_group()
     given.add_argument("--text", metavar="TEXT", help="one text; masked_lm: with [MASK] where a token is to be guessed")
-    given.add_argument("--input", metavar="FILE", help="a text a line, or a JSON object a line (.jsonl); -: standard input")
-    parser.add_argument("--num_beams", type=int, metavar="N", help="seq2seq: hypotheses of each text (1: greedy)")
-    parser.add_argument(
-        "--length_penalty", type=float, default=0.6, metavar="A", help="seq2seq: above 0 favours longer texts"
+    given.add_argument(
+        "--input",
+        default=STDIN,
+        metavar="FILE",
+        help="a text a line, or a JSON object a line (.jsonl); default: standard input, of either kind",
     )
+    writing = parser.add_argument_group("seq2seq: how texts are written (default: greedily)")
+    add_strategy(writing)
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    records = [options.text] if options.input is None else list(_records(options.input))
+    records = list(_records(options.input)) if options.text is None else [options.text]
     from jaxdp.experiment.predict import predict
-    from jaxdp.inference.beam import BeamSearch
 
-    search = None if options.num_beams is None else BeamSearch(options.num_beams, options.length_penalty)
+    strategy, num_samples = chosen_strategy(options, draws=False)
     answers = predict(
         options.workdir,
         records,
-        search=search,
+        strategy=strategy,
+        num_samples=num_samples,
+        seed=options.seed,
         step=options.step,
         weights=options.weights,
         cpu_devices=options.cpu_devices,
@@ -44,10 +52,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _records(name: str) -> Iterator[str | dict[str, Any]]:
-    """What each line of a file says."""
-    for number, line in enumerate(_lines(name), 1):
-        if not name.endswith(".jsonl"):
-            yield line
+    """What each line says: a text, or in a file of JSON an object; standard input is of the kind of its first line."""
+    lines = _lines(name)
+    if not (name.endswith(".jsonl") or (name == STDIN and lines and _is_object(lines[0]))):
+        yield from lines
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
         try:
             record = json.loads(line)
@@ -58,9 +69,18 @@ def _records(name: str) -> Iterator[str | dict[str, Any]]:
         yield record
 
 
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def _lines(name: str) -> list[str]:
     try:
-        if name == "-":
+        if name == STDIN:
+            if sys.stdin.isatty():
+                say("a text a line, Ctrl-D to end")
             content = sys.stdin.buffer.read()
         else:
             with open(name, "rb") as file:

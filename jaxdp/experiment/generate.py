@@ -14,8 +14,9 @@ from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
-from jaxdp.inference.decode import make_decode
-from jaxdp.inference.sampling import Sampling
+from jaxdp.inference.beam import BeamSearch
+from jaxdp.inference.sampling import Sampling, check_seed
+from jaxdp.inference.strategy import Strategy, make_strategy
 from jaxdp.model import Transformer, init_cache, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
@@ -25,7 +26,8 @@ from jaxdp.workdir import WorkDir
 
 DEFAULT_SAMPLING = Sampling()
 
-MAX_SEED = 2**32 - 1
+MOST_NEW_TOKENS = 256
+"""Of a continuation, where the caller does not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +38,24 @@ class Sample:
         prompt: as given.
         text: the continuation alone.
         tokens: its ids, without end of text.
-        seed: draws this sample again when given with num_samples=1.
+        seed: draws this sample again when given with num_samples=1; as given, where
+            nothing was drawn.
+        score: of a search: log-probability divided by the length penalty.
     """
 
     prompt: str
     text: str
     tokens: list[int]
     seed: int
+    score: float | None = None
 
 
 def generate(
     workdir: str,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 256,
-    sampling: Sampling = DEFAULT_SAMPLING,
+    max_new_tokens: int | None = None,
+    strategy: Strategy = DEFAULT_SAMPLING,
     num_samples: int = 1,
     seed: int = 0,
     step: str = "latest",
@@ -60,14 +65,17 @@ def generate(
     """Continues each prompt `num_samples` times, the rows spread over all devices.
 
     A continuation that outgrows the model's context goes on from the last half
-    of it: the model then no longer sees what came before.
+    of it: the model then no longer sees what came before. A search does not: the
+    hypotheses that it compares must all be seen from their beginning.
 
     Args:
         workdir: of a trained run.
         prompts: any lengths that fit the context; "" begins a new document.
-        max_new_tokens: tokens of one continuation at most.
-        sampling: how tokens are drawn.
-        num_samples: continuations of each prompt; sample i is drawn from seed + i.
+        max_new_tokens: tokens of one continuation at most; None: `MOST_NEW_TOKENS`, of
+            a search no more than the context has room for.
+        strategy: how tokens are drawn, or a search for the best continuations.
+        num_samples: continuations of each prompt: sample i is drawn from seed + i; of a
+            search say in the strategy how many it returns.
         seed: for the draws.
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
@@ -76,13 +84,9 @@ def generate(
     Raises:
         UserError: no run, no checkpoint, a prompt that is too long or cannot be expressed.
     """
-    if max_new_tokens < 1 or num_samples < 1:
-        raise UserError("--max_new_tokens and --num_samples must be at least 1.")
-    if not 0 <= seed <= MAX_SEED + 1 - num_samples:
-        raise UserError(
-            f"--seed={seed} is out of range: {num_samples} samples need one from 0 to "
-            f"{MAX_SEED + 1 - num_samples}."
-        )
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens={max_new_tokens} must be at least 1.")
+    check_seed(seed, num_samples)
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
@@ -109,14 +113,33 @@ def generate(
         chosen_weights(checkpoint, weights),
         abstract_replicated(parameter_shapes(model.config), topology),
     )
-    decoder = _Decoder(model, params, topology, sampling, tokenizer.end_of_text_id)
+    decoder = _Decoder(model, params, topology, strategy, tokenizer.end_of_text_id)
+    if isinstance(strategy, BeamSearch):
+        most = _room(encoded, max_new_tokens, model.config.max_length)
+        return [
+            Sample(prompt, tokenizer.decode(tokens), tokens.tolist(), seed, score)
+            for prompt, found in zip(prompts, decoder.search(encoded, most), strict=True)
+            for tokens, score in found
+        ]
     new = decoder.continue_rows(
-        [encoded[index] for index, _ in rows], [row_seed for _, row_seed in rows], max_new_tokens
+        [encoded[index] for index, _ in rows], [row_seed for _, row_seed in rows], max_new_tokens or MOST_NEW_TOKENS
     )
     return [
         Sample(prompts[index], tokenizer.decode(tokens), tokens.tolist(), row_seed)
         for (index, row_seed), tokens in zip(rows, new, strict=True)
     ]
+
+
+def _room(encoded: Sequence[np.ndarray], max_new_tokens: int | None, context: int) -> int:
+    """How many tokens a search may add to the longest prompt."""
+    longest = max(map(len, encoded))
+    room = context - longest
+    if max_new_tokens is not None and max_new_tokens > room:
+        raise UserError(
+            f"--max_new_tokens={max_new_tokens} with --num_beams: the prompt has {longest} tokens and the model's "
+            f"context is {context} (data.length), which leaves room for {room}; ask for no more than that."
+        )
+    return min(max_new_tokens or MOST_NEW_TOKENS, room)
 
 
 def _encode(prompt: str, tokenizer: Tokenizer, context: int) -> np.ndarray:
@@ -138,11 +161,11 @@ class _Decoder:
         model: Transformer,
         params: PyTree,
         topology: Topology,
-        sampling: Sampling,
+        strategy: Strategy,
         end_of_text_id: int,
     ):
         self._model, self._params, self._topology = model, params, topology
-        self._sampling, self._end_of_text_id = sampling, end_of_text_id
+        self._strategy, self._end_of_text_id = strategy, end_of_text_id
         self._context = model.config.max_length
         self._compiled = functools.lru_cache(self._compile)
 
@@ -166,6 +189,14 @@ class _Decoder:
             new.update(zip(rows, continued, strict=True))
         return [new[row] for row in range(len(prompts))]
 
+    def search(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[list[tuple[np.ndarray, float]]]:
+        """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
+        found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
+        return [
+            [(self._until_end(text), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            for texts, scores in zip(found["tokens"], found["scores"], strict=True)
+        ]
+
     def _continue_together(
         self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
     ) -> list[np.ndarray]:
@@ -176,7 +207,7 @@ class _Decoder:
             # A full context goes on from its last half.
             window = longest if longest < self._context else max(self._context // 2, 1)
             num_new = min(max_new_tokens - drawn, self._context - window)
-            new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)
+            new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)["tokens"][:, 0]
             texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
             drawn += num_new
             if all(self._end_of_text_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
@@ -187,8 +218,8 @@ class _Decoder:
         ends = np.flatnonzero(tokens == self._end_of_text_id)
         return tokens[: ends[0]] if ends.size else tokens
 
-    def _decode(self, texts, seeds, drawn: int, num_new: int) -> np.ndarray:
-        """One call of the compiled loop; copies of rows fill up the devices, and end when those do."""
+    def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
+        """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""
         num_devices = self._topology.num_devices
         num_rows = -(-len(texts) // num_devices) * num_devices
         width = max(len(text) for text in texts)
@@ -205,14 +236,14 @@ class _Decoder:
             "offset": np.full(num_rows, drawn, np.int32),
         }
         program = self._compiled(num_rows // num_devices, width, num_new)
-        new = program(self._params, place_batch(batch, self._topology))
-        return np.asarray(jax.device_get(new)).reshape(num_rows, num_new)[: len(texts)]
+        found = jax.device_get(program(self._params, place_batch(batch, self._topology)))
+        return {name: array.reshape(num_rows, *array.shape[2:])[: len(texts)] for name, array in found.items()}
 
     def _compile(self, rows: int, width: int, num_new: int):
-        decode = make_decode(
+        decode = make_strategy(
             functools.partial(parts.apply_model, self._model),
             functools.partial(init_cache, self._model.config),
-            self._sampling,
+            self._strategy,
             num_new=num_new,
             end_of_text_id=self._end_of_text_id,
         )

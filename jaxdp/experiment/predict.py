@@ -1,7 +1,8 @@
 """`jaxdp predict`: what the model of a work directory says of records: labels, hidden tokens, translations."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +17,11 @@ from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
-from jaxdp.experiment.scoring import TextWriter
+from jaxdp.experiment.scoring import TextWriter, Written
 from jaxdp.experiment.vocabularies import load_vocabularies
 from jaxdp.inference.beam import BeamSearch
+from jaxdp.inference.sampling import check_seed
+from jaxdp.inference.strategy import Strategy
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
@@ -38,7 +41,9 @@ def predict(
     workdir: str,
     records: Sequence[str | Mapping[str, Any]],
     *,
-    search: BeamSearch | None = None,
+    strategy: Strategy | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
     step: str = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
@@ -48,14 +53,18 @@ def predict(
     Args:
         workdir: of a trained run.
         records: texts, or dicts that have the column of the run's data.
-        search: how what is written is compared, of tasks that write; None: greedy.
+        strategy: how texts are written, of tasks that write; None: greedily.
+        num_samples: texts that are drawn for each record, with seed, seed + 1, ...; of a
+            search say in the strategy how many it returns.
+        seed: for the draws.
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         cpu_devices: CPU devices to fake.
 
     Returns:
         Of a classifier {"label", "probabilities"}; of masked language modelling
-        {"candidates"}; of sequence to sequence {"text", "log_probability", "finished"}.
+        {"candidates"}; of sequence to sequence {"text", "score", "log_probability",
+        "finished"}, with `alternatives`, a list of the same, where several were asked for.
 
     Raises:
         UserError: no run, no checkpoint, a run that answers nothing, or a record that
@@ -71,8 +80,12 @@ def predict(
         raise UserError(f"--workdir={workdir} is of task={config.task}, which answers nothing: `jaxdp generate` continues texts with it.")
     if not records:
         raise UserError("there is nothing to predict: give --text, or an --input with a record a line.")
-    if search is not None and not task.score_metrics:
-        raise UserError(f"--num_beams is for tasks that write texts; task={config.task} writes none.")
+    if not task.score_metrics and (strategy is not None or num_samples > 1):
+        raise UserError(
+            "--num_beams, --temperature, --num_samples and their like are for tasks that write texts; "
+            f"task={config.task} writes none: leave them out."
+        )
+    check_seed(seed, num_samples)
     examples = _examples(config, task, tokenizer, records)
     checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
     configure_backend(cpu_devices, min(num_cores(), len(records)))
@@ -84,11 +97,21 @@ def predict(
         return list(_answers(task, model, tokenizer, topology, abstract_params, params, examples))
     places = task.row_lengths["tokens"]
     end = np.int32(tokenizer.end_of_text_id)
-    sources = [np.append(example["tokens"], end)[:places] for example in examples]
+    sources = [np.append(example["tokens"], end)[:places] for example in examples for _ in range(num_samples)]
+    seeds = [seed + sample for _ in examples for sample in range(num_samples)]
     write = TextWriter(
-        task, model, vocabularies, topology, abstract_params, search or BeamSearch(1), len(sources)
+        task, model, vocabularies, topology, abstract_params, strategy or BeamSearch(1), len(sources)
     )
-    return [written._asdict() for written in write(params, sources)]
+    written = write(params, sources, seeds=seeds)
+    return [
+        _with_alternatives(itertools.chain(*written[first : first + num_samples]))
+        for first in range(0, len(written), num_samples)
+    ]
+
+
+def _with_alternatives(texts: Iterable[Written]) -> dict[str, Any]:
+    first, *others = (text._asdict() for text in texts)
+    return first | ({"alternatives": others} if others else {})
 
 
 def _examples(

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.vocabularies import Vocabularies
-from jaxdp.inference.beam import BeamSearch, make_beam_search
+from jaxdp.inference.beam import BeamSearch
+from jaxdp.inference.strategy import Strategy, make_strategy
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -22,17 +23,22 @@ from jaxdp.typing import PyTree
 MOST_ROWS = 16
 """Sources that one device decodes at a time."""
 
+NO_SEEDS = np.zeros(0, np.uint32)
+
 
 class Written(NamedTuple):
-    """What the model wrote for one source.
+    """A text that the model wrote for a source.
 
     Attributes:
         text: without end of text.
+        score: what hypotheses are compared by: with beams the log-probability divided
+            by the length penalty, else the log-probability.
         log_probability: of its tokens, end of text included.
         finished: False: cut at the most tokens.
     """
 
     text: str
+    score: float
     log_probability: float
     finished: bool
 
@@ -46,9 +52,9 @@ class TextWriter:
         vocabularies: of what is read and written.
         topology: the devices.
         abstract_params: shapes and shardings of the parameters to come.
-        search: how hypotheses are compared; one beam is greedy.
+        strategy: how texts are written.
         num_texts: how many are asked for at once, about.
-        decoding: (apply, make_cache) as `make_beam_search` takes them; None: the model's own.
+        decoding: (apply, make_cache) as `make_strategy` takes them; None: the model's own.
     """
 
     def __init__(
@@ -58,16 +64,16 @@ class TextWriter:
         vocabularies: Vocabularies,
         topology: Topology,
         abstract_params: PyTree,
-        search: BeamSearch,
+        strategy: Strategy,
         num_texts: int,
         decoding: tuple[Callable, Callable] | None = None,
     ):
         self._task, self._topology = task, topology
         self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.end_of_text_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
-        write = make_beam_search(
+        write = make_strategy(
             *(decoding or (functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config))),
-            search,
+            strategy,
             num_new=task.row_lengths["target_tokens"],
             end_of_text_id=self._tokenizer.end_of_text_id,
         )
@@ -87,20 +93,31 @@ class TextWriter:
         return self._rows * self._topology.num_devices
 
     def __call__(
-        self, params: PyTree, sources: Sequence[np.ndarray], progress: Callable[[], None] = lambda: None
-    ) -> list[Written]:
-        """The best text for each source, its token ids with end of text at most `length` of them.
+        self,
+        params: PyTree,
+        sources: Sequence[np.ndarray],
+        progress: Callable[[], None] = lambda: None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[list[Written]]:
+        """The texts for each source, the best first: one, or of a search as many as it returns.
 
         Every process is given all sources, and gets all texts, in their order. Sources of
         like length are written together: a batch takes as many steps as its longest text.
+
+        Args:
+            params: replicated.
+            sources: token ids of each, end of text included, at most `length`.
+            progress: called when a batch is done.
+            seeds: of each source, of what is drawn for it; None: nothing is drawn.
         """
         at_once, mine = self.at_once, self._topology
         share = at_once // mine.num_processes
-        written: dict[int, Written] = {}
+        seeds = np.zeros(len(sources), np.uint32) if seeds is None else np.asarray(seeds, np.uint32)
+        written: dict[int, list[Written]] = {}
         by_length = sorted(range(len(sources)), key=lambda index: len(sources[index]))
         for start in range(0, len(sources), at_once):
             some = by_length[start : start + at_once]
-            batch = self._batch([sources[index] for index in some], at_once)
+            batch = self._batch([sources[index] for index in some], at_once, seeds[some])
             first = mine.process_index * share
             batch = {name: array[first : first + share] for name, array in batch.items()}
             found = jax.device_get(self._program(params, place_batch(batch, mine)))
@@ -108,20 +125,32 @@ class TextWriter:
             progress()
         return [written[index] for index in range(len(sources))]
 
-    def _batch(self, sources: Sequence[np.ndarray], num_rows: int) -> dict[str, np.ndarray]:
+    def _batch(
+        self, sources: Sequence[np.ndarray], num_rows: int, seeds: np.ndarray = NO_SEEDS
+    ) -> dict[str, np.ndarray]:
         """Requests, filled up with rows that read and say nothing of worth."""
         places = self._task.row_lengths["tokens"]
         tokens = np.full((num_rows, places), self._blank_id, np.int32)
         num_tokens = np.ones(num_rows, np.int32)
         for row, source in enumerate(sources):
             tokens[row, : len(source)], num_tokens[row] = source, len(source)
-        return self._task.make_request_batch({"tokens": tokens, "num_tokens": num_tokens})
+        return self._task.make_request_batch({"tokens": tokens, "num_tokens": num_tokens}) | {
+            "seeds": np.pad(seeds, (0, num_rows - len(seeds))),
+            "offset": np.zeros(num_rows, np.int32),
+        }
 
-    def _written(self, found: dict[str, np.ndarray], row: int) -> Written:
-        tokens = found["tokens"][row, 0]
+    def _written(self, found: dict[str, np.ndarray], row: int) -> list[Written]:
+        """What was found for a row; a search that ran out of hypotheses found fewer than were asked for."""
+        texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
+        return [
+            Written(self._text(tokens), *values)
+            for number, (tokens, values) in enumerate(zip(found["tokens"][row], texts, strict=True))
+            if number == 0 or values[0] != -np.inf
+        ]
+
+    def _text(self, tokens: np.ndarray) -> str:
         ends = np.flatnonzero(tokens == self._tokenizer.end_of_text_id)
-        text = self._tokenizer.decode(tokens[: ends[0]] if ends.size else tokens)
-        return Written(text, float(found["log_probabilities"][row, 0]), bool(found["finished"][row, 0]))
+        return self._tokenizer.decode(tokens[: ends[0]] if ends.size else tokens)
 
 
 class Scorer:
@@ -149,7 +178,7 @@ class Scorer:
         self.metric_names = task.score_metrics
 
     def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> Summary:
-        written = self._write(params, self._pairs.sources, progress)
+        written = [best for best, *_ in self._write(params, self._pairs.sources, progress)]
         summary = self._task.score([each.text for each in written], self._pairs.references)
         samples = [
             {

@@ -1,1 +1,1 @@
-"""Generating text: filters on logits, and the decode loop with a KV cache."""
+"""Generating text with a KV cache: drawn token by token, or searched for with beams."""

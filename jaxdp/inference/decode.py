@@ -18,6 +18,7 @@ class _Loop(NamedTuple):
     logits: [rows, vocab_size] float32, for the token to be drawn.
     cache: keys and values of all tokens before it.
     tokens: [rows, num_new] int32, those drawn, and the fill after the end.
+    log_probabilities: [rows] float32, of those drawn.
     done: [rows] bool, end of text was drawn.
     """
 
@@ -25,6 +26,7 @@ class _Loop(NamedTuple):
     logits: jax.Array
     cache: PyTree
     tokens: jax.Array
+    log_probabilities: jax.Array
     done: jax.Array
 
 
@@ -35,7 +37,7 @@ def make_decode(
     *,
     num_new: int,
     end_of_text_id: int | None,
-) -> Callable[[PyTree, dict[str, jax.Array]], jax.Array]:
+) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds decode(params, batch) for `parallel.spmd`.
 
     `batch` holds, for this device's rows:
@@ -47,9 +49,13 @@ def make_decode(
         source_tokens, source_mask: [rows, source_length] int32 and bool, of an
             encoder-decoder.
 
-    decode returns the new tokens, [rows, num_new] int32; a row that drew
-    `end_of_text_id` is filled up with it, and a device whose rows have all
-    done so stops early.
+    decode returns what `make_beam_search` does, of one text a row:
+        tokens: [rows, 1, num_new] int32; a row that drew `end_of_text_id` is filled up
+            with it, and a device whose rows have all done so stops early.
+        log_probabilities: [rows, 1] float32, the model's own, whatever was kept from
+            being drawn; end of text included.
+        scores: the same.
+        finished: [rows, 1] bool; False: cut at `num_new` tokens.
 
     Args:
         apply: (params, tokens, method=, **options) -> that method of the model.
@@ -60,7 +66,7 @@ def make_decode(
     """
     fill = 0 if end_of_text_id is None else end_of_text_id
 
-    def decode(params: PyTree, batch: dict[str, jax.Array]) -> jax.Array:
+    def decode(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         rows, prompt_length = batch["tokens"].shape
         slots = prompt_length + num_new
         row_keys = jax.vmap(jax.random.key)(batch["seeds"])
@@ -74,6 +80,7 @@ def make_decode(
         def body(loop: _Loop) -> _Loop:
             keys = jax.vmap(jax.random.fold_in)(row_keys, batch["offset"] + loop.count)
             drawn = jnp.where(loop.done, fill, draw(loop.logits, keys, sampling))
+            gained = jnp.where(loop.done, 0.0, _log_probability(loop.logits, drawn))
             done = loop.done if end_of_text_id is None else loop.done | (drawn == end_of_text_id)
             tokens = jax.lax.dynamic_update_slice(loop.tokens, drawn[:, None], (0, loop.count))
             logits, cache = apply(
@@ -84,15 +91,29 @@ def make_decode(
                 attention_mask=slots_mask,
                 cache=loop.cache,
             )
-            return _Loop(loop.count + 1, logits[:, 0], cache, tokens, done)
+            total = loop.log_probabilities + gained
+            return _Loop(loop.count + 1, logits[:, 0], cache, tokens, total, done)
 
         start = _Loop(
             count=jnp.zeros((), jnp.int32),
             logits=prompt.logits,
             cache=prompt.cache,
             tokens=jnp.full((rows, num_new), fill, jnp.int32),
+            log_probabilities=jnp.zeros(rows),
             done=jnp.zeros(rows, bool),
         )
-        return jax.lax.while_loop(unfinished, body, start).tokens
+        end = jax.lax.while_loop(unfinished, body, start)
+        return {
+            "tokens": end.tokens[:, None],
+            "log_probabilities": end.log_probabilities[:, None],
+            "scores": end.log_probabilities[:, None],
+            "finished": end.done[:, None],
+        }
 
     return decode
+
+
+def _log_probability(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Of one token a row, `[rows] float32`."""
+    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits, axis=1)

@@ -32,6 +32,19 @@ class Sampling:
             raise UserError(f"--top_p={self.top_p} must be above 0 and at most 1 (off).")
 
 
+MAX_SEED = 2**32 - 1
+
+
+def check_seed(seed: int, num_samples: int) -> None:
+    """Refuses seeds of which one of seed .. seed + num_samples - 1 is no uint32, and fewer samples than one."""
+    if num_samples < 1:
+        raise UserError(f"--num_samples={num_samples} must be at least 1.")
+    if not 0 <= seed <= MAX_SEED + 1 - num_samples:
+        raise UserError(
+            f"--seed={seed} is out of range: {num_samples} samples need one from 0 to {MAX_SEED + 1 - num_samples}."
+        )
+
+
 def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
     """`[rows, vocab_size] float32` with what must not be drawn at -inf; temperature first."""
     logits = logits / sampling.temperature

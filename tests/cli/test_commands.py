@@ -24,6 +24,26 @@ def test_generate_prints_prompt_and_continuation(trained, capsys):
     assert all(len(line["tokens"]) <= 12 for line in lines)
 
 
+def test_generate_searches_for_the_best_continuations(trained, capsys):
+    ask = ["generate", f"--workdir={trained}", "--prompt=the of", "--num_beams=4", "--json", "--cpu_devices=8"]
+    assert main([*ask, "--num_samples=3"]) == 0
+    best = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.keys() for line in best] == [{"prompt", "text", "tokens", "seed", "score"}] * 3
+    scores = [line["score"] for line in best]
+    assert scores == sorted(scores, reverse=True) and len({line["text"] for line in best}) == 3
+    assert main(ask) == 0
+    [alone] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert alone["text"] == best[0]["text"]
+
+
+def test_one_beam_continues_as_greedy_does(trained, capsys):
+    texts = []
+    for how in ("--num_beams=1", "--temperature=0"):
+        assert main(["generate", f"--workdir={trained}", "--prompt=the of", "--max_new_tokens=8", "--cpu_devices=8", how]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != "the of\n"
+
+
 def test_plot_prints_the_path_of_the_picture(trained, tmp_path, capsys):
     out = tmp_path / "curve.png"
     assert main(["plot", str(trained), f"--out={out}"]) == 0

@@ -40,9 +40,9 @@ def written():
 def test_texts_come_in_the_order_of_their_sources(written):
     write, params, sources = written
     together = write(params, sources)
-    assert len({each.text for each in together}) > 3
-    for source, each in zip(sources, together, strict=True):
-        [alone] = write(params, [source])
+    assert len({each.text for [each] in together}) > 3
+    for source, [each] in zip(sources, together, strict=True):
+        [[alone]] = write(params, [source])
         assert (alone.text, alone.finished) == (each.text, each.finished)
         assert alone.log_probability == pytest.approx(each.log_probability, abs=1e-4)
 
@@ -50,7 +50,7 @@ def test_texts_come_in_the_order_of_their_sources(written):
 def test_sources_of_like_length_are_written_together(written, monkeypatch):
     write, params, sources = written
     batches, make = [], write._batch
-    monkeypatch.setattr(write, "_batch", lambda some, rows: batches.append([len(each) for each in some]) or make(some, rows))
+    monkeypatch.setattr(write, "_batch", lambda some, rows, seeds: batches.append([len(each) for each in some]) or make(some, rows, seeds))
     done = []
     write(params, sources, lambda: done.append(len(batches)))
     assert [length for batch in batches for length in batch] == sorted(LENGTHS)

@@ -1,5 +1,6 @@
 """Every task from the command line: trained, evaluated from its work directory alone, and asked."""
 
+import io
 import json
 import re
 import shutil
@@ -165,8 +166,61 @@ def test_answers(name, run_of, capsys, tmp_path):
         assert [each["token"] for each in candidates][:3] == [each["token"] for each in both[0]["candidates"][0]][:3]
     else:
         assert both[0]["text"] == one["text"]
-        [beam] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}", "--num_beams=3")
-        assert beam.keys() == {"text", "log_probability", "finished"}
+        assert one.keys() == {"text", "score", "log_probability", "finished"}
+
+
+def test_what_is_drawn_belongs_to_its_source_and_seed(run_of, capsys):
+    _, workdir = run_of("seq2seq")
+    ask = ["predict", f"--workdir={workdir}", f"--text={ASKED['seq2seq']}", "--temperature=2"]
+    [three] = printed(capsys, *ask, "--num_samples=3", "--seed=5")
+    texts = [three, *three["alternatives"]]
+    assert len({each["text"] for each in texts}) == 3 and all(each["score"] == each["log_probability"] for each in texts)
+    for number, text in enumerate(texts):
+        [again] = printed(capsys, *ask, f"--seed={5 + number}")
+        assert again["text"] == text["text"] and again["score"] == pytest.approx(text["score"], abs=1e-4)
+
+
+def test_a_search_gives_the_best_texts_first(run_of, capsys):
+    _, workdir = run_of("seq2seq")
+    ask = ["predict", f"--workdir={workdir}", f"--text={ASKED['seq2seq']}", "--num_beams=3"]
+    [best] = printed(capsys, *ask, "--num_samples=3")
+    texts = [best, *best["alternatives"]]
+    scores = [each["score"] for each in texts]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    assert any(each["score"] > each["log_probability"] for each in texts)  # a text of several tokens
+    [plain] = printed(capsys, *ask, "--length_penalty=0")
+    assert plain["score"] == plain["log_probability"]
+    [alone] = printed(capsys, *ask)
+    assert alone == {name: best[name] for name in alone} and "alternatives" not in alone
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_records_come_from_standard_input(as_json, run_of, capsys, monkeypatch):
+    _, workdir = run_of("classification")
+    texts = ["ant bee", "{fox"]
+    expected = [printed(capsys, "predict", f"--workdir={workdir}", f"--text={text}")[0]["label"] for text in texts]
+    lines = [json.dumps({"text": text}) if as_json else text for text in texts]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
+    assert [each["label"] for each in printed(capsys, "predict", f"--workdir={workdir}")] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fragment"),
+    [
+        ("classification", ["--num_beams=2"], "are for tasks that write texts; task=classification writes none"),
+        ("classification", ["--num_samples=2"], "are for tasks that write texts"),
+        ("seq2seq", ["--num_beams=2", "--top_k=3", "--top_p=0.5"], "--num_beams searches for the best text, --top_k and --top_p draws one"),
+        ("seq2seq", ["--num_beams=2", "--num_samples=3"], "3 hypotheses cannot be returned of --num_beams=2"),
+        ("seq2seq", ["--length_penalty=1"], "give --num_beams too"),
+        ("seq2seq", ["--num_samples=0"], "--num_samples=0 must be at least 1"),
+        ("seq2seq", ["--temperature=1", "--seed=-1"], "--seed=-1 is out of range"),
+    ],
+)
+def test_wrong_ways_of_writing_are_refused(name, options, fragment, run_of, capsys):
+    _, workdir = run_of(name)
+    capsys.readouterr()
+    assert main(["predict", f"--workdir={workdir}", f"--text={ASKED[name]}", *options]) == 2
+    assert fragment in assert_refused(capsys)
 
 
 def test_generate_and_predict_name_each_other(run_of, capsys):

@@ -56,7 +56,7 @@ def decoder(model, sampling=GREEDY, *, num_new=6, end_of_text_id=None):
             "seeds": np.asarray(range(rows) if seeds is None else seeds, np.uint32),
             "offset": np.full(rows, offset, np.int32),
         }
-        return np.asarray(decode(params, batch))
+        return np.asarray(decode(params, batch)["tokens"][:, 0])
 
     return call
 
@@ -95,7 +95,7 @@ def test_a_prompt_of_the_target_is_continued():
     }
     uncached = tiny_translation.Uncached(model, params)
     expected = [uncached.greedy(source, 4, begun) for begun in ([0, 4, 7], [0, 4, 7, 2])]
-    np.testing.assert_array_equal(decode(params, batch), expected)
+    np.testing.assert_array_equal(decode(params, batch)["tokens"][:, 0], expected)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,9 @@ def test_the_loop_ends_with_its_last_row():
 
     decode = make_decode(apply, lambda rows, slots: jnp.zeros(()), GREEDY, num_new=5, end_of_text_id=1)
     batch = left_padded(random_prompts([3, 3]), 3) | {"seeds": np.zeros(2, np.uint32), "offset": np.zeros(2, np.int32)}
-    tokens = quick_jit(decode)({}, batch)
+    tokens = quick_jit(decode)({}, batch)["tokens"]
     jax.effects_barrier()
-    assert tokens.tolist() == [[1] * 5] * 2
+    assert tokens.tolist() == [[[1] * 5]] * 2
     assert len(calls) == 2  # the prompt, and the token after it
 
 

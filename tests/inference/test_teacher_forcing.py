@@ -83,7 +83,7 @@ class Case:
         """Tokens `[rows, num_new]`, and the logits `[rows, steps, words]` that the loop saw."""
         self._seen.clear()
         draws = {"seeds": np.zeros(ROWS, np.uint32), "offset": np.zeros(ROWS, np.int32)}
-        tokens = np.asarray(self._decode(self._params, self._kind.batch | draws, end))
+        tokens = np.asarray(self._decode(self._params, self._kind.batch | draws, end)["tokens"][:, 0])
         jax.effects_barrier()
         return tokens, np.stack(self._seen[:NUM_NEW], axis=1)
 
@@ -104,6 +104,11 @@ class Case:
     def whole(self, written):
         """Logits `[rows, num_new, words]` of one pass of the whole texts `[rows, num_new] int32`."""
         return self._kind.whole(self._params, written)
+
+    def drawn(self, how):
+        run = make_decode(*parts_of(self._kind.model), how, num_new=NUM_NEW, end_of_text_id=self.end)
+        draws = {"seeds": np.arange(ROWS, dtype=np.uint32), "offset": np.zeros(ROWS, np.int32)}
+        return jax.tree.map(np.asarray, quick_jit(run)(self._params, self._kind.batch | draws))
 
     def search(self, how):
         run = make_beam_search(*parts_of(self._kind.model), how, num_new=NUM_NEW, end_of_text_id=self.end)
@@ -159,6 +164,16 @@ def test_beam_scores_are_the_models_own_log_probabilities(kind):
     found = case.search(SEARCH)
     assert len({*first_of(found["tokens"], case.end).ravel()}) > 2
     assert_teacher_forced(case, found, SEARCH)
+
+
+@pytest.mark.parametrize("kind", BEAMS, ids=name_of)
+def test_scores_of_draws_are_the_models_own_log_probabilities(kind):
+    """Whatever the temperature and the filter that they were drawn by."""
+    case = case_of(kind)
+    found = case.drawn(Sampling(temperature=1.5, top_k=8))
+    assert len({*first_of(found["tokens"], case.end).ravel()}) > 2  # texts end at different steps
+    np.testing.assert_array_equal(found["finished"][:, 0], first_of(found["tokens"][:, 0], case.end) < NUM_NEW)
+    assert_teacher_forced(case, found, BeamSearch(1, length_penalty=0.0))
 
 
 def assert_teacher_forced(case, found, how):
