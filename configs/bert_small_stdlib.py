@@ -3,8 +3,8 @@
     jaxdp train --config=configs/bert_small_stdlib.py --workdir=runs/bert_small
     jaxdp predict --workdir=runs/bert_small --text='for index, value in enumerate([MASK]):'
 
-What it has learned can go on: --config.init_from=runs/bert_small with
-configs/classify_quickstart.py and --config.model.num_layers=4.
+What it has learned can go on: configs/classify_quickstart.py with
+--config.init_from=runs/bert_small --config.model.num_layers=4 --config.data.length=128.
 """
 
 from jaxdp import defaults

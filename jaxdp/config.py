@@ -28,8 +28,9 @@ DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
 
 _CHANGES_NO_BATCH = (
     *(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
+    "masked_lm.num_candidates",
 )  # fmt: skip
-"""Within the fixed groups. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
+"""Within the fixed groups, no part of what is trained on. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
 
 MAX_CPU_DEVICES = 256
 """More fake devices than this only hang: each is a thread that waits for all others."""

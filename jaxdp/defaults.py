@@ -108,6 +108,7 @@ def get_config() -> ConfigDict:
     config.masked_lm = ConfigDict()
     config.masked_lm.mask_rate = 0.15  # share of the text to guess
     config.masked_lm.whole_words = False  # hide words, not tokens
+    config.masked_lm.num_candidates = 10  # tokens that predict gives for each [MASK]
     config.classification = ConfigDict()
     config.classification.kind = "single_label"  # single_label | multi_label | regression
     config.classification.pooling = "mean"  # first | mean | last: which hidden states stand for the text

@@ -16,6 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verify", action="store_true", help="check every file; exit code 4 on damage")
+    shared.add_cpu_devices(parser, uses_devices=False)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -10,12 +10,15 @@ from jaxdp.config import MAX_CPU_DEVICES, load_config
 from jaxdp.errors import UserError
 
 
-def add_cpu_devices(parser: argparse.ArgumentParser) -> None:
+def add_cpu_devices(parser: argparse.ArgumentParser, uses_devices: bool = True) -> None:
+    """Every command takes it, so that a script can pass it to all."""
     parser.add_argument(
         "--cpu_devices",
         type=device_count,
         metavar="N",
-        help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)",
+        help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)"
+        if uses_devices
+        else "taken by every command; this one uses no devices",
     )
 
 

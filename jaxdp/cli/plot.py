@@ -15,6 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="of the training curves; default: plots/training.png of the first DIR"
     )
+    shared.add_cpu_devices(parser, uses_devices=False)
     parser.epilog = "A DIR where `jaxdp eval` has left evaluation.json gets plots/evaluation.png too."
 
 

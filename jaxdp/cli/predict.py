@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a text a line, or a JSON object a line (.jsonl); default: standard input, of either kind",
     )
+    parser.add_argument("--num_candidates", type=int, metavar="K", help="masked_lm: tokens for each [MASK] (10)")
     writing = parser.add_argument_group("seq2seq: how texts are written (default: greedily)")
     add_strategy(writing)
     shared.add_choice_of_weights(parser)
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         strategy=strategy,
         num_samples=num_samples,
         seed=options.seed,
+        num_candidates=options.num_candidates,
         step=options.step,
         weights=options.weights,
         cpu_devices=options.cpu_devices,

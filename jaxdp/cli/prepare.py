@@ -12,10 +12,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="say what would be done and how large the result is; write nothing"
     )
+    shared.add_cpu_devices(parser, uses_devices=False)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    options.cpu_devices = None
     config = shared.configuration(options, rest)
     if config.data.source == "hf_stream":
         raise UserError("data.source=hf_stream is read as it comes and has nothing to prepare; use hf to prepare it.")

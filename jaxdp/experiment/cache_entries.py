@@ -14,6 +14,7 @@ import jaxdp.tasks.labels
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.preparing.cache import default_cache_dir, entry_path
 from jaxdp.data.preparing.scan import Scan
+from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.experiment.vocabularies import Vocabularies
 
@@ -103,8 +104,18 @@ def _cleaning(config: ConfigDict) -> Any:
 def _code_version(*classes: type) -> str:
     """Digest of the source that the prepared data depends on: the data floor, labels, and the task's class."""
     files = sorted(Path(jaxdp.data.__file__).parent.rglob("*.py"))
-    code = [inspect.getsource(part) for part in (jaxdp.tasks.labels, *classes)]
+    code = [inspect.getsource(jaxdp.tasks.labels), *map(_source_of, classes)]
     return digest([file.read_text() for file in files] + code)
+
+
+def _source_of(task: type) -> str:
+    try:
+        return inspect.getsource(task)
+    except (OSError, TypeError) as error:
+        raise UserError(
+            f"the task {task.__name__} was not defined in a module, so prepared data cannot be known by its code: "
+            "define it in a .py file of its own, not in a configuration file or a prompt (README, Add a task)."
+        ) from error
 
 
 def _file_digest(name: str) -> str | None:

@@ -35,7 +35,8 @@ class Sample:
     """One continuation.
 
     Attributes:
-        prompt: as given.
+        prompt: as the model read it: as given, and of a run that learned completions
+            alone with the separator.
         text: the continuation alone.
         tokens: its ids, without end of text.
         seed: draws this sample again when given with num_samples=1; as given, where
@@ -90,7 +91,8 @@ def generate(
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
-    if parts.make_task(config).asked:
+    task = parts.make_task(config)
+    if task.asked:
         raise UserError(
             f"--workdir={directory.root} is of task={config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
@@ -102,6 +104,7 @@ def generate(
             "put that of the tokenizer which wrote them there."
         )
     tokenizer = load_tokenizer(directory.tokenizer)
+    prompts = [prompt + task.prompt_end for prompt in prompts]
     encoded = [_encode(prompt, tokenizer, config.data.length) for prompt in prompts]
     rows = [(index, seed + sample) for index in range(len(prompts)) for sample in range(num_samples)]
 

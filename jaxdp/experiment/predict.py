@@ -44,6 +44,7 @@ def predict(
     strategy: Strategy | None = None,
     num_samples: int = 1,
     seed: int = 0,
+    num_candidates: int | None = None,
     step: str = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
@@ -57,6 +58,7 @@ def predict(
         num_samples: texts that are drawn for each record, with seed, seed + 1, ...; of a
             search say in the strategy how many it returns.
         seed: for the draws.
+        num_candidates: tokens for each mask, of masked language modelling; None: as the run says.
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         cpu_devices: CPU devices to fake.
@@ -73,6 +75,8 @@ def predict(
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
+    if num_candidates is not None:
+        _set_candidates(config, num_candidates)
     vocabularies = load_vocabularies(directory)
     tokenizer = vocabularies.tokenizer
     task = parts.make_task(config, vocabularies)
@@ -107,6 +111,13 @@ def predict(
         _with_alternatives(itertools.chain(*written[first : first + num_samples]))
         for first in range(0, len(written), num_samples)
     ]
+
+
+def _set_candidates(config: ConfigDict, num_candidates: int) -> None:
+    options = config.get(config.task, {})
+    if "num_candidates" not in options:
+        raise UserError(f"--num_candidates is for tasks that fill masks; task={config.task} fills none: leave it out.")
+    options.num_candidates = num_candidates
 
 
 def _with_alternatives(texts: Iterable[Written]) -> dict[str, Any]:

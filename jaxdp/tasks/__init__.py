@@ -3,6 +3,7 @@
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
 from jaxdp.tasks.labels import LabelCensus, Labels, load_labels
+from jaxdp.tasks.losses import cross_entropy_sums
 from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq
@@ -25,6 +26,7 @@ __all__ = [
     "Summary",
     "Task",
     "TaskInputs",
+    "cross_entropy_sums",
     "load_labels",
     "pad_examples",
     "register_task",

@@ -43,8 +43,8 @@ class CausalLM(Task):
         places = self._length + (inputs.packing == "none")
         self.row_lengths = {"tokens": places}
         if self._completion_only:
-            self._separator = inputs.options["separator"]
-            self.prepared_with = {"separator": self._separator}
+            self.prompt_end = inputs.options["separator"]
+            self.prepared_with = {"separator": self.prompt_end}
             # End of text is a part of what is learned, so it comes from `prepare`.
             self.fields, self.terminated = ("source", "target"), ()
             self.packings = ("none", "documents")
@@ -66,7 +66,7 @@ class CausalLM(Task):
                 "the target is empty, expected a text to learn: leave such records out, "
                 "with data.cleaning=('min_chars:1',) for instance."
             )
-        source = tokenizer.encode(record["source"] + self._separator)
+        source = tokenizer.encode(record["source"] + self.prompt_end)
         target = np.append(tokenizer.encode(record["target"]), np.int32(tokenizer.end_of_text_id))
         return {
             "tokens": np.concatenate([source, target]),

@@ -17,10 +17,6 @@ from jaxdp.typing import HostBatch, PyTree
 
 MASK = "[MASK]"
 
-NUM_CANDIDATES = 10
-"""Guesses that are kept for each hidden token of a request."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLMOptions:
     """The keys of `config.masked_lm`.
@@ -28,6 +24,7 @@ class MaskedLMOptions:
     Attributes:
         mask_rate: share of the text to guess.
         whole_words: hide words, not tokens.
+        num_candidates: guesses for each hidden token of a request.
 
     Raises:
         UserError: a value is out of its range.
@@ -35,12 +32,15 @@ class MaskedLMOptions:
 
     mask_rate: float
     whole_words: bool
+    num_candidates: int
 
     def __post_init__(self):
         if not 0 < self.mask_rate <= 1:
             raise UserError(
                 f"masked_lm.mask_rate is {self.mask_rate}; expected a share above 0 and at most 1, such as 0.15."
             )
+        if self.num_candidates < 1:
+            raise UserError(f"masked_lm.num_candidates is {self.num_candidates}; expected 1 or more.")
 
 
 class MaskedLM(Task):
@@ -174,11 +174,11 @@ class MaskedLM(Task):
         """The best guesses for every hidden token, best first.
 
         Returns:
-            {"candidates" int32 token ids, "probabilities" float32: [rows, most, 10],
+            {"candidates" int32 token ids, "probabilities" float32: [rows, most, num_candidates],
             "weights": [rows, most] float32, 0 where nothing is hidden}.
         """
         probabilities = jax.nn.softmax(_logits(apply, params, batch), axis=-1)
-        best, ids = jax.lax.top_k(probabilities, min(NUM_CANDIDATES, probabilities.shape[-1]))
+        best, ids = jax.lax.top_k(probabilities, min(self._options.num_candidates, probabilities.shape[-1]))
         return {"candidates": ids, "probabilities": best, "weights": batch["loss_weights"]}
 
     def prepare_request(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:

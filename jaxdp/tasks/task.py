@@ -100,6 +100,7 @@ class Task(Protocol):
         score_metrics: names of the metrics that `score` gives to texts that the model
             wrote; (): it has none.
         can_augment: whether what is read may be changed at random while what is learned stays.
+        prompt_end: what follows a prompt before its continuation, as it did in training.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
     """
 
@@ -114,6 +115,7 @@ class Task(Protocol):
     collected: tuple[str, ...] = ()
     summary_metrics: tuple[str, ...] = ()
     score_metrics: tuple[str, ...] = ()
+    prompt_end: str = ""
     asked: tuple[str, ...] = ()
     can_augment: bool = True
 

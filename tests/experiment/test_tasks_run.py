@@ -169,6 +169,24 @@ def test_answers(name, run_of, capsys, tmp_path):
         assert one.keys() == {"text", "score", "log_probability", "finished"}
 
 
+def test_as_many_candidates_as_are_asked_for(run_of, capsys):
+    _, workdir = run_of("masked_lm")
+    ask = ["predict", f"--workdir={workdir}", "--text=ant [MASK] [MASK]"]
+    [usual] = printed(capsys, *ask)
+    [fewer] = printed(capsys, *ask, "--num_candidates=3")
+    assert [len(each) for each in usual["candidates"]] == [10, 10]
+    assert fewer["candidates"] == [each[:3] for each in usual["candidates"]]
+
+
+def test_a_completion_is_asked_for_as_it_was_learned(run_of, capsys):
+    """The prompt goes on with the separator, which no user knows of."""
+    _, workdir = run_of("completion")
+    [said] = printed(capsys, "generate", f"--workdir={workdir}", "--prompt=ant bee", "--temperature=0", "--json")
+    assert said["prompt"] == "ant bee\n"
+    assert main(["generate", f"--workdir={workdir}", "--prompt=ant bee", "--temperature=0", "--cpu_devices=8"]) == 0
+    assert capsys.readouterr().out == f"ant bee\n{said['text']}\n"
+
+
 def test_what_is_drawn_belongs_to_its_source_and_seed(run_of, capsys):
     _, workdir = run_of("seq2seq")
     ask = ["predict", f"--workdir={workdir}", f"--text={ASKED['seq2seq']}", "--temperature=2"]
@@ -211,6 +229,8 @@ def test_records_come_from_standard_input(as_json, run_of, capsys, monkeypatch):
         ("classification", ["--num_samples=2"], "are for tasks that write texts"),
         ("seq2seq", ["--num_beams=2", "--top_k=3", "--top_p=0.5"], "--num_beams searches for the best text, --top_k and --top_p draws one"),
         ("seq2seq", ["--num_beams=2", "--num_samples=3"], "3 hypotheses cannot be returned of --num_beams=2"),
+        ("seq2seq", ["--num_candidates=3"], "--num_candidates is for tasks that fill masks; task=seq2seq fills none"),
+        ("masked_lm", ["--num_candidates=0"], "masked_lm.num_candidates is 0; expected 1 or more"),
         ("seq2seq", ["--length_penalty=1"], "give --num_beams too"),
         ("seq2seq", ["--num_samples=0"], "--num_samples=0 must be at least 1"),
         ("seq2seq", ["--temperature=1", "--seed=-1"], "--seed=-1 is out of range"),

@@ -1,6 +1,7 @@
 """Runs that start from another task's, learn parts of a model, or see their rows otherwise than they are."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,16 @@ from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
 from jaxdp.cli.main import main
+from jaxdp.config import load_config
+from jaxdp.errors import UserError
+from jaxdp.experiment import parts
+from jaxdp.experiment.initialise import _check_body
+from jaxdp.experiment.vocabularies import Vocabularies
+from jaxdp.model import parameter_shapes
+from jaxdp.tasks import Labels
 from jaxdp.trees import named_leaves
+
+CONFIGS = Path(jaxdp.__file__).parents[1] / "configs"
 
 PRETRAIN = ("--config.task=masked_lm", "--config.data.tokenizer=bpe:300", "--config.data.length=32")
 CLASSIFY = ("--config.task=classification", "--config.data.tokenizer=bpe:280")  # that of init_from is taken instead
@@ -49,6 +59,30 @@ def test_a_classifier_starts_from_a_language_model(config_file, pretrained, tmp_
     np.testing.assert_array_equal(after["position_embedding"], before["position_embedding"][:24])
     assert not np.array_equal(after["final_norm/scale"], before["final_norm/scale"])
     assert (tmp_path / "tokenizer.json").read_bytes() == (pretrained / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("classify_quickstart", ["--config.model.num_layers=4", "--config.data.length=128"]),
+        ("classify_csv", ["--config.model.num_layers=4"]),
+    ],
+)
+def test_recipes_that_are_said_to_go_on_from_bert_small_have_its_body(recipe, overrides):
+    """Every option that README and the recipes name beside init_from, and no other, is needed."""
+    text = (CONFIGS / "bert_small_stdlib.py").read_text() + (CONFIGS.parent / "README.md").read_text()
+    assert all(override.removeprefix("--config.") in text for override in overrides)
+    shapes = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in body_of("bert_small_stdlib").items()}
+    _check_body("runs/bert_small", shapes, body_of(recipe, overrides))
+    for left_out in overrides:
+        with pytest.raises(UserError, match="holds another model"):
+            _check_body("runs/bert_small", shapes, body_of(recipe, [each for each in overrides if each != left_out]))
+
+
+def body_of(recipe, overrides=()):
+    config = load_config(str(CONFIGS / f"{recipe}.py"), overrides)
+    model = parts.make_model(config, 300, "cpu", Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))))
+    return dict(named_leaves(parameter_shapes(model.config)))
 
 
 @pytest.mark.parametrize(
@@ -140,5 +174,5 @@ def test_source_and_target_with_a_tokenizer_each(config_file, tmp_path, capsys):
     assert trained["token_embedding"].shape[0] > 256 > trained["target_token_embedding"].shape[0]
     capsys.readouterr()
     assert main(["predict", f"--workdir={tmp_path}", "--text=ant bee", "--cpu_devices=8"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"text", "log_probability", "finished"}
+    assert set(json.loads(capsys.readouterr().out)) == {"text", "score", "log_probability", "finished"}
     assert main(["eval", f"--workdir={tmp_path}", "--json", "--cpu_devices=8"]) == 0
