@@ -359,5 +359,5 @@ def test_a_task_without_source_is_refused():
     """Its prepared data would be known by its code."""
     space = {}
     exec("from jaxdp.tasks import CausalLM\nclass Mine(CausalLM):\n    pass", space)
-    with pytest.raises(UserError, match="the task Mine was not defined in a module, .* define it in a .py file of its own"):
+    with pytest.raises(UserError, match=r"the task Mine was not defined in a module, .* define it in a \.py file of its own"):
         _code_version(space["Mine"])
