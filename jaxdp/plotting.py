@@ -26,6 +26,7 @@ EVALUATION = {
     "markersize": 5,
     "markerfacecolor": "white",
     "markeredgewidth": 1.4,
+    "clip_on": False,  # a ring on the edge is whole
 }
 SMOOTHING_SHARE = 0.015  # of a curve's points: how far the moving average looks to either side
 LEGEND_LETTERS = 130  # that fit on a line of the legend
@@ -50,6 +51,7 @@ class _Run:
     eval_loss: _Curve
     learning_rate: _Curve
     tokens_per_sec: _Curve
+    metric: _Curve
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class _EndLabel:
     color: str
 
 
-def plot_runs(directories: Sequence[Path], out: Path) -> Path:
-    """Draws loss, learning rate and throughput over steps as one PNG.
+def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss") -> Path:
+    """Draws loss, learning rate and throughput over steps as one PNG, and a metric of the evaluations.
 
     Training loss and throughput are drawn thin, with a moving average on top;
     evaluations are rings. The last value of each curve stands at its end.
@@ -70,6 +72,8 @@ def plot_runs(directories: Sequence[Path], out: Path) -> Path:
     Args:
         directories: workdirs with a metrics.jsonl each; overlaid, one colour each.
         out: file to write; its folder is made if missing.
+        metric: what gets a panel of its own, such as `eval/bleu`, where a run has it;
+            the loss has one anyway.
 
     Returns:
         `out`.
@@ -79,29 +83,32 @@ def plot_runs(directories: Sequence[Path], out: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    runs = _load_runs(directories)
+    runs = _load_runs(directories, metric)
+    below = [("Learning rate", _draw_learning_rate), ("Throughput (tokens/s)", _draw_throughput)]
+    if metric != "eval/loss" and any(run.metric.steps.size for run in runs):
+        below.insert(0, (metric.removeprefix("eval/").replace("_", " ").capitalize() + " (evaluation)", _draw_metric))
     columns = max(1, LEGEND_LETTERS // (max(len(run.name) for run in runs) + 8))
     header = 0.085 + 0.026 * ((len(runs) - 1) // columns)
     figure = Figure(figsize=(11, 7.5), dpi=150, facecolor="white")
     grid = figure.add_gridspec(
-        2, 2, height_ratios=(2, 1), hspace=0.3, wspace=0.42,
+        2, len(below), height_ratios=(2, 1), hspace=0.3, wspace=0.21 * len(below),
         left=0.075, right=0.905, bottom=0.075, top=1 - header,
     )  # fmt: skip
     _panel(figure.add_subplot(grid[0, :]), runs, "Loss (nats)", _draw_loss)
-    _panel(figure.add_subplot(grid[1, 0]), runs, "Learning rate", _draw_learning_rate)
-    _panel(figure.add_subplot(grid[1, 1]), runs, "Throughput (tokens/s)", _draw_throughput)
+    for column, (title, draw) in enumerate(below):
+        _panel(figure.add_subplot(grid[1, column]), runs, title, draw)
     _add_legends(figure.axes[0], runs, columns)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png")
     return out
 
 
-def _load_runs(directories: Sequence[Path]) -> list[_Run]:
+def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
     names = [directory.resolve().name for directory in directories]
     runs = []
     for index, (directory, name) in enumerate(zip(directories, names, strict=True)):
         rows = read_metrics(directory / "metrics.jsonl")
-        keys = ("train/loss", "eval/loss", "train/learning_rate", "perf/tokens_per_sec")
+        keys = ("train/loss", "eval/loss", "train/learning_rate", "perf/tokens_per_sec", metric)
         curves = [_curve(rows, key) for key in keys]
         if not any(np.isfinite(curve.values).any() for curve in curves):
             raise UserError(
@@ -178,6 +185,15 @@ def _set_loss_scale(axes, series: list[np.ndarray]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if many_decades else (1, 1.5, 2, 3, 4, 5, 7)))
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
         axes.minorticks_off()
+
+
+def _draw_metric(axes, runs: list[_Run]) -> list[_EndLabel]:
+    ends = []
+    for run in runs:
+        axes.plot(run.metric.steps, run.metric.values, color=run.color, **EVALUATION)
+        ends += _end_label(run.metric.values, run.color, "{:.4g}".format)
+    axes.set_xlim(left=0)
+    return ends
 
 
 def _draw_learning_rate(axes, runs: list[_Run]) -> list[_EndLabel]:

@@ -44,6 +44,18 @@ def test_every_run_is_drawn_in_its_color(tmp_path):
     assert [has_color(pixels, color) for color in COLORS[:4]] == [True, True, True, False]
 
 
+def test_what_a_run_is_judged_by_has_a_panel_of_its_own(tmp_path):
+    """Rings where the picture without it has the curve of the learning rate, thick and without rings."""
+    run = write_run(tmp_path / "run")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 300, "eval/bleu": 7.5}\n')
+    plain, of_loss = (read_png(plot_runs([run], tmp_path / f"{name}.png", name)) for name in ("eval/chrf", "eval/loss"))
+    np.testing.assert_array_equal(plain, of_loss)  # a run that has no such metric
+    pixels = read_png(plot_runs([run], tmp_path / "bleu.png", "eval/bleu"))
+    np.testing.assert_array_equal(pixels[:700], plain[:700])
+    assert (pixels[800:] != plain[800:]).any()
+
+
 def test_a_single_point_is_seen(tmp_path):
     run = write_run(tmp_path / "run", num_lines=1)
     pixels = read_png(plot_runs([run], tmp_path / "run.png"))

@@ -1,9 +1,12 @@
 """Draw the training curves of one or several runs, and what their classifiers do, to PNG."""
 
 import argparse
+import functools
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxdp.cli import options as shared
 from jaxdp.terminal import say
@@ -25,7 +28,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     runs = [WorkDir(directory) for directory in options.directories]
     out = Path(options.out) if options.out else runs[0].plots / "training.png"
-    print(plot_runs([run.root for run in runs], out))
+    print(plot_runs([run.root for run in runs], out, _configured(runs[0], "eval", "metric") or "eval/loss"))
     for run in runs:
         _plot_evaluation(run)
     return 0
@@ -38,16 +41,16 @@ def _plot_evaluation(run: WorkDir) -> None:
     report = read_report(run.evaluation)
     if report is not None:
         print(plot_evaluation(report, run.plots / "evaluation.png", run.root.name))
-    elif not run.evaluation.exists() and _task(run) in DRAWN_TASKS:
+    elif not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
         say(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
             f"{run.evaluation.name}, from which `jaxdp plot` draws them"
         )
 
 
-def _task(run: WorkDir) -> str | None:
-    """What the run learns; None where that cannot be read: a picture of metrics needs no more than them."""
+def _configured(run: WorkDir, *path: str) -> Any:
+    """A value of the run's configuration; None where it cannot be read: a picture of metrics needs no more than them."""
     try:
-        return json.loads(run.config.read_text(encoding="utf-8"))["task"]
+        return functools.reduce(operator.getitem, path, json.loads(run.config.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
