@@ -1,4 +1,4 @@
-"""Python code cut into examples: pieces of a module, functions with their names; parsed, never run."""
+"""Python code cut into pieces; parsed, never run."""
 
 import ast
 import re
@@ -17,14 +17,6 @@ class Piece(NamedTuple):
 
     line: int
     text: str
-
-
-class Function(NamedTuple):
-    """A function or method. `line` is that of its `def`, from 1; `code` has no docstring, `_` for the name."""
-
-    line: int
-    name: str
-    code: str
 
 
 def parse(text: str, path: str) -> ast.Module:
@@ -96,57 +88,11 @@ def _piece_end(lines: list[Piece], start: int) -> int:
     return end
 
 
-def cut_functions(text: str, path: str) -> Iterator[Function]:
-    """Every function and method, also those inside others, in the order of their `def` lines.
-
-    The code is the lines from `def` on, moved to the left margin, without decorators
-    and docstring. The name is `_` wherever it stands, so that a call of itself or of
-    the same method of a parent does not tell it. Left out are names that the language
-    sets (`__init__`), and bodies that do nothing (`pass`, `...`).
-
-    Args:
-        text: with `\\n` at the end of lines.
-        path: for errors.
-
-    Raises:
-        UserError: see `parse`.
-    """
-    lines = text.split("\n")
-    nodes = [
-        node
-        for node in ast.walk(parse(text, path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    for node in sorted(nodes, key=lambda node: node.lineno):
-        numbers = range(node.lineno, node.end_lineno + 1)
-        body = node.body
-        if ast.get_docstring(node, clean=False) is not None:
-            docstring, *body = body
-            numbers = [i for i in numbers if not docstring.lineno <= i <= docstring.end_lineno]
-            if body and _first_line(body[0]) <= docstring.end_lineno:
-                continue  # one line holds both
-        if all(map(_does_nothing, body)) or re.fullmatch(r"__\w+__|_+", node.name):
-            continue
-        indent = node.col_offset
-        code = [lines[i - 1] if lines[i - 1][:indent].strip() else lines[i - 1][indent:] for i in numbers]
-        yield Function(node.lineno, node.name, hide_word(node.name, "\n".join(code)))
-
-
 def _first_line(node: ast.stmt) -> int:
     """Number of a statement's first line, decorators included."""
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
-def _does_nothing(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-
-
 def hide_word(word: str, text: str) -> str:
     """The text with `_` for a word, where it stands as a whole word."""
     return re.sub(rf"\b{re.escape(word)}\b", "_", text)
-
-
-def name_words(name: str) -> str:
-    """The words of a name: `_parse_HTTPHeader` is `parse http header`."""
-    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name.replace("_", " "))
-    return " ".join(parts.lower().split())

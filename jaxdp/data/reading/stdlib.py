@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from jaxdp.data.reading.bytecode import compiled_statements
 from jaxdp.data.reading.files import DataFile, find_below
-from jaxdp.data.reading.python_code import cut_functions, cut_pieces, hide_word, name_words
+from jaxdp.data.reading.python_code import cut_pieces, hide_word
 from jaxdp.data.reading.readers import read_text
 from jaxdp.data.reading.records import Columns, Part, Record
 from jaxdp.errors import UserError
@@ -27,7 +28,7 @@ def open_stdlib(columns: Columns, errors: str) -> list[Part]:
     - text: the files as they are, in the order of their names.
     - text and label: pieces of the files of `PACKAGES`, and the package that each is from,
       whose name is `_` in them.
-    - source and target: functions, and the words of their names, in lower case.
+    - source and target: what single lines are compiled to, and the lines.
 
     Files of the last two are in an order whose last part has files of every package
     (see `dealt`): what is held out is like what is trained on, but of other files.
@@ -105,10 +106,10 @@ def _read_pieces(file: DataFile, columns: Columns, errors: str) -> Iterator[Reco
         yield _record(file, piece.line, fields, columns)
 
 
-def _read_functions(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
-    for function in cut_functions(_code(file, errors), file.path):
-        fields = {"source": function.code, "target": name_words(function.name)}
-        yield _record(file, function.line, fields, columns)
+def _read_statements(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
+    for statement in compiled_statements(_code(file, errors), file.path):
+        fields = {"source": statement.instructions, "target": statement.code}
+        yield _record(file, statement.line, fields, columns)
 
 
 def _code(file: DataFile, errors: str) -> str:
@@ -139,5 +140,5 @@ class _View:
 VIEWS = (
     _View(("text",), _as_they_are, read_text),
     _View(("text", "label"), _of_packages, _read_pieces),
-    _View(("source", "target"), _of_own_code, _read_functions),
+    _View(("source", "target"), _of_own_code, _read_statements),
 )

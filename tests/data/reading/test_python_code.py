@@ -1,20 +1,13 @@
-import textwrap
-
 import pytest
 
+from jaxdp.data.reading.bytecode import compiled_statements
 from jaxdp.data.reading.python_code import (
     LEAST_CHARACTERS,
     MOST_CHARACTERS,
-    cut_functions,
     cut_pieces,
     hide_word,
-    name_words,
 )
 from jaxdp.errors import UserError
-
-
-def functions(code):
-    return [tuple(function) for function in cut_functions(textwrap.dedent(code), "a.py")]
 
 
 def module(num_functions):
@@ -70,89 +63,12 @@ def test_short_modules_are_left_out():
     assert len(list(cut_pieces("x = 1\n" * (LEAST_CHARACTERS // 6 + 1), "a.py"))) == 1
 
 
-def test_a_function_loses_docstring_decorators_and_name():
-    code = '''
-    class Box:
-        @property
-        def size(self):
-            """The size.
-
-            In units.
-            """
-            # of the parent
-            size_of = super().size
-            return size_of + self.size(1)  # twice the size
-    '''
-    assert functions(code) == [
-        (4, "size", "def _(self):\n    # of the parent\n    size_of = super()._\n    return size_of + self._(1)  # twice the _")
-    ]
-
-
-def test_functions_inside_others_follow_them():
-    code = """
-    async def outer(x):
-        def inner():
-            return x
-        return inner
-    """
-    assert functions(code) == [
-        (2, "outer", "async def _(x):\n    def inner():\n        return x\n    return inner"),
-        (3, "inner", "def _():\n    return x"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "def __init__(self):\n    self.x = 1",
-        "def _():\n    return 1",
-        "def empty(): pass",
-        "def empty(): ...",
-        'def empty():\n    """Documented."""',
-        'def empty():\n    """Documented."""\n    pass',
-        'def one_line(): "documented"; return 1',
-    ],
-)
-def test_functions_that_teach_nothing(code):
-    assert functions(code) == []
-
-
-def test_one_line_and_other_strings_are_kept():
-    assert functions("def f(x): return x") == [(1, "f", "def _(x): return x")]
-    assert functions('def f():\n    return """a\n  b"""') == [(1, "f", 'def _():\n    return """a\n  b"""')]
-
-
-def test_lines_end_where_python_ends_them():
-    """A form feed is no end of line."""
-    assert functions("x = 1\n\f\ndef f():\n    return '\u2028'") == [(3, "f", "def _():\n    return '\u2028'")]
-
-
-@pytest.mark.parametrize("cut", [cut_pieces, cut_functions])
+@pytest.mark.parametrize("cut", [cut_pieces, compiled_statements])
 def test_what_is_no_code_is_named(cut):
     with pytest.raises(UserError, match=r"lib/a\.py, line 2, is no code that this Python reads"):
         list(cut("x = 1\nprint 'two'\n", "lib/a.py"))
     with pytest.raises(UserError, match=r"lib/a\.py.*is no code that this Python reads"):
         list(cut("x = 1\0\n", "lib/a.py"))
-
-
-def test_wrong_escapes_are_read_without_a_warning():
-    assert functions("def f():\n    return '\\d'") == [(1, "f", "def _():\n    return '\\d'")]
-
-
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("parse", "parse"),
-        ("_parse_header", "parse header"),
-        ("assertIsNone", "assert is none"),
-        ("getHTTPServer", "get http server"),
-        ("_parse_HTTPHeader", "parse http header"),
-        ("a2b_base64", "a2b base64"),
-        ("do_GET", "do get"),
-    ],
-)
-def test_words_of_a_name(name, words):
-    assert name_words(name) == words
 
 
 def test_a_hidden_word_is_a_whole_one():
