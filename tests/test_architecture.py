@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "jaxdp"
 FLOORS = (
     {"errors", "lock", "trees", "typing", "metrics", "checksum"},
     {
-        "model", "optim", "data", "writers", "plotting", "evaluation_plots", "config", "defaults", "workdir",
+        "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "defaults", "workdir",
         "terminal", "watchdog",
     },
     {"tasks", "parallel", "state"},
@@ -34,6 +34,9 @@ SAME_FLOOR = {
     ("prediction_benchmark", "experiment"),
     ("plotting", "writers"),
     ("evaluation_plots", "plotting"),
+    ("html_report", "config"),
+    ("html_report", "defaults"),
+    ("html_report", "writers"),
     ("config", "defaults"),
     ("__main__", "cli"),
     ("cli", "__init__"),

@@ -18,6 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="of the training curves; default: plots/training.png of the first DIR"
     )
+    parser.add_argument(
+        "--html", action="store_true", help="a page with the pictures, numbers, samples and configurations too"
+    )
     shared.add_cpu_devices(parser, uses_devices=False)
     parser.epilog = "A DIR where `jaxdp eval` has left evaluation.json gets plots/evaluation.png too."
 
@@ -28,24 +31,31 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     runs = [WorkDir(directory) for directory in options.directories]
     out = Path(options.out) if options.out else runs[0].plots / "training.png"
-    print(plot_runs([run.root for run in runs], out, _configured(runs[0], "eval", "metric") or "eval/loss"))
-    for run in runs:
-        _plot_evaluation(run)
+    directories = [run.root for run in runs]
+    pictures = [plot_runs(directories, out, _configured(runs[0], "eval", "metric") or "eval/loss")]
+    pictures += filter(None, map(_plot_evaluation, runs))
+    for picture in pictures:
+        print(picture)
+    if options.html:
+        from jaxdp.html_report import write_report
+
+        print(write_report(directories, pictures, out.with_suffix(".html")))
     return 0
 
 
-def _plot_evaluation(run: WorkDir) -> None:
-    """The picture of the run's last evaluation, or how to get one."""
+def _plot_evaluation(run: WorkDir) -> Path | None:
+    """The picture of the run's last evaluation; None: there is none, and how to get one is said."""
     from jaxdp.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
 
     report = read_report(run.evaluation)
     if report is not None:
-        print(plot_evaluation(report, run.plots / "evaluation.png", run.root.name))
-    elif not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
+        return plot_evaluation(report, run.plots / "evaluation.png", run.root.name)
+    if not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
         say(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
             f"{run.evaluation.name}, from which `jaxdp plot` draws them"
         )
+    return None
 
 
 def _configured(run: WorkDir, *path: str) -> Any:

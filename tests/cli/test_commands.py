@@ -134,3 +134,11 @@ def test_bench_tells_what_the_checks_cost(config_file, monkeypatch, capsys):
     ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
+
+
+def test_plot_writes_a_page_of_runs(trained, tmp_path, capsys):
+    out = tmp_path / "curves.png"
+    assert main(["plot", str(trained), f"--out={out}", "--html"]) == 0
+    assert capsys.readouterr().out == f"{out}\n{tmp_path / 'curves.html'}\n"
+    page = (tmp_path / "curves.html").read_text()
+    assert "eval/loss" in page and "data.length" in page and page.count("data:image/png;base64,") == 1
