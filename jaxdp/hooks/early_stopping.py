@@ -37,8 +37,8 @@ class EarlyStopping(Hook):
             metric: full name, such as `eval/loss`.
             patience: evaluations without a new best value before it stops; 0: off.
             evaluated: metrics of the evaluation at this step; empty if there was none.
-            history: earlier evaluations, {"step", metric: value} each, in order; null
-                is what JSON has for a number that is not finite.
+            history: earlier evaluations, {"step", metric: value} each, in order, other
+                lines among them; null is what JSON has for a number that is not finite.
         """
         self._every, self._evaluated = every, evaluated
         self._metric, self._patience = metric, patience
