@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 
 import pytest
 from tiny_runs import (
@@ -17,7 +19,9 @@ from tiny_runs import (
 )
 from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 
+from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.cli.main import main
+from jaxdp.experiment.scoring import TextWriter
 
 TASKS = {
     "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
@@ -129,6 +133,27 @@ def test_texts_that_are_written_are_shown_and_reported(run_of, capsys):
     assert main(["plot", str(workdir)]) == 0
     out, err = capsys.readouterr()
     assert out == f"{workdir / 'plots' / 'training.png'}\n" and err == ""
+
+
+def test_stopped_while_texts_are_scored_the_run_is_the_unbroken_one(run_of, tmp_path, monkeypatch):
+    """SIGTERM comes when the loss is measured and texts are next: the state is saved, the next start evaluates it first."""
+    config_file, whole = run_of("seq2seq")
+    make = TextWriter._batch
+
+    def make_and_kill(write, sources, *given):
+        if len(sources):  # not when it compiles
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make(write, sources, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextWriter, "_batch", make_and_kill)
+        assert train(config_file, tmp_path, *TASKS["seq2seq"]) == 75
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert metrics_lines(tmp_path, "eval/loss") == [] and read_manifest(tmp_path / "checkpoints" / "3").metrics == {}
+    assert train(config_file, tmp_path, *TASKS["seq2seq"]) == 0
+    assert_same_bits(saved_arrays(tmp_path, 6), saved_arrays(whole, 6))
+    lines, expected = metrics_lines(tmp_path, "eval/loss"), metrics_lines(whole, "eval/loss")
+    assert [line | {"time": 0} for line in lines] == [line | {"time": 0} for line in expected]
 
 
 def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
