@@ -293,12 +293,13 @@ def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
             for difference in _differences(f"{key}.{name}", old.get(name), new.get(name))
         ]
     # The entries of a mixture may lie elsewhere, as `data.path` may.
-    if key == "data.mixture" and _without_places(old) == _without_places(new):
+    if key == "data.mixture" and without_places(old) == without_places(new):
         return []
     return [(key, old, new)] if old != new else []
 
 
-def _without_places(mixture: Any) -> Any:
+def without_places(mixture: Any) -> Any:
+    """`data.mixture` as in JSON, its entries without what says where their files are."""
     if not isinstance(mixture, list):
         return mixture
     return [

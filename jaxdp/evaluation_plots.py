@@ -72,7 +72,8 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
             f"{', '.join(_PANELS)}."
         )
     if not report["num_examples"]:
-        raise UserError("The evaluation has no examples, so there is nothing to draw: check its split.")
+        what = "examples with a finite output" if report.get("num_not_finite") else "examples"
+        raise UserError(f"The evaluation has no {what}, so there is nothing to draw: check its split and checkpoint.")
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.6 * columns, 5.0 * rows), dpi=150, facecolor="white", layout="constrained")
@@ -97,6 +98,8 @@ def _heading(report: Mapping[str, Any], name: str) -> str:
     if "step" in report:
         parts += [f"step {report['step']}", f"split {report['split']}"]
     parts.append(f"{report['num_examples']:,} examples")
+    if report.get("num_not_finite"):
+        parts.append(f"{report['num_not_finite']:,} more without a finite output")
     if report.get("accuracy") is not None:
         parts.append(f"accuracy {report['accuracy']:.3f}")
     return ",  ".join(parts)

@@ -133,6 +133,8 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     empty = summarize_single_label(np.zeros((0, 2)), np.zeros(0, int), ("a", "b")).report
     with pytest.raises(UserError, match="no examples"):
         plot_evaluation(empty, tmp_path / "none.png")
+    with pytest.raises(UserError, match="no examples with a finite output"):
+        plot_evaluation(empty | {"num_not_finite": 3}, tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,8 +1,6 @@
 """Evaluate a checkpoint of a run on one of its splits, from the work directory alone."""
 
 import argparse
-import json
-import math
 from collections.abc import Sequence
 
 from jaxdp.cli import options as shared
@@ -28,14 +26,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         cpu_devices=options.cpu_devices,
     )
     if options.json:
-        print(json.dumps({name: _json_value(value) for name, value in result.items()}))
+        print(shared.as_json(result))
     else:
         width = max(map(len, result))
         for name, value in result.items():
             print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
     return 0
-
-
-def _json_value(value: float | int | str) -> float | int | str | None:
-    """JSON knows no NaN: what is not finite is null, as in metrics.jsonl."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 
 from jaxdp.cli import options as shared
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     for number, sample in enumerate(samples):
         if options.json:
-            print(json.dumps({name: value for name, value in dataclasses.asdict(sample).items() if value is not None}))
+            print(shared.as_json({name: value for name, value in dataclasses.asdict(sample).items() if value is not None}))
             continue
         if number:
             print("-" * 60)

@@ -1,8 +1,11 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how they print what they found."""
 
 import argparse
 import difflib
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -70,3 +73,16 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
             raise UserError(f"{rest[0]!r} is not understood; options are given as --NAME=VALUE.")
         match = difflib.get_close_matches(name, [f"--{known}" for known in vars(options)], 1)
         raise UserError(f"unknown option {name}" + (f"; did you mean {match[0]}?" if match else "."))
+
+
+def as_json(result: Mapping[str, Any]) -> str:
+    """One line of JSON, which knows no NaN: numbers that are not finite are null, as in metrics.jsonl."""
+    return json.dumps(_finite(result), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         cpu_devices=options.cpu_devices,
     )
     for answer in answers:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(shared.as_json(answer))
     return 0
 
 

@@ -116,8 +116,7 @@ def data_state(order: Order, fingerprint: str, step: int) -> dict[str, Any]:
         fingerprint: of the data that its rows are of.
         step: batches consumed; the next one is batch(step).
     """
-    exclusions = {"exclusions": list(order.exclusions)} if order.exclusions else {}
-    return exclusions | {
+    return {
         "format": FORMAT,
         "step": step,
         "fingerprint": fingerprint,

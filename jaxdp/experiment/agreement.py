@@ -15,35 +15,40 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import to_json
+from jaxdp.config import DATA_PLACES, to_json, without_places
 from jaxdp.errors import UserError
 from jaxdp.parallel.peers import Peers
 from jaxdp.workdir import WorkDir
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-MAY_DIFFER = ("data.path", "data.cache_dir", "init_from")
-"""Where things lie on a machine; whether they are the same is told by the fingerprint."""
+MAY_DIFFER = (*(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "init_from")
+"""Where things lie on a machine; whether they are the same is told by fingerprint and checksum."""
 
 _SHOWN = 8
 """Differences named in one message."""
 
 
-def statement(config: ConfigDict, fingerprint: str, total_steps: int) -> dict[str, Any]:
+def statement(
+    config: ConfigDict, fingerprint: str, total_steps: int, initial_checksum: str | None = None
+) -> dict[str, Any]:
     """What this process is about to train, with what.
 
     Args:
         config: resolved.
         fingerprint: of the data.
         total_steps: length of the run.
+        initial_checksum: of the parameters of another run that it starts from; None: of none.
     """
     values = dict(_flattened(to_json(config)))
+    values["data.mixture"] = without_places(values["data.mixture"])
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "source of jaxdp": source_hash()[:12],
         **{key: value for key, value in values.items() if key not in MAY_DIFFER},
         "data fingerprint": fingerprint,
+        "parameters of init_from": initial_checksum,
         "steps in all": total_steps,
     }
 

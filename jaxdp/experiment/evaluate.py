@@ -121,7 +121,7 @@ class Evaluator:
             self._summarize,
         )
         if self._scorer:
-            summary = self._scorer(params, progress)
+            summary = self._scorer(params, progress, request)
             self.reports["score"] = summary.report
             metrics |= {f"eval/{name}": value for name, value in summary.metrics.items()}
         return metrics

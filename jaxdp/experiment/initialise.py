@@ -1,6 +1,8 @@
 """Checkpoints by their path: found, loaded for other programs, or started from."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,19 @@ def start_from(path: str, fresh: PyTree) -> StartingParameters:
         tuple(sorted(drawn.keys() - kept)),
         tuple(sorted(shapes.keys() - kept)),
     )
+
+
+def initial_checksum(path: str) -> str:
+    """Tells whether `start_from` takes the same parameters: SHA-256 of their names, shapes and checksums.
+
+    Raises:
+        UserError: nothing is there.
+        DamageFound: the manifest is not what was written.
+    """
+    checkpoint = find_checkpoint(path)
+    part = chosen_weights(checkpoint)
+    leaves = [leaf for leaf in read_manifest(checkpoint).leaves if leaf["path"].partition("/")[0] == part]
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
 def _check_body(path: str, shapes: Mapping[str, tuple], drawn: Mapping[str, jax.Array]) -> None:

@@ -1,6 +1,5 @@
 """How far the run in a work directory has come, and whether a command may continue it."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from jaxdp.model import PRESETS, preset_values
 from jaxdp.parallel.peers import Peers
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
+from jaxdp.writers import read_metrics
 
 RESUME_MODES = ("auto", "must", "never")
 
@@ -110,9 +110,12 @@ def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
 def early_stopping(
     config: ConfigDict, directory: WorkDir, step: int, evaluated: Callable[[int], Mapping[str, float]]
 ) -> EarlyStopping:
-    """What counts evaluations without a gain, those in metrics.jsonl up to this step included."""
-    lines = directory.metrics.read_text().splitlines() if directory.metrics.is_file() else ()
-    history = [json.loads(line) for line in lines if config.eval.metric in line]
+    """What counts evaluations without a gain, those in metrics.jsonl up to this step included.
+
+    Raises:
+        UserError: a line of it is not a JSON object with a step; half a last one is left out.
+    """
+    history = read_metrics(directory.metrics) if directory.metrics.is_file() else ()
     return EarlyStopping(
         Every(config.eval.every_steps),
         config.eval.metric,

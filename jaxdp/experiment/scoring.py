@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxdp.evaluation import EvaluationLeft
 from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.vocabularies import Vocabularies
@@ -16,6 +17,7 @@ from jaxdp.inference.strategy import Strategy, make_strategy
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
+from jaxdp.parallel.signals import compile_agreement
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.tasks import Summary, Task
 from jaxdp.typing import PyTree
@@ -98,6 +100,7 @@ class TextWriter:
         sources: Sequence[np.ndarray],
         progress: Callable[[], None] = lambda: None,
         seeds: Sequence[int] | None = None,
+        before_batch: Callable[[], None] = lambda: None,
     ) -> list[list[Written]]:
         """The texts for each source, the best first: one, or of a search as many as it returns.
 
@@ -109,6 +112,7 @@ class TextWriter:
             sources: token ids of each, end of text included, at most `length`.
             progress: called when a batch is done.
             seeds: of each source, of what is drawn for it; None: nothing is drawn.
+            before_batch: may raise, on all processes alike, to leave it.
         """
         at_once, mine = self.at_once, self._topology
         share = at_once // mine.num_processes
@@ -120,6 +124,7 @@ class TextWriter:
             batch = self._batch([sources[index] for index in some], at_once, seeds[some])
             first = mine.process_index * share
             batch = {name: array[first : first + share] for name, array in batch.items()}
+            before_batch()
             found = jax.device_get(self._program(params, place_batch(batch, mine)))
             written |= {index: self._written(found, row) for row, index in enumerate(some)}
             progress()
@@ -175,10 +180,31 @@ class Scorer:
         self._write = TextWriter(task, model, data.vocabularies, topology, abstract_params, search, num_texts)
         self._shown = np.linspace(0, num_texts - 1, min(config.log.samples, num_texts)).astype(np.int64).tolist()
         self._tokenizer = data.vocabularies.tokenizer
+        self._agree = compile_agreement(topology)
         self.metric_names = task.score_metrics
 
-    def __call__(self, params: PyTree, progress: Callable[[], None] = lambda: None) -> Summary:
-        written = [best for best, *_ in self._write(params, self._pairs.sources, progress)]
+    def __call__(
+        self, params: PyTree, progress: Callable[[], None] = lambda: None, request: Callable[[], int] = lambda: 0
+    ) -> Summary:
+        """Scores of all texts.
+
+        Args:
+            params: replicated.
+            progress: called when a batch is done.
+            request: what this process asks all to do instead; 0: nothing.
+
+        Raises:
+            EvaluationLeft: a process asked for something; all raise it before the same batch,
+                since one takes as long as many steps.
+        """
+
+        def leave_if_asked() -> None:
+            if agreed := self._agree(request()):
+                raise EvaluationLeft(agreed)
+
+        written = [
+            best for best, *_ in self._write(params, self._pairs.sources, progress, before_batch=leave_if_asked)
+        ]
         summary = self._task.score([each.text for each in written], self._pairs.references)
         samples = [
             {

@@ -9,7 +9,7 @@ from jaxdp.experiment import parts
 from jaxdp.experiment.agreement import check_same, check_shared_directory, statement
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.initialise import known_vocabularies
+from jaxdp.experiment.initialise import initial_checksum, known_vocabularies
 from jaxdp.experiment.resuming import check_configuration, steps_to_resume, why_it_is_over
 from jaxdp.experiment.run_files import logging_to
 from jaxdp.experiment.session import Result, run_session
@@ -75,7 +75,8 @@ def _run(
             data = read_data(config, known_vocabularies(config, directory, steps))
             config = parts.resolve(config, data.vocab_size, data.vocabularies)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
-            check_same(peers, statement(config, data.fingerprint, total_steps))
+            initial = initial_checksum(config.init_from) if config.init_from and not steps else None
+            check_same(peers, statement(config, data.fingerprint, total_steps, initial))
         if steps:
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, peers):

@@ -37,13 +37,13 @@ class EarlyStopping(Hook):
             metric: full name, such as `eval/loss`.
             patience: evaluations without a new best value before it stops; 0: off.
             evaluated: metrics of the evaluation at this step; empty if there was none.
-            history: earlier evaluations, {"step", metric: value} each, in order; null
-                is what JSON has for a number that is not finite.
+            history: earlier evaluations, {"step", metric: value} each, in order, other
+                lines among them; null is what JSON has for a number that is not finite.
         """
         self._every, self._evaluated = every, evaluated
         self._metric, self._patience = metric, patience
         self._sign = -1.0 if higher_is_better(metric) else 1.0
-        self._best, self._best_step, self._since = math.inf, None, 0
+        self._best, self._best_step, self._since, self._last_step = math.inf, None, 0, -1
         for line in history:
             if metric in line:
                 self._count(line["step"], math.nan if line[metric] is None else line[metric])
@@ -51,10 +51,12 @@ class EarlyStopping(Hook):
     def _count(self, step: int, value: float) -> None:
         """Takes one evaluation; what is not finite is no improvement.
 
-        One of the last steps, after the decision, changes nothing any more.
+        One of the last steps, after the decision, changes nothing any more; nor does one that
+        is made again, since the run was killed between its line and the checkpoint's record of it.
         """
-        if self.is_exhausted:
+        if self.is_exhausted or step <= self._last_step:
             return
+        self._last_step = step
         if math.isfinite(value) and self._sign * value < self._best:
             self._best, self._best_step, self._since = self._sign * value, step, 0
         else:
@@ -64,6 +66,10 @@ class EarlyStopping(Hook):
     def is_exhausted(self) -> bool:
         """Whether the run has ended: also asked before one that resumes is begun."""
         return 0 < self._patience <= self._since
+
+    def on_start(self, step: int, state: TrainState) -> None:
+        """Counts the evaluation of the restored step, where it had been left and was made just now."""
+        self.on_state(step, state)
 
     def request(self) -> int:
         return EARLY_STOP if self.is_exhausted else 0

@@ -4,7 +4,8 @@ Beside the batch each step takes one small row per device and returns its
 combination over all devices: words to agree on (the largest wins: one process
 that wants to stop stops all) and words to add up (hashes of each process's
 share of the batch). The result is read with the delayed metrics, so agreement
-costs no host sync.
+costs no host sync. Between programs, where nothing is delayed, `compile_agreement`
+asks for it alone.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.parallel.devices import AXIS, Topology
-from jaxdp.parallel.placement import place_per_device
+from jaxdp.parallel.placement import abstract_batch, place_per_device
+from jaxdp.parallel.spmd import compile_spmd
 
 NUM_LIMBS = 4
 """A 64-bit number travels as four 16-bit limbs, whose sums cannot overflow 32 bits."""
@@ -64,6 +66,14 @@ def combine(signals: Signals) -> Signals:
         "request": jax.lax.pmax(signals["request"], AXIS),
         "tally": jax.lax.psum(signals["tally"], AXIS),
     }
+
+
+def compile_agreement(topology: Topology) -> Callable[[int], int]:
+    """A function request -> the largest of all processes; it waits for them, and all must call it equally often."""
+    spec = abstract_batch(signals_spec(), topology)
+    program = compile_spmd(lambda signals: combine(signals)["request"], topology, spec, mapped=(0,))
+    make_signals = signal_maker(topology)
+    return lambda request: int(jax.device_get(program(make_signals(request, 0))))
 
 
 def read_tally(limbs: np.ndarray) -> int:

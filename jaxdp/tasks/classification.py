@@ -1,6 +1,7 @@
 """Text classification: one label of several, any number of labels, or a number."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from jaxdp.errors import UserError
 from jaxdp.tasks.classification_metrics import (
     SUMMARY_METRICS,
     THRESHOLD,
+    summarize_finite,
     summarize_multi_label,
     summarize_regression,
     summarize_single_label,
@@ -211,7 +213,7 @@ class Classification(Task):
             weighted = weights * jnp.asarray(self._class_weights)[labels]
             smoothing = {"label_smoothing": self._label_smoothing, "z_loss": self._z_loss}
             return cross_entropy_sums(scores, labels, weighted, **smoothing)[0], {}
-        correct = jnp.sum((jnp.argmax(scores, axis=-1) == labels) * weights)
+        correct = _count_right(jnp.argmax(scores, axis=-1) == labels, scores, weights)
         return cross_entropy_sums(scores, labels, weights)[1], {"accuracy": correct}
 
     def _multi_label_loss(self, scores, labels, weights, train):
@@ -221,7 +223,7 @@ class Classification(Task):
             options = {"positive_weights": positive_weights, "label_smoothing": self._label_smoothing}
         loss = jnp.sum(jnp.mean(binary_cross_entropy(scores, labels, **options), axis=-1) * weights)
         is_right = jnp.all((scores > 0) == (labels > 0), axis=-1)  # a probability of 1/2 is a score of 0
-        return loss, {"accuracy": jnp.sum(is_right * weights)}
+        return loss, {"accuracy": _count_right(is_right, scores, weights)}
 
     def _regression_loss(self, scores, labels, weights, train):
         errors = scores[:, 0] - (labels - self._labels.mean) / self._labels.deviation
@@ -253,15 +255,15 @@ class Classification(Task):
         is_row = outputs["weights"] > 0
         found, truth = outputs[self.collected[0]][is_row], outputs["labels"][is_row]
         if self._options.kind == "regression":
-            return summarize_regression(found, truth)
+            return summarize_finite(summarize_regression, found, truth)
         summarize = summarize_single_label if self._options.kind == "single_label" else summarize_multi_label
-        return summarize(found, truth, self._labels.names)
+        return summarize_finite(functools.partial(summarize, names=self._labels.names), found, truth)
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """{"label", "probabilities": {label: probability}} of each row.
 
         Of several labels "label" is the list of those above one half; of a number it
-        is that number, without probabilities.
+        is that number, without probabilities. It is None where probabilities are not finite.
         """
         if self._options.kind == "regression":
             return [{"label": value} for value in outputs["values"].tolist()]
@@ -271,6 +273,8 @@ class Classification(Task):
             likely: Any = [name for name, value in named.items() if value > THRESHOLD]
             if self._options.kind == "single_label":
                 likely = self._labels.names[int(np.argmax(probabilities))]
+            if not np.isfinite(probabilities).all():
+                likely = None
             answers.append({"label": likely, "probabilities": named})
         return answers
 
@@ -316,6 +320,15 @@ def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...
     if pooling == "first" or {CLASS, SEPARATOR} <= tokenizer.special_ids.keys():
         return (tokenizer.special_id(CLASS),), (tokenizer.special_id(SEPARATOR),)
     return (), ()
+
+
+def _count_right(is_right: jax.Array, scores: jax.Array, weights: jax.Array) -> jax.Array:
+    """[] float32, summed weights of rows that are right; NaN where scores `[rows, num_labels]` that count are not finite.
+
+    The comparisons that say who is right have an answer for NaN too.
+    """
+    is_known = jnp.all(jnp.isfinite(scores), axis=-1) | (weights == 0)
+    return jnp.sum(jnp.where(is_known, is_right * weights, jnp.nan))
 
 
 def _scores(apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:

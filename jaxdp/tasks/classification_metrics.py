@@ -7,11 +7,12 @@ imported where it is used: that takes a second.
 Names of metrics say whether they rise or fall as a model gets better: see
 `jaxdp.metrics.higher_is_better`.
 What is undefined, such as the area under the curve of a label that the split lacks,
-is NaN among the metrics and null in the report.
+is NaN among the metrics and null in the report. So is every metric of a split of which
+an example has an output that is not finite; see `summarize_finite`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,27 @@ SUMMARY_METRICS = {
     "regression": ("r2", "correlation"),
 }
 """Names of the metrics for each kind of label."""
+
+
+def summarize_finite(
+    summarize: Callable[[np.ndarray, np.ndarray], Summary], outputs: np.ndarray, truth: np.ndarray
+) -> Summary:
+    """The summary of a split whose model may have overflowed.
+
+    Its metrics are NaN then, as the mean loss is, or a model could win by the examples that
+    it did not spoil. The report is about the others, and has `num_not_finite` too.
+
+    Args:
+        summarize: (outputs, truth) -> the summary of examples whose outputs are finite.
+        outputs: [num_examples] or [num_examples, num_labels].
+        truth: [num_examples, ...].
+    """
+    is_finite = np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
+    metrics, report = summarize(outputs[is_finite], truth[is_finite])
+    num_not_finite = int((~is_finite).sum())
+    if num_not_finite:
+        metrics = dict.fromkeys(metrics, math.nan)
+    return Summary(metrics, report | {"num_not_finite": num_not_finite})
 
 
 def summarize_single_label(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Summary:

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 from tiny_peers import as_processes
-from tiny_runs import load
+from tiny_runs import load, train
 
 import jaxdp
 from jaxdp.errors import UserError
 from jaxdp.experiment import agreement
+from jaxdp.experiment import train as experiment_train
 from jaxdp.experiment.agreement import check_same, check_shared_directory, source_hash, statement
 from jaxdp.workdir import WorkDir
 
@@ -19,14 +20,17 @@ def test_processes_that_agree_go_on(config_file):
 
 
 def test_every_difference_is_told_to_all_with_both_sides(config_file):
-    config = load(config_file)
+    config = load(config_file, """data.mixture=({'source': 'text', 'path': 'text.txt', 'weight': 1.0},)""")
 
     def check(peers):
         mine = config.copy_and_resolve_references()
         if peers.process_index == 1:
             mine.optim.learning_rate = 0.5
-            mine.data.path = "/elsewhere/text.txt"  # where the same data lies may differ
-        said = statement(mine, "abc" if peers.process_index != 2 else "def", 6)
+            for key in ("path", "eval_path", "target_path", "eval_target_path"):
+                mine.data[key] = "/elsewhere/text.txt"  # where the same data lies may differ
+            mine.init_from = "/elsewhere/run"
+            mine.data.mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
+        said = statement(mine, "abc" if peers.process_index != 2 else "def", 6, f"run {peers.process_index // 2}")
         if peers.process_index == 2:
             said["jaxlib"] = "0.0.1"
         check_same(peers, said)
@@ -41,8 +45,37 @@ def test_every_difference_is_told_to_all_with_both_sides(config_file):
             f'  jaxlib: "{jaxlib}" in process 0 on {host}, "0.0.1" in process 2 on {host}',
             f"  optim.learning_rate: 0.001 in process 0 on {host}, 0.5 in process 1 on {host}",
             f'  data fingerprint: "abc" in process 0 on {host}, "def" in process 2 on {host}',
+            f'  parameters of init_from: "run 0" in process 0 on {host}, "run 1" in process 2 on {host}',
             "Give all of them the same command, code, packages and data.",
         ]
+
+
+def test_processes_with_another_checkpoint_behind_init_from_do_not_start(config_file, trained, tmp_path, monkeypatch):
+    """They are told before a device is connected, not by the first comparison of replicas."""
+    said = []
+
+    def listen(peers, statement):
+        said.append(statement)
+        raise UserError("heard enough.")
+
+    monkeypatch.setattr(experiment_train, "check_same", listen)
+    copied = shutil.copytree(trained, tmp_path / "copied")
+    sources = {"none": [], "there": [trained], "copy": [copied], "other": [trained / "checkpoints" / "3"]}
+    for name, init_from in sources.items():
+        options = [f"--config.init_from={path}" for path in init_from]
+        assert train(config_file, tmp_path / name, *options) == 2
+    none, there, copy, other = said
+    assert there == copy
+    differing = {key for key in there if there[key] != other[key]}
+    assert differing == {key for key in there if there[key] != none[key]} == {"parameters of init_from"}
+
+
+def test_a_run_that_continues_does_not_look_at_init_from(config_file, trained, monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(experiment_train, "check_same", lambda peers, statement: said.append(statement))
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    assert train(config_file, workdir, "--config.init_from=/no/where") == 0
+    assert said[0]["parameters of init_from"] is None
 
 
 def test_many_differences_are_counted():

@@ -95,6 +95,17 @@ def test_killed_after_a_save_the_run_is_bitwise_the_unbroken_one(config_file, un
     assert_same_lines(workdir, unbroken)
 
 
+def test_half_an_evaluation_in_the_metrics_is_left_out(config_file, unbroken, tmp_path):
+    """The disk was full, or the kill came, while its line was written."""
+    workdir = tmp_path / "torn"
+    copy_up_to(unbroken, 5, workdir)
+    lines = (workdir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    *_, last = (number for number, line in enumerate(lines) if b"eval/loss" in line)
+    (workdir / "metrics.jsonl").write_bytes(b"".join(lines[:last]) + lines[last][: lines[last].index(b"eval/loss") + 12])
+    assert train(config_file, workdir, "--config.eval.every_steps=1", "--config.eval.patience=9") == 0
+    assert_same_lines(workdir, unbroken)
+
+
 def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tmp_path, monkeypatch):
     two = Topology(tuple(jax.devices()[:2]), num_processes=1, process_index=0)
     monkeypatch.setattr(composition, "configure_backend", lambda *_, **__: None)

@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 
+import jax
+import numpy as np
 import pytest
 from tiny_runs import (
     assert_refused,
@@ -17,7 +21,11 @@ from tiny_runs import (
 )
 from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 
+from jaxdp.checkpoint.manifest import read_manifest
+from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.cli.main import main
+from jaxdp.experiment import evaluate, predict
+from jaxdp.experiment.scoring import TextWriter
 
 TASKS = {
     "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
@@ -131,12 +139,73 @@ def test_texts_that_are_written_are_shown_and_reported(run_of, capsys):
     assert out == f"{workdir / 'plots' / 'training.png'}\n" and err == ""
 
 
+def test_stopped_while_texts_are_scored_the_run_is_the_unbroken_one(run_of, tmp_path, monkeypatch):
+    """SIGTERM comes when the loss is measured and texts are next: the state is saved, the next start evaluates it first."""
+    config_file, whole = run_of("seq2seq")
+    make = TextWriter._batch
+
+    def make_and_kill(write, sources, *given):
+        if len(sources):  # not when it compiles
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make(write, sources, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextWriter, "_batch", make_and_kill)
+        assert train(config_file, tmp_path, *TASKS["seq2seq"]) == 75
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert metrics_lines(tmp_path, "eval/loss") == [] and read_manifest(tmp_path / "checkpoints" / "3").metrics == {}
+    assert train(config_file, tmp_path, *TASKS["seq2seq"]) == 0
+    assert_same_bits(saved_arrays(tmp_path, 6), saved_arrays(whole, 6))
+    lines, expected = metrics_lines(tmp_path, "eval/loss"), metrics_lines(whole, "eval/loss")
+    assert [line | {"time": 0} for line in lines] == [line | {"time": 0} for line in expected]
+
+
 def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
     config_file, whole = run_of("classification")
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     assert train(config_file, tmp_path / "run", *TASKS["classification"]) == 0
     assert_same_bits(saved_arrays(tmp_path / "run", 6), saved_arrays(whole, 6))
+
+
+@pytest.mark.parametrize("name", ["classification", "multi_label", "regression"])
+def test_a_model_without_finite_outputs_is_evaluated_and_answers(name, run_of, capsys, monkeypatch):
+    _, workdir = run_of(name)
+
+    def spoiled(*given):
+        return jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given))
+
+    monkeypatch.setattr(evaluate, "restore_part", spoiled)
+    monkeypatch.setattr(predict, "restore_part", spoiled)
+    [measured] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
+    assert {measured[f"eval/{metric}"] for metric in MEASURED[name]} == {None}
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert (report["num_examples"], report["num_not_finite"]) == (0, 9)
+    [said] = printed(capsys, "predict", f"--workdir={workdir}", "--text=ant bee")
+    assert said["label"] is None and set(said.get("probabilities", {}).values()) <= {None}
+
+
+@pytest.mark.parametrize("name", ["masked_lm", "seq2seq"])
+def test_numbers_of_an_answer_that_are_not_finite_are_null(name, run_of, capsys, monkeypatch):
+    _, workdir = run_of(name)
+    monkeypatch.setattr(predict, "restore_part", lambda *given: jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given)))
+    [said] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}")
+    numbers = [each["probability"] for each in said["candidates"][0]] if name == "masked_lm" else [said["score"]]
+    assert set(numbers) == {None}
+
+
+def test_a_classifier_that_diverges_is_given_up_not_broken_off(run_of, tmp_path, capsys):
+    """Every evaluation is of a model whose outputs are not finite."""
+    config_file, _ = run_of("classification")
+    options = (
+        *TASKS["classification"], "--config.optim.learning_rate=1e30", "--config.optim.max_skipped_in_a_row=2",
+        "--config.eval.every_steps=1", "--config.total_steps=40",
+    )  # fmt: skip
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "run", *options) == 3
+    assert "training diverged" in assert_refused(capsys)
+    *_, last = metrics_lines(tmp_path / "run", "eval/loss")
+    assert last["eval/loss"] is last["eval/accuracy"] is last["eval/macro_f1"] is None
 
 
 def test_answers_of_several_labels_and_of_numbers(run_of, capsys):

@@ -14,11 +14,14 @@ from jaxdp.trainer import train
 LOSSES = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 3.1, 2.0, 1.0, 1.0]
 
 
-def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, history=(), peer=0):
+def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, history=(), peer=0, owed=-1):
     """The real loop; evaluation number i, after every second step, measures values[i]."""
     written = []
     every = Every(2, total_steps)
-    evaluating = Evaluating(every, lambda step: {metric: values[step // 2 - 1]}, lambda *line: written.append(line))
+    evaluating = Evaluating(
+        every, lambda step: {metric: values[step // 2 - 1]}, lambda *line: written.append(line),
+        is_owed=lambda step: step == owed,
+    )  # fmt: skip
     stopping = EarlyStopping(every, metric, patience, evaluating.last_at, history)
     outcome = train(
         lambda state, batch, signals: (state + 1, {"request": max(signals, peer)}),
@@ -70,6 +73,24 @@ def test_a_resumed_run_stops_where_it_would_have(restored):
     outcome, stopping, again = run(LOSSES, patience=3, first_step=restored, history=history)
     assert outcome.step == 16 and "step 8" in stopping.message
     assert again == written[restored // 2 :]
+
+
+@pytest.mark.parametrize("left", range(2, 16, 2))
+def test_an_evaluation_that_was_left_and_is_made_first_counts(left):
+    """In its middle came SIGTERM: its state is saved, and nothing of it is in metrics.jsonl."""
+    _, stopping, written = run(LOSSES, patience=3)
+    history = [line for line in written if line["step"] < left]
+    outcome, resumed, again = run(LOSSES, patience=3, first_step=left, history=history, owed=left)
+    assert (outcome.step, outcome.request, resumed.message) == (16, EARLY_STOP, stopping.message)
+    assert history + again == written
+
+
+def test_an_evaluation_that_is_made_again_counts_once():
+    """The kill came when its line was written, before the checkpoint knew of it."""
+    _, _, written = run(LOSSES, patience=3)
+    history = [line for line in written if line["step"] <= 12]
+    outcome, _, again = run(LOSSES, patience=3, first_step=12, history=history, owed=12)
+    assert outcome.step == 16 and [line["step"] for line in again] == [12, 14, 16]
 
 
 def test_a_run_that_has_stopped_is_known_before_it_begins():

@@ -217,6 +217,26 @@ def test_what_is_said_of_rows_and_of_requests(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_scores_that_are_not_finite_are_neither_right_nor_a_label(kind):
+    _, scores = scores_of(kind)
+    task = make_task(kind)
+    batch = batch_of(task, kind)
+    for row, is_read in ((1, True), (3, False)):  # the last row is padding
+        spoiled = scores.astype(np.float32)
+        spoiled[row, 0] = math.nan
+
+        def apply(params, tokens, *, attention_mask, row_keys=None, spoiled=spoiled):
+            return jnp.asarray(spoiled)
+
+        [(total, weight)] = task.loss(apply, {}, batch, None, train=False).metrics.values()
+        assert weight == 3
+        if kind != "regression":
+            assert math.isnan(total) == is_read
+            answers = task.answers(task.outputs(apply, {}, batch))
+            assert [answer["label"] is None for answer in answers] == [number == row for number in range(4)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_padding_are_no_part_of_a_summary(kind):
     apply, _ = scores_of(kind)
     task = make_task(kind)

@@ -11,6 +11,7 @@ from jaxdp.tasks.classification_metrics import (
     CURVE_POINTS,
     SUMMARY_METRICS,
     calibration,
+    summarize_finite,
     summarize_multi_label,
     summarize_regression,
     summarize_single_label,
@@ -170,6 +171,31 @@ def test_numbers_without_spread_have_no_correlation():
         summary = summarize_regression(np.array(values), np.array(targets))
         assert all(math.isnan(value) for value in summary.metrics.values())
         json.dumps(summary.report, allow_nan=False)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("spoiled", [[7], range(300)], ids=["one", "all"])
+def test_an_output_that_is_not_finite_leaves_no_metric_and_a_report_of_the_others(single, several, spoiled, bad):
+    ways = [
+        (lambda *given: summarize_single_label(*given, NAMES), *single),
+        (lambda *given: summarize_multi_label(*given, NAMES), *several),
+        (summarize_regression, single[0][:, 0], single[1].astype(np.float32)),
+    ]
+    for summarize, outputs, truth in ways:
+        outputs, kept = outputs.copy(), np.setdiff1d(np.arange(300), spoiled)
+        outputs.reshape(300, -1)[spoiled, 0] = bad
+        metrics, report = summarize_finite(summarize, outputs, truth)
+        others = summarize(outputs[kept], truth[kept])
+        assert list(metrics) == list(others.metrics) and all(map(math.isnan, metrics.values()))
+        assert report == others.report | {"num_not_finite": len(spoiled)}
+        assert report["num_examples"] == 300 - len(spoiled)
+        json.dumps(report, allow_nan=False)
+
+
+def test_where_all_are_finite_nothing_is_left_out(single):
+    found = summarize_finite(lambda *given: summarize_single_label(*given, NAMES), *single)
+    expected = summarize_single_label(*single, NAMES)
+    assert found == (expected.metrics, expected.report | {"num_not_finite": 0})
 
 
 def test_many_labels_have_curves_for_the_commonest_only():
