@@ -101,6 +101,8 @@ class Task(Protocol):
             wrote; (): it has none.
         can_augment: whether what is read may be changed at random while what is learned stays.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
+        markers: texts in a request that say something to `prepare_request`: cleaning, made
+            for what is around them, must leave them as they are.
     """
 
     fields: tuple[str, ...]
@@ -115,6 +117,7 @@ class Task(Protocol):
     summary_metrics: tuple[str, ...] = ()
     score_metrics: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
     can_augment: bool = True
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:

@@ -20,7 +20,10 @@ from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 from jaxdp.cli.main import main
 
 TASKS = {
-    "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
+    "masked_lm": (
+        "--config.task=masked_lm", "--config.eval.metric=eval/accuracy",
+        "--config.data.cleaning=('lowercase','whitespace','unicode:NFKC')",
+    ),
     "classification": ("--config.task=classification", "--config.eval.metric=eval/macro_f1"),
     "multi_label": (
         "--config.task=classification", "--config.classification.kind=multi_label",
@@ -45,7 +48,7 @@ MEASURED = {
     "completion": {"loss", "accuracy", "bits_per_byte"},
     "packed_completion": {"loss", "accuracy"},
 }
-ASKED = {"masked_lm": "ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
+ASKED = {"masked_lm": "Ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
 
 
 @pytest.fixture(scope="module")
