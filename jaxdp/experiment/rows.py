@@ -24,14 +24,22 @@ from jaxdp.terminal import say
 
 
 def check_packing(config: ConfigDict) -> None:
+    """Raises UserError where the task cannot read the rows that the data would give."""
     if packing(config) not in _PACKINGS:
         raise UserError(f"data.packing={config.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
-    readable = make_task(config).packings
+    task = make_task(config)
+    readable = task.packings
+    has_texts = config.data.source != "tokens" or bool(config.data.mixture)
+    if not has_texts and (task.special_tokens or "cut" not in readable):
+        raise UserError(
+            f"data.source=tokens has neither texts nor a tokenizer, which task={config.task!r} needs as it is set: read "
+            "the texts that the tokens were made from, with data.source=text for instance."
+        )
     if packing(config) not in readable:
         raise UserError(
             f"data.packing={config.data.packing!r} does not serve task={config.task!r}; choose {' or '.join(readable)}."
         )
-    if config.data.source == "tokens" and packing(config) != "cut":
+    if not has_texts and packing(config) != "cut":
         raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
 
 
