@@ -1,6 +1,7 @@
 """From tokenized examples to rows: one, several or a window of them, as `data.packing` says."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxdp.data.pipeline import RowSource
 from jaxdp.data.preparing.cache import cached
 from jaxdp.data.preparing.examples import Examples
-from jaxdp.data.rows.long_documents import find_long
+from jaxdp.data.rows.long_documents import find_long, skips_before_learned
 from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
 from jaxdp.data.rows.padded import PaddedRows
@@ -61,8 +62,13 @@ def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows
         return _packed_pairs(config, task, examples)
     tokens = examples.ragged("tokens")
     shape = {"length": task.row_lengths["tokens"], "long_documents": config.data.long_documents}
-    place = plan_entry(config, prepared.entry, prepared.split, shape)
-    plan = cached(place, lambda directory: pack(tokens.lengths(), **shape).save(directory), say)
+
+    def build(directory: Path) -> None:
+        # Where a row begins, its first target is predicted from the token before it, which is not of the row.
+        skips = _skips(config, examples, task.row_lengths["tokens"], least_read=0)
+        pack(tokens.lengths(), **shape, skips=skips).save(directory)
+
+    plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, say)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
     return PackedRows(PackPlan.load(plan), tokens.flat, beside)
 
@@ -86,7 +92,16 @@ def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
-    return PaddedRows(arrays, lengths, config.data.long_documents)
+    # The first target of a row is predicted from the first token of it.
+    skips = _skips(config, examples, lengths["tokens"], least_read=1)
+    return PaddedRows(arrays, lengths, config.data.long_documents, skips)
+
+
+def _skips(config: ConfigDict, examples: Examples, length: int, least_read: int) -> np.ndarray | None:
+    """Where the rows of long examples begin that have tokens to read and to learn; None: at their start."""
+    if "loss_mask" not in examples.names or config.data.long_documents != "cut":
+        return None
+    return skips_before_learned(examples.ragged("loss_mask"), length, least_read)
 
 
 _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}

@@ -254,6 +254,36 @@ def test_packed_documents_do_not_see_each_other(config_file, corpora):
     assert (batch["loss_weights"] == (segments > 0)).all()
 
 
+@pytest.mark.parametrize("packing", ["none", "documents"])
+def test_a_long_source_is_cut_from_its_left_and_keeps_its_target(config_file, tmp_path, packing):
+    pairs = [("a" * n, "xyz"[: 1 + n % 3] * (20 if n % 10 == 9 else 1)) for n in range(80)]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines) + "\n")
+    config = load(
+        config_file, "causal_lm.completion_only=True", "data.source=jsonl", f"data.path={tmp_path}/lines.jsonl",
+        f"data.packing={packing}", "data.length=16", "data.long_documents=cut", "causal_lm.separator=:",
+        f"data.cache_dir={tmp_path}/cache",
+    )  # fmt: skip
+    data = read_data(config)
+    tokenizer, task = data.vocabularies.tokenizer, make_task(config, data.vocabularies)
+    learned, read = [], []
+    for rows in (data.train, data.evaluation):
+        indices = np.arange(rows.num_rows)
+        batch = task.make_batch(rows.rows(indices), 0, 0, indices)
+        segments = batch.get("segment_ids", np.ones_like(batch["tokens"]))
+        assert (batch["loss_weights"].sum(axis=1) > 0).all()
+        for row in range(len(segments)):
+            for segment in range(1, segments[row].max() + 1):
+                here = segments[row] == segment
+                is_learned = here & (batch["loss_weights"][row] > 0)
+                learned.append(tokenizer.decode(batch["targets"][row][is_learned]))
+                read.append(tokenizer.decode(batch["tokens"][row][here]))
+    expected = [target if len(target) < 16 else target[:16] for _, target in pairs]
+    assert sorted(learned) == sorted(expected)
+    # As much of the source as there is room for, the part next to the target.
+    assert max(text.count("a") for text in read) == 14 and all(":" in text for text in read)
+
+
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
