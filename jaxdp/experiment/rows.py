@@ -110,23 +110,29 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 def scored_pairs(
     config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
 ) -> Pairs | None:
-    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as
-    its share of what is held out, which is what `eval/loss` is a mean over too."""
+    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as its share.
+
+    Scores are of the held-out set as it is, so that they can be compared: a pair that is too
+    long for a row counts too, its source cut, where `eval/loss` is a mean without those that
+    `data.long_documents=drop` leaves out.
+    """
     if not task.score_metrics or not config.eval.num_scored:
         return None
     held_out = [splits["eval"].examples for splits in prepared]
     ends = np.cumsum([examples.num_examples for examples in held_out])
     chosen = np.linspace(0, ends[-1] - 1, min(config.eval.num_scored, ends[-1])).astype(np.int64)
     most = task.row_lengths["tokens"]
-    sources, references = [], []
+    sources, references, num_cut = [], [], 0
     by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
     for examples, end, numbers in zip(held_out, ends, by_source, strict=True):
         if numbers.size:
             local = numbers - (end - examples.num_examples)
-            sources += [text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", local)]
+            texts = _texts_of(examples, "tokens", local)
+            sources += [text[:most].astype(np.int32) for text in texts]
+            num_cut += sum(len(text) > most for text in texts)
             # Without end of text.
             references += [tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", local)]
-    return Pairs(tuple(sources), tuple(references))
+    return Pairs(tuple(sources), tuple(references), num_cut)
 
 
 def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:

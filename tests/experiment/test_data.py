@@ -284,6 +284,34 @@ def test_a_long_source_is_cut_from_its_left_and_keeps_its_target(config_file, tm
     assert max(text.count("a") for text in read) == 14 and all(":" in text for text in read)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "train", "held_out"),
+    [
+        (("task=classification", "data.long_documents=cut"), " (2 of 90 cut, longer than 20 tokens)", " (1 of 10 cut, longer than 20 tokens)"),
+        (("task=seq2seq", "data.long_documents=drop"), " (2 of 90 dropped, longer than 20 tokens)", " (1 of 10 dropped, longer than 20 tokens)"),
+        (("task=seq2seq", "data.long_documents=drop", "data.packing=documents"), " (2 of 90 dropped, longer", " (1 of 10 dropped, longer"),
+        (("task=seq2seq", "data.long_documents=cut", "data.packing=documents", "data.target_length=30"),
+            " (2 of 90 cut, longer than 20 tokens or a target of 30)", " (1 of 10 cut, "),
+        (("data.packing=documents", "data.long_documents=drop"), " (2 of 90 dropped, longer than 20 tokens)", " (1 of 10 dropped, "),
+        (("data.packing=none", "data.length=90"), "", ""),
+    ],
+)  # fmt: skip
+def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, overrides, train, held_out):
+    records = [{"text": "a" * (80 if n in (3, 30, 95) else 9 + n % 2), "label": n % 2} for n in range(100)]
+    lines = [json.dumps(record | {"source": record["text"], "target": "t"}) for record in records]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:90]) + "\n")
+    (tmp_path / "eval.jsonl").write_text("\n".join(lines[90:]) + "\n")
+    paths = (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/eval.jsonl", f"data.cache_dir={tmp_path}/cache")
+    data = read_data(load(config_file, "data.source=jsonl", *paths, "data.length=20", *overrides))
+    assert f" tokens to train on{train}" in data.summary[0] and f" held out{held_out}" in data.summary[0]
+    assert data.summary[0].count("(") == bool(train) + bool(held_out)
+    if "task=seq2seq" in overrides:  # scored are all, as they can be read
+        assert len(data.pairs.sources) == 10 and max(map(len, data.pairs.sources)) == 20
+        assert data.summary[1] == "1 of 10 held-out sources to be scored cut, longer than 20 tokens"
+    else:
+        assert len(data.summary) == 1
+
+
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)

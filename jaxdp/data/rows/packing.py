@@ -145,6 +145,9 @@ class PackedRows:
         plan: from `pack`.
         flat: the tokens of all documents, each followed by end of text.
         beside: further arrays with a value for each of these tokens, by name.
+
+    Attributes:
+        num_rows, efficiency, num_cut, num_dropped: see `PackPlan`.
     """
 
     def __init__(self, plan: PackPlan, flat: FlatArray, beside: Mapping[str, FlatArray] | None = None):
@@ -156,6 +159,7 @@ class PackedRows:
         self.length = plan.length
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
+        self.num_cut, self.num_dropped = plan.num_cut, plan.num_dropped
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of these numbers.
