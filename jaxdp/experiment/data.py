@@ -54,7 +54,7 @@ def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
         split: {source.label: make_rows(config, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
         for split in SPLITS
     }
-    pairs = scored_pairs(config, task, prepared, vocabularies.written)
+    pairs = scored_pairs(config, task, sources, prepared)
     fingerprint = sources[0].scan.fingerprint
     if len(sources) > 1:
         fingerprint = digest([source.scan.fingerprint for source in sources])

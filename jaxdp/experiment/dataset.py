@@ -25,7 +25,7 @@ class Pairs:
 
     Attributes:
         sources: token ids of each, end of text included where the source was not cut.
-        references: the targets as the tokenizer decodes them, as it does what the model writes.
+        references: the targets as they stand in the data, cleaned: a tokenizer may not give them back.
         num_cut: sources that are longer than what the model reads, and are cut.
     """
 

@@ -14,12 +14,12 @@ from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
 from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.data.rows.windows import TokenWindows
-from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import plan_entry
 from jaxdp.experiment.dataset import Pairs
 from jaxdp.experiment.parts import make_task, packing
-from jaxdp.experiment.tokenizing import Prepared
+from jaxdp.experiment.sources import Source
+from jaxdp.experiment.tokenizing import Prepared, held_out_texts
 from jaxdp.tasks import Task
 from jaxdp.terminal import say
 
@@ -108,33 +108,27 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 
 
 def scored_pairs(
-    config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
+    config: ConfigDict, task: Task, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
 ) -> Pairs | None:
     """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as its share.
 
-    Scores are of the held-out set as it is, so that they can be compared: a pair that is too
-    long for a row counts too, its source cut, where `eval/loss` is a mean without those that
-    `data.long_documents=drop` leaves out.
+    Scores are of the held-out set as it is, so that they can be compared: the references are
+    the texts themselves, and a pair that is too long for a row counts too, its source cut,
+    where `eval/loss` is a mean without those that `data.long_documents=drop` leaves out.
     """
     if not task.score_metrics or not config.eval.num_scored:
         return None
-    held_out = [splits["eval"].examples for splits in prepared]
-    ends = np.cumsum([examples.num_examples for examples in held_out])
+    held_out = [splits["eval"] for splits in prepared]
+    ends = np.cumsum([each.examples.num_examples for each in held_out])
     chosen = np.linspace(0, ends[-1] - 1, min(config.eval.num_scored, ends[-1])).astype(np.int64)
     most = task.row_lengths["tokens"]
-    sources, references, num_cut = [], [], 0
+    texts, references = [], []
     by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    for examples, end, numbers in zip(held_out, ends, by_source, strict=True):
+    for source, each, end, numbers in zip(sources, held_out, ends, by_source, strict=True):
         if numbers.size:
-            local = numbers - (end - examples.num_examples)
-            texts = _texts_of(examples, "tokens", local)
-            sources += [text[:most].astype(np.int32) for text in texts]
-            num_cut += sum(len(text) > most for text in texts)
-            # Without end of text.
-            references += [tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", local)]
-    return Pairs(tuple(sources), tuple(references), num_cut)
-
-
-def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:
-    tokens, lengths = examples.ragged(name).take(chosen)
-    return np.split(tokens, np.cumsum(lengths)[:-1])
+            local = numbers - (end - each.examples.num_examples)
+            tokens, lengths = each.examples.ragged("tokens").take(local)
+            texts += np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1])
+            references += held_out_texts(config, source, each, "target", local.tolist())
+    num_cut = sum(len(text) > most for text in texts)
+    return Pairs(tuple(text[:most] for text in texts), tuple(references), num_cut)

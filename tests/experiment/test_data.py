@@ -389,6 +389,33 @@ def test_all_sources_of_a_mixture_are_scored_by_their_share_of_what_is_held_out(
     assert one.endswith("a")
 
 
+@pytest.mark.parametrize("split", ["eval_fraction", "eval_path"])
+def test_references_are_the_texts_and_not_what_the_tokenizer_makes_of_them(config_file, tmp_path, split, monkeypatch):
+    """wordpiece puts blanks around an apostrophe, and has not seen the characters of the held-out part."""
+    records = [{"source": f"don't {n}", "target": f"Don't  stop: it's {n}" + "ŝ" * (n >= 40)} for n in range(50)]
+    records[45]["target"] = ""  # dropped by cleaning, so that it is no example
+    lines = [json.dumps(record) + "\n" for record in records]
+    (tmp_path / "all.jsonl").write_text("".join(lines))
+    (tmp_path / "train.jsonl").write_text("".join(lines[:40]))
+    (tmp_path / "held.jsonl").write_text("".join(lines[40:]))
+    paths = {
+        "eval_fraction": (f"data.path={tmp_path}/all.jsonl", "data.eval_fraction=0.2"),
+        "eval_path": (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/held.jsonl"),
+    }
+    config = load(
+        config_file, "task=seq2seq", "data.source=jsonl", *paths[split], "data.tokenizer=wordpiece:60", "data.length=64",
+        "data.cleaning=('lowercase','whitespace','min_chars:1')", f"data.cache_dir={tmp_path}/cache", "eval.num_scored=5",
+    )  # fmt: skip
+    data = read_data(config)
+    held_out = [f"don't stop: it's {n}" + "ŝ" * (n >= 40) for n in range(50) if n != 45][-data.evaluation.num_rows :]
+    chosen = [held_out[number] for number in np.linspace(0, len(held_out) - 1, 5).astype(int)]
+    assert data.pairs.references == tuple(chosen)
+    tokenizer = data.vocabularies.tokenizer
+    assert tokenizer.decode(tokenizer.encode(chosen[-1])) != chosen[-1]
+    monkeypatch.setattr(tokenizing, "kept_records", lambda *_, **__: pytest.fail("read again"))
+    assert read_data(config).pairs.references == tuple(chosen)
+
+
 def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
     library = tmp_path / "library"
     code = "def scale_value(value):\n    return value * {}\n\n\n" * 10
