@@ -134,11 +134,13 @@ def test_texts_that_are_written_are_shown_and_reported(run_of, capsys):
     assert out == f"{workdir / 'plots' / 'training.png'}\n" and err == ""
 
 
-def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
-    config_file, whole = run_of("classification")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_resumed_run_is_the_same_bit_for_bit(name, run_of, tmp_path):
+    """What a task draws at a step (masks, dropout) is drawn again."""
+    config_file, whole = run_of(name)
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
-    assert train(config_file, tmp_path / "run", *TASKS["classification"]) == 0
+    assert train(config_file, tmp_path / "run", *TASKS[name]) == 0
     assert_same_bits(saved_arrays(tmp_path / "run", 6), saved_arrays(whole, 6))
 
 
