@@ -134,6 +134,18 @@ def test_every_kind_of_file_gives_the_same_tokens(config_file, corpora):
         np.testing.assert_array_equal(evaluation, tokens["jsonl"][1], err_msg=source)
 
 
+def test_labels_of_a_data_set_of_hugging_face_have_their_names(config_file, tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["pos", "neg"])})
+    rows = {"text": [text(n, 4) for n in range(20)], "label": [n % 2 for n in range(20)]}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(tmp_path / "saved")
+    saved = ("data.source=hf", f"data.path={tmp_path}/saved", f"data.cache_dir={tmp_path}/cache", "data.length=64")
+    data = read_data(load(config_file, "task=classification", *saved))
+    assert data.vocabularies.labels.names == ("neg", "pos")
+    assert data.train.rows(np.arange(4))["label"].tolist() == [1, 0, 1, 0]
+
+
 PAIR_TASKS = {"seq2seq": ("task=seq2seq",), "completion": ("causal_lm.completion_only=True",)}
 
 
