@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)
     config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of rows) ^ (1 / temperature)
     # What is done to it.
-    config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning.py
+    config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning/steps.py
     config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
     config.data.target_tokenizer = placeholder(str)  # seq2seq: of the target alone; unset: data.tokenizer is made from and serves both sides
     config.data.length = 256  # tokens the model sees in a row; a window reads one more

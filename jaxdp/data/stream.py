@@ -79,7 +79,7 @@ class StreamBatches:
         prepare: makes a document of a record.
         end_of_text_id: stands between documents.
         make_batch: of the task.
-        length: tokens that the model sees; a row has one more.
+        length: tokens from the beginning of a row to that of the next; a row has one more.
         global_batch_size: rows of a batch, of all processes.
         partition: see `process_rows`; as `num_processes` and `process_index`.
         state: to go on from; None: the start.
@@ -151,8 +151,8 @@ class StreamBatches:
                 yield row, latest
             if not latest.num_rows:
                 raise UserError(
-                    f"The stream has too few tokens for one row: data.length={self.length} needs "
-                    f"{self.length + 1} or more; give more data or a smaller data.length."
+                    f"The stream has too few tokens for one row, which takes {self.length + 1}: give more data or "
+                    "a smaller data.length."
                 )
             position = Position(epoch=latest.epoch + 1)
 

@@ -83,6 +83,12 @@ def plan_entry(config: ConfigDict, tokens: Path, split: str, shape: Mapping[str,
     return entry_path(_cache_dir(config), "plan", key)
 
 
+def texts_entry(config: ConfigDict, tokens: Path, field: str, numbers: Sequence[int]) -> Path:
+    """The cleaned texts of some held-out records: a field of those that became these examples of some tokens."""
+    key = {"tokens": tokens.name, "field": field, "numbers": list(numbers)}
+    return entry_path(_cache_dir(config), "texts", key)
+
+
 def digest(value: str | Sequence[str]) -> str:
     """SHA-256 of texts, their lengths included."""
     found = hashlib.sha256()

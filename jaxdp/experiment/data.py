@@ -12,7 +12,7 @@ from jaxdp.data.order.mixture import ConcatenatedRows
 from jaxdp.data.pipeline import RowSource
 from jaxdp.data.preparing.examples import Examples
 from jaxdp.experiment.cache_entries import digest
-from jaxdp.experiment.dataset import Data, Group
+from jaxdp.experiment.dataset import Data, Group, Pairs
 from jaxdp.experiment.parts import make_task, model_vocab_size
 from jaxdp.experiment.ready_data import ready_tokens, streamed
 from jaxdp.experiment.rows import check_packing, make_rows, scored_pairs
@@ -25,6 +25,7 @@ from jaxdp.experiment.tokenizing import (
     prepare_source,
 )
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
+from jaxdp.tasks import Task
 from jaxdp.terminal import quantity
 
 
@@ -49,23 +50,24 @@ def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
     vocab_size = model_vocab_size(config, vocabularies.tokenizer)
     prepared = [prepare_source(config, source, vocabularies) for source in sources]
     task = make_task(config, vocabularies)
-    trains, evaluations = (
-        {source.label: make_rows(config, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
+    rows = {
+        split: {source.label: make_rows(config, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
         for split in SPLITS
-    )
+    }
+    pairs = scored_pairs(config, task, sources, prepared)
     fingerprint = sources[0].scan.fingerprint
     if len(sources) > 1:
         fingerprint = digest([source.scan.fingerprint for source in sources])
     return Data(
         vocabularies,
         vocab_size,
-        _joined(trains),
-        _joined(evaluations),
-        tuple(Group(source.label, trains[source.label].num_rows, source.weight) for source in sources),
+        _joined(rows["train"]),
+        _joined(rows["eval"]),
+        tuple(Group(source.label, rows["train"][source.label].num_rows, source.weight) for source in sources),
         fingerprint,
         sum(source.scan.num_characters for source in sources),
-        _summary(sources, prepared, trains, vocabularies),
-        pairs=scored_pairs(config, task, prepared, vocabularies.written),
+        (*_summary(task, sources, prepared, rows, vocabularies), *_scored(task, pairs)),
+        pairs=pairs,
     )
 
 
@@ -74,25 +76,55 @@ def _joined(rows: Mapping[str, RowSource]) -> RowSource:
 
 
 def _summary(
+    task: Task,
     sources: Sequence[Source],
     prepared: Sequence[Mapping[str, Prepared]],
-    rows: Mapping[str, RowSource],
+    rows: Mapping[str, Mapping[str, RowSource]],
     vocabularies: Vocabularies,
-) -> tuple[str, ...]:
+) -> list[str]:
     """One line a source, and what holds for all."""
     lines = []
     for source, splits in zip(sources, prepared, strict=True):
-        train, held_out = (_num_tokens(splits[split].examples) for split in SPLITS)
-        efficiency = getattr(rows[source.label], "efficiency", None)
+        train, held_out = (
+            quantity(_num_tokens(splits[split].examples))
+            + f" {what}{_long(task, rows[split][source.label], splits[split].examples)}"
+            for split, what in zip(SPLITS, ("tokens to train on", "held out"), strict=True)
+        )
+        efficiency = getattr(rows["train"][source.label], "efficiency", None)
         lines.append(
-            f"{source.label}: {source.extent}, {quantity(train)} tokens to train on, "
-            f"{quantity(held_out)} held out"
+            f"{source.label}: {source.extent}, {train}, {held_out}"
             + (f", rows {np.min(efficiency):.1%} full" if efficiency is not None else "")
         )
     lines[-1] += f", {vocabularies.tokenizer.describe()}"
     if vocabularies.target_tokenizer:
         lines[-1] += f" and {vocabularies.target_tokenizer.describe()} of targets"
-    return tuple(lines)
+    return lines
+
+
+def _long(task: Task, rows: RowSource, examples: Examples) -> str:
+    """How many examples were too long for a row; nothing where none was, or where rows are windows."""
+    num_cut, num_dropped = (getattr(rows, name, 0) for name in ("num_cut", "num_dropped"))
+    if not num_cut and not num_dropped:
+        return ""
+    what = "cut" if num_cut else "dropped"
+    return f" ({num_cut or num_dropped:,} of {examples.num_examples:,} {what}, longer than {_places(task)})"
+
+
+def _places(task: Task) -> str:
+    """Room of a row, in words."""
+    places, target_places = task.row_lengths["tokens"], task.row_lengths.get("target_tokens")
+    words = f"{places:,} tokens"
+    return words if target_places in (None, places) else f"{words} or a target of {target_places:,}"
+
+
+def _scored(task: Task, pairs: Pairs | None) -> list[str]:
+    """A line where what is scored is not read whole."""
+    if pairs is None or not pairs.num_cut:
+        return []
+    return [
+        f"{pairs.num_cut:,} of {len(pairs.sources):,} held-out sources to be scored cut, longer than "
+        f"{task.row_lengths['tokens']:,} tokens"
+    ]
 
 
 def _num_tokens(examples: Examples) -> int:

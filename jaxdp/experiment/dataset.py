@@ -24,12 +24,14 @@ class Pairs:
     """Texts that a model shall write, and what is expected.
 
     Attributes:
-        sources: token ids of each, end of text included.
-        references: the targets as the tokenizer decodes them, as it does what the model writes.
+        sources: token ids of each, end of text included where the source was not cut.
+        references: the targets as they stand in the data, cleaned: a tokenizer may not give them back.
+        num_cut: sources that are longer than what the model reads, and are cut.
     """
 
     sources: tuple[np.ndarray, ...]
     references: tuple[str, ...]
+    num_cut: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,7 @@ class StreamFeed:
             prepare=prepare,
             end_of_text_id=data.vocabularies.tokenizer.end_of_text_id,
             make_batch=parts.make_training_batch(config, task, data.vocabularies),
-            length=config.data.length,
+            length=task.row_lengths["tokens"],
             global_batch_size=config.global_batch_size,
             partition=config.data.partition,
             num_processes=topology.num_processes,

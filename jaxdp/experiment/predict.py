@@ -135,7 +135,8 @@ def _examples(
     for number, record in enumerate(records, 1):
         try:
             fields = _fields(record, columns)
-            example = task.prepare_request(changes(Record(fields, f"record {number}")).fields, tokenizer)
+            cleaned = changes.around(task.markers, Record(fields, f"record {number}"))
+            example = task.prepare_request(cleaned.fields, tokenizer)
         except UserError as error:
             raise UserError(f"record {number}: {error}") from error
         num_tokens = len(example["tokens"]) + ("tokens" in task.terminated and task.score_metrics != ())

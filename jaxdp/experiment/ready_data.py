@@ -55,13 +55,14 @@ def streamed(config: ConfigDict, known: Vocabularies) -> Data:
     _check_stream(config)
     [entry] = source_entries(config)
     spec, columns = source_spec(config, entry)
-    tokenizer = known.tokenizer or make_tokenizer(config.data.tokenizer, ())
+    task = make_task(config)
+    tokenizer = known.tokenizer or make_tokenizer(config.data.tokenizer, (), task.special_tokens)
     shuffle = {"seed": config.seed, "shuffle": config.data.shuffle, "shuffle_buffer": config.data.shuffle_buffer}
     stream = open_stream(spec, config.data.split or "train", **shuffle)
     if not stream.exact:
         say(stream.inexact_reason)
     held_out = open_stream(spec, config.data.eval_split)
-    task, length = make_task(config), config.data.length
+    length = task.row_lengths["tokens"]
 
     def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
@@ -89,12 +90,15 @@ def _check_stream(config: ConfigDict) -> None:
     """Refuses what a stream cannot do, with what can."""
     kind = config.data.tokenizer.partition(":")[0]
     trained = kind in ("char", "bpe", "wordpiece", "unigram")
+    prepare = "prepare the data with data.source=hf"
+    reads_windows = "cut" in make_task(config).packings
     for wrong, what, cure in (
+        (not reads_windows, f"task={config.task}", f"as it is set it reads whole examples, which no stream gives; {prepare}"),
         (config.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
         (config.eval.num_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
         (config.total_epochs is not None, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
-        (packing(config) != "cut", f"data.packing={packing(config)}", "choose cut, or prepare the data with data.source=hf"),
-        (config.data.cleaning != (), "data.cleaning", "clean it beforehand, or prepare it with data.source=hf"),
+        (packing(config) != "cut", f"data.packing={packing(config)}", f"choose cut, or {prepare}"),
+        (config.data.cleaning != (), "data.cleaning", f"clean it beforehand, or {prepare}"),
         (trained, f"data.tokenizer={config.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
     ):
         if wrong:

@@ -1,6 +1,7 @@
 """From tokenized examples to rows: one, several or a window of them, as `data.packing` says."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,30 +9,38 @@ from ml_collections import ConfigDict
 from jaxdp.data.pipeline import RowSource
 from jaxdp.data.preparing.cache import cached
 from jaxdp.data.preparing.examples import Examples
-from jaxdp.data.rows.long_documents import find_long
+from jaxdp.data.rows.long_documents import find_long, skips_before_learned
 from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
 from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.data.rows.windows import TokenWindows
-from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import plan_entry
 from jaxdp.experiment.dataset import Pairs
 from jaxdp.experiment.parts import make_task, packing
-from jaxdp.experiment.tokenizing import Prepared
+from jaxdp.experiment.sources import Source
+from jaxdp.experiment.tokenizing import Prepared, held_out_texts
 from jaxdp.tasks import Task
 from jaxdp.terminal import say
 
 
 def check_packing(config: ConfigDict) -> None:
+    """Raises UserError where the task cannot read the rows that the data would give."""
     if packing(config) not in _PACKINGS:
         raise UserError(f"data.packing={config.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
-    readable = make_task(config).packings
+    task = make_task(config)
+    readable = task.packings
+    has_texts = config.data.source != "tokens" or bool(config.data.mixture)
+    if not has_texts and (task.special_tokens or "cut" not in readable):
+        raise UserError(
+            f"data.source=tokens has neither texts nor a tokenizer, which task={config.task!r} needs as it is set: read "
+            "the texts that the tokens were made from, with data.source=text for instance."
+        )
     if packing(config) not in readable:
         raise UserError(
             f"data.packing={config.data.packing!r} does not serve task={config.task!r}; choose {' or '.join(readable)}."
         )
-    if config.data.source == "tokens" and packing(config) != "cut":
+    if not has_texts and packing(config) != "cut":
         raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
 
 
@@ -53,8 +62,13 @@ def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows
         return _packed_pairs(config, task, examples)
     tokens = examples.ragged("tokens")
     shape = {"length": task.row_lengths["tokens"], "long_documents": config.data.long_documents}
-    place = plan_entry(config, prepared.entry, prepared.split, shape)
-    plan = cached(place, lambda directory: pack(tokens.lengths(), **shape).save(directory), say)
+
+    def build(directory: Path) -> None:
+        # Where a row begins, its first target is predicted from the token before it, which is not of the row.
+        skips = _skips(config, examples, task.row_lengths["tokens"], least_read=0)
+        pack(tokens.lengths(), **shape, skips=skips).save(directory)
+
+    plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, say)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
     return PackedRows(PackPlan.load(plan), tokens.flat, beside)
 
@@ -78,34 +92,43 @@ def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
-    return PaddedRows(arrays, lengths, config.data.long_documents)
+    # The first target of a row is predicted from the first token of it.
+    skips = _skips(config, examples, lengths["tokens"], least_read=1)
+    return PaddedRows(arrays, lengths, config.data.long_documents, skips)
+
+
+def _skips(config: ConfigDict, examples: Examples, length: int, least_read: int) -> np.ndarray | None:
+    """Where the rows of long examples begin that have tokens to read and to learn; None: at their start."""
+    if "loss_mask" not in examples.names or config.data.long_documents != "cut":
+        return None
+    return skips_before_learned(examples.ragged("loss_mask"), length, least_read)
 
 
 _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 
 
 def scored_pairs(
-    config: ConfigDict, task: Task, prepared: Sequence[Mapping[str, Prepared]], tokenizer: Tokenizer
+    config: ConfigDict, task: Task, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
 ) -> Pairs | None:
-    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as
-    its share of what is held out, which is what `eval/loss` is a mean over too."""
+    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as its share.
+
+    Scores are of the held-out set as it is, so that they can be compared: the references are
+    the texts themselves, and a pair that is too long for a row counts too, its source cut,
+    where `eval/loss` is a mean without those that `data.long_documents=drop` leaves out.
+    """
     if not task.score_metrics or not config.eval.num_scored:
         return None
-    held_out = [splits["eval"].examples for splits in prepared]
-    ends = np.cumsum([examples.num_examples for examples in held_out])
+    held_out = [splits["eval"] for splits in prepared]
+    ends = np.cumsum([each.examples.num_examples for each in held_out])
     chosen = np.linspace(0, ends[-1] - 1, min(config.eval.num_scored, ends[-1])).astype(np.int64)
     most = task.row_lengths["tokens"]
-    sources, references = [], []
+    texts, references = [], []
     by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    for examples, end, numbers in zip(held_out, ends, by_source, strict=True):
+    for source, each, end, numbers in zip(sources, held_out, ends, by_source, strict=True):
         if numbers.size:
-            local = numbers - (end - examples.num_examples)
-            sources += [text[:most].astype(np.int32) for text in _texts_of(examples, "tokens", local)]
-            # Without end of text.
-            references += [tokenizer.decode(text[:-1]) for text in _texts_of(examples, "target_tokens", local)]
-    return Pairs(tuple(sources), tuple(references))
-
-
-def _texts_of(examples: Examples, name: str, chosen: np.ndarray) -> list[np.ndarray]:
-    tokens, lengths = examples.ragged(name).take(chosen)
-    return np.split(tokens, np.cumsum(lengths)[:-1])
+            local = numbers - (end - each.examples.num_examples)
+            tokens, lengths = each.examples.ragged("tokens").take(local)
+            texts += np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1])
+            references += held_out_texts(config, source, each, "target", local.tolist())
+    num_cut = sum(len(text) > most for text in texts)
+    return Pairs(tuple(text[:most] for text in texts), tuple(references), num_cut)

@@ -1,6 +1,7 @@
 """Tokenizers and labels from the training data, and every text tokenized once; all kept in the cache."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from jaxdp.data.preparing.scan import kept_records
 from jaxdp.data.preparing.workers import Work, prepare_examples
 from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
-from jaxdp.experiment.cache_entries import labels_entry, tokenizer_entry, tokens_entry
+from jaxdp.experiment.cache_entries import labels_entry, texts_entry, tokenizer_entry, tokens_entry
 from jaxdp.experiment.parts import make_task
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.vocabularies import Vocabularies
@@ -24,6 +25,8 @@ from jaxdp.tasks import LabelCensus, Labels, load_labels
 from jaxdp.terminal import progress, say
 
 SPLITS = ("train", "eval")
+
+TEXTS = "texts.json"
 
 WORKER_CHARACTERS = 40_000_000
 """Text that is worth one more worker: with 12 MB two were slower (5.3 s) than none (2.9 s)."""
@@ -188,6 +191,35 @@ def prepare_source(config: ConfigDict, source: Source, vocabularies: Vocabularie
                 "data.cleaning or change the split."
             )
     return {split: Prepared(directory, split, found) for split, found in examples.items()}
+
+
+def held_out_texts(
+    config: ConfigDict, source: Source, prepared: Prepared, field: str, numbers: Sequence[int]
+) -> list[str]:
+    """A field of some held-out records as it stands in the source, cleaned: what tokens may not give back.
+
+    The held-out part is read once more, and the texts are kept in the cache.
+
+    Args:
+        config: `data` is used.
+        source: of these records.
+        prepared: the held-out examples made from it.
+        field: as the task names it.
+        numbers: of the examples, increasing; of records that are whole ones.
+    """
+
+    def build(directory: Path) -> None:
+        changes, wanted = Cleaner(config.data.cleaning, source.spec.columns).changes(), set(numbers)
+        excerpts = kept_records(source.scan, source.train, source.evaluation, held_out=True)
+        texts = [
+            changes(excerpt.record).fields[source.columns[field]]
+            for number, excerpt in enumerate(excerpts)
+            if number in wanted
+        ]
+        (directory / TEXTS).write_text(json.dumps(texts))
+
+    entry = cached(texts_entry(config, prepared.entry, field, numbers), build, say)
+    return json.loads((entry / TEXTS).read_text())
 
 
 def _dtype(vocabularies: Vocabularies) -> np.dtype:

@@ -23,7 +23,8 @@ class CausalLM(Task):
     targets of their own, and say which tokens belong together.
 
     With the option `completion_only` a record is a `source` and a `target`, joined by
-    the option `separator`: the model reads both and learns the target alone.
+    the option `separator`: the model reads both and learns the target alone. A record
+    that is cut loses the beginning of its source, so that there is something to learn.
     """
 
     packings = ("cut", "documents", "none")

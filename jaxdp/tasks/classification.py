@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.model import POOLINGS
 from jaxdp.tasks.classification_metrics import (
     SUMMARY_METRICS,
     THRESHOLD,
@@ -24,8 +25,6 @@ from jaxdp.tasks.labels import KINDS, Kind, Labels, label_number, label_text, la
 from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
-
-POOLINGS = ("first", "mean", "last")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

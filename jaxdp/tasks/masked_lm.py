@@ -56,6 +56,7 @@ class MaskedLM(Task):
     special_tokens = (CLASS, SEPARATOR, MASK)
     architectures = ("encoder",)
     asked = ("text",)
+    markers = (MASK,)
 
     def __init__(self, inputs: TaskInputs):
         self._options = MaskedLMOptions(**inputs.options)

@@ -47,13 +47,16 @@ def mask_tokens(
     """Chooses tokens at random, whole words if asked for, and hides them.
 
     Of n tokens of text round(rate x n) are chosen, one at least. Words are drawn
-    one by one, and one that is longer than what is left is passed over. Of the
-    chosen tokens 80 % are shown as the mask, 10 % as a random token, 10 % as they
-    are, so that the model cannot rely on what it sees anywhere.
+    one by one, and one that is longer than what is left is passed over. Where every
+    word is longer than all that may be chosen, one of the shortest is, if it has no
+    more than `most` tokens. Of the chosen tokens 80 % are shown as the mask, 10 % as
+    a random token, 10 % as they are, so that the model cannot rely on what it sees
+    anywhere.
 
     Source: Devlin et al. 2019, BERT, section 3.1 and appendix A.1; anew at each
     step: Liu et al. 2019, RoBERTa, section 4.1; whole words: the authors' code of
-    May 2019. Departs: the random token is never the mask or another special token.
+    May 2019. Departs: the random token is never the mask or another special token;
+    a row of long words alone has something to guess, where that code hides nothing.
 
     Args:
         tokens: [rows, length] int32.
@@ -61,7 +64,7 @@ def mask_tokens(
         starts_word: [rows, length] bool: a token that does not goes with the one
             before it, if both are text; None: every token by itself.
         rate: share of the text to guess.
-        most: of a row, `most_masked` of its length or more.
+        most: of a row, `most_masked` of its length or more; never are more chosen.
         mask_id: the mask.
         ordinary_ids: [n] int32, the random token is one of them.
         seed: with step and row_ids, the key of everything random here.
@@ -73,8 +76,8 @@ def mask_tokens(
     word = _words(is_text, starts_word)
     sizes = np.zeros((num_rows, length), np.int64)
     np.add.at(sizes, (np.arange(num_rows)[:, None], word), is_text)
-    num_text = is_text.sum(axis=1)
-    budget = np.minimum(np.maximum(np.rint(rate * num_text), 1), num_text).astype(np.int64)
+    shortest = np.where(sizes > 0, sizes, length).min(axis=1)
+    budget = np.maximum(np.rint(rate * is_text.sum(axis=1)).astype(np.int64), shortest)
     chosen = np.take_along_axis(_choose(sizes, np.minimum(budget, most), random_uniform("masked words", *key)), word, 1)
     chosen &= is_text
 

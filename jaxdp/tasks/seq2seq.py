@@ -20,7 +20,7 @@ _PACKED = ("segment_ids", "positions", "target_segment_ids", "target_positions")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2SeqOptions:
-    """The keys of `config.seq2seq` that are about learning.
+    """The keys of `config.seq2seq`, which are about scoring.
 
     Attributes:
         bleu_tokenize: what BLEU counts as words, as sacrebleu names it: 13a, intl, zh, ...

@@ -102,6 +102,8 @@ class Task(Protocol):
         can_augment: whether what is read may be changed at random while what is learned stays.
         prompt_end: what follows a prompt before its continuation, as it did in training.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
+        markers: texts in a request that say something to `prepare_request`: cleaning, made
+            for what is around them, must leave them as they are.
     """
 
     fields: tuple[str, ...]
@@ -117,6 +119,7 @@ class Task(Protocol):
     score_metrics: tuple[str, ...] = ()
     prompt_end: str = ""
     asked: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
     can_augment: bool = True
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:

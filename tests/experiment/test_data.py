@@ -135,6 +135,18 @@ def test_every_kind_of_file_gives_the_same_tokens(config_file, corpora):
         np.testing.assert_array_equal(evaluation, tokens["jsonl"][1], err_msg=source)
 
 
+def test_labels_of_a_data_set_of_hugging_face_have_their_names(config_file, tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["pos", "neg"])})
+    rows = {"text": [text(n, 4) for n in range(20)], "label": [n % 2 for n in range(20)]}
+    datasets.Dataset.from_dict(rows, features).save_to_disk(tmp_path / "saved")
+    saved = ("data.source=hf", f"data.path={tmp_path}/saved", f"data.cache_dir={tmp_path}/cache", "data.length=64")
+    data = read_data(load(config_file, "task=classification", *saved))
+    assert data.vocabularies.labels.names == ("neg", "pos")
+    assert data.train.rows(np.arange(4))["label"].tolist() == [1, 0, 1, 0]
+
+
 PAIR_TASKS = {"seq2seq": ("task=seq2seq",), "completion": ("causal_lm.completion_only=True",)}
 
 
@@ -255,6 +267,64 @@ def test_packed_documents_do_not_see_each_other(config_file, corpora):
     assert (batch["loss_weights"] == (segments > 0)).all()
 
 
+@pytest.mark.parametrize("packing", ["none", "documents"])
+def test_a_long_source_is_cut_from_its_left_and_keeps_its_target(config_file, tmp_path, packing):
+    pairs = [("a" * n, "xyz"[: 1 + n % 3] * (20 if n % 10 == 9 else 1)) for n in range(80)]
+    lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines) + "\n")
+    config = load(
+        config_file, "causal_lm.completion_only=True", "data.source=jsonl", f"data.path={tmp_path}/lines.jsonl",
+        f"data.packing={packing}", "data.length=16", "data.long_documents=cut", "causal_lm.separator=:",
+        f"data.cache_dir={tmp_path}/cache",
+    )  # fmt: skip
+    data = read_data(config)
+    tokenizer, task = data.vocabularies.tokenizer, make_task(config, data.vocabularies)
+    learned, read = [], []
+    for rows in (data.train, data.evaluation):
+        indices = np.arange(rows.num_rows)
+        batch = task.make_batch(rows.rows(indices), 0, 0, indices)
+        segments = batch.get("segment_ids", np.ones_like(batch["tokens"]))
+        assert (batch["loss_weights"].sum(axis=1) > 0).all()
+        for row in range(len(segments)):
+            for segment in range(1, segments[row].max() + 1):
+                here = segments[row] == segment
+                is_learned = here & (batch["loss_weights"][row] > 0)
+                learned.append(tokenizer.decode(batch["targets"][row][is_learned]))
+                read.append(tokenizer.decode(batch["tokens"][row][here]))
+    expected = [target if len(target) < 16 else target[:16] for _, target in pairs]
+    assert sorted(learned) == sorted(expected)
+    # As much of the source as there is room for, the part next to the target.
+    assert max(text.count("a") for text in read) == 14 and all(":" in text for text in read)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "train", "held_out"),
+    [
+        (("task=classification", "data.long_documents=cut"), " (2 of 90 cut, longer than 20 tokens)", " (1 of 10 cut, longer than 20 tokens)"),
+        (("task=seq2seq", "data.long_documents=drop"), " (2 of 90 dropped, longer than 20 tokens)", " (1 of 10 dropped, longer than 20 tokens)"),
+        (("task=seq2seq", "data.long_documents=drop", "data.packing=documents"), " (2 of 90 dropped, longer", " (1 of 10 dropped, longer"),
+        (("task=seq2seq", "data.long_documents=cut", "data.packing=documents", "data.target_length=30"),
+            " (2 of 90 cut, longer than 20 tokens or a target of 30)", " (1 of 10 cut, "),
+        (("data.packing=documents", "data.long_documents=drop"), " (2 of 90 dropped, longer than 20 tokens)", " (1 of 10 dropped, "),
+        (("data.packing=none", "data.length=90"), "", ""),
+    ],
+)  # fmt: skip
+def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, overrides, train, held_out):
+    records = [{"text": "a" * (80 if n in (3, 30, 95) else 9 + n % 2), "label": n % 2} for n in range(100)]
+    lines = [json.dumps(record | {"source": record["text"], "target": "t"}) for record in records]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:90]) + "\n")
+    (tmp_path / "eval.jsonl").write_text("\n".join(lines[90:]) + "\n")
+    paths = (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/eval.jsonl", f"data.cache_dir={tmp_path}/cache")
+    data = read_data(load(config_file, "data.source=jsonl", *paths, "data.length=20", *overrides))
+    assert f" tokens to train on{train}" in data.summary[0] and f" held out{held_out}" in data.summary[0]
+    assert data.summary[0].count("(") == bool(train) + bool(held_out)
+    if "task=seq2seq" in overrides:  # scored are all, as they can be read
+        assert len(data.pairs.sources) == 10 and max(map(len, data.pairs.sources)) == 20
+        assert data.summary[1] == "1 of 10 held-out sources to be scored cut, longer than 20 tokens"
+    else:
+        assert len(data.summary) == 1
+
+
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
@@ -290,6 +360,9 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
         (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
         (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),
         (("data.source=tokens", "data.path={root}/tokens.bin", "data.packing=documents"), "choose cut"),
+        (("data.source=tokens", "data.path={root}/tokens.bin", "task=masked_lm", "model.vocab_size=1000"),
+            "neither texts nor a tokenizer, which task='masked_lm' needs"),
+        (("data.source=tokens", "data.path={root}/tokens.bin", "task=classification"), "neither texts nor a tokenizer"),
         (("data.source=tokens", "data.path={root}/tokens.bin", "data.eval_path={root}/text", "model.vocab_size=1000"),
             r"data\.eval_path=.* means nothing with data\.source=tokens"),
         (("task=seq2seq", "data.source=text", "data.path={root}/text"), "needs data.target_path"),
@@ -327,6 +400,33 @@ def test_all_sources_of_a_mixture_are_scored_by_their_share_of_what_is_held_out(
         assert tokenizer.decode(source[:-1]).split() == reference.split()[::-1]
     [one] = read_data(load(config_file, *overrides, "eval.num_scored=1")).pairs.references
     assert one.endswith("a")
+
+
+@pytest.mark.parametrize("split", ["eval_fraction", "eval_path"])
+def test_references_are_the_texts_and_not_what_the_tokenizer_makes_of_them(config_file, tmp_path, split, monkeypatch):
+    """wordpiece puts blanks around an apostrophe, and has not seen the characters of the held-out part."""
+    records = [{"source": f"don't {n}", "target": f"Don't  stop: it's {n}" + "ŝ" * (n >= 40)} for n in range(50)]
+    records[45]["target"] = ""  # dropped by cleaning, so that it is no example
+    lines = [json.dumps(record) + "\n" for record in records]
+    (tmp_path / "all.jsonl").write_text("".join(lines))
+    (tmp_path / "train.jsonl").write_text("".join(lines[:40]))
+    (tmp_path / "held.jsonl").write_text("".join(lines[40:]))
+    paths = {
+        "eval_fraction": (f"data.path={tmp_path}/all.jsonl", "data.eval_fraction=0.2"),
+        "eval_path": (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/held.jsonl"),
+    }
+    config = load(
+        config_file, "task=seq2seq", "data.source=jsonl", *paths[split], "data.tokenizer=wordpiece:60", "data.length=64",
+        "data.cleaning=('lowercase','whitespace','min_chars:1')", f"data.cache_dir={tmp_path}/cache", "eval.num_scored=5",
+    )  # fmt: skip
+    data = read_data(config)
+    held_out = [f"don't stop: it's {n}" + "ŝ" * (n >= 40) for n in range(50) if n != 45][-data.evaluation.num_rows :]
+    chosen = [held_out[number] for number in np.linspace(0, len(held_out) - 1, 5).astype(int)]
+    assert data.pairs.references == tuple(chosen)
+    tokenizer = data.vocabularies.tokenizer
+    assert tokenizer.decode(tokenizer.encode(chosen[-1])) != chosen[-1]
+    monkeypatch.setattr(tokenizing, "kept_records", lambda *_, **__: pytest.fail("read again"))
+    assert read_data(config).pairs.references == tuple(chosen)
 
 
 def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):

@@ -28,7 +28,10 @@ from jaxdp.experiment import evaluate, predict
 from jaxdp.experiment.scoring import TextWriter
 
 TASKS = {
-    "masked_lm": ("--config.task=masked_lm", "--config.eval.metric=eval/accuracy"),
+    "masked_lm": (
+        "--config.task=masked_lm", "--config.eval.metric=eval/accuracy",
+        "--config.data.cleaning=('lowercase','whitespace','unicode:NFKC')",
+    ),
     "classification": ("--config.task=classification", "--config.eval.metric=eval/macro_f1"),
     "multi_label": (
         "--config.task=classification", "--config.classification.kind=multi_label",
@@ -53,7 +56,7 @@ MEASURED = {
     "completion": {"loss", "accuracy", "bits_per_byte"},
     "packed_completion": {"loss", "accuracy"},
 }
-ASKED = {"masked_lm": "ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
+ASKED = {"masked_lm": "Ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +163,13 @@ def test_stopped_while_texts_are_scored_the_run_is_the_unbroken_one(run_of, tmp_
     assert [line | {"time": 0} for line in lines] == [line | {"time": 0} for line in expected]
 
 
-def test_a_resumed_classifier_is_the_same_bit_for_bit(run_of, tmp_path):
-    config_file, whole = run_of("classification")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_resumed_run_is_the_same_bit_for_bit(name, run_of, tmp_path):
+    """What a task draws at a step (masks, dropout) is drawn again."""
+    config_file, whole = run_of(name)
     shutil.copytree(whole, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
-    assert train(config_file, tmp_path / "run", *TASKS["classification"]) == 0
+    assert train(config_file, tmp_path / "run", *TASKS[name]) == 0
     assert_same_bits(saved_arrays(tmp_path / "run", 6), saved_arrays(whole, 6))
 
 

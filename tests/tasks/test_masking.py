@@ -105,12 +105,25 @@ def test_whole_words_are_chosen_whole_and_never_too_many():
             elif is_text[place]:
                 words.append({place})
         assert all(word <= places or not word & places for word in words)
-        budget = max(1, round(0.3 * is_text.sum()))
+        budget = max(round(0.3 * is_text.sum()), min(map(len, words), default=0))
         left = budget - len(places)
         # Nothing that is left out would still have fitted.
         assert left >= 0 and all(word <= places or len(word) > left for word in words)
         num_chosen += len(places)
     assert num_chosen > 0.27 * (tokens >= 4).sum()
+
+
+def test_a_row_of_long_words_has_one_of_the_shortest_to_guess():
+    sizes = (2, 3, 2)
+    tokens = np.tile(np.arange(10, 17, dtype=np.int32), (60, 1))
+    starts_word = np.zeros(tokens.shape, bool)
+    starts_word[:, np.cumsum((0, *sizes[:-1]))] = True
+    options = {"mask_id": MASK_ID, "ordinary_ids": ORDINARY, "seed": 0, "step": 0, "row_ids": np.arange(60)}
+    masked = mask_tokens(tokens, tokens >= 4, starts_word, rate=RATE, most=3, **options)
+    places = [tuple(row[is_target].tolist()) for row, is_target in zip(masked.places, masked.is_target, strict=True)]
+    assert set(places) == {(0, 1), (5, 6)}
+    masked = mask_tokens(tokens, tokens >= 4, starts_word, rate=RATE, most=1, **options)
+    assert not masked.is_target.any() and (masked.tokens == tokens).all()  # a half word is none
 
 
 def test_words_of_one_token_are_tokens():

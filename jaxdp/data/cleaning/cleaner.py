@@ -17,12 +17,15 @@ dropped of a document is thus its beginning or all of it, never only its end.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jaxdp.data.cleaning.steps import Change, make_step
 from jaxdp.data.reading.records import Record
+
+PRIVATE_USE = range(0xE000, 0xF900)
+"""Characters without a meaning, which no step changes (Unicode 15, section 23.5)."""
 
 
 class Cleaner:
@@ -112,6 +115,24 @@ class TextChanges:
         texts = [record.fields[column] for column in self.columns]
         for function in self.functions:
             texts = [function(text) for text in texts]
+        return _with_texts(record, self.columns, texts)
+
+    def around(self, markers: Sequence[str], record: Record) -> Record:
+        """The record with its texts changed, but for the markers in them.
+
+        For each marker a character of private use stands in, which no text of the record
+        has. To every step it is a character like any other, that is not of a word nor a
+        blank; so what is around the marker becomes what it becomes in the middle of a text.
+        """
+        texts = [record.fields[column] for column in self.columns]
+        unused = (chr(code) for code in PRIVATE_USE if not any(chr(code) in text for text in texts))
+        stand_ins = dict(zip(markers, unused, strict=False))
+        for marker, stand_in in stand_ins.items():
+            texts = [text.replace(marker, stand_in) for text in texts]
+        changed = self(_with_texts(record, self.columns, texts))
+        texts = [changed.fields[column] for column in self.columns]
+        for marker, stand_in in stand_ins.items():
+            texts = [text.replace(stand_in, marker) for text in texts]
         return _with_texts(record, self.columns, texts)
 
 

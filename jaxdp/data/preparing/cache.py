@@ -34,7 +34,7 @@ def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
 
     Args:
         root: of the cache.
-        kind: first part of the name: scan, tokenizer, tokens.
+        kind: first part of the name: scan, tokenizer, tokens, ...
         key: JSON values: everything that the content depends on.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """Data sets of Hugging Face: from the Hub, from a folder of data files, or as `save_to_disk` wrote them."""
 
+import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxdp.data.reading.arrow import (
@@ -39,7 +40,8 @@ def open_data_set(
 
     Raises:
         UserError: no such data set, configuration or split, an empty split, a
-            column that is missing or not text (or a label), no way to the Hub.
+            column that is missing or not text (or a label), no way to the Hub. While
+            reading, what `table_records` and `with_class_names` raise.
     """
     path = os.path.expanduser(path)
     if (split or "train") == eval_split:
@@ -68,12 +70,65 @@ def _part(dataset, path: str, split: str, columns: Columns, errors: str) -> Part
         raise UserError(f"{where} is empty: choose a split that has records.")
     check_columns(where, columns, dataset.features.arrow_schema)
     stamp = _stamp(dataset, path)
+    names = class_names(dataset.features, columns)
     dataset = dataset.select_columns(top_columns(columns, dataset.features.arrow_schema)).with_format("arrow")
 
     def read() -> Iterator[Record]:
-        return table_records(dataset.iter(BATCH_ROWS), columns, errors, where, split)
+        records = table_records(dataset.iter(BATCH_ROWS), columns, errors, where, split)
+        return (with_class_names(record, names) for record in records) if names else records
 
     return Part(split, dataset.data.nbytes, stamp, read)
+
+
+def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
+    """The names of the classes of each label column that has some; its records have their numbers.
+
+    Args:
+        features: `datasets.Features`; None: of a stream that does not tell.
+        columns: `a.b` is the field `b` of the column `a`.
+    """
+    import datasets
+
+    names = {}
+    for column in columns.label if features is not None else ():
+        feature = _feature(features, column)
+        if isinstance(feature, list):  # as a list of several may be written
+            feature = feature[0]
+        feature = getattr(feature, "feature", feature)
+        if isinstance(feature, datasets.ClassLabel):
+            names[column] = feature.names
+    return names
+
+
+def _feature(features: Mapping[str, Any], column: str) -> Any:
+    """Of a column, or of a field of a nested one."""
+    if column in features:
+        return features[column]
+    found = features
+    for name in column.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def with_class_names(record: Record, names: Mapping[str, list[str]]) -> Record:
+    """The record with names of classes in place of their numbers; of a list, of each.
+
+    Raises:
+        UserError: a number that no class has: `datasets` writes -1 where there is no label.
+    """
+    named = {column: _named(record.fields[column], names[column], column, record.origin) for column in names}
+    return dataclasses.replace(record, fields={**record.fields, **named})
+
+
+def _named(value: Any, names: list[str], column: str, origin: str) -> Any:
+    if isinstance(value, list):
+        return [_named(each, names, column, origin) for each in value]
+    if not 0 <= value < len(names):
+        raise UserError(
+            f"{origin}: column {column!r} is {value}, which is no label (they are 0 to {len(names) - 1}): choose splits "
+            "that are labelled with data.split and data.eval_split, or leave the record out."
+        )
+    return names[value]
 
 
 def _stamp(dataset, path: str) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxdp.data.order.permutation import permute
 from jaxdp.data.reading.arrow import short_reason
 from jaxdp.data.reading.files import find_files
+from jaxdp.data.reading.hub import class_names, with_class_names
 from jaxdp.data.reading.records import Columns, Record, is_label, missing_column, wrong_column
 from jaxdp.data.reading.sources import FORMATS
 from jaxdp.errors import UserError
@@ -67,6 +68,7 @@ class RecordStream:
         self._dataset, self._columns, self._files, self._where = dataset, columns, files, where
         self.seed, self._shuffle, self._shuffle_buffer = seed, shuffle, shuffle_buffer
         self._num_shards = dataset.num_shards
+        self._class_names = class_names(dataset.features, columns)
         self._names = _names(files)
         self.exact = shuffle_buffer == 0
         self.inexact_reason = "" if self.exact else (
@@ -97,7 +99,8 @@ class RecordStream:
 
         Raises:
             UserError: what cannot be read, with the file, and where our own reader of
-                such files knows it, the line; a column that is missing or not text.
+                such files knows it, the line; a column that is missing or not text; a label
+                that is none.
         """
         if not self.exact:
             yield from self._read(0, None, epoch, place)
@@ -150,7 +153,8 @@ class RecordStream:
             if not (isinstance(value, str) if is_text else is_label(value)):
                 found = "null" if value is None else f"of type {type(value).__name__}"
                 raise wrong_column(origin, column, is_text, found)
-        return Record({column: fields[column] for column in self._columns.names}, origin)
+        record = Record({column: fields[column] for column in self._columns.names}, origin)
+        return with_class_names(record, self._class_names) if self._class_names else record
 
     def _unreadable(self, shard: int | None, row: int, error: Exception) -> UserError:
         path = self._files[shard] if self._files and shard is not None else None

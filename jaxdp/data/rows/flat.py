@@ -149,20 +149,23 @@ class RaggedArray:
         offsets = np.asarray(self.offsets)
         return (offsets[1:][indices] - offsets[:-1][indices]).astype(np.int64, copy=False)
 
-    def take(self, indices: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the arrays, whole or their first elements.
+    def take(
+        self, indices: np.ndarray, most: int | None = None, skips: np.ndarray | int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the arrays, whole or a part of each.
 
         Args:
             indices: [n] integers in range(len(self)).
             most: elements of each that are read; None: all.
+            skips: [n] integers, or one for all: elements before those, up to its length.
 
         Returns:
             (elements [sum(lengths)], lengths [n] int64).
         """
-        lengths = self.lengths(indices)
+        lengths = self.lengths(indices) - skips
         if most is not None:
             lengths = np.minimum(lengths, most)
-        starts = np.asarray(self.offsets)[:-1][indices]
+        starts = np.asarray(self.offsets)[:-1][indices] + skips
         return self.flat.take_ragged(starts, lengths), lengths
 
 

@@ -23,12 +23,16 @@ class PairPlan:
         row_offsets: [num_rows + 1] int64.
         pairs: [num_pairs] int64.
         num_tokens: of sources and of targets, of all rows together.
+        num_cut: pairs of which a side is cut.
+        num_dropped: pairs that are left out.
     """
 
     places: tuple[int, int]
     row_offsets: np.ndarray
     pairs: np.ndarray
     num_tokens: tuple[int, int]
+    num_cut: int
+    num_dropped: int
 
     @property
     def num_rows(self) -> int:
@@ -61,7 +65,8 @@ def pack_pairs(
     Packing: first fit in several dimensions.
     """
     pairs = np.arange(len(source_lengths)) if pairs is None else np.asarray(pairs, np.int64)
-    sizes = np.minimum(np.stack([source_lengths, target_lengths], axis=1)[pairs], places).astype(np.int64)
+    lengths = np.stack([source_lengths, target_lengths], axis=1)[pairs]
+    sizes = np.minimum(lengths, places).astype(np.int64)
     # Open rows in a ring, the oldest at `oldest`; what is not open has no room.
     room = np.full((2, OPEN_ROWS), -1, np.int64)
     row_of = np.empty(len(pairs), np.int64)
@@ -86,6 +91,8 @@ def pack_pairs(
         np.append(0, np.cumsum(np.bincount(row_of))).astype(np.int64),
         pairs[by_row],
         tuple(sizes.sum(axis=0).tolist()),
+        num_cut=int((sizes < lengths).any(axis=1).sum()),
+        num_dropped=len(source_lengths) - len(pairs),
     )
 
 
@@ -97,12 +104,16 @@ class PackedPairs:
         sources: tokens of all sources, end of text included.
         targets: the same of targets.
         start_id: what the decoder reads before the first token of each target.
+
+    Attributes:
+        num_rows, efficiency, num_cut, num_dropped: see `PairPlan`.
     """
 
     def __init__(self, plan: PairPlan, sources: RaggedArray, targets: RaggedArray, start_id: int):
         self._plan, self._sources, self._targets, self._start_id = plan, sources, targets, start_id
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
+        self.num_cut, self.num_dropped = plan.num_cut, plan.num_dropped
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of these numbers.

@@ -31,7 +31,7 @@ class PackPlan:
         row_offsets: [num_rows + 1] int64.
         starts: [num_segments] int64.
         lengths: [num_segments] int32, end of text included.
-        num_cut: documents longer than a row that were cut into pieces.
+        num_cut: documents longer than a row that were cut, into pieces or to one.
         num_dropped: documents longer than a row that are left out.
     """
 
@@ -73,7 +73,9 @@ class PackPlan:
         return cls(**json.loads((directory / PLAN).read_text()), **arrays)
 
 
-def pack(lengths: np.ndarray, length: int, long_documents: str = "error") -> PackPlan:
+def pack(
+    lengths: np.ndarray, length: int, long_documents: str = "error", skips: np.ndarray | None = None
+) -> PackPlan:
     """Packs documents into rows: each into the first row that has room for it.
 
     Documents come in order, and a new row begins where none has room, so rows are
@@ -86,6 +88,8 @@ def pack(lengths: np.ndarray, length: int, long_documents: str = "error") -> Pac
         length: places of a row, 1 or more.
         long_documents: of documents longer than a row: error; cut: into pieces as
             long as a row and a rest, each packed like a document of its own; drop.
+        skips: [num_documents] integers: cut keeps of a long document, instead of all pieces,
+            the one as long as a row that so many tokens stand before.
 
     Returns:
         The plan: 12 bytes a segment and 8 a row. Packing takes some 50 bytes a
@@ -103,8 +107,10 @@ def pack(lengths: np.ndarray, length: int, long_documents: str = "error") -> Pac
     starts = np.cumsum(lengths) - lengths
     if long_documents == "drop":
         starts, lengths = starts[~is_long], lengths[~is_long]
-    elif num_long:
+    elif num_long and skips is None:
         starts, lengths = _pieces(starts, lengths, length)
+    elif num_long:
+        starts, lengths = starts + skips, np.minimum(lengths, length)
     starts, lengths = starts[lengths > 0], lengths[lengths > 0]
     if not len(lengths):
         raise UserError(
@@ -130,15 +136,18 @@ class PackedRows:
 
     A document d_0 ... d_(n-1) takes n + 1 places. Its inputs are end of text and
     its tokens, its targets its tokens and end of text: every token is predicted
-    once, the first of a document from end of text alone. The first input of a later
-    piece of a cut document is the token before it instead, as in a window, for no
-    text begins there; nothing else of the piece before is seen. End of text is the
+    once, the first of a document from end of text alone. The first input of a
+    piece of a cut document that is not its beginning is the token before it instead, as
+    in a window, for no text begins there; nothing else of what is before is seen. End of text is the
     last target of the last piece only.
 
     Args:
         plan: from `pack`.
         flat: the tokens of all documents, each followed by end of text.
         beside: further arrays with a value for each of these tokens, by name.
+
+    Attributes:
+        num_rows, efficiency, num_cut, num_dropped: see `PackPlan`.
     """
 
     def __init__(self, plan: PackPlan, flat: FlatArray, beside: Mapping[str, FlatArray] | None = None):
@@ -150,6 +159,7 @@ class PackedRows:
         self.length = plan.length
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
+        self.num_cut, self.num_dropped = plan.num_cut, plan.num_dropped
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of these numbers.

@@ -18,6 +18,8 @@ class PaddedRows:
         lengths: places of a row for each ragged array.
         long_documents: of an example with more tokens than places: error; cut: the
             first are kept, so that end of text goes; drop: the example is left out.
+        skips: [num_examples] integers: of an example that is cut, tokens before those that
+            are kept, of every ragged array; None: 0.
 
     Attributes:
         num_rows: examples that are kept.
@@ -33,13 +35,14 @@ class PaddedRows:
         arrays: Mapping[str, RaggedArray | np.ndarray],
         lengths: Mapping[str, int],
         long_documents: str = "error",
+        skips: np.ndarray | None = None,
     ):
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"expected arrays of the same examples, found {sizes} of them")
         self._ragged = {name: arrays[name] for name in lengths}
         self._others = {name: array for name, array in arrays.items() if name not in lengths}
-        self._lengths = dict(lengths)
+        self._lengths, self._skips = dict(lengths), skips
         is_long = np.zeros(sizes["tokens"], bool)
         for name, ragged in self._ragged.items():
             is_long |= find_long(ragged.lengths(), lengths[name], long_documents, _length_key(name))
@@ -84,9 +87,10 @@ class PaddedRows:
             raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
         examples = indices if self._kept is None else self._kept[indices]
         rows = {name: np.asarray(array)[examples] for name, array in self._others.items()}
+        skips = 0 if self._skips is None else self._skips[examples]
         for name, ragged in self._ragged.items():
             length = self._lengths[name]
-            tokens, num_tokens = ragged.take(examples, length)
+            tokens, num_tokens = ragged.take(examples, length, skips)
             rows[name] = np.zeros((len(examples), length), np.int32)
             rows[name][np.arange(length) < num_tokens[:, None]] = tokens
             rows[f"num_{name}"] = num_tokens.astype(np.int32)

@@ -41,9 +41,8 @@ class TokenWindows:
         fewest = 2 if keep_tail else length + 1
         if self._num_tokens < fewest:
             raise UserError(
-                f"The {split} split has {self._num_tokens} tokens, too few for one row: data.length="
-                f"{length} needs {fewest} or more; give more data or change data.length or "
-                "data.eval_fraction."
+                f"The {split} split has {self._num_tokens} tokens, too few for one row, which takes {fewest} or "
+                "more: give more data or change data.length or data.eval_fraction."
             )
         self.length = length
         num_targets = self._num_tokens - 1

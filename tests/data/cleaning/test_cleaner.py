@@ -33,6 +33,22 @@ def test_other_fields_stay_and_nothing_is_copied_in_vain():
     assert Cleaner([], ["text"]).clean(record) is record
 
 
+def test_markers_stay_and_what_is_around_them_becomes_what_it_is_in_a_text(tmp_path):
+    stop = tmp_path / "stop.txt"
+    stop.write_text("mask\nthe\n")
+    steps = ["html", "urls", f"stopwords:{stop}", "lowercase", "unicode:NFKC", "control", "whitespace"]
+    steps += ["min_chars:1000", "deduplicate"]  # drop whole texts, which is not asked for here
+    changes = Cleaner(steps, ["text"]).changes()
+
+    def around(text):
+        return changes.around(("[MASK]", "[X]"), Record({"text": text, "n": 1}, "r")).fields
+
+    assert around("\ue000 A  [MASK]&amp;\x00  www.a.de/[MASK] [x][X] the Mask")["text"] == "\ue000 a [MASK]& [MASK] [x][X]"
+    assert around("[MASK] [MASK]") == {"text": "[MASK] [MASK]", "n": 1}
+    for text in ("A  B", "\ufb01 ", ""):
+        assert around(text)["text"] == changes(Record({"text": text}, "r")).fields["text"]
+
+
 def test_report():
     cleaner = Cleaner(["control", "min_chars:2", "lowercase", "deduplicate"], ["text"])
     scan(cleaner, pieces(["a\0"], ["ab"], ["AB"], ["abc\0"], ["x"]))

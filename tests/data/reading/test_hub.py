@@ -49,12 +49,44 @@ def test_saved_data_set_dict(saved):
     train, evaluation = open_(saved, columns=Columns(("text",), ("label",)))
     assert evaluation is None
     records = list(train.read())
-    assert [record.fields for record in records] == [{"text": f"text {n}", "label": n % 2} for n in range(5)]
+    assert [record.fields for record in records] == [{"text": f"text {n}", "label": ("no", "yes")[n % 2]} for n in range(5)]
     assert (train.name, records[3].origin) == ("train", "train, row 3")
     assert train.num_bytes > 0
     train, evaluation = open_(saved, "test", "train")
     assert (texts(train), len(texts(evaluation)), evaluation.name) == (["text 5", "text 6"], 5, "train")
     assert texts(train) == ["text 5", "text 6"]  # a part is read again from its start
+
+
+def test_labels_have_the_names_of_their_classes(tmp_path):
+    kind = datasets.ClassLabel(names=["neg", "pos"])
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"), "one": kind, "several": [kind], "sequence": datasets.Sequence(kind),
+            "nested": {"one": kind}, "number": datasets.Value("int64"),
+        }
+    )  # fmt: skip
+    numbers = [1, 0, 1, -1]
+    rows = {
+        "text": list("abcd"), "one": numbers, "several": [[1, 0], [], [1], [0]], "sequence": [[0], [0, 1], [], [1]],
+        "nested": [{"one": n} for n in (0, 0, 1, 1)], "number": numbers,
+    }  # fmt: skip
+    data_set = datasets.Dataset.from_dict(rows, features)
+    data_set.save_to_disk(tmp_path / "one")
+    data_set.to_parquet(tmp_path / "files" / "train.parquet")
+    expected = {
+        "number": numbers,
+        "several": [["pos", "neg"], [], ["pos"], ["neg"]],
+        "sequence": [["neg"], ["neg", "pos"], [], ["pos"]],
+        "nested.one": ["neg", "neg", "pos", "pos"],
+    }
+    for folder in ("one", "files"):
+        part, _ = open_(tmp_path / folder, columns=Columns(("text",), tuple(expected)))
+        records = list(part.read())
+        assert {column: [record.fields[column] for record in records] for column in expected} == expected
+        records = open_(tmp_path / folder, columns=Columns(("text",), ("one",)))[0].read()
+        assert [next(records).fields["one"] for _ in range(3)] == ["pos", "neg", "pos"]
+        with pytest.raises(UserError, match=r"train, row 3: column 'one' is -1, which is no label .*data\.split"):
+            next(records)
 
 
 def test_saved_data_set_without_splits_and_with_indices(saved, tmp_path):

@@ -226,6 +226,20 @@ def test_labels(tmp_path):
         opened(write_shards(tmp_path / "a"), columns=("text", "number"))
 
 
+def test_labels_have_the_names_of_their_classes(tmp_path):
+    kind = datasets.ClassLabel(names=["neg", "pos"])
+    features = datasets.Features({"text": datasets.Value("string"), "one": kind, "several": [kind]})
+    rows = {"text": ["a", "b", "c"], "one": [1, 0, -1], "several": [[], [1, 0], [1]]}
+    (tmp_path / "a").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a" / "0.parquet")
+    records = opened(str(tmp_path / "a"), label_columns=("one", "several")).records()
+    assert [next(records)[1].fields for _ in range(2)] == [
+        {"text": "a", "one": "pos", "several": []}, {"text": "b", "one": "neg", "several": ["pos", "neg"]},
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"0\.parquet, row 2: column 'one' is -1, which is no label"):
+        next(records)
+
+
 def test_fingerprint_is_of_names_and_sizes_not_of_the_place(tmp_path):
     first = opened(write_shards(tmp_path / "a")).fingerprint
     assert len(first) == 64

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxdp.data.rows.flat import RaggedArray, ShardedArray
+from jaxdp.data.rows.long_documents import skips_before_learned
 from jaxdp.data.rows.padded import PaddedRows
 from jaxdp.errors import UserError
 
@@ -50,6 +51,17 @@ def test_cut_keeps_the_first_tokens():
     assert rows["target_tokens"].tolist() == rows_of(TARGETS, 2)
     assert rows["num_target_tokens"].tolist() == [1, 2, 0, 1, 2]
     assert (source.num_tokens(), source.num_tokens("target_tokens")) == (12, 6)
+
+
+def test_cut_can_leave_out_first_tokens():
+    source = PaddedRows({"tokens": ragged(TEXTS)}, {"tokens": 3}, "cut", np.array([0, 0, 0, 2, 1]))
+    rows = source.rows(np.array([4, 0, 3]))
+    assert rows["tokens"].tolist() == [[9, 9, 9], [5, 6, 7], [3, 4, 5]]
+    assert rows["num_tokens"].tolist() == [3, 3, 3]
+    masks = ragged([[0, 0, 1], [0, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 1, 1]])
+    assert skips_before_learned(masks, 3, 1).tolist() == [0, 0, 2, 0, 2]
+    assert skips_before_learned(masks, 3, 0).tolist() == [0, 1, 2, 0, 2]
+    assert skips_before_learned(masks, 4, 1).tolist() == [0, 0, 1, 0, 1]
 
 
 def test_drop_leaves_the_whole_example_out():

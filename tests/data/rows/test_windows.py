@@ -76,9 +76,9 @@ def test_rows_that_are_not_there(bad):
 
 
 def test_too_few_tokens():
-    with pytest.raises(UserError, match=r"training split has 4 tokens.*data\.length=4 needs 5"):
+    with pytest.raises(UserError, match=r"training split has 4 tokens.*which takes 5"):
         TokenWindows(np.arange(4), 4, keep_tail=False)
-    with pytest.raises(UserError, match=r"evaluation split has 1 tokens.*needs 2"):
+    with pytest.raises(UserError, match=r"evaluation split has 1 tokens.*which takes 2"):
         TokenWindows(np.arange(1), 4, keep_tail=True)
     with pytest.raises(UserError, match=r"data\.length=0"):
         TokenWindows(np.arange(4), 0, keep_tail=False)
