@@ -104,6 +104,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = holder.value
     _settle_duration(config, set(config_flags.get_override_values(values["config"])))
     _check_ranges(config)
+    _check_patience(config)
     return config.lock()
 
 
@@ -216,6 +217,14 @@ def _check_ranges(config: ConfigDict) -> None:
             value = value[name]
         if value is not None and not (math.isfinite(value) and is_valid(value)):
             raise UserError(f"{key}={value} must be {expected}.")
+
+
+def _check_patience(config: ConfigDict) -> None:
+    if config.eval.patience and not config.eval.every_steps:
+        raise UserError(
+            f"eval.patience={config.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "
+            "the last step: set eval.every_steps above 0, or eval.patience=0."
+        )
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def get_config() -> ConfigDict:
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation; 0: the whole split
     config.eval.metric = "eval/loss"  # what `best` means: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
-    config.eval.patience = 0  # evaluations without a better metric before the run stops; 0: off
+    config.eval.patience = 0  # evaluations without a better metric before the run stops, which needs every_steps; 0: off
     config.eval.num_scored = 200  # held-out texts that are written and scored (BLEU) where the task can; 0: none
     config.eval.num_beams = 1  # hypotheses of each of them; 1: greedy
 
@@ -163,7 +163,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_steps = 500  # updates between saves; the last step is always saved
     config.checkpoint.every_minutes = 0.0  # minutes between saves, beside every_steps
     config.checkpoint.keep_latest = 2  # newest checkpoints kept
-    config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept beside them
+    config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept beside them: an evaluation that is among the best so far saves its state at once, early in training nearly every one; 0: none
     config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever
     config.checkpoint.async_save = True  # write in the background while training goes on
     config.checkpoint.grace_secs = 0.0  # seconds between SIGTERM and the kill that follows; 0: unknown

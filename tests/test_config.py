@@ -165,6 +165,12 @@ def test_numbers_out_of_their_range_are_refused(load, key, wrong):
             load(["config.total_steps = 3"], f"--config.{key}={value}")
 
 
+def test_patience_without_evaluations_to_count_is_refused(load):
+    with pytest.raises(UserError, match=r"^eval\.patience=3 counts evaluations, but with eval\.every_steps=0 there is none"):
+        load(["config.total_steps = 3"], "--config.eval.patience=3", "--config.eval.every_steps=0")
+    load(["config.total_steps = 3"], "--config.eval.every_steps=0")
+
+
 def test_zero_means_off_or_all(load):
     off = (
         "eval.every_steps", "eval.num_batches", "checkpoint.every_steps", "checkpoint.every_minutes",

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
+from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, finite_metrics, read_manifest
 from jaxdp.errors import UserError
 from jaxdp.metrics import higher_is_better
 
@@ -39,6 +39,10 @@ class Retention:
         """The steps that stay, of those given with their metrics."""
         return set(self.reasons(metrics_by_step))
 
+    def best(self, metrics_by_step: Mapping[int, Mapping[str, float | None]]) -> Sequence[int]:
+        """The `keep_best` best steps, the best first."""
+        return ranked(metrics_by_step, self.metric)[: self.keep_best]
+
     def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
         """The rules that want each step; one that no rule wants is left out."""
         steps = sorted(metrics_by_step)
@@ -47,7 +51,7 @@ class Retention:
         far = [step for step in steps if step <= steps[-1] - self.keep_back_steps]
         wanted = {
             "latest": steps[-self.keep_latest :],
-            "best": ranked(metrics_by_step, self.metric)[: self.keep_best],
+            "best": self.best(metrics_by_step),
             f"every {self.keep_every_steps}": [
                 step for step in steps if self.keep_every_steps and step % self.keep_every_steps == 0
             ],
@@ -59,6 +63,26 @@ class Retention:
             for step in steps
             if (rules := [rule for rule, of_rule in wanted.items() if step in of_rule])
         }
+
+
+class BestSoFar:
+    """Tells which evaluations are of states that must be saved, or what is best would not be there to be kept."""
+
+    def __init__(self, retention: Retention, metrics_by_step: Mapping[int, Mapping[str, float | None]]):
+        """
+        Args:
+            retention: the rules.
+            metrics_by_step: those of the checkpoints that are there.
+        """
+        self._retention = retention
+        self._metrics = dict(metrics_by_step)
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Takes one evaluation in; whether it is one of the `keep_best` best by now."""
+        self._metrics[step] = finite_metrics(metrics)
+        best = self._retention.best(self._metrics)
+        self._metrics = {kept: self._metrics[kept] for kept in best}
+        return step in best
 
 
 def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> Sequence[int]:

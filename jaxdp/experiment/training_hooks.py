@@ -4,11 +4,13 @@ import functools
 from collections.abc import Mapping
 
 from jaxdp.checkpoint.manifest import read_manifest, record_metrics
+from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.experiment.composition import Composition, Programs
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.resuming import early_stopping
+from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
 from jaxdp.experiment.run_files import Write
 from jaxdp.experiment.start import Start
@@ -107,12 +109,17 @@ def _checkpointing(
     start: Start, rollbacks: Rollbacks, writer: CheckpointWriter, evaluating: Evaluating
 ) -> Checkpointing:
     config = start.composition.config
+    retention = retention_of(config)
+    best = BestSoFar(retention, saved_metrics(start.directory.checkpoints))
     return Checkpointing(
         writer,
         Every(config.checkpoint.every_steps, start.composition.total_steps),
         rollbacks.data_state,
         to_json(config),
         evaluating.last_at,
+        evaluations=evaluating.wants_state if retention.keep_best else lambda step: False,
+        # Process 0 alone knows for certain what is saved, and deletes it.
+        is_best=lambda step, metrics: start.peers.tell(best.add(step, metrics)),
         minutes=config.checkpoint.every_minutes,
         remaining_secs=start.preemption.remaining_secs,
         report=say,

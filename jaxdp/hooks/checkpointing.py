@@ -12,10 +12,10 @@ from jaxdp.trainer import SAVE_REQUEST, Hook
 
 
 class Checkpointing(Hook):
-    """Saves at steps, by the clock, and when the run stops.
+    """Saves at steps, by the clock, after an evaluation that is one of the best, and when the run stops.
 
     Clocks of processes differ, so a save by the clock is requested in the step's
-    control word and made when all have agreed on it.
+    control word and made when all have agreed on it. The hook that evaluates comes before.
     """
 
     def __init__(
@@ -26,6 +26,8 @@ class Checkpointing(Hook):
         config: Mapping[str, Any],
         evaluated: Callable[[int], Mapping[str, float]],
         *,
+        evaluations: Callable[[int], bool] = lambda step: False,
+        is_best: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: False,
         minutes: float = 0.0,
         remaining_secs: Callable[[], float] = lambda: math.inf,
         report: Callable[[str], None] = lambda sentence: None,
@@ -38,6 +40,9 @@ class Checkpointing(Hook):
             data_state: position of the data after so many batches.
             config: the resolved configuration.
             evaluated: metrics of the evaluation at this step; empty if there was none.
+            evaluations: at which steps there is one that may be among the best.
+            is_best: (step, metrics) -> whether it is one of the best so far, to be saved
+                wherever it comes; alike on all processes; told of each evaluation once.
             minutes: time between saves; 0: not by the clock.
             remaining_secs: until the process will be killed, as far as is known.
             report: told when there is no time for the last save.
@@ -48,6 +53,8 @@ class Checkpointing(Hook):
         self._data_state = data_state
         self._config = config
         self._evaluated = evaluated
+        self._evaluations = evaluations
+        self._is_best = is_best
         self._secs = 60.0 * minutes
         self._remaining_secs = remaining_secs
         self._report = report
@@ -58,6 +65,7 @@ class Checkpointing(Hook):
 
     def on_start(self, step: int, state: TrainState) -> None:
         self._first_step = step
+        self._has_new_best(step)  # it is saved; what comes later is compared with it
 
     def request(self) -> int:
         overdue = self._secs > 0 and self._clock() - self._last_time >= self._secs
@@ -68,9 +76,18 @@ class Checkpointing(Hook):
         self._agreed |= int(info.metrics["request"]) == SAVE_REQUEST
 
     def wants_state(self, step: int) -> bool:
-        return self._agreed or self._every(step)
+        return self._agreed or self._every(step) or self._evaluations(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
+        is_best = self._has_new_best(step)
+        if is_best or self._agreed or self._every(step):
+            self._save(step, state)
+
+    def _has_new_best(self, step: int) -> bool:
+        metrics = self._evaluated(step)
+        return bool(metrics) and self._evaluations(step) and self._is_best(step, metrics)
+
+    def _save(self, step: int, state: TrainState) -> None:
         self._writer.save(
             step, state, self._data_state(step), self._config, self._evaluated(step)
         )
@@ -86,5 +103,5 @@ class Checkpointing(Hook):
                 f"{max(remaining, 0.0):.1f} s are left of checkpoint.grace_secs; the checkpoint before stays the last"
             )
         else:
-            self.on_state(step, state)
+            self._save(step, state)
         self._writer.wait()

@@ -35,7 +35,7 @@ class Consistency(Hook):
             names: of the leaves of the state.
             topology: the devices, for the message.
             every: at which steps to compare.
-            is_saved: whether the state after this step will be saved.
+            is_saved: whether the state after this step will, or may, be saved.
         """
         self._checksums = checksums
         self._names = names

@@ -1,5 +1,6 @@
 """Which checkpoints stay, how the others go, which one a name stands for."""
 
+import math
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from jaxdp.checkpoint.manifest import (
     write_manifest,
 )
 from jaxdp.checkpoint.retention import (
+    BestSoFar,
     Intactness,
     Retention,
     apply_retention,
@@ -220,3 +222,22 @@ def test_every_rule_says_what_it_keeps():
         2: ["best"], 3: ["every 3", "rollback"], 4: ["rollback"], 5: ["latest"], 6: ["latest", "every 3"],
     }  # fmt: skip
     assert Retention().reasons({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("retention", "there", "is_best"),
+    [
+        (Retention(), {}, [True, False, True, False, False]),
+        (Retention(keep_best=2), {}, [True, True, True, False, True]),
+        (Retention(metric="eval/accuracy"), {}, [True, True, False, False, False]),
+        (Retention(), {1: {"eval/loss": 2.5}, 2: {}, 3: {"eval/loss": None}}, [False, False, True, False, False]),
+        (Retention(keep_best=0), {}, [False] * 5),
+        (Retention(metric="eval/other"), {}, [False] * 5),
+    ],
+    ids=["one", "two", "rising", "resumed", "none", "not measured"],
+)
+def test_evaluations_that_are_among_the_best_so_far(retention, there, is_best):
+    best = BestSoFar(retention, there)
+    losses = [3.0, 4.0, 2.0, math.nan, 2.0]
+    found = [best.add(step, {"eval/loss": loss, "eval/accuracy": loss}) for step, loss in enumerate(losses, 10)]
+    assert found == is_best

@@ -13,6 +13,7 @@ import pytest
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
 from jaxdp.checkpoint.manifest import MANIFEST, describe_files, read_manifest, write_manifest
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.experiment import composition
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.devices import Topology
@@ -135,6 +136,28 @@ def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
     assert (tmp_path / "config.3.json").read_text() == before
     assert [line["step"] for line in metrics_lines(tmp_path)] == [1, 2, 3, 4, 5]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "5"]
+
+
+def test_the_best_so_far_is_known_after_a_resume(config_file, tmp_path, monkeypatch):
+    """Nothing changes, so that the first evaluation stays the best."""
+    save, saved = CheckpointWriter.save, []
+
+    def recording_save(writer, step, *given):
+        saved.append(step)
+        save(writer, step, *given)
+
+    monkeypatch.setattr(CheckpointWriter, "save", recording_save)
+    options = [
+        "--config.optim.schedule=constant", "--config.optim.learning_rate=1e-12", "--config.eval.metric=eval/accuracy",
+        "--config.eval.every_steps=1", "--config.checkpoint.every_steps=0", "--config.checkpoint.keep_latest=1",
+        "--config.optim.max_skipped_in_a_row=1",
+    ]  # fmt: skip
+    assert train(config_file, tmp_path, *options, "--config.total_steps=3") == 0
+    assert sorted(set(saved)) == [1, 3]
+    saved.clear()
+    assert train(config_file, tmp_path, *options, "--config.total_steps=6") == 0
+    assert sorted(set(saved)) == [6]
+    assert "1" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
 
 def test_a_signal_in_the_last_step_changes_nothing(config_file, unbroken, tmp_path, monkeypatch, capsys):

@@ -372,7 +372,10 @@ def test_a_run_that_does_not_improve_stops_and_stays_stopped(run_of, tmp_path, c
         "--config.eval.patience=2", "--config.total_steps=40", "--config.eval.metric=eval/accuracy",
     )  # fmt: skip
     assert train(config_file, tmp_path / "run", *options) == 0
-    assert "stopped early" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped early" in said
+    best = re.search(r"of step (\d+) \(eval\.patience", said)[1]
+    assert read_manifest(tmp_path / "run" / "checkpoints" / best).metrics["eval/accuracy"] is not None
     steps = [line["step"] for line in metrics_lines(tmp_path / "run")]
     assert steps[-1] < 10
     assert train(config_file, tmp_path / "run", *options) == 0

@@ -1,7 +1,10 @@
 """When states are saved, and with what beside them."""
 
+import math
+
 import pytest
 
+from jaxdp.checkpoint.retention import BestSoFar, Retention
 from jaxdp.data.prefetch import QueueState
 from jaxdp.evaluation import EvaluationLeft
 from jaxdp.hooks.checkpointing import Checkpointing
@@ -119,6 +122,26 @@ def test_the_evaluation_of_the_same_step_is_saved_with_it():
         (1, {}), (2, {"eval/loss": 8.0}), (3, {}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0}),
     ]  # fmt: skip
     assert written == [(2, {"eval/loss": 8.0}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0})]
+
+
+@pytest.mark.parametrize(("every", "saved"), [(0, [2, 6, 9]), (4, [2, 4, 6, 8, 9])])
+def test_an_evaluation_that_is_one_of_the_best_saves_its_state(every, saved):
+    losses, writer, best = {2: 3.0, 4: 5.0, 6: 2.0, 8: math.nan, 9: 4.0}, Writer(), BestSoFar(Retention(), {})
+    evaluating = Evaluating(Every(2, 9), lambda step: {"eval/loss": losses[step]}, lambda *line: None)
+    options = {"evaluated": evaluating.last_at, "evaluations": evaluating.wants_state, "is_best": best.add}
+    run([evaluating, make_hook(writer, every=every, last_step=9, **options)], 9)
+    assert steps_of(writer) == saved
+    assert [metrics for *_, metrics in writer.saved] == [{"eval/loss": losses[step]} for step in saved]
+
+
+def test_an_evaluation_made_up_at_the_start_is_one_to_beat():
+    writer, best = Writer(), BestSoFar(Retention(), {})
+    evaluating = Evaluating(
+        Every(2), lambda step: {"eval/loss": 1.0 + step}, lambda *line: None, is_owed=lambda step: step == 0
+    )
+    options = {"evaluated": evaluating.last_at, "evaluations": evaluating.wants_state, "is_best": best.add}
+    run([evaluating, make_hook(writer, last_step=5, **options)], 5)
+    assert steps_of(writer) == [5]
 
 
 def test_a_failed_save_stops_the_run_at_the_next_step():
