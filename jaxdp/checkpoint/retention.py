@@ -5,7 +5,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, finite_metrics, read_manifest
+from jaxdp.checkpoint.manifest import (
+    MANIFEST,
+    committed_steps,
+    find_damage,
+    finite_metrics,
+    read_manifest,
+)
 from jaxdp.errors import UserError
 from jaxdp.metrics import higher_is_better
 
