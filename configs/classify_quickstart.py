@@ -1,4 +1,4 @@
-"""Which package a piece of code is from: a classifier on Python's standard library, nothing to download. Not tuned yet.
+"""Which package a piece of code is from: a classifier on Python's standard library, nothing to download.
 
     jaxdp train --config=configs/classify_quickstart.py --workdir=runs/classify_quickstart
     jaxdp eval --workdir=runs/classify_quickstart
@@ -8,6 +8,7 @@ A text is some 25 lines, its label one of eight packages (asyncio, email, idleli
 multiprocessing, tkinter, unittest, xml). Held out are whole files of every package, so no
 file is in both parts. Import lines are left out and the package's name is `_`, or they would
 tell the answer; words akin to it stay (XMLParser, Tk), as do the ways of its authors.
+Three and a half thousand texts are soon known by heart: hiding half of the tokens holds that off.
 """
 
 from jaxdp import defaults
@@ -16,20 +17,25 @@ from jaxdp import defaults
 def get_config():
     config = defaults.get_config()
     config.task = "classification"
-    config.total_epochs = 6.0
+    config.total_epochs = 10.0
     config.global_batch_size = 32
 
     config.data.source = "stdlib"
     config.data.eval_fraction = 0.2  # sixty files: with fewer, one file decides much
-    config.data.tokenizer = "bpe:4096"
+    config.data.cleaning = ("lowercase",)
+    config.data.tokenizer = "bpe:8192"
     config.data.length = 256
     config.data.long_documents = "cut"
+    config.data.augmentation = ("token_dropout:0.5",)
 
     config.model.preset = "encoder_nano"
     config.model.num_layers = 2
-    config.model.dropout_rate = 0.2
+    config.model.dropout_rate = 0.3
 
+    config.optim.learning_rate = 1.5e-3
+    config.optim.weight_decay = 0.3
     config.optim.label_smoothing = 0.05
+    config.optim.ema_decay = 0.99
     config.eval.every_steps = 100
     config.eval.metric = "eval/accuracy"
     config.checkpoint.every_steps = 100
