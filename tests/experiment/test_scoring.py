@@ -86,7 +86,7 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
     monkeypatch.setattr(signals, "host_signals", by_the_second)
     monkeypatch.setattr(scoring, "MOST_ROWS", 2)
     sources = made_up_sources()
-    data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources)))
+    data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))
     score = Scorer(defaults.get_config(), *task_and_model, data, here, abstract_replicated(params, here))
     done, asked = [], iter([0, 15])
     with pytest.raises(EvaluationLeft) as left:
