@@ -16,5 +16,6 @@ make_environment test
 cd -- "$REPOSITORY"
 # The tests start processes of their own, which must leave a GPU alone as well.
 export JAX_PLATFORMS=cpu
-# A worker a core; later options beat this one: `-n 0` runs all in one process.
-become python -m pytest -n auto "$@"
+# A worker a core, files whole, for their tests share runs that take seconds to make;
+# later options beat these: `-n 0` runs all in one process.
+become python -m pytest -n auto --dist loadfile "$@"

@@ -56,6 +56,9 @@ MEASURED = {
     "completion": {"loss", "accuracy", "bits_per_byte"},
     "packed_completion": {"loss", "accuracy"},
 }
+RESUMED = ("masked_lm", "classification", "packed_pairs")
+"""Those that are resumed in the quick tests too: the others share their code."""
+
 ASKED = {"masked_lm": "Ant [MASK]", "classification": "ant bee", "seq2seq": "ant bee"}
 
 
@@ -163,7 +166,10 @@ def test_stopped_while_texts_are_scored_the_run_is_the_unbroken_one(run_of, tmp_
     assert [line | {"time": 0} for line in lines] == [line | {"time": 0} for line in expected]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in RESUMED else pytest.mark.slow) for name in TASKS],
+)
 def test_a_resumed_run_is_the_same_bit_for_bit(name, run_of, tmp_path):
     """What a task draws at a step (masks, dropout) is drawn again."""
     config_file, whole = run_of(name)
