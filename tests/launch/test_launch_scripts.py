@@ -507,7 +507,7 @@ def test_the_tests_run_on_cpu_and_their_status_comes_back(machine, script):
     result = machine.run(script, "-k", "one or two", cwd=machine.root)
     assert result.returncode == 5
     assert result.stdout == "platforms cpu\n"
-    assert machine.calls()[-1] == ["python", "-m", "pytest", "-n", "auto", "-k", "one or two"]
+    assert machine.calls()[-1] == ["python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-k", "one or two"]
     assert os.access(SOURCE / ".ci/run", os.X_OK)
 
 
