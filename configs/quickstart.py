@@ -9,7 +9,7 @@ from jaxdp import defaults
 
 def get_config():
     config = defaults.get_config()
-    config.total_steps = 400  # x 32 rows x 128 bytes = 1.6 MB read
+    config.total_steps = 800  # x 32 rows x 128 bytes = 3.3 MB read
     config.global_batch_size = 32
 
     config.data.source = "stdlib"  # about 12 MB of Python, a tenth of the files held out
@@ -22,7 +22,7 @@ def get_config():
     config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = 50
 
-    config.eval.every_steps = 200
+    config.eval.every_steps = 400
     config.eval.num_batches = 50
-    config.checkpoint.every_steps = 200
+    config.checkpoint.every_steps = 400
     return config
