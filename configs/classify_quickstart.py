@@ -9,7 +9,7 @@ multiprocessing, tkinter, unittest, xml). Held out are whole files of every pack
 file is in both parts. Import lines are left out and the package's name is `_`, or they would
 tell the answer; words akin to it stay (XMLParser, Tk), as do the ways of its authors.
 Three and a half thousand texts are soon known by heart: hiding half of the tokens holds that off.
-It reaches 0.84 in four minutes on two CPU cores; a linear SVM on words is as good.
+It reaches 0.84 in four minutes on two CPU cores; linear SVMs on its words have 0.80 to 0.85.
 """
 
 from jaxdp import defaults
