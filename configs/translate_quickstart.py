@@ -5,9 +5,9 @@
     jaxdp predict --workdir=runs/translate_quickstart --text='LOAD_FAST self; LOAD_ATTR items; LOAD_CONST 0; BINARY_SUBSCR; RETURN_VALUE'
 
 A source is what a line was compiled to, as the module `dis` prints it, the target is the line: here
-`return self.items[0]`. Held out are whole files, of whose lines it writes
-0.835 exactly after seven minutes on two CPU cores. Names of instructions are those of the running
-Python: take for --text what `python -m dis FILE` says there, with `; ` between two.
+`return self.items[0]`. Of held-out files it writes 0.835 of the lines exactly, after seven minutes on
+two CPU cores. Names of instructions are those of the running Python: take for --text what
+`python -m dis FILE` says there, with `; ` between two.
 """
 
 from jaxdp import defaults

@@ -7,8 +7,8 @@
 The file has a header line; name its columns with --config.data.source_column and
 --config.data.target_column. Without --config.data.eval_path the last tenth is held out.
 Two files of lines serve as well: --config.data.source=text --config.data.path=train.en
---config.data.target_path=train.de. Tuned for some
-ten thousand pairs of one domain, half an hour on two CPU cores.
+--config.data.target_path=train.de. Tuned for some ten thousand pairs of one domain,
+half an hour on two CPU cores.
 """
 
 from jaxdp import defaults

@@ -16,7 +16,7 @@ from jaxdp.experiment import parts
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
-from jaxdp.inference.strategy import Strategy, make_strategy
+from jaxdp.inference.strategy import Strategy, make_strategy, until_end
 from jaxdp.model import Transformer, init_cache, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
@@ -196,7 +196,7 @@ class _Decoder:
         """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
         found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
         return [
-            [(self._until_end(text), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            [(until_end(text, self._end_of_text_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
             for texts, scores in zip(found["tokens"], found["scores"], strict=True)
         ]
 
@@ -215,11 +215,7 @@ class _Decoder:
             drawn += num_new
             if all(self._end_of_text_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
                 break
-        return [self._until_end(text[len(prompt) :]) for text, prompt in zip(texts, prompts, strict=True)]
-
-    def _until_end(self, tokens: np.ndarray) -> np.ndarray:
-        ends = np.flatnonzero(tokens == self._end_of_text_id)
-        return tokens[: ends[0]] if ends.size else tokens
+        return [until_end(text[len(prompt) :], self._end_of_text_id) for text, prompt in zip(texts, prompts, strict=True)]
 
     def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
         """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""

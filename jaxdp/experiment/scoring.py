@@ -13,7 +13,7 @@ from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference.beam import BeamSearch
-from jaxdp.inference.strategy import Strategy, make_strategy
+from jaxdp.inference.strategy import Strategy, make_strategy, until_end
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -148,14 +148,10 @@ class TextWriter:
         """What was found for a row; a search that ran out of hypotheses found fewer than were asked for."""
         texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
         return [
-            Written(self._text(tokens), *values)
+            Written(self._tokenizer.decode(until_end(tokens, self._tokenizer.end_of_text_id)), *values)
             for number, (tokens, values) in enumerate(zip(found["tokens"][row], texts, strict=True))
             if number == 0 or values[0] != -np.inf
         ]
-
-    def _text(self, tokens: np.ndarray) -> str:
-        ends = np.flatnonzero(tokens == self._tokenizer.end_of_text_id)
-        return self._tokenizer.decode(tokens[: ends[0]] if ends.size else tokens)
 
 
 class Scorer:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from jaxdp.inference.beam import BeamSearch, make_beam_search
 from jaxdp.inference.decode import make_decode
@@ -26,3 +27,9 @@ def make_strategy(
     """
     make = make_beam_search if isinstance(strategy, BeamSearch) else make_decode
     return make(apply, make_cache, strategy, num_new=num_new, end_of_text_id=end_of_text_id)
+
+
+def until_end(tokens: np.ndarray, end_of_text_id: int) -> np.ndarray:
+    """Of a text `[num_new] int32` that was written, what stands before its end."""
+    ends = np.flatnonzero(tokens == end_of_text_id)
+    return tokens[: ends[0]] if ends.size else tokens

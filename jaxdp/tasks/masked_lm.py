@@ -17,6 +17,7 @@ from jaxdp.typing import HostBatch, PyTree
 
 MASK = "[MASK]"
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLMOptions:
     """The keys of `config.masked_lm`.
