@@ -98,6 +98,18 @@ def test_a_return_out_of_a_handler_is_left_out():
     assert [line for line, _, _ in statements(code)] == [4, 7]
 
 
+def test_a_return_before_a_finally_is_left_out():
+    """What runs in between stands between its value and the instruction that returns it."""
+    code = """
+    def f(x):
+        try:
+            return x.value
+        finally:
+            close()
+    """
+    assert statements(code) == []
+
+
 def test_names_are_those_of_their_place():
     """The same statement reads a global name in one place and a local one in another."""
     found = statements("x = y\ndef f(y):\n    x = y\n")
