@@ -3,11 +3,8 @@
 Nothing here imports jax, so that wrong usage is reported at once.
 """
 
-import difflib
 import json
 import math
-import runpy
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxdp import defaults
+from jaxdp.config_file import TYPE_NAMES, find_config_file, flat_keys, run_config_file
 from jaxdp.errors import UserError
+from jaxdp.nearest import nearest
 
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 
@@ -79,21 +78,25 @@ _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """A configuration file with command line values on top, locked.
+    """Loads a configuration with command line values on top, and locks it.
 
     Args:
-        path: a Python file with `get_config()`.
-        overrides: `--config.KEY=VALUE` as `ml_collections.config_flags` reads them.
+        path: A Python file with `get_config()`, the name of a packaged recipe such as
+            `quickstart`, or the `config.json` of a run.
+        overrides: `--config.KEY=VALUE` as `ml_collections.config_flags` reads them;
+            `--config.KEY=None` unsets an optional key.
 
     Raises:
-        UserError: the file does not load, a key is unknown (the nearest is
+        UserError: The file does not load, a key is unknown (the nearest is
             named), a value has the wrong type (the expected one is named) or is
             out of its range, or not exactly one duration is given.
     """
-    config = _run_config_file(path)
+    file = find_config_file(path)
+    config = read_run_config(file).unlock() if file.suffix == ".json" else run_config_file(file)
     _check_override_names(overrides, flat_keys(config))
+    unset = _keys_to_unset(overrides)
     values = flags.FlagValues()
-    arguments = ["jaxdp", *overrides]
+    arguments = ["jaxdp", *(override for override in overrides if _key(override) not in unset)]
     holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     try:
         rest = values(arguments)[1:]
@@ -102,34 +105,32 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
     config = holder.value
+    with config.ignore_type():
+        for key in unset:
+            config.update_from_flattened_dict({key: None})
     _settle_duration(config, set(config_flags.get_override_values(values["config"])))
     _check_ranges(config)
     _check_patience(config)
     return config.lock()
 
 
-def _run_config_file(path: str) -> ConfigDict:
-    if not Path(path).is_file():
-        raise UserError(f"--config={path}: there is no such file.")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        config = get_config and get_config()
-    except Exception as error:  # whatever the user's file raises is the user's to mend
-        raise UserError(f"--config={path} does not load: {_where(error, path)}.") from error
-    if get_config is None:
-        raise UserError(f"--config={path} defines no get_config(); see configs/ for examples.")
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
-            f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
-        )
-    known = {*flat_keys(config), ""}
-    missing = [key for key in flat_keys(defaults.get_config()) if key not in known and key.rpartition(".")[0] in known]
-    if missing:
-        raise UserError(
-            f"--config={path}: the configuration lacks {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}; begin with jaxdp.defaults.get_config()."
-        )
+def _key(override: str) -> str:
+    """`optim.name` of `--config.optim.name=adam`."""
+    return override.split("=", 1)[0].lstrip("-").removeprefix("config.")
+
+
+def _keys_to_unset(overrides: Sequence[str]) -> set[str]:
+    """Optional keys whose last value on the command line is None."""
+    last = {_key(override): override.partition("=")[2] for override in overrides if "=" in override}
+    usual = defaults.get_config()
+    optional = {key for key in flat_keys(usual) if _value(usual, key) is None}
+    return {key for key, value in last.items() if value == "None" and key in optional}
+
+
+def _value(config: ConfigDict, key: str) -> Any:
+    """The value of `group.key`."""
+    for name in key.split("."):
+        config = config[name]
     return config
 
 
@@ -146,19 +147,6 @@ def _check_override_names(overrides: Sequence[str], known: Sequence[str]) -> Non
             raise UserError(f"unknown configuration key {key!r}{nearest(key, known)}")
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'x'?` for the key of the likeliest last part, first in the same group; else a list."""
-    group, _, last = name.rpartition(".")
-    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
-    everywhere = {key.rpartition(".")[2]: key for key in reversed(known)}
-    for keys in (siblings, everywhere):
-        if match := difflib.get_close_matches(last, keys, 1, 0.6):
-            return f"; did you mean {keys[match[0]]!r}?"
-    if siblings:
-        return f"; {f'the keys of {group}' if group else 'the groups and keys'} are {', '.join(siblings)}."
-    return f"; {group!r} is no group of keys."
-
-
 def _wrong_type(message: str, config: ConfigDict) -> str:
     """absl's `flag --config.a.b=x: why` with the expected type."""
     assignment = message.removeprefix("flag ").split(": ", 1)[0]
@@ -169,29 +157,7 @@ def _wrong_type(message: str, config: ConfigDict) -> str:
     kind = config.get_type(last)
     if kind is ConfigDict:
         return f"{assignment}: {key} is a group of keys; set one of them, --config.{key}.KEY=VALUE."
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-    return f"{assignment}: {key} must be {names.get(kind, kind.__name__)}."
-
-
-def _where(error: Exception, path: str) -> str:
-    """The error and its line in the configuration file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == path]
-    if isinstance(error, SyntaxError):
-        lines = [error.lineno]
-    place = f" in line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".")
-
-
-def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys as `group.key`, groups themselves included."""
-    keys = []
-    for key in config:
-        keys.append(prefix + key)
-        value = config.get_ref(key).get()
-        if isinstance(value, ConfigDict):
-            keys += flat_keys(value, f"{prefix}{key}.")
-    return keys
+    return f"{assignment}: {key} must be {TYPE_NAMES.get(kind.__name__, kind.__name__)}."
 
 
 def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
@@ -212,9 +178,7 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
 
 def _check_ranges(config: ConfigDict) -> None:
     for key, (expected, is_valid) in _RANGES.items():
-        value = config
-        for name in key.split("."):
-            value = value[name]
+        value = _value(config, key)
         if value is not None and not (math.isfinite(value) and is_valid(value)):
             raise UserError(f"{key}={value} must be {expected}.")
 

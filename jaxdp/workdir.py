@@ -7,13 +7,24 @@ from pathlib import Path
 
 from jaxdp.errors import UserError
 from jaxdp.lock import exclusive
+from jaxdp.paths import local_path
 
 
 class WorkDir:
     """Paths of a run; nothing is created by asking for one."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser().resolve()
+        """
+        Args:
+            root: Path of the directory.
+
+        Raises:
+            UserError: The path is empty or a URL, or leads through a loop of links.
+        """
+        try:
+            self.root = local_path(root, "--workdir").resolve()
+        except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
+            raise UserError(f"--workdir={root} leads nowhere ({error}); check the path.") from error
         self.config = self.root / "config.json"
         self.tokenizer = self.root / "tokenizer.json"
         self.target_tokenizer = self.root / "target_tokenizer.json"

@@ -9,8 +9,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxdp import defaults
 from jaxdp.config import MAX_CPU_DEVICES, load_config
+from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
+from jaxdp.workdir import WorkDir
 
 
 def add_cpu_devices(parser: argparse.ArgumentParser, uses_devices: bool = True) -> None:
@@ -32,17 +35,25 @@ def device_count(text: str) -> int:
     return int(text)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE", help="configuration file")
+def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds `--config`; without `required` a command may take the configuration of the run in `--workdir`."""
+    parser.add_argument(
+        "--config",
+        required=required,
+        metavar="FILE",
+        help="configuration file, name of a packaged recipe, or config.json of a run"
+        + ("" if required else "; not needed to continue the run in --workdir"),
+    )
     parser.epilog = (
         "Every key of the configuration can be given on the command line, where it beats the file:\n"
-        "  --config.optim.learning_rate=3e-4 --config.total_steps=1000\n"
-        "The keys and their meaning are in jaxdp/defaults.py."
+        "  --config.optim.learning_rate=3e-4 --config.total_steps=1000 --config.data.path=None (unset)\n"
+        f"The keys and their meaning are in {defaults.__file__}.\n"
+        f"The packaged recipes are in {recipes_directory()}: --config=quickstart is one of them."
     )
 
 
-def add_workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="directory of the run")
+def add_workdir(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--workdir", required=required, metavar="DIR", help="directory of the run")
 
 
 def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
@@ -58,11 +69,23 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
 def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
     """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
     refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
-    config = load_config(options.config, rest)
+    config = load_config(options.config or _config_of_run(options.workdir), rest)
     if options.cpu_devices is not None:
         with config.unlocked():
             config.parallel.cpu_devices = options.cpu_devices
     return config
+
+
+def _config_of_run(workdir: str) -> str:
+    """Path of the configuration of the run in a work directory.
+
+    Raises:
+        UserError: No run has been started there.
+    """
+    path = WorkDir(workdir).config
+    if not path.is_file():
+        raise UserError(f"--config is missing, and --workdir={workdir} holds no run to continue ({path.name} is missing); give --config=FILE.")
+    return str(path)
 
 
 def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from jaxdp.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    shared.add_config(parser)
+    shared.add_config(parser, required=False)
     shared.add_workdir(parser)
     shared.add_cpu_devices(parser)
     parser.add_argument(

@@ -32,7 +32,8 @@ def used(trained, tmp_path):
 
 # What is wrong with the command line, and what the sentence must say: where, what was found, what to do.
 TABLE = {
-    "unknown key": (["--config.optim.lr=1"], ["unknown configuration key 'optim.lr'"]),
+    "unknown key": (["--config.optim.xyz=1"], ["unknown configuration key 'optim.xyz'", "the keys of optim are"]),
+    "key of another trainer": (["--config.optim.lr=1"], ["unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'?"]),
     "near key": (["--config.total_step=9"], ["'total_step'", "did you mean 'total_steps'"]),
     "wrong type": (["--config.seed=one"], ["--config.seed=one", "must be a whole number"]),
     "two durations": (["--config.total_steps=3", "--config.total_epochs=1"], ["the command line gives total_steps and total_epochs"]),
@@ -182,6 +183,20 @@ def test_moved_data_is_the_same_data(config_file, used, tmp_path, capsys):
     assert code == 0 and "has finished its 6 steps" in capsys.readouterr().err
 
 
+def test_a_run_continues_without_its_config_file(used, capsys):
+    assert main(["train", f"--workdir={used}", "--config.total_steps=8"]) == 0
+    said = capsys.readouterr().err
+    assert "resuming from checkpoint 6 of 8 steps" in said and "finished 8 steps" in said
+    assert main(["train", f"--workdir={used}"]) == 0
+    assert "has finished its 8 steps" in capsys.readouterr().err
+
+
+def test_the_config_json_of_a_run_starts_another(used, tmp_path, capsys):
+    assert main(["train", f"--config={used / 'config.json'}", f"--workdir={tmp_path / 'other'}"]) == 0
+    assert "finished 6 steps" in capsys.readouterr().err
+    assert (tmp_path / "other" / "config.json").read_text() == (used / "config.json").read_text()
+
+
 def test_never_resume_where_checkpoints_are(refused, used):
     sentence = refused("--resume=never", workdir=used)
     assert f"--resume=never, but --workdir={used} holds checkpoints 3, 6; use another --workdir" in sentence
@@ -242,7 +257,12 @@ def test_wrong_requests_to_generate(trained, capsys, case):
     [
         (["trian"], ["unknown command 'trian'; did you mean 'train'?"]),
         (["launch"], ["unknown command 'launch'; choose one of: train, eval, generate, predict, inspect, prepare, plot, bench, devices"]),
-        (["train"], ["the following arguments are required: --config, --workdir; see jaxdp train --help"]),
+        (["train"], ["the following arguments are required: --workdir; see jaxdp train --help"]),
+        (["train", "--workdir=x"], ["--config is missing, and --workdir=x holds no run to continue", "give --config=FILE"]),
+        (["train", "--config=quickstart", "--workdir="], ["--workdir is empty; expected the path"]),
+        (["train", "--config=quickstart", "--workdir=gs://bucket/x"], ["--workdir=gs://bucket/x: gs:// is not supported here"]),
+        (["eval", "--workdir=s3://bucket/x"], ["--workdir=s3://bucket/x: s3:// is not supported here"]),
+        (["generate", "--workdir=~no_such_user_at_all/x", "--prompt=a"], ["no home directory is known for ~"]),
         (["train", "--config=nothing.py", "--workdir=x"], ["--config=nothing.py: there is no such file"]),
         (["eval", "--workdir=x", "--split=test"], ["--split", "'test'"]),
         (["eval", "--workdir=x", "--stepp=3"], ["unknown option --stepp; did you mean --step?"]),

@@ -1,0 +1,143 @@
+"""Configuration files: packaged recipes, `get_config()`, and errors that name file, line and key."""
+
+import linecache
+import re
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp import defaults
+from jaxdp.errors import UserError
+from jaxdp.nearest import closest, nearest
+from jaxdp.paths import local_path
+
+
+def recipes_directory() -> Path:
+    """Returns the directory of the recipes: `jaxdp/recipes` of an installed package, `configs` of a source tree."""
+    package = Path(__file__).parent
+    packaged = package / "recipes"
+    return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def find_config_file(name: str) -> Path:
+    """Returns the file that `--config=NAME` means: a path, or the name of a packaged recipe.
+
+    Args:
+        name: Path of a Python file or of a run's `config.json`, or a recipe such as `quickstart`.
+
+    Raises:
+        UserError: Neither exists; the nearest recipe is named.
+    """
+    path = local_path(name, "--config")
+    if path.is_file():
+        return path
+    recipes = {recipe.stem: recipe for recipe in sorted(recipes_directory().glob("*.py"))}
+    if name in recipes:
+        return recipes[name]
+    match = closest(path.stem, recipes)
+    hint = f"; did you mean the recipe {match!r} (--config={match})?" if match else f"; the recipes are {', '.join(recipes)}."
+    kind = "is a directory" if path.is_dir() else "there is no such file and no recipe of that name"
+    raise UserError(f"--config={name}: {kind}{hint}")
+
+
+def run_config_file(path: Path) -> ConfigDict:
+    """Runs a configuration file and returns what its `get_config()` returns.
+
+    Raises:
+        UserError: The file does not load, misspells a key, or returns no complete configuration.
+    """
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config and get_config()
+    except Exception as error:  # whatever the user's file raises is the user's to fix
+        raise UserError(_why_it_does_not_load(error, path)) from error
+    if get_config is None:
+        raise UserError(f"--config={path} defines no get_config(); see {recipes_directory()} for examples.")
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
+            f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
+        )
+    known = {*flat_keys(config), ""}
+    missing = [key for key in flat_keys(defaults.get_config()) if key not in known and key.rpartition(".")[0] in known]
+    if missing:
+        raise UserError(
+            f"--config={path}: the configuration lacks {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}; begin with jaxdp.defaults.get_config()."
+        )
+    return config
+
+
+def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys as `group.key`, groups themselves included."""
+    keys = []
+    for key in config:
+        keys.append(prefix + key)
+        value = config.get_ref(key).get()
+        if isinstance(value, ConfigDict):
+            keys += flat_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _why_it_does_not_load(error: Exception, path: Path) -> str:
+    """A sentence with the file, the line, and for a misspelled key the nearest one."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1][1] if frames else None
+    if frames and _is_of_config_dict(error):
+        where = f"--config={path}, line {line}"
+        if key := _unknown_key(error):
+            full = _with_groups(key, linecache.getline(str(path), line))
+            return f"{where}: unknown configuration key {full!r}{nearest(full, _known_keys(frames[-1][0].f_locals))}"
+        if mismatch := _wrong_type(error):
+            return f"{where}: {mismatch}"
+    place = f" in line {line}" if line else ""
+    return f"--config={path} does not load: {type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".") + "."
+
+
+def _known_keys(variables: Mapping[str, Any]) -> list[str]:
+    """All keys of the largest configuration among the variables of `get_config`, which may have groups of its own."""
+    configurations = [value for value in variables.values() if isinstance(value, ConfigDict)]
+    return max(map(flat_keys, (defaults.get_config(), *configurations)), key=len)
+
+
+def _unknown_key(error: Exception) -> str | None:
+    """The key that a locked ConfigDict does not have, from the error of `ml_collections`; None for other errors."""
+    if not isinstance(error, AttributeError | KeyError):
+        return None
+    text = str(error)
+    match = re.match(r'\W*Key "([^"]+)" does not exist', text) or re.match(r"\W+(\w+)\W", text)
+    return match and match[1]
+
+
+def _wrong_type(error: Exception) -> str | None:
+    """A sentence for a value of the wrong type, from the error of `ml_collections`; None for other errors."""
+    pattern = r"Could not override field '(\w+)'.*original type <class '([\w.]+)'> and cannot be casted to type <class '([\w.]+)'>"
+    match = re.match(pattern, str(error), re.DOTALL)
+    if not match:
+        return None
+    key, found, expected = match[1], *(TYPE_NAMES.get(name.rpartition(".")[2], f"of type {name}") for name in match.groups()[1:])
+    return f"{key} must be {expected}, not {found}."
+
+
+TYPE_NAMES = {
+    "int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string", "tuple": "a tuple",
+    "ConfigDict": "a group of keys",
+}  # fmt: skip
+"""Types of configuration values, for messages."""
+
+
+def _is_of_config_dict(error: Exception) -> bool:
+    """Whether the error was raised by ml_collections itself rather than by other code of the file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "ml_collections" in frames[-1].filename
+
+
+def _with_groups(key: str, line: str) -> str:
+    """The key with the groups before it in this line: `optim.lr` for `config.optim.lr = 1`."""
+    groups = re.search(r"\w+((?:\.\w+|\[['\"]\w+['\"]\])*?)[.\[]['\"]?" + re.escape(key) + r"\b", line)
+    names: Sequence[Any] = re.findall(r"\w+", groups[1]) if groups else ()
+    return ".".join([*names, key])

@@ -1,0 +1,34 @@
+"""Paths given by a user: `~` expanded, what is no local path refused."""
+
+import os
+import re
+from pathlib import Path
+
+from jaxdp.errors import UserError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def local_path(text: str | os.PathLike, option: str) -> Path:
+    """Returns the local path that an option names, with `~` expanded.
+
+    Args:
+        text: The value of the option.
+        option: Name of the option for messages, e.g. "--workdir".
+
+    Raises:
+        UserError: The value is empty, a URL, holds a NUL character, or begins with `~` where no home directory is known.
+    """
+    name = os.fspath(text)
+    if not name:
+        raise UserError(f"{option} is empty; expected the path of a local file or directory.")
+    if scheme := _SCHEME.match(name):
+        raise UserError(
+            f"{option}={name}: {scheme[0]} is not supported here; expected a path of this machine or of a file system mounted on it."
+        )
+    if "\0" in name:
+        raise UserError(f"{option}={name!r} holds a NUL character, which no path can; expected the path of a local file or directory.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{option}={name}: no home directory is known for ~; set HOME or write the path out.") from error
