@@ -2,12 +2,16 @@
 
 import argparse
 import atexit
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from jaxdp.cli import options as shared
+from jaxdp.config import to_json
 from jaxdp.errors import UserError
 
 
@@ -24,6 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile", metavar="STEP:COUNT", help="trace COUNT steps after step STEP into WORKDIR/profile"
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="prepare, compile and report, then print the resolved configuration as JSON; train nothing"
+    )
     processes = parser.add_argument_group("several processes (automatic under SLURM, Open MPI and on Cloud TPU pods)")
     processes.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     processes.add_argument("--num_processes", type=int, metavar="P")
@@ -33,6 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     config = shared.configuration(options, rest)
     profile = _profile(options.profile)
+    if options.dry_run:
+        return _dry_run(config, options)
     from jaxdp.experiment.start import Profile
     from jaxdp.experiment.train import run as train
     from jaxdp.hooks.preemption import exit_code
@@ -53,6 +62,15 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if result.interrupted:
         _end_without_cleaning_up(code)
     return code
+
+
+def _dry_run(config: ConfigDict, options: argparse.Namespace) -> int:
+    if (options.coordinator, options.num_processes, options.process_index) != (None, None, None):
+        raise UserError("--dry_run runs in one process; leave --coordinator, --num_processes and --process_index out.")
+    from jaxdp.experiment.dry_run import dry_run
+
+    print(json.dumps(to_json(dry_run(config, options.workdir)), indent=2, ensure_ascii=False))
+    return 0
 
 
 def _end_without_cleaning_up(exit_code: int) -> None:

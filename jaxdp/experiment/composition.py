@@ -1,17 +1,19 @@
 """Everything between a configuration and a step that can run: devices, model, program, batches."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from jaxdp.data.hashing import batch_hash
+from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.evaluate import Evaluator
 from jaxdp.experiment.feed import make_feed
+from jaxdp.metrics import higher_is_better
 from jaxdp.model import flops_per_row
 from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.devices import (
@@ -94,10 +96,23 @@ class Composition:
         self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
     def compile(self) -> Programs:
-        """All programs of the run."""
+        """All programs of the run.
+
+        Raises:
+            UserError: `eval.metric` is not measured by the task, or has no direction.
+        """
         step, evaluator = self.compile_step(), self.compile_evaluator()
+        self._check_metric(evaluator.metric_names)
         compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
         return Programs(step, evaluator, self.compile_checksums() if compared else None)
+
+    def _check_metric(self, names: Sequence[str]) -> None:
+        metric = self.config.eval.metric
+        if metric not in names:
+            raise UserError(
+                f"eval.metric={metric!r} is not measured by task={self.config.task}; choose one of: {', '.join(names)}."
+            )
+        higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
 
     def compile_step(
         self, update: Update | None = None, shape: BatchShape | None = None

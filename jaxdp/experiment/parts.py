@@ -170,12 +170,19 @@ def make_model(
     return Transformer(architecture(config, vocab_size, vocabularies=vocabularies, dtype=dtype))
 
 
+def optimizer_config(config: ConfigDict, total_steps: int) -> OptimizerConfig:
+    """The keys of `config.optim` that concern the update, for a run of this length.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    return OptimizerConfig(**{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps)
+
+
 def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
     """Optimizer, schedule, clipping and averaging of parameters."""
-    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
-    optim = OptimizerConfig(
-        **{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps
-    )
+    optim = optimizer_config(config, total_steps)
     optimizer = make_optimizer(optim)
     if config.optim.spike_factor:
         optimizer = optax.chain(optimizer, track_loss())

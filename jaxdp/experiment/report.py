@@ -4,9 +4,31 @@ import os
 
 import jax
 
-from jaxdp.model import TransformerConfig
+from jaxdp.experiment.composition import Composition, Programs
+from jaxdp.experiment.parts import optimizer_config
+from jaxdp.model import TransformerConfig, num_parameters
+from jaxdp.optim import OptimizerConfig, make_schedule
 from jaxdp.parallel.devices import BatchShape, Topology
-from jaxdp.terminal import memory_size, quantity
+from jaxdp.terminal import memory_size, quantity, show_table
+
+MIN_RATE_CHANGE = 0.01
+"""Relative change of the learning rate that is worth a sentence when a run goes on."""
+
+
+def show_report(composition: Composition, programs: Programs) -> None:
+    """Prints the report as a table."""
+    config, model, step = composition.config, composition.model.config, programs.step
+    show_table(
+        [
+            ("devices", devices_line(composition.topology)),
+            *[("data", line) for line in composition.data.summary],
+            ("model", model_line(model, num_parameters(model), config.model.preset)),
+            ("batch", batch_line(composition.shape, config.data.length)),
+            ("schedule", schedule_line(optimizer_config(config, composition.total_steps))),
+            ("compute", compute_line(composition.flops_per_step, step.compile_secs)),
+            ("memory", memory_line(step.device_bytes, composition.topology)),
+        ]
+    )
 
 
 def devices_line(topology: Topology) -> str:
@@ -32,6 +54,38 @@ def batch_line(shape: BatchShape, length: int) -> str:
         f"{_counted(shape.global_batch_size, 'row')} = {_counted(shape.num_devices, 'device')} x "
         f"{_counted(shape.num_microbatches, 'microbatch', 'microbatches')} x "
         f"{_counted(shape.microbatch_size, 'row')}; {shape.global_batch_size * length:,} tokens a step"
+    )
+
+
+def schedule_line(optim: OptimizerConfig) -> str:
+    """Length of the run and its learning rates; a warm-up that the run does not outlast is named."""
+    peak, warmup, total = optim.learning_rate, optim.warmup_steps, optim.total_steps
+    line = f"{_counted(total, 'step')}; {optim.name}, {optim.schedule} learning rate, peak {peak:.3g}"
+    if not warmup:
+        return line
+    line += f" after {_counted(warmup, 'step')} of warm-up"
+    if warmup < total:
+        return line
+    last = float(make_schedule(optim)(total - 1))
+    return f"{line}, which the run does not reach: it ends at {last:.3g}; lower optim.warmup_steps={warmup} or train longer"
+
+
+def schedule_change(step: int, old: OptimizerConfig, new: OptimizerConfig) -> str | None:
+    """Returns a sentence if another length of the run changes the learning rate of the next update, else None.
+
+    Args:
+        step: Updates completed.
+        old: Settings that these updates were made with.
+        new: Settings of the updates to come.
+    """
+    before, after = (float(make_schedule(optim)(step)) for optim in (old, new))
+    if abs(after - before) <= MIN_RATE_CHANGE * max(before, after):
+        return None
+    last = float(make_schedule(old)(max(step - 1, 0)))
+    return (
+        f"total_steps changed from {old.total_steps} to {new.total_steps}, which changes the {new.schedule} schedule: "
+        f"the learning rate was {last:.3g} at step {step} and is {after:.3g} at step {step + 1}. "
+        "A run that may be extended trains evenly with optim.schedule=constant, or with wsd if it is extended before its decay."
     )
 
 

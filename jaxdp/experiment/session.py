@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -10,11 +11,12 @@ from jaxdp.checkpoint.manifest import committed_steps, read_item
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
 from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.errors import UserError
-from jaxdp.experiment import report
+from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition, Programs
 from jaxdp.experiment.initialise import start_from
+from jaxdp.experiment.report import schedule_change, show_report
 from jaxdp.experiment.resuming import has_finished
 from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
@@ -22,11 +24,9 @@ from jaxdp.experiment.run_files import metrics_writers, record_config
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.training_hooks import make_hooks
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
-from jaxdp.metrics import higher_is_better
-from jaxdp.model import num_parameters
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.state import TrainState
-from jaxdp.terminal import say, show_table
+from jaxdp.terminal import say
 from jaxdp.trainer import Hook, Outcome, train
 from jaxdp.watchdog import TRAINING
 
@@ -51,9 +51,8 @@ def run_session(start: Start) -> Result:
     composition, phase = start.composition, start.watchdog.phase
     with phase("compiling"):
         programs = composition.compile()
-    _check_metric(composition, programs)
     if start.peers.is_first:
-        _show(composition, programs)
+        show_report(composition, programs)
     rollbacks = Rollbacks(composition)
     with phase("restoring"):
         state, first_step = _restore_or_initialise(start, rollbacks)
@@ -70,31 +69,6 @@ def run_session(start: Start) -> Result:
     return _end(start, outcome, hooks)
 
 
-def _check_metric(composition: Composition, programs: Programs) -> None:
-    metric, names = composition.config.eval.metric, programs.evaluator.metric_names
-    if metric not in names:
-        raise UserError(
-            f"eval.metric={metric!r} is not measured by task={composition.config.task}; choose one of: "
-            f"{', '.join(names)}."
-        )
-    higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
-
-
-def _show(composition: Composition, programs: Programs) -> None:
-    """The report before step 1."""
-    config, model, step = composition.config, composition.model.config, programs.step
-    show_table(
-        [
-            ("devices", report.devices_line(composition.topology)),
-            *[("data", line) for line in composition.data.summary],
-            ("model", report.model_line(model, num_parameters(model), config.model.preset)),
-            ("batch", report.batch_line(composition.shape, config.data.length)),
-            ("compute", report.compute_line(composition.flops_per_step, step.compile_secs)),
-            ("memory", report.memory_line(step.device_bytes, composition.topology)),
-        ]
-    )
-
-
 def _restore_or_initialise(
     start: Start, rollbacks: Rollbacks, last_step: int | None = None
 ) -> tuple[TrainState, int]:
@@ -105,6 +79,7 @@ def _restore_or_initialise(
         step = int(state.step)
         rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
         say(f"resuming from checkpoint {step} of {composition.total_steps} steps")
+        _say_how_the_schedule_changes(composition, checkpoints / str(step), step)
         return state, step
     state, init_from = composition.fresh_state(), composition.config.init_from
     if init_from:
@@ -114,6 +89,18 @@ def _restore_or_initialise(
         state = state.replace(params=initial.params, ema=ema)
         say(f"starting from {init_from}: {initial.describe()}")
     return state, 0
+
+
+def _say_how_the_schedule_changes(composition: Composition, checkpoint: Path, step: int) -> None:
+    """Tells the user when the run has another length than the checkpoint was trained for."""
+    saved = from_json(read_item(checkpoint, "config"))
+    train = composition.data.train
+    total_steps = parts.count_steps(saved, train.num_rows if train else None)
+    changed = schedule_change(
+        step, parts.optimizer_config(saved, total_steps), parts.optimizer_config(composition.config, composition.total_steps)
+    )
+    if changed:
+        say(changed)
 
 
 def _train(

@@ -1,5 +1,6 @@
 """The report before step 1, line by line."""
 
+import math
 from types import SimpleNamespace
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from jaxdp.experiment import report
 from jaxdp.model import model_config
+from jaxdp.optim import OptimizerConfig
 from jaxdp.parallel.devices import BatchShape, Topology
 
 GIB = 2**30
@@ -57,6 +59,51 @@ def test_model(overrides, line):
 )
 def test_batch(shape, line):
     assert report.batch_line(shape, 1024) == line
+
+
+def optim(**changes):
+    values = {
+        "name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 10, "end_learning_rate": 0.0,
+        "weight_decay": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8, "momentum": 0.9, "clip_norm": 1.0, "total_steps": 200,
+    }  # fmt: skip
+    return OptimizerConfig(**values | changes)
+
+
+def test_schedule():
+    assert report.schedule_line(optim()) == "200 steps; adamw, cosine learning rate, peak 0.001 after 10 steps of warm-up"
+    assert report.schedule_line(optim(warmup_steps=0)) == "200 steps; adamw, cosine learning rate, peak 0.001"
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_named():
+    line = report.schedule_line(optim(warmup_steps=399))
+    # The last of 200 updates has the rate 1e-3 * 200 / 400.
+    assert line.endswith("after 399 steps of warm-up, which the run does not reach: it ends at 0.0005; lower optim.warmup_steps=399 or train longer")
+    assert "does not reach" in report.schedule_line(optim(warmup_steps=200))
+    assert "does not reach" not in report.schedule_line(optim(warmup_steps=199))
+
+
+def test_a_run_that_is_extended_says_what_its_learning_rate_does():
+    sentence = report.schedule_change(200, optim(), optim(total_steps=300))
+    before = 0.5e-3 * (1 + math.cos(math.pi * 189 / 190))
+    after = 0.5e-3 * (1 + math.cos(math.pi * 190 / 290))
+    assert sentence.startswith("total_steps changed from 200 to 300, which changes the cosine schedule: ")
+    assert f"the learning rate was {before:.3g} at step 200 and is {after:.3g} at step 201. " in sentence
+    assert "optim.schedule=constant" in sentence and "wsd" in sentence
+
+
+@pytest.mark.parametrize(
+    ("step", "old", "new", "is_said"),
+    [
+        (200, {}, {}, False),
+        (200, {"schedule": "constant"}, {"schedule": "constant", "total_steps": 300}, False),
+        (100, {"schedule": "wsd"}, {"schedule": "wsd", "total_steps": 300}, False),
+        (190, {"schedule": "wsd"}, {"schedule": "wsd", "total_steps": 300}, True),
+        (100, {"schedule": "linear"}, {"schedule": "linear", "total_steps": 150}, True),
+        (5, {}, {"total_steps": 300}, False),
+    ],
+)
+def test_only_a_schedule_that_changes_is_worth_a_sentence(step, old, new, is_said):
+    assert bool(report.schedule_change(step, optim(**old), optim(**new))) == is_said
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,14 @@ def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "5"]
 
 
+def test_an_extended_run_says_that_its_learning_rate_rises_again(config_file, tmp_path, capsys):
+    assert train(config_file, tmp_path, "--config.total_steps=4") == 0
+    assert train(config_file, tmp_path, "--config.total_steps=8") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "total_steps changed from 4 to 8, which changes the cosine schedule: the learning rate was 0.0005 at step 4 and is " in said
+    assert metrics_lines(tmp_path, "train/learning_rate")[3]["train/learning_rate"] == pytest.approx(5e-4)
+
+
 def test_the_best_so_far_is_known_after_a_resume(config_file, tmp_path, monkeypatch):
     """Nothing changes, so that the first evaluation stays the best."""
     save, saved = CheckpointWriter.save, []

@@ -52,14 +52,36 @@ def test_a_report_comes_first_and_nothing_on_stdout(config_file, tmp_path, capsy
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert [line.split()[0] for line in lines[:6]] == ["devices", "data", "model", "batch", "compute", "memory"]
-    assert lines[0].startswith("devices  8 x cpu (1 process), jax ")
-    assert lines[2] == "model    nano: 7,488 parameters; 1 layer, 2 heads, 16 wide, context 16, float32"
-    assert lines[3] == "batch    16 rows = 8 devices x 2 microbatches x 1 row; 256 tokens a step"
-    assert "FLOP a step; compiled in " in lines[4] and " a device of " in lines[5]
-    assert lines[6].startswith("step 1/6  loss ")
+    assert [line.split()[0] for line in lines[:7]] == ["devices", "data", "model", "batch", "schedule", "compute", "memory"]
+    assert lines[0].startswith("devices   8 x cpu (1 process), jax ")
+    assert lines[2] == "model     nano: 7,488 parameters; 1 layer, 2 heads, 16 wide, context 16, float32"
+    assert lines[3] == "batch     16 rows = 8 devices x 2 microbatches x 1 row; 256 tokens a step"
+    assert "FLOP a step; compiled in " in lines[5] and " a device of " in lines[6]
+    assert lines[7].startswith("step 1/6  loss ")
     assert lines[-1] == f"finished 6 steps; everything is in {tmp_path}"
     assert sum(line.startswith("step 3  eval ") or line.startswith("step 6  eval ") for line in lines) == 2
+
+
+def test_a_dry_run_shows_the_configuration_and_writes_nothing(config_file, trained, tmp_path, capsys):
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "run", "--dry_run") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((trained / "config.json").read_text())
+    for name in ("devices ", "data ", "model ", "batch ", "schedule ", "compute ", "memory "):
+        assert f"\n{name}" in f"\n{err}"
+    assert "the run would train 6 steps from step 1" in err and "finished" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_run_that_exists_says_where_it_would_continue(config_file, trained, capsys):
+    before = contents(trained)
+    assert train(config_file, trained, "--dry_run", "--config.total_steps=9") == 0
+    assert f"would continue from checkpoint 6 of 9 steps in {trained}" in capsys.readouterr().err
+    assert train(config_file, trained, "--dry_run", "--config.seed=3") == 2
+    assert "seed: 0 in the run, 3 now" in capsys.readouterr().err
+    assert train(config_file, trained, "--dry_run", "--coordinator=localhost:1", "--num_processes=2", "--process_index=0") == 2
+    assert "--dry_run runs in one process" in capsys.readouterr().err
+    assert contents(trained) == before
 
 
 def test_the_library_trains_like_the_command_line(config_file, trained, tmp_path):
