@@ -23,6 +23,7 @@ from jaxdp.checkpoint.manifest import (
 from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.paths import resolved_path
 from jaxdp.workdir import WorkDir
 
 
@@ -42,7 +43,7 @@ def describe(path: str, step: str = "latest") -> dict[str, Any]:
         UserError: there is nothing of the kind.
         DamageFound: what is read of the checkpoint is not what was written.
     """
-    where = Path(path).expanduser().resolve()
+    where = resolved_path(path, "PATH")
     if where.suffix == ".safetensors" and where.is_file():
         return _described(where, params=_safetensors_arrays(where))
     checkpoint = _find_checkpoint(where, step)
@@ -67,7 +68,7 @@ def verify(path: str, step: str = "latest") -> str:
         UserError: it is no checkpoint of a run, and nothing says what it should be.
         DamageFound: names every file that is missing or changed.
     """
-    checkpoint = _find_checkpoint(Path(path).expanduser().resolve(), step)
+    checkpoint = _find_checkpoint(resolved_path(path, "PATH"), step)
     if checkpoint is None:
         raise UserError(f"{path} cannot be verified: only checkpoints of jaxdp have a manifest of their files.")
     problems = find_damage(checkpoint)

@@ -32,3 +32,15 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise UserError(f"{option}={name}: no home directory is known for ~; set HOME or write the path out.") from error
+
+
+def resolved_path(text: str | os.PathLike, option: str) -> Path:
+    """Returns `local_path` as an absolute path without links.
+
+    Raises:
+        UserError: See `local_path`; or the path leads through a loop of links.
+    """
+    try:
+        return local_path(text, option).resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop
+        raise UserError(f"{option}={text} cannot be followed ({error}); check the path for a loop of links.") from error

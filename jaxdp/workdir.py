@@ -7,24 +7,22 @@ from pathlib import Path
 
 from jaxdp.errors import UserError
 from jaxdp.lock import exclusive
-from jaxdp.paths import local_path
+from jaxdp.paths import resolved_path
 
 
 class WorkDir:
     """Paths of a run; nothing is created by asking for one."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, option: str = "--workdir"):
         """
         Args:
             root: Path of the directory.
+            option: Name of the option that gives it, for messages.
 
         Raises:
             UserError: The path is empty or a URL, or leads through a loop of links.
         """
-        try:
-            self.root = local_path(root, "--workdir").resolve()
-        except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop of links
-            raise UserError(f"--workdir={root} leads nowhere ({error}); check the path.") from error
+        self.root = resolved_path(root, option)
         self.config = self.root / "config.json"
         self.tokenizer = self.root / "tokenizer.json"
         self.target_tokenizer = self.root / "target_tokenizer.json"

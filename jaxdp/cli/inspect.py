@@ -51,7 +51,7 @@ def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
     from jaxdp.experiment.retention import retention_of
     from jaxdp.workdir import WorkDir
 
-    directory = WorkDir(path)
+    directory = WorkDir(path, "PATH")
     if not directory.config.is_file() or not directory.checkpoints.is_dir():
         return None
     retention = retention_of(read_run_config(directory.config))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.cli import options as shared
+from jaxdp.paths import local_path
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
 
@@ -29,8 +30,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
     from jaxdp.plotting import plot_runs
 
-    runs = [WorkDir(directory) for directory in options.directories]
-    out = Path(options.out) if options.out else runs[0].plots / "training.png"
+    runs = [WorkDir(directory, "DIR") for directory in options.directories]
+    out = local_path(options.out, "--out") if options.out is not None else runs[0].plots / "training.png"
     directories = [run.root for run in runs]
     pictures = [plot_runs(directories, out, _configured(runs[0], "eval", "metric") or "eval/loss")]
     pictures += filter(None, map(_plot_evaluation, runs))

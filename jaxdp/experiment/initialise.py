@@ -18,6 +18,7 @@ from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
+from jaxdp.paths import resolved_path
 from jaxdp.terminal import quantity
 from jaxdp.trees import leaf_name, named_leaves
 from jaxdp.typing import PyTree
@@ -69,7 +70,7 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
     Raises:
         UserError: there is none.
     """
-    directory = Path(path).expanduser().resolve()
+    directory = resolved_path(path, "init_from")
     if read_manifest(directory) is not None:
         return directory
     checkpoints = WorkDir(directory).checkpoints

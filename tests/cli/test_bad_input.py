@@ -271,6 +271,10 @@ def test_wrong_requests_to_generate(trained, capsys, case):
         (["devices", "--cpu_devices=many"], ["many is not a number of devices"]),
         (["plot"], ["the following arguments are required: DIR"]),
         (["plot", "nowhere"], ["nowhere"]),
+        (["plot", "gs://bucket/run"], ["DIR=gs://bucket/run: gs:// is not supported here"]),
+        (["plot", "nowhere", "--out="], ["--out is empty"]),
+        (["inspect", ""], ["PATH is empty"]),
+        (["inspect", "~no_such_user_at_all"], ["PATH=~no_such_user_at_all: no home directory is known for ~"]),
         (["bench", "--config=nothing.py"], ["--config=nothing.py: there is no such file"]),
     ],
 )
