@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import read_run_config
-from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.prompts import make_prompts
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
 from jaxdp.inference.strategy import Strategy, make_strategy, until_end
@@ -35,9 +36,9 @@ class Sample:
     """One continuation.
 
     Attributes:
-        prompt: as the model read it: as given, and of a run that learned completions
-            alone with the separator.
-        text: the continuation alone.
+        prompt: as the model read it: cleaned by `data.cleaning`, and of a run that learned
+            completions alone with the separator.
+        text: what the continuation adds to the prompt, with the blank between two words.
         tokens: its ids, without end of text.
         seed: draws this sample again when given with num_samples=1; as given, where
             nothing was drawn.
@@ -104,9 +105,9 @@ def generate(
             "put that of the tokenizer which wrote them there."
         )
     tokenizer = load_tokenizer(directory.tokenizer)
-    prompts = [prompt + task.prompt_end for prompt in prompts]
-    encoded = [_encode(prompt, tokenizer, config.data.length) for prompt in prompts]
-    rows = [(index, seed + sample) for index in range(len(prompts)) for sample in range(num_samples)]
+    prepared = make_prompts(prompts, config, task, tokenizer)
+    encoded = [prompt.tokens for prompt in prepared]
+    rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]
 
     configure_backend(cpu_devices, min(num_cores(), len(rows)))
     topology = connected_topology()
@@ -120,16 +121,16 @@ def generate(
     if isinstance(strategy, BeamSearch):
         most = _room(encoded, max_new_tokens, model.config.max_length)
         return [
-            Sample(prompt, tokenizer.decode(tokens), tokens.tolist(), seed, score)
-            for prompt, found in zip(prompts, decoder.search(encoded, most), strict=True)
+            Sample(prompt.text, prompt.added_text(tokenizer, tokens), tokens.tolist(), seed, score)
+            for prompt, found in zip(prepared, decoder.search(encoded, most), strict=True)
             for tokens, score in found
         ]
     new = decoder.continue_rows(
-        [encoded[index] for index, _ in rows], [row_seed for _, row_seed in rows], max_new_tokens or MOST_NEW_TOKENS
+        [prompt.tokens for prompt, _ in rows], [row_seed for _, row_seed in rows], max_new_tokens or MOST_NEW_TOKENS
     )
     return [
-        Sample(prompts[index], tokenizer.decode(tokens), tokens.tolist(), row_seed)
-        for (index, row_seed), tokens in zip(rows, new, strict=True)
+        Sample(prompt.text, prompt.added_text(tokenizer, tokens), tokens.tolist(), row_seed)
+        for (prompt, row_seed), tokens in zip(rows, new, strict=True)
     ]
 
 
@@ -143,17 +144,6 @@ def _room(encoded: Sequence[np.ndarray], max_new_tokens: int | None, context: in
             f"context is {context} (data.length), which leaves room for {room}; ask for no more than that."
         )
     return min(max_new_tokens or MOST_NEW_TOKENS, room)
-
-
-def _encode(prompt: str, tokenizer: Tokenizer, context: int) -> np.ndarray:
-    """The prompt's ids; an empty prompt is the end of the document before."""
-    tokens = tokenizer.encode(prompt) if prompt else np.array([tokenizer.end_of_text_id], np.int32)
-    if len(tokens) >= context:
-        raise UserError(
-            f"the prompt has {len(tokens)} tokens, but the model's context is {context} (data.length) "
-            f"and one place must be free; shorten it to {context - 1} tokens."
-        )
-    return tokens
 
 
 class _Decoder:

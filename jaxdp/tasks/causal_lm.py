@@ -39,6 +39,7 @@ class CausalLM(Task):
         self._token_bytes = None if inputs.tokenizer is None else inputs.tokenizer.token_bytes()
         self._completion_only = inputs.options.get("completion_only", False)
         self.model_options = {"head": "language_model"}
+        self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing, "between")
         self.fields, self.terminated = ("text",), ("tokens",)
         # A packed row says itself what its targets are; any other is read one token further.
         places = self._length + (inputs.packing == "none")

@@ -101,6 +101,10 @@ class Task(Protocol):
             wrote; (): it has none.
         can_augment: whether what is read may be changed at random while what is learned stays.
         prompt_end: what follows a prompt before its continuation, as it did in training.
+        end_before_text: where a row has end of text before the first token of a text:
+            `always`, so that a prompt begins with it; `between`: between the texts of a
+            row, which may also begin inside a text; `never`: the first token of a text is
+            not learned.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
         markers: texts in a request that say something to `prepare_request`: cleaning, made
             for what is around them, must leave them as they are.
@@ -118,6 +122,7 @@ class Task(Protocol):
     summary_metrics: tuple[str, ...] = ()
     score_metrics: tuple[str, ...] = ()
     prompt_end: str = ""
+    end_before_text: str = "between"
     asked: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
     can_augment: bool = True

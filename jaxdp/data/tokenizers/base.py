@@ -1,5 +1,6 @@
 """What every kind of tokenizer offers."""
 
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +52,21 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: np.ndarray) -> str:
         """The text of `[n]` ids: special tokens are left out, U+FFFD stands for what is no text."""
+
+    def decode_after(self, before: np.ndarray, ids: np.ndarray) -> str:
+        """Decodes tokens that continue others: the text that they add.
+
+        Tokens of a word alone do not tell whether a blank stands before it, and a
+        character may consist of tokens from both sides.
+
+        Args:
+            before: Ids of the text that is continued: `[n]`.
+            ids: Ids of the continuation: `[m]`.
+        """
+        first, both = self.decode(before), self.decode(np.concatenate([before, ids]))
+        pairs = itertools.zip_longest(first, both)
+        common = next((number for number, (old, new) in enumerate(pairs) if old != new), len(first))
+        return both[common:]
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray | None:
