@@ -1,6 +1,6 @@
 """Arrow tables as records: Parquet files, and what `datasets` keeps in memory or maps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jaxdp.data.reading.file_content import not_utf8, open_seekable
@@ -39,6 +39,50 @@ def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Reco
                 f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
                 "copy or download it again."
             ) from error
+
+
+def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a Parquet file with all of their columns.
+
+    Args:
+        file: As for `read_parquet`.
+        columns: Columns that the table must have; their type is not looked at.
+        errors: Handling of bytes in texts that are not UTF-8: `strict`, `replace` or `surrogateescape`.
+
+    Raises:
+        UserError: It cannot be read, is no Parquet file, or lacks a column or has it twice.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    with open_seekable(file) as stream:
+        try:
+            table = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+            names = table.schema_arrow.names
+            for column in columns:
+                if _kind(table.schema_arrow, column) is None:
+                    raise missing_column(file.path, column, _all_names(table.schema_arrow))
+                if names.count(column) > 1:
+                    raise UserError(f"{file.path} has {names.count(column)} columns named {column!r}: rename all but one.")
+            for batch in table.iter_batches(BATCH_ROWS):
+                values = [_python_values(column, errors) for column in batch.columns]
+                for row in zip(*values, strict=True):
+                    yield dict(zip(names, row, strict=True))
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
+                "copy or download it again."
+            ) from error
+
+
+def _python_values(column, errors: str) -> list[Any]:
+    """A column of any type as Python values; texts are decoded here, since Parquet does not check them."""
+    import pyarrow
+
+    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    if not _is_string(kind):
+        return column.cast(kind).to_pylist() if kind != column.type else column.to_pylist()
+    return [value if value is None else value.decode("utf-8", errors) for value in column.cast(pyarrow.large_binary()).to_pylist()]
 
 
 def check_columns(where: str, columns: Columns, schema) -> None:

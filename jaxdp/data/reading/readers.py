@@ -3,13 +3,21 @@
 Each reader is a generator that holds one record and a block or two of its file.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdp.data.reading.file_content import not_utf8, read_blocks, read_lines
+from jaxdp.data.reading.file_content import not_utf8, read_blocks
 from jaxdp.data.reading.files import DataFile
-from jaxdp.data.reading.records import Columns, Record, is_label, missing_column, wrong_column
+from jaxdp.data.reading.json_values import read_json
+from jaxdp.data.reading.records import (
+    MISSING,
+    Columns,
+    Record,
+    is_label,
+    missing_column,
+    value_at,
+    wrong_column,
+)
 from jaxdp.errors import UserError
 
 PIECE_BYTES = 8 << 20
@@ -69,42 +77,34 @@ def _piece(file: DataFile, content: bytearray, start: int, errors: str, continue
 
 
 def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
-    """One record a line, each line a JSON object; blank lines are left out.
+    """One record a line, each line a JSON object; blank lines are left out. A `.json` file may be one list of objects.
 
     Args:
         file: in UTF-8.
-        columns: what every object must have; what else it has is left out.
+        columns: what every object must have; what else it has is left out. `a.b` is the
+            field of that name, or where there is none the field `b` of the object `a`.
         errors: see `read_text`; also for the half of a surrogate pair that `\\ud800` writes.
 
     Raises:
         UserError: not readable, not UTF-8; a line that is no JSON, no object, or an
             object without a column or with something else in it. Names the line.
     """
-    for number, line in enumerate(read_lines(file, errors), 1):
-        if not line or line.isspace():
-            continue
-        where = f"{file.path}, line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if hasattr(error, "colno") else error
-            raise UserError(
-                f"{where} is no JSON ({reason}): expected one object a line, "
-                'such as {"text": "..."}; mend or leave out this line.'
-            ) from error
+    for number, value in read_json(file, errors):
+        if isinstance(value, UserError):
+            raise value
+        where = f"{file.path}, {number}"
         if not isinstance(value, dict):
             raise UserError(
-                f"{where} holds {_kind_of(value)}, expected one JSON object a line, "
-                'such as {"text": "..."}; a file that is one list must be written as lines.'
+                f"{where} holds {_kind_of(value)}, expected a JSON object, "
+                'such as {"text": "..."}: correct or leave it out.'
             )
         fields = {}
         for column in columns.names:
-            if column not in value:
+            found = value_at(value, column)
+            if found is MISSING:
                 raise missing_column(where, column, value)
-            fields[column] = _checked(value[column], column, column in columns.text, where)
-        if "\\ud" in line or "\\uD" in line:
-            fields = {name: _encodable(field, name, where, errors) for name, field in fields.items()}
-        yield Record(fields, f"{file.name}, line {number}")
+            fields[column] = encodable(_checked(found, column, column in columns.text, where), column, where, errors)
+        yield Record(fields, f"{file.name}, {number}")
 
 
 def _checked(value: Any, column: str, is_text: bool, where: str) -> Any:
@@ -127,11 +127,15 @@ _KINDS = {
 }
 
 
-def _encodable(value: Any, column: str, where: str, errors: str) -> Any:
-    """The value, whose text is one that UTF-8 can write."""
+def encodable(value: Any, column: str, where: str, errors: str) -> Any:
+    """The value of a column, whose text is one that UTF-8 can write.
+
+    Raises:
+        UserError: it has half a surrogate pair, and `errors` is `strict`.
+    """
     if isinstance(value, list):
-        return [_encodable(each, column, where, errors) for each in value]
-    if not isinstance(value, str):
+        return [encodable(each, column, where, errors) for each in value]
+    if not isinstance(value, str) or value.isascii():
         return value
     try:
         value.encode("utf-8")

@@ -63,6 +63,31 @@ class Columns:
         return tuple(dict.fromkeys(self.text + self.label))
 
 
+MISSING = object()
+"""What `value_at` returns where there is no such field."""
+
+
+def value_at(fields: Mapping[str, Any], column: str) -> Any:
+    """Returns the value of a column: the field of that name, else the nested one that its dots lead to.
+
+    Args:
+        fields: Fields of a record, by name.
+        column: Name of a field, or `a.b` for the field `b` of the object `a`. A field that is literally named
+            `a.b` wins.
+
+    Returns:
+        The value, or MISSING.
+    """
+    if column in fields:
+        return fields[column]
+    found: Any = fields
+    for name in column.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return MISSING
+        found = found[name]
+    return found
+
+
 def is_label(value: Any) -> bool:
     """Whether a value is one that a label column may hold."""
     if isinstance(value, list):

@@ -20,8 +20,8 @@ _PLAIN_CURE = (
     "double quotes, the header's too, or a .csv file: write it as one of these."
 )
 
-Row = tuple[int, list[str]]
-"""Number of its first line, fields."""
+Row = tuple[int, list[str] | UserError]
+"""Number of its first line; its fields, or why they cannot be read."""
 
 
 def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
@@ -49,8 +49,7 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
     Source: RFC 4180 (comma-separated); IANA text/tab-separated-values (plain).
     Departs: the plain kind knows no quotes at all; ours takes those of `csv.writer` off.
     """
-    rows, cure = _rows(file, errors)
-    _, header = next(rows, (0, []))
+    header, rows = read_table(file, errors)
     for column in columns.names if header else ():
         if header.count(column) != 1:
             if column in header:
@@ -60,11 +59,38 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
             raise missing_column(f"{file.path}: its header", column, header)
     places = {column: header.index(column) for column in columns.names if header}
     for number, row in rows:
-        if len(row) != len(header):
-            raise UserError(
+        if isinstance(row, UserError):
+            raise row
+        yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+
+
+def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[tuple[int, list[str] | UserError]]]:
+    """The header of a table, and the rows below it with the number of their first line.
+
+    Args:
+        file: see `read_csv`.
+        errors: see `read_csv`.
+
+    Returns:
+        (names of the columns, empty if there is no row at all; (line, fields as in the header, or the error of a
+        row that cannot be read); the row after a bad one is read as well).
+    """
+    rows, cure = _rows(file, errors)
+    _, header = next(rows, (0, []))
+    if isinstance(header, UserError):
+        raise header
+    return header, _checked_rows(file, rows, header, cure)
+
+
+def _checked_rows(
+    file: DataFile, rows: Iterator[Row], header: list[str], cure: str
+) -> Iterator[tuple[int, list[str] | UserError]]:
+    for number, row in rows:
+        if not isinstance(row, UserError) and len(row) != len(header):
+            row = UserError(
                 f"{file.path}, line {number}: the row has {_count(row)}, the header {_count(header)}; {cure}"
             )
-        yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+        yield number, row
 
 
 def _rows(file: DataFile, errors: str) -> tuple[Iterator[Row], str]:
@@ -107,10 +133,11 @@ def _csv_rows(file: DataFile, lines: Iterable[str], delimiter: str) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(
+            yield number, UserError(
                 f"{file.path}, line {number}: the row that begins here cannot be read ({error}); "
                 "a field that holds quotes must be in double quotes, with its own quotes doubled."
-            ) from error
+            )
+            continue
         if row:
             yield number, row
 

@@ -107,7 +107,7 @@ def test_jsonl_takes_the_columns_and_counts_lines(save):
         ("text", r"is no JSON \(Expecting value at column 1\)"),
         ("[" * 100_000, r"is no JSON \(maximum recursion depth"),
         ('{"text": "a", "n": ' + "9" * 5000 + "}", r"is no JSON \(Exceeds the limit"),
-        ('["a"]', "holds a list, expected one JSON object a line"),
+        ('["a"]', "holds a list, expected a JSON object"),
         ('"a"', "holds a text, expected"),
         ("null", "holds null, expected"),
         ('{"Text": "a", "n": 1}', r"has no column 'text', only 'Text', 'n': name one of these in data\.text_column"),

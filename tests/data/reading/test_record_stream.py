@@ -173,7 +173,7 @@ def read_until_it_breaks(stream):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ('{"text": "a", \n', r"/a/3\.jsonl, line 5 is no JSON .*mend or leave out this line"),
+        ('{"text": "a", \n', r"/a/3\.jsonl, line 5 is no JSON .*correct or leave out this line"),
         ('{"text": 7}\n', r"/a/3\.jsonl, line 5: column 'text' is a number, expected text"),
         ('{"number": 7}\n', r"3\.jsonl, row 4: column 'text' is null, expected text"),
     ],

@@ -1,0 +1,172 @@
+"""JSON reader: one value a line (JSON Lines, NDJSON), or the elements of one array, in bounded memory."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jaxdp.data.reading.file_content import not_utf8, read_blocks, read_lines
+from jaxdp.data.reading.files import DataFile
+from jaxdp.errors import UserError
+
+ARRAY_KIND = ".json"
+"""Ending of the files that may hold one array; other JSON files hold one value a line."""
+
+_TAIL = 32
+"""Characters at the end of a buffer where a JSON error may come from the cut, e.g. half a `false` or `\\u00e4`."""
+
+_BLANKS = re.compile(r"[ \t\r\n]*+")
+
+Value = tuple[str, Any]
+"""(`line 3` or `element 3`, counted from 1; the value, or the UserError of one that cannot be decoded)."""
+
+
+def read_json(file: DataFile, errors: str) -> Iterator[Value]:
+    """Yields the JSON values of a file in order; blank lines are skipped.
+
+    Args:
+        file: UTF-8 file. One named `.json` whose first character is `[` is an array of values.
+        errors: Handling of bytes that are not UTF-8: `strict`, `replace` or `surrogateescape`.
+
+    Raises:
+        UserError: The file cannot be read, is not UTF-8, or is an array that is broken: what follows the broken
+            element cannot be found. A broken line is yielded, and the lines after it are read.
+    """
+    if file.kind == ARRAY_KIND:
+        text = _Buffer(_text_blocks(file, errors))
+        if text.peek() == "[":
+            yield from _array_elements(file, text)
+            return
+        lines = text.lines()
+    else:
+        lines = read_lines(file, errors)
+    for number, line in enumerate(lines, 1):
+        if line and not line.isspace():
+            yield f"line {number}", _decoded(line, f"{file.path}, line {number}")
+
+
+def _decoded(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return UserError(
+            f"{where} is no JSON ({_reason(error)}): expected one object a line, "
+            'such as {"text": "..."}; correct or leave out this line.'
+        )
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _array_elements(file: DataFile, text: "_Buffer") -> Iterator[Value]:
+    text.skip()  # the `[`
+    number = 0
+    while number or text.peek() != "]":
+        number += 1
+        try:
+            value = text.decode()
+        except (ValueError, RecursionError) as error:
+            raise _broken(file, f"element {number} is no JSON ({getattr(error, 'msg', error)})") from error
+        yield f"element {number}", value
+        mark = text.peek()
+        if mark == "]":
+            break
+        if mark != ",":
+            found = repr(mark) if mark else "the end of the file"
+            raise _broken(file, f"element {number} is followed by {found}, expected a comma or the closing bracket")
+        text.skip()
+    text.skip()  # the `]`
+    if text.peek():
+        raise _broken(file, "there is more after the closing bracket of its array")
+
+
+def _broken(file: DataFile, why: str) -> UserError:
+    return UserError(f"{file.path}: {why}; correct the file, or write it as one JSON object a line (.jsonl).")
+
+
+class _Buffer:
+    """Text of a file from some point on; memory holds one element and a block.
+
+    Args:
+        blocks: Text of the file.
+    """
+
+    def __init__(self, blocks: Iterator[str]):
+        self._blocks = blocks
+        self._held, self._at = "", 0  # what is before `_at` is done with
+
+    def peek(self) -> str:
+        """Returns the next character that is not blank; empty at the end of the file."""
+        while (at := _BLANKS.match(self._held, self._at).end()) == len(self._held) and self._read():
+            pass
+        return self._held[at : at + 1]
+
+    def skip(self) -> None:
+        """Drops the next character that is not blank, and the blanks before it."""
+        self.peek()
+        self._at = _BLANKS.match(self._held, self._at).end() + 1
+
+    def lines(self) -> Iterator[str]:
+        """Yields the rest as lines without their line feeds."""
+        while True:
+            *ended, rest = self._held[self._at :].split("\n")
+            yield from ended
+            self._held, self._at = rest, 0
+            if not self._read():
+                break
+        if self._held:
+            yield self._held
+
+    def decode(self) -> Any:
+        """Decodes and drops the next value.
+
+        Raises:
+            ValueError: It is no JSON.
+        """
+        self.peek()
+        while True:
+            start = _BLANKS.match(self._held, self._at).end()
+            try:
+                value, end = _DECODER.raw_decode(self._held, start)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._held) - _TAIL
+                if not (is_cut and self._read()):
+                    raise
+                continue
+            is_number_at_end = isinstance(value, int | float) and end >= len(self._held) - _TAIL
+            if not (is_number_at_end and self._read()):  # a number may go on in the next block
+                self._at = end
+                return value
+
+    def _read(self) -> bool:
+        """Appends as much text as is held, at least a block; at the end of the file it changes nothing and returns False."""
+        pieces, size = [self._held[self._at :]], 0
+        while size < max(len(pieces[0]), 1) and (block := next(self._blocks, "")):
+            pieces.append(block)
+            size += len(block)
+        if size:
+            self._held, self._at = "".join(pieces), 0
+        return size > 0
+
+
+_DECODER = json.JSONDecoder()
+
+
+def _text_blocks(file: DataFile, errors: str) -> Iterator[str]:
+    """Yields the text of a file in blocks, without its byte order mark."""
+    decoder, size = codecs.getincrementaldecoder("utf-8")(errors), 0
+    is_first = True
+    for block in read_blocks(file):
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            raise not_utf8(file.path, error.object[error.start], size + error.start) from error
+        size += len(block)
+        if text and is_first:
+            text, is_first = text.removeprefix("\ufeff"), False
+        if text:
+            yield text
+    if rest := decoder.decode(b"", final=errors != "strict"):
+        yield rest
