@@ -34,6 +34,9 @@ _CHANGES_NO_BATCH = (
 MAX_CPU_DEVICES = 256
 """More fake devices than this only hang: each is a thread that waits for all others."""
 
+_MAX_SECS = 10**8
+"""Seconds, three years: JAX's own timeouts, which follow from these, are 32-bit integers."""
+
 _NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 _OFF_OR_MORE = ("0 (off) or more", lambda value: value >= 0)
 _AT_LEAST_ONE = ("1 or more", lambda value: value >= 1)
@@ -56,8 +59,8 @@ _RANGES = {
     "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
     "parallel.bucket_mb": ("above 0", lambda value: value > 0),
     "parallel.check_every_steps": _OFF_OR_MORE,
-    "parallel.watchdog_secs": _OFF_OR_MORE,
-    "parallel.init_timeout_secs": ("above 0", lambda value: value > 0),
+    "parallel.watchdog_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
+    "parallel.init_timeout_secs": (f"above 0, at most {_MAX_SECS}", lambda value: 0 < value <= _MAX_SECS),
     "eval.every_steps": _OFF_OR_MORE,
     "eval.num_batches": _NOT_NEGATIVE,
     "eval.patience": _OFF_OR_MORE,

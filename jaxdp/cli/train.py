@@ -103,11 +103,11 @@ def _processes(options: argparse.Namespace, processes):
         return None
     if None in given:
         raise UserError("--coordinator, --num_processes and --process_index go together; give all three.")
+    if options.num_processes < 1:
+        raise UserError(f"--num_processes={options.num_processes} must be at least 1.")
     if not 0 <= options.process_index < options.num_processes:
         raise UserError(
             f"--process_index={options.process_index} must be at least 0 and below "
             f"--num_processes={options.num_processes}."
         )
-    if not re.fullmatch(r".+:\d+", options.coordinator):
-        raise UserError(f"--coordinator={options.coordinator} must be HOST:PORT, such as 10.0.0.1:8476.")
     return processes(options.num_processes, options.process_index, options.coordinator)

@@ -7,6 +7,7 @@ which is too late to say who is missing.
 """
 
 import glob
+import http.client
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxdp.errors import UserError
-from jaxdp.parallel.processes import Processes, is_loopback
+from jaxdp.parallel.addresses import checked_address, is_loopback
+from jaxdp.parallel.processes import ALONE, Processes
 
 TPU_PORT = 8476
 """Where process 0 listens in Cloud TPU slices and Kubernetes Jobs."""
@@ -25,6 +27,7 @@ TPU_PORT = 8476
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _GOOGLE_VENDOR = "0x1ae0"
 _METADATA_SECS = 5.0
+_MAX_ANSWER_BYTES = 2**20
 
 Fetch = Callable[[str], str | None]
 """Name of a metadata attribute -> its text, None where there is none."""
@@ -52,6 +55,8 @@ def check_coordinator(processes: Processes, environment: Mapping[str, str] = os.
     Raises:
         UserError: names the address and how many machines there are.
     """
+    if processes.num_processes > 1 and not processes.coordinator:
+        raise UserError(f"{processes.num_processes} processes need the address of process 0: give --coordinator=HOST:PORT.")
     num_machines = _num_machines(processes, environment)
     if num_machines > 1 and is_loopback(processes.coordinator):
         raise UserError(
@@ -67,42 +72,79 @@ def _with_address(processes: Processes, environment: Mapping[str, str]) -> Proce
             f"process {processes.process_index} of {processes.num_processes} is told by its cluster who it is, but "
             "not where process 0 is; set JAX_COORDINATOR_ADDRESS=HOST:PORT for all of them."
         )
-    port = environment.get("JAX_COORDINATOR_PORT")
-    if port:
-        address = f"{address.rpartition(':')[0]}:{port}"
+    if environment.get("JAX_COORDINATOR_PORT"):
+        port = _number(environment, "JAX_COORDINATOR_PORT", 0, minimum=1, maximum=65535)
+        address = f"{address.rpartition(':')[0] or address}:{port}"
+    if environment.get("JAX_COORDINATOR_ADDRESS"):
+        checked_address(address, "JAX_COORDINATOR_ADDRESS")
     return Processes(processes.num_processes, processes.process_index, address)
 
 
 def _num_machines(processes: Processes, environment: Mapping[str, str]) -> int:
     if "SLURM_PROCID" in environment:
-        return int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
+        name = "SLURM_STEP_NUM_NODES" if environment.get("SLURM_STEP_NUM_NODES") else "SLURM_NNODES"
+        return _number(environment, name, 1, minimum=1)
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environment:
-        local = int(environment["OMPI_COMM_WORLD_LOCAL_SIZE"])
+        local = _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, minimum=1)
         return -(-processes.num_processes // local)
     if "JOB_COMPLETION_INDEX" in environment and "KUBERNETES_SERVICE_HOST" in environment:
         return processes.num_processes  # pods share no loopback
     return max(len(_tpu_hosts(environment)), 1)
 
 
+def _number(environment: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
+    """Reads a whole number from the environment; `default` where the variable is missing or empty.
+
+    Raises:
+        UserError: Names the variable, its range and its text.
+    """
+    text = (environment.get(name) or str(default)).strip()
+    value = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+    if value is None or value < minimum or (maximum is not None and value > maximum):
+        limits = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise UserError(
+            f"the environment variable {name} must be a whole number {limits}, found {text[:80]!r}: it is set by "
+            "the cluster; give --coordinator, --num_processes and --process_index to do without it."
+        )
+    return value
+
+
+def _index(environment: Mapping[str, str], name: str, size: int) -> int:
+    """Reads the index of this process, or of a part of the job, of which there are `size`."""
+    return _number(environment, name, 0, maximum=size - 1)
+
+
 def _slurm(environment: Mapping[str, str]) -> Processes | None:
-    size = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)
+    size = _number(environment, "SLURM_STEP_NUM_TASKS", 1, minimum=1)
     if size == 1 or "SLURM_PROCID" not in environment:
         return None
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
+    name = "SLURM_STEP_NODELIST" if environment.get("SLURM_STEP_NODELIST") else "SLURM_JOB_NODELIST"
     # A port for each job, so that two that share a node do not meet: one of the last 4096.
-    port = 61440 + int(environment.get("SLURM_JOB_ID") or 0) % 4096
-    first = first_slurm_node(nodes)
-    return Processes(size, int(environment["SLURM_PROCID"]), f"{first}:{port}" if first else "")
+    port = 61440 + _number(environment, "SLURM_JOB_ID", 0) % 4096
+    try:
+        first = first_slurm_node(environment.get(name, ""))
+    except ValueError as error:
+        raise UserError(
+            f"the environment variable {name} must be a SLURM node list such as gpu[07-09,12], found "
+            f"{environment[name][:80]!r}; set JAX_COORDINATOR_ADDRESS=HOST:PORT for all processes."
+        ) from error
+    return Processes(size, _index(environment, "SLURM_PROCID", size), f"{first}:{port}" if first else "")
 
 
 def first_slurm_node(nodes: str) -> str:
-    """`gpu[07-09,12],login` -> `gpu07`."""
-    match = re.match(r"([^,\[]*)(?:\[([^,\-\]]+)[^\]]*\]([^,]*))?", nodes)
-    return "".join(filter(None, match.groups()))
+    """`gpu[07-09,12],login` -> `gpu07`, `a[1-2]b[3,5]` -> `a1b3`.
+
+    Raises:
+        ValueError: It is no node list.
+    """
+    match = re.match(r"((?:[\w.-]+|\[\w[\w,-]*\])*)(?:,|$)", nodes, re.ASCII)
+    if not match:
+        raise ValueError(nodes)
+    return re.sub(r"\[(\w+)[\w,-]*\]", r"\1", match[1], flags=re.ASCII)
 
 
 def _open_mpi(environment: Mapping[str, str]) -> Processes | None:
-    size = int(environment.get("OMPI_COMM_WORLD_SIZE") or 1)
+    size = _number(environment, "OMPI_COMM_WORLD_SIZE", 1, minimum=1)
     if size == 1 or "OMPI_COMM_WORLD_RANK" not in environment:
         return None
     # Up to version 4 the address of mpirun: 1531576320.0;tcp://10.96.0.1,10.148.0.1:34911
@@ -112,7 +154,7 @@ def _open_mpi(environment: Mapping[str, str]) -> Processes | None:
     if match:
         host = match[2] or f"[{match[3]}]"
         address = f"{host}:{61440 + int(match[1]) // 4096 % 4096}"
-    return Processes(size, int(environment["OMPI_COMM_WORLD_RANK"]), address)
+    return Processes(size, _index(environment, "OMPI_COMM_WORLD_RANK", size), address)
 
 
 def _cloud_tpu(environment: Mapping[str, str], fetch: Fetch | None = None) -> Processes | None:
@@ -127,12 +169,13 @@ def _cloud_tpu(environment: Mapping[str, str], fetch: Fetch | None = None) -> Pr
         environment = {name.strip(): value.strip().strip("'") for name, _, value in lines} | dict(environment)
     if not hosts or index is None:
         return None
-    num_slices = int(environment.get("MEGASCALE_NUM_SLICES") or 1)
-    slice_index = int(environment.get("MEGASCALE_SLICE_ID") or 0)
-    first = (environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]).split(":")[0]
-    return Processes(
-        num_slices * len(hosts), slice_index * len(hosts) + int(index), f"{first}:{TPU_PORT}"
-    )
+    num_slices = _number(environment, "MEGASCALE_NUM_SLICES", 1, minimum=1)
+    if num_slices * len(hosts) == 1:
+        return ALONE
+    slice_index = _index(environment, "MEGASCALE_SLICE_ID", num_slices)
+    worker = _index({"TPU_WORKER_ID": index}, "TPU_WORKER_ID", len(hosts))
+    first = re.match(r"\[[^\]]*\]|[^:]*", environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0])[0]
+    return Processes(num_slices * len(hosts), slice_index * len(hosts) + worker, f"{first}:{TPU_PORT}")
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
@@ -155,8 +198,8 @@ def _metadata(attribute: str) -> str | None:
     )
     try:
         with urllib.request.urlopen(request, timeout=_METADATA_SECS) as answer:
-            return answer.read().decode()
-    except OSError:  # no such attribute, or no such server: not a slice
+            return answer.read(_MAX_ANSWER_BYTES).decode()
+    except (OSError, http.client.HTTPException, UnicodeDecodeError):  # no such attribute, or no such server: not a slice
         return None
 
 
@@ -164,17 +207,19 @@ def _kubernetes(environment: Mapping[str, str], num_pods: Callable[[str], int] |
     """One process a pod of an indexed Job, whose pods are named <job>-<index> by a headless Service."""
     if "KUBERNETES_SERVICE_HOST" not in environment or "JOB_COMPLETION_INDEX" not in environment:
         return None
-    index = int(environment["JOB_COMPLETION_INDEX"])
+    index = _number(environment, "JOB_COMPLETION_INDEX", 0)
     pod, _, domain = socket.getfqdn(environment.get("HOSTNAME", "")).partition(".")
     job = pod.removesuffix(f"-{index}")
     try:
         size = (num_pods or _num_pods)(job)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"this pod has index {index} in Job {job}, but how many there are cannot be read ({error}): let its "
             "service account read jobs, or give --coordinator, --num_processes and --process_index as "
             "launch/gke.yaml does (--num_processes=1 for one pod alone)."
         ) from error
+    if size == 1:
+        return ALONE  # one pod after the other
     return Processes(size, index, f"{job}-0{'.' if domain else ''}{domain}:{TPU_PORT}")
 
 
@@ -189,4 +234,4 @@ def _num_pods(job: str) -> int:
     )
     trust = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
     with urllib.request.urlopen(request, timeout=_METADATA_SECS, context=trust) as answer:
-        return int(json.load(answer)["spec"]["parallelism"])
+        return int(json.loads(answer.read(_MAX_ANSWER_BYTES))["spec"]["parallelism"])

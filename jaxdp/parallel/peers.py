@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxdp.errors import PeerLost, UserError
-from jaxdp.parallel.processes import ALONE, Processes, is_loopback
+from jaxdp.parallel.addresses import is_loopback
+from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.switchboard import Switchboard, message
 
 RETRY_SECS = 0.2

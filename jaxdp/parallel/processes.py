@@ -1,10 +1,16 @@
 """The processes of one run: how many, which one this is, and where they meet."""
 
 import dataclasses
-import ipaddress
+import math
 import os
 
 import jax
+
+from jaxdp.errors import UserError
+from jaxdp.parallel.addresses import bind_address, checked_address
+
+MAX_PROCESSES = 2**16
+"""More than any cluster starts: a larger count is a mistake."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +27,25 @@ class Processes:
     process_index: int = 0
     coordinator: str = ""
 
+    def __post_init__(self):
+        """Checks the numbers and the address.
+
+        Raises:
+            UserError: names the value and its range.
+        """
+        if not 1 <= self.num_processes <= MAX_PROCESSES:
+            raise UserError(f"the number of processes must be from 1 to {MAX_PROCESSES}, found {self.num_processes}.")
+        if not 0 <= self.process_index < self.num_processes:
+            raise UserError(
+                f"the index of a process must be from 0 to {self.num_processes - 1}, for the {self.num_processes} "
+                f"of this run, found {self.process_index}."
+            )
+        if self.coordinator:
+            checked_address(self.coordinator, "--coordinator")
+
 
 ALONE = Processes()
 """One process, as most runs have."""
-
-
-def is_loopback(coordinator: str) -> bool:
-    """Whether HOST:PORT leads every machine to itself."""
-    host = coordinator.rpartition(":")[0].strip("[]").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return False
 
 
 def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: float) -> None:
@@ -56,6 +67,7 @@ def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: floa
         processes.num_processes,
         processes.process_index,
         cluster_detection_method=None if shared_nodes else "deactivate",
-        initialization_timeout=int(init_timeout_secs),
-        heartbeat_timeout_seconds=int(heartbeat_secs),
+        initialization_timeout=math.ceil(init_timeout_secs),
+        heartbeat_timeout_seconds=math.ceil(heartbeat_secs),
+        coordinator_bind_address=None if processes.process_index else bind_address(processes.coordinator),
     )

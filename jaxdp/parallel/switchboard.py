@@ -23,9 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxdp.errors import PeerLost, UserError
-
-BIND_SECS = 10.0
-"""How long a port may be taken: a run that was just killed needs a moment to let go of it."""
+from jaxdp.parallel.addresses import bind_address, listen
 
 MAX_LINE_BYTES = 2**24
 """A connection that sends more without a line break is none of ours."""
@@ -61,7 +59,7 @@ class Switchboard(threading.Thread):
         super().__init__(name="jaxdp-switchboard", daemon=True)
         self._address, self._num_processes, self._timeout_secs = address, num_processes, timeout_secs
         self._deadline = time.monotonic() + timeout_secs
-        self._listener: socket.socket | None = _listen(int(address.rpartition(":")[2]))
+        self._listener: socket.socket | None = listen(bind_address(address))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._here: dict[int, _Connection] = {}
@@ -203,23 +201,6 @@ def _is_hello(content: Any) -> bool:
 def message(kind: str, content: Any) -> bytes:
     """One line of the protocol."""
     return json.dumps([kind, content]).encode() + b"\n"
-
-
-def _listen(port: int) -> socket.socket:
-    """A socket that listens on every interface, as JAX's own coordinator does."""
-    end = time.monotonic() + BIND_SECS
-    while True:
-        try:
-            if socket.has_dualstack_ipv6():
-                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-            return socket.create_server(("", port))
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"process 0 cannot listen at port {port} of {socket.gethostname()} ({error.strerror}): another "
-                    "run may be using it; give --coordinator another port, the same to all processes."
-                ) from error
-        time.sleep(0.2)
 
 
 def _listed(noun: str, things: Sequence[Any], limit: int = 8) -> str:

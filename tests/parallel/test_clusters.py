@@ -1,6 +1,7 @@
 """Processes found in what clusters tell; the variables are those of the real ones."""
 
 import http.server
+import json
 import socket
 import threading
 
@@ -9,7 +10,7 @@ import pytest
 from jaxdp.errors import UserError
 from jaxdp.parallel import clusters
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes, first_slurm_node
-from jaxdp.parallel.processes import Processes, is_loopback
+from jaxdp.parallel.processes import Processes
 
 SLURM = {
     "SLURM_JOB_ID": "4100", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "3", "SLURM_PROCID": "2",
@@ -52,10 +53,65 @@ def test_what_the_environment_tells(environment, processes, monkeypatch):
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("node001", "node001"), ("node001,host2", "node001"), ("node[001-015],host2", "node001"),
-     ("node[001,007-015],host2", "node001"), ("n[1-2]-ib", "n1-ib"), ("", "")],
+     ("node[001,007-015],host2", "node001"), ("n[1-2]-ib", "n1-ib"), ("", ""), ("a[1-2]b[3,5]", "a1b3"),
+     ("rack[3]n[07-09,12]-ib,login[1-2]", "rack3n07-ib"), ("a[1]b[2]c[3-4],x", "a1b2c3"), ("n1.example.org", "n1.example.org")],
 )  # fmt: skip
 def test_the_first_of_slurms_nodes(nodes, first):
     assert first_slurm_node(nodes) == first
+
+
+@pytest.mark.parametrize("nodes", ["a[1", "a]1", "a[]", "a[[1]]", "a[,1]", "a b", "a;b", "(null)"])
+def test_what_is_no_node_list_is_refused_by_the_variables_name(nodes):
+    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST must be a SLURM node list .* set JAX_COORDINATOR_ADDRESS"):
+        cluster_processes(SLURM | {"SLURM_STEP_NODELIST": nodes})
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "found"),
+    [
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "many"}, "SLURM_STEP_NUM_TASKS", "'many'"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "-2"}, "SLURM_STEP_NUM_TASKS", "'-2'"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "2(x3)"}, "SLURM_STEP_NUM_TASKS", r"'2\(x3\)'"),
+        (SLURM | {"SLURM_PROCID": "3"}, "SLURM_PROCID", "'3'"),
+        (SLURM | {"SLURM_PROCID": "\u0663"}, "SLURM_PROCID", "'\u0663'"),
+        (SLURM | {"SLURM_JOB_ID": "4100_1"}, "SLURM_JOB_ID", "'4100_1'"),
+        (SLURM | {"JAX_COORDINATOR_PORT": "65536"}, "JAX_COORDINATOR_PORT", "'65536'"),
+        (SLURM | {"JAX_COORDINATOR_PORT": "http"}, "JAX_COORDINATOR_PORT", "'http'"),
+        (OPEN_MPI_4 | {"OMPI_COMM_WORLD_RANK": "4"}, "OMPI_COMM_WORLD_RANK", "'4'"),
+        (OPEN_MPI_4 | {"OMPI_COMM_WORLD_SIZE": "four"}, "OMPI_COMM_WORLD_SIZE", "'four'"),
+        (GKE_TPU | {"TPU_WORKER_ID": "2"}, "TPU_WORKER_ID", "'2'"),
+        (TWO_SLICES | {"MEGASCALE_SLICE_ID": "2"}, "MEGASCALE_SLICE_ID", "'2'"),
+        (TWO_SLICES | {"MEGASCALE_NUM_SLICES": "0"}, "MEGASCALE_NUM_SLICES", "'0'"),
+    ],
+)
+def test_variables_that_are_no_numbers_of_their_range_are_named(environment, name, found, monkeypatch):
+    monkeypatch.setattr(clusters, "_has_tpu", lambda: False)
+    with pytest.raises(UserError, match=f"environment variable {name} must be a whole number .*, found {found}") as refusal:
+        cluster_processes(environment)
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_NODES", "SLURM_NNODES"])
+def test_a_number_of_machines_that_is_none_is_named(name):
+    environment = {key: value for key, value in SLURM.items() if key != "SLURM_STEP_NUM_NODES"} | {name: "zero"}
+    with pytest.raises(UserError, match=f"{name} must be a whole number of at least 1"):
+        check_coordinator(Processes(3, 0, "10.0.0.1:1"), environment)
+
+
+@pytest.mark.parametrize("address", ["foo", "foo:0", "foo:70000", "http://foo:80", "a b:1", "::1:8476"])
+def test_an_address_in_the_environment_is_checked(address):
+    with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS="):
+        cluster_processes(SLURM | {"JAX_COORDINATOR_ADDRESS": address})
+
+
+def test_a_host_and_a_port_of_two_variables():
+    environment = SLURM | {"JAX_COORDINATOR_ADDRESS": "head", "JAX_COORDINATOR_PORT": "7"}
+    assert cluster_processes(environment) == Processes(3, 2, "head:7")
+
+
+def test_several_processes_from_python_need_an_address():
+    with pytest.raises(UserError, match="2 processes need the address of process 0"):
+        check_coordinator(Processes(2, 0), {})
 
 
 def test_several_processes_without_an_address_are_refused():
@@ -134,17 +190,16 @@ def test_a_pod_that_may_not_ask_is_told_what_to_do(monkeypatch):
         cluster_processes(POD)  # nobody answers here, and there is no token
 
 
+@pytest.mark.parametrize("answer", [b'{"spec": []}', b"[1]", b"not json", b'{"spec": {"parallelism": "many"}}', b"\xff"])
+def test_a_job_that_is_told_otherwise_than_expected_is_not_a_fault(monkeypatch, answer):
+    monkeypatch.setattr(socket, "getfqdn", lambda host: "train-1")
+    monkeypatch.setattr(clusters, "_num_pods", lambda job: int(json.loads(answer)["spec"]["parallelism"]))
+    with pytest.raises(UserError, match="index 1 in Job train, but how many there are cannot be read"):
+        cluster_processes(POD)
+
+
 def test_pods_of_other_kinds_are_alone():
     assert cluster_processes({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "web-1"}) is None
-
-
-@pytest.mark.parametrize(
-    ("coordinator", "loopback"),
-    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("127.8.0.9:1", True), ("LOCALHOST:1", True),
-     ("10.0.0.1:1", False), ("host:1", False), ("[fe80::1]:1", False), ("localhost.example.org:1", False)],
-)  # fmt: skip
-def test_loopback(coordinator, loopback):
-    assert is_loopback(coordinator) == loopback
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from jaxdp.errors import PeerLost, UserError
+from jaxdp.parallel import addresses, switchboard
 from jaxdp.parallel import peers as peers_module
-from jaxdp.parallel import switchboard
 from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import Processes
 
@@ -26,7 +26,7 @@ def address():
 def short_waits(monkeypatch):
     monkeypatch.setattr(peers_module, "LINGER_SECS", 0.2)
     monkeypatch.setattr(peers_module, "NOTICE_SECS", 2.0)
-    monkeypatch.setattr(switchboard, "BIND_SECS", 0.2)
+    monkeypatch.setattr(addresses, "BIND_SECS", 0.2)
 
 
 @pytest.fixture
