@@ -1,20 +1,28 @@
-"""A lock between processes that outlives none of them."""
+"""File lock between processes, released by the kernel when its holder ends."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_MAX_HOLDER_BYTES = 4096
+"""Longest description of a holder that is read; ours are about 100 bytes."""
+
+_MAX_ATTEMPTS = 100
+"""How often a lock file is opened that was replaced before it could be locked."""
+
 
 @contextlib.contextmanager
-def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
+def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Holds a lock file for this process.
 
-    The kernel gives an flock back when its holder dies, however it dies, so a
+    The kernel releases a flock when its holder ends, however it ends, so a
     lock file that outlived its process is no obstacle. Network file systems
     that share flock between hosts protect across hosts too.
 
@@ -22,27 +30,64 @@ def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
         path: the file, made if missing and left there.
         on_busy: called with a description of the holder when there is one;
             raises to give up, returns to wait.
+
+    Yields:
+        A function that tells whether `path` still is the file that is locked. It is
+        not once the file, or a directory above it, was deleted, moved or replaced:
+        then another process can lock the file that is there now.
+
+    Raises:
+        OSError: the file cannot be made or locked.
     """
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            on_busy(_described(file.read()))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        json.dump({"host": socket.gethostname(), "process_id": os.getpid(), "start_time": time.time()}, file)
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
-def _described(text: str) -> str:
+    descriptor = _locked(path, on_busy)
     try:
-        holder = json.loads(text)
+        holder = {"host": socket.gethostname(), "process_id": os.getpid(), "start_time": time.time()}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        try:
+            yield lambda: _is_at(descriptor, path)
+        finally:
+            with contextlib.suppress(OSError):  # what it holds is for people alone; the lock ends with the descriptor
+                os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path, on_busy: Callable[[str], None]) -> int:
+    """A descriptor of the file at `path`, locked; that file is opened again if it is replaced meanwhile."""
+    for _ in range(_MAX_ATTEMPTS):
+        # A FIFO would block without O_NONBLOCK.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "Not a regular file", str(path))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_busy(_described(os.pread(descriptor, _MAX_HOLDER_BYTES, 0)))
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise OSError(errno.ESTALE, "Replaced by another file again and again", str(path))
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _described(content: bytes) -> str:
+    try:
+        holder = json.loads(content)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["start_time"]))
-        return f"process {holder['process_id']} on {holder['host']}, started {since}"
-    except (ValueError, KeyError, TypeError):  # it is being written just now
+        process, host = int(holder["process_id"]), str(holder["host"])
+    # It is being written just now, or it is no lock file of ours.
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
         return "another process"
+    return f"process {process} on {host}, started {since}" if host.isprintable() else "another process"

@@ -1,8 +1,9 @@
 """The work directory of a run: the names in it, and the lock that keeps it to one run."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxdp.errors import UserError
@@ -65,11 +66,16 @@ class WorkDir:
             )
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[Callable[[], None]]:
         """Holds the directory for this process.
 
+        Yields:
+            A function to call before every write into the directory. It raises
+            UserError once the directory, or its lock file, was deleted, moved or
+            replaced: what is at its path by then may belong to another run.
+
         Raises:
-            UserError: another process holds it; it is named.
+            UserError: another process holds it, and is named; or it cannot be locked.
         """
 
         def refuse(holder: str) -> None:
@@ -78,5 +84,30 @@ class WorkDir:
                 "wait for it, stop it, or choose another --workdir."
             )
 
-        with exclusive(self.root / "run.lock", refuse):
-            yield
+        path = self.root / "run.lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                is_held = stack.enter_context(exclusive(path, refuse))
+            except OSError as error:
+                raise UserError(f"{path} cannot be locked ({error.strerror}); {_fix_of(error)}.") from error
+
+            def check_held() -> None:
+                if not is_held():
+                    raise UserError(
+                        f"--workdir={self.root} was deleted, moved or replaced while this run trained in it ({path.name} "
+                        "there is not the file that this run has locked), so this run stops and writes nothing more "
+                        "to it; choose another --workdir to train again."
+                    )
+
+            yield check_held
+
+
+def _fix_of(error: OSError) -> str:
+    """What to do about a lock file that cannot be locked."""
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return "its file system supports no locks (flock): enable them on the mount, or choose another --workdir"
+    if error.errno in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):
+        return "it must be a regular file: move away what is there"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there, or choose another --workdir"
+    return "change its permissions, or choose another --workdir"

@@ -1,7 +1,10 @@
 """The work directory: its names, and the lock that keeps it to one run."""
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,10 +98,106 @@ def test_the_lock_of_another_process_holds_until_it_is_killed(tmp_path):
         assert str(os.getpid()) in (tmp_path / "run.lock").read_text()
 
 
-@pytest.mark.parametrize("torn", ["", '{"host": "a", "proc', "[]", "{}"])
+TORN = [
+    b"", b'{"host": "a", "proc', b"[]", b"{}", b"\xff\xfe\x00binary", b"[" * 9000,
+    b'{"host": "a", "process_id": 1, "start_time": 1e300}', b'{"host": "a\\u001b[2J", "process_id": 1, "start_time": 1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("torn", TORN, ids=range(len(TORN)))
 def test_a_holder_that_cannot_be_read_is_another_process(tmp_path, torn):
     run = WorkDir(tmp_path)
     with run.locked():
-        (tmp_path / "run.lock").write_text(torn)
+        (tmp_path / "run.lock").write_bytes(torn)
         with pytest.raises(UserError, match="in use by another process"), run.locked():
             pass
+
+
+def delete_and_begin_again(root):
+    shutil.rmtree(root)
+    root.mkdir()
+    (root / "run.lock").write_text("")
+
+
+DISPLACEMENTS = {
+    "deleted": shutil.rmtree,
+    "moved": lambda root: root.rename(root.with_name("moved")),
+    "deleted and begun again": delete_and_begin_again,
+    "a file now": lambda root: (shutil.rmtree(root), root.write_text("")),
+    "without its lock": lambda root: (root / "run.lock").unlink(),
+    "another lock in it": lambda root: (root / "other").rename(root / "run.lock"),
+}
+
+
+@pytest.mark.parametrize("displace", DISPLACEMENTS.values(), ids=DISPLACEMENTS)
+def test_a_holder_hears_that_the_directory_is_not_its_own_any_more(tmp_path, displace):
+    run = WorkDir(tmp_path / "run")
+    run.create()
+    with run.locked() as check_held:
+        (run.root / "other").write_text("")
+        check_held()
+        displace(run.root)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"--workdir=\S+/run was deleted, moved or replaced while this run") as told:
+                check_held()
+    assert told.value.exit_code == 2
+
+
+def test_the_next_run_at_the_path_holds_its_own_lock(tmp_path):
+    root = tmp_path / "run"
+    root.mkdir()
+    with WorkDir(root).locked() as first:
+        delete_and_begin_again(root)
+        with WorkDir(root).locked() as second:
+            second()
+            with pytest.raises(UserError, match="deleted, moved or replaced"):
+                first()
+        holder = (root / "run.lock").read_text()
+    assert (root / "run.lock").read_text() == holder == ""
+
+
+def test_a_lock_file_that_is_replaced_while_it_is_waited_for_does_not_count(tmp_path, monkeypatch):
+    """Else two processes would each hold a file, one of them at no path."""
+    flock, waits = fcntl.flock, []
+
+    def replace_and_lock(descriptor, how):
+        if not waits:
+            waits.append(how)
+            delete_and_begin_again(tmp_path)
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with WorkDir(tmp_path).locked() as check_held:
+        check_held()
+
+
+def test_a_lock_that_the_kernel_refuses_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(number):
+        def flock(descriptor, how):
+            raise OSError(number, os.strerror(number))
+
+        return flock
+
+    for number, fix in ((errno.ENOLCK, "flock"), (errno.EPERM, "permissions"), (errno.EOPNOTSUPP, "another --workdir")):
+        monkeypatch.setattr(fcntl, "flock", refuse(number))
+        with pytest.raises(UserError, match=rf"run\.lock cannot be locked \({os.strerror(number)}\); .*{fix}"):
+            WorkDir(tmp_path).locked().__enter__()
+
+
+@pytest.mark.parametrize("obstacle", ["directory", "FIFO", "socket", "loop"])
+def test_what_cannot_be_a_lock_is_one_sentence(tmp_path, obstacle):
+    path = tmp_path / "run.lock"
+    make = {
+        "directory": path.mkdir,
+        "FIFO": lambda: os.mkfifo(path),
+        "socket": lambda: os.mknod(path, 0o140600),
+        "loop": lambda: path.symlink_to(path),
+    }
+    make[obstacle]()
+    with pytest.raises(UserError, match=r"run\.lock cannot be locked \(.*\); it must be a regular file: move away"):
+        WorkDir(tmp_path).locked().__enter__()
+
+
+def test_a_failure_inside_is_no_failure_of_the_lock(tmp_path):
+    with pytest.raises(PermissionError), WorkDir(tmp_path).locked():
+        raise PermissionError(errno.EACCES, "inside")

@@ -14,10 +14,12 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
 
 MANIFEST = "manifest.json"
@@ -57,7 +59,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, directory / MANIFEST)
     for changed in (directory, directory.parent):
-        _sync(changed)
+        sync(changed)
 
 
 def manifest_digest(directory: Path) -> str | None:
@@ -128,7 +130,7 @@ def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below a checkpoint, by relative path; all are on disk when it returns."""
     described = {}
     for path in sorted(directory.rglob("*")):
-        _sync(path)
+        sync(path)
         if path.is_file():
             described[path.relative_to(directory).as_posix()] = {
                 "bytes": path.stat().st_size,
@@ -169,13 +171,24 @@ def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
 
 def committed_steps(checkpoints: Path) -> list[int]:
     """Steps of all checkpoints in `checkpoints/` that have a manifest, ascending."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted(
-        int(path.name)
-        for path in checkpoints.iterdir()
-        if path.name.isdigit() and (path / MANIFEST).is_file()
-    )
+    steps = ((step_of(path.name), path) for path in list_directory(checkpoints))
+    return sorted(step for step, path in steps if step is not None and has_manifest(path))
+
+
+def has_manifest(directory: Path) -> bool:
+    """Whether a manifest is there, damaged or not.
+
+    Raises:
+        UserError: the directory may not be read, so nobody knows.
+    """
+    path = directory / MANIFEST
+    try:
+        with _reading(path):
+            return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except Unreadable:
+        return True  # reading it finds the damage
 
 
 def _text(body: Mapping[str, Any]) -> str:
@@ -218,7 +231,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file's contents, or a directory's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -4,7 +4,6 @@ Each process reads for itself. Which checkpoint it is, all agree on: what one of
 them finds damaged is set aside for all.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from jaxdp.checkpoint.manifest import (
     manifest_digest,
     read_manifest,
 )
+from jaxdp.checkpoint.names import DAMAGED_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
-from jaxdp.checkpoint.retention import DAMAGED_MARK
+from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.parallel.peers import Peers
@@ -77,6 +77,7 @@ def restore_latest(
     last_step: int | None = None,
     *,
     peers: Peers | None = None,
+    check_place: CheckPlace = lambda: None,
 ) -> TrainState | None:
     """The newest undamaged state up to `last_step`; None where there is no checkpoint.
 
@@ -100,9 +101,10 @@ def restore_latest(
         state, problem = _restore_together(directory, abstract_state, peers)
         if problem is None:
             return state
-        aside = peers.tell(str(_free_name(directory)))
+        aside = peers.tell(str(free_name(directory, DAMAGED_MARK)))
         report(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
         if peers.is_first:
+            check_place()
             directory.rename(aside)
     if found_any:
         raise DamageFound(
@@ -137,13 +139,6 @@ def _check_seen(directory: Path, peers: Peers) -> None:
                 f"process {process} on {peers.hosts[process]} does not see checkpoint {directory} as process 0 on "
                 f"{peers.hosts[0]} does; --workdir must be one directory that all machines share."
             )
-
-
-def _free_name(directory: Path) -> Path:
-    """`<step>.damaged`, or with a number where damage to this step was found before."""
-    names = itertools.chain([DAMAGED_MARK], (f"{DAMAGED_MARK}.{number}" for number in itertools.count(2)))
-    paths = (directory.with_name(directory.name + name) for name in names)
-    return next(path for path in paths if not path.exists())
 
 
 def check_same_arrays(

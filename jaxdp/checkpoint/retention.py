@@ -6,20 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jaxdp.checkpoint.manifest import (
-    MANIFEST,
     committed_steps,
     find_damage,
     finite_metrics,
+    has_manifest,
     read_manifest,
+)
+from jaxdp.checkpoint.names import (
+    DAMAGED_MARK,
+    DELETING_MARK,
+    free_name,
+    leftover_step,
+    list_directory,
+    step_of,
 )
 from jaxdp.errors import UserError
 from jaxdp.metrics import higher_is_better
 
-LEFTOVER_MARKS = (".orbax-checkpoint-tmp", ".deleting")
-"""In names of what an interrupted save or deletion leaves behind."""
-
-DAMAGED_MARK = ".damaged"
-"""In names of checkpoints that were found damaged and set aside; nothing of ours deletes them."""
+CheckPlace = Callable[[], None]
+"""Raises UserError where the work directory is no longer that of this run, before something in it is changed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,12 @@ def _stamps(directory: Path) -> list[tuple]:
     return [(path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
 
 
-def apply_retention(checkpoints: Path, retention: Retention, is_intact: Callable[[Path], bool] | None = None) -> None:
+def apply_retention(
+    checkpoints: Path,
+    retention: Retention,
+    is_intact: Callable[[Path], bool] | None = None,
+    check_place: CheckPlace = lambda: None,
+) -> None:
     """Deletes what no rule wants.
 
     A damaged checkpoint does not count as kept, nor is it deleted: another one
@@ -145,6 +155,10 @@ def apply_retention(checkpoints: Path, retention: Retention, is_intact: Callable
         checkpoints: the directory.
         retention: the rules.
         is_intact: whether a checkpoint is as it was written; None: read every file.
+        check_place: called before each deletion.
+
+    Raises:
+        UserError: a checkpoint cannot be deleted.
     """
     is_intact = is_intact or Intactness()
     metrics = dict(saved_metrics(checkpoints))
@@ -152,35 +166,87 @@ def apply_retention(checkpoints: Path, retention: Retention, is_intact: Callable
         for step in damaged:
             del metrics[step]
     for step in metrics.keys() - retention.kept(metrics):
+        check_place()
         delete_checkpoint(checkpoints / str(step))
 
 
 def delete_checkpoint(directory: Path) -> None:
-    """Deletes a checkpoint; renamed first, so that half of it is never taken for one."""
-    doomed = directory.with_name(f"{directory.name}.deleting")
-    directory.rename(doomed)
-    shutil.rmtree(doomed)
+    """Deletes a checkpoint, if it still is there; renamed first, so that half of it is never taken for one.
+
+    Raises:
+        UserError: it cannot be deleted.
+    """
+    doomed = free_name(directory, DELETING_MARK)
+    try:
+        directory.rename(doomed)
+    except FileNotFoundError:  # someone else was faster
+        return
+    except OSError as error:
+        raise _undeletable(directory, error) from error
+    _remove(doomed)
+
+
+def _remove(path: Path) -> None:
+    """Removes a directory; of a symbolic link the link alone, as what it points to is not ours."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _undeletable(path, error) from error
+
+
+def _undeletable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be deleted ({error.strerror}); change the permissions of it and its directory, or delete it "
+        "by hand, then run the same command again."
+    )
 
 
 def remove_leftovers(checkpoints: Path) -> list[str]:
     """Removes what an interrupted save or deletion left behind; returns the names.
 
     Only for the process that holds the lock of the work directory.
+
+    Raises:
+        UserError: the directory cannot be read, or something in it cannot be removed.
     """
-    if not checkpoints.is_dir():
-        return []
     leftovers = [
         path
-        for path in checkpoints.iterdir()
-        if path.is_dir()
-        and (
-            any(mark in path.name for mark in LEFTOVER_MARKS)
-            or (path.name.isdigit() and not (path / MANIFEST).exists())
-        )
+        for path in list_directory(checkpoints)
+        if leftover_step(path.name) is not None and (path.is_dir() or path.is_symlink())
     ]
     for path in leftovers:
-        shutil.rmtree(path)
+        _remove(path)
     return [path.name for path in leftovers]
+
+
+def set_aside(directory: Path) -> Path:
+    """Renames a damaged checkpoint to `<step>.damaged`, or with a number where damage was found before; returns that."""
+    aside = free_name(directory, DAMAGED_MARK)
+    directory.rename(aside)
+    return aside
+
+
+def without_manifest(checkpoints: Path) -> list[Path]:
+    """Lists what Orbax has written as a checkpoint of ours, complete but for its manifest.
+
+    Such a checkpoint lost its manifest later, or an older version was killed just before writing it.
+    """
+    return [
+        path
+        for path in list_directory(checkpoints)
+        if step_of(path.name) is not None and not has_manifest(path) and looks_like_ours(path)
+    ]
+
+
+def looks_like_ours(directory: Path) -> bool:
+    """Whether Orbax has written the items of a checkpoint of ours here."""
+    items = ("state", "data", "config")
+    return (directory / "_CHECKPOINT_METADATA").is_file() and all((directory / item).is_dir() for item in items)
 
 
 def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int:
@@ -203,8 +269,9 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
                 f"use --step=latest or one of {listed}."
             )
         return order[0]
-    if not which.isdigit() or int(which) not in steps:
+    step = step_of(which)
+    if step is None or step not in steps:
         raise UserError(
             f"--step={which}: {checkpoints} has no such checkpoint; it has {listed}, `latest` and `best`."
         )
-    return int(which)
+    return step

@@ -1,10 +1,13 @@
 """Saving train states with Orbax, in the background.
 
 A save copies the state to the host, returns, and goes on in the background:
-Orbax writes one composite {state, data, config} into a temporary directory and
-renames it; then the manifest is written, which makes it count; then what no
-retention rule wants is deleted. A failure of any of these surfaces at the next
-call of `check`.
+Orbax writes one composite {state, data, config} into a directory of a name that
+no other process uses; the manifest is written into it; the rename to `<step>`
+makes it count; then what no retention rule wants is deleted. A failure of any of
+these surfaces at the next call of `check`.
+
+Nothing is renamed or deleted unless the work directory still is that of this run,
+since another one may have begun at its path.
 
 Every process holds the same state, so process 0 alone writes: none waits for
 another inside Orbax, where nothing would say for whom.
@@ -12,7 +15,10 @@ another inside Orbax, where nothing would say for whom.
 
 import concurrent.futures
 import contextlib
+import os
 import re
+import secrets
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,14 +33,18 @@ from jaxdp.checkpoint.manifest import (
     committed_steps,
     describe_files,
     finite_metrics,
+    has_manifest,
     read_manifest,
+    sync,
     write_manifest,
 )
+from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
-from jaxdp.checkpoint.retention import Intactness, Retention, apply_retention
+from jaxdp.checkpoint.retention import CheckPlace, Intactness, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
 from jaxdp.state import TrainState
+from jaxdp.terminal import say
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
 
@@ -49,7 +59,13 @@ class CheckpointWriter:
     """Saves states of one run, one at a time, in the background."""
 
     def __init__(
-        self, checkpoints: Path, retention: Retention, abstract_state: TrainState, *, async_save: bool
+        self,
+        checkpoints: Path,
+        retention: Retention,
+        abstract_state: TrainState,
+        *,
+        async_save: bool,
+        check_place: CheckPlace = lambda: None,
     ):
         """
         Args:
@@ -57,9 +73,23 @@ class CheckpointWriter:
             retention: which ones are kept.
             abstract_state: shapes and shardings of the states to come.
             async_save: False waits for each save.
+            check_place: called before each save, rename and deletion.
+
+        Raises:
+            UserError: the directory cannot be made.
         """
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        self._check_place = check_place
+        check_place()
+        try:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{checkpoints} cannot be made ({error.strerror}); it must be a directory that this user can write "
+                "to: move away what is there, or change its permissions."
+            ) from error
         self._checkpoints = checkpoints.resolve()
+        self._directory = os.stat(self._checkpoints)
+        self._suffix = SAVING_MARK + secrets.token_hex(6)
         self._echoes = contextlib.ExitStack()
         self._echoes.enter_context(without_echoes())
         self._retention = retention
@@ -104,10 +134,9 @@ class CheckpointWriter:
         if step == self._last_step or read_manifest(self._checkpoints / str(step)) is not None:
             return
         try:
-            if not self._checkpoints.is_dir():
-                raise FileNotFoundError("the directory is gone")
+            self._check_directory()
             self._orbax.save(
-                self._checkpoints / str(step),
+                self._unfinished(step),
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host_copy(state)),
                     data=ocp.args.JsonSave(dict(data_state)),
@@ -131,15 +160,33 @@ class CheckpointWriter:
         self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict, start: float
     ) -> None:
         self._orbax.wait_until_finished()
-        directory = self._checkpoints / str(step)
+        unfinished, directory = self._unfinished(step), self._checkpoints / str(step)
         for leaf, checksum in zip(leaves, np.asarray(checksums).tolist(), strict=True):
             leaf["checksum"] = checksum
+        self._check_directory()
         write_manifest(
-            directory, Manifest(step, time.time(), metrics, leaves, describe_files(directory))
+            unfinished, Manifest(step, time.time(), metrics, leaves, describe_files(unfinished))
         )
+        self._check_directory()
+        _make_way(directory)
+        unfinished.rename(directory)
+        sync(self._checkpoints)
         self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
         self._is_intact.trust(directory)
-        apply_retention(self._checkpoints, self._retention, self._is_intact)
+        apply_retention(self._checkpoints, self._retention, self._is_intact, self._check_directory)
+
+    def _unfinished(self, step: int) -> Path:
+        return self._checkpoints / f"{step}{self._suffix}"
+
+    def _check_directory(self) -> None:
+        """Makes sure that the directory still is the one in which this run has begun to save."""
+        self._check_place()
+        try:
+            if os.path.samestat(os.stat(self._checkpoints), self._directory):
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise FileNotFoundError("the directory is gone")
 
     def check(self) -> None:
         """Raises UserError if the save that ended last failed; never waits."""
@@ -162,9 +209,11 @@ class CheckpointWriter:
             raise self._failure(step, error) from error
 
     def _failure(self, step: int | None, error: Exception) -> UserError:
-        why = _FILE_SYSTEM_REASON.search(str(error))
         self._has_failed = True
-        whole = ", ".join(map(str, committed_steps(self._checkpoints))) or "none"
+        self._check_place()  # which explains more
+        why = _FILE_SYSTEM_REASON.search(str(error))
+        steps = committed_steps(self._checkpoints) if self._checkpoints.is_dir() else []
+        whole = ", ".join(map(str, steps)) or "none"
         return UserError(
             f"checkpoint {step} could not be written to {self._checkpoints}: {why[1].strip() if why else error}; "
             f"whole checkpoints there: {whole}; "
@@ -188,6 +237,27 @@ class CheckpointWriter:
                     raise self._failure(self._last_step, error) from error
             finally:
                 self._echoes.close()
+                self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        """Removes this run's unfinished saves from a directory that is not its own any more.
+
+        TensorStore makes every directory above a file that it writes, also where
+        another run has begun meanwhile. The token in their names tells whose they are.
+        """
+        try:
+            self._check_directory()
+        except (UserError, FileNotFoundError):
+            for path in self._checkpoints.glob(f"*{self._suffix}*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_way(directory: Path) -> None:
+    """Sets aside what has the name of a checkpoint that is about to get it."""
+    if os.path.lexists(directory):
+        aside = free_name(directory, DAMAGED_MARK if has_manifest(directory) else FOREIGN_MARK)
+        directory.rename(aside)
+        say(f"{directory} is no whole checkpoint of jaxdp and is set aside as {aside}, to make room for one")
 
 
 def host_copy(state: PyTree) -> PyTree:

@@ -6,8 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_item, read_manifest
-from jaxdp.checkpoint.retention import remove_leftovers
+from jaxdp.checkpoint.manifest import (
+    MANIFEST,
+    committed_steps,
+    find_damage,
+    read_item,
+    read_manifest,
+)
+from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
 from jaxdp.config import check_resumable, to_json
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
@@ -27,7 +33,8 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
     Args:
         directory: of the run.
         resume: one of RESUME_MODES.
-        clean: removes what an interrupted save or deletion left behind.
+        clean: removes what an interrupted save or deletion left behind, and sets aside
+            checkpoints without a manifest.
 
     Raises:
         UserError: `resume` is unknown, or asks for something else than there is.
@@ -45,6 +52,8 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
         raise UserError(f"--resume=must, but {directory.checkpoints} holds no checkpoint; check --workdir.")
     for name in remove_leftovers(directory.checkpoints) if clean else ():
         say(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
+    for path in without_manifest(directory.checkpoints) if clean else ():
+        say(f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}")
     return steps
 
 

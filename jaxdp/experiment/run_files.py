@@ -52,6 +52,7 @@ def logging_to(log: Path) -> Iterator[None]:
 
 def record_config(start: Start, first_step: int) -> None:
     """Writes config.json, with the vocabularies; the one it replaces stays as config.<first_step>.json."""
+    start.check_place()
     data, directory = start.composition.data, start.directory
     text = json.dumps(to_json(start.composition.config), indent=2) + "\n"
     path = directory.config
@@ -70,6 +71,7 @@ def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
         yield lambda step, values: None
         return
     config, directory = start.composition.config, start.directory
+    start.check_place()
     truncate_after(directory.metrics, first_step)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(ProgressLine(first_step, start.composition.total_steps))
@@ -82,6 +84,7 @@ def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
             stack.callback(writer.close)
 
         def write(step: int, values: Mapping[str, float | str]) -> None:
+            start.check_place()
             for writer in writers:
                 writer.write(step, values)
 

@@ -74,7 +74,9 @@ def _restore_or_initialise(
 ) -> tuple[TrainState, int]:
     """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
     composition, checkpoints = start.composition, start.directory.checkpoints
-    state = restore_latest(checkpoints, composition.abstract_state, say, last_step, peers=start.peers)
+    state = restore_latest(
+        checkpoints, composition.abstract_state, say, last_step, peers=start.peers, check_place=start.check_place
+    )
     if state is not None:
         step = int(state.step)
         rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
@@ -116,6 +118,7 @@ def _train(
             retention_of(config),
             composition.abstract_state,
             async_save=config.checkpoint.async_save,
+            check_place=start.check_place,
         )
         stack.callback(writer.close)
         hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)
@@ -149,6 +152,7 @@ def _roll_back(start: Start, rollbacks: Rollbacks, last_step: int) -> tuple[Trai
         say("no checkpoint is from before that: starting again from step 1")
     for step in committed_steps(checkpoints) if start.peers.is_first else ():
         if step > first_step:
+            start.check_place()
             delete_checkpoint(checkpoints / str(step))
     return state, first_step
 

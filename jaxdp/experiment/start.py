@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.experiment.composition import Composition
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.peers import Peers
@@ -28,6 +29,8 @@ class Start:
         watchdog: ends the process when it hangs; told of every phase.
         peers: the other processes; the first one writes.
         profile: which steps to trace.
+        check_place: called before every write into the work directory; raises UserError
+            where that no longer is the directory that this run has locked.
     """
 
     composition: Composition
@@ -36,3 +39,4 @@ class Start:
     watchdog: Watchdog
     peers: Peers
     profile: Profile | None
+    check_place: CheckPlace

@@ -63,8 +63,8 @@ def _run(
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption(say, config.checkpoint.grace_secs))
         peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, _say_at_the_end))
-        if peers.is_first:
-            stack.enter_context(directory.locked())
+        # The lock of process 0 stands for all, as it alone writes what processes share.
+        check_place = stack.enter_context(directory.locked()) if peers.is_first else lambda: None
         log = directory.log(peers.process_index)
         stack.enter_context(logging_to(log))
         stack.enter_context(peers.explaining())
@@ -86,7 +86,7 @@ def _run(
             preemption.hold(peers)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
-        return run_session(Start(composition, directory, preemption, watchdog, peers, profile))
+        return run_session(Start(composition, directory, preemption, watchdog, peers, profile, check_place))
 
 
 def _say_at_the_end(sentence: str) -> None:

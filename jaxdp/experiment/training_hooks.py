@@ -65,7 +65,7 @@ def make_hooks(
         hooks.insert(0, _consistency(start.composition, programs, checkpointing))
     if start.profile:
         profiling = Profiling(
-            start.directory.profile, start.profile.after_step, start.profile.num_steps, say
+            start.directory.profile, start.profile.after_step, start.profile.num_steps, say, start.check_place
         )
         hooks.append(InPhase(profiling, lambda: phase("profiling")))
     return hooks
@@ -102,6 +102,7 @@ def _owes_evaluation(start: Start, step: int) -> bool:
 
 def _record_metrics(start: Start, step: int, metrics: Mapping[str, float]) -> None:
     if start.peers.is_first:
+        start.check_place()
         record_metrics(start.directory.checkpoints / str(step), metrics)
 
 

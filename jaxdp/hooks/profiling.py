@@ -13,9 +13,22 @@ class Profiling(Hook):
     """Traces `num_steps` steps after `after_step`, which is at least 1, into a directory."""
 
     def __init__(
-        self, directory: Path, after_step: int, num_steps: int, report: Callable[[str], None]
+        self,
+        directory: Path,
+        after_step: int,
+        num_steps: int,
+        report: Callable[[str], None],
+        check_place: Callable[[], None] = lambda: None,
     ):
-        self._directory, self._report = directory, report
+        """
+        Args:
+            directory: Directory of the trace.
+            after_step: Step after which the trace begins.
+            num_steps: Number of steps to trace.
+            report: Called with a sentence once the trace is written.
+            check_place: Called before the trace is written; raises to prevent it.
+        """
+        self._directory, self._report, self._check_place = directory, report, check_place
         self._start, self._end = after_step, after_step + num_steps
         self._running = False
 
@@ -35,6 +48,7 @@ class Profiling(Hook):
 
     def _finish(self) -> None:
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            self._check_place()
+            jax.profiler.stop_trace()
             self._report(f"profile written to {self._directory} (tensorboard --logdir, or ui.perfetto.dev)")

@@ -130,7 +130,7 @@ def _unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
         for path in workdir.glob("checkpoints/*")
         if not (path / "manifest.json").is_file() and path.stat().st_ctime >= started
     ]
-    return any(".orbax-checkpoint-tmp" in path.name for path in left), any(path.name.isdigit() for path in left)
+    return any(".orbax-checkpoint-tmp" in path.name for path in left), any(re.fullmatch(r"\d+\.saving-[0-9a-f]+", path.name) for path in left)
 
 
 def _expect_resumed(run: Run, before: int | None) -> None:

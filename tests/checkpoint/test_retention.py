@@ -117,14 +117,20 @@ def test_a_checkpoint_is_renamed_before_it_is_deleted(checkpoints, monkeypatch):
 
 
 def test_leftovers_go_and_all_else_stays(checkpoints):
-    for name in ("8.orbax-checkpoint-tmp", "7", "3.deleting", "5.damaged", "notes"):
+    leftovers = {
+        "8.orbax-checkpoint-tmp", "8.orbax-checkpoint-tmp-17", "9.saving-0a1b", "9.saving-0a1b.orbax-checkpoint-tmp",
+        "3.deleting", "3.deleting.2",
+    }  # fmt: skip
+    others = {
+        "7", "5.damaged", "notes", "notes.deleting", "plan.orbax-checkpoint-tmp", "9.saving-mine", "3.deleting.txt", "²", "٣",
+        "٣.deleting", "007", "007.deleting",
+    }  # fmt: skip
+    for name in leftovers | others:
         (checkpoints / name).mkdir()
         (checkpoints / name / "file").write_text("")
     (checkpoints / "12").write_text("a file of the user")
-    assert sorted(remove_leftovers(checkpoints)) == ["3.deleting", "7", "8.orbax-checkpoint-tmp"]
-    assert {path.name for path in checkpoints.iterdir()} == {
-        "1", "2", "3", "4", "5", "6", "12", "5.damaged", "notes",
-    }  # fmt: skip
+    assert set(remove_leftovers(checkpoints)) == leftovers
+    assert {path.name for path in checkpoints.iterdir()} == {"1", "2", "3", "4", "5", "6", "12"} | others
     assert remove_leftovers(checkpoints / "nothing") == []
 
 

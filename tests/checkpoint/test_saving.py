@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import threading
 import time
 
@@ -10,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from tiny_checkpoints import abstract, assert_is_state, make_state, save
+from tiny_runs import contents
 
 from jaxdp.checkpoint import saving
 from jaxdp.checkpoint.manifest import committed_steps, read_manifest, write_manifest
@@ -17,6 +19,7 @@ from jaxdp.checkpoint.restoring import restore, restore_latest
 from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.errors import UserError
+from jaxdp.workdir import WorkDir
 
 
 def test_manifest_lists_every_file_and_every_array(checkpoints, make_writer):
@@ -43,7 +46,7 @@ def test_without_its_manifest_a_checkpoint_does_not_count(checkpoints, make_writ
     writer.wait()
 
     def die(directory, manifest):
-        assert directory.name == "2" and (directory / "commit_success.txt").exists()  # Orbax is done
+        assert directory.name.startswith("2.saving-") and (directory / "commit_success.txt").exists()  # Orbax is done
         raise OSError("killed")
 
     monkeypatch.setattr(saving, "write_manifest", die)
@@ -52,7 +55,8 @@ def test_without_its_manifest_a_checkpoint_does_not_count(checkpoints, make_writ
         writer.wait()
     assert committed_steps(checkpoints) == [1]
     assert_is_state(restore_latest(checkpoints, abstract(), print), 1)
-    assert remove_leftovers(checkpoints) == ["2"]
+    [left] = remove_leftovers(checkpoints)
+    assert left.startswith("2.saving-") and [path.name for path in checkpoints.iterdir()] == ["1"]
 
 
 def test_save_returns_at_once_and_the_state_may_then_be_donated(checkpoints, make_writer, monkeypatch):
@@ -133,14 +137,31 @@ def test_a_failed_save_can_be_made_again(checkpoints, make_writer, monkeypatch):
     assert committed_steps(checkpoints) == [1]
 
 
-@pytest.mark.parametrize("obstacle", ["a file for the directory", "the step is there already"])
-def test_what_makes_a_save_impossible_is_told(checkpoints, make_writer, obstacle):
-    writer = make_writer()
-    if obstacle == "the step is there already":
-        (checkpoints / "1").mkdir()
+@pytest.mark.parametrize("obstacle", ["a directory", "a file", "a link to nowhere"])
+def test_what_has_the_name_of_the_next_checkpoint_is_set_aside(checkpoints, make_writer, capsys, obstacle):
+    writer, place = make_writer(), checkpoints / "1"
+    if obstacle == "a directory":
+        place.mkdir()
+        (place / "file").write_text("mine")
+    elif obstacle == "a file":
+        place.write_text("mine")
     else:
-        checkpoints.rmdir()
-        checkpoints.write_text("")
+        place.symlink_to(checkpoints / "nowhere")
+    save(writer, 1)
+    writer.wait()
+    assert committed_steps(checkpoints) == [1]
+    aside = checkpoints / "1.foreign"
+    assert f"{place} is no whole checkpoint of jaxdp and is set aside as {aside}" in capsys.readouterr().err
+    if obstacle == "a link to nowhere":
+        assert aside.is_symlink()
+    else:
+        assert (aside / "file" if obstacle == "a directory" else aside).read_text() == "mine"
+
+
+def test_what_makes_a_save_impossible_is_told(checkpoints, make_writer):
+    writer = make_writer()
+    checkpoints.rmdir()
+    checkpoints.write_text("")
     with pytest.raises(UserError, match=r"checkpoint 1 could not be written to .*: .*; whole checkpoints there: none"):
         save(writer, 1)
         writer.wait()
@@ -172,6 +193,67 @@ def test_a_directory_that_is_gone_is_told_and_not_made_again(checkpoints, make_w
     assert committed_steps(checkpoints) == [1, 2]
 
 
+@pytest.fixture
+def make_held(tmp_path):
+    """A writer into a work directory that this process has locked; closed, then released."""
+    workdir = WorkDir(tmp_path / "run")
+    workdir.create()
+    with workdir.locked() as check_place:
+        writer = CheckpointWriter(
+            workdir.checkpoints, Retention(keep_latest=1, keep_best=0), abstract(), async_save=True, check_place=check_place
+        )
+        yield workdir, writer
+        with pytest.raises(UserError, match="deleted, moved or replaced"):
+            writer.save(99, make_state(99), {}, {}, {})
+        writer.close()
+
+
+def replace_with_another_run(workdir):
+    """Another run at the same path, with a newer checkpoint and one of the same steps."""
+    shutil.move(workdir.root, workdir.root.with_name("gone"))
+    shutil.copytree(workdir.root.with_name("gone"), workdir.root)
+    (workdir.root / "metrics.jsonl").write_text("of another run")
+    others = contents(workdir.root)
+    shutil.rmtree(workdir.root.with_name("gone"))
+    return others
+
+
+@pytest.mark.parametrize("moment", ["between saves", "while arrays are written", "before the commit", "before the deletion"])
+def test_nothing_of_the_next_run_at_the_path_is_touched(make_held, monkeypatch, moment):
+    workdir, writer = make_held
+    save(writer, 1)
+    writer.wait()
+    found = []
+
+    def after(name, module):
+        whole = getattr(module, name)
+
+        def replace(*arguments):
+            result = whole(*arguments)
+            if not found and threading.current_thread() is not threading.main_thread():
+                found.append(replace_with_another_run(workdir))
+            return result
+
+        monkeypatch.setattr(module, name, replace)
+
+    if moment == "between saves":
+        found.append(replace_with_another_run(workdir))
+    elif moment == "while arrays are written":
+        # What Orbax still writes makes the directories above it again.
+        after("wait_until_finished", ocp.AsyncCheckpointer)
+    elif moment == "before the commit":
+        after("write_manifest", saving)
+    else:
+        after("sync", saving)
+    with pytest.raises(UserError, match="deleted, moved or replaced") as told:
+        save(writer, 2)
+        writer.wait()
+    assert told.value.exit_code == 2
+    writer.close()
+    strays = {name for name in found[0] if ".saving-" in name}  # copied with the rest, and removed by their token
+    assert contents(workdir.root) == {name: content for name, content in found[0].items() if name not in strays}
+
+
 def test_the_time_of_a_save_is_known(checkpoints, make_writer):
     writer = make_writer()
     assert writer.longest_save_secs == 0.0
@@ -201,4 +283,5 @@ def test_a_save_that_does_not_fit_is_told_and_the_one_before_is_whole(tmp_path):
     )
     state = restore_latest(checkpoints, abstract(num_columns=30000), print)
     np.testing.assert_array_equal(state.params["kernel"], make_state(1, num_columns=30000).params["kernel"])
-    assert remove_leftovers(checkpoints) == ["2.orbax-checkpoint-tmp"]
+    [left] = remove_leftovers(checkpoints)
+    assert left.startswith("2.saving-") and left.endswith(".orbax-checkpoint-tmp")

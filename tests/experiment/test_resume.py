@@ -242,12 +242,15 @@ def test_leftovers_of_a_kill_are_removed_with_a_sentence(config_file, unbroken, 
     shutil.copytree(checkpoints / "5", checkpoints / "6")
     (checkpoints / "6" / "manifest.json").unlink()
     (checkpoints / "7.orbax-checkpoint-tmp").mkdir()
+    (checkpoints / "7.saving-0a1b").mkdir()
     (checkpoints / "1").rename(checkpoints / "1.deleting")
     assert train(config_file, workdir) == 0
     err = capsys.readouterr().err
-    for name in ("6", "7.orbax-checkpoint-tmp", "1.deleting"):
+    for name in ("7.orbax-checkpoint-tmp", "7.saving-0a1b", "1.deleting"):
         assert f"removed {checkpoints / name}, which an interrupted save or deletion left behind\n" in err
+    # It may have been whole once, so it is not deleted.
+    assert f"{checkpoints / '6'} has no manifest.json, so nothing tells whether it is whole; it is set aside as" in err
     assert "resuming from checkpoint 5 of 6 steps" in err
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "5", "6"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "5", "6", "6.damaged"]
     assert_same_bits(saved_arrays(workdir, STEPS), saved_arrays(unbroken, STEPS))
     assert "left behind" in (workdir / "logs" / "process_0.log").read_text()

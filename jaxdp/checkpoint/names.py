@@ -1,0 +1,69 @@
+"""Names of the entries of a checkpoint directory: checkpoints, interrupted saves and deletions, damaged checkpoints.
+
+Only a name of these forms is ever deleted or renamed; whatever else is in the directory belongs to someone else.
+"""
+
+import itertools
+import re
+from pathlib import Path
+
+from jaxdp.errors import UserError
+
+SAVING_MARK = ".saving-"
+"""In names of saves under way, before the token of the process that saves; a rename to the step commits them."""
+
+DELETING_MARK = ".deleting"
+"""In names of checkpoints whose deletion is under way."""
+
+DAMAGED_MARK = ".damaged"
+"""In names of checkpoints that were found damaged and set aside; nothing of ours deletes them."""
+
+FOREIGN_MARK = ".foreign"
+"""In names of what was in the way of a checkpoint without being one; nothing of ours deletes it."""
+
+_STEP = re.compile("0|[1-9][0-9]*")
+_LEFTOVER = re.compile(
+    rf"(?P<step>{_STEP.pattern})(\.saving-[0-9a-f]+)?(\.orbax-checkpoint-tmp.*|\.deleting(\.[0-9]+)?)?"
+)
+_DAMAGED = re.compile(rf"(?P<step>{_STEP.pattern})\.damaged(\.[0-9]+)?")
+
+
+def step_of(name: str) -> int | None:
+    """Returns the step of a checkpoint; None for a name that no checkpoint of ours has, such as `007` or `²`."""
+    return int(name) if _STEP.fullmatch(name) else None
+
+
+def leftover_step(name: str) -> int | None:
+    """Returns the step of an interrupted save or deletion; None for any other name."""
+    match = _LEFTOVER.fullmatch(name)
+    return int(match["step"]) if match and name != match["step"] else None
+
+
+def damaged_step(name: str) -> int | None:
+    """Returns the step of a checkpoint that was set aside; None for any other name."""
+    match = _DAMAGED.fullmatch(name)
+    return int(match["step"]) if match else None
+
+
+def free_name(directory: Path, mark: str) -> Path:
+    """Returns `<name><mark>` next to `directory`, with a number at its end where that exists already."""
+    names = itertools.chain([mark], (f"{mark}.{number}" for number in itertools.count(2)))
+    paths = (directory.with_name(directory.name + name) for name in names)
+    return next(path for path in paths if not path.exists() and not path.is_symlink())
+
+
+def list_directory(directory: Path) -> list[Path]:
+    """Lists the entries of a directory; none where it is missing.
+
+    Raises:
+        UserError: it is no directory, or may not be read.
+    """
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{directory} cannot be listed ({error.strerror}); it must be a directory that this user can read: move "
+            "away what is there, or change its permissions."
+        ) from error
