@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.config import DATA_PLACES, to_json, without_places
 from jaxdp.errors import UserError
+from jaxdp.experiment.source_code import normalized_source
 from jaxdp.parallel.peers import Peers
 from jaxdp.workdir import WorkDir
 
@@ -45,7 +46,6 @@ def statement(
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "source of jaxdp": source_hash()[:12],
         **{key: value for key, value in values.items() if key not in MAY_DIFFER},
         "data fingerprint": fingerprint,
         "parameters of init_from": initial_checksum,
@@ -54,10 +54,10 @@ def statement(
 
 
 def source_hash(package: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the names and contents of the package's source files."""
+    """SHA-256 over the names and the code of the package's source files; comments and docstrings do not count."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        content = path.read_bytes()
+        content = normalized_source(path.read_bytes()).encode()
         digest.update(f"{path.relative_to(package).as_posix()}\n{len(content)}\n".encode() + content)
     return digest.hexdigest()
 
@@ -68,10 +68,14 @@ def check_same(peers: Peers, said: Mapping[str, Any]) -> None:
     Raises:
         UserError: they differ; every process raises it, with both sides.
     """
+    if peers.num_processes == 1:
+        return
+    # Parsing the package takes a third of a second, which a single process need not spend.
+    said = {"source of jaxdp": source_hash()[:12], **said}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     if len(set(peers.gather(digest))) == 1:
         return
-    differences = list(_differences(peers.gather(dict(said)), peers.hosts))
+    differences = list(_differences(peers.gather(said), peers.hosts))
     more = [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
     raise UserError(
         f"the {peers.num_processes} processes of this run do not agree:\n  "

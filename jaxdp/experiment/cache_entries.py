@@ -1,22 +1,32 @@
-"""Where in the cache the work on a source lies, done or not: each kind by all that its content depends on."""
+"""Cache paths of prepared data: each kind of entry is named by everything that its content depends on.
+
+Code counts by format numbers that stand next to it, so that an edited comment does not prepare a corpus
+again. The task of a user has no reviewed number: its source counts too, without comments and docstrings.
+"""
 
 import hashlib
 import inspect
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol
 
 from ml_collections import ConfigDict
 
-import jaxdp.data
-import jaxdp.tasks.labels
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.preparing.cache import default_cache_dir, entry_path
-from jaxdp.data.preparing.scan import Scan
+from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
+from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
+from jaxdp.data.rows.packing import PLAN_FORMAT
+from jaxdp.data.tokenizers.base import ENCODING_FORMAT
+from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
+from jaxdp.experiment.source_code import normalized_source
 from jaxdp.experiment.vocabularies import Vocabularies
+from jaxdp.tasks import Task
+from jaxdp.tasks.labels import LABELS_FORMAT
 
 Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
 """Of each source its scan, and name that the task knows -> column."""
@@ -25,7 +35,7 @@ Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
 def scan_entry(config: ConfigDict, source: Mapping[str, Any], evaluation_is_separate: bool) -> Path:
     """The scan of a source that is described by `source`."""
     key = source | {
-        "code": _code_version(),
+        "format": SCAN_FORMAT,
         "cleaning": _cleaning(config),
         "eval_fraction": None if evaluation_is_separate else config.data.eval_fraction,
     }
@@ -35,7 +45,7 @@ def scan_entry(config: ConfigDict, source: Mapping[str, Any], evaluation_is_sepa
 def tokenizer_entry(config: ConfigDict, name: str, fields: Sequence[str], scanned: Scanned) -> Path:
     """The tokenizer `name` made from these fields of the sources."""
     key = {
-        "code": _code_version(),
+        "format": [VOCABULARY_FORMAT, SCAN_FORMAT],
         "name": name,
         "special_tokens": make_task(config).special_tokens,
         "file": _file_digest(name),
@@ -49,7 +59,7 @@ def labels_entry(config: ConfigDict, scanned: Scanned) -> Path:
     """The labels of the sources' training parts."""
     options = config[config.task]
     key = {
-        "code": _code_version(),
+        "format": [LABELS_FORMAT, SCAN_FORMAT],
         "data": [[scan.fingerprint, scan.split, dict(columns)] for scan, columns in scanned],
         "cleaning": _cleaning(config),
         "kind": options.kind,
@@ -65,7 +75,8 @@ def tokens_entry(
     task = make_task(config, Vocabularies(labels=vocabularies.labels))
     tokenizers = (vocabularies.tokenizer, vocabularies.target_tokenizer)
     key = {
-        "code": _code_version(type(task)),
+        "format": [EXAMPLES_FORMAT, SCAN_FORMAT, ENCODING_FORMAT],
+        "prepare": prepare_version(type(task)),
         "data": scan.fingerprint,
         "split": scan.split,
         "columns": dict(columns),
@@ -79,7 +90,7 @@ def tokens_entry(
 
 def plan_entry(config: ConfigDict, tokens: Path, split: str, shape: Mapping[str, Any]) -> Path:
     """How the documents of some tokens are packed into rows of this shape."""
-    key = {"code": _code_version(), "tokens": tokens.name, "split": split, **shape}
+    key = {"format": PLAN_FORMAT, "tokens": tokens.name, "split": split, **shape}
     return entry_path(_cache_dir(config), "plan", key)
 
 
@@ -107,16 +118,21 @@ def _cleaning(config: ConfigDict) -> Any:
     return Cleaner(config.data.cleaning, ()).identity
 
 
-def _code_version(*classes: type) -> str:
-    """Digest of the source that the prepared data depends on: the data floor, labels, and the task's class."""
-    files = sorted(Path(jaxdp.data.__file__).parent.rglob("*.py"))
-    code = [inspect.getsource(jaxdp.tasks.labels), *map(_source_of, classes)]
-    return digest([file.read_text() for file in files] + code)
+def prepare_version(task: type[Task]) -> list[Any]:
+    """What an example depends on beside the record and the tokenizer: the task's number, and its code if it is a user's.
+
+    Raises:
+        UserError: a user's task without a source file.
+    """
+    theirs = [
+        kind for kind in task.__mro__ if kind not in (object, Protocol, Generic) and kind.__module__.split(".")[0] != "jaxdp"
+    ]
+    return [task.prepare_format, *map(_source_of, theirs)]
 
 
 def _source_of(task: type) -> str:
     try:
-        return inspect.getsource(task)
+        return digest(normalized_source(textwrap.dedent(inspect.getsource(task))))
     except (OSError, TypeError) as error:
         raise UserError(
             f"the task {task.__name__} was not defined in a module, so prepared data cannot be known by its code: "

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.order.mixture import ConcatenatedRows
 from jaxdp.data.pipeline import RowSource
+from jaxdp.data.preparing.cache import discard
 from jaxdp.data.preparing.examples import Examples
+from jaxdp.data.preparing.scan import DataChanged
 from jaxdp.experiment.cache_entries import digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
 from jaxdp.experiment.parts import make_task, model_vocab_size
@@ -46,6 +48,16 @@ def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
     if config.data.source == "hf_stream" and not config.data.mixture:
         return streamed(config, known)
     sources = open_sources(config)
+    try:
+        return _prepared(config, known, sources)
+    except DataChanged:
+        for source in sources:
+            discard(source.scan_entry)  # should it be what is wrong, the next start scans again
+        raise
+
+
+def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]) -> Data:
+    """The rows of sources that are scanned."""
     vocabularies = make_vocabularies(config, sources, known)
     vocab_size = model_vocab_size(config, vocabularies.tokenizer)
     prepared = [prepare_source(config, source, vocabularies) for source in sources]

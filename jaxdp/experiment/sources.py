@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -23,7 +24,7 @@ _COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One entry of the mixture, or the only source, opened and scanned."""
+    """One entry of the mixture, or the only source, opened and scanned; `scan_entry` is where the cache keeps the scan."""
 
     label: str
     weight: float | None
@@ -32,6 +33,7 @@ class Source:
     train: list[Part]
     evaluation: list[Part] | None
     scan: Scan
+    scan_entry: Path
 
     @property
     def extent(self) -> str:
@@ -127,4 +129,4 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
         scan = read()
     else:
         scan = load_scan(cached(place, lambda directory: read().save(directory), say))
-    return Source(source_label(entry), entry["weight"], spec, columns, train, evaluation, scan)
+    return Source(source_label(entry), entry["weight"], spec, columns, train, evaluation, scan, place)

@@ -20,6 +20,12 @@ from jaxdp.errors import UserError
 Kind = Literal["single_label", "multi_label", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+LABELS_FORMAT = 1
+"""Number of what `LabelCensus` makes of the same labels; part of the keys of the cache.
+
+To be raised when a change gives other names, another order or other statistics for the same records.
+"""
+
 _SHOWN = 12  # names of labels in a message
 
 

@@ -89,6 +89,8 @@ class Task(Protocol):
             follows each of them in the prepared data.
         packings: the values of `data.packing` that it can read, its default first.
         special_tokens: names of special tokens that its tokenizer must have.
+        prepare_format: number of what `prepare` makes of the same record; part of the key of
+            the cache, to be raised with every change of `prepare` that changes an example.
         prepared_with: what the result of `prepare` depends on beside the record, the
             tokenizer and the code: plain JSON values, part of the key of the cache.
         row_lengths: places of a row, end of text included, for each ragged array of
@@ -114,6 +116,7 @@ class Task(Protocol):
     terminated: tuple[str, ...]
     packings: tuple[str, ...]
     special_tokens: tuple[str, ...] = ()
+    prepare_format: int = 1
     prepared_with: Mapping[str, Any] = {}
     row_lengths: Mapping[str, int]
     architectures: tuple[str, ...]

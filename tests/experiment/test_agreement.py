@@ -86,11 +86,14 @@ def test_many_differences_are_counted():
         assert len(str(error).splitlines()) == 11 and "\n  and 12 more\n" in str(error)
 
 
-def test_a_change_of_any_source_file_changes_the_code(tmp_path):
+def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path):
     copy = shutil.copytree(Path(jaxdp.__file__).parent, tmp_path / "jaxdp", ignore=shutil.ignore_patterns("__pycache__"))
     assert source_hash(copy) == source_hash()
     with open(copy / "model" / "block.py", "a") as file:
-        file.write("\n")
+        file.write("\n# a comment\n")
+    assert source_hash(copy) == source_hash()
+    with open(copy / "model" / "block.py", "a") as file:
+        file.write("CHANGED = True\n")
     assert source_hash(copy) != source_hash()
 
 

@@ -84,6 +84,19 @@ def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
     return entry
 
 
+def discard(entry: Path) -> bool:
+    """Makes an entry count as damaged, so that the next start builds it again.
+
+    Returns:
+        False: the cache cannot be written to.
+    """
+    try:
+        (entry / ENTRY).unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
 def _build(entry: Path, build: Callable[[Path], None]) -> None:
     partial = entry.with_name(entry.name + ".partial")
     for leftover in (partial, entry):

@@ -14,6 +14,12 @@ import numpy as np
 from jaxdp.data.rows.flat import RaggedArray, ShardedArray
 
 INDEX = "index.json"
+EXAMPLES_FORMAT = 1
+"""Number of the files that `ExamplesWriter` writes; part of the keys of the cache.
+
+To be raised when their names, layout or content change for the same examples.
+"""
+
 SHARD_BYTES = 1 << 30
 OFFSET_DTYPE = np.dtype("<i8")
 

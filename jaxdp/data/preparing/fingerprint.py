@@ -1,7 +1,8 @@
 """What data a run was trained on, in 64 characters."""
 
 import hashlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxdp.data.reading.records import Record
@@ -19,30 +20,37 @@ class Fingerprint:
     def __init__(self, columns: Iterable[str]):
         self._columns = tuple(columns)
         self._digest = hashlib.sha256()
+        self._part_digest = hashlib.sha256()
 
     def add(self, record: Record) -> None:
         """Takes the next record in."""
-        self._add(record.origin)
-        for column in self._columns:
-            self._add(record.fields[column])
-        self._add(record.continues)
-
-    def _add(self, value: Any) -> None:
-        # Kind and size before the content: no two sequences of values give the same bytes.
-        if isinstance(value, str):
-            kind, content = b"t", value
-        elif isinstance(value, list):
-            kind, content = b"l", str(len(value))
-        elif isinstance(value, float):
-            kind, content = b"f", repr(value)
-        else:  # truth values are numbers too
-            kind, content = b"n", str(int(value))
-        content = content.encode("utf-8", "surrogatepass")
-        self._digest.update(kind + len(content).to_bytes(8, "little"))
+        values = (record.origin, *(record.fields[column] for column in self._columns), record.continues)
+        content = b"".join(itertools.chain.from_iterable(map(_encoded, values)))
         self._digest.update(content)
-        for each in value if isinstance(value, list) else ():
-            self._add(each)
+        self._part_digest.update(content)
+
+    def end_part(self) -> str:
+        """Ends a part; returns the hexadecimal SHA-256 of its records alone."""
+        digest, self._part_digest = self._part_digest.hexdigest(), hashlib.sha256()
+        return digest
 
     def hexdigest(self) -> str:
         """Of the records so far, in hexadecimal."""
         return self._digest.hexdigest()
+
+
+def _encoded(value: Any) -> Iterator[bytes]:
+    """Kind and size before the content: no two sequences of values give the same bytes."""
+    if isinstance(value, str):
+        kind, content = b"t", value
+    elif isinstance(value, list):
+        kind, content = b"l", str(len(value))
+    elif isinstance(value, float):
+        kind, content = b"f", repr(value)
+    else:  # truth values are numbers too
+        kind, content = b"n", str(int(value))
+    content = content.encode("utf-8", "surrogatepass")
+    yield kind + len(content).to_bytes(8, "little")
+    yield content
+    for each in value if isinstance(value, list) else ():
+        yield from _encoded(each)

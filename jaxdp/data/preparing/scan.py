@@ -15,7 +15,18 @@ from jaxdp.data.preparing.split import SplitPosition, split_parts
 from jaxdp.data.reading.records import Columns, Part, Record
 from jaxdp.errors import UserError
 
-SCAN, DROPPED = "scan.json", "dropped.bin"
+SCAN, DROPPED = "scan.json", "dropped.bits"
+
+SCAN_FORMAT = 1
+"""Number of what readers, cleaning and the split make of the same data; part of the keys of the cache.
+
+To be raised when a change of `data/reading`, `data/cleaning` or of the split gives other records, other texts or
+another split: what was prepared before is then prepared again.
+"""
+
+
+class DataChanged(UserError):
+    """The data are no longer what the scan found."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Scan:
 
     Attributes:
         fingerprint: of names and contents as they were read, before cleaning.
+        columns: fields that the fingerprints are about.
+        part_fingerprints: the same as `fingerprint`, of each part alone.
         part_records: records of each part, training parts first.
         num_characters: of the text that cleaning left.
         train_characters: how many of them are trained on.
@@ -34,6 +47,8 @@ class Scan:
     """
 
     fingerprint: str
+    columns: tuple[str, ...]
+    part_fingerprints: tuple[str, ...]
     part_records: tuple[int, ...]
     num_characters: int
     train_characters: int
@@ -52,7 +67,8 @@ def load_scan(directory: Path) -> Scan:
     """The scan that `Scan.save` wrote."""
     values = json.loads((directory / SCAN).read_text())
     split = values["split"]
-    values |= {"split": split and SplitPosition(*split), "part_records": tuple(values["part_records"])}
+    values |= {"split": split and SplitPosition(*split)}
+    values |= {name: tuple(values[name]) for name in ("columns", "part_fingerprints", "part_records")}
     return Scan(**values, dropped=(directory / DROPPED).read_bytes())
 
 
@@ -76,7 +92,7 @@ def scan_parts(
         UserError: of the readers or the cleaning; or the data cannot be split.
     """
     fingerprint, cleaner = Fingerprint(columns.names), Cleaner(cleaning, columns.text)
-    part_characters, part_records = [], []
+    part_characters, part_records, part_fingerprints = [], [], []
     # Of the records of the first part that has text: needed if it is the only one.
     lengths, continues = array("Q"), array("B")
     for part in (*train, *(evaluation or ())):
@@ -94,6 +110,7 @@ def scan_parts(
                 continues.append(record.continues)
             part_characters[-1] += size
             part_records[-1] += 1
+        part_fingerprints.append(fingerprint.end_part())
     split = None
     if evaluation is None:
         split = split_parts(part_characters, lengths, continues, eval_fraction)
@@ -109,6 +126,8 @@ def scan_parts(
         train_characters = sum(part_characters[: len(train)])
     return Scan(
         fingerprint.hexdigest(),
+        columns.names,
+        tuple(part_fingerprints),
         tuple(part_records),
         sum(part_characters),
         train_characters,
@@ -141,6 +160,9 @@ def kept_records(
         train: as scanned.
         evaluation: as scanned.
         held_out: False: to train on.
+
+    Raises:
+        DataChanged: at the end of a part whose records are not those of the scan.
     """
     parts = (*train, *(evaluation or ()))
     split = scan.split or SplitPosition(len(train), 0, 0)
@@ -151,7 +173,7 @@ def kept_records(
         if not (is_held_out if held_out else is_trained_on):
             number += num_records
             continue
-        for index, record in enumerate(part.read()):
+        for index, record in enumerate(_unchanged(part, scan, part_number)):
             number += 1
             if is_dropped(scan.dropped, number - 1):
                 continue
@@ -161,3 +183,26 @@ def kept_records(
                 yield Excerpt(record, begin=split.character if is_cut else 0)
             elif not held_out and here < split:
                 yield Excerpt(record, finish=split.character if is_cut else None)
+
+
+def _unchanged(part: Part, scan: Scan, part_number: int) -> Iterator[Record]:
+    """Reads a part again and compares it with the scan, since what is made of it is named by the scan.
+
+    Raises:
+        DataChanged: there are other records than the scan found.
+    """
+    fingerprint, num_records = Fingerprint(scan.columns), scan.part_records[part_number]
+    for number, record in enumerate(part.read()):
+        if number == num_records:
+            raise _changed(part)
+        fingerprint.add(record)
+        yield record
+    if fingerprint.end_part() != scan.part_fingerprints[part_number]:
+        raise _changed(part)
+
+
+def _changed(part: Part) -> DataChanged:
+    return DataChanged(
+        f"data: {part.name} changed while it was being prepared, so it holds other records than when it was scanned; "
+        "nothing was kept of it: run the same command again once the data no longer changes."
+    )

@@ -12,6 +12,12 @@ from jaxdp.data.rows.flat import FlatArray, count_up
 from jaxdp.data.rows.long_documents import find_long
 from jaxdp.errors import UserError
 
+PLAN_FORMAT = 1
+"""Number of what `pack` makes of the same documents and of the files of a plan; part of the keys of the cache.
+
+To be raised when a change of the packing, or of how long documents are cut, gives other rows for the same documents.
+"""
+
 CHUNK_DOCUMENTS = 1 << 20  # Python numbers at a time
 
 PLAN = "plan.json"

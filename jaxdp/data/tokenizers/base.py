@@ -13,6 +13,12 @@ from jaxdp.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"  # shown for what is no character
 
+ENCODING_FORMAT = 1
+"""Number of the ids that a tokenizer.json gives to a text; part of the keys of the cache.
+
+To be raised when a change of `data/tokenizers` encodes some text differently with the same tokenizer.json.
+"""
+
 ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
 """The environment of a process that is one of several: the library then encodes in the calling
 thread. It is read at each call, so `os.environ.update(ONE_THREAD)` may come at any time; without

@@ -10,6 +10,12 @@ from jaxdp.data.tokenizers.training import train_bpe, train_unigram, train_wordp
 from jaxdp.errors import UserError
 
 TRAINED = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_unigram}
+VOCABULARY_FORMAT = 1
+"""Number of what `make_tokenizer` makes of the same texts; part of the keys of the cache.
+
+To be raised when a change of `data/tokenizers` gives another tokenizer.json for the same name, texts and special tokens.
+"""
+
 LARGEST = 1_000_000  # vocabulary that is trained: the library sets memory aside for all of it
 
 

@@ -1,5 +1,6 @@
 """Cache entries: whole or absent, made once, made again when damaged."""
 
+import fcntl
 import json
 import os
 import signal
@@ -124,3 +125,21 @@ def test_a_cache_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data.cache_dir=.*file.* cannot be written to"):
         build(tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00\x80", b'{"host": "\xc3"}', b"\x00" * 100])
+def test_a_lock_file_with_binary_content_is_no_obstacle(tmp_path, content):
+    """Held by another process, then free."""
+    entry, said = entry_path(tmp_path, "tokens", KEY), []
+    lock = entry.with_name(entry.name + ".lock")
+    lock.write_bytes(content)
+    with open(lock, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def say(sentence):
+            said.append(sentence)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        build(tmp_path, say)
+    assert said == [f"waiting for another process, which prepares the same data in {tmp_path}"]
+    assert is_whole(entry)

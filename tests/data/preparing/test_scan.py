@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from jaxdp.data.preparing.scan import kept_records, load_scan, scan_parts
+from jaxdp.data.preparing.scan import DataChanged, kept_records, load_scan, scan_parts
 from jaxdp.data.reading.records import Columns, Part, Record
 from jaxdp.errors import UserError
 
@@ -106,3 +106,19 @@ def test_one_record_of_two_columns_cannot_be_cut():
     pair = Part("a", 0, "", lambda: iter([Record({"source": "abcdef", "target": "ghijkl"}, "a, line 1")]))
     with pytest.raises(UserError, match=r"data\.eval_path"):
         scan_parts([pair], None, Columns(("source", "target")), (), 0.3)
+
+
+def test_a_part_that_is_not_as_scanned_is_refused():
+    scanned = [part("a", "aaaa", "bb"), part("b", "cc")]
+    scan = scan_parts(scanned, None, TEXT, (), 0.3)
+    assert texts_of(scan, scanned) == [[("aaaa", False), ("bb", False)], [("cc", False)]]
+    for changed in (part("a", "aaaa", "bX"), part("a", "aaaa"), part("a", "aaaa", "bb", "c")):
+        with pytest.raises(DataChanged, match="data: a changed while it was being prepared"):
+            list(kept_records(scan, [changed, scanned[1]], None, held_out=False))
+        assert len(list(kept_records(scan, [changed, scanned[1]], None, held_out=True))) == 1  # which is of the other part
+
+
+def test_more_records_than_the_scan_has_seen_are_refused_before_they_are_looked_up():
+    scan = scan_parts([part("a", "aaaa", "b")], None, TEXT, ("min_chars:2",), 0.3)
+    with pytest.raises(DataChanged):
+        list(kept_records(scan, [part("a", "aaaa", "b", *"c" * 20)], None, held_out=True))
