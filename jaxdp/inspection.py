@@ -7,9 +7,9 @@ its header.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.paths import resolved_path
 from jaxdp.workdir import WorkDir
+
+Read = TypeVar("Read")
+"""What is read from a checkpoint."""
 
 
 def describe(path: str, step: str = "latest") -> dict[str, Any]:
@@ -46,9 +49,9 @@ def describe(path: str, step: str = "latest") -> dict[str, Any]:
     where = resolved_path(path, "PATH")
     if where.suffix == ".safetensors" and where.is_file():
         return _described(where, params=_safetensors_arrays(where))
-    checkpoint = _find_checkpoint(where, step)
-    if checkpoint is not None:
-        return _our_checkpoint(checkpoint)
+    description = _read_steadily(where, step, _our_checkpoint)
+    if description is not None:
+        return description
     items = [item for item in (where, *sorted(where.glob("*/"))) if (item / "_METADATA").is_file()]
     if items:
         return _described(where, params=[array for item in items for array in _orbax_arrays(item)])
@@ -68,13 +71,28 @@ def verify(path: str, step: str = "latest") -> str:
         UserError: it is no checkpoint of a run, and nothing says what it should be.
         DamageFound: names every file that is missing or changed.
     """
-    checkpoint = _find_checkpoint(resolved_path(path, "PATH"), step)
-    if checkpoint is None:
+    sentence = _read_steadily(resolved_path(path, "PATH"), step, _verified)
+    if sentence is None:
         raise UserError(f"{path} cannot be verified: only checkpoints of jaxdp have a manifest of their files.")
-    problems = find_damage(checkpoint)
-    if problems:
+    return sentence
+
+
+def _verified(checkpoint: Path) -> str:
+    manifest, problems = read_manifest(checkpoint), find_damage(checkpoint)
+    if manifest is None or problems:
         raise DamageFound("; ".join(problems) + ".")
-    return f"{checkpoint}: all {len(read_manifest(checkpoint).files)} files are as they were written"
+    return f"{checkpoint}: all {len(manifest.files)} files are as they were written"
+
+
+def _read_steadily(where: Path, step: str, read: Callable[[Path], Read]) -> Read | None:
+    """Reads a checkpoint, or the next one that `step` stands for where a run deletes the first meanwhile."""
+    while (checkpoint := _find_checkpoint(where, step)) is not None:
+        try:
+            return read(checkpoint)
+        except UserError:
+            if checkpoint.is_dir() or checkpoint == where:
+                raise
+    return None
 
 
 def _find_checkpoint(where: Path, step: str) -> Path | None:
@@ -94,8 +112,8 @@ def _described(path: Path, **known: Any) -> dict[str, Any]:
 
 
 def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
     manifest = read_manifest(checkpoint)
+    config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
     parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
     for leaf in manifest.leaves:
         part, _, name = leaf["path"].partition("/")

@@ -14,8 +14,11 @@ import pytest
 import tiny_runs
 from safetensors.numpy import save_file
 
+from jaxdp import inspection
+from jaxdp.checkpoint import restoring
 from jaxdp.cli.main import main
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.experiment.initialise import load_checkpoint
 from jaxdp.inspection import describe, verify
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
@@ -224,3 +227,63 @@ def test_a_reader_that_goes_away_is_no_error(trained):
             env=os.environ | {"PYTHONUNBUFFERED": ""}, stdout=pipe, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert (finished.returncode, finished.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("read", [describe, verify])
+def test_a_checkpoint_that_a_run_deletes_meanwhile_is_no_damage(workdir, monkeypatch, read):
+    """The next one that was asked for takes its place."""
+    checkpoints, whole = workdir / "checkpoints", inspection.read_manifest
+
+    def delete_first(path):
+        if path.name == "6" and path.exists():
+            path.rename(checkpoints / "6.deleting")
+        return whole(path)
+
+    monkeypatch.setattr(inspection, "read_manifest", delete_first)
+    found = read(str(workdir))
+    assert found["step"] == 3 if read is describe else f"{checkpoints}/3: all" in found
+    (checkpoints / "6.deleting").rename(checkpoints / "6")
+    with pytest.raises(UserError, match=r"--step=6: .* has no such checkpoint; it has 3"):
+        read(str(workdir), "6")
+
+
+@pytest.mark.parametrize("moment", ["find_damage", "_read_state"])
+def test_weights_that_a_run_deletes_meanwhile_are_no_damage(workdir, monkeypatch, capsys, moment):
+    whole = getattr(restoring, moment)
+
+    def delete_first(path, *arguments, **options):
+        if path.exists():
+            path.rename(path.with_name("6.deleting"))
+        return whole(path, *arguments, **options)
+
+    monkeypatch.setattr(restoring, moment, delete_first)
+    with pytest.raises(UserError, match="checkpoints/6 was deleted while it was read, probably by the run that") as told:
+        load_checkpoint(str(workdir))
+    assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["²", "٣", "7"])
+def test_what_others_put_among_the_checkpoints_changes_nothing(config_file, workdir, name, capsys):
+    foreign = workdir / "checkpoints" / name
+    foreign.mkdir()
+    (foreign / "file").write_text("mine")
+    assert describe(str(workdir))["step"] == 6
+    assert main(["inspect", str(workdir), "--verify"]) == 0
+    assert tiny_runs.train(config_file, workdir) == 0
+    assert (foreign / "file").read_text() == "mine"
+
+
+def test_of_a_linked_checkpoint_a_run_deletes_the_link(config_file, tmp_path, capsys):
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    options = [
+        "--config.optim.schedule=constant", "--config.eval.every_steps=0", "--config.checkpoint.keep_latest=1",
+        "--config.optim.max_skipped_in_a_row=1",
+    ]  # fmt: skip
+    assert tiny_runs.train(config_file, workdir, *options, "--config.total_steps=3") == 0
+    linked = workdir / "checkpoints" / "3"
+    linked.rename(elsewhere)
+    linked.symlink_to(elsewhere)
+    for total_steps in (9, 10):  # the first start deletes it, and the next one meets nothing of it
+        assert tiny_runs.train(config_file, workdir, *options, f"--config.total_steps={total_steps}") == 0
+    assert "3" not in {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert main(["inspect", str(elsewhere), "--verify"]) == 0

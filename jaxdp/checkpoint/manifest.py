@@ -94,7 +94,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         if text != _text(body):
             return None
         format_found = body.pop("format")
-    except (Unreadable, FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
         return None
     if format_found != FORMAT:
         raise UserError(
@@ -182,6 +182,8 @@ def has_manifest(directory: Path) -> bool:
         UserError: the directory may not be read, so nobody knows.
     """
     path = directory / MANIFEST
+    if directory.is_symlink() and not directory.exists():  # it leads nowhere, or in a circle
+        return False
     try:
         with _reading(path):
             return stat.S_ISREG(os.stat(path).st_mode)

@@ -62,12 +62,18 @@ def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
 
     Raises:
         DamageFound: files are not those that were saved.
-        UserError: the checkpoint holds another model; both sides are shown.
+        UserError: the checkpoint holds another model, and both sides are shown; or a
+            run has deleted it meanwhile.
     """
     manifest = _whole_manifest(checkpoint)
     leaves = [leaf for leaf in manifest.leaves if leaf["path"].startswith(f"{part}/")]
     check_same_arrays(checkpoint, leaves, {part: abstract})
-    return _read_state(checkpoint, {part: abstract}, partial=True)[part]
+    try:
+        return _read_state(checkpoint, {part: abstract}, partial=True)[part]
+    except (OSError, ValueError) as error:
+        if checkpoint.is_dir():
+            raise
+        raise _deleted(checkpoint) from error
 
 
 def restore_latest(
@@ -181,9 +187,17 @@ def _shortened(names: list[str], limit: int = 4) -> str:
 def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
     manifest = read_manifest(checkpoint)
     problems = find_damage(checkpoint) if check_files or manifest is None else []
+    if problems and not checkpoint.is_dir():
+        raise _deleted(checkpoint)
     if problems:
         raise DamageFound("; ".join(problems) + ".")
     return manifest
+
+
+def _deleted(checkpoint: Path) -> UserError:
+    return UserError(
+        f"{checkpoint} was deleted while it was read, probably by the run that trains there; run the same command again."
+    )
 
 
 def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:

@@ -74,7 +74,7 @@ def _size(config: ConfigDict, num_characters: int) -> str:
     """Tokens and bytes on disk, as far as they are known before a tokenizer is there."""
     kind, _, size = config.data.tokenizer.partition(":")
     characters_a_token = 1 if kind in ("byte", "char") else USUAL_CHARACTERS_A_TOKEN
-    vocab_size = int(size) if size.isdigit() else 257 if kind == "byte" else 1 << 16
+    vocab_size = int(size) if size.isascii() and size.isdigit() else 257 if kind == "byte" else 1 << 16
     token_bytes = np.min_scalar_type(vocab_size - 1).itemsize
     tokens = num_characters / characters_a_token
     return f"about {quantity(tokens)} tokens, {memory_size(tokens * token_bytes)}"
