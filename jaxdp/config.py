@@ -5,15 +5,16 @@ Nothing here imports jax, so that wrong usage is reported at once.
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from jaxdp import defaults
-from jaxdp.config_file import TYPE_NAMES, find_config_file, flat_keys, run_config_file
+from jaxdp.config_file import TYPE_NAMES, check_keys, find_config_file, flat_keys, run_config_file
 from jaxdp.errors import UserError
 from jaxdp.nearest import nearest
 
@@ -80,7 +81,7 @@ _RANGES = {
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
-def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
     """Loads a configuration with command line values on top, and locks it.
 
     Args:
@@ -94,6 +95,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
             named), a value has the wrong type (the expected one is named) or is
             out of its range, or not exactly one duration is given.
     """
+    overrides = _override_list(overrides)
     file = find_config_file(path)
     config = read_run_config(file).unlock() if file.suffix == ".json" else run_config_file(file)
     _check_override_names(overrides, flat_keys(config))
@@ -112,9 +114,39 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         for key in unset:
             config.update_from_flattened_dict({key: None})
     _settle_duration(config, set(config_flags.get_override_values(values["config"])))
+    return check_config(config).lock()
+
+
+def check_config(config: ConfigDict) -> ConfigDict:
+    """Checks a configuration, wherever it was made or changed, and returns it; of a frozen one a plain copy.
+
+    Args:
+        config: From `load_config`, or built on `jaxdp.defaults.get_config()`.
+
+    Raises:
+        UserError: It is no ConfigDict, a key is missing, unknown, of another type or out of
+            its range, or not exactly one duration is set.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"config must be a ConfigDict from jaxdp.load_config() or jaxdp.defaults.get_config(), found {type(config).__name__}."
+        )
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
+    check_keys(config)
+    _check_duration(config, "the configuration")
     _check_ranges(config)
     _check_patience(config)
-    return config.lock()
+    return config
+
+
+def _override_list(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a caller; a single string is one of them."""
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(f"overrides must be strings such as '--config.total_steps=10', found {override!r} ({type(override).__name__}).")
+    return overrides
 
 
 def _key(override: str) -> str:
@@ -166,17 +198,23 @@ def _wrong_type(message: str, config: ConfigDict) -> str:
 def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
     """Leaves exactly one duration: one given on the command line replaces the file's."""
     given = [key for key in DURATIONS if key in overridden]
-    chosen = given or [key for key in DURATIONS if config[key] is not None]
-    where = "the command line" if given else "the configuration file"
+    if not given:
+        return _check_duration(config, "the configuration file")
+    with config.ignore_type():
+        for key in DURATIONS:
+            if key not in given:
+                config[key] = None
+    _check_duration(config, "the command line")
+
+
+def _check_duration(config: ConfigDict, where: str) -> None:
+    """Raises UserError unless exactly one duration is set."""
+    chosen = [key for key in DURATIONS if config[key] is not None]
     if len(chosen) != 1:
-        found = f"{where} gives {' and '.join(chosen)}" if chosen else "none is given"
+        found = f"{where} gives {' and '.join(chosen)}; set the others to None" if chosen else "none is given"
         raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; {found}.")
     if not 0 < config[chosen[0]] < math.inf:
         raise UserError(f"{chosen[0]}={config[chosen[0]]} must be above 0 and finite.")
-    with config.ignore_type():
-        for key in DURATIONS:
-            if key != chosen[0]:
-                config[key] = None
 
 
 def _check_ranges(config: ConfigDict) -> None:

@@ -62,13 +62,7 @@ def run_config_file(path: Path) -> ConfigDict:
             f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
             f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
         )
-    known = {*flat_keys(config), ""}
-    missing = [key for key in flat_keys(defaults.get_config()) if key not in known and key.rpartition(".")[0] in known]
-    if missing:
-        raise UserError(
-            f"--config={path}: the configuration lacks {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}; begin with jaxdp.defaults.get_config()."
-        )
+    _check_missing(config, f"--config={path}: the configuration")
     return config
 
 
@@ -77,10 +71,49 @@ def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
     keys = []
     for key in config:
         keys.append(prefix + key)
-        value = config.get_ref(key).get()
-        if isinstance(value, ConfigDict):
-            keys += flat_keys(value, f"{prefix}{key}.")
+        if isinstance(config[key], ConfigDict):
+            keys += flat_keys(config[key], f"{prefix}{key}.")
     return keys
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Compares names and types of a configuration with the defaults.
+
+    Groups that the defaults lack belong to registered tasks, which check them.
+
+    Raises:
+        UserError: A key is missing, unknown (the nearest is named) or of another type.
+    """
+    _check_missing(config, "config")
+    usual = defaults.get_config()
+    known, found = flat_keys(usual), flat_keys(config)
+    groups = {key for key in config if key not in usual and isinstance(config[key], ConfigDict)}
+    for key in found:
+        if key in known:
+            _check_type(key, config, usual)
+        elif key.partition(".")[0] not in groups:
+            raise UserError(f"config has an unknown key {key!r}{nearest(key, known)}")
+
+
+def _check_missing(config: ConfigDict, what: str) -> None:
+    """Raises UserError where a group lacks a key; of a group that is missing only itself is named."""
+    found = {*flat_keys(config), ""}
+    missing = [key for key in flat_keys(defaults.get_config()) if key not in found and key.rpartition(".")[0] in found]
+    if missing:
+        more = " and more" if len(missing) > 3 else ""
+        raise UserError(f"{what} lacks {', '.join(missing[:3])}{more}; begin with jaxdp.defaults.get_config().")
+
+
+def _check_type(key: str, config: ConfigDict, usual: ConfigDict) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        config, usual = config[group], usual[group]
+    kind, value = usual.get_type(last), config[last]
+    if value is None and usual[last] is None:
+        return
+    accepted = {float: (float, int), tuple: (tuple, list)}.get(kind, kind)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{key}={value!r} must be {TYPE_NAMES.get(kind.__name__, f'of type {kind.__name__}')}.")
 
 
 def _why_it_does_not_load(error: Exception, path: Path) -> str:

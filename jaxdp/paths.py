@@ -17,9 +17,11 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
         option: Name of the option for messages, e.g. "--workdir".
 
     Raises:
-        UserError: The value is empty, a URL, holds a NUL character, or begins with `~` where no home directory is known.
+        UserError: The value is no path, is empty, a URL, holds a NUL character, or begins with `~` where no home directory is known.
     """
-    name = os.fspath(text)
+    if not isinstance(text, str | os.PathLike):
+        raise UserError(f"{option} must be a path (str or os.PathLike), found {text!r} ({type(text).__name__}).")
+    name = os.fsdecode(text)
     if not name:
         raise UserError(f"{option} is empty; expected the path of a local file or directory.")
     if scheme := _SCHEME.match(name):

@@ -25,6 +25,7 @@ from jaxdp.parallel.devices import (
     connected_topology,
     divide_batch,
     fitting_cpu_devices,
+    fitting_topology,
 )
 from jaxdp.parallel.placement import (
     abstract_batch,
@@ -83,6 +84,8 @@ class Composition:
         if processes.num_processes > 1:
             connect(processes, config.parallel.init_timeout_secs, _heartbeat_secs(config))
         self.topology: Topology = connected_topology()
+        if config.parallel.cpu_devices is None:
+            self.topology = fitting_topology(self.topology, config.global_batch_size)
         check_same_devices(self.topology)
         check_device_count(config.parallel.cpu_devices, self.topology)
         self.shape: BatchShape = divide_batch(

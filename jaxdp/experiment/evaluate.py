@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,10 +17,18 @@ from jaxdp.data.pipeline import RowSource, eval_batches
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment import parts
+from jaxdp.experiment.arguments import (
+    WEIGHTS,
+    check_caller,
+    check_choice,
+    optional_number,
+    step_name,
+)
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.experiment.scoring import Scorer
+from jaxdp.experiment.tokenizing import SPLITS
 from jaxdp.experiment.vocabularies import load_vocabularies
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import (
@@ -29,6 +38,7 @@ from jaxdp.parallel.devices import (
     connected_topology,
     divide_batch,
     fitting_cpu_devices,
+    fitting_topology,
 )
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.signals import signal_maker, signals_spec
@@ -133,9 +143,9 @@ class Evaluator:
 
 
 def evaluate_checkpoint(
-    workdir: str,
+    workdir: str | os.PathLike,
     *,
-    step: str = "latest",
+    step: str | int = "latest",
     split: str = "eval",
     weights: str = "ema",
     cpu_devices: int | None = None,
@@ -159,6 +169,10 @@ def evaluate_checkpoint(
     Raises:
         UserError: no run, no checkpoint, or the data is not what the run was trained with.
     """
+    check_caller("jaxdp.evaluate")
+    step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
+    check_choice("split", split, SPLITS)
+    check_choice("weights", weights, WEIGHTS)
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
@@ -173,6 +187,8 @@ def evaluate_checkpoint(
         )
     configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
     topology = connected_topology()
+    if cpu_devices is None:
+        topology = fitting_topology(topology, config.global_batch_size)
     check_device_count(cpu_devices, topology)
     divide_batch(config.global_batch_size, None, topology.num_devices)
     model = parts.make_model(config, data.vocab_size, topology.platform, data.vocabularies)

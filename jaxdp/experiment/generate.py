@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -13,6 +14,16 @@ from jaxdp.config import read_run_config
 from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
+from jaxdp.experiment.arguments import (
+    WEIGHTS,
+    as_list,
+    check_caller,
+    check_choice,
+    check_type,
+    optional_number,
+    step_name,
+    whole_number,
+)
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.experiment.prompts import make_prompts
 from jaxdp.inference.beam import BeamSearch
@@ -53,14 +64,14 @@ class Sample:
 
 
 def generate(
-    workdir: str,
-    prompts: Sequence[str],
+    workdir: str | os.PathLike,
+    prompts: str | Iterable[str],
     *,
     max_new_tokens: int | None = None,
     strategy: Strategy = DEFAULT_SAMPLING,
     num_samples: int = 1,
     seed: int = 0,
-    step: str = "latest",
+    step: str | int = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
 ) -> list[Sample]:
@@ -72,7 +83,7 @@ def generate(
 
     Args:
         workdir: of a trained run.
-        prompts: any lengths that fit the context; "" begins a new document.
+        prompts: any lengths that fit the context, or one prompt; "" begins a new document.
         max_new_tokens: tokens of one continuation at most; None: `MOST_NEW_TOKENS`, of
             a search no more than the context has room for.
         strategy: how tokens are drawn, or a search for the best continuations.
@@ -86,9 +97,21 @@ def generate(
     Raises:
         UserError: no run, no checkpoint, a prompt that is too long or cannot be expressed.
     """
+    check_caller("jaxdp.generate")
+    prompts = as_list("prompts", prompts, (str,), "a string")
+    max_new_tokens, cpu_devices = optional_number("max_new_tokens", max_new_tokens), optional_number("cpu_devices", cpu_devices)
+    num_samples, seed, step = whole_number("num_samples", num_samples), whole_number("seed", seed), step_name(step)
+    check_type("strategy", strategy, (BeamSearch, Sampling), "a Sampling or a BeamSearch")
+    check_choice("weights", weights, WEIGHTS)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max_new_tokens={max_new_tokens} must be at least 1.")
+    if isinstance(strategy, BeamSearch) and num_samples > 1:
+        raise UserError(
+            f"num_samples={num_samples} is for sampling; a search returns the best texts: set BeamSearch(num_returned=...)."
+        )
     check_seed(seed, num_samples)
+    if not prompts:
+        return []
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)

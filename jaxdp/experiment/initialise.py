@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.experiment.arguments import WEIGHTS, check_caller, check_choice, step_name
 from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
 from jaxdp.paths import resolved_path
@@ -42,7 +44,7 @@ class LoadedCheckpoint:
     metrics: dict[str, float | None]
 
 
-def load_checkpoint(path: str, *, step: str = "latest", weights: str = "ema") -> LoadedCheckpoint:
+def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weights: str = "ema") -> LoadedCheckpoint:
     """A checkpoint for other programs to use.
 
     Args:
@@ -54,6 +56,9 @@ def load_checkpoint(path: str, *, step: str = "latest", weights: str = "ema") ->
         UserError: there is none.
         DamageFound: it is not what was written.
     """
+    check_caller("jaxdp.load_checkpoint")
+    step = step_name(step)
+    check_choice("weights", weights, WEIGHTS)
     run = WorkDir(path)
     metric = read_run_config(run.config).eval.metric if step == "best" else ""
     checkpoint = find_checkpoint(path, step, metric)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,21 @@ from jaxdp.data.reading.records import Record
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
+from jaxdp.experiment.arguments import (
+    WEIGHTS,
+    as_list,
+    check_caller,
+    check_choice,
+    check_type,
+    optional_number,
+    step_name,
+    whole_number,
+)
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
 from jaxdp.experiment.scoring import TextWriter, Written
 from jaxdp.experiment.vocabularies import load_vocabularies
 from jaxdp.inference.beam import BeamSearch
-from jaxdp.inference.sampling import check_seed
+from jaxdp.inference.sampling import Sampling, check_seed
 from jaxdp.inference.strategy import Strategy
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
@@ -38,14 +49,14 @@ Examples = Sequence[Mapping[str, np.ndarray]]
 
 
 def predict(
-    workdir: str,
-    records: Sequence[str | Mapping[str, Any]],
+    workdir: str | os.PathLike,
+    records: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]],
     *,
     strategy: Strategy | None = None,
     num_samples: int = 1,
     seed: int = 0,
     num_candidates: int | None = None,
-    step: str = "latest",
+    step: str | int = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -53,7 +64,7 @@ def predict(
 
     Args:
         workdir: of a trained run.
-        records: texts, or dicts that have the column of the run's data.
+        records: texts, or dicts that have the column of the run's data; or one of them.
         strategy: how texts are written, of tasks that write; None: greedily.
         num_samples: texts that are drawn for each record, with seed, seed + 1, ...; of a
             search say in the strategy how many it returns.
@@ -72,6 +83,12 @@ def predict(
         UserError: no run, no checkpoint, a run that answers nothing, or a record that
             cannot be read; it is named by its line.
     """
+    check_caller("jaxdp.predict")
+    records = as_list("records", records, (str, Mapping), "a string or a mapping of columns")
+    num_samples, seed, step = whole_number("num_samples", num_samples), whole_number("seed", seed), step_name(step)
+    num_candidates, cpu_devices = optional_number("num_candidates", num_candidates), optional_number("cpu_devices", cpu_devices)
+    check_type("strategy", strategy, (BeamSearch, Sampling, type(None)), "a Sampling, a BeamSearch or None")
+    check_choice("weights", weights, WEIGHTS)
     directory = WorkDir(workdir)
     directory.require_run()
     config = read_run_config(directory.config)

@@ -1,12 +1,16 @@
 """`jaxdp train`: the work directory held, data prepared, processes agreed, devices connected; then a session."""
 
 import contextlib
+import os
+import threading
 
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import committed_steps
+from jaxdp.config import check_config
 from jaxdp.experiment import parts
 from jaxdp.experiment.agreement import check_same, check_shared_directory, statement
+from jaxdp.experiment.arguments import check_caller, check_type
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.initialise import initial_checksum, known_vocabularies
@@ -25,7 +29,7 @@ from jaxdp.workdir import WorkDir
 
 def run(
     config: ConfigDict,
-    workdir: str,
+    workdir: str | os.PathLike,
     *,
     resume: str = "auto",
     profile: Profile | None = None,
@@ -44,6 +48,10 @@ def run(
     Raises:
         UserError: anything the user can mend.
     """
+    check_caller("jaxdp.train")
+    config = check_config(config)
+    check_type("profile", profile, (Profile, type(None)), "a jaxdp.experiment.start.Profile or None")
+    check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
     directory = WorkDir(workdir)
     directory.create()
     processes = processes or cluster_processes() or ALONE
@@ -61,7 +69,14 @@ def _run(
 ) -> Result:
     """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
-        preemption = stack.enter_context(Preemption(say, config.checkpoint.grace_secs))
+        preemption = Preemption(say, config.checkpoint.grace_secs)
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(preemption)
+        else:
+            say(
+                "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
+                "checkpoint; call jaxdp.train in the main thread for that"
+            )
         peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, _say_at_the_end))
         # The lock of process 0 stands for all, as it alone writes what processes share.
         check_place = stack.enter_context(directory.locked()) if peers.is_first else lambda: None

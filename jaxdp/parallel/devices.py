@@ -1,7 +1,7 @@
 """Which devices take part, and how the global batch falls on them.
 
-Nothing here may run after a JAX backend has started, except `connected_topology`,
-which starts it.
+`configure_backend` chooses the devices of a process in which JAX has not started; where
+it has, those that exist are used. `connected_topology` starts the backend.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from jaxdp.errors import UserError
 
 AXIS = "devices"
 """Name of the data-parallel axis in every SPMD program."""
+
+DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +70,24 @@ def divisors_up_to(number: int, limit: int) -> list[int]:
     return [count for count in range(1, min(number, limit) + 1) if number % count == 0]
 
 
+def backend_has_started() -> bool:
+    """Checks whether JAX has created its devices, after which their number is final."""
+    count = jax.config.jax_num_cpu_devices
+    try:
+        jax.config.update("jax_num_cpu_devices", count + 1)  # refused once there are devices
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", count)
+    return False
+
+
 def configure_backend(
     cpu_devices: int | None, default_cpu_devices: int, *, deterministic: bool = False
 ) -> None:
-    """Settles the platform before the first array exists, and keeps compiled programs for later runs.
+    """Chooses the platform before the first array exists, and keeps compiled programs for later runs.
 
-    The programs go to JAX_COMPILATION_CACHE_DIR, or else to ~/.cache/jaxdp/xla.
+    The programs go to JAX_COMPILATION_CACHE_DIR, or else to ~/.cache/jaxdp/xla. In a process
+    in which JAX has started already, by an earlier call or by other code, its devices are used.
 
     Args:
         cpu_devices: CPU devices to fake, leaving accelerators alone; None: the
@@ -82,24 +96,48 @@ def configure_backend(
         deterministic: on GPU use only kernels that repeat bitwise.
 
     Raises:
-        UserError: `cpu_devices` is not positive.
+        UserError: `cpu_devices` is not positive, or JAX has started with other devices or
+            flags, or cannot compile.
     """
+    if jax.config.jax_disable_jit:
+        raise UserError(
+            "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "
+            "without jit; unset it."
+        )
+    if cpu_devices is not None and cpu_devices < 1:
+        raise UserError(f"parallel.cpu_devices={cpu_devices} is not a number of devices; give 1 or more.")
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "jaxdp", "xla"))
+    if backend_has_started():
+        _check_started_backend(cpu_devices, deterministic)
+        return
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
-        if "xla_gpu_deterministic_ops" not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        if DETERMINISTIC_FLAG not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --{DETERMINISTIC_FLAG}=true".strip()
     if cpu_devices is not None:
-        if cpu_devices < 1:
-            raise UserError(
-                f"parallel.cpu_devices={cpu_devices} is not a number of devices; give 1 or more."
-            )
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     elif not _count_forced_outside():
         jax.config.update("jax_num_cpu_devices", default_cpu_devices)
+
+
+def _check_started_backend(cpu_devices: int | None, deterministic: bool) -> None:
+    """Raises UserError where the devices that exist are not those that were requested."""
+    devices = jax.local_devices()
+    kinds = [device.platform for device in devices]
+    if cpu_devices is not None and kinds != ["cpu"] * cpu_devices:
+        raise UserError(
+            f"parallel.cpu_devices={cpu_devices} (--cpu_devices, cpu_devices=) is requested, but JAX has already started "
+            f"in this process with {_counted(kinds)}, which cannot be changed: leave the request out to use those, or "
+            "make it before anything else uses JAX."
+        )
+    if deterministic and "gpu" in kinds and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        raise UserError(
+            "parallel.deterministic=True needs a flag that XLA reads at its start, but JAX has already started in this "
+            f"process: set XLA_FLAGS=--{DETERMINISTIC_FLAG}=true before."
+        )
 
 
 def fitting_cpu_devices(num_rows: int) -> int:
@@ -138,6 +176,18 @@ def connected_topology() -> Topology:
         ) from error
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Topology(tuple(devices), jax.process_count(), jax.process_index())
+
+
+def fitting_topology(topology: Topology, num_rows: int) -> Topology:
+    """Returns the devices among which a batch of `num_rows` rows is divided when no number is requested.
+
+    Of CPU devices that an earlier call started for another batch, these are as many as
+    divide the rows; of everything else all.
+    """
+    if topology.platform != "cpu" or topology.num_processes > 1 or _count_forced_outside():
+        return topology
+    count = max(divisors_up_to(num_rows, topology.num_devices), default=topology.num_devices)
+    return dataclasses.replace(topology, devices=topology.devices[:count])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +239,8 @@ def check_device_count(requested: int | None, topology: Topology) -> None:
     """Raises UserError when JAX did not make the number of CPU devices that was asked for."""
     if requested is not None and topology.num_local_devices != requested:
         raise UserError(
-            f"parallel.cpu_devices={requested} was asked for, but JAX made "
-            f"{topology.num_local_devices}: the backend had already started or "
-            f"JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise; unset them."
+            f"parallel.cpu_devices={requested} is requested, but JAX made {topology.num_local_devices}: "
+            "JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise; unset them."
         )
 
 

@@ -8,6 +8,7 @@ import jax
 
 from jaxdp.errors import UserError
 from jaxdp.parallel.addresses import bind_address, checked_address
+from jaxdp.parallel.devices import backend_has_started
 
 MAX_PROCESSES = 2**16
 """More than any cluster starts: a larger count is a mistake."""
@@ -57,7 +58,19 @@ def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: floa
         processes: more than one, all known to be there.
         init_timeout_secs: after which JAX aborts if one does not come after all.
         heartbeat_secs: after which JAX aborts if one no longer answers.
+
+    Raises:
+        UserError: JAX has started in this process without the others, or with other ones.
     """
+    if jax.distributed.is_initialized() or backend_has_started():
+        joined = (jax.process_count(), jax.process_index())
+        if joined != (processes.num_processes, processes.process_index):
+            raise UserError(
+                f"JAX has already started in this Python process as process {joined[1]} of {joined[0]}, but the run has "
+                f"{processes.num_processes} and this is process {processes.process_index}: call jaxdp.train before "
+                "anything else uses JAX."
+            )
+        return  # joined by an earlier run, or by the caller
     jax.config.update("jax_enable_preemption_service", False)
     # On SLURM and Open MPI JAX shares a node's GPUs out among its processes; elsewhere it has
     # nothing to find, and in a Kubernetes pod it would look for what it may not read.

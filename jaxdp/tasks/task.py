@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxdp.errors import UserError
 from jaxdp.metrics import Sums
 from jaxdp.tasks.labels import Labels
 from jaxdp.typing import HostBatch, PyTree
@@ -200,7 +201,15 @@ _FACTORIES: dict[str, Callable[[TaskInputs], Task]] = {}
 
 
 def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
-    """Makes `config.task = name` build its task with `factory(TaskInputs(...))`."""
+    """Makes `config.task = name` build its task with `factory(TaskInputs(...))`.
+
+    Raises:
+        UserError: The name is no string, or the factory cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(f"the name of a task must be a string, found {name!r}.")
+    if not callable(factory):
+        raise UserError(f"task {name!r} must be a class or function that makes a task from TaskInputs, found {factory!r}.")
     _FACTORIES[name] = factory
 
 

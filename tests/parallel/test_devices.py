@@ -13,6 +13,7 @@ from jaxdp.parallel.devices import (
     AXIS,
     BatchShape,
     Topology,
+    backend_has_started,
     check_device_count,
     check_same_devices,
     configure_backend,
@@ -20,6 +21,7 @@ from jaxdp.parallel.devices import (
     divide_batch,
     divisors_up_to,
     fitting_cpu_devices,
+    fitting_topology,
 )
 
 
@@ -133,10 +135,43 @@ def updates(monkeypatch):
     """What would be changed in JAX's configuration; the backend of the tests stays as it is."""
     made = {}
     monkeypatch.setattr(jax.config, "update", made.__setitem__)
+    monkeypatch.setattr(devices, "backend_has_started", lambda: False)
     for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "")  # so that it is restored, whatever the code makes of it
         monkeypatch.delenv(name)
     return made
+
+
+def test_a_backend_that_has_started_is_used_as_it_is():
+    assert backend_has_started()
+    before = jax.config.jax_num_cpu_devices
+    configure_backend(None, 3)
+    configure_backend(8, 3)
+    assert jax.config.jax_num_cpu_devices == before
+    with pytest.raises(UserError, match=r"cpu_devices=2 .* has already started in this process with 8 x cpu"):
+        configure_backend(2, 3)
+
+
+def test_flags_that_xla_no_longer_reads_are_refused(monkeypatch):
+    monkeypatch.setattr(devices.jax, "local_devices", lambda: [SimpleNamespace(platform="gpu")])
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(UserError, match=r"set XLA_FLAGS=--xla_gpu_deterministic_ops=true before"):
+        configure_backend(None, 1, deterministic=True)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    configure_backend(None, 1, deterministic=True)
+
+
+def test_programs_cannot_be_compiled_without_jit():
+    with jax.disable_jit(), pytest.raises(UserError, match="JAX_DISABLE_JIT"):
+        configure_backend(None, 1)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(16, 8), (12, 6), (7, 7), (11, 1)])
+def test_of_devices_that_were_started_before_as_many_as_divide_the_rows_are_used(rows, expected, monkeypatch):
+    everything = topology(8)
+    assert fitting_topology(everything, rows).devices == everything.devices[:expected]
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+    assert fitting_topology(everything, rows) == everything
 
 
 def test_an_explicit_count_of_cpu_devices_leaves_accelerators_alone(updates):

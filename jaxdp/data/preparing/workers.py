@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,9 @@ def _mapped(work: Work, chunks: Iterator, num_workers: int) -> Iterator[tuple[An
             yield chunk, work(chunk[1])
         return
     pending = collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), _start_worker, (work,)
-    ) as pool:
+    context = multiprocessing.get_context("spawn")
+    has_started = context.Event()
+    with concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (work, has_started)) as pool:
         try:
             for chunk in chunks:
                 pending.append((chunk, pool.submit(_run_in_worker, chunk[1])))
@@ -127,6 +128,10 @@ def _mapped(work: Work, chunks: Iterator, num_workers: int) -> Iterator[tuple[An
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
                 "a worker that tokenizes was killed, likely for want of memory: set data.num_workers to fewer."
+                if has_started.is_set()
+                else "the workers that tokenize ended while they started, for the reason that they printed above: a script "
+                'that calls jaxdp must do so under `if __name__ == "__main__":`, since each worker imports it; without '
+                "workers, set data.num_workers=0."
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -136,9 +141,10 @@ _work: Work | None = None
 """In a worker: what it does."""
 
 
-def _start_worker(work: Work) -> None:
+def _start_worker(work: Work, has_started: Event) -> None:
     global _work
     _work = work
+    has_started.set()
     os.environ.update(ONE_THREAD)  # the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,0 +1,102 @@
+"""Argument checks of the Python API: types, choices, and calls that a worker process repeats."""
+
+import multiprocessing
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxdp.errors import UserError
+
+WEIGHTS = ("ema", "raw")
+
+
+def check_caller(function: str) -> None:
+    """Refuses a call that a spawned worker makes while it imports the caller's script.
+
+    Args:
+        function: Name of the called function, for the message.
+
+    Raises:
+        UserError: The script that started this process lacks a main guard.
+    """
+    # The attribute by which multiprocessing itself refuses to start processes from such an import.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            f'{function} is called again by a worker process that imports your script: put the call under '
+            '`if __name__ == "__main__":`.'
+        )
+
+
+def check_type(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Raises UserError unless a value is of one of these types.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Its value.
+        kinds: Types that it may have.
+        expected: These types in words.
+    """
+    if not isinstance(value, kinds):
+        raise UserError(f"{name} must be {expected}, found {shown(value)}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises UserError unless a value is one of the choices."""
+    if not (isinstance(value, str) and value in choices):
+        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, found {shown(value)}.")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Returns a whole number as a Python integer, whatever library it comes from.
+
+    Raises:
+        UserError: The value is no whole number.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{name} must be a whole number, found {shown(value)}.") from error
+
+
+def optional_number(name: str, value: Any) -> int | None:
+    """Returns `whole_number`, or None for None."""
+    return None if value is None else whole_number(name, value)
+
+
+def step_name(value: Any) -> str:
+    """Returns `step` as the name of a checkpoint: latest, best or a number.
+
+    Raises:
+        UserError: The value is neither a string nor a whole number.
+    """
+    return value if isinstance(value, str) else str(whole_number("step ('latest', 'best' or a number)", value))
+
+
+def as_list(name: str, value: Any, kinds: tuple[type, ...], expected: str) -> list:
+    """Returns the items of a collection; a single item is a collection of one.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: An item, or an iterable of items.
+        kinds: Types of an item.
+        expected: An item in words, e.g. "a string".
+
+    Raises:
+        UserError: The value is no iterable, or has an item of another type.
+    """
+    if isinstance(value, kinds):
+        return [value]
+    if isinstance(value, Mapping | bytes) or not isinstance(value, Iterable):
+        raise UserError(f"{name} must be {expected} or a list of them, found {shown(value)}.")
+    items = list(value)
+    for number, item in enumerate(items):
+        check_type(f"{name}[{number}]", item, kinds, expected)
+    return items
+
+
+def shown(value: Any) -> str:
+    """Returns a value with its type for a message, cut to one short line."""
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
