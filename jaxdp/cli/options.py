@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,8 +100,17 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def as_json(result: Mapping[str, Any]) -> str:
-    """One line of JSON, which knows no NaN: numbers that are not finite are null, as in metrics.jsonl."""
-    return json.dumps(_finite(result), ensure_ascii=False, allow_nan=False)
+    """Returns one line of JSON: numbers that are not finite are null, as in metrics.jsonl.
+
+    Text that standard output cannot encode, e.g. half a surrogate pair, is escaped.
+    """
+    finite = _finite(result)
+    line = json.dumps(finite, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(finite, allow_nan=False)
+    return line
 
 
 def _finite(value: Any) -> Any:

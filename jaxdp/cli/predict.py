@@ -1,17 +1,17 @@
 """Answer records with the model of a work directory: labels, hidden tokens, translations; one JSON object a line."""
 
 import argparse
-import json
+import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxdp.cli import options as shared
 from jaxdp.cli.strategy import add_strategy, chosen_strategy
+from jaxdp.data.reading.raw_records import FORMATS, STDIN
 from jaxdp.errors import UserError
+from jaxdp.paths import local_path
 from jaxdp.terminal import say
-
-STDIN = "-"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,24 +22,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--input",
         default=STDIN,
         metavar="FILE",
-        help="a text a line, or a JSON object a line (.jsonl); default: standard input, of either kind",
+        help="records: .csv, .tsv, .json (an array), .jsonl, .ndjson, .parquet, or text with one record a line; "
+        "also compressed (.gz, .xz, .zst); default: standard input",
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="format of the input; default: by the ending of its name, else by its content (a table by a header "
+        "that names the column of the run's data)",
+    )
+    parser.add_argument("--output", metavar="FILE", help="file of the answers, written when all are there; default: standard output")
     parser.add_argument("--num_candidates", type=int, metavar="K", help="masked_lm: tokens for each [MASK] (10)")
     writing = parser.add_argument_group("seq2seq: how texts are written (default: greedily)")
     add_strategy(writing)
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
+    parser.epilog = (
+        'An answer has the other fields of its record (an id, say), as "input_NAME" where the answer needs the name.\n'
+        'A record that is empty or broken gets {"error": TEXT} in its place, and the number of these is printed at the end.'
+    )
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    records = list(_records(options.input)) if options.text is None else [options.text]
-    from jaxdp.experiment.predict import predict
+    if options.text is not None and options.format is not None:
+        raise UserError("--format is that of --input; leave it out with --text.")
+    from jaxdp.experiment.predict import Predictor
+    from jaxdp.experiment.requests import ERROR, raw_records
 
     strategy, num_samples = chosen_strategy(options, draws=False)
-    answers = predict(
+    predictor = Predictor(
         options.workdir,
-        records,
         strategy=strategy,
         num_samples=num_samples,
         seed=options.seed,
@@ -48,49 +61,54 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         weights=options.weights,
         cpu_devices=options.cpu_devices,
     )
-    for answer in answers:
-        print(shared.as_json(answer))
+    if options.text is not None:
+        records = raw_records([options.text])
+    else:
+        records = predictor.read(options.input, _standard_input(options.input), options.format)
+    with _output(options.output, options.input) as write:
+        for answer in predictor(records):
+            if options.text is not None and ERROR in answer:
+                raise UserError(answer[ERROR].replace("record 1", "--text", 1))
+            write(shared.as_json(answer) + "\n")
+    predictor.report()
     return 0
 
 
-def _records(name: str) -> Iterator[str | dict[str, Any]]:
-    """What each line says: a text, or in a file of JSON an object; standard input is of the kind of its first line."""
-    lines = _lines(name)
-    if not (name.endswith(".jsonl") or (name == STDIN and lines and _is_object(lines[0]))):
-        yield from lines
+def _standard_input(name: str):
+    if name != STDIN:
+        return None
+    if sys.stdin is None or sys.stdin.closed:
+        raise UserError("standard input is closed: give --text or --input=FILE.")
+    if sys.stdin.isatty():
+        say("one text a line, Ctrl-D to end")
+    return sys.stdin.buffer
+
+
+@contextlib.contextmanager
+def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], object]]:
+    """A function that takes text: to standard output, or to a file that appears when all of it is written.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    if name is None:
+        yield sys.stdout.write
         return
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"--input={name}, line {number} is not JSON: {error}.") from error
-        if not isinstance(record, str | dict):
-            raise UserError(f"--input={name}, line {number} is neither a JSON object nor a text.")
-        yield record
-
-
-def _is_object(line: str) -> bool:
+    path, source = local_path(name, "--output"), os.path.expanduser(input_name)
+    if path.is_dir() or (path.exists() and os.path.exists(source) and os.path.samefile(path, source)):
+        raise UserError(f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file.")
+    is_file = path.is_file() or not path.exists()  # a pipe or a terminal is written as it is
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial") if is_file else path
     try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _lines(name: str) -> list[str]:
-    try:
-        if name == STDIN:
-            if sys.stdin.isatty():
-                say("a text a line, Ctrl-D to end")
-            content = sys.stdin.buffer.read()
-        else:
-            with open(name, "rb") as file:
-                content = file.read()
-        text = content.decode("utf-8")
+        with open(partial, "w", encoding="utf-8") as file:
+            yield file.write
+        os.replace(partial, path)
     except OSError as error:
-        raise UserError(f"--input={name} cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--input={name} is not UTF-8 at byte {error.start}.") from error
-    # Not splitlines: a text may hold other separators, such as a form feed.
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+        if error.filename is None or os.fspath(error.filename) == str(partial):
+            raise UserError(
+                f"--output={name} cannot be written ({error.strerror}): choose another place, or make room there."
+            ) from error
+        raise
+    finally:
+        if is_file:
+            partial.unlink(missing_ok=True)

@@ -94,6 +94,7 @@ class Classification(Task):
         self.prepared_with = {"kind": options.kind, "separator": options.label_separator}
         self.collected = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
         self.summary_metrics = SUMMARY_METRICS[options.kind]
+        self.answer_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
         if inputs.labels is not None:
             self.prepared_with["labels"] = list(inputs.labels.names)
             self._num_outputs = len(inputs.labels.names) or 1

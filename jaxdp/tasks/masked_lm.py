@@ -57,6 +57,7 @@ class MaskedLM(Task):
     special_tokens = (CLASS, SEPARATOR, MASK)
     architectures = ("encoder",)
     asked = ("text",)
+    answer_names = ("candidates",)
     markers = (MASK,)
 
     def __init__(self, inputs: TaskInputs):

@@ -109,6 +109,7 @@ class Task(Protocol):
             row, which may also begin inside a text; `never`: the first token of a text is
             not learned.
         asked: what `prepare_request` reads of a record; (): `answers` has none to give.
+        answer_names: keys of what `answers` gives; a record's own fields of these names are passed through under another.
         markers: texts in a request that say something to `prepare_request`: cleaning, made
             for what is around them, must leave them as they are.
     """
@@ -128,6 +129,7 @@ class Task(Protocol):
     prompt_end: str = ""
     end_before_text: str = "between"
     asked: tuple[str, ...] = ()
+    answer_names: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
     can_augment: bool = True
 

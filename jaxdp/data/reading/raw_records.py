@@ -68,6 +68,8 @@ def open_input(name: str, key: str, stdin: BinaryIO, given: str | None, columns:
             raise unreadable(error, name, key) from error
         where = "standard input" if name == STDIN else name
         return _with_format(DataFile(where, where, None, "", key, content), content.head, given, columns)
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise UserError(f"{key}: {name} is empty; give a file with records.")
     files = find_files(name, (), key)
     if len(files) > 1 or os.path.isdir(path):
         raise UserError(f"{key}={name} is not one file: give the name of a file, or pipe several into standard input.")
@@ -235,12 +237,13 @@ def _read_parquet(file: DataFile, errors: str, columns: Sequence[str]) -> Iterat
 
 def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str]) -> None:
     for column in columns:
-        if header.count(column) != 1:
-            found = "more than once" if column in header else f"not; it names {', '.join(map(repr, header))[:300]}"
+        if column not in header:
             raise UserError(
-                f"{file.path}: its header must name the column {column!r}, which the run was trained with, once, "
-                f"but does so {found}: rename the column, or give another --format."
+                f"{file.path}: its header has no column {column!r}, which the run was trained with; it has "
+                f"{', '.join(map(repr, header))[:300]}: rename the column, or give another --format."
             )
+        if header.count(column) > 1:
+            raise UserError(f"{file.path}: its header names column {column!r} more than once; rename one.")
 
 
 def _checked(record: RawRecord) -> RawRecord:

@@ -1,0 +1,153 @@
+"""Prediction requests: records cleaned and tokenized as training data was, their other fields kept for the answer."""
+
+import base64
+import dataclasses
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdp.data.cleaning.cleaner import Cleaner, TextChanges
+from jaxdp.data.reading.raw_records import RawRecord
+from jaxdp.data.reading.readers import encodable
+from jaxdp.data.reading.records import MISSING, Record, value_at
+from jaxdp.data.tokenizers import Tokenizer
+from jaxdp.errors import UserError
+from jaxdp.tasks import Task
+
+ERROR = "error"
+"""Key of an answer that says why there is none."""
+
+INPUT = "input_"
+"""Prefix of a field of the record whose name the answer needs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A record that the model is to answer, or that it cannot.
+
+    Attributes:
+        passed: Fields of the record beside those that the task reads.
+        example: What `Task.prepare_request` made of it; None if `error` says why there is nothing.
+        reserved: Names that answers of the task have, or an error.
+        error: One sentence.
+        is_cut: Whether it has more tokens than the model reads.
+    """
+
+    passed: Mapping[str, Any]
+    reserved: tuple[str, ...] = ()
+    example: Mapping[str, np.ndarray] | None = None
+    error: str | None = None
+    is_cut: bool = False
+
+    def answer(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the fields that are passed through and those of the answer, whose names win."""
+        passed = {}
+        for name, value in self.passed.items():
+            while name in found or name in self.reserved or name in passed:
+                name = INPUT + name
+            passed[name] = value
+        return passed | dict(found)
+
+
+def request_columns(config: ConfigDict, task: Task) -> dict[str, str]:
+    """Returns the column of each field that the task needs to predict."""
+    return {field: config.data[f"{field}_column"] for field in task.asked}
+
+
+class RequestReader:
+    """Turns records into requests.
+
+    Args:
+        config: Configuration of the run; `data` is used.
+        task: Task of the run.
+        tokenizer: Tokenizer of the run.
+        answer_names: Keys of an answer.
+    """
+
+    def __init__(self, config: ConfigDict, task: Task, tokenizer: Tokenizer, answer_names: Sequence[str]):
+        self._data, self._task, self._tokenizer = config.data, task, tokenizer
+        self._columns = request_columns(config, task)
+        self._reserved = (*answer_names, ERROR)
+        self._changes: TextChanges = Cleaner(config.data.cleaning, task.asked).changes()
+
+    def __call__(self, records: Iterable[RawRecord]) -> Iterator[Request]:
+        """Yields one request a record, in order; a record that cannot be used becomes a request with an error."""
+        for record in records:
+            yield self._request(record)
+
+    def _request(self, record: RawRecord) -> Request:
+        if record.error is not None:
+            return Request({}, error=str(record.error))
+        asked = set(self._columns.values())
+        passed = {} if isinstance(record.value, str) else {
+            str(name): _plain(value) for name, value in record.value.items() if name not in asked
+        }  # fmt: skip
+        try:
+            fields = self._fields(record)
+            cleaned = self._changes.around(self._task.markers, Record(fields, record.where))
+            example = self._task.prepare_request(cleaned.fields, self._tokenizer)
+            return Request(passed, self._reserved, example, is_cut=self._is_long(example))
+        except UserError as error:
+            said = str(error)
+            said = said if said.startswith(record.where) else f"{record.where}: {said}"
+            return Request(passed, self._reserved, error=said)
+
+    def _fields(self, record: RawRecord) -> dict[str, str]:
+        """The texts that are asked about, by the task's names."""
+        fields = {}
+        for field, column in self._columns.items():
+            value = record.value if isinstance(record.value, str) else value_at(record.value, column)
+            if not isinstance(value, str):
+                found = "has no" if value is MISSING or value is None else f"has {type(value).__name__}, not"
+                raise UserError(
+                    f"it {found} text in {column!r}, the column that the run was trained with; it has "
+                    f"{', '.join(map(repr, record.value))[:300] or 'nothing'}."
+                )
+            fields[field] = encodable(value, column, record.where, self._data.errors)
+        return fields
+
+    def _is_long(self, example: Mapping[str, np.ndarray]) -> bool:
+        """Whether an example has to be cut.
+
+        Raises:
+            UserError: It must not be.
+        """
+        task, places = self._task, self._task.row_lengths["tokens"]
+        num_tokens = len(example["tokens"]) + ("tokens" in task.terminated and task.score_metrics != ())
+        if num_tokens > places and self._data.long_documents == "error":
+            raise UserError(
+                f"it has {num_tokens} tokens, but the model reads {places}: "
+                "shorten it, or train with data.long_documents=cut, which cuts here too."
+            )
+        return num_tokens > places
+
+
+def _plain(value: Any) -> Any:
+    """A value of a record as JSON has it: of Parquet, times and others as text, bytes in Base64."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def raw_records(records: Iterable[str | Mapping[str, Any]]) -> Iterator[RawRecord]:
+    """Yields records that a caller gave, as those of a file are."""
+    for number, record in enumerate(records, 1):
+        yield RawRecord(f"record {number}", record)
+
+
+def examples_of(requests: Sequence[Request]) -> list[Mapping[str, np.ndarray]]:
+    """Returns the examples of the requests that have one."""
+    return [request.example for request in requests if request.example is not None]
