@@ -1,13 +1,16 @@
 """Hashes of batches: equal hashes, equal data, whatever holds the rows."""
 
+import errno
 import hashlib
 import os
+import stat
 
 import numpy as np
 
 from jaxdp.typing import HostBatch
 
-END_BYTES = 1 << 20  # what `file_digest` reads at each end of a file
+END_BYTES = 1 << 20
+"""What `file_digest` reads at once."""
 
 
 def mix64(values: np.ndarray) -> np.ndarray:
@@ -37,17 +40,28 @@ def key_words(*key: int | str) -> np.ndarray:
     return np.frombuffer(digest, "<u8")
 
 
-def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256, in hexadecimal, of a file's size, first MiB and last MiB.
+def file_digest(path: str | os.PathLike, *, ends_only: bool = False) -> str:
+    """SHA-256, in hexadecimal, of a regular file's size and content.
 
-    The middle of a larger file is not read: it may be more than a start can wait for.
+    Args:
+        path: the file.
+        ends_only: of the content the first and the last MiB alone: the rest may be more than a start can wait for.
+
+    Raises:
+        OSError: there is no such file, or something else in its place.
     """
-    size = os.path.getsize(path)
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
-    with open(path, "rb") as content:
-        digest.update(content.read(END_BYTES))
-        content.seek(max(size - END_BYTES, min(size, END_BYTES)))
-        digest.update(content.read())
+    # A FIFO would block without O_NONBLOCK.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as content:
+        status = os.fstat(content.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        size = status.st_size
+        digest = hashlib.sha256(size.to_bytes(8, "little"))
+        if ends_only:
+            digest.update(content.read(END_BYTES))
+            content.seek(max(size - END_BYTES, min(size, END_BYTES)))
+        while block := content.read(END_BYTES):
+            digest.update(block)
     return digest.hexdigest()
 
 

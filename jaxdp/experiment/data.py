@@ -140,4 +140,4 @@ def _scored(task: Task, pairs: Pairs | None) -> list[str]:
 
 
 def _num_tokens(examples: Examples) -> int:
-    return sum(len(examples.flat(name)) for name in examples.names if examples.is_ragged(name))
+    return sum(examples.num_values(name) for name in examples.names if examples.is_ragged(name))

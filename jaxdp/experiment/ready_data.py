@@ -44,7 +44,7 @@ def ready_tokens(config: ConfigDict) -> Data:
         fingerprint_tokens(files),
         0,
         (
-            f"tokens: {quantity(files[0].tokens.size)} to train on, {quantity(files[1].tokens.size)} held out "
+            f"tokens: {quantity(len(files[0].tokens))} to train on, {quantity(len(files[1].tokens))} held out "
             f"({memory_size(sum(file.tokens.nbytes for file in files))})",
         ),
     )

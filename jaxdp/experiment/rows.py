@@ -70,7 +70,7 @@ def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows
 
     plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, say)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
-    return PackedRows(PackPlan.load(plan), tokens.flat, beside)
+    return PackedRows(PackPlan.load(plan, plan), tokens.flat, beside)
 
 
 def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedPairs:

@@ -183,7 +183,7 @@ def prepare_source(config: ConfigDict, source: Source, vocabularies: Vocabularie
                     )
 
     directory = cached(tokens_place(config, source, vocabularies), build, say)
-    examples = {split: Examples(directory / split) for split in SPLITS}
+    examples = {split: Examples(directory / split, directory) for split in SPLITS}
     for split, found in examples.items():
         if not found.num_examples:
             raise UserError(

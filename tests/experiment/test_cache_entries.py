@@ -102,8 +102,8 @@ GOLDEN = {
     ("scan", SCAN_FORMAT): "c4d07437093f846b",
     ("tokenizer", VOCABULARY_FORMAT): "1fb915ec416cb253",
     ("labels", LABELS_FORMAT): "310d2cfa259c2225",
-    ("tokens", EXAMPLES_FORMAT, ENCODING_FORMAT, *(task.prepare_format for task in TASKS)): "83097a18b0bdf60a",
-    ("plan", PLAN_FORMAT): "c68f9d33bfd24556",
+    ("tokens", EXAMPLES_FORMAT, ENCODING_FORMAT, *(task.prepare_format for task in TASKS)): "f780307c34f0d5ca",
+    ("plan", PLAN_FORMAT): "990a510411900b7e",
 }
 """Kind of entry and the format numbers in its name -> hash of what is in some small entries.
 

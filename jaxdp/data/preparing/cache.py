@@ -1,24 +1,30 @@
 """The cache of prepared data: directories that are whole or absent, each made once.
 
 An entry is named by what it is made from, so it is never out of date. It is
-built beside its place and renamed into it, with its list of files written last:
+built next to its place and renamed into it, with its list of files written last:
 a kill leaves nothing that could be taken for an entry. Of several processes
 that want the same one, one builds, and the others wait and say so.
+
+Files that end in ARRAY are read in places by `BlockFile`, which checks the blocks it
+reads; all others are checked whole before an entry is used.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdp.data.block_checksums import write_block_checksums
 from jaxdp.data.hashing import file_digest
 from jaxdp.errors import UserError
 from jaxdp.lock import exclusive
 
 ENTRY = "entry.json"
+ARRAY = ".bin"
 
 Say = Callable[[str], None]
 
@@ -44,14 +50,20 @@ def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
 def is_whole(entry: Path) -> bool:
     """Whether an entry is there with every file as it was written.
 
-    Of a file larger than 2 MiB the size and both ends are looked at: tokens may
-    take more than a start can read.
+    Of an array larger than 2 MiB the size and both ends are looked at: tokens may
+    take more than a start can read. Its other blocks are checked when they are used.
     """
     try:
-        files = json.loads((entry / ENTRY).read_text())["files"]
-        return all(file_digest(entry / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not stat.S_ISREG(os.stat(entry / ENTRY).st_mode):
+            return False
+        files = json.loads((entry / ENTRY).read_bytes())["files"]
+        return all(_digest(entry / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def _digest(path: Path) -> str:
+    return file_digest(path, ends_only=path.suffix == ARRAY)
 
 
 def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
@@ -73,7 +85,7 @@ def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
         waiting = f"waiting for {{}}, which prepares the same data in {entry.parent}"
         with exclusive(entry.with_name(entry.name + ".lock"), lambda holder: say(waiting.format(holder))):
             if not is_whole(entry):
-                if entry.exists():
+                if os.path.lexists(entry):
                     say(f"{entry} is damaged and is made again")
                 _build(entry, build)
     except OSError as error:
@@ -97,15 +109,32 @@ def discard(entry: Path) -> bool:
     return True
 
 
+def damaged_entry(entry: Path, path: str, found: str, *, still_used: bool = True) -> UserError:
+    """The sentence for a file of an entry that is not what was written; the entry is discarded.
+
+    Args:
+        entry: of the cache.
+        path: of the file.
+        found: what is wrong with it.
+        still_used: False: another process has built the entry again, which stays.
+    """
+    cure = "run the same command again, which prepares it anew."
+    if still_used and not discard(entry):
+        cure = f"delete {entry} and run the same command again."
+    return UserError(f"{path} in the cache of prepared data is damaged: {found}; {cure}")
+
+
 def _build(entry: Path, build: Callable[[Path], None]) -> None:
     partial = entry.with_name(entry.name + ".partial")
     for leftover in (partial, entry):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+        _remove(leftover)
     partial.mkdir()
     try:
         build(partial)
-        files = {path.relative_to(partial).as_posix(): file_digest(path) for path in _files(partial)}
+        for path in _files(partial):
+            if path.suffix == ARRAY:
+                write_block_checksums(path)
+        files = {path.relative_to(partial).as_posix(): _digest(path) for path in _files(partial)}
         with open(partial / ENTRY, "w") as file:
             json.dump({"files": files}, file)
             file.flush()
@@ -113,6 +142,14 @@ def _build(entry: Path, build: Callable[[Path], None]) -> None:
         partial.rename(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+
+
+def _remove(path: Path) -> None:
+    """Removes what is in the place of an entry, whatever it is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink()
 
 
 def _files(directory: Path) -> list[Path]:

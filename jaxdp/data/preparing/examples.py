@@ -1,4 +1,4 @@
-"""Prepared examples on disk: named arrays of many examples, memory-mapped.
+"""Prepared examples on disk: named arrays of many examples, read where they are used.
 
 What `Task.prepare` gives for one record is a few small arrays. Those with an
 axis (token ids) lie end to end in flat files, split into shards, beside a file
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdp.data.rows.disk_array import DiskArray, open_disk_array
 from jaxdp.data.rows.flat import RaggedArray, ShardedArray
 
 INDEX = "index.json"
-EXAMPLES_FORMAT = 1
+EXAMPLES_FORMAT = 2
 """Number of the files that `ExamplesWriter` writes; part of the keys of the cache.
 
 To be raised when their names, layout or content change for the same examples.
@@ -95,14 +96,19 @@ class ExamplesWriter:
 class Examples:
     """The examples of one split, read where they are asked for.
 
+    Args:
+        directory: what `ExamplesWriter` wrote.
+        entry: the cache entry that the directory is in, whose checksums are checked; None: there are none.
+
     Attributes:
         num_examples: how many.
         names: of the arrays that every example has.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, entry: Path | None = None):
         index = json.loads((directory / INDEX).read_text())
-        self._directory, self._arrays = directory, index["arrays"]
+        self._directory, self._entry, self._arrays = directory, entry, index["arrays"]
+        self._opened: dict[str, DiskArray] = {}
         self.num_examples: int = index["num_examples"]
         self.names: tuple[str, ...] = tuple(self._arrays)
 
@@ -115,22 +121,26 @@ class Examples:
         entry = self._arrays[name]
         return ShardedArray(
             [
-                self._mapped(f"{name}.{number:05}.bin", entry["dtype"], size)
+                self._array(f"{name}.{number:05}.bin", entry["dtype"], size)
                 for number, size in enumerate(entry["shards"])
             ]
         )
 
     def ragged(self, name: str) -> RaggedArray:
         """The same with where each example begins."""
-        offsets = self._mapped(f"{name}.offsets.bin", OFFSET_DTYPE, self.num_examples + 1)
+        offsets = self._array(f"{name}.offsets.bin", OFFSET_DTYPE, self.num_examples + 1)
         return RaggedArray(self.flat(name), offsets)
 
     def scalars(self, name: str) -> np.ndarray:
-        """[num_examples] of an array without axes."""
-        return self._mapped(f"{name}.bin", self._arrays[name]["dtype"], self.num_examples)
+        """[num_examples] of an array without axes, read whole."""
+        return self._array(f"{name}.bin", self._arrays[name]["dtype"], self.num_examples).to_numpy()
 
-    def _mapped(self, file_name: str, dtype, size: int) -> np.ndarray:
-        if not size:  # no file can be mapped that has no bytes
-            return np.zeros(0, dtype)
-        return np.memmap(self._directory / file_name, dtype, mode="r", shape=(size,))
+    def num_values(self, name: str) -> int:
+        """Elements of a ragged array, of all examples together, terminators included."""
+        return sum(self._arrays[name]["shards"])
+
+    def _array(self, file_name: str, dtype, size: int) -> DiskArray:
+        if file_name not in self._opened:
+            self._opened[file_name] = open_disk_array(self._directory / file_name, dtype, size, self._entry)
+        return self._opened[file_name]
 

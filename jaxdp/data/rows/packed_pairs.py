@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdp.data.rows.flat import RaggedArray, count_up
+from jaxdp.data.rows.flat import RaggedArray
+from jaxdp.data.rows.memory_array import count_up
 
 OPEN_ROWS = 1024
 """Rows that the next pair may still go into: more find hardly any room that is left."""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdp.data.rows.flat import FlatArray, count_up
+from jaxdp.data.rows.disk_array import open_disk_array
+from jaxdp.data.rows.flat import FlatArray, as_flat
 from jaxdp.data.rows.long_documents import find_long
+from jaxdp.data.rows.memory_array import count_up
 from jaxdp.errors import UserError
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 """Number of what `pack` makes of the same documents and of the files of a plan; part of the keys of the cache.
 
 To be raised when a change of the packing, or of how long documents are cut, gives other rows for the same documents.
@@ -21,7 +23,7 @@ To be raised when a change of the packing, or of how long documents are cut, giv
 CHUNK_DOCUMENTS = 1 << 20  # Python numbers at a time
 
 PLAN = "plan.json"
-PLAN_ARRAYS = ("row_offsets", "starts", "lengths")
+PLAN_ARRAYS = {"row_offsets": np.dtype("<i8"), "starts": np.dtype("<i8"), "lengths": np.dtype("<i4")}
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,16 @@ class PackPlan:
         row_offsets: [num_rows + 1] int64.
         starts: [num_segments] int64.
         lengths: [num_segments] int32, end of text included.
+        num_tokens: places of all rows that are not padding.
         num_cut: documents longer than a row that were cut, into pieces or to one.
         num_dropped: documents longer than a row that are left out.
     """
 
     length: int
-    row_offsets: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
+    row_offsets: np.ndarray | FlatArray
+    starts: np.ndarray | FlatArray
+    lengths: np.ndarray | FlatArray
+    num_tokens: int
     num_cut: int = 0
     num_dropped: int = 0
 
@@ -53,30 +57,32 @@ class PackPlan:
         return len(self.row_offsets) - 1
 
     @property
-    def num_tokens(self) -> int:
-        """Places of all rows that are not padding."""
-        return int(np.sum(self.lengths, dtype=np.int64))
-
-    @property
     def efficiency(self) -> float:
         """Share of places that are not padding."""
         return self.num_tokens / (self.num_rows * self.length)
 
     def save(self, directory: Path) -> None:
         """Writes the plan into an empty directory."""
-        for name in PLAN_ARRAYS:
-            np.save(directory / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        numbers = {"length": self.length, "num_cut": self.num_cut, "num_dropped": self.num_dropped}
-        (directory / PLAN).write_text(json.dumps(numbers))
+        for name, dtype in PLAN_ARRAYS.items():
+            getattr(self, name).astype(dtype).tofile(directory / f"{name}.bin")
+        numbers = {name: getattr(self, name) for name in ("length", "num_tokens", "num_cut", "num_dropped")}
+        sizes = {name: len(getattr(self, name)) for name in PLAN_ARRAYS}
+        (directory / PLAN).write_text(json.dumps({"numbers": numbers, "sizes": sizes}))
 
     @classmethod
-    def load(cls, directory: Path) -> "PackPlan":
-        """Maps a plan that `save` wrote; its arrays are read where they are needed."""
+    def load(cls, directory: Path, entry: Path | None = None) -> "PackPlan":
+        """Opens a plan that `save` wrote; its arrays are read where they are needed.
+
+        Args:
+            directory: of the plan.
+            entry: the cache entry that it is in, whose checksums are checked; None: there are none.
+        """
+        content = json.loads((directory / PLAN).read_text())
         arrays = {
-            name: np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in PLAN_ARRAYS
+            name: open_disk_array(directory / f"{name}.bin", dtype, content["sizes"][name], entry)
+            for name, dtype in PLAN_ARRAYS.items()
         }
-        return cls(**json.loads((directory / PLAN).read_text()), **arrays)
+        return cls(**content["numbers"], **arrays)
 
 
 def pack(
@@ -132,6 +138,7 @@ def pack(
         row_offsets,
         starts[by_row],
         lengths[by_row].astype(np.int32),
+        num_tokens=int(lengths.sum()),
         num_cut=num_long if long_documents == "cut" else 0,
         num_dropped=num_long if long_documents == "drop" else 0,
     )
@@ -157,10 +164,7 @@ class PackedRows:
     """
 
     def __init__(self, plan: PackPlan, flat: FlatArray, beside: Mapping[str, FlatArray] | None = None):
-        # As plain arrays: indexing an np.memmap runs Python code each time.
-        self._row_offsets, self._starts, self._lengths = (
-            np.asarray(getattr(plan, name)) for name in PLAN_ARRAYS
-        )
+        self._row_offsets, self._starts, self._lengths = (as_flat(getattr(plan, name)) for name in PLAN_ARRAYS)
         self._flat, self._beside = flat, dict(beside or {})
         self.length = plan.length
         self.num_rows = plan.num_rows
@@ -186,11 +190,10 @@ class PackedRows:
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
             raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
-        first = self._row_offsets[indices]
-        num_segments = self._row_offsets[indices + 1] - first
+        bounds = self._row_offsets.take(indices, 2)
+        num_segments = bounds[:, 1] - bounds[:, 0]
         number = count_up(num_segments)
-        segments = np.repeat(first, num_segments) + number
-        starts, lengths = self._starts[segments], self._lengths[segments]
+        starts, lengths = (array.take_ragged(bounds[:, 0], num_segments) for array in (self._starts, self._lengths))
         targets = self._flat.take_ragged(starts, lengths)
         before = self._flat.take((starts - 1) % len(self._flat), 1)[:, 0]  # the last is end of text
         tokens = np.empty_like(targets)

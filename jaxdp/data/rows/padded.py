@@ -65,7 +65,7 @@ class PaddedRows:
 
     def num_tokens(self, name: str = "tokens") -> int:
         """Places of a ragged array, of all rows together, that are not padding."""
-        lengths = self._ragged[name].lengths(slice(None) if self._kept is None else self._kept)
+        lengths = self._ragged[name].lengths(self._kept)
         return int(np.minimum(lengths, self._lengths[name]).sum())
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdp.data.preparing.split import split_point
 from jaxdp.data.reading.files import unreadable
+from jaxdp.data.rows.disk_array import DiskArray, open_disk_array
 from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.errors import UserError
 
@@ -18,15 +19,15 @@ END_BYTES = 1 << 20  # what a fingerprint reads at each end of a file
 
 @dataclass(frozen=True)
 class TokensFile:
-    """A run of tokens in a file, mapped and not read."""
+    """A run of tokens in a file, read where they are used."""
 
-    tokens: np.ndarray  # [num_tokens] uint16 or uint32
+    tokens: DiskArray  # [num_tokens] uint16 or uint32
     path: str
     first_position: int  # of `tokens`, in the file
 
 
 def open_tokens(path: str) -> TokensFile:
-    """Maps a flat little-endian file: uint32 if its name ends in `.u32.bin`, else uint16.
+    """Opens a flat little-endian file: uint32 if its name ends in `.u32.bin`, else uint16.
 
     Raises:
         UserError: no such file, not readable, empty, or half a token at its end.
@@ -41,9 +42,9 @@ def open_tokens(path: str) -> TokensFile:
                 f"data.path: {path} has {size} bytes, which is no whole number of {dtype.name} token "
                 f"ids: the file was cut short, or holds uint32 and must be named *{UINT32_SUFFIX}."
             )
-        return TokensFile(np.memmap(path, dtype, mode="r"), path, 0)
     except OSError as error:
         raise unreadable(error) from error
+    return TokensFile(open_disk_array(path, dtype, size // dtype.itemsize), path, 0)
 
 
 def open_token_splits(path: str | None, eval_fraction: float) -> tuple[TokensFile, TokensFile]:
@@ -64,8 +65,8 @@ def open_token_splits(path: str | None, eval_fraction: float) -> tuple[TokensFil
         file = open_tokens(path)
         point = split_point(len(file.tokens), eval_fraction)
         return (
-            TokensFile(file.tokens[:point], path, 0),
-            TokensFile(file.tokens[point:], path, point),
+            TokensFile(file.tokens.part(0, point), path, 0),
+            TokensFile(file.tokens.part(point, len(file.tokens)), path, point),
         )
     pairs = [("train" + suffix, "val" + suffix) for suffix in (".bin", UINT32_SUFFIX)]
     try:

@@ -14,8 +14,7 @@ class TokenWindows:
     token but the very first is a target exactly once.
 
     Args:
-        tokens: [num_tokens], any integer dtype: an array in memory or mapped from a
-            file, or a `FlatArray`.
+        tokens: [num_tokens], any integer dtype: an array in memory, or a `FlatArray`.
         length: tokens that the model sees, 1 or more.
         keep_tail: True keeps a short last window, padded with 0, so that
             evaluation reads every token; False drops it, for training.

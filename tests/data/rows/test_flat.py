@@ -1,4 +1,3 @@
-import mmap
 import os
 import sys
 from pathlib import Path
@@ -6,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdp.data.rows import flat
+from jaxdp.data import block_file
+from jaxdp.data.block_checksums import write_block_checksums
+from jaxdp.data.rows.disk_array import open_disk_array
 from jaxdp.data.rows.flat import RaggedArray, ShardedArray, as_flat
 
 CUTS = [[100], [40, 60], [0, 1, 2, 97], [33, 33, 34, 0], [1] * 100]
@@ -81,6 +82,29 @@ def test_ragged_array():
     assert lengths.tolist() == [2, 1] and elements.tolist() == [*parts[2][:2], *parts[3]]
 
 
+@pytest.fixture(params=["kept in memory", "read anew"])
+def memory(request, monkeypatch):
+    """Both ways of reading a file."""
+    monkeypatch.setattr(block_file, "MEMORY_BYTES", 1 << 40 if request.param == "kept in memory" else 0)
+
+
+@pytest.mark.parametrize("sizes", CUTS)
+def test_files_read_as_the_same_array_in_memory(tmp_path, memory, sizes):
+    whole = np.arange(1000, 1100, dtype=np.uint16)
+    shards = shards_of(whole, sizes)
+    for number, shard in enumerate(shards):
+        shard.tofile(tmp_path / str(number))
+    on_disk = ShardedArray([open_disk_array(tmp_path / str(number), np.uint16) for number in range(len(shards))])
+    in_memory = ShardedArray([whole])
+    rng = np.random.default_rng(0)
+    for length in (0, 1, 7, 60, 100):
+        starts = rng.integers(0, 101 - length, 50)
+        np.testing.assert_array_equal(on_disk.take(starts, length), in_memory.take(starts, length), strict=True)
+    starts = rng.integers(0, 101, 200)
+    lengths = rng.integers(0, 101 - starts)
+    np.testing.assert_array_equal(on_disk.take_ragged(starts, lengths), in_memory.take_ragged(starts, lengths), strict=True)
+
+
 def test_ten_gigabytes(tmp_path):
     path = tmp_path / "sparse.bin"
     path.touch()
@@ -89,52 +113,34 @@ def test_ten_gigabytes(tmp_path):
         file.seek(10 * 2**30 - 6)
         file.write(np.array([1, 2, 3], np.uint16).tobytes())
     half = 5 * 2**30 // 2
-    tokens = np.memmap(path, np.uint16, mode="r")
-    for sharded in (ShardedArray([tokens]), ShardedArray([tokens[:half], tokens[half:]])):
+    tokens = open_disk_array(path, np.uint16)
+    for sharded in (tokens, ShardedArray([tokens]), ShardedArray([tokens.part(0, half), tokens.part(half, 2 * half)])):
         assert len(sharded) == 5 * 2**30
-        assert sharded.take([len(sharded) - 4, half - 2, 0], 4).tolist() == [
+        assert sharded.take(np.array([len(sharded) - 4, half - 2, 0]), 4).tolist() == [
             [0, 1, 2, 3],
             [0, 0, 0, 0],
             [0, 0, 0, 0],
         ]
 
 
-def resident_bytes(path):
-    """What of a mapped file is in this process's memory, as Linux counts it."""
-    total, here = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            here = line.endswith(str(path))
-        elif here and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
+def resident_bytes():
+    """What this process has in memory, as Linux counts it."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
-def test_pages_that_were_read_do_not_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "RESIDENT_BYTES", 4 * 2**20)
-    monkeypatch.setattr(flat, "RUNS_A_LOOK", 1)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_was_read_does_not_stay(tmp_path, monkeypatch, checked):
+    monkeypatch.setattr(block_file, "MEMORY_BYTES", 4 * 2**20)
     path = tmp_path / "tokens.bin"
-    np.arange(16 * 2**20, dtype=np.uint16).tofile(path)
-    tokens = np.memmap(path, np.uint16, mode="r")
-    ends = ShardedArray([tokens[: 2**23], tokens[2**23 :]])
-    for start in range(0, len(ends), 2**20):
-        assert (np.diff(ends.take([start], 2**20).astype(int)) % 2**16 == 1).all()
-        assert resident_bytes(path) < 8 * 2**20
-        ends.take_ragged([start], [2**20])
-    assert ends.take([0], 3).tolist() == [[0, 1, 2]]
-
-
-def test_a_copy_that_was_written_to_is_never_unmapped(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "RESIDENT_BYTES", -(2**40))
-    monkeypatch.setattr(flat, "RUNS_A_LOOK", 1)
-    path = tmp_path / "tokens.bin"
-    np.zeros(4, np.uint16).tofile(path)
-    tokens = np.memmap(path, np.uint16, mode="c")
-    tokens[:] = [1, 2, 3, 4]
-    view = tokens[:3]
-    view.flags.writeable = False
-    sharded = ShardedArray([view])
-    for _ in range(2):
-        assert sharded.take([0], 3).tolist() == [[1, 2, 3]]
-    assert isinstance(tokens.base, mmap.mmap)
+    np.arange(32 * 2**20, dtype=np.uint16).tofile(path)
+    write_block_checksums(path)
+    tokens = open_disk_array(path, np.uint16, entry=tmp_path if checked else None)
+    sharded = ShardedArray([tokens.part(0, 2**24), tokens.part(2**24, 2**25)])
+    before = resident_bytes()
+    for start in range(0, len(sharded), 2**20):
+        assert (np.diff(sharded.take(np.array([start]), 2**20).astype(int)) % 2**16 == 1).all()
+        sharded.take_ragged(np.array([start]), np.array([2**20]))
+        assert resident_bytes() < before + 40 * 2**20  # of the test's own int64 and of freed memory
+    assert sharded.take(np.array([0]), 3).tolist() == [[0, 1, 2]]

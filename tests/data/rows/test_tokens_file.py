@@ -3,6 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from jaxdp.data.rows.disk_array import DiskArray
 from jaxdp.data.rows.tokens_file import (
     CheckedWindows,
     fingerprint_tokens,
@@ -20,10 +21,10 @@ def write(path, ids, dtype):
 
 def test_the_name_gives_the_dtype(tmp_path):
     short = open_tokens(write(tmp_path / "a.bin", [1, 2, 65535], "<u2"))
-    assert short.tokens.dtype == np.uint16 and short.tokens.tolist() == [1, 2, 65535]
+    assert short.tokens.dtype == np.uint16 and short.tokens.to_numpy().tolist() == [1, 2, 65535]
     long = open_tokens(write(tmp_path / "a.u32.bin", [1, 70000], "<u4"))
-    assert long.tokens.dtype == np.uint32 and long.tokens.tolist() == [1, 70000]
-    assert isinstance(long.tokens, np.memmap)
+    assert long.tokens.dtype == np.uint32 and long.tokens.to_numpy().tolist() == [1, 70000]
+    assert isinstance(long.tokens, DiskArray)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_missing_file_and_path(tmp_path):
 def test_last_part_of_one_file_is_held_out(tmp_path):
     path = write(tmp_path / "a.bin", np.arange(100), "<u2")
     train, evaluation = open_token_splits(path, 0.2)
-    assert train.tokens.tolist() == list(range(80))
-    assert evaluation.tokens.tolist() == list(range(80, 100))
+    assert train.tokens.to_numpy().tolist() == list(range(80))
+    assert evaluation.tokens.to_numpy().tolist() == list(range(80, 100))
     assert (train.first_position, evaluation.first_position) == (0, 80)
 
 
@@ -60,7 +61,7 @@ def test_folder_of_two(tmp_path, suffix, dtype):
     write(tmp_path / f"train{suffix}", [1, 2, 3], dtype)
     write(tmp_path / f"val{suffix}", [4, 5], dtype)
     train, evaluation = open_token_splits(str(tmp_path), 0.5)
-    assert (train.tokens.tolist(), evaluation.tokens.tolist()) == ([1, 2, 3], [4, 5])
+    assert (train.tokens.to_numpy().tolist(), evaluation.tokens.to_numpy().tolist()) == ([1, 2, 3], [4, 5])
 
 
 def test_folder_must_hold_one_pair(tmp_path):

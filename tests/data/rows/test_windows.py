@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from jaxdp.data.rows.disk_array import open_disk_array
 from jaxdp.data.rows.flat import ShardedArray
 from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.errors import UserError
@@ -42,14 +43,14 @@ def test_any_order_and_repeats():
 
 
 @pytest.mark.parametrize("keep_tail", [True, False])
-@pytest.mark.parametrize("mapped", [True, False])
-def test_shards_read_as_one_array(tmp_path, mapped, keep_tail):
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_shards_read_as_one_array(tmp_path, on_disk, keep_tail):
     tokens = np.random.default_rng(0).integers(0, 2**16, 1000, np.uint16)
     shards = np.split(tokens, [3, 500, 507])
-    if mapped:
+    if on_disk:
         for i, shard in enumerate(shards):
             shard.tofile(tmp_path / f"{i}.bin")
-        shards = [np.memmap(tmp_path / f"{i}.bin", np.uint16, mode="r") for i in range(4)]
+        shards = [open_disk_array(tmp_path / f"{i}.bin", np.uint16) for i in range(4)]
     whole = TokenWindows(tokens, 16, keep_tail)
     sharded = TokenWindows(ShardedArray(shards), 16, keep_tail)
     assert sharded.num_rows == whole.num_rows == (63 if keep_tail else 62)

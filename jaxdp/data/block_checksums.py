@@ -1,0 +1,45 @@
+"""CRC-32 checksums of the 1 MiB blocks of a file, kept in a second file next to it.
+
+The largest files of the cache are read in places and never whole, so a checksum of the whole file could not be
+checked. A CRC-32 notices every change of up to 32 neighbouring bits, and any other but for one in 2^32.
+"""
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+BLOCK_BYTES = 1 << 20
+SUFFIX = ".crc32"
+"""Ending of the file of checksums, after the name of the file that they are of."""
+
+_DTYPE = np.dtype("<u4")
+
+
+def num_blocks(num_bytes: int) -> int:
+    """Returns the number of blocks of a file of this size; the last one can be short."""
+    return -(-num_bytes // BLOCK_BYTES)
+
+
+def block_checksum(content: bytes | memoryview) -> int:
+    """Returns the checksum of one block."""
+    return zlib.crc32(content)
+
+
+def write_block_checksums(path: Path) -> None:
+    """Writes the checksums of a file into the file next to it."""
+    checksums = []
+    with open(path, "rb") as content:
+        while block := content.read(BLOCK_BYTES):
+            checksums.append(block_checksum(block))
+    np.array(checksums, _DTYPE).tofile(f"{path}{SUFFIX}")
+
+
+def read_block_checksums(path: str | os.PathLike) -> np.ndarray:
+    """Reads what `write_block_checksums` wrote for a file: [num_blocks] uint32.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return np.fromfile(f"{path}{SUFFIX}", _DTYPE)
