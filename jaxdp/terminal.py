@@ -5,15 +5,20 @@ stdout belongs to results alone.
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from jaxdp.redact import mask_secrets, redact
+from jaxdp.streams import SurvivingStream
 
 REFRESH_SECS = 0.2
 """Fastest redraw of the live line: drawing takes a core from the computation."""
@@ -24,17 +29,19 @@ MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 24
 PLAIN_SECS = 5.0
 """Least time between plain lines where there is no terminal."""
 
-console = Console(stderr=True, highlight=False)
+console = Console(file=SurvivingStream(lambda: sys.stderr), highlight=False)
 
 
 def say(sentence: str) -> None:
-    """One sentence to the person who watches."""
+    """Prints and logs a sentence, without secrets and control characters."""
+    sentence = redact(sentence)
     console.print(sentence, markup=False, soft_wrap=True)
     logging.getLogger("jaxdp").info(sentence)
 
 
 def show_table(rows: Sequence[tuple[str, str]]) -> None:
     """Names and values in two columns."""
+    rows = [(redact(name), redact(value)) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         console.print(Text(f"{name:<{width}}  ", "cyan").append(value, "default"), soft_wrap=True)
@@ -47,6 +54,7 @@ def show_cut(rows: Sequence[tuple[str, str]]) -> None:
     Texts come from anywhere: what is not printable is shown as a mark, since it could
     move the cursor, and blanks and new lines as one blank.
     """
+    rows = [(mask_secrets(name), mask_secrets(value)) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         printable = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(value.split()))
@@ -122,11 +130,11 @@ class ProgressLine:
         line = Table.grid(padding=(0, 1))
         room = console.width - len(text) - 1
         if room < MIN_BAR_WIDTH:
-            line.add_row(text if room >= 0 else text.replace("  ", " "))
+            line.add_row(Text(text if room >= 0 else text.replace("  ", " ")))
         else:
             self._bar.width = min(room, MAX_BAR_WIDTH)
             self._bar.update(completed=step)
-            line.add_row(self._bar, text)
+            line.add_row(self._bar, Text(text))
         return line
 
     def close(self) -> None:
@@ -171,11 +179,12 @@ def progress(label: str, total: int, clock: Callable[[], float] = time.monotonic
     Yields:
         A function to call with how much more is done.
     """
+    label = redact(label)
     start = shown_at = clock()
     done = 0
     columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-    task = bar.add_task(label, total=total) if bar else None
+    task = bar.add_task(escape(label), total=total) if bar else None
 
     def advance(amount: int) -> None:
         nonlocal done, shown_at

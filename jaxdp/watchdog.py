@@ -164,9 +164,9 @@ class Watchdog:
     def _report(self) -> None:
         """Writes the stacks and a sentence, past every buffer and lock that may be what hangs."""
         threads = ", ".join(f"{thread.ident:#018x} {thread.name}" for thread in threading.enumerate())
-        with open(2, "wb", buffering=0, closefd=False) as stderr:
+        with contextlib.suppress(OSError), open(2, "wb", buffering=0, closefd=False) as stderr:  # the terminal may be gone
             self._write(stderr, threads)
-        with open(self._log, "ab", buffering=0) as log:
+        with contextlib.suppress(OSError), open(self._log, "ab", buffering=0) as log:  # its disk may be full
             self._write(log, threads)
 
     def _write(self, file: BinaryIO, threads: str) -> None:

@@ -5,11 +5,11 @@ import atexit
 import json
 import os
 import re
-import sys
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from jaxdp import streams
 from jaxdp.cli import options as shared
 from jaxdp.config import to_json
 from jaxdp.errors import UserError
@@ -81,8 +81,7 @@ def _end_without_cleaning_up(exit_code: int) -> None:
     """
 
     def end() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        streams.flush()
         os._exit(exit_code)
 
     atexit.register(end)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave.
+"""SIGTERM, SIGHUP and Ctrl-C: finish the step, save, leave.
 
 The signal only sets a number; the control word of the step carries it to all
 processes, so that all stop after the same step. While there is nothing to save
@@ -20,34 +20,21 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jaxdp.interrupts import EXIT_CODES, UNWIND_SECS, Stopped, handled_signals
 from jaxdp.parallel.peers import Peers
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, StopHere
-
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}
-"""Exit code after a save that this signal asked for."""
-
-UNWIND_SECS = 5.0
-"""How long the main thread has for stopping at once: closing files, ending workers."""
 
 MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
 """Share of the grace that is kept for leaving, and its least."""
 
 
-class Stopped(BaseException):
-    """A signal came while there was nothing to save.
-
-    No Exception, like KeyboardInterrupt: whatever is interrupted must not handle it.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(f"{signal.Signals(number).name} came before its first step")
-        self.number = number
-        self.exit_code = exit_code(number)
-
-
 class Preemption(Hook):
-    """Turns the first SIGINT or SIGTERM into a request to stop; a context manager."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop; a context manager.
+
+    SIGHUP, which a terminal sends when it closes, is treated as SIGTERM; where it is ignored, as under
+    `nohup`, it stays ignored.
+    """
 
     def __init__(
         self,
@@ -82,7 +69,7 @@ class Preemption(Hook):
         self._thread = threading.Thread(target=self._listen, name="jaxdp-signals", daemon=True)
         self._thread.start()
         self._previous_descriptor = signal.set_wakeup_fd(self._outgoing.fileno(), warn_on_full_buffer=False)
-        self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
+        self._previous = {number: signal.signal(number, self._handle) for number in handled_signals()}
         self._show_unraisable, sys.unraisablehook = sys.unraisablehook, self._show_unless_stopped
         return self
 
@@ -127,8 +114,10 @@ class Preemption(Hook):
 
     def _handle(self, number: int, _frame) -> None:
         """In the main thread."""
-        self._received = self._received or number
-        self._num_handled += 1
+        if number == signal.SIGHUP and self._received:
+            return  # the kernel, the shell and the service manager may each send one
+        self._received = self._received or _request(number)
+        self._num_handled += number != signal.SIGHUP
         if self._num_handled > 1:
             sys.exit(128 + number)
         if not self._peers:
@@ -141,7 +130,7 @@ class Preemption(Hook):
 
     def _listen(self) -> None:
         """The thread: one byte for each signal, its number."""
-        num_heard, end = 0, _NEVER
+        num_heard, end_asked, end = 0, False, _NEVER
         while True:
             self._incoming.settimeout(None if end is _NEVER else max(end.time - self._clock(), 0.001))
             try:
@@ -154,12 +143,14 @@ class Preemption(Hook):
                 return
             if number == 0:
                 return
-            if number in EXIT_CODES:  # others may have handlers too
-                num_heard += 1
-                end = self._answer(number) if num_heard == 1 else self._answer_again(number)
+            if number not in EXIT_CODES or (number == signal.SIGHUP and end_asked):  # others may have handlers too
+                continue
+            end_asked = True
+            num_heard += number != signal.SIGHUP
+            end = min(end, self._answer(number)) if num_heard < 2 else self._answer_again(number)
 
     def _answer(self, number: int) -> "_End":
-        self._received = self._received or number
+        self._received = self._received or _request(number)
         name, now, grace = signal.Signals(number).name, self._clock(), self._grace_secs
         if not self._peers:
             self._report(f"{name}: nothing is to be saved yet; stopping")
@@ -191,6 +182,11 @@ class _End(NamedTuple):
 
 
 _NEVER = _End(math.inf, 0, "")
+
+
+def _request(number: int) -> int:
+    """The request that a signal stands for: SIGHUP is 1, which among requests means something else."""
+    return signal.SIGTERM if number == signal.SIGHUP else number
 
 
 def exit_code(request: int) -> int:

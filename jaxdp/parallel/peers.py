@@ -13,12 +13,12 @@ import json
 import os
 import queue
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from jaxdp import streams
 from jaxdp.errors import PeerLost, UserError
 from jaxdp.parallel.addresses import is_loopback
 from jaxdp.parallel.processes import ALONE, Processes
@@ -141,8 +141,7 @@ class Peers:
         self.leave(exit_code, sentence)
 
     def _end_at_once(self, exit_code: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        streams.flush()
         self._end_process(exit_code)
 
     def _join(self, timeout_secs: float) -> None:

@@ -1,5 +1,6 @@
 """The entry point: help, version, exit codes."""
 
+import importlib
 import subprocess
 import sys
 
@@ -7,7 +8,6 @@ import pytest
 
 import jaxdp
 from jaxdp.cli import eval as eval_command
-from jaxdp.cli import main as entry
 from jaxdp.cli.main import COMMANDS, main
 from jaxdp.errors import DamageFound, TrainingDiverged, UserError
 
@@ -85,7 +85,7 @@ def test_what_nobody_foresaw_is_told_as_ours_with_a_traceback(capsys, monkeypatc
     assert main(["eval", "--workdir=x"]) == 70
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" in err and "ZeroDivisionError: in our code" in err
-    assert err.endswith("jaxdp: this is a fault of jaxdp, not of your input; please report it.\n")
+    assert err.endswith("jaxdp: this is an internal error, not caused by your input; please report it with the lines above.\n")
 
 
 def test_options_are_never_abbreviated(capsys):
@@ -101,5 +101,5 @@ def test_python_m_jaxdp_is_the_command():
 
 def test_commands_are_modules():
     for name in COMMANDS:
-        module = entry.importlib.import_module(f"jaxdp.cli.{name}")
+        module = importlib.import_module(f"jaxdp.cli.{name}")
         assert module.__doc__ and callable(module.add_options) and callable(module.run)

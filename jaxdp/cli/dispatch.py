@@ -1,0 +1,113 @@
+"""Command dispatch: finds the command, parses its options, turns errors into exit codes."""
+
+import argparse
+import difflib
+import errno
+import importlib
+import logging
+import os
+import sys
+import traceback
+
+from jaxdp import interrupts
+from jaxdp.cli.main import COMMANDS
+from jaxdp.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options are never abbreviated, and wrong usage is an error like any other."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_command(argv: list[str]) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The command and its options.
+
+    Returns:
+        The exit code, see `main`.
+    """
+    # Orbax logs through absl; what a user must know, jaxdp logs itself.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()  # here, where a reader that went away is expected
+        return code
+    except SystemExit as leaving:  # of `--help`, which argparse prints
+        if _stdout_error() is None:
+            raise
+        return leaving.code
+    except UserError as error:
+        return _failed(str(error), error.exit_code)
+    except (KeyboardInterrupt, interrupts.Stopped):
+        return _failed(interrupts.sentence(), interrupts.exit_code() or 130)
+    except Exception as error:
+        if code := interrupts.exit_code():  # the interruption was turned into another exception
+            return _failed(interrupts.sentence(), code)
+        if isinstance(error, OSError) and (lost := _stdout_error()):
+            if lost.errno == errno.EPIPE:  # its reader went away (`jaxdp inspect ... | head`): nothing left to print
+                return 0
+            return _failed(f"standard output cannot be written ({lost.strerror}); direct it to another place.", 2)
+        from jaxdp.cli.environment import environment_sentence
+        from jaxdp.redact import redact
+
+        if why := environment_sentence(error):
+            return _failed(why, 2)
+        sys.stderr.write(redact(traceback.format_exc()))
+        return _failed("this is an internal error, not caused by your input; please report it with the lines above.", 70)
+
+
+def _stdout_error() -> OSError | None:
+    """The error of a stdout that cannot be written, which is given up then; None where it works."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would fail at its end
+        return error
+    return None
+
+
+def _failed(sentence: str, code: int) -> int:
+    from jaxdp.redact import redact
+
+    print(f"jaxdp: {redact(sentence)}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from jaxdp import __version__
+
+        print(f"jaxdp {__version__}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        match = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {match[0]!r}?" if match else f"choose one of: {', '.join(COMMANDS)}."
+        raise UserError(f"unknown command {name!r}; {hint}")
+    module = importlib.import_module(f"jaxdp.cli.{name}")
+    parser = _Parser(prog=f"jaxdp {name}", description=module.__doc__)
+    module.add_options(parser)
+    options, rest = parser.parse_known_args(argv[1:])
+    return module.run(options, rest)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  jaxdp {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "jaxdp: data-parallel Transformer training with JAX.\n\n"
+        f"{commands}\n\n"
+        "jaxdp COMMAND --help tells the options of one.\n"
+        "Exit codes: 0 done, 2 usage, config or data, 3 diverged, 4 damaged checkpoint,\n"
+        "70 internal error, 75 stopped by SIGTERM or SIGHUP and saved, 130 by Ctrl-C."
+    )

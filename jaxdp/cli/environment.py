@@ -1,0 +1,57 @@
+"""Environment failures: operating-system errors and exhausted memory, each as one sentence with its fix."""
+
+import errno
+import os
+
+_MISUSE = frozenset(
+    getattr(errno, name)
+    for name in ("EBADF", "EINVAL", "EFAULT", "ENOTTY", "ESPIPE", "ECHILD", "ESRCH", "ENOTSOCK", "EDOM", "ERANGE", "ENOSYS", "EPROTOTYPE")
+)  # fmt: skip
+"""What the system answers to a wrong call: without the name of a file this is an internal error."""
+
+_FIXES = (
+    (("ENOSPC", "EDQUOT", "EFBIG"), "make room and run the same command again"),
+    (("EROFS", "EACCES", "EPERM"), "change its permissions or choose another place"),
+    (("EIO", "ESTALE", "EREMOTEIO", "ENXIO", "ENODEV"), "check the disk or file system and run the same command again"),
+    (("ENOLCK", "EOPNOTSUPP", "ENOTSUP"), "its file system does not support this; choose a directory on another one"),
+    (("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EINVAL", "EXDEV"), "check the path"),
+    (("EMFILE", "ENFILE"), "allow more open files (ulimit -n) and run the same command again"),
+    (("ENOMEM", "EAGAIN"), "free memory or allow more processes (ulimit -u, ulimit -v) and run the same command again"),
+)
+"""Names of error numbers, and what to do about them."""
+
+_RETRY = "check the machine and its network, and run the same command again"
+
+
+def environment_sentence(error: BaseException) -> str | None:
+    """States an error that the machine caused, not jaxdp; None for any other.
+
+    An `OSError` is the system's answer: it is the environment's unless it says that the call itself was
+    wrong, or has no number, as one that a library makes up.
+    """
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        detail = " ".join(str(error).split())
+        return (
+            f"memory is exhausted{f' ({detail[:200]})' if detail else ''}; make the model, microbatch_size or data.length "
+            "smaller, or free memory, and run the same command again."
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is None and error.errno in _MISUSE:
+        return None
+    where = "a file or connection" if error.filename is None else os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    if error.filename2 is not None:
+        where += f" or {error.filename2}"
+    return f"{where} cannot be used ({error.strerror or error}); {_fix(error.errno)}."
+
+
+def _fix(number: int) -> str:
+    for names, fix in _FIXES:
+        if any(number == getattr(errno, name, None) for name in names):
+            return fix
+    return _RETRY
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether XLA could not allocate; told by name, as jax may not be imported."""
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and str(error).startswith("RESOURCE_EXHAUSTED")
