@@ -4,9 +4,14 @@ Training replaces these handlers by its own (`hooks.preemption`), which save fir
 what is imported before the handlers are installed is time in which SIGTERM kills the process with 143.
 """
 
+import atexit
 import os
 import signal
-from types import FrameType
+import sys
+
+TYPE_CHECKING = False  # `typing` takes as long to import as all the rest
+if TYPE_CHECKING:
+    from types import FrameType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 75}
 """Exit code of a command that this signal ended; 75: start it again."""
@@ -43,6 +48,8 @@ def install() -> None:
     """Installs the handlers of a command; the first call of a process."""
     for number in handled_signals():
         signal.signal(number, _handle)
+    sys.unraisablehook = _end_if_swallowed
+    atexit.register(_ignore_all)  # what is registered first runs last
 
 
 def watch_main_thread() -> None:
@@ -78,7 +85,13 @@ def decided(code: int) -> None:
         signal.signal(number, lambda *_: os._exit(code))
 
 
-def _handle(number: int, frame: FrameType | None) -> None:
+def _ignore_all() -> None:
+    """The interpreter, taking itself apart, would let a signal kill the process and so change its exit code."""
+    for number in handled_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _handle(number: int, frame: "FrameType | None") -> None:
     """In the main thread."""
     if number == signal.SIGHUP and _received:
         return  # the kernel, the shell and the service manager may each send one
@@ -88,7 +101,14 @@ def _handle(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _end_if_swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A handler that runs in a destructor or in the garbage collector raises in vain."""
+    if isinstance(unraisable.exc_value, Stopped):
+        _end()
+    sys.__unraisablehook__(unraisable)
+
+
+def _is_importing(frame: "FrameType | None") -> bool:
     """Whether a module is being imported: many modules swallow or replace an exception that comes then."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -113,6 +133,5 @@ def _end() -> None:
     """Ends the process past everything that may hang or fail."""
     try:
         os.write(2, f"jaxdp: {sentence()}\n".encode())
-    except OSError:
-        pass  # the terminal may be gone: the exit code says the same
-    os._exit(exit_code())
+    finally:  # also where the terminal is gone: the exit code says the same
+        os._exit(exit_code())

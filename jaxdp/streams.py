@@ -4,6 +4,7 @@ A run must not end because nobody can read what it says: its log file goes on.
 """
 
 import codecs
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -56,6 +57,8 @@ class SurvivingStream:
             return False
 
     def __getattr__(self, name: str) -> Any:
+        if name == "rich_proxied_file":  # rich would write to what is below this stream
+            raise AttributeError(name)
         return getattr(self._stream(), name)
 
     def _current(self) -> TextIO | None:
@@ -72,12 +75,65 @@ class SurvivingStream:
         logging.getLogger("jaxdp").info("the terminal can no longer be written (%s); messages go to the log alone", why)
 
 
+class ResultsLost(Exception):
+    """Raised where stdout cannot be written.
+
+    Attributes:
+        error: The system's answer; EPIPE where the reader went away, as in `jaxdp inspect ... | head`.
+    """
+
+    def __init__(self, error: OSError):
+        super().__init__(str(error))
+        self.error = error
+
+
+class ResultStream:
+    """Standard output, whose errors are told apart from those of other files.
+
+    Args:
+        stream: The stream to write to.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes the text.
+
+        Raises:
+            ResultsLost: The system refuses; what follows is dropped.
+        """
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def flush(self) -> None:
+        """Flushes.
+
+        Raises:
+            ResultsLost: See `write`.
+        """
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _lost(self, error: OSError) -> ResultsLost:
+        # What is buffered would fail once more at the end of the interpreter, and change its exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return ResultsLost(error)
+
+
 def secure() -> None:
     """Makes the standard streams of this process safe to use; early in a process, before it opens files.
 
     A closed descriptor is opened on the null device: a file that is opened later would get its number, and
     with it what libraries write to stderr. What the encoding of stdout lacks becomes an escape that JSON
-    knows too. A stderr that fails is given up.
+    knows too, and its errors are `ResultsLost`. A stderr that fails is given up.
     """
     for descriptor, (name, mode, flags) in enumerate(_STANDARD):
         try:
@@ -88,8 +144,8 @@ def secure() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     codecs.register_error("jaxdp.json_escape", _json_escape)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="jaxdp.json_escape")
+    sys.stdout.reconfigure(errors="jaxdp.json_escape")
+    sys.stdout = ResultStream(sys.stdout)
     stderr = sys.stderr
     sys.stderr = SurvivingStream(lambda: stderr)
 
@@ -97,8 +153,9 @@ def secure() -> None:
 def flush() -> None:
     """Flushes stdout and stderr as far as that is possible, for a process that is about to end."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            SurvivingStream(lambda stream=stream: stream).flush()
+        with contextlib.suppress(ResultsLost, OSError, ValueError):  # the exit code says how it ended
+            if stream is not None:
+                stream.flush()
 
 
 def _json_escape(error: UnicodeError) -> tuple[str, int]:

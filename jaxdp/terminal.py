@@ -29,6 +29,7 @@ MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 24
 PLAIN_SECS = 5.0
 """Least time between plain lines where there is no terminal."""
 
+logging.getLogger("jaxdp").addHandler(logging.NullHandler())  # without a log file nothing is printed twice
 console = Console(file=SurvivingStream(lambda: sys.stderr), highlight=False)
 
 

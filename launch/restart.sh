@@ -4,9 +4,9 @@
 #   bash launch/restart.sh [--dry_run] [--restarts=R] [--processes=P] ARGUMENTS
 #
 # ARGUMENTS are those of `jaxdp train`. R more starts at most (10) after exit
-# codes 70 (no progress, or a fault), 134 (lost a peer), 137 (killed) and 75
-# (stopped by SIGTERM and saved), but not after a SIGTERM or Ctrl-C of your own to
-# this script, which it passes on. P processes (1) train together, for example
+# codes 70 (no progress, or an internal error), 134 (lost a peer), 137 (killed), 75
+# (stopped by SIGTERM and saved) and 143 (SIGTERM before Python ran), but not after
+# a SIGTERM, SIGHUP or Ctrl-C of your own to this script, which it passes on. P processes (1) train together, for example
 # with --cpu_devices=2 each; when one of them ends with an error, the others have
 # a minute to end too, then they are killed, also those that were stopped.
 set -euo pipefail
@@ -87,10 +87,11 @@ wait_all() {
 }
 
 is_mended_by_a_start() {
-  case $1 in 70 | 75 | 134 | 137) return 0 ;; *) return 1 ;; esac
+  case $1 in 70 | 75 | 134 | 137 | 143) return 0 ;; *) return 1 ;; esac
 }
 
-# SIGTERM comes to this script alone, Ctrl-C to all processes of the terminal.
+# SIGTERM comes to this script alone, Ctrl-C to all processes of the terminal, SIGHUP to either.
+# Under nohup SIGHUP stays ignored, here and in the processes.
 ASKED=""
 pass_on_term() {
   ASKED=TERM
@@ -101,12 +102,12 @@ pass_on_term() {
 make_environment "$(hardware_extra)"
 if is_dry_run; then
   start_all "$@"
-  say "again up to $RESTARTS times after exit codes 70, 75, 134 and 137"
+  say "again up to $RESTARTS times after exit codes 70, 75, 134, 137 and 143"
   exit 0
 fi
 
 PIDS=""
-trap pass_on_term TERM
+trap pass_on_term TERM HUP
 trap 'ASKED=INT' INT
 count=0
 while :; do

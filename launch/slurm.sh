@@ -38,6 +38,6 @@ status=0
 # --wait: tasks that are left after the first one has ended are killed, also stopped ones.
 execute srun --cpu-bind=none --wait=300 jaxdp train "$@" || status=$?
 case $status in
-  70 | 75 | 134 | 137) scontrol requeue "$SLURM_JOB_ID" ;;
+  70 | 75 | 134 | 137 | 143) scontrol requeue "$SLURM_JOB_ID" ;;
 esac
 exit "$status"

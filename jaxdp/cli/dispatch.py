@@ -5,11 +5,10 @@ import difflib
 import errno
 import importlib
 import logging
-import os
 import sys
 import traceback
 
-from jaxdp import interrupts
+from jaxdp import interrupts, streams
 from jaxdp.cli.main import COMMANDS
 from jaxdp.errors import UserError
 
@@ -37,12 +36,12 @@ def run_command(argv: list[str]) -> int:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         code = _dispatch(argv)
-        sys.stdout.flush()  # here, where a reader that went away is expected
+        sys.stdout.flush()
         return code
-    except SystemExit as leaving:  # of `--help`, which argparse prints
-        if _stdout_error() is None:
-            raise
-        return leaving.code
+    except streams.ResultsLost as lost:
+        if lost.error.errno == errno.EPIPE:  # its reader went away (`jaxdp inspect ... | head`): nothing left to print
+            return 0
+        return _failed(f"standard output cannot be written ({lost.error.strerror}); direct it to another place.", 2)
     except UserError as error:
         return _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, interrupts.Stopped):
@@ -50,10 +49,6 @@ def run_command(argv: list[str]) -> int:
     except Exception as error:
         if code := interrupts.exit_code():  # the interruption was turned into another exception
             return _failed(interrupts.sentence(), code)
-        if isinstance(error, OSError) and (lost := _stdout_error()):
-            if lost.errno == errno.EPIPE:  # its reader went away (`jaxdp inspect ... | head`): nothing left to print
-                return 0
-            return _failed(f"standard output cannot be written ({lost.strerror}); direct it to another place.", 2)
         from jaxdp.cli.environment import environment_sentence
         from jaxdp.redact import redact
 
@@ -61,16 +56,6 @@ def run_command(argv: list[str]) -> int:
             return _failed(why, 2)
         sys.stderr.write(redact(traceback.format_exc()))
         return _failed("this is an internal error, not caused by your input; please report it with the lines above.", 70)
-
-
-def _stdout_error() -> OSError | None:
-    """The error of a stdout that cannot be written, which is given up then; None where it works."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would fail at its end
-        return error
-    return None
 
 
 def _failed(sentence: str, code: int) -> int:

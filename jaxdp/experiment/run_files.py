@@ -12,6 +12,7 @@ from jaxdp.config import to_json
 from jaxdp.errors import UserError
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.vocabularies import save_vocabularies
+from jaxdp.redact import redact
 from jaxdp.terminal import ProgressLine, say
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
@@ -27,12 +28,19 @@ class _LogFile(logging.FileHandler):
         say(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
 
 
+class _LogFormat(logging.Formatter):
+    """Lines of the log with their time, without secrets and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 @contextlib.contextmanager
 def logging_to(log: Path) -> Iterator[None]:
     """Sends what is said to this file too."""
     log.parent.mkdir(exist_ok=True)
-    handler = _LogFile(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_LogFormat("%(asctime)s %(message)s"))
     logger = logging.getLogger("jaxdp")
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -43,11 +51,12 @@ def logging_to(log: Path) -> Iterator[None]:
         logger.error(str(error))
         raise
     except Exception:
-        logger.exception("a fault of jaxdp")
+        logger.exception("internal error")
         raise
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # its disk may be full, which `_LogFile` has reported
+            handler.close()
 
 
 def record_config(start: Start, first_step: int) -> None:

@@ -28,6 +28,37 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
+def test_a_hang_up_is_a_request_to_save_however_often_it_comes(said):
+    """The kernel, the shell and the service manager may each send one; as a request its number, 1, means only to save."""
+    with Preemption(said.append) as preemption:
+        preemption.hold(Peers.alone())
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert preemption.request() == signal.SIGTERM
+        wait_for(lambda: said)
+        os.kill(os.getpid(), signal.SIGTERM)  # the first that somebody meant
+        wait_for(lambda: len(said) == 2)
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: len(said) == 3)
+    assert said == [
+        "SIGHUP: saving after this step; once more to stop at once",
+        "SIGTERM: saving after this step; once more to stop at once",
+        "SIGTERM again: stopping at once",
+    ]
+    assert exit_code(preemption.request()) == 75
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(said):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption(said.append) as preemption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert preemption.request() == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_becomes_a_request_and_a_second_one_an_exit(number, code, said):
     before = signal.getsignal(number)
@@ -45,7 +76,7 @@ def test_a_signal_becomes_a_request_and_a_second_one_an_exit(number, code, said)
     assert exit_code(number) == code
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
 def test_while_there_is_nothing_to_save_the_first_signal_stops_the_run(number, code, said):
     with pytest.raises(Stopped, match=f"{number.name} came before its first step") as stop, Preemption(said.append):
         os.kill(os.getpid(), number)

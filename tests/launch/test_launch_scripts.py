@@ -553,11 +553,11 @@ def restart(machine):
     ("statuses", "status", "starts"),
     [
         ([0], 0, 1),
-        ([70, 75, 134, 137, 0], 0, 5),
+        ([70, 75, 134, 137, 143, 0], 0, 6),
         ([70, 2, 0], 2, 2),
         ([3], 3, 1),
         ([130], 130, 1),
-        ([143], 143, 1),
+        ([129], 129, 1),
         ([70, 70, 70, 70, 0], 70, 4),
     ],
 )
@@ -592,13 +592,14 @@ def test_a_process_that_does_not_end_with_the_others_is_killed(restart):
     assert "ending the processes that are left: " in result.stderr and len(started) == 4
 
 
-def test_sigterm_to_the_script_stops_the_run_for_good(restart, machine):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_to_the_script_stops_the_run_for_good(restart, machine, number):
     process = restart(["term"], ["term"], options=["--processes=2"], start=machine.start)
     while not (machine.state / "ready").exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
-    process.terminate()
+    process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 75 and "starting again" not in err
 
@@ -612,7 +613,7 @@ def test_restart_dry_run(machine):
         assert re.fullmatch(
             rf"jaxdp train --config=my\\ c.py --coordinator=127.0.0.1:\d+ --num_processes=2 --process_index={index}", line
         )
-    assert "again up to 3 times after exit codes 70, 75, 134 and 137" in result.stderr
+    assert "again up to 3 times after exit codes 70, 75, 134, 137 and 143" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--restarts=many", "--config=c"], ["--processes=0", "--config=c"], ["--processes=", "--config=c"]])
@@ -643,7 +644,7 @@ def slurm(machine: Machine, status: int):
 
 
 @pytest.mark.parametrize(
-    ("status", "again"), [(0, False), (2, False), (3, False), (70, True), (75, True), (137, True)]
+    ("status", "again"), [(0, False), (2, False), (3, False), (70, True), (75, True), (137, True), (143, True)]
 )
 def test_slurm_gives_each_process_all_gpus_and_starts_again_what_can_go_on(machine, status, again):
     result = slurm(machine, status)
@@ -705,7 +706,7 @@ def test_kubernetes_job_is_one_run_of_as_many_processes_as_pods():
         for rule in spec["podFailurePolicy"]["rules"]
         if "onExitCodes" in rule
     }
-    assert codes == {("Ignore", "In"): [70, 75, 134, 137], ("FailJob", "NotIn"): [70, 75, 134, 137]}
+    assert codes == {("Ignore", "In"): [70, 75, 134, 137, 143], ("FailJob", "NotIn"): [70, 75, 134, 137, 143]}
 
 
 # ---- All

@@ -146,7 +146,8 @@ def _start_worker(work: Work, has_started: Event) -> None:
     _work = work
     has_started.set()
     os.environ.update(ONE_THREAD)  # the workers are the parallelism
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the workers
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach all; the main process ends the workers
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
