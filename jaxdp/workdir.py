@@ -31,6 +31,7 @@ class WorkDir:
         self.evaluation = self.root / "evaluation.json"
         self.metrics = self.root / "metrics.jsonl"
         self.checkpoints = self.root / "checkpoints"
+        self.proofs = self.root / ".intact_checkpoints.json"
         self.tensorboard = self.root / "tensorboard"
         self.plots = self.root / "plots"
         self.logs = self.root / "logs"

@@ -7,12 +7,13 @@ are in order of step, and a line counts only once its newline is on disk.
 """
 
 import importlib
+import itertools
 import json
 import math
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -20,6 +21,12 @@ from typing import Any, Protocol
 from jaxdp.errors import UserError
 
 Value = float | int | str
+
+_MAX_LINE_BYTES = 2**24
+"""Longest line that is read; ours have less than a kilobyte."""
+
+_BLOCK_BYTES = 2**16
+"""Bytes read at once in search of the last newline."""
 
 
 class MetricsWriter(Protocol):
@@ -43,8 +50,7 @@ class MetricsFile:
     def __init__(self, path: Path):
         self._path = path
         path.touch()
-        whole = _whole_lines(path.read_bytes())
-        os.truncate(path, sum(map(len, whole)))
+        os.truncate(path, _end_of_last_line(path))
         # Unbuffered: a line goes out in one system call, whole.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
@@ -78,33 +84,77 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: there is no such file, or a line of it is not a JSON object with a step.
     """
+    return list(iterate_metrics(path))
+
+
+def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
+    """Reads a metrics.jsonl line by line, so that a file of any size takes the memory of one line.
+
+    Args:
+        path: The file. A last line that was only half written is left out.
+        name: Full name of a metric: lines without it are skipped unread; empty: every line is read.
+
+    Raises:
+        UserError: there is no such file, or a line of it is not a JSON object with a step.
+    """
     if not path.is_file():
         raise UserError(f"There is no metrics file {path}; expected the metrics.jsonl of a run's workdir.")
-    return [_parse(line, number, path) for number, line in enumerate(_whole_lines(path.read_bytes()), 1)]
+    wanted = json.dumps(name).encode() if name else b""
+    for number, line in _whole_lines(path):
+        if wanted in line:
+            yield _parse(line, number, path)
 
 
 def truncate_after(path: Path, step: int) -> None:
     """Drops the lines past `step`, as a resume from `step` will write them again.
 
-    The new file replaces the old one in one rename; a missing file stays missing.
+    The new file replaces the old one in one rename; a missing file stays missing, and
+    one with nothing to drop stays as it is.
 
     Raises:
         UserError: a line is not a JSON object with a step.
     """
     if not path.is_file():
         return
-    lines = _whole_lines(path.read_bytes())
-    kept = [line for number, line in enumerate(lines, 1) if _parse(line, number, path)["step"] <= step]
+    if all(line["step"] <= step for line in iterate_metrics(path)) and _end_of_last_line(path) == path.stat().st_size:
+        return
     rewritten = path.with_name(path.name + ".tmp")
     with open(rewritten, "wb") as file:
-        file.writelines(kept)
+        file.writelines(line for number, line in _whole_lines(path) if _parse(line, number, path)["step"] <= step)
         file.flush()
         os.fsync(file.fileno())
     os.replace(rewritten, path)
 
 
-def _whole_lines(content: bytes) -> list[bytes]:
-    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that end in a newline, with their numbers from 1.
+
+    Raises:
+        UserError: a line is longer than any that a run writes.
+    """
+    with open(path, "rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(_MAX_LINE_BYTES)
+            if line.endswith(b"\n"):
+                yield number, line
+            elif len(line) < _MAX_LINE_BYTES:  # the end of the file
+                return
+            else:
+                raise _not_a_line(line, number, path)
+
+
+def _end_of_last_line(path: Path) -> int:
+    """Bytes up to and including the last newline."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - _BLOCK_BYTES, 0)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
 
 
 def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
@@ -114,7 +164,11 @@ def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
             return parsed
     except (ValueError, KeyError):
         pass
-    raise UserError(
+    raise _not_a_line(line, number, path)
+
+
+def _not_a_line(line: bytes, number: int, path: Path) -> UserError:
+    return UserError(
         f"{path}, line {number}, is {line[:60]!r}; expected a JSON object with an integer step: delete that line."
     )
 

@@ -39,7 +39,7 @@ def test_names_of_a_run(tmp_path):
         "root": ".", "config": "config.json", "tokenizer": "tokenizer.json",
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
         "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
-        "checkpoints": "checkpoints", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
+        "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
         "profile": "profile",
     }  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -3,13 +3,21 @@
 import json
 import sys
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, read_metrics, truncate_after
+from jaxdp.writers import (
+    MetricsFile,
+    TensorBoardWriter,
+    WandbWriter,
+    iterate_metrics,
+    read_metrics,
+    truncate_after,
+)
 
 
 def write_steps(path, steps):
@@ -99,6 +107,60 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
     path.write_text('{"step": 1}\n' + damage + '\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2, is "):
         read_metrics(path)
+
+
+def memory_of(call):
+    """Bytes that a call needs at most at one time."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("last", [5, 10**6])
+def test_a_large_file_takes_the_memory_of_a_line_at_resume(tmp_path, last):
+    path = tmp_path / "metrics.jsonl"
+    line = json.dumps({"step": 1, "train/loss": 1.0, "name": "x" * 150}) + "\n"
+    with open(path, "w") as file:
+        file.writelines(line for _ in range(20_000))
+        evaluation = json.dumps({"step": last, "eval/loss": 2.0}) + "\n"
+        file.write(evaluation + '{"step": 7, "tor')
+    assert memory_of(lambda: truncate_after(path, 5)) < 1_000_000
+    assert path.stat().st_size == len(line) * 20_000 + (len(evaluation) if last == 5 else 0)
+    path.write_bytes(path.read_bytes() + b"torn")
+    assert memory_of(lambda: MetricsFile(path).close()) < 1_000_000
+    assert path.read_bytes().endswith(b"}\n")
+    found = []
+    assert memory_of(lambda: found.extend(iterate_metrics(path, "eval/loss"))) < 1_000_000
+    assert found == ([{"step": 5, "eval/loss": 2.0}] if last == 5 else [])
+
+
+def test_a_file_with_nothing_to_drop_is_not_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, [1, 2, 3])
+    before = path.stat()
+    truncate_after(path, 3)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16 + 5])
+@pytest.mark.parametrize("start", [b"", b'{"step": 1}\n'])
+def test_a_torn_line_of_any_length_is_cut_off(tmp_path, start, length):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(start + b"x" * length)
+    MetricsFile(path).close()
+    assert path.read_bytes() == start
+
+
+def test_a_line_without_end_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with open(path, "wb") as file:
+        file.write(b'{"step": 1}\n{"step": ')
+        file.truncate(2**25)  # zeros, as a file system leaves them after a power failure
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2, is b'{\"step\": .x00"):
+        truncate_after(path, 1)
 
 
 @pytest.mark.parametrize(

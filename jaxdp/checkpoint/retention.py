@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     committed_steps,
-    find_damage,
     finite_metrics,
     has_manifest,
     read_manifest,
@@ -116,53 +116,33 @@ def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
     return {step: manifest.metrics for step, manifest in manifests.items() if manifest is not None}
 
 
-class Intactness:
-    """Which checkpoints are as they were written; each is read once, and again when a file of it has changed."""
-
-    def __init__(self):
-        self._trusted: dict[Path, list] = {}
-
-    def trust(self, checkpoint: Path) -> None:
-        """It is intact, by reading it or having written it just now."""
-        self._trusted[checkpoint] = _stamps(checkpoint)
-
-    def __call__(self, checkpoint: Path) -> bool:
-        if self._trusted.get(checkpoint) != _stamps(checkpoint):
-            if find_damage(checkpoint):
-                return False
-            self.trust(checkpoint)
-        return True
-
-
-def _stamps(directory: Path) -> list[tuple]:
-    """Changes when any file below is written to, replaced, added or removed."""
-    stats = ((path, path.stat()) for path in sorted(directory.rglob("*")))
-    return [(path.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
-
-
 def apply_retention(
     checkpoints: Path,
     retention: Retention,
-    is_intact: Callable[[Path], bool] | None = None,
+    is_intact: Intactness | None = None,
     check_place: CheckPlace = lambda: None,
 ) -> None:
     """Deletes what no rule wants.
 
     A damaged checkpoint does not count as kept, nor is it deleted: another one
-    takes its place, and the next start sets it aside.
+    takes its place, and the next start sets it aside. Where nothing is to be
+    deleted, nothing is read.
 
     Args:
         checkpoints: the directory.
         retention: the rules.
-        is_intact: whether a checkpoint is as it was written; None: read every file.
+        is_intact: whether a checkpoint is as it was written; None: every file is read.
         check_place: called before each deletion.
 
     Raises:
         UserError: a checkpoint cannot be deleted.
     """
     is_intact = is_intact or Intactness()
-    metrics = dict(saved_metrics(checkpoints))
-    while damaged := [step for step in retention.kept(metrics) if not is_intact(checkpoints / str(step))]:
+    metrics = is_intact.metrics(checkpoints)
+    while kept := retention.kept(metrics):
+        damaged = [step for step in kept if not is_intact(checkpoints / str(step))] if metrics.keys() - kept else []
+        if not damaged:
+            break
         for step in damaged:
             del metrics[step]
     for step in metrics.keys() - retention.kept(metrics):

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
@@ -40,7 +41,7 @@ from jaxdp.checkpoint.manifest import (
 )
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
-from jaxdp.checkpoint.retention import CheckPlace, Intactness, Retention, apply_retention
+from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
 from jaxdp.state import TrainState
@@ -66,6 +67,7 @@ class CheckpointWriter:
         *,
         async_save: bool,
         check_place: CheckPlace = lambda: None,
+        proofs: Path | None = None,
     ):
         """
         Args:
@@ -74,6 +76,7 @@ class CheckpointWriter:
             abstract_state: shapes and shardings of the states to come.
             async_save: False waits for each save.
             check_place: called before each save, rename and deletion.
+            proofs: file that remembers which checkpoints are intact, for the next start.
 
         Raises:
             UserError: the directory cannot be made.
@@ -93,7 +96,7 @@ class CheckpointWriter:
         self._echoes = contextlib.ExitStack()
         self._echoes.enter_context(without_echoes())
         self._retention = retention
-        self._is_intact = Intactness()
+        self._is_intact = Intactness(proofs)
         self._async_save = async_save
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
@@ -174,6 +177,8 @@ class CheckpointWriter:
         self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
         self._is_intact.trust(directory)
         apply_retention(self._checkpoints, self._retention, self._is_intact, self._check_directory)
+        self._check_directory()
+        self._is_intact.record(self._checkpoints)
 
     def _unfinished(self, step: int) -> Path:
         return self._checkpoints / f"{step}{self._suffix}"

@@ -22,7 +22,7 @@ from jaxdp.model import PRESETS, preset_values
 from jaxdp.parallel.peers import Peers
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
-from jaxdp.writers import read_metrics
+from jaxdp.writers import iterate_metrics
 
 RESUME_MODES = ("auto", "must", "never")
 
@@ -124,11 +124,12 @@ def early_stopping(
     Raises:
         UserError: a line of it is not a JSON object with a step; half a last one is left out.
     """
-    history = read_metrics(directory.metrics) if directory.metrics.is_file() else ()
+    needs_history = config.eval.patience and directory.metrics.is_file()
+    history = iterate_metrics(directory.metrics, config.eval.metric) if needs_history else ()
     return EarlyStopping(
         Every(config.eval.every_steps),
         config.eval.metric,
         config.eval.patience,
         evaluated,
-        [values for values in history if values["step"] <= step],
+        (values for values in history if values["step"] <= step),
     )

@@ -119,6 +119,7 @@ def _train(
             composition.abstract_state,
             async_save=config.checkpoint.async_save,
             check_place=start.check_place,
+            proofs=start.directory.proofs,
         )
         stack.callback(writer.close)
         hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)

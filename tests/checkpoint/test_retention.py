@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from jaxdp.checkpoint import retention as retention_module
+from jaxdp.checkpoint import integrity
+from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
@@ -15,7 +16,6 @@ from jaxdp.checkpoint.manifest import (
 )
 from jaxdp.checkpoint.retention import (
     BestSoFar,
-    Intactness,
     Retention,
     apply_retention,
     choose_step,
@@ -209,7 +209,7 @@ def test_the_only_good_one_is_never_deleted(with_files):
 
 def test_a_checkpoint_is_read_once_and_again_when_it_was_touched(with_files, monkeypatch):
     read, is_intact = [], Intactness()
-    monkeypatch.setattr(retention_module, "find_damage", lambda path: read.append(path.name) or find_damage(path))
+    monkeypatch.setattr(integrity, "find_damage", lambda path: read.append(path.name) or find_damage(path))
     is_intact.trust(with_files / "5")
     for _ in range(3):
         assert is_intact(with_files / "5") and is_intact(with_files / "4")

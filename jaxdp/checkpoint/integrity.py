@@ -1,0 +1,124 @@
+"""Proofs of integrity: which checkpoints are as they were written, remembered across the starts of a run.
+
+A proof is a digest of the size, times and inode of every file of a checkpoint whose
+contents were compared with its manifest. While the proof holds, nothing has written
+to these files since, and they need not be read again. A copy of a checkpoint has
+other times and inodes, so it is read once.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
+from jaxdp.terminal import say
+
+_MAX_RECORD_BYTES = 2**26
+"""Largest file of proofs that is read; ours have 80 bytes a checkpoint."""
+
+
+class Intactness:
+    """Tells which checkpoints are as they were written; reads each once, and again when a file of it has changed."""
+
+    def __init__(self, record: Path | None = None):
+        """
+        Args:
+            record: File that keeps the proofs for the next start; None: they end with this object.
+        """
+        self._record = record
+        self._proofs: dict[str, str] = _read_record(record) if record else {}
+        self._recorded = dict(self._proofs)
+        self._metrics: dict[Path, tuple[tuple, Mapping[str, float | None] | None]] = {}
+
+    def trust(self, checkpoint: Path) -> None:
+        """Takes a checkpoint as intact that was read or written just now."""
+        proof = _proof(checkpoint)
+        if proof is not None:
+            self._proofs[checkpoint.name] = proof
+
+    def __call__(self, checkpoint: Path) -> bool:
+        proof = _proof(checkpoint)
+        if proof is not None and self._proofs.get(checkpoint.name) == proof:
+            return True
+        self._proofs.pop(checkpoint.name, None)
+        if find_damage(checkpoint) or proof is None:
+            return False
+        self._proofs[checkpoint.name] = proof  # taken before reading: a change meanwhile shows the next time
+        return True
+
+    def metrics(self, checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
+        """Returns the metrics saved with each checkpoint; reads only manifests that are new or have changed.
+
+        One whose manifest is damaged is left out.
+        """
+        known, self._metrics = self._metrics, {}
+        for step in committed_steps(checkpoints):
+            path = checkpoints / str(step)
+            stamp = _stamp_of(path / MANIFEST)
+            if known.get(path, (None,))[0] == stamp:
+                self._metrics[path] = known[path]
+            else:
+                manifest = read_manifest(path)
+                self._metrics[path] = stamp, manifest and manifest.metrics
+        return {int(path.name): metrics for path, (_, metrics) in self._metrics.items() if metrics is not None}
+
+    def record(self, checkpoints: Path) -> None:
+        """Writes the proofs of the checkpoints that are there; a record that cannot be written is none."""
+        there = {str(step) for step in committed_steps(checkpoints)}
+        self._proofs = {name: proof for name, proof in self._proofs.items() if name in there}
+        if self._record is None or self._proofs == self._recorded:
+            return
+        partial = self._record.with_name(self._record.name + ".partial")
+        try:
+            partial.write_text(json.dumps(self._proofs), encoding="utf-8")
+            partial.replace(self._record)
+        except OSError as error:
+            say(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
+            self._record = None
+        self._recorded = dict(self._proofs)
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    """Reads the proofs of an earlier start; none from a file that is missing or that is not ours."""
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_RECORD_BYTES:
+            return {}
+        proofs = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(proofs, dict):
+        return {}
+    return {name: proof for name, proof in proofs.items() if isinstance(proof, str)}
+
+
+def _proof(checkpoint: Path) -> str | None:
+    """Digest that changes when any file below is written to, replaced, added or removed; None if one just vanished."""
+    digest = hashlib.sha256()
+    pending = [(os.fspath(checkpoint), "")]
+    try:
+        while pending:
+            directory, prefix = pending.pop()
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    name = f"{prefix}{entry.name}"
+                    if entry.is_dir():
+                        pending.append((entry.path, f"{name}/"))
+                    digest.update(f"{name}\0{_stamp(entry.stat())}\0".encode(errors="surrogateescape"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return digest.hexdigest()
+
+
+def _stamp_of(path: Path) -> tuple | None:
+    try:
+        return _stamp(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def _stamp(found: os.stat_result) -> tuple:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
