@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdp import defaults
-from jaxdp.errors import UserError
+from jaxdp.errors import UserCodeError, UserError
 from jaxdp.nearest import closest, nearest
 from jaxdp.paths import local_path
 
@@ -54,7 +54,9 @@ def run_config_file(path: Path) -> ConfigDict:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config and get_config()
     except Exception as error:  # whatever the user's file raises is the user's to fix
-        raise UserError(_why_it_does_not_load(error, path)) from error
+        if sentence := _why_no_such_value(error, path):
+            raise UserError(sentence) from error
+        raise UserCodeError(_why_it_does_not_load(error, path)) from error
     if get_config is None:
         raise UserError(f"--config={path} defines no get_config(); see {recipes_directory()} for examples.")
     if not isinstance(config, ConfigDict):
@@ -116,19 +118,33 @@ def _check_type(key: str, config: ConfigDict, usual: ConfigDict) -> None:
         raise UserError(f"{key}={value!r} must be {TYPE_NAMES.get(kind.__name__, f'of type {kind.__name__}')}.")
 
 
+def _why_no_such_value(error: Exception, path: Path) -> str | None:
+    """A sentence for a misspelled key, with the nearest one, or a value of the wrong type; None for other errors."""
+    frames = _frames(error, path)
+    if not frames or not _is_of_config_dict(error):
+        return None
+    variables, line = frames[-1]
+    where = f"--config={path}, line {line}"
+    if key := _unknown_key(error):
+        full = _with_groups(key, linecache.getline(str(path), line))
+        return f"{where}: unknown configuration key {full!r}{nearest(full, _known_keys(variables))}"
+    mismatch = _wrong_type(error)
+    return mismatch and f"{where}: {mismatch}"
+
+
 def _why_it_does_not_load(error: Exception, path: Path) -> str:
-    """A sentence with the file, the line, and for a misspelled key the nearest one."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    """A sentence with the file, the line and the error."""
+    frames = _frames(error, path)
     line = error.lineno if isinstance(error, SyntaxError) else frames[-1][1] if frames else None
-    if frames and _is_of_config_dict(error):
-        where = f"--config={path}, line {line}"
-        if key := _unknown_key(error):
-            full = _with_groups(key, linecache.getline(str(path), line))
-            return f"{where}: unknown configuration key {full!r}{nearest(full, _known_keys(frames[-1][0].f_locals))}"
-        if mismatch := _wrong_type(error):
-            return f"{where}: {mismatch}"
     place = f" in line {line}" if line else ""
     return f"--config={path} does not load: {type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".") + "."
+
+
+def _frames(error: Exception, path: Path) -> list[tuple[Mapping[str, Any], int]]:
+    """The variables and line of each frame of the file in an error's traceback, the innermost last."""
+    return [
+        (frame.f_locals, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)
+    ]
 
 
 def _known_keys(variables: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class UserCodeError(UserError):
+    """An exception in code of the user, its cause; the command line shows the traceback of that before the sentence."""
+
+
 class TrainingDiverged(UserError):
     """The run produced non-finite updates and cannot usefully go on."""
 

@@ -10,7 +10,9 @@ import traceback
 
 from jaxdp import interrupts, streams
 from jaxdp.cli.main import COMMANDS
-from jaxdp.errors import UserError
+from jaxdp.errors import UserCodeError, UserError
+from jaxdp.parallel.host_memory import check_address_space
+from jaxdp.user_code import user_place, user_sentence, user_traceback
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,6 +44,8 @@ def run_command(argv: list[str]) -> int:
         if lost.error.errno == errno.EPIPE:  # its reader went away (`jaxdp inspect ... | head`): nothing left to print
             return 0
         return _failed(f"standard output cannot be written ({lost.error.strerror}); direct it to another place.", 2)
+    except UserCodeError as error:
+        return _failed(str(error), error.exit_code, user_traceback(error.__cause__))
     except UserError as error:
         return _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, interrupts.Stopped):
@@ -50,17 +54,20 @@ def run_command(argv: list[str]) -> int:
         if code := interrupts.exit_code():  # the interruption was turned into another exception
             return _failed(interrupts.sentence(), code)
         from jaxdp.cli.environment import environment_sentence
-        from jaxdp.redact import redact
 
+        if place := user_place(error):
+            return _failed(user_sentence(error, place), 2, user_traceback(error))
         if why := environment_sentence(error):
             return _failed(why, 2)
-        sys.stderr.write(redact(traceback.format_exc()))
-        return _failed("this is an internal error, not caused by your input; please report it with the lines above.", 70)
+        sentence = "this is an internal error, not caused by your input; please report it with the lines above."
+        return _failed(sentence, 70, traceback.format_exc())
 
 
-def _failed(sentence: str, code: int) -> int:
+def _failed(sentence: str, code: int, lines: str = "") -> int:
+    """Prints a sentence, and before it the lines of a traceback."""
     from jaxdp.redact import redact
 
+    sys.stderr.write(redact(lines))
     print(f"jaxdp: {redact(sentence)}", file=sys.stderr)
     return code
 
@@ -83,6 +90,8 @@ def _dispatch(argv: list[str]) -> int:
     parser = _Parser(prog=f"jaxdp {name}", description=module.__doc__)
     module.add_options(parser)
     options, rest = parser.parse_known_args(argv[1:])
+    if name != "plot":
+        check_address_space()
     return module.run(options, rest)
 
 

@@ -14,6 +14,7 @@ from jaxdp.experiment.start import Start
 from jaxdp.experiment.vocabularies import save_vocabularies
 from jaxdp.redact import redact
 from jaxdp.terminal import ProgressLine, say
+from jaxdp.user_code import user_place, user_sentence
 from jaxdp.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 
 Write = Callable[[int, Mapping[str, float | str]], None]
@@ -50,8 +51,9 @@ def logging_to(log: Path) -> Iterator[None]:
     except UserError as error:
         logger.error(str(error))
         raise
-    except Exception:
-        logger.exception("internal error")
+    except Exception as error:
+        place = user_place(error)
+        logger.exception(user_sentence(error, place) if place else "internal error")
         raise
     finally:
         logger.removeHandler(handler)

@@ -9,6 +9,7 @@ once a row.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxdp.errors import UserError
 from jaxdp.inference.prompt import read_prompt
+from jaxdp.inference.sampling import check_numbers
 from jaxdp.typing import PyTree
 
 
@@ -42,6 +44,8 @@ class BeamSearch:
     num_returned: int = 1
 
     def __post_init__(self):
+        check_numbers(numbers.Integral, num_beams=self.num_beams, num_returned=self.num_returned)
+        check_numbers(length_penalty=self.length_penalty)
         if self.num_beams < 1:
             raise UserError(f"--num_beams={self.num_beams} must be 1 (greedy) or more.")
         if not self.length_penalty >= 0:

@@ -1,6 +1,8 @@
 """From the logits of the next token to a token: temperature, top-k, top-p."""
 
 import dataclasses
+import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +26,22 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
+        check_numbers(temperature=self.temperature, top_p=self.top_p)
+        check_numbers(numbers.Integral, top_k=self.top_k)
         if not self.temperature >= 0:
             raise UserError(f"--temperature={self.temperature} must be 0 (greedy) or more.")
         if self.top_k < 0:
             raise UserError(f"--top_k={self.top_k} must be 0 (off) or more.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top_p={self.top_p} must be above 0 and at most 1 (off).")
+
+
+def check_numbers(kind: type = numbers.Real, /, **values: Any) -> None:
+    """Raises UserError for an option that is no number of this kind; NumPy's are numbers too."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, kind):
+            expected = "whole number" if kind is numbers.Integral else "number"
+            raise UserError(f"{name} must be a {expected}, found {value!r} ({type(value).__name__}).")
 
 
 MAX_SEED = 2**32 - 1

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdp.errors import UserError
+from jaxdp.parallel.host_memory import check_address_space
 
 AXIS = "devices"
 """Name of the data-parallel axis in every SPMD program."""
@@ -99,6 +100,7 @@ def configure_backend(
         UserError: `cpu_devices` is not positive, or JAX has started with other devices or
             flags, or cannot compile.
     """
+    check_address_space()
     if jax.config.jax_disable_jit:
         raise UserError(
             "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "

@@ -1,6 +1,9 @@
 """How the C library hands memory to XLA's CPU backend, which asks for all of its temporary buffers at every step."""
 
 import ctypes
+import resource
+
+from jaxdp.errors import UserError
 
 _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 """Name -> (number in malloc.h, value): one heap that never shrinks, instead of a new mapping for each large buffer."""
@@ -23,3 +26,21 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(number, value) == 1 for number, value in _MALLOPT.values()])
+
+
+MIN_ADDRESS_SPACE = 2**30
+"""Bytes of address space below which JAX aborts the process, at its import or when it starts threads; a run of one small layer needs 0.9 GB."""
+
+
+def check_address_space() -> None:
+    """Refuses to start JAX where it would abort the process, which Python cannot catch.
+
+    Raises:
+        UserError: The limit of the address space is too low.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise UserError(
+            f"the address space is limited to {limit // 2**20} MiB (ulimit -v), but JAX needs {MIN_ADDRESS_SPACE // 2**20} MiB "
+            "or more; raise the limit with `ulimit -v unlimited`."
+        )

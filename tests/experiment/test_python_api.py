@@ -13,6 +13,7 @@ import jaxdp
 from jaxdp import defaults
 from jaxdp.errors import UserError
 from jaxdp.inference.beam import BeamSearch
+from jaxdp.inference.sampling import Sampling
 
 TESTS = Path(__file__).parents[1]
 
@@ -105,6 +106,9 @@ WRONG = {
     "seed": (lambda run: jaxdp.generate(run, "a", seed=None), "seed must be a whole number, found None"),
     "strategy": (lambda run: jaxdp.generate(run, "a", strategy="greedy"), "strategy must be a Sampling or a BeamSearch, found 'greedy'"),
     "searched samples": (lambda run: jaxdp.generate(run, "a", strategy=BeamSearch(2), num_samples=2), "BeamSearch(num_returned=...)"),
+    "temperature": (lambda run: Sampling("hot"), "temperature must be a number, found 'hot' (str)"),
+    "top_k": (lambda run: Sampling(top_k=2.5), "top_k must be a whole number, found 2.5 (float)"),
+    "beams": (lambda run: BeamSearch("4"), "num_beams must be a whole number, found '4' (str)"),
     "step": (lambda run: jaxdp.generate(run, "a", step=1.5), "step ('latest', 'best' or a number) must be a whole number, found 1.5"),
     "devices": (lambda run: jaxdp.generate(run, "a", cpu_devices=True), "cpu_devices must be a whole number, found True (bool)"),
     "split": (lambda run: jaxdp.evaluate(run, split="validation"), "split must be one of 'train', 'eval'"),

@@ -1,10 +1,14 @@
 """Memory that is freed and asked for again: seen by the page faults of a process of its own."""
 
 import platform
+import resource
 import subprocess
 import sys
 
 import pytest
+
+from jaxdp.errors import UserError
+from jaxdp.parallel.host_memory import MIN_ADDRESS_SPACE, check_address_space
 
 PROGRAM = """
 import resource, sys
@@ -34,3 +38,23 @@ def faults(*arguments):
 def test_a_buffer_that_is_freed_is_used_again():
     pages = 5 * (8 << 23) // 4096
     assert faults("keep") < 0.01 * pages
+
+
+def test_too_little_address_space_is_told_before_jax_is_imported():
+    """Where JAX would abort the process while it is imported or starts its threads."""
+    limited = "ulimit -v 500000 -c 0; exec \"$0\" -m jaxdp generate --workdir=nowhere --prompt=x"
+    finished = subprocess.run(["bash", "-c", limited, sys.executable], capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == (
+        "jaxdp: the address space is limited to 488 MiB (ulimit -v), but JAX needs 1024 MiB or more; raise the limit with "
+        "`ulimit -v unlimited`.\n"
+    )
+
+
+@pytest.mark.parametrize("limit", [resource.RLIM_INFINITY, MIN_ADDRESS_SPACE])
+def test_enough_address_space_is_enough(limit, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, resource.RLIM_INFINITY))
+    check_address_space()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (MIN_ADDRESS_SPACE - 1, resource.RLIM_INFINITY))
+    with pytest.raises(UserError, match="limited to 1023 MiB"):
+        check_address_space()

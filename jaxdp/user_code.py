@@ -1,0 +1,84 @@
+"""Ownership of an exception: whether it was raised in or below a user's task, hook or configuration file."""
+
+import os
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_NOT_THE_USERS = tuple(
+    f"{directory}{os.sep}"
+    for directory in (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+)
+"""Directories of jaxdp, Python and installed packages."""
+
+_LIBRARY_DIRECTORIES = {"site-packages", "dist-packages"}
+_REMOTE_FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+
+
+class Place(NamedTuple):
+    """A line of code, as tracebacks name it."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}" + (f" ({self.function})" if self.function.isidentifier() else "")
+
+
+def user_place(error: BaseException) -> Place | None:
+    """Returns the innermost line of an exception's traceback outside jaxdp and installed packages, or None.
+
+    What workers raised is read from the text that their traceback is sent as.
+    """
+    for link in _chain(error):
+        frames = [Place(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(link.__traceback__)]
+        if isinstance(link, SyntaxError) and link.filename:
+            frames.append(Place(link.filename, link.lineno or 0, ""))
+        if type(link).__name__ == "_RemoteTraceback":  # of concurrent.futures, which has no public name for it
+            frames += [Place(file, int(line), name) for file, line, name in _REMOTE_FRAME.findall(str(link))]
+        if places := [place for place in frames if _is_users(place.file)]:
+            return places[-1]
+    return None
+
+
+def user_traceback(error: BaseException) -> str:
+    """Formats an exception without the frames before the first line of a user's code."""
+    kept = error.__traceback__
+    while kept is not None and not _is_users(kept.tb_frame.f_code.co_filename):
+        kept = kept.tb_next
+    return "".join(traceback.format_exception(type(error), error, kept))
+
+
+def user_sentence(error: BaseException, place: Place) -> str:
+    """States where a user's code raised an exception.
+
+    Args:
+        error: The exception.
+        place: See `user_place`.
+    """
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text[:300]}".removesuffix(": ").rstrip(".")
+    return f"{what}; raised by {place}, which is your code and not a part of jaxdp: its traceback is above."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither of jaxdp nor of Python or an installed package."""
+    if not file or file.startswith("<"):
+        return False
+    if file.startswith(_NOT_THE_USERS):
+        return False
+    return not _LIBRARY_DIRECTORIES.intersection(Path(file).parts)
