@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "jaxdp"
 
 FLOORS = (
-    {"errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "paths", "redact", "streams", "interrupts"},
+    {
+        "errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "paths", "redact", "streams", "interrupts", "quoting",
+    },
     {
         "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "config_file", "defaults",
         "workdir", "terminal", "watchdog",

@@ -92,6 +92,8 @@ class Classification(Task):
             )
         self.row_lengths = {"tokens": self._num_text}
         self.prepared_with = {"kind": options.kind, "separator": options.label_separator}
+        if options.kind == "regression":
+            self.prepared_with["label_dtype"] = "float64"  # of prepared data that earlier versions rounded to float32
         self.collected = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
         self.summary_metrics = SUMMARY_METRICS[options.kind]
         self.answer_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
@@ -110,7 +112,7 @@ class Classification(Task):
 
         Returns:
             Beside the tokens {"label": [] int32}; of several labels {"labels":
-            [num_labels] int32}; of a number {"label": [] float32}.
+            [num_labels] int32}; of a number {"label": [] float64}.
 
         Raises:
             UserError: the text is empty, or the label is none that is known.
@@ -118,7 +120,7 @@ class Classification(Task):
         labels, value = self._labels, record["label"]
         example = self.prepare_request(record, tokenizer)
         if self._options.kind == "regression":
-            return example | {"label": np.array(label_number(value), np.float32)}
+            return example | {"label": np.array(label_number(value), np.float64)}
         if self._options.kind == "single_label":
             return example | {"label": np.array(labels.number(label_text(value)), np.int32)}
         names = label_texts(value, self._options.label_separator)
@@ -143,6 +145,9 @@ class Classification(Task):
     ) -> dict[str, np.ndarray]:
         """Rows -> tokens, what is no padding, labels and weights; nothing here is random.
 
+        Numbers are standardised here, in float64: in float32 those that are large
+        against their spread, such as Unix times, would become one.
+
         Args:
             examples: {"tokens": [rows, row_lengths["tokens"]] int32, "num_tokens":
                 [rows] int32, "label": [rows]}; of several labels "labels": [rows,
@@ -155,6 +160,9 @@ class Classification(Task):
             row, place = np.nonzero(is_label)
             labels[row, examples["labels"][row, place]] = 1.0
             return batch | {"labels": labels}
+        if self._options.kind == "regression":
+            standardised = np.where(examples["num_tokens"] > 0, self._labels.standardised(examples["label"]), 0)
+            return batch | {"labels": standardised.astype(np.float32)}
         return batch | {"labels": examples["label"].astype(batch["labels"].dtype)}
 
     def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
@@ -174,7 +182,7 @@ class Classification(Task):
 
         {"tokens" int32, "attention_mask" bool: [rows, length], "loss_weights": [rows]
         float32} and "labels": [rows] int32; several: [rows, num_labels] float32, 1 for
-        those that it has; a number: [rows] float32.
+        those that it has; a number: [rows] float32, standardised.
         """
         shape, dtype = {
             "single_label": ((rows,), jnp.int32),
@@ -194,7 +202,8 @@ class Classification(Task):
         """Summed loss of the rows; when evaluating, without smoothing and class weights, with metrics.
 
         Several labels: the mean over the labels of their binary cross-entropies. A
-        number: the squared error in units of the deviation of the training labels.
+        number: the squared error in units of the deviation of the training labels, as the
+        absolute one is here; see `derived_metrics`.
         """
         scores = _scores(apply, params, batch, row_keys=row_keys)
         weights = batch["loss_weights"]
@@ -226,27 +235,30 @@ class Classification(Task):
         return loss, {"accuracy": _count_right(is_right, scores, weights)}
 
     def _regression_loss(self, scores, labels, weights, train):
-        errors = scores[:, 0] - (labels - self._labels.mean) / self._labels.deviation
-        absolute = jnp.sum(jnp.abs(errors) * weights) * self._labels.deviation
+        errors = scores[:, 0] - labels
+        absolute = jnp.sum(jnp.abs(errors) * weights)
         return jnp.sum(jnp.square(errors) * weights), {"mean_absolute_error": absolute}
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Of numbers the root of the mean squared error, in their own unit."""
+        """Of numbers the mean absolute error and the root of the mean squared one, both in the unit of the labels."""
         if self._options.kind != "regression":
             return {}
-        return {"root_mean_squared_error": math.sqrt(means["loss"]) * self._labels.deviation}
+        return {
+            "mean_absolute_error": means["mean_absolute_error"] * self._labels.deviation,
+            "root_mean_squared_error": math.sqrt(means["loss"]) * self._labels.deviation,
+        }
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """What the model says of each row, beside what is true of it.
 
         Returns:
             {"probabilities": [rows, num_labels] float32}, or of a number {"values":
-            [rows] float32}; the batch's "labels", and its "loss_weights" as "weights".
+            [rows] float32, standardised}; the batch's "labels", and its "loss_weights" as "weights".
         """
         scores = _scores(apply, params, batch)
         truth = {"labels": batch["labels"], "weights": batch["loss_weights"]}
         if self._options.kind == "regression":
-            return truth | {"values": scores[:, 0] * self._labels.deviation + self._labels.mean}
+            return truth | {"values": scores[:, 0]}
         single = self._options.kind == "single_label"
         return truth | {"probabilities": jax.nn.softmax(scores, axis=-1) if single else jax.nn.sigmoid(scores)}
 
@@ -255,7 +267,8 @@ class Classification(Task):
         is_row = outputs["weights"] > 0
         found, truth = outputs[self.collected[0]][is_row], outputs["labels"][is_row]
         if self._options.kind == "regression":
-            return summarize_finite(summarize_regression, found, truth)
+            in_unit = self._labels.in_unit_of_labels
+            return summarize_finite(summarize_regression, in_unit(found), in_unit(truth))
         summarize = summarize_single_label if self._options.kind == "single_label" else summarize_multi_label
         return summarize_finite(functools.partial(summarize, names=self._labels.names), found, truth)
 
@@ -263,10 +276,11 @@ class Classification(Task):
         """{"label", "probabilities": {label: probability}} of each row.
 
         Of several labels "label" is the list of those above one half; of a number it
-        is that number, without probabilities. It is None where probabilities are not finite.
+        is that number in float64, without probabilities. It is None where the output is not finite.
         """
         if self._options.kind == "regression":
-            return [{"label": value} for value in outputs["values"].tolist()]
+            values = self._labels.in_unit_of_labels(outputs["values"]).tolist()
+            return [{"label": value if math.isfinite(value) else None} for value in values]
         answers = []
         for probabilities in outputs["probabilities"]:
             named = dict(zip(self._labels.names, probabilities.tolist(), strict=True))

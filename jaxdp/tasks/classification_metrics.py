@@ -148,7 +148,7 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
     errors, spread = values - targets, targets - targets.mean() if len(targets) else targets
     variance = float((spread**2).sum())
     moved = values - values.mean() if len(values) else values
-    product = math.sqrt(variance * float((moved**2).sum()))
+    product = math.sqrt(variance) * math.sqrt(float((moved**2).sum()))  # the product of the sums may overflow
     metrics = {
         "r2": 1.0 - float((errors**2).sum()) / variance if variance > 0 else math.nan,
         "correlation": float((moved * spread).sum()) / product if product > 0 else math.nan,

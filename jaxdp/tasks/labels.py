@@ -11,11 +11,14 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted, quoted_names
 
 Kind = Literal["single_label", "multi_label", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -26,7 +29,7 @@ LABELS_FORMAT = 1
 To be raised when a change gives other names, another order or other statistics for the same records.
 """
 
-_SHOWN = 12  # names of labels in a message
+_MAX_DIGITS = 1000  # of labels that are compared as whole numbers: Python refuses to read more than 4300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +60,22 @@ class Labels:
         """
         if name not in self._numbers:
             raise UserError(
-                f"the label {name!r} is on no record of the training part, which has "
-                f"{_listed(self.names)}: mend it, leave the record out, or train on some that have it."
+                f"the label {quoted(name)} is on no record of the training part, which has "
+                f"{quoted_names(self.names)}: mend it, leave the record out, or train on some that have it."
             )
         return self._numbers[name]
+
+    def standardised(self, values: npt.ArrayLike) -> np.ndarray:
+        """Numbers, less their mean, in units of their deviation: `[...]` float64.
+
+        Args:
+            values: in the unit of the labels, of any shape.
+        """
+        return (np.asarray(values, np.float64) - self.mean) / self.deviation
+
+    def in_unit_of_labels(self, values: npt.ArrayLike) -> np.ndarray:
+        """Standardised numbers in the unit of the labels: `[...]` float64."""
+        return np.asarray(values, np.float64) * self.deviation + self.mean
 
     @functools.cached_property
     def _numbers(self) -> dict[str, int]:
@@ -127,6 +142,11 @@ class LabelCensus:
             UserError: there is nothing to tell apart.
         """
         if self._kind == "regression":
+            if not math.isfinite(self._squares):
+                raise UserError(
+                    f"The labels of the {self._num_records} training records are too large for float64: expected "
+                    "numbers whose squares stay below 1.8e308; give them in a larger unit."
+                )
             if not self._squares > 0:
                 raise UserError(
                     f"All {self._num_records} training records have the same number as their label: "
@@ -138,12 +158,12 @@ class LabelCensus:
             )
         if len(self._counts) < 2:
             raise UserError(
-                f"The {self._num_records} training records have {_listed(self._counts) or 'no label'}, "
+                f"The {self._num_records} training records have {quoted_names(self._counts) or 'no label'}, "
                 f"expected 2 or more different labels: check data.label_column, and that the data "
                 "is not sorted by label, with its end held out."
             )
         names = sorted(self._counts)
-        if all(name.removeprefix("-").isdecimal() for name in names):
+        if all(name.removeprefix("-").isdecimal() and len(name) <= _MAX_DIGITS for name in names):
             names.sort(key=int)
         return Labels(
             kind=self._kind,
@@ -161,13 +181,13 @@ def label_text(value: Any) -> str:
     """
     if isinstance(value, list | tuple):
         raise UserError(
-            f"the label is the list {value!r}, expected a single one: set "
+            f"the label is the list {quoted(value)}, expected a single one: set "
             "classification.kind=multi_label if a record may have several."
         )
     if isinstance(value, float):
         if not value.is_integer():
             raise UserError(
-                f"the label is {value!r}, expected a text, a whole number or a truth value: set "
+                f"the label is {quoted(value)}, expected a text, a whole number or a truth value: set "
                 "classification.kind=regression to predict numbers."
             )
         value = int(value)
@@ -191,16 +211,11 @@ def label_number(value: Any) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number beyond float64
         number = math.nan
     if not math.isfinite(number):
         raise UserError(
-            f"the label is {value!r}, expected a number, as classification.kind=regression predicts one: "
+            f"the label is {quoted(value)}, expected a finite number, as classification.kind=regression predicts one: "
             "mend it or leave the record out."
         )
     return number
-
-
-def _listed(names: Sequence[str] | Counter[str]) -> str:
-    shown = ", ".join(map(repr, list(names)[:_SHOWN]))
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

@@ -166,7 +166,7 @@ class Task(Protocol):
         """Per-row results `[rows, ...]` for metrics that are no sums."""
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Evaluation metrics that are functions of the means."""
+        """Evaluation metrics that are functions of the means; one of the name of a mean replaces it."""
         return {}
 
     def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:

@@ -229,6 +229,27 @@ def test_answers_of_several_labels_and_of_numbers(run_of, capsys):
     assert number.keys() == {"label"} and isinstance(number["label"], float)
 
 
+def test_unix_times_are_reported_and_predicted_in_seconds(run_of, tmp_path, capsys):
+    config_file, _ = run_of("regression")
+    # Minutes of one hour in 2023: float32 has one value each 128 seconds.
+    records = [{"text": WORDS[number % 6], "number": 1_700_000_000 + 60 * (number % 60)} for number in range(90)]
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = (*TASKS["regression"], f"--config.data.path={tmp_path / 'times.jsonl'}")
+    assert train(config_file, tmp_path / "run", *options) == 0
+    [measured] = printed(capsys, "eval", f"--workdir={tmp_path / 'run'}", "--json")
+    answers = predict.predict(tmp_path / "run", [record["text"] for record in records])
+    held_out = json.loads((tmp_path / "run" / "evaluation.json").read_text())["num_examples"]
+    assert held_out == 9
+    truth = np.array([record["number"] for record in records], np.float64)[-held_out:]
+    values = np.array([answer["label"] for answer in answers])[-held_out:]
+    assert len(set(np.round(values))) > 2
+    errors, spread = values - truth, truth - truth.mean()
+    assert measured["eval/mean_absolute_error"] == pytest.approx(np.abs(errors).mean(), rel=1e-4)
+    assert measured["eval/root_mean_squared_error"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-4)
+    assert measured["eval/r2"] == pytest.approx(1 - (errors**2).sum() / (spread**2).sum(), rel=1e-3)
+    assert measured["eval/correlation"] == pytest.approx(np.corrcoef(values, truth)[0, 1], abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ASKED)
 def test_answers(name, run_of, capsys, tmp_path):
     _, workdir = run_of(name)
@@ -354,7 +375,7 @@ TEA, ALE = {"text": "ant", "label": "tea"}, {"text": "bee", "label": "ale"}
         ("classification", [TEA, {"text": ""} | ALE | {"text": ""}], [TEA], "records.jsonl, line 2: the text has no token"),
         ("classification", [TEA, {"text": "bee"}], [TEA], "records.jsonl, line 2 has no column 'label', only 'text'"),
         ("multi_label", [{"text": "ant", "labels": ["x", "y"]}], [{"text": "ant", "labels": ["y", "z"]}], "held.jsonl, line 1: the label 'z'"),
-        ("regression", [{"text": "ant", "number": 1}, {"text": "bee", "number": "much"}], [{"text": "a", "number": 2}], "records.jsonl, line 2: the label is 'much', expected a number"),
+        ("regression", [{"text": "ant", "number": 1}, {"text": "bee", "number": "much"}], [{"text": "a", "number": 2}], "records.jsonl, line 2: the label is 'much', expected a finite number"),
         ("regression", [{"text": "ant", "number": 1}] * 2, [{"text": "a", "number": 2}], "All 2 training records have the same number"),
     ],
     ids=["one class", "empty held-out text", "empty text", "no column", "unseen label", "no number", "one number"],

@@ -9,7 +9,7 @@ import pytest
 from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.errors import UserError
-from jaxdp.tasks import Classification, Labels, TaskInputs, pad_examples
+from jaxdp.tasks import Classification, LabelCensus, Labels, TaskInputs, pad_examples
 from jaxdp.tasks.classification import ClassificationOptions, class_weights
 
 LENGTH, CLASS, SEPARATOR = 6, 1, 2
@@ -75,13 +75,14 @@ def test_labels_of_each_kind():
     assert batch_of(make_task("multi_label"), "multi_label")["labels"].tolist() == [
         [1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0],
     ]  # fmt: skip
-    assert batch_of(make_task("regression"), "regression")["labels"].tolist() == [12, 8.5, -1, 0]
+    assert batch_of(make_task("regression"), "regression")["labels"].tolist() == [0.5, -0.375, -2.75, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_preparing_depends_on(kind):
     task = make_task(kind)
-    assert task.prepared_with == {"kind": kind, "separator": ",", "labels": list(LABELS[kind].names)}
+    dtype = {"label_dtype": "float64"} if kind == "regression" else {}
+    assert task.prepared_with == {"kind": kind, "separator": ",", "labels": list(LABELS[kind].names)} | dtype
     without_tokenizer = Classification(TaskInputs(length=LENGTH, labels=LABELS[kind], options=options(kind)))
     unpickled = pickle.loads(pickle.dumps(without_tokenizer))
     example = unpickled.prepare({"text": "ab", "label": VALUES[kind][0]}, PLAIN)
@@ -95,7 +96,10 @@ def test_what_preparing_depends_on(kind):
     [
         ("single_label", {"text": "ab", "label": "wine"}, "label 'wine' is on no record of the training part"),
         ("multi_label", {"text": "ab", "label": "tea,wine"}, "label 'wine' is on no record"),
-        ("regression", {"text": "ab", "label": "tea"}, "expected a number"),
+        ("regression", {"text": "ab", "label": "tea"}, "expected a finite number"),
+        ("regression", {"text": "ab", "label": math.nan}, "the label is nan, expected a finite number"),
+        ("regression", {"text": "ab", "label": "-inf"}, "the label is '-inf', expected a finite number"),
+        ("regression", {"text": "ab", "label": 10**400}, r"the label is 10+\.\.\. \(401 characters\), expected a finite number"),
         ("single_label", {"text": "", "label": "tea"}, "the text has no token"),
         ("single_label", {"text": "ab", "label": " "}, "the label is empty"),
     ],
@@ -182,9 +186,49 @@ def test_the_loss_of_numbers():
     for train in (True, False):
         sums = task.loss(apply, {}, batch, None, train=train)
         np.testing.assert_allclose([sums.loss, sums.weight], [(errors**2).sum() / 16, 3], rtol=1e-5)
-    np.testing.assert_allclose(sums.metrics["mean_absolute_error"], (np.abs(errors).sum(), 3), rtol=1e-5)
-    root = task.derived_metrics({"loss": (errors**2).mean() / 16})["root_mean_squared_error"]
-    assert root == pytest.approx(math.sqrt((errors**2).mean()))
+    total, weight = sums.metrics["mean_absolute_error"]
+    derived = task.derived_metrics({"loss": (errors**2).mean() / 16, "mean_absolute_error": float(total / weight)})
+    assert derived["mean_absolute_error"] == pytest.approx(np.abs(errors).mean(), rel=1e-5)
+    assert derived["root_mean_squared_error"] == pytest.approx(math.sqrt((errors**2).mean()))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        1.7e9 + np.arange(8.0),  # Unix times, of which float32 has one each 128 seconds
+        1.7e18 + 2**20 * np.arange(8.0),  # the same in nanoseconds
+        1e150 * np.array([1.0, 1.5, 2, 1, 1, 1, 1, 3]),  # beyond float32 altogether
+        1e-100 * np.array([1.0, 1.5, 2, 1, 1, 1, 1, 3]),
+    ],
+)
+def test_numbers_that_float32_cannot_tell_apart(numbers):
+    census = LabelCensus("regression", ",")
+    for number in numbers.tolist():
+        census.add(number)
+    labels = census.labels()
+    task = Classification(
+        TaskInputs(length=LENGTH, tokenizer=PLAIN, packing="none", labels=labels, options=options("regression"))
+    )
+    examples = [task.prepare({"text": "ab", "label": number}, PLAIN) for number in numbers.tolist()]
+    rows, _ = pad_examples(task, examples, {}, len(numbers))
+    batch = task.make_batch(rows, 0, 0, np.arange(len(numbers), dtype=np.int32))
+    np.testing.assert_allclose(batch["labels"], (numbers - numbers.mean()) / numbers.std(), rtol=1e-5)
+
+    def apply(params, tokens, *, attention_mask, row_keys=None):
+        return jnp.asarray(batch["labels"] + 0.25)[:, None]  # wrong by a quarter of the deviation
+
+    outputs = {name: np.asarray(array) for name, array in task.outputs(apply, {}, batch).items()}
+    expected = numbers + numbers.std() / 4
+    np.testing.assert_allclose([answer["label"] for answer in task.answers(outputs)], expected, rtol=1e-7)
+    np.testing.assert_allclose(
+        np.array([answer["label"] for answer in task.answers(outputs)]) - numbers, numbers.std() / 4, rtol=1e-2
+    )
+    metrics, report = task.summarize(outputs)
+    assert metrics["r2"] == pytest.approx(1 - 1 / 16, rel=1e-3) and metrics["correlation"] == pytest.approx(1)
+    assert report["mean_absolute_error"] == pytest.approx(numbers.std() / 4, rel=1e-3)
+    total, weight = task.loss(apply, {}, batch, None, train=False).metrics["mean_absolute_error"]
+    derived = task.derived_metrics({"loss": 1 / 16, "mean_absolute_error": float(total / weight)})
+    assert list(derived.values()) == pytest.approx([numbers.std() / 4] * 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,14 +241,14 @@ def test_what_is_said_of_rows_and_of_requests(kind):
     expected = {
         "single_label": np.exp(log_softmax(scores)),
         "multi_label": 1 / (1 + np.exp(-scores)),
-        "regression": scores[:, 0] * 4 + 10,
+        "regression": scores[:, 0],
     }[kind]
     np.testing.assert_allclose(outputs[task.collected[0]], expected, rtol=1e-5)
     np.testing.assert_array_equal(outputs["labels"], batch["labels"])
     answers = task.answers(outputs)
     assert len(answers) == 4
     if kind == "regression":
-        assert answers[1] == {"label": pytest.approx(expected[1], rel=1e-5)}
+        assert answers[1] == {"label": pytest.approx(expected[1] * 4 + 10, rel=1e-5)}
         return
     names = LABELS[kind].names
     assert answers[1]["probabilities"] == {
@@ -230,10 +274,9 @@ def test_scores_that_are_not_finite_are_neither_right_nor_a_label(kind):
 
         [(total, weight)] = task.loss(apply, {}, batch, None, train=False).metrics.values()
         assert weight == 3
-        if kind != "regression":
-            assert math.isnan(total) == is_read
-            answers = task.answers(task.outputs(apply, {}, batch))
-            assert [answer["label"] is None for answer in answers] == [number == row for number in range(4)]
+        assert math.isnan(total) == (is_read or kind == "regression")
+        answers = task.answers(task.outputs(apply, {}, batch))
+        assert [answer["label"] is None for answer in answers] == [number == row for number in range(4)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

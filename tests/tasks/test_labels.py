@@ -35,6 +35,8 @@ def test_labels_are_numbered_by_name_and_counted():
         ([10, 9, -1, 10], ("-1", "9", "10")),
         (["10", "9", "x"], ("10", "9", "x")),
         ([True, False, True], ("false", "true")),
+        ([10**400, 9, 2**70, 10**400], ("9", str(2**70), str(10**400))),
+        (["9" * 5000, "10", "9"], ("10", "9", "9" * 5000)),  # more digits than Python reads as a number: texts
     ],
 )
 def test_whole_numbers_are_in_order_of_size(values, names):
@@ -72,13 +74,18 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
         (lambda: label_text(["a"]), r"the label is the list \['a'\].* classification.kind=multi_label"),
         (lambda: label_text(1.5), r"the label is 1\.5, expected a text.* classification.kind=regression"),
         (lambda: label_texts(float("nan"), ","), "the label is nan, expected a text"),
-        (lambda: label_number("high"), "the label is 'high', expected a number"),
-        (lambda: label_number(float("inf")), "expected a number"),
-        (lambda: label_number(None), "the label is None, expected a number"),
+        (lambda: label_number("high"), "the label is 'high', expected a finite number"),
+        (lambda: label_number(float("inf")), "expected a finite number"),
+        (lambda: label_number(float("nan")), "the label is nan, expected a finite number"),
+        (lambda: label_number(10**5000), "the label is a whole number of 16610 bits, expected a finite number"),
+        (lambda: label_number("1" * 400), r"the label is '1+\.\.\. \(402 characters\), expected a finite number"),
+        (lambda: label_number(None), "the label is None, expected a finite number"),
         (lambda: census("single_label", ["a", "a"]), "The 2 training records have 'a', expected 2 or more"),
         (lambda: census("multi_label", ["", ""]), "The 2 training records have no label, expected 2 or more"),
         (lambda: census("multi_label", ["a", ""]), "The 2 training records have 'a', expected 2 or more"),
         (lambda: census("single_label", []), "The 0 training records have no label"),
+        (lambda: census("regression", [1e200, -1e200]), "labels of the 2 training records are too large for float64"),
+        (lambda: census("regression", [1.7e308, -1.7e308]), "are too large for float64"),
         (lambda: census("regression", ["2", 2.0]), "All 2 training records have the same number"),
     ],
 )

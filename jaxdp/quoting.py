@@ -1,0 +1,39 @@
+"""Quotation of data in messages: values and lists of names, shortened so that no message grows with the data."""
+
+from collections.abc import Collection
+from typing import Any
+
+MAX_CHARACTERS = 80
+"""Characters of one quoted value."""
+
+MAX_NAMES = 12
+"""Names of a list."""
+
+
+def quoted(value: Any, max_characters: int = MAX_CHARACTERS) -> str:
+    """Returns the `repr` of a value; of a long one the first characters and its length.
+
+    Args:
+        value: Text, number, list or object from the data.
+        max_characters: Length of the text above which it is shortened.
+    """
+    # A whole number of more than 4300 digits has no decimal text in Python.
+    text = f"a whole number of {value.bit_length()} bits" if _is_huge(value) else repr(value)
+    if len(text) <= max_characters:
+        return text
+    return f"{text[:max_characters]}... ({len(text):,} characters)"
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > 10_000
+
+
+def quoted_names(names: Collection[Any], max_names: int = MAX_NAMES) -> str:
+    """Returns names in quotes with commas; of many the first ones and the number of the others.
+
+    Args:
+        names: Names of columns or labels, in the order in which they are shown.
+        max_names: Number of names above which the list is shortened.
+    """
+    shown = ", ".join(quoted(name) for name, _ in zip(names, range(max_names), strict=False))
+    return shown if len(names) <= max_names else f"{shown} and {len(names) - max_names:,} more"
