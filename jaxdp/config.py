@@ -17,6 +17,7 @@ from jaxdp import defaults
 from jaxdp.config_file import TYPE_NAMES, check_keys, find_config_file, flat_keys, run_config_file
 from jaxdp.errors import UserError
 from jaxdp.nearest import nearest
+from jaxdp.redact import masked_values
 
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 
@@ -233,8 +234,12 @@ def _check_patience(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as plain JSON values; tuples become lists, unset keys null."""
-    return json.loads(config.to_json())
+    """Returns the configuration as plain JSON values: tuples become lists, unset keys null.
+
+    Secrets in URLs are masked, since what is made of this is kept and shared: `config.json`, checkpoints,
+    reports, experiment trackers. The keys that hold URLs may change on resume.
+    """
+    return masked_values(json.loads(config.to_json()))
 
 
 def from_json(values: Mapping[str, Any]) -> ConfigDict:
@@ -275,7 +280,7 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
         UserError: lists every key that differs, both sides.
     """
     usual = to_json(defaults.get_config())
-    saved, current = _with_defaults(saved, usual), _with_defaults(current, usual)
+    saved, current = masked_values(_with_defaults(saved, usual)), _with_defaults(current, usual)
     differences = [
         f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
         for group in (*FIXED_ON_RESUME, saved["task"])

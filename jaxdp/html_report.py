@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxdp import defaults
 from jaxdp.config import flat_keys
+from jaxdp.redact import masked_values
 from jaxdp.writers import read_metrics
 
 STYLE = """
@@ -41,7 +42,7 @@ def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Pat
         UserError: a directory has no metrics file.
     """
     names = [directory.resolve().name for directory in directories]
-    configs = [_json_object(directory / "config.json") for directory in directories]
+    configs = [masked_values(_json_object(directory / "config.json")) for directory in directories]
     samples = [_json_object(directory / "evaluation.json").get("samples", ()) for directory in directories]
     parts = [
         f"<h1>{_text(', '.join(names))}</h1>",

@@ -24,6 +24,7 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.paths import resolved_path
+from jaxdp.redact import masked_values
 from jaxdp.workdir import WorkDir
 
 Read = TypeVar("Read")
@@ -124,7 +125,7 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
         steps=committed_steps(checkpoint.parent),
         step=manifest.step,
         time=manifest.time,
-        config=config,
+        config=masked_values(config),  # one of an older version may hold secrets
         data=data,
         metrics=dict(manifest.metrics),
         **parts,

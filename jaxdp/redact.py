@@ -6,10 +6,11 @@ generated text, keep what looks like a secret, and only have their control chara
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 MASK = "***"
 """Stands for a secret."""
+
+# Patterns are strings, compiled at first use: `jaxdp --help` imports this file too.
 
 _SECRET_NAME = (
     r"[\w.\-]*(?:token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth)[\w.\-]*"
@@ -17,14 +18,14 @@ _SECRET_NAME = (
 )
 """Names of query parameters whose value grants access."""
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][\w+.\-]*://)(?P<userinfo>[^\s/?#\"'<>]*)@")
-_UNENCODED_PASSWORD = re.compile(r"([A-Za-z][\w+.\-]*://[^\s/?#:@\"'<>]*):(?!:|\d+(?:[/?#]|$))(?:(?!://)[^\s\"'<>@])*@")
+_USERINFO = r"(?P<scheme>[A-Za-z][\w+.\-]*://)(?P<userinfo>[^\s/?#\"'<>]*)@"
+_UNENCODED_PASSWORD = r"([A-Za-z][\w+.\-]*://[^\s/?#:@\"'<>]*):(?!:|\d+(?:[/?#]|$))(?:(?!://)[^\s\"'<>@])*@"
 """A password with a `/` in it: what follows the colon is no port."""
 
-_QUERY_VALUE = re.compile(rf"(?i)(?P<name>[?&;](?:{_SECRET_NAME})=)[^\s&;#\"'<>]+")
-_URL_WITH_QUERY = re.compile(r"[A-Za-z][\w+.\-]*://[^\s\"'<>]*\?[^\s\"'<>]*")
+_QUERY_VALUE = rf"(?i)(?P<name>[?&;](?:{_SECRET_NAME})=)[^\s&;#\"'<>]+"
+_URL_WITH_QUERY = r"[A-Za-z][\w+.\-]*://[^\s\"'<>]*\?[^\s\"'<>]*"
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 """C0 without tab and newline, DEL, C1, marks that reorder text, and lone surrogates."""
 
 
@@ -38,9 +39,9 @@ def mask_secrets(text: str) -> str:
     """
     if "://" not in text:
         return text
-    text = _USERINFO.sub(_masked_userinfo, text)
-    text = _UNENCODED_PASSWORD.sub(rf"\1:{MASK}@", text)
-    return _URL_WITH_QUERY.sub(lambda url: _QUERY_VALUE.sub(rf"\g<name>{MASK}", url[0]), text)
+    text = re.sub(_USERINFO, _masked_userinfo, text)
+    text = re.sub(_UNENCODED_PASSWORD, rf"\1:{MASK}@", text)
+    return re.sub(_URL_WITH_QUERY, lambda url: re.sub(_QUERY_VALUE, rf"\g<name>{MASK}", url[0]), text)
 
 
 def _masked_userinfo(match: re.Match[str]) -> str:
@@ -55,7 +56,7 @@ def is_masked(text: str) -> bool:
     return "://" in text and MASK in text and mask_secrets(text) == text
 
 
-def masked_values(value: Any) -> Any:
+def masked_values(value):
     """A copy of a JSON value whose strings have passed `mask_secrets`."""
     if isinstance(value, str):
         return mask_secrets(value)
@@ -71,7 +72,7 @@ def escape_controls(text: str) -> str:
 
     Tabs and newlines stay.
     """
-    return _CONTROL.sub(_escaped, text)
+    return re.sub(_CONTROL, _escaped, text)
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -80,8 +81,8 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def escape_json_controls(text: str) -> str:
-    """The same for JSON text, whose strings may hold characters that `json.dumps` leaves as they are."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    """Writes control characters as `\\u` and four digits, which JSON strings know too."""
+    return re.sub(_CONTROL, lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def redact(text: str) -> str:

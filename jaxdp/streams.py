@@ -7,8 +7,13 @@ import codecs
 import contextlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TextIO
+
+from jaxdp.redact import escape_json_controls
+
+TYPE_CHECKING = False  # `typing` takes as long to import as all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TextIO
 
 _STANDARD = (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY))
 """Name in `sys` and modes of file descriptors 0, 1 and 2."""
@@ -21,9 +26,9 @@ class SurvivingStream:
         stream: Returns the stream to write to, which may change or be None.
     """
 
-    def __init__(self, stream: Callable[[], TextIO | None]):
+    def __init__(self, stream: "Callable[[], TextIO | None]"):
         self._stream = stream
-        self._given_up: Any = None
+        self._given_up = None
 
     def write(self, text: str) -> int:
         """Writes the text if that is possible; characters that the encoding lacks become escapes."""
@@ -56,18 +61,18 @@ class SurvivingStream:
         except ValueError:  # it is closed
             return False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         if name == "rich_proxied_file":  # rich would write to what is below this stream
             raise AttributeError(name)
         return getattr(self._stream(), name)
 
-    def _current(self) -> TextIO | None:
+    def _current(self) -> "TextIO | None":
         """The stream below, and below rich's own proxy, which a live display puts before it; None where it is given up."""
         stream = self._stream()
         stream = getattr(stream, "rich_proxied_file", stream)
         return None if stream is self._given_up else stream
 
-    def _give_up(self, stream: TextIO, error: Exception) -> None:
+    def _give_up(self, stream: "TextIO", error: Exception) -> None:
         import logging
 
         self._given_up = stream
@@ -90,12 +95,16 @@ class ResultsLost(Exception):
 class ResultStream:
     """Standard output, whose errors are told apart from those of other files.
 
+    In a terminal control characters are written as escapes, since text of a model or of a file may hold
+    any; a file or a pipe gets the text as it is.
+
     Args:
         stream: The stream to write to.
     """
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: "TextIO"):
         self._stream = stream
+        self._is_terminal = stream.isatty()
 
     def write(self, text: str) -> int:
         """Writes the text.
@@ -104,7 +113,7 @@ class ResultStream:
             ResultsLost: The system refuses; what follows is dropped.
         """
         try:
-            return self._stream.write(text)
+            return self._stream.write(escape_json_controls(text) if self._is_terminal else text)
         except OSError as error:
             raise self._lost(error) from error
 
@@ -119,7 +128,7 @@ class ResultStream:
         except OSError as error:
             raise self._lost(error) from error
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         return getattr(self._stream, name)
 
     def _lost(self, error: OSError) -> ResultsLost:

@@ -25,6 +25,7 @@ FLOORS = (
 
 SAME_FLOOR = {
     ("trees", "typing"),
+    ("streams", "redact"),
     ("metrics", "errors"),
     ("paths", "errors"),
     ("checksum", "typing"),

@@ -462,3 +462,24 @@ def test_every_default_has_a_comment_and_no_list():
     assert [line for line in assigned if "  # " not in line] == []
     config = defaults.get_config()
     assert not any(isinstance(value_of(config, key), list) for key in leaf_keys(config))
+
+
+SECRET, KEPT = "https://ann:pw@host/a.txt?token=abc", "https://ann:***@host/a.txt?token=***"
+
+
+def test_secrets_of_urls_are_not_kept():
+    config = defaults.get_config()
+    config.data.path = SECRET
+    config.data.mixture = ({"source": "text", "path": SECRET, "weight": 1.0},)
+    values = to_json(config)
+    assert values["data"]["path"] == KEPT and values["data"]["mixture"][0]["path"] == KEPT
+    assert config.data.path == SECRET
+
+
+def test_a_run_that_kept_a_secret_continues_where_it_is_masked(tmp_path):
+    """Versions before kept it."""
+    config = defaults.get_config()
+    current = to_json(config)
+    saved = json.loads(json.dumps(current))
+    saved["data"]["tokenizer"], current["data"]["tokenizer"] = SECRET, KEPT
+    check_resumable(saved, current, tmp_path)

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from jaxdp import terminal
-from jaxdp.streams import SurvivingStream
+from jaxdp.streams import ResultStream, SurvivingStream
 
 
 class Broken(io.StringIO):
@@ -114,3 +114,12 @@ def test_what_becomes_of_stdout(to):
     full = "full" in to
     assert (finished.returncode, finished.stdout) == (2 if full else 0, ""), finished.stderr
     assert finished.stderr == ("jaxdp: standard output cannot be written (No space left on device); direct it to another place.\n" if full else "")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_gets_no_control_characters_a_file_gets_the_text(is_terminal, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    text = "a\x1b[2J\x9b1m\u202e\n\tcaf\u00e9"
+    ResultStream(stream).write(text)
+    assert stream.getvalue() == ("a\\u001b[2J\\u009b1m\\u202e\n\tcaf\u00e9" if is_terminal else text)

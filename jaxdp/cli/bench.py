@@ -1,8 +1,7 @@
 """Measure a configuration: step time, dispatch, waiting for data, saving, writing. Trains nothing that is kept."""
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
@@ -30,20 +29,20 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         from jaxdp.data_benchmark import measure_data
 
         result = measure_data(config, options.step_ms)
-        print(json.dumps(result) if options.json else _data_as_text(result))
+        _show(result, _data_as_text, options.json)
         return 0
     if options.predict:
         from jaxdp.prediction_benchmark import measure_prediction
 
         result = measure_prediction(config)
-        print(json.dumps(result) if options.json else _prediction_as_text(result))
+        _show(result, _prediction_as_text, options.json)
         return 0
     from jaxdp import benchmark
     from jaxdp.parallel.devices import divide_batch
 
     if options.checks:
         result = benchmark.measure_checks(config, options.steps)
-        print(json.dumps(result) if options.json else _checks_as_text(result))
+        _show(result, _checks_as_text, options.json)
         return 0
     if options.devices:
         counts = _counts(options.devices)
@@ -53,8 +52,15 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     else:
         results = [benchmark.measure(config, options.steps)]
     for result in results:
-        print(json.dumps(result) if options.json else _as_text(result))
+        _show(result, _as_text, options.json)
     return 0
+
+
+def _show(result: dict, as_text: Callable[[dict], str], as_json: bool) -> None:
+    if as_json:
+        shared.show_json(result)
+    else:
+        shared.show(as_text(result))
 
 
 def _counts(text: str) -> list[int]:

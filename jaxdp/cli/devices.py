@@ -15,5 +15,5 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.experiment.devices import describe_devices
 
     for name, value in describe_devices(options.cpu_devices):
-        print(f"{name:<12} {value}")
+        shared.show(f"{name:<12} {value}")
     return 0

@@ -1,12 +1,9 @@
 """Command dispatch: finds the command, parses its options, turns errors into exit codes."""
 
 import argparse
-import difflib
 import errno
 import importlib
-import logging
 import sys
-import traceback
 
 from jaxdp import interrupts, streams
 from jaxdp.cli.main import COMMANDS
@@ -34,8 +31,6 @@ def run_command(argv: list[str]) -> int:
     Returns:
         The exit code, see `main`.
     """
-    # Orbax logs through absl; what a user must know, jaxdp logs itself.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         code = _dispatch(argv)
         sys.stdout.flush()
@@ -53,6 +48,8 @@ def run_command(argv: list[str]) -> int:
     except Exception as error:
         if code := interrupts.exit_code():  # the interruption was turned into another exception
             return _failed(interrupts.sentence(), code)
+        import traceback
+
         from jaxdp.cli.environment import environment_sentence
 
         if place := user_place(error):
@@ -83,9 +80,15 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
+        import difflib
+
         match = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {match[0]!r}?" if match else f"choose one of: {', '.join(COMMANDS)}."
         raise UserError(f"unknown command {name!r}; {hint}")
+    import logging
+
+    # Orbax logs through absl; what a user must know, jaxdp logs itself.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     module = importlib.import_module(f"jaxdp.cli.{name}")
     parser = _Parser(prog=f"jaxdp {name}", description=module.__doc__)
     module.add_options(parser)

@@ -1,7 +1,6 @@
 """What a run or a checkpoint holds: step, configuration, arrays; needs no model and no accelerator."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,20 +26,23 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     checkpoints = None if options.step else _checkpoints(options.path, verify=options.verify)
     if options.verify:
         if checkpoints is None:
-            print(inspection.verify(options.path, options.step or "latest"))
+            shared.show(inspection.verify(options.path, options.step or "latest"))
             return 0
-        print(json.dumps({"path": options.path, **checkpoints}) if options.json else _table(checkpoints))
+        if options.json:
+            shared.show_json({"path": options.path, **checkpoints})
+        else:
+            shared.show(_table(checkpoints))
         damaged = [entry for entry in checkpoints["checkpoints"] if entry["verdict"] == "damaged"]
         if damaged:
             raise DamageFound("; ".join(sentence for entry in damaged for sentence in entry["damage"]) + ".")
         return 0
     description = inspection.describe(options.path, options.step or "latest")
     if options.json:
-        print(json.dumps(description | (checkpoints or {"metric": None, "checkpoints": None})))
+        shared.show_json(description | (checkpoints or {"metric": None, "checkpoints": None}))
     else:
         if checkpoints:
-            print(_table(checkpoints), end="\n\n")
-        print(inspection.as_text(description, to_json(defaults.get_config())))
+            shared.show(_table(checkpoints) + "\n")
+        shared.show(inspection.as_text(description, to_json(defaults.get_config())))
     return 0
 
 

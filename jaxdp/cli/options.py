@@ -4,7 +4,6 @@ import argparse
 import difflib
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxdp import defaults
 from jaxdp.config import MAX_CPU_DEVICES, load_config
 from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
+from jaxdp.redact import escape_json_controls, redact
 from jaxdp.workdir import WorkDir
 
 
@@ -99,18 +99,22 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
         raise UserError(f"unknown option {name}" + (f"; did you mean {match[0]}?" if match else "."))
 
 
-def as_json(result: Mapping[str, Any]) -> str:
+def show(text: object) -> None:
+    """Prints a result for a person to stdout, without secrets of URLs and control characters."""
+    print(redact(str(text)))
+
+
+def show_json(result: Mapping[str, Any], indent: int | None = None) -> None:
+    """Prints a result for a program to stdout."""
+    print(as_json(result, indent))
+
+
+def as_json(result: Mapping[str, Any], indent: int | None = None) -> str:
     """Returns one line of JSON: numbers that are not finite are null, as in metrics.jsonl.
 
-    Text that standard output cannot encode, e.g. half a surrogate pair, is escaped.
+    Control characters, which a terminal obeys, and half surrogate pairs, which no encoding has, are escaped.
     """
-    finite = _finite(result)
-    line = json.dumps(finite, ensure_ascii=False, allow_nan=False)
-    try:
-        line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(finite, allow_nan=False)
-    return line
+    return escape_json_controls(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False, indent=indent))
 
 
 def _finite(value: Any) -> Any:

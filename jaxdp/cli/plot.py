@@ -36,11 +36,11 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     pictures = [plot_runs(directories, out, _configured(runs[0], "eval", "metric") or "eval/loss")]
     pictures += filter(None, map(_plot_evaluation, runs))
     for picture in pictures:
-        print(picture)
+        shared.show(picture)
     if options.html:
         from jaxdp.html_report import write_report
 
-        print(write_report(directories, pictures, out.with_suffix(".html")))
+        shared.show(write_report(directories, pictures, out.with_suffix(".html")))
     return 0
 
 

@@ -22,5 +22,5 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.experiment.prepare import prepare
 
     for name, value in prepare(config, dry_run=options.dry_run):
-        print(f"{name:<11} {value}")
+        shared.show(f"{name:<11} {value}")
     return 0

@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def _dry_run(config: ConfigDict, options: argparse.Namespace) -> int:
         raise UserError("--dry_run runs in one process; leave --coordinator, --num_processes and --process_index out.")
     from jaxdp.experiment.dry_run import dry_run
 
-    print(json.dumps(to_json(dry_run(config, options.workdir)), indent=2, ensure_ascii=False))
+    shared.show_json(to_json(dry_run(config, options.workdir)), indent=2)
     return 0
 
 

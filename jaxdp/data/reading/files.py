@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.errors import UserError
+from jaxdp.redact import is_masked
 
 COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
 
@@ -71,6 +72,10 @@ def find_files(
     Raises:
         UserError: nothing there, nothing readable, nothing that matches, no content.
     """
+    if is_masked(path):
+        raise UserError(
+            f"{key}={path} is kept without its password or token: give the complete URL again, as in --config.{key}=URL."
+        )
     find = _find_remote if "://" in path else _find_local
     files, in_folder = find(os.path.expanduser(path), key)
     if in_folder and endings:

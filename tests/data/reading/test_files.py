@@ -194,3 +194,9 @@ def test_no_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
         names(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["https://ann:***@host/a.txt", "s3://b/a.txt?sig=***"])
+def test_a_url_that_has_lost_its_secret_is_refused(path):
+    with pytest.raises(UserError, match=r"data\.path=.* is kept without its password or token: give the complete URL again"):
+        find_files(path, ())
