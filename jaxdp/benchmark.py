@@ -155,7 +155,7 @@ def measure_device_counts(
             sys.executable, "-m", "jaxdp", "bench", f"--config={config_file}", f"--steps={num_steps}",
             f"--cpu_devices={count}", "--json", *overrides,
         ]  # fmt: skip
-        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         if finished.returncode:
             raise RuntimeError(f"measuring {count} devices ended with exit code {finished.returncode}")
         results.append(json.loads(finished.stdout))

@@ -266,7 +266,7 @@ def read_run_config(path: Path) -> ConfigDict:
         UserError: it is not what jaxdp wrote.
     """
     try:
-        return from_json(json.loads(path.read_text()))
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a jaxdp configuration: {error}.") from error
 

@@ -102,5 +102,5 @@ def _resident_bytes() -> int:
     statm = Path("/proc/self/status")
     if not statm.exists():
         return 0
-    [line] = [line for line in statm.read_text().splitlines() if line.startswith("VmRSS:")]
+    [line] = [line for line in statm.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS:")]
     return int(line.split()[1]) * 1024

@@ -228,11 +228,11 @@ class WandbWriter:
         id_file = directory / "wandb" / "run_id"
         if not id_file.exists():
             id_file.parent.mkdir(parents=True, exist_ok=True)
-            id_file.write_text(uuid.uuid4().hex)
+            id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
         self._run = wandb.init(
             project="jaxdp",
             name=directory.resolve().name,
-            id=id_file.read_text().strip(),
+            id=id_file.read_text(encoding="utf-8").strip(),
             resume="allow",
             dir=str(directory),
             config=dict(config),

@@ -53,7 +53,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     so that what is deleted next is no longer needed even if the power fails.
     """
     temporary = directory / (MANIFEST + ".tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(_text({"format": FORMAT, **dataclasses.asdict(manifest)}))
         file.flush()
         os.fsync(file.fileno())

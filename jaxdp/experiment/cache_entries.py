@@ -142,4 +142,4 @@ def _source_of(task: type) -> str:
 
 def _file_digest(name: str) -> str | None:
     path = Path(name).expanduser()
-    return digest(path.read_text()) if name.endswith(".json") and path.is_file() else None
+    return digest(path.read_text(encoding="utf-8")) if name.endswith(".json") and path.is_file() else None

@@ -216,10 +216,10 @@ def held_out_texts(
             for number, excerpt in enumerate(excerpts)
             if number in wanted
         ]
-        (directory / TEXTS).write_text(json.dumps(texts))
+        (directory / TEXTS).write_text(json.dumps(texts), encoding="utf-8")
 
     entry = cached(texts_entry(config, prepared.entry, field, numbers), build, say)
-    return json.loads((entry / TEXTS).read_text())
+    return json.loads((entry / TEXTS).read_text(encoding="utf-8"))
 
 
 def _dtype(vocabularies: Vocabularies) -> np.dtype:

@@ -187,7 +187,7 @@ def _has_tpu() -> bool:
     if glob.glob("/dev/accel[0-9]*"):
         return True
     vendors = glob.glob("/sys/bus/pci/devices/*/vendor") if glob.glob("/dev/vfio/[0-9]*") else []
-    return any(Path(vendor).read_text().strip() == _GOOGLE_VENDOR for vendor in vendors)
+    return any(Path(vendor).read_text(encoding="utf-8").strip() == _GOOGLE_VENDOR for vendor in vendors)
 
 
 def _metadata(attribute: str) -> str | None:
@@ -227,10 +227,10 @@ def _num_pods(job: str) -> int:
     """Asks Kubernetes how many pods of a Job run at once."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     host = f"[{host}]" if ":" in host else host
-    namespace = (_ACCOUNT / "namespace").read_text().strip()
+    namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
     request = urllib.request.Request(
         f"https://{host}:{port}/apis/batch/v1/namespaces/{namespace}/jobs/{job}",
-        headers={"Authorization": f"Bearer {(_ACCOUNT / 'token').read_text().strip()}"},
+        headers={"Authorization": f"Bearer {(_ACCOUNT / 'token').read_text(encoding='utf-8').strip()}"},
     )
     trust = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
     with urllib.request.urlopen(request, timeout=_METADATA_SECS, context=trust) as answer:

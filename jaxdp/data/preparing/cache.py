@@ -135,7 +135,7 @@ def _build(entry: Path, build: Callable[[Path], None]) -> None:
             if path.suffix == ARRAY:
                 write_block_checksums(path)
         files = {path.relative_to(partial).as_posix(): _digest(path) for path in _files(partial)}
-        with open(partial / ENTRY, "w") as file:
+        with open(partial / ENTRY, "w", encoding="utf-8") as file:
             json.dump({"files": files}, file)
             file.flush()
             os.fsync(file.fileno())

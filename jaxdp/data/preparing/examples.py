@@ -90,7 +90,7 @@ class ExamplesWriter:
         for file in self._files.values():
             file.close()
         index = {"num_examples": self.num_examples, "arrays": self._arrays}
-        (self._directory / INDEX).write_text(json.dumps(index))
+        (self._directory / INDEX).write_text(json.dumps(index), encoding="utf-8")
 
 
 class Examples:
@@ -106,7 +106,7 @@ class Examples:
     """
 
     def __init__(self, directory: Path, entry: Path | None = None):
-        index = json.loads((directory / INDEX).read_text())
+        index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
         self._directory, self._entry, self._arrays = directory, entry, index["arrays"]
         self._opened: dict[str, DiskArray] = {}
         self.num_examples: int = index["num_examples"]

@@ -60,12 +60,12 @@ class Scan:
         """Writes the files that `load_scan` reads."""
         values = dataclasses.asdict(self)
         (directory / DROPPED).write_bytes(values.pop("dropped"))
-        (directory / SCAN).write_text(json.dumps(values))
+        (directory / SCAN).write_text(json.dumps(values), encoding="utf-8")
 
 
 def load_scan(directory: Path) -> Scan:
     """The scan that `Scan.save` wrote."""
-    values = json.loads((directory / SCAN).read_text())
+    values = json.loads((directory / SCAN).read_text(encoding="utf-8"))
     split = values["split"]
     values |= {"split": split and SplitPosition(*split)}
     values |= {name: tuple(values[name]) for name in ("columns", "part_fingerprints", "part_records")}

@@ -67,7 +67,7 @@ class PackPlan:
             getattr(self, name).astype(dtype).tofile(directory / f"{name}.bin")
         numbers = {name: getattr(self, name) for name in ("length", "num_tokens", "num_cut", "num_dropped")}
         sizes = {name: len(getattr(self, name)) for name in PLAN_ARRAYS}
-        (directory / PLAN).write_text(json.dumps({"numbers": numbers, "sizes": sizes}))
+        (directory / PLAN).write_text(json.dumps({"numbers": numbers, "sizes": sizes}), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path, entry: Path | None = None) -> "PackPlan":
@@ -77,7 +77,7 @@ class PackPlan:
             directory: of the plan.
             entry: the cache entry that it is in, whose checksums are checked; None: there are none.
         """
-        content = json.loads((directory / PLAN).read_text())
+        content = json.loads((directory / PLAN).read_text(encoding="utf-8"))
         arrays = {
             name: open_disk_array(directory / f"{name}.bin", dtype, content["sizes"][name], entry)
             for name, dtype in PLAN_ARRAYS.items()
