@@ -10,7 +10,7 @@ from jaxdp.cli.strategy import add_strategy, chosen_strategy
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_workdir(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help='"" begins a new document')
+    parser.add_argument("--prompt", type=shared.utf8_text, required=True, metavar="TEXT", help='"" begins a new document')
     parser.add_argument(
         "--max_new_tokens", type=int, metavar="N", help="default 256; with --num_beams no more than the context has room for"
     )

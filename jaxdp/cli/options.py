@@ -36,6 +36,16 @@ def device_count(text: str) -> int:
     return int(text)
 
 
+def utf8_text(argument: str) -> str:
+    """A text given on the command line, for argparse: UTF-8 also in a locale that is not."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which only a call from Python can give
+        return argument
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"byte {error.start} of the text is not UTF-8") from None
+
+
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds `--config`; without `required` a command may take the configuration of the run in `--workdir`."""
     parser.add_argument(

@@ -17,7 +17,7 @@ from jaxdp.terminal import say
 def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_workdir(parser)
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--text", metavar="TEXT", help="one text; masked_lm: with [MASK] where a token is to be guessed")
+    given.add_argument("--text", type=shared.utf8_text, metavar="TEXT", help="one text; masked_lm: with [MASK] where a token is to be guessed")
     given.add_argument(
         "--input",
         default=STDIN,

@@ -1,15 +1,17 @@
 """What commands print: no control character of a stranger's file, no secret of a URL."""
 
+import argparse
 import ast
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import train
+from tiny_runs import environment, start, train
 
 import jaxdp.cli
 from jaxdp.cli.main import main
+from jaxdp.cli.options import utf8_text
 
 SECRET = "https://ann:pw@host/a.txt?token=abc"
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -56,3 +58,27 @@ def test_commands_print_by_the_functions_that_clean():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
         assert not calls or path.name in ("options.py", "dispatch.py", "generate.py", "eval.py"), f"{path.name}, line {calls[0].lineno}: print"
+
+
+def test_a_text_of_the_command_line_is_utf_8_in_any_locale():
+    """In the C locale Python keeps each byte above 127 as a surrogate."""
+    text = "caf\u00e9 \u4e2d \ud83d"
+    assert utf8_text("caf\u00e9") == "caf\u00e9"
+    assert utf8_text("caf\u00e9 \u4e2d".encode().decode("ascii", "surrogateescape")) == "caf\u00e9 \u4e2d"
+    assert utf8_text(text) == text
+    with pytest.raises(argparse.ArgumentTypeError, match="byte 3 of the text is not UTF-8"):
+        utf8_text("caf\udce9")
+
+
+@pytest.mark.slow
+def test_a_run_in_the_c_locale(config_file, compilation_cache, tmp_path):
+    """No file of ours is opened in the encoding of the locale, and no result is lost for want of a letter."""
+    (tmp_path / "caf\u00e9.txt").write_text("caf\u00e9 cr\u00e8me \u4e2d " * 300, encoding="utf-8")
+    locale = environment(compilation_cache, PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONWARNDEFAULTENCODING="1")
+    options = ["--cpu_devices=1", "--config.total_steps=1", "--config.eval.every_steps=0", "--config.data.tokenizer=char"]
+    process = start("train", f"--config={config_file}", "--workdir=run", "--config.data.path=caf\u00e9.txt", *options, env=locale, cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "/jaxdp/" not in "".join(line for line in err.splitlines() if "EncodingWarning" in line), err
+    process = start("generate", "--workdir=run", "--prompt=caf\u00e9", "--max_new_tokens=2", "--cpu_devices=1", env=locale, cwd=tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out.startswith("caf\\u00e9"), err
