@@ -23,6 +23,6 @@ def get_config():
     config.optim.warmup_steps = 50
 
     config.eval.every_steps = 400
-    config.eval.num_batches = 50
+    config.eval.num_batches = 50  # while training; `jaxdp eval` measures the whole split
     config.checkpoint.every_steps = 400
     return config

@@ -24,11 +24,14 @@ DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
 """What a run must keep when it continues, beside the group of its own task; all else may change."""
 
+TEST_DATA = ("test_path", "test_split")
+"""Keys of `data` that `jaxdp eval --split=test` alone looks at."""
+
 DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
 """Keys of `data` and of the entries of its mixture that say where files are."""
 
 _CHANGES_NO_BATCH = (
-    *(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
+    *(f"data.{key}" for key in (*DATA_PLACES, *TEST_DATA)), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
     "masked_lm.num_candidates",
 )  # fmt: skip
 """Within the fixed groups, no part of what is trained on. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
     config.data.eval_path = placeholder(str)  # files that are held out; unset: eval_fraction of data.path
     config.data.target_path = placeholder(str)  # text, for seq2seq and completion_only: files whose line N is the target of line N of data.path
     config.data.eval_target_path = placeholder(str)  # the same beside data.eval_path
+    config.data.test_path = placeholder(str)  # files that `jaxdp eval --split=test` measures; training does not read them
+    config.data.test_split = placeholder(str)  # hf: the split that `jaxdp eval --split=test` measures
     config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several
     config.data.text_column = "text"  # of jsonl, csv, parquet, hf
     config.data.label_column = "label"  # classification
@@ -153,7 +155,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
-    config.eval.num_batches = 0  # batches of one evaluation; 0: the whole split
+    config.eval.num_batches = 0  # batches of one evaluation inside training; 0: the whole split, which `jaxdp eval` always measures
     config.eval.metric = "eval/loss"  # what `best` means: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
     config.eval.patience = 0  # evaluations without a better metric before the run stops, which needs every_steps; 0: off
     config.eval.num_scored = 200  # held-out texts that are written and scored (BLEU) where the task can; 0: none

@@ -367,7 +367,7 @@ def changed(key):
 
 MAY_DIFFER = (
     "data.path", "data.eval_path", "data.target_path", "data.eval_target_path", "data.cache_dir", "data.num_workers",
-    "data.prefetch_batches",
+    "data.prefetch_batches", "data.test_path", "data.test_split",
 )  # fmt: skip
 
 

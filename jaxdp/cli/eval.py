@@ -1,34 +1,109 @@
-"""Evaluate a checkpoint of a run on one of its splits, from the work directory alone."""
+"""Evaluate a checkpoint of a run on one of its splits or on other data of the same kind, from the work directory alone."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxdp.cli import options as shared
+from jaxdp.config import load_config
+from jaxdp.errors import UserError
+from jaxdp.redact import redact
+from jaxdp.terminal import say
+from jaxdp.workdir import WorkDir
+
+DATA = "--config.data."
+
+MAX_CLASSES = 50
+"""Rows of the table of classes; those with most examples are shown."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_workdir(parser)
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
-    parser.add_argument("--split", choices=("train", "eval"), default="eval", help="which rows")
+    parser.add_argument(
+        "--split", choices=("train", "eval", "test"), default="eval", help="which rows; test: data.test_path or data.test_split"
+    )
+    parser.add_argument(
+        "--num_batches", type=batch_count, metavar="N", help="measure the first N batches; default: the whole split"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = (
+        "Other data of the same kind are named by keys of `data`, relative to the run's configuration:\n"
+        "  --config.data.eval_path=test.csv   (with --config.data.source=csv if the run was trained on another kind)\n"
+        "  --config.data.eval_split=test      (hf)"
+    )
+
+
+def batch_count(text: str) -> int:
+    """A number of batches, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of batches of 1 or more")
+    return int(text)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    shared.refuse_rest(options, rest)
-    from jaxdp.experiment.evaluate import evaluate_checkpoint
+    data = _other_data(options, rest)
+    from jaxdp.experiment.evaluate import measure_checkpoint, save_report
 
-    result = evaluate_checkpoint(
+    evaluation = measure_checkpoint(
         options.workdir,
         step=options.step,
         split=options.split,
         weights=options.weights,
         cpu_devices=options.cpu_devices,
+        num_batches=options.num_batches,
+        data=data,
     )
     if options.json:
-        print(shared.as_json(result))
+        print(shared.as_json(evaluation.result))
     else:
-        width = max(map(len, result))
-        for name, value in result.items():
-            print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+        _print_table(evaluation.result, evaluation.report)
+    save_report(evaluation, options.workdir)
     return 0
+
+
+def _other_data(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
+    """The keys of `data` that the command line sets, with their values.
+
+    Raises:
+        UserError: Something else is set, or a value is of the wrong type.
+    """
+    for argument in rest:
+        if argument.startswith(("--config.", "--noconfig.")) and not argument.startswith(DATA):
+            raise UserError(f"{argument.split('=')[0]} belongs to the run; an evaluation takes {DATA}KEY=VALUE only.")
+    shared.refuse_rest(options, [argument for argument in rest if not argument.startswith(DATA)])
+    if not rest:
+        return {}
+    directory = WorkDir(options.workdir)
+    directory.require_run()
+    config = load_config(str(directory.config), rest)
+    keys = [argument.removeprefix(DATA).split("=")[0] for argument in rest]
+    return {key: config.data[key] for key in keys}
+
+
+def _print_table(result: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+    """Names and values in two columns; of a classifier a row for each class below."""
+    rows = {name.removeprefix("eval/"): value for name, value in result.items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {redact(str(value))}")
+    if classes := report.get("classes"):
+        print()
+        _print_classes(classes)
+
+
+def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
+    shown = sorted(sorted(range(len(classes)), key=lambda number: -classes[number]["support"])[:MAX_CLASSES])
+    names = [redact(str(classes[number]["label"])) for number in shown]
+    width = max(map(len, ["label", *names]))
+    print(f"{'label':<{width}}  precision  recall      f1  support")
+    for name, number in zip(names, shown, strict=True):
+        precision, recall, f1 = (_share(classes[number][key]) for key in ("precision", "recall", "f1"))
+        print(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {classes[number]['support']:>7}")
+    if len(shown) < len(classes):
+        say(f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -16,9 +16,14 @@ from jaxdp.data.preparing.scan import DataChanged
 from jaxdp.experiment.cache_entries import digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
 from jaxdp.experiment.parts import make_task, model_vocab_size
-from jaxdp.experiment.ready_data import ready_tokens, streamed
+from jaxdp.experiment.ready_data import (
+    evaluation_stream,
+    evaluation_tokens,
+    ready_tokens,
+    streamed,
+)
 from jaxdp.experiment.rows import check_packing, make_rows, scored_pairs
-from jaxdp.experiment.sources import Source, open_sources
+from jaxdp.experiment.sources import Source, open_evaluation_source, open_sources
 from jaxdp.experiment.tokenizing import (
     SPLITS,
     Prepared,
@@ -54,6 +59,38 @@ def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
         for source in sources:
             discard(source.scan_entry)  # should it be what is wrong, the next start scans again
         raise
+
+
+def read_evaluation_data(config: ConfigDict, known: Vocabularies) -> Data:
+    """Prepares and opens data to evaluate on, of which nothing is trained on.
+
+    Args:
+        config: `task` and its group, `data` and `model.vocab_size` are used; see `open_evaluation_source`.
+        known: The run's own tokenizers and labels.
+
+    Returns:
+        Data without rows to train on.
+
+    Raises:
+        UserError: Anything wrong with the data or the keys that describe it, e.g. a label that the run does not know.
+    """
+    check_packing(config)
+    if config.data.source == "tokens":
+        return evaluation_tokens(config)
+    if config.data.source == "hf_stream":
+        return evaluation_stream(config, known)
+    source = open_evaluation_source(config)
+    try:
+        prepared = prepare_source(config, source, known, ("eval",))
+        task = make_task(config, known)
+        pairs = scored_pairs(config, task, [source], [prepared])
+    except DataChanged:
+        discard(source.scan_entry)
+        raise
+    return Data(
+        known, model_vocab_size(config, known.tokenizer), None, make_rows(config, task, prepared["eval"]),
+        (Group(source.label, 0),), source.scan.fingerprint, source.scan.num_characters, (), pairs=pairs,
+    )  # fmt: skip
 
 
 def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]) -> Data:

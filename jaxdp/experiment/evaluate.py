@@ -1,10 +1,12 @@
 """Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,12 +23,14 @@ from jaxdp.experiment.arguments import (
     WEIGHTS,
     check_caller,
     check_choice,
+    check_type,
     optional_number,
     step_name,
 )
-from jaxdp.experiment.data import read_data
+from jaxdp.experiment.data import read_data, read_evaluation_data
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.other_data import check_keys, described, other_data
 from jaxdp.experiment.scoring import Scorer
 from jaxdp.experiment.tokenizing import SPLITS
 from jaxdp.experiment.vocabularies import load_vocabularies
@@ -45,8 +49,11 @@ from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
+from jaxdp.terminal import say
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
+
+EVALUATED_SPLITS = (*SPLITS, "test")
 
 
 class Evaluator:
@@ -86,6 +93,12 @@ class Evaluator:
         self._make_signals = signal_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}
+
+    @property
+    def num_examples(self) -> int:
+        """Number of rows that a call measures."""
+        measured = self._config.eval.num_batches * self._rows
+        return min(measured, self._source.num_rows) if measured else self._source.num_rows
 
     @property
     def metric_names(self) -> list[str]:
@@ -142,6 +155,71 @@ class Evaluator:
         return summary.metrics
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation of a checkpoint found.
+
+    Attributes:
+        result: {"step", "split", "eval/num_examples", "eval/loss", ...}; of other data than the run's "data" too.
+        report: Everything that is no single number, as WORKDIR/evaluation.json has it; empty if there is nothing.
+    """
+
+    result: dict[str, Any]
+    report: dict[str, Any]
+
+
+def measure_checkpoint(
+    workdir: str | os.PathLike,
+    *,
+    step: str = "latest",
+    split: str = "eval",
+    weights: str = "ema",
+    cpu_devices: int | None = None,
+    num_batches: int | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Evaluates a checkpoint and writes nothing; see `evaluate_checkpoint`."""
+    directory = WorkDir(workdir)
+    directory.require_run()
+    config = read_run_config(directory.config)
+    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
+    check_keys(data or {})
+    other = other_data(config, split, data or {})
+    config = other or config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        if other is None:
+            config.data.update(data or {})
+        if num_batches is not None or config.data.source != "hf_stream":  # its evaluation rows are the first batches
+            config.eval.num_batches = num_batches or 0
+    vocabularies = load_vocabularies(directory)
+    found = read_data(config, vocabularies) if other is None else read_evaluation_data(config, vocabularies)
+    saved = read_item(checkpoint, "data")
+    if other is None:
+        _check_fingerprint(saved, found, checkpoint)
+    source = found.train if split == "train" else found.evaluation
+    if source is None:
+        raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
+    configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
+    topology = connected_topology()
+    if cpu_devices is None:
+        topology = fitting_topology(topology, config.global_batch_size)
+    check_device_count(cpu_devices, topology)
+    divide_batch(config.global_batch_size, None, topology.num_devices)
+    model = parts.make_model(config, found.vocab_size, topology.platform, found.vocabularies)
+    abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
+    params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
+    task = parts.make_task(config, found.vocabularies)
+    if split == "train":
+        found = dataclasses.replace(found, pairs=None)  # those are held out
+    evaluator = Evaluator(config, task, model, found, source, topology, abstract_params)
+    about = {"step": saved["step"], "split": split} | ({"data": described(other)} if other is not None else {})
+    metrics = evaluator(params)
+    counts = {"eval/num_examples": evaluator.num_examples}
+    if found.pairs:
+        counts["eval/num_scored"] = len(found.pairs.sources)
+    reports = evaluator.reports
+    return Evaluation(about | counts | metrics, (_merged(reports) | about) if reports else {})
+
+
 def evaluate_checkpoint(
     workdir: str | os.PathLike,
     *,
@@ -149,60 +227,71 @@ def evaluate_checkpoint(
     split: str = "eval",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    num_batches: int | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint from its work directory alone.
+    """Evaluates a checkpoint from its work directory alone, on the whole of a split.
+
+    What is no single number, such as a confusion matrix, is written to WORKDIR/evaluation.json
+    where that can be written.
 
     Args:
-        workdir: of a trained run.
+        workdir: Work directory of a trained run.
         step: latest, best or a number.
-        split: train or eval.
+        split: train, eval or test (`data.test_path` or `data.test_split`).
         weights: ema (where the run has it) or raw.
-        cpu_devices: CPU devices to fake.
-
-    What is no single number, such as a confusion matrix, is written to
-    WORKDIR/evaluation.json.
+        cpu_devices: Number of CPU devices to fake.
+        num_batches: Number of batches to measure, from the first; None: the whole split. `eval.num_batches`
+            holds inside training only.
+        data: Keys of `config.data` that name other data of the same kind, e.g. {"eval_path": "test.csv"}.
 
     Returns:
-        {"step", "split", "eval/loss", ...}, means over the split, or over its
-        first `eval.num_batches` batches where the run has that set.
+        {"step", "split", "eval/num_examples" (rows measured), "eval/loss", ...}, means over those rows; of
+        other data than the run's own "data" too, and where texts are generated and scored "eval/num_scored".
 
     Raises:
-        UserError: no run, no checkpoint, or the data is not what the run was trained with.
+        UserError: No run, no checkpoint, or the data is not what the run was trained with.
     """
     check_caller("jaxdp.evaluate")
     step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
-    check_choice("split", split, SPLITS)
+    num_batches = optional_number("num_batches", num_batches)
+    check_choice("split", split, EVALUATED_SPLITS)
     check_choice("weights", weights, WEIGHTS)
-    directory = WorkDir(workdir)
-    directory.require_run()
-    config = read_run_config(directory.config)
-    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
-    data = read_data(config, load_vocabularies(directory))
-    saved = read_item(checkpoint, "data")
+    check_type("data", data, (Mapping, type(None)), "a mapping of keys of config.data, or None")
+    evaluation = measure_checkpoint(
+        workdir, step=step, split=split, weights=weights, cpu_devices=cpu_devices, num_batches=num_batches, data=data
+    )
+    save_report(evaluation, workdir)
+    return evaluation.result
+
+
+def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
+    """Writes the report of an evaluation to WORKDIR/evaluation.json; says so where it cannot be written."""
+    if not evaluation.report:
+        return
+    path = WorkDir(workdir).evaluation
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        say(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All reports as one; a name that an earlier one has is written as `report_name`."""
+    merged: dict[str, Any] = {}
+    for report, values in reports.items():
+        merged |= {f"{report}_{name}" if name in merged else name: value for name, value in values.items()}
+    return merged
+
+
+def _check_fingerprint(saved: Mapping[str, Any], data: Data, checkpoint: Path) -> None:
     if saved["fingerprint"] != data.fingerprint:
         raise UserError(
             f"{data.groups[0].name} is not the data that {checkpoint} was trained with: "
             f"fingerprint {data.fingerprint[:12]} now, {saved['fingerprint'][:12]} then; restore it "
-            "(data.source=stdlib: use the same Python)."
+            "(data.source=stdlib: use the same Python), or name other data with --config.data.eval_path=FILE."
         )
-    configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
-    topology = connected_topology()
-    if cpu_devices is None:
-        topology = fitting_topology(topology, config.global_batch_size)
-    check_device_count(cpu_devices, topology)
-    divide_batch(config.global_batch_size, None, topology.num_devices)
-    model = parts.make_model(config, data.vocab_size, topology.platform, data.vocabularies)
-    abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
-    params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
-    source = {"train": data.train, "eval": data.evaluation}[split]
-    if source is None:
-        raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
-    task = parts.make_task(config, data.vocabularies)
-    if split == "train":
-        data = dataclasses.replace(data, pairs=None)  # those are held out
-    evaluator = Evaluator(config, task, model, data, source, topology, abstract_params)
-    result = {"step": saved["step"], "split": split, **evaluator(params)}
-    for report in evaluator.reports.values():
-        text = json.dumps({**report, "step": saved["step"], "split": split}, ensure_ascii=False, allow_nan=False)
-        directory.evaluation.write_text(text + "\n", encoding="utf-8")
-    return result

@@ -154,7 +154,7 @@ def absolute_places(data: Mapping[str, Any]) -> dict[str, str]:
         data: `config.data`, or an entry of its mixture.
     """
     places = {}
-    for key in DATA_PLACES:
+    for key in (*DATA_PLACES, "test_path"):
         path = os.path.expanduser(data.get(key) or "")
         on_hub = data["source"] in ("hf", "hf_stream") and not (os.path.exists(path) or glob.has_magic(path))
         if path:

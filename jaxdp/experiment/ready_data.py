@@ -9,10 +9,15 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
-from jaxdp.data.rows.tokens_file import CheckedWindows, fingerprint_tokens, open_token_splits
+from jaxdp.data.rows.tokens_file import (
+    CheckedWindows,
+    fingerprint_tokens,
+    open_token_splits,
+    open_tokens,
+)
 from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
-from jaxdp.data.tokenizers import make_tokenizer
+from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data, Group
 from jaxdp.experiment.parts import make_task, model_vocab_size, packing
@@ -50,6 +55,39 @@ def ready_tokens(config: ConfigDict) -> Data:
     )
 
 
+def evaluation_tokens(config: ConfigDict) -> Data:
+    """The tokens of `data.eval_path`, a `.bin` file, to evaluate on."""
+    if not config.data.eval_path:
+        raise UserError("data.source=tokens is evaluated on one .bin file: set data.eval_path.")
+    file, vocab_size = open_tokens(os.path.expanduser(config.data.eval_path)), config.model.vocab_size
+    rows = CheckedWindows(TokenWindows(file.tokens, config.data.length, keep_tail=True), file, vocab_size)
+    group = Group(os.path.basename(file.path), 0)
+    return Data(NONE, vocab_size, None, rows, (group,), fingerprint_tokens([file]), 0, ())
+
+
+def evaluation_stream(config: ConfigDict, known: Vocabularies) -> Data:
+    """The first rows of `data.eval_split` of a stream, in memory, to evaluate on."""
+    _check_stream(config)
+    [entry] = source_entries(config)
+    tokens, fingerprint = _held_out_tokens(config, known.tokenizer)
+    rows = TokenWindows(tokens, make_task(config).row_lengths["tokens"], keep_tail=True)
+    return Data(known, model_vocab_size(config, known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ())
+
+
+def _held_out_tokens(config: ConfigDict, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+    """The first `eval.num_batches` batches of `data.eval_split`, and the fingerprint of the stream."""
+    [entry] = source_entries(config)
+    spec, columns = source_spec(config, entry)
+    task = make_task(config)
+    held_out, length = open_stream(spec, config.data.eval_split), task.row_lengths["tokens"]
+
+    def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+
+    num_tokens = config.eval.num_batches * config.global_batch_size * length + 1
+    return head_tokens(held_out, prepare, tokenizer.end_of_text_id, num_tokens), held_out.fingerprint
+
+
 def streamed(config: ConfigDict, known: Vocabularies) -> Data:
     """A stream to train on, and the first rows of its held-out split in memory."""
     _check_stream(config)
@@ -61,19 +99,12 @@ def streamed(config: ConfigDict, known: Vocabularies) -> Data:
     stream = open_stream(spec, config.data.split or "train", **shuffle)
     if not stream.exact:
         say(stream.inexact_reason)
-    held_out = open_stream(spec, config.data.eval_split)
-    length = task.row_lengths["tokens"]
-
-    def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
-
-    num_tokens = config.eval.num_batches * config.global_batch_size * length + 1
-    tokens = head_tokens(held_out, prepare, tokenizer.end_of_text_id, num_tokens)
+    tokens, _ = _held_out_tokens(config, tokenizer)
     return Data(
         Vocabularies(tokenizer),
         model_vocab_size(config, tokenizer),
         None,
-        TokenWindows(tokens, length, keep_tail=True),
+        TokenWindows(tokens, task.row_lengths["tokens"], keep_tail=True),
         (Group(source_label(entry), 0),),
         stream.fingerprint,
         0,

@@ -12,7 +12,7 @@ from jaxdp.config import DATA_PLACES, nearest
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.reading.records import Columns, Part
-from jaxdp.data.reading.sources import SourceSpec, open_source
+from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.experiment.parts import absolute_places, make_task
@@ -85,12 +85,31 @@ def open_sources(config: ConfigDict, *, dry_run: bool = False) -> list[Source]:
     Raises:
         UserError: of the readers.
     """
-    sources = [_scanned(config, entry, dry_run) for entry in source_entries(config)]
+    sources = []
+    for entry in source_entries(config):
+        spec, columns = source_spec(config, entry)
+        sources.append(_scanned(config, entry, source_label(entry), spec, columns, open_source(spec), dry_run))
     names = [source.label for source in sources]
     return [
         dataclasses.replace(source, label=f"{source.label}_{number}") if names.count(source.label) > 1 else source
         for number, source in enumerate(sources)
     ]
+
+
+def open_evaluation_source(config: ConfigDict) -> Source:
+    """Opens and scans the evaluation part of the one source of `config.data`; there is nothing to train on.
+
+    Args:
+        config: `task` and `data` are used; of the places `eval_path` and `eval_target_path`, of hf `path` and `eval_split`.
+
+    Raises:
+        UserError: of the readers.
+    """
+    [entry] = source_entries(config)
+    spec, columns = source_spec(config, entry)
+    parts = open_evaluation(spec)
+    label = source_label({"source": spec.source, "path": spec.eval_path or spec.path, "target_path": spec.eval_target_path})
+    return _scanned(config, entry | {"weight": None}, label, spec, columns, ([], parts), dry_run=False)
 
 
 def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpec, dict[str, str]]:
@@ -112,12 +131,21 @@ def source_label(entry: Mapping[str, Any]) -> str:
     return " + ".join(ends) or entry["source"]
 
 
-def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Source:
-    spec, columns = source_spec(config, entry)
-    train, evaluation = open_source(spec)
+def _scanned(
+    config: ConfigDict,
+    entry: Mapping[str, Any],
+    label: str,
+    spec: SourceSpec,
+    columns: dict[str, str],
+    parts: tuple[list[Part], list[Part] | None],
+    dry_run: bool,
+) -> Source:
+    """The source of an entry, whose parts are those to train on and those to evaluate on."""
+    train, evaluation = parts
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
         "spec": {**dataclasses.asdict(spec), **absolute_places(entry)},
+        "num_train_parts": len(train),
         "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
     }
     place = scan_entry(config, described, evaluation is not None)
@@ -129,4 +157,4 @@ def _scanned(config: ConfigDict, entry: Mapping[str, Any], dry_run: bool) -> Sou
         scan = read()
     else:
         scan = load_scan(cached(place, lambda directory: read().save(directory), say))
-    return Source(source_label(entry), entry["weight"], spec, columns, train, evaluation, scan, place)
+    return Source(label, entry["weight"], spec, columns, train, evaluation, scan, place)

@@ -158,8 +158,16 @@ def tokens_place(config: ConfigDict, source: Source, vocabularies: Vocabularies)
     return tokens_entry(config, source.scan, source.columns, vocabularies)
 
 
-def prepare_source(config: ConfigDict, source: Source, vocabularies: Vocabularies) -> dict[str, Prepared]:
-    """The examples of both splits, tokenized now if they are not in the cache.
+def prepare_source(
+    config: ConfigDict, source: Source, vocabularies: Vocabularies, splits: Sequence[str] = SPLITS
+) -> dict[str, Prepared]:
+    """Returns the examples of the splits, tokenized now if they are not in the cache.
+
+    Args:
+        config: `task`, its group and `data` are used.
+        source: Of both splits, or with no record to train on.
+        vocabularies: Of the run.
+        splits: Those that must have an example; ("eval",) for a source without records to train on.
 
     Raises:
         UserError: a record that cannot be read, or none that is left.
@@ -171,7 +179,7 @@ def prepare_source(config: ConfigDict, source: Source, vocabularies: Vocabularie
         work = Work(changes, source.columns, task.prepare, vocabularies.both_tokenizers)
         terminators = {name: vocabularies.tokenizer_of(name).end_of_text_id for name in task.terminated}
         with progress(f"tokenizing {source.label}", source.scan.num_characters) as advance:
-            for split in SPLITS:
+            for split in splits:
                 (directory / split).mkdir()
                 with contextlib.closing(ExamplesWriter(directory / split, _dtype(vocabularies), terminators)) as writer:
                     prepare_examples(
@@ -183,7 +191,7 @@ def prepare_source(config: ConfigDict, source: Source, vocabularies: Vocabularie
                     )
 
     directory = cached(tokens_place(config, source, vocabularies), build, say)
-    examples = {split: Examples(directory / split, directory) for split in SPLITS}
+    examples = {split: Examples(directory / split, directory) for split in splits}
     for split, found in examples.items():
         if not found.num_examples:
             raise UserError(

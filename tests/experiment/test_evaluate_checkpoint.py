@@ -25,7 +25,8 @@ def evaluate(capsys, *options):
 
 
 def only_eval(line):
-    return {name: value for name, value in line.items() if name.startswith("eval/")}
+    counts = ("eval/num_examples", "eval/num_scored")
+    return {name: value for name, value in line.items() if name.startswith("eval/") and name not in counts}
 
 
 def reference(checkpoint, source, num_rows):
@@ -42,21 +43,27 @@ def reference(checkpoint, source, num_rows):
 
 @pytest.mark.parametrize("step", ["latest", "best", "3", "6"])
 def test_it_is_exactly_the_line_of_the_run(trained, capsys, step):
-    result = evaluate(capsys, f"--workdir={trained}", f"--step={step}")
+    result = evaluate(capsys, f"--workdir={trained}", f"--step={step}", "--num_batches=2")  # as eval.num_batches
     number = 3 if step == "3" else 6
     [line] = [line for line in metrics_lines(trained, "eval/loss") if line["step"] == number]
     assert (result["step"], result["split"]) == (number, "eval")
-    assert only_eval(result) == only_eval(line)
+    assert only_eval(result) == only_eval(line) and result["eval/num_examples"] == 2 * 16
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_it_is_the_mean_over_the_rows(trained, capsys, split, weights):
-    result = evaluate(capsys, f"--workdir={trained}", f"--split={split}", f"--weights={weights}")
+@pytest.mark.parametrize("num_batches", [None, 1])
+def test_it_is_the_mean_over_the_rows(trained, capsys, split, weights, num_batches):
+    """Of the whole split, whatever `eval.num_batches` the run was trained with; of fewer only where that is asked for."""
+    fewer = [f"--num_batches={num_batches}"] if num_batches else []
+    result = evaluate(capsys, f"--workdir={trained}", f"--split={split}", f"--weights={weights}", *fewer)
     checkpoint = jaxdp.load_checkpoint(str(trained), weights=weights)
     data = read_data(checkpoint.config)
     source = data.train if split == "train" else data.evaluation
-    loss, accuracy = reference(checkpoint, source, 2 * 16)  # eval.num_batches of global_batch_size rows
+    assert checkpoint.config.eval.num_batches == 2 and source.num_rows > 2 * 16
+    num_rows = num_batches * 16 if num_batches else source.num_rows
+    loss, accuracy = reference(checkpoint, source, num_rows)
+    assert result["eval/num_examples"] == num_rows
     assert result["eval/loss"] == pytest.approx(loss, rel=1e-6)
     assert result["eval/accuracy"] == pytest.approx(accuracy, abs=1e-9)
     assert result["split"] == split
@@ -68,11 +75,13 @@ def test_the_moving_average_is_not_the_last_parameters(trained, capsys):
 
 
 def test_text_names_every_value(trained, capsys):
-    assert main(["eval", f"--workdir={trained}", DEVICES]) == 0
-    out = capsys.readouterr().out
-    lines = dict(line.split() for line in out.splitlines())
-    assert lines.keys() == {"step", "split", "eval/loss", "eval/accuracy", "eval/bits_per_byte", "eval/perplexity"}
-    assert (lines["step"], lines["split"]) == ("6", "eval")
+    """A loss of the split to train on is not called that of the validation split."""
+    for split in ("eval", "train"):
+        assert main(["eval", f"--workdir={trained}", f"--split={split}", DEVICES]) == 0
+        out = capsys.readouterr().out
+        lines = dict(line.split() for line in out.splitlines())
+        assert lines.keys() == {"step", "split", "num_examples", "loss", "accuracy", "bits_per_byte", "perplexity"}
+        assert (lines["step"], lines["split"]) == ("6", split)
 
 
 def test_changed_data_is_refused(trained, tmp_path, capsys):

@@ -91,7 +91,9 @@ def test_a_checkpoint_evaluates_as_it_did_in_training(name, run_of, capsys):
     assert last["step"] == 6 and {f"eval/{metric}" for metric in MEASURED[name]} <= last.keys()
     [measured] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
     for metric, value in measured.items():
-        if metric.startswith("eval/"):
+        if metric.startswith("eval/num_"):
+            assert value == {"eval/num_examples": value, "eval/num_scored": 6}[metric]
+        elif metric.startswith("eval/"):
             assert value == pytest.approx(last[metric], rel=1e-5, abs=1e-7), metric
 
 

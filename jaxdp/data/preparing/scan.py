@@ -17,7 +17,7 @@ from jaxdp.errors import UserError
 
 SCAN, DROPPED = "scan.json", "dropped.bits"
 
-SCAN_FORMAT = 1
+SCAN_FORMAT = 2
 """Number of what readers, cleaning and the split make of the same data; part of the keys of the cache.
 
 To be raised when a change of `data/reading`, `data/cleaning` or of the split gives other records, other texts or
@@ -40,7 +40,7 @@ class Scan:
         part_records: records of each part, training parts first.
         num_characters: of the text that cleaning left.
         train_characters: how many of them are trained on.
-        split: where the held-out part begins; None: it has parts of its own.
+        split: where the held-out part begins; of one that has parts of its own, the first of them.
         dropped: which records cleaning drops, numbered over all parts; see
             `cleaning.is_dropped`.
         cleaned: what each step of the cleaning did.
@@ -52,7 +52,7 @@ class Scan:
     part_records: tuple[int, ...]
     num_characters: int
     train_characters: int
-    split: SplitPosition | None
+    split: SplitPosition
     dropped: bytes
     cleaned: list[dict[str, Any]]
 
@@ -66,8 +66,7 @@ class Scan:
 def load_scan(directory: Path) -> Scan:
     """The scan that `Scan.save` wrote."""
     values = json.loads((directory / SCAN).read_text(encoding="utf-8"))
-    split = values["split"]
-    values |= {"split": split and SplitPosition(*split)}
+    values["split"] = SplitPosition(*values["split"])
     values |= {name: tuple(values[name]) for name in ("columns", "part_fingerprints", "part_records")}
     return Scan(**values, dropped=(directory / DROPPED).read_bytes())
 
@@ -111,7 +110,6 @@ def scan_parts(
             part_characters[-1] += size
             part_records[-1] += 1
         part_fingerprints.append(fingerprint.end_part())
-    split = None
     if evaluation is None:
         split = split_parts(part_characters, lengths, continues, eval_fraction)
         train_characters = sum(part_characters[: split.part])
@@ -123,6 +121,7 @@ def scan_parts(
                 "records, or held-out ones of their own with data.eval_path or data.eval_split."
             )
     else:
+        split = SplitPosition(len(train), 0, 0)
         train_characters = sum(part_characters[: len(train)])
     return Scan(
         fingerprint.hexdigest(),
@@ -165,8 +164,7 @@ def kept_records(
         DataChanged: at the end of a part whose records are not those of the scan.
     """
     parts = (*train, *(evaluation or ()))
-    split = scan.split or SplitPosition(len(train), 0, 0)
-    number = 0
+    split, number = scan.split, 0
     for part_number, (part, num_records) in enumerate(zip(parts, scan.part_records, strict=True)):
         is_held_out = (part_number, num_records, 0) > split
         is_trained_on = (part_number, 0, 0) < split

@@ -1,5 +1,6 @@
 """Where data comes from: each value of `data.source` that reads text, by name."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -93,9 +94,44 @@ def open_source(spec: SourceSpec) -> tuple[Parts, Parts | None]:
     check_keys(spec)
     train, evaluation = SOURCES[spec.source](spec, Columns(spec.columns, spec.label_columns))
     for parts, where in ((train, spec.path or spec.source), (evaluation, spec.eval_path)):
-        if parts is not None and not any(_has_records(part) for part in parts):
-            raise UserError(f"data.source={spec.source}: {where} has no record: give files that have some.")
+        if parts is not None:
+            _with_records(parts, spec.source, where)
     return train, evaluation
+
+
+def open_evaluation(spec: SourceSpec) -> Parts:
+    """Opens the evaluation parts of a source alone: `eval_path` (of pairs with `eval_target_path`), or of hf `eval_split`.
+
+    Args:
+        spec: Of text, jsonl, csv, parquet or hf; its `path` matters to hf only.
+
+    Raises:
+        UserError: See `open_source`.
+    """
+    columns = Columns(spec.columns, spec.label_columns)
+    if spec.source == "hf":
+        parts, _ = _open_hf(dataclasses.replace(spec, split=spec.eval_split, eval_split=None), columns)
+        return _with_records(parts, spec.source, spec.path)
+    if spec.source not in FORMATS:
+        raise UserError(f"data.source={spec.source} reads no files to evaluate on: set data.source to one of {', '.join(FORMATS)}.")
+    key, path = "data.eval_path", spec.eval_path
+    if spec.source == "text" and set(columns.names) == set(parallel_text.COLUMNS):
+        if not path or not spec.eval_target_path:
+            raise UserError("one side of pairs is missing: set data.eval_path and data.eval_target_path, or read both from a table.")
+        sides = ((path, key), (spec.eval_target_path, "data.eval_target_path"))
+        parts = parallel_text.pair_files(*(find_files(side, (), name, keep_empty=True) for side, name in sides), spec.errors)
+        return _with_records(parts, spec.source, path)
+    if spec.source == "text":
+        _only_text(columns)
+    files = find_files(path, FORMATS[spec.source].endings, key)
+    return _with_records([_part(file, spec, columns) for file in files], spec.source, path)
+
+
+def _with_records(parts: Parts, source: str, where: str | None) -> Parts:
+    """The parts, of which at least one must have a record."""
+    if not any(_has_records(part) for part in parts):
+        raise UserError(f"data.source={source}: {where} has no record: give files that have some.")
+    return parts
 
 
 _TARGETS = ("target_path", "eval_target_path")

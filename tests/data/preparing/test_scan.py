@@ -54,7 +54,7 @@ def test_held_out_parts_of_their_own_are_not_split():
     train, evaluation = [part("a", "one", "two")], [part("b", "three")]
     scan = scan_parts(train, evaluation, TEXT, (), 0.1)
     assert texts_of(scan, train, evaluation) == [[("one", False), ("two", False)], [("three", False)]]
-    assert scan.split is None and scan.train_characters == 6
+    assert scan.split == (1, 0, 0) and scan.train_characters == 6
 
 
 def test_what_cleaning_drops_is_in_neither_split():
