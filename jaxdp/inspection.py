@@ -24,6 +24,7 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.paths import resolved_path
+from jaxdp.provenance import describe_entry, describe_starts, read_entries
 from jaxdp.redact import masked_values
 from jaxdp.workdir import WorkDir
 
@@ -40,8 +41,9 @@ def describe(path: str, step: str = "latest") -> dict[str, Any]:
 
     Returns:
         {"path", "steps", "step", "time", "config", "params", "opt_state", "ema",
-        "data", "metrics"}; arrays as {"path", "shape", "dtype", "bytes"}, what is
-        not known as None.
+        "data", "metrics", "provenance", "starts"}; arrays as {"path", "shape", "dtype",
+        "bytes"}; the start that saved the checkpoint, and all starts of its run; what
+        is not known as None.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -108,13 +110,15 @@ def _find_checkpoint(where: Path, step: str) -> Path | None:
 
 
 def _described(path: Path, **known: Any) -> dict[str, Any]:
-    keys = ("steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics")
+    keys = ("steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics", "provenance", "starts")
     return {"path": str(path), **{key: known.get(key) for key in keys}}
 
 
 def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
     manifest = read_manifest(checkpoint)
     config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
+    # Checkpoints of earlier versions have none.
+    has_provenance = manifest is not None and "provenance/metadata" in manifest.files
     parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
     for leaf in manifest.leaves:
         part, _, name = leaf["path"].partition("/")
@@ -128,6 +132,8 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
         config=masked_values(config),  # one of an older version may hold secrets
         data=data,
         metrics=dict(manifest.metrics),
+        provenance=read_item(checkpoint, "provenance") if has_provenance else None,
+        starts=read_entries(WorkDir(checkpoint.parent.parent).provenance),
         **parts,
     )
 
@@ -194,6 +200,10 @@ def as_text(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
         lines += ["config   (what differs from the defaults)", *(f"  {key} = {value}" for key, value in changed)]
     if description["data"]:
         lines.append("data     " + ", ".join(f"{key} {value}" for key, value in description["data"].items()))
+    if description["provenance"]:
+        lines += ["saved by", *(f"  {line}" for line in describe_entry(description["provenance"]))]
+    if description["starts"]:
+        lines += describe_starts(description["starts"])
     for part in ("params", "ema", "opt_state"):
         if description[part]:
             lines += _array_lines(part, description[part])

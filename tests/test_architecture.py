@@ -13,7 +13,7 @@ FLOORS = (
     },
     {
         "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "config_file", "defaults",
-        "workdir", "terminal", "watchdog",
+        "workdir", "terminal", "watchdog", "provenance",
     },
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},

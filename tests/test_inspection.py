@@ -1,5 +1,6 @@
 """What is at a path, told from metadata alone."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from jaxdp import inspection
 from jaxdp.checkpoint import restoring
+from jaxdp.checkpoint.manifest import read_manifest, write_manifest
 from jaxdp.cli.main import main
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.initialise import load_checkpoint
@@ -23,7 +25,7 @@ from jaxdp.inspection import describe, verify
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
-KEYS = {"path", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics"}
+KEYS = {"path", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics", "provenance", "starts"}
 
 
 @pytest.fixture
@@ -287,3 +289,43 @@ def test_of_a_linked_checkpoint_a_run_deletes_the_link(config_file, tmp_path, ca
         assert tiny_runs.train(config_file, workdir, *options, f"--config.total_steps={total_steps}") == 0
     assert "3" not in {path.name for path in (workdir / "checkpoints").iterdir()}
     assert main(["inspect", str(elsewhere), "--verify"]) == 0
+
+
+def test_the_starts_of_a_run_and_the_one_that_saved_a_checkpoint_are_shown(config_file, tmp_path, capsys):
+    options = ["--config.optim.schedule=constant", "--config.eval.every_steps=0"]
+    for total_steps in (3, 5):
+        assert tiny_runs.train(config_file, tmp_path, *options, f"--config.total_steps={total_steps}") == 0
+    starts = json.loads((tmp_path / "provenance.json").read_text())
+    assert [start["first_step"] for start in starts] == [0, 3]
+    assert all(start["devices"] == {"platform": "cpu", "kind": "cpu", "count": 8} for start in starts)
+    assert all(start["num_processes"] == 1 for start in starts)
+    for step, start in zip(("3", "5"), starts, strict=True):
+        found = describe(str(tmp_path), step)
+        assert found["starts"] == starts
+        assert found["provenance"] == {key: start[key] for key in start if key != "first_step"}
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "\nsaved by\n" in out and "\nstarts\n" in out and ", from step 3, host " in out and "8 x cpu, jaxdp 0.1.0" in out
+
+
+def test_a_checkpoint_of_before_provenance_is_described_and_continued(config_file, workdir, capsys):
+    checkpoint = workdir / "checkpoints" / "6"
+    manifest = read_manifest(checkpoint)
+    shutil.rmtree(checkpoint / "provenance")
+    files = {name: file for name, file in manifest.files.items() if not name.startswith("provenance/")}
+    write_manifest(checkpoint, dataclasses.replace(manifest, files=files))
+    (workdir / "provenance.json").unlink()
+    found = describe(str(workdir))
+    assert found["step"] == 6 and found["provenance"] is None and found["starts"] == []
+    assert main(["inspect", str(workdir)]) == 0
+    assert "saved by" not in capsys.readouterr().out
+    assert main(["inspect", str(workdir), "--verify"]) == 0
+    assert tiny_runs.train(config_file, workdir, "--config.total_steps=6") == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"host": "\\u001b[2J", "command": ["\\u001b]0;t\\u0007"]}]'])
+def test_a_stranger_s_provenance_is_no_obstacle_and_moves_no_cursor(workdir, content, capsys):
+    (workdir / "provenance.json").write_text(content)
+    assert main(["inspect", str(workdir)]) == 0
+    assert "\x1b" not in capsys.readouterr().out

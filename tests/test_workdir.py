@@ -36,7 +36,7 @@ def test_names_of_a_run(tmp_path):
     run = WorkDir(tmp_path / "run")
     names = {name: path.relative_to(tmp_path / "run").as_posix() for name, path in vars(run).items()}
     assert names == {
-        "root": ".", "config": "config.json", "tokenizer": "tokenizer.json",
+        "root": ".", "config": "config.json", "provenance": "provenance.json", "tokenizer": "tokenizer.json",
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
         "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",

@@ -68,6 +68,7 @@ class CheckpointWriter:
         async_save: bool,
         check_place: CheckPlace = lambda: None,
         proofs: Path | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ):
         """
         Args:
@@ -77,6 +78,7 @@ class CheckpointWriter:
             async_save: False waits for each save.
             check_place: called before each save, rename and deletion.
             proofs: file that remembers which checkpoints are intact, for the next start.
+            provenance: an item of every checkpoint, plain JSON values; None: it has none.
 
         Raises:
             UserError: the directory cannot be made.
@@ -98,6 +100,7 @@ class CheckpointWriter:
         self._retention = retention
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
+        self._provenance = None if provenance is None else dict(provenance)
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
@@ -138,12 +141,12 @@ class CheckpointWriter:
             return
         try:
             self._check_directory()
+            items = {"data": dict(data_state), "config": dict(config), "provenance": self._provenance}
             self._orbax.save(
                 self._unfinished(step),
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host_copy(state)),
-                    data=ocp.args.JsonSave(dict(data_state)),
-                    config=ocp.args.JsonSave(dict(config)),
+                    **{name: ocp.args.JsonSave(item) for name, item in items.items() if item is not None},
                 ),
             )
         except _WRITE_ERRORS as error:

@@ -12,6 +12,7 @@ from jaxdp.config import to_json
 from jaxdp.errors import UserError
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.vocabularies import save_vocabularies
+from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.terminal import ProgressLine, say
 from jaxdp.user_code import user_place, user_sentence
@@ -73,6 +74,22 @@ def record_config(start: Start, first_step: int) -> None:
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)  # whole at every moment: a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory)
+
+
+def record_provenance(start: Start, first_step: int) -> None:
+    """Adds this start to provenance.json.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    start.check_place()
+    try:
+        add_entry(start.directory.provenance, {**start.provenance(), "first_step": first_step}, say)
+    except OSError as error:
+        raise UserError(
+            f"{start.directory.provenance} cannot be written ({error.strerror}); make room, or change its permissions, "
+            "then run the same command again."
+        ) from error
 
 
 @contextlib.contextmanager

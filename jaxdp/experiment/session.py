@@ -20,7 +20,7 @@ from jaxdp.experiment.report import schedule_change, show_report
 from jaxdp.experiment.resuming import has_finished
 from jaxdp.experiment.retention import retention_of
 from jaxdp.experiment.rollback import Rollbacks
-from jaxdp.experiment.run_files import metrics_writers, record_config
+from jaxdp.experiment.run_files import metrics_writers, record_config, record_provenance
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.training_hooks import make_hooks
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
@@ -59,6 +59,7 @@ def run_session(start: Start) -> Result:
     start.preemption.hold(start.peers)
     if start.peers.is_first:
         record_config(start, first_step)
+        record_provenance(start, first_step)
     outcome, hooks = _train(start, programs, rollbacks, state, first_step)
     while outcome.abandoned:
         with phase("rolling back"):
@@ -120,6 +121,7 @@ def _train(
             async_save=config.checkpoint.async_save,
             check_place=start.check_place,
             proofs=start.directory.proofs,
+            provenance=start.provenance(),
         )
         stack.callback(writer.close)
         hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)

@@ -1,6 +1,8 @@
 """One start of a run: its parts, where it writes, and what watches over it."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.experiment.composition import Composition
@@ -31,6 +33,7 @@ class Start:
         profile: which steps to trace.
         check_place: called before every write into the work directory; raises UserError
             where that no longer is the directory that this run has locked.
+        provenance: returns the entry of this start, as a checkpoint records it.
     """
 
     composition: Composition
@@ -40,3 +43,4 @@ class Start:
     peers: Peers
     profile: Profile | None
     check_place: CheckPlace
+    provenance: Callable[[], Mapping[str, Any]]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,8 +21,10 @@ from jaxdp.experiment.session import Result, run_session
 from jaxdp.experiment.start import Profile, Start
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
+from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import ALONE, Processes
+from jaxdp.provenance import begin_entry
 from jaxdp.terminal import say
 from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
@@ -84,6 +87,7 @@ def _run(
         stack.enter_context(logging_to(log))
         stack.enter_context(peers.explaining())
         watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
+        finish_entry = begin_entry() if peers.is_first else dict
         check_shared_directory(peers, directory)
         steps = steps_to_resume(directory, resume, clean=peers.is_first)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
@@ -101,7 +105,17 @@ def _run(
             preemption.hold(peers)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
-        return run_session(Start(composition, directory, preemption, watchdog, peers, profile, check_place))
+
+        def provenance() -> dict[str, Any]:
+            return finish_entry() | _topology_facts(composition.topology)
+
+        return run_session(Start(composition, directory, preemption, watchdog, peers, profile, check_place, provenance))
+
+
+def _topology_facts(topology: Topology) -> dict[str, Any]:
+    """The part of a start's provenance that is known once the devices are."""
+    devices = {"platform": topology.platform, "kind": topology.kind, "count": topology.num_devices}
+    return {"devices": devices, "num_processes": topology.num_processes}
 
 
 def _say_at_the_end(sentence: str) -> None:

@@ -22,7 +22,8 @@ def test_what_a_run_leaves_in_its_work_directory(config_file, trained):
     assert (config["model"]["vocab_size"], config["model"]["mlp_dim"], config["model"]["norm"]) == (257, 64, "layernorm")
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
     assert {path.name for path in trained.iterdir()} == {
-        ".intact_checkpoints.json", "checkpoints", "config.json", "logs", "metrics.jsonl", "run.lock", "tokenizer.json",
+        ".intact_checkpoints.json", "checkpoints", "config.json", "logs", "metrics.jsonl",
+        "provenance.json", "run.lock", "tokenizer.json",
     }  # fmt: skip
     assert "finished 6 steps" in (trained / "logs" / "process_0.log").read_text()
 
