@@ -50,6 +50,9 @@ def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[Callable[[
             with contextlib.suppress(OSError):  # what it holds is for people alone; the lock ends with the descriptor
                 os.ftruncate(descriptor, 0)
     finally:
+        # A process that is being started just now has a copy of the descriptor, so closing is not enough.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from jaxdp.workdir import WorkDir
 
 HOLDER = """
 import sys
+from pathlib import Path
 from jaxdp.workdir import WorkDir
 with WorkDir(sys.argv[1]).locked():
     print("held", flush=True)
@@ -201,3 +203,16 @@ def test_what_cannot_be_a_lock_is_one_sentence(tmp_path, obstacle):
 def test_a_failure_inside_is_no_failure_of_the_lock(tmp_path):
     with pytest.raises(PermissionError), WorkDir(tmp_path).locked():
         raise PermissionError(errno.EACCES, "inside")
+
+
+def test_a_copy_of_the_descriptor_does_not_keep_the_lock(tmp_path):
+    """A process has one between its fork and its exec."""
+    run = WorkDir(tmp_path)
+    with run.locked():
+        [number] = [int(path.name) for path in Path("/proc/self/fd").iterdir() if path.resolve() == tmp_path / "run.lock"]
+        copy = os.dup(number)
+    try:
+        with run.locked() as check_held:
+            check_held()
+    finally:
+        os.close(copy)
