@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
 from jaxdp.plotting import COLORS, FONT_SIZE, GREY, GRID, INK
 
@@ -63,6 +64,7 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
     Raises:
         UserError: the report is of no kind that can be drawn, or of no examples.
     """
+    set_matplotlib_directory()
     from matplotlib.figure import Figure
 
     panels = _PANELS.get(report.get("kind", ""))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
 from jaxdp.writers import read_metrics
 
@@ -81,6 +82,7 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss")
     Raises:
         UserError: a directory has no metrics file, or nothing in it can be drawn.
     """
+    set_matplotlib_directory()
     from matplotlib.figure import Figure
 
     runs = _load_runs(directories, metric)

@@ -13,7 +13,7 @@ FLOORS = (
     },
     {
         "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "config_file", "defaults",
-        "workdir", "terminal", "watchdog", "provenance",
+        "workdir", "terminal", "watchdog", "provenance", "cache_home",
     },
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
@@ -37,6 +37,9 @@ SAME_FLOOR = {
     ("data_benchmark", "experiment"),
     ("prediction_benchmark", "experiment"),
     ("plotting", "writers"),
+    ("plotting", "cache_home"),
+    ("evaluation_plots", "cache_home"),
+    ("cache_home", "terminal"),
     ("evaluation_plots", "plotting"),
     ("html_report", "config"),
     ("html_report", "defaults"),

@@ -14,8 +14,9 @@ from typing import Any, Generic, Protocol
 
 from ml_collections import ConfigDict
 
+from jaxdp.cache_home import cache_home
 from jaxdp.data.cleaning.cleaner import Cleaner
-from jaxdp.data.preparing.cache import default_cache_dir, entry_path
+from jaxdp.data.preparing.cache import entry_path
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
 from jaxdp.data.rows.packing import PLAN_FORMAT
@@ -25,6 +26,7 @@ from jaxdp.errors import UserError
 from jaxdp.experiment.parts import make_task
 from jaxdp.experiment.source_code import normalized_source
 from jaxdp.experiment.vocabularies import Vocabularies
+from jaxdp.paths import local_path
 from jaxdp.tasks import Task
 from jaxdp.tasks.labels import LABELS_FORMAT
 
@@ -111,7 +113,7 @@ def digest(value: str | Sequence[str]) -> str:
 
 def _cache_dir(config: ConfigDict) -> Path:
     given = config.data.cache_dir
-    return Path(os.path.abspath(os.path.expanduser(given))) if given else default_cache_dir()
+    return Path(os.path.abspath(local_path(given, "data.cache_dir"))) if given else cache_home() / "data"
 
 
 def _cleaning(config: ConfigDict) -> Any:

@@ -7,14 +7,17 @@ it has, those that exist are used. `connected_topology` starts the backend.
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdp.cache_home import cache_home, why_unwritable
 from jaxdp.errors import UserError
 from jaxdp.parallel.host_memory import check_address_space
+from jaxdp.terminal import say
 
 AXIS = "devices"
 """Name of the data-parallel axis in every SPMD program."""
@@ -108,9 +111,7 @@ def configure_backend(
         )
     if cpu_devices is not None and cpu_devices < 1:
         raise UserError(f"parallel.cpu_devices={cpu_devices} is not a number of devices; give 1 or more.")
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "jaxdp", "xla"))
+    _configure_compilation_cache()
     if backend_has_started():
         _check_started_backend(cpu_devices, deterministic)
         return
@@ -123,6 +124,16 @@ def configure_backend(
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     elif not _count_forced_outside():
         jax.config.update("jax_num_cpu_devices", default_cpu_devices)
+
+
+def _configure_compilation_cache() -> None:
+    """Chooses the directory of compiled programs; one that cannot be written is reported once, here."""
+    given = jax.config.jax_compilation_cache_dir
+    if not given:
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+    elif "://" not in given and (why := why_unwritable(given)):
+        say(f"compiled programs are not kept: JAX_COMPILATION_CACHE_DIR={given} cannot be written ({why})")
+        warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
 def _check_started_backend(cpu_devices: int | None, deterministic: bool) -> None:

@@ -29,12 +29,6 @@ ARRAY = ".bin"
 Say = Callable[[str], None]
 
 
-def default_cache_dir() -> Path:
-    """Where prepared data goes when `data.cache_dir` is unset."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "jaxdp", "data")
-
-
 def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
     """Where the entry of this key lies.
 
