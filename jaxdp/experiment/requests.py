@@ -24,6 +24,10 @@ INPUT = "input_"
 """Prefix of a field of the record whose name the answer needs."""
 
 
+MAX_DEPTH = 100
+"""Lists and objects in each other in a field that is passed through."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A record that the model is to answer, or that it cannot.
@@ -81,11 +85,10 @@ class RequestReader:
     def _request(self, record: RawRecord) -> Request:
         if record.error is not None:
             return Request({}, error=str(record.error))
-        asked = set(self._columns.values())
-        passed = {} if isinstance(record.value, str) else {
-            str(name): _plain(value) for name, value in record.value.items() if name not in asked
-        }  # fmt: skip
+        asked, passed = set(self._columns.values()), {}
         try:
+            if not isinstance(record.value, str):
+                passed = {str(name): _plain(value) for name, value in record.value.items() if name not in asked}
             fields = self._fields(record)
             cleaned = self._changes.around(self._task.markers, Record(fields, record.where))
             example = self._task.prepare_request(cleaned.fields, self._tokenizer)
@@ -125,14 +128,20 @@ class RequestReader:
         return num_tokens > places
 
 
-def _plain(value: Any) -> Any:
-    """A value of a record as JSON has it: of Parquet, times and others as text, bytes in Base64."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value of a record as JSON has it: of Parquet, times and others as text, bytes in Base64.
+
+    Raises:
+        UserError: It is nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise UserError(f"a field is nested more than {MAX_DEPTH} levels deep; leave it out.")
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): _plain(inner, depth + 1) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, depth + 1) for inner in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime.date | datetime.time):

@@ -105,6 +105,13 @@ def test_the_answer_keeps_its_names(classifier, tmp_path, capsys):
     assert "line 2: it has int, not text in 'text'" in bad["error"]
 
 
+@pytest.mark.parametrize("depth", [90, 400, 900, 5000])
+def test_fields_that_are_nested_deeply(classifier, tmp_path, capsys, depth):
+    (tmp_path / "a.jsonl").write_text('{"text": "ant", "x": ' + "[" * depth + "]" * depth + "}\n" + '{"text": "bee"}\n')
+    (first, second), _ = answers(capsys, classifier, f"--input={tmp_path / 'a.jsonl'}")
+    assert ("error" in first) == (depth > 100) and "label" in second
+
+
 def test_a_nested_column_of_a_run_with_number_labels(run_of, tmp_path, capsys):
     nested = tmp_path / "nested.jsonl"
     texts = ["ant bee", "cat dog", "eel fox"] * 20

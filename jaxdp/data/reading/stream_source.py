@@ -65,10 +65,12 @@ def open_stream(
     where = f"data.path={spec.path}, split {split}"
     dataset, files = _load(os.path.expanduser(spec.path), spec.name, split)
     if dataset.column_names is not None:  # some formats tell only in their records
+        held = {}  # column -> that of the data set which holds it: `a` for `a.b`
         for column in columns.names:
-            if column not in dataset.column_names:
+            held[column] = column if column in dataset.column_names else column.partition(".")[0]
+            if held[column] not in dataset.column_names:
                 raise missing_column(where, column, dataset.column_names)
-        dataset = dataset.select_columns(list(columns.names))
+        dataset = dataset.select_columns(list(dict.fromkeys(held.values())))
     if next(RecordStream(dataset, columns, files, where).records(), None) is None:
         raise UserError(f"{where} is empty: choose data that has records.")
     return RecordStream(

@@ -66,6 +66,23 @@ def read(stream, epoch=0, place=None):
     return [record.fields["text"] for _, record in stream.records(epoch, json.loads(json.dumps(place)))]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_dotted_names_of_columns(tmp_path, form):
+    """The column that is literally named so, else the field of a nested one."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows, path = [{"a.b": "literal", "a": {"b": "nested", "c": "deep"}}], tmp_path / f"0.{form}"
+    if form == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows[0]), encoding="utf-8")
+    stream = opened(str(path), columns=("a.b", "a.c"))
+    assert [record.fields for _, record in stream.records()] == [{"a.b": "literal", "a.c": "deep"}]
+    with pytest.raises(UserError, match=r"no column 'a\.d'"):
+        opened(str(path), columns=("a.d",))
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_in_the_order_of_the_names(tmp_path, form):
     stream = opened(write_shards(tmp_path / "a", form))
