@@ -33,8 +33,10 @@ from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
 from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
+from chaos_faults.interrupted_start import interrupted_start  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
 from chaos_faults.lost_directory import lost_directory  # noqa: E402
+from chaos_faults.lost_terminal import lost_terminal  # noqa: E402
 from chaos_faults.reused_directory import reused_directory  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
 from chaos_faults.workshop import Row, Workshop  # noqa: E402
@@ -49,6 +51,8 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "lost_directory": lost_directory,
         "reused_directory": lambda workshop: reused_directory(workshop, arguments.reuses),
         "asked_to_stop": lambda workshop: asked_to_stop(workshop, arguments.signals),
+        "interrupted_start": lambda workshop: interrupted_start(workshop, arguments.instants),
+        "lost_terminal": lost_terminal,
         "flipped_replica": lambda workshop: flipped_replica(workshop, arguments.replica_flips),
         "two_processes": two_processes,
         "device_counts": device_counts,
@@ -91,6 +95,7 @@ def main() -> int:
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")
     parser.add_argument("--signals", type=int, default=20, metavar="N", help="SIGTERMs")
     parser.add_argument("--reuses", type=int, default=6, metavar="N", help="work directories deleted and used again")
+    parser.add_argument("--instants", type=int, default=50, metavar="N", help="SIGTERMs from the start of a process to its first step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this fault; may be given again")
     parser.add_argument("--directory", type=Path, help="where the runs go; default: a temporary folder")

@@ -51,7 +51,7 @@ class Run:
         self.process, self._log = process, log
 
     def said(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.is_file() else ""
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
@@ -80,7 +80,7 @@ class Workshop:
         tiny_runs.write_text(text)
         self.config.write_text(tiny_runs.CONFIG.format(text=str(text)))
         # All faults share what is compiled; without optimisation that takes half the time.
-        self._environment = tiny_runs.environment(
+        self.environment = tiny_runs.environment(
             directory.parent / "compiled", JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_backend_optimization_level=0"
         )
 
@@ -98,13 +98,20 @@ class Workshop:
 
     def start(self, workdir: Path, *options: str, faults: tuple[str, ...] = ()) -> Run:
         """`jaxdp train`, with faults of `faults.py` if any are named."""
-        program = [str(Path(tiny_runs.__file__).with_name("faults.py")), *faults, "--"] if faults else ["-m", "jaxdp"]
         log = self.directory / f"stderr_{len(self._runs)}.txt"
         with open(log, "w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, *program, "train", f"--config={self.config}", f"--workdir={workdir}", *STEADY, *options],
-                env=self._environment, stdout=subprocess.DEVNULL, stderr=stderr,
-            )  # fmt: skip
+                self.command(workdir, *options, faults=faults), env=self.environment, stdout=subprocess.DEVNULL, stderr=stderr
+            )
+        return self.adopt(process, log)
+
+    def command(self, workdir: Path, *options: str, faults: tuple[str, ...] = ()) -> list[str]:
+        """The command of `start`."""
+        program = [str(Path(tiny_runs.__file__).with_name("faults.py")), *faults, "--"] if faults else ["-m", "jaxdp"]
+        return [sys.executable, *program, "train", f"--config={self.config}", f"--workdir={workdir}", *STEADY, *options]
+
+    def adopt(self, process: subprocess.Popen, log: Path) -> Run:
+        """Takes care of a process that was started elsewhere and says what it says to `log`."""
         self._runs.append(Run(process, log))
         return self._runs[-1]
 
