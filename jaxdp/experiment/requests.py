@@ -15,6 +15,7 @@ from jaxdp.data.reading.readers import encodable
 from jaxdp.data.reading.records import MISSING, Record, value_at
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
+from jaxdp.experiment.sources import source_entries
 from jaxdp.tasks import Task
 
 ERROR = "error"
@@ -57,8 +58,12 @@ class Request:
 
 
 def request_columns(config: ConfigDict, task: Task) -> dict[str, str]:
-    """Returns the column of each field that the task needs to predict."""
-    return {field: config.data[f"{field}_column"] for field in task.asked}
+    """Returns the column of each field that the task needs to predict: that of the run's sources, where they agree."""
+    columns = {}
+    for field in task.asked:
+        named = {entry[f"{field}_column"] for entry in source_entries(config)}
+        columns[field] = named.pop() if len(named) == 1 else config.data[f"{field}_column"]
+    return columns
 
 
 class RequestReader:

@@ -28,7 +28,7 @@ def run_of(tmp_path_factory):
     (root / "config.py").write_text(CONFIG.format(path=str(root / "records.jsonl")))
 
     def run(*options):
-        workdir = root / "_".join(options).replace("/", "_")
+        workdir = root / "_".join(options).replace("/", "_")[:200]
         if not workdir.exists():
             assert train(root / "config.py", workdir, *(f"--config.{option}" for option in options)) == 0
         return workdir
@@ -123,6 +123,16 @@ def test_a_nested_column_of_a_run_with_number_labels(run_of, tmp_path, capsys):
     parquet.write_table(pyarrow.table({"m": [{"text": text} for text in texts], "n": [0, 1, 2] * 20}), path)
     from_parquet, _ = answers(capsys, workdir, f"--input={path}")
     assert from_parquet == found and {answer["label"] for answer in found} <= {"0", "1", "2"}
+
+
+def test_the_column_of_a_mixture(run_of, tmp_path, capsys):
+    for name in ("a", "b"):
+        write_records(tmp_path / f"{name}.jsonl")
+    entries = [{"source": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), "text_column": "source"} for name in ("a", "b")]
+    workdir = run_of("task=classification", f"data.mixture={tuple(entries)!r}")
+    (tmp_path / "c.csv").write_text("source,text\nant bee,7\n")
+    [found], _ = answers(capsys, workdir, f"--input={tmp_path / 'c.csv'}")
+    assert found["text"] == "7" and found["label"] in LABELS
 
 
 def test_many_records_are_answered_in_their_order(classifier, tmp_path, capsys):
