@@ -29,6 +29,7 @@ class WorkDir:
         self.tokenizer = self.root / "tokenizer.json"
         self.target_tokenizer = self.root / "target_tokenizer.json"
         self.labels = self.root / "labels.json"
+        self.named_files = self.root / "named_files.json"
         self.evaluation = self.root / "evaluation.json"
         self.metrics = self.root / "metrics.jsonl"
         self.checkpoints = self.root / "checkpoints"

@@ -5,7 +5,7 @@ randomness (masking) is a function of seed, step and row number, so a batch is
 the same whatever process makes it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,13 +108,14 @@ def eval_batches(
         yield {**batch, "row_ids": row_ids}
 
 
-def data_state(order: Order, fingerprint: str, step: int) -> dict[str, Any]:
+def data_state(order: Order, fingerprint: str, step: int, cleaning: Sequence[str] = ()) -> dict[str, Any]:
     """What a checkpoint says about the data: small, JSON, the same on every host.
 
     Args:
         order: gives the batches.
         fingerprint: of the data that its rows are of.
         step: batches consumed; the next one is batch(step).
+        cleaning: identity of each step that changed the texts, see `Cleaner`.
     """
     return {
         "format": FORMAT,
@@ -122,6 +123,7 @@ def data_state(order: Order, fingerprint: str, step: int) -> dict[str, Any]:
         "fingerprint": fingerprint,
         "order": order.describe(),
         "exclusions": list(order.exclusions),
+        **({"cleaning": list(cleaning)} if cleaning else {}),
     }
 
 
@@ -136,6 +138,8 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
         UserError: lists each value that differs, both sides.
     """
     saved, expected = _flat(saved), _flat(expected)
+    if "cleaning" not in saved:  # written before jaxdp recorded it
+        expected.pop("cleaning", None)
     differences = [
         f"{key}: {saved.get(key)} in the checkpoint, {expected.get(key)} now"
         for key in sorted(saved.keys() | expected.keys())

@@ -31,13 +31,13 @@ _SHOWN = 8
 
 
 def statement(
-    config: ConfigDict, fingerprint: str, total_steps: int, initial_checksum: str | None = None
+    config: ConfigDict, data: Mapping[str, Any], total_steps: int, initial_checksum: str | None = None
 ) -> dict[str, Any]:
     """What this process is about to train, with what.
 
     Args:
         config: resolved.
-        fingerprint: of the data.
+        data: `Data.identity`.
         total_steps: length of the run.
         initial_checksum: of the parameters of another run that it starts from; None: of none.
     """
@@ -47,7 +47,7 @@ def statement(
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         **{key: value for key, value in values.items() if key not in MAY_DIFFER},
-        "data fingerprint": fingerprint,
+        **data,
         "parameters of init_from": initial_checksum,
         "steps in all": total_steps,
     }

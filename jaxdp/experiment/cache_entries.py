@@ -38,21 +38,23 @@ def scan_entry(config: ConfigDict, source: Mapping[str, Any], evaluation_is_sepa
     """The scan of a source that is described by `source`."""
     key = source | {
         "format": SCAN_FORMAT,
-        "cleaning": _cleaning(config),
+        "cleaning": cleaning_identity(config),
         "eval_fraction": None if evaluation_is_separate else config.data.eval_fraction,
     }
     return entry_path(_cache_dir(config), "scan", key)
 
 
-def tokenizer_entry(config: ConfigDict, name: str, fields: Sequence[str], scanned: Scanned) -> Path:
-    """The tokenizer `name` made from these fields of the sources."""
+def tokenizer_entry(
+    config: ConfigDict, name: str, fields: Sequence[str], scanned: Scanned, file_digest: str | None
+) -> Path:
+    """The tokenizer `name` made from these fields of the sources, or from a file."""
     key = {
         "format": [VOCABULARY_FORMAT, SCAN_FORMAT],
         "name": name,
         "special_tokens": make_task(config).special_tokens,
-        "file": _file_digest(name),
+        "file": file_digest,
         "data": [[scan.fingerprint, scan.split, [columns[field] for field in fields]] for scan, columns in scanned],
-        "cleaning": _cleaning(config),
+        "cleaning": cleaning_identity(config),
     }
     return entry_path(_cache_dir(config), "tokenizer", key)
 
@@ -63,7 +65,7 @@ def labels_entry(config: ConfigDict, scanned: Scanned) -> Path:
     key = {
         "format": [LABELS_FORMAT, SCAN_FORMAT],
         "data": [[scan.fingerprint, scan.split, dict(columns)] for scan, columns in scanned],
-        "cleaning": _cleaning(config),
+        "cleaning": cleaning_identity(config),
         "kind": options.kind,
         "separator": options.label_separator,
     }
@@ -82,7 +84,7 @@ def tokens_entry(
         "data": scan.fingerprint,
         "split": scan.split,
         "columns": dict(columns),
-        "cleaning": _cleaning(config),
+        "cleaning": cleaning_identity(config),
         "tokenizers": [digest(tokenizer.to_json()) for tokenizer in tokenizers if tokenizer],
         "task": config.task,
         "prepared_with": dict(task.prepared_with),
@@ -116,7 +118,8 @@ def _cache_dir(config: ConfigDict) -> Path:
     return Path(os.path.abspath(local_path(given, "data.cache_dir"))) if given else cache_home() / "data"
 
 
-def _cleaning(config: ConfigDict) -> Any:
+def cleaning_identity(config: ConfigDict) -> tuple[str, ...]:
+    """The steps of `data.cleaning`, with the content of a word list in place of its name: see `Cleaner`."""
     return Cleaner(config.data.cleaning, ()).identity
 
 
@@ -140,8 +143,3 @@ def _source_of(task: type) -> str:
             f"the task {task.__name__} was not defined in a module, so prepared data cannot be known by its code: "
             "define it in a .py file of its own, not in a configuration file or a prompt (README, Add a task)."
         ) from error
-
-
-def _file_digest(name: str) -> str | None:
-    path = Path(name).expanduser()
-    return digest(path.read_text(encoding="utf-8")) if name.endswith(".json") and path.is_file() else None

@@ -13,8 +13,9 @@ from jaxdp.data.pipeline import RowSource
 from jaxdp.data.preparing.cache import discard
 from jaxdp.data.preparing.examples import Examples
 from jaxdp.data.preparing.scan import DataChanged
-from jaxdp.experiment.cache_entries import digest
+from jaxdp.experiment.cache_entries import cleaning_identity, digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
+from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.parts import make_task, model_vocab_size
 from jaxdp.experiment.ready_data import (
     evaluation_stream,
@@ -30,6 +31,7 @@ from jaxdp.experiment.tokenizing import (
     check_tokenizers,
     make_vocabularies,
     prepare_source,
+    with_named_files,
 )
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
 from jaxdp.tasks import Task
@@ -52,6 +54,8 @@ def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
         return ready_tokens(config)
     if config.data.source == "hf_stream" and not config.data.mixture:
         return streamed(config, known)
+    known = with_named_files(config, known)
+    config = with_word_lists(config, known.files)
     sources = open_sources(config)
     try:
         return _prepared(config, known, sources)
@@ -79,6 +83,8 @@ def read_evaluation_data(config: ConfigDict, known: Vocabularies) -> Data:
         return evaluation_tokens(config)
     if config.data.source == "hf_stream":
         return evaluation_stream(config, known)
+    known = with_named_files(config, known)
+    config = with_word_lists(config, known.files)
     source = open_evaluation_source(config)
     try:
         prepared = prepare_source(config, source, known, ("eval",))
@@ -117,6 +123,7 @@ def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]
         sum(source.scan.num_characters for source in sources),
         (*_summary(task, sources, prepared, rows, vocabularies), *_scored(task, pairs)),
         pairs=pairs,
+        cleaning=cleaning_identity(config),
     )
 
 

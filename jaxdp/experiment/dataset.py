@@ -1,7 +1,9 @@
 """What reading the data comes to: both splits as rows, and what is known of them."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +51,7 @@ class Data:
         summary: for a person, a line a source.
         stream: what is trained on instead of rows.
         columns: of the stream: name that the task knows -> column.
+        cleaning: identity of each step of `data.cleaning`.
         pairs: held-out texts to be written and scored; None where the task scores none.
     """
 
@@ -63,3 +66,13 @@ class Data:
     stream: RecordStream | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pairs: Pairs | None = None
+    cleaning: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What several processes must have in common beside the configuration, as plain JSON values."""
+        found = self.vocabularies
+        tokenizers = {"tokenizer": found.tokenizer, "target tokenizer": found.target_tokenizer}
+        digests = {name: hashlib.sha256(each.to_json().encode()).hexdigest()[:12] for name, each in tokenizers.items() if each}
+        labels = found.labels and hashlib.sha256(repr(found.labels).encode()).hexdigest()[:12]
+        return {"data fingerprint": self.fingerprint, "cleaning": list(self.cleaning), **digests, "labels": labels}

@@ -69,7 +69,7 @@ class RowFeed:
         )
 
     def data_state(self, step: int) -> dict[str, Any]:
-        return data_state(self._order, self._data.fingerprint, step)
+        return data_state(self._order, self._data.fingerprint, step, self._data.cleaning)
 
     def adopt(self, saved: Mapping[str, Any]) -> None:
         self.exclude(saved.get("exclusions", ()))

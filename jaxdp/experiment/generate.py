@@ -25,6 +25,7 @@ from jaxdp.experiment.arguments import (
     whole_number,
 )
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.named_files import load_named_files, with_word_lists
 from jaxdp.experiment.prompts import make_prompts
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
@@ -128,6 +129,7 @@ def generate(
             "put that of the tokenizer which wrote them there."
         )
     tokenizer = load_tokenizer(directory.tokenizer)
+    config = with_word_lists(config, load_named_files(directory.named_files))
     prepared = make_prompts(prompts, config, task, tokenizer)
     encoded = [prompt.tokens for prompt in prepared]
     rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]

@@ -18,6 +18,7 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.arguments import WEIGHTS, check_caller, check_choice, step_name
+from jaxdp.experiment.named_files import NamedFiles, check_named_files
 from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
 from jaxdp.paths import resolved_path
@@ -213,14 +214,17 @@ def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[i
     that, whose parameters are about their tokens; labels are of the data.
 
     Raises:
-        UserError: `init_from` names no checkpoint.
+        UserError: `init_from` names no checkpoint; or a file that the configuration names is not
+            what it was when the run began.
     """
     if steps:
-        return load_vocabularies(directory)
+        known = load_vocabularies(directory)
+        check_named_files(config, known.files, directory.root)
+        return known
     if not config.init_from:
         return NONE
     other = WorkDir(find_checkpoint(config.init_from).parent.parent)
-    return dataclasses.replace(load_vocabularies(other), labels=None)
+    return dataclasses.replace(load_vocabularies(other), labels=None, files=NamedFiles())
 
 
 def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:

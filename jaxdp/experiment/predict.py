@@ -26,6 +26,7 @@ from jaxdp.experiment.arguments import (
     whole_number,
 )
 from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.requests import (
     ERROR,
     RequestReader,
@@ -97,10 +98,11 @@ class Predictor:
     ):
         directory = WorkDir(workdir)
         directory.require_run()
-        self._config = config = read_run_config(directory.config)
+        config = read_run_config(directory.config)
         if num_candidates is not None:
             _set_candidates(config, num_candidates)
         self._vocabularies = load_vocabularies(directory)
+        self._config = config = with_word_lists(config, self._vocabularies.files)
         self._task = parts.make_task(config, self._vocabularies)
         _check_task(self._task, config, workdir, writes=strategy is not None or num_samples > 1)
         check_seed(seed, num_samples)

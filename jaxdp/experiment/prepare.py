@@ -8,8 +8,15 @@ from ml_collections import ConfigDict
 from jaxdp.data.preparing.cache import is_whole
 from jaxdp.errors import UserError
 from jaxdp.experiment.data import read_data
+from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.sources import Source, open_sources
-from jaxdp.experiment.tokenizing import existing_vocabularies, num_workers, tokens_place
+from jaxdp.experiment.tokenizing import (
+    existing_vocabularies,
+    num_workers,
+    tokens_place,
+    with_named_files,
+)
+from jaxdp.experiment.vocabularies import NONE
 from jaxdp.terminal import memory_size, quantity
 
 USUAL_CHARACTERS_A_TOKEN = 3.5
@@ -36,6 +43,7 @@ def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
     if dry_run:
         return _plan(config)
     data = read_data(config)
+    config = with_word_lists(config, data.vocabularies.files)
     rows = [("data", line) for line in data.summary]
     rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
     sources = open_sources(config)
@@ -45,8 +53,10 @@ def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
 
 def _plan(config: ConfigDict) -> Rows:
     """What `prepare` would do."""
+    files = with_named_files(config, NONE).files
+    config = with_word_lists(config, files)
     sources = open_sources(config, dry_run=True)
-    vocabularies = existing_vocabularies(config, sources)
+    vocabularies = existing_vocabularies(config, sources, files)
     are_made = vocabularies.tokenizer and (vocabularies.target_tokenizer or not config.data.target_tokenizer)
     rows: Rows = []
     for source in sources:

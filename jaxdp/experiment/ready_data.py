@@ -22,6 +22,7 @@ from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data, Group
 from jaxdp.experiment.parts import make_task, model_vocab_size, packing
 from jaxdp.experiment.sources import source_entries, source_label, source_spec
+from jaxdp.experiment.tokenizing import with_named_files
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
 from jaxdp.terminal import memory_size, quantity, say
 
@@ -94,14 +95,16 @@ def streamed(config: ConfigDict, known: Vocabularies) -> Data:
     [entry] = source_entries(config)
     spec, columns = source_spec(config, entry)
     task = make_task(config)
-    tokenizer = known.tokenizer or make_tokenizer(config.data.tokenizer, (), task.special_tokens)
+    known = with_named_files(config, known)
+    name = config.data.tokenizer
+    tokenizer = known.tokenizer or make_tokenizer(name, (), task.special_tokens, known.files.texts.get(name))
     shuffle = {"seed": config.seed, "shuffle": config.data.shuffle, "shuffle_buffer": config.data.shuffle_buffer}
     stream = open_stream(spec, config.data.split or "train", **shuffle)
     if not stream.exact:
         say(stream.inexact_reason)
     tokens, _ = _held_out_tokens(config, tokenizer)
     return Data(
-        Vocabularies(tokenizer),
+        Vocabularies(tokenizer, files=known.files),
         model_vocab_size(config, tokenizer),
         None,
         TokenWindows(tokens, task.row_lengths["tokens"], keep_tail=True),

@@ -1,6 +1,7 @@
 """Tokenizers and labels from the training data, and every text tokenized once; all kept in the cache."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from jaxdp.data.preparing.workers import Work, prepare_examples
 from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import labels_entry, texts_entry, tokenizer_entry, tokens_entry
+from jaxdp.experiment.named_files import NamedFiles, read_named_files
 from jaxdp.experiment.parts import make_task
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.vocabularies import Vocabularies
@@ -66,20 +68,29 @@ def make_vocabularies(config: ConfigDict, sources: Sequence[Source], known: Voca
         UserError: a tokenizer that cannot be made, or a label that cannot be read, with its file and line.
     """
     tokenizers = {
-        name: getattr(known, name) or _tokenizer(config, sources, made_of)
+        name: getattr(known, name) or _tokenizer(config, sources, made_of, known.files)
         for name, made_of in _tokenizers(config).items()
     }
     has_labels = "label" in make_task(config).fields
-    return Vocabularies(**tokenizers, labels=known.labels or (_labels(config, sources) if has_labels else None))
+    return Vocabularies(**tokenizers, files=known.files, labels=known.labels or (_labels(config, sources) if has_labels else None))
 
 
-def existing_vocabularies(config: ConfigDict, sources: Sequence[Source]) -> Vocabularies:
+def with_named_files(config: ConfigDict, known: Vocabularies) -> Vocabularies:
+    """Reads the files that the configuration names and that the run does not have yet.
+
+    Raises:
+        UserError: A file that cannot be read.
+    """
+    return dataclasses.replace(known, files=read_named_files(config, known.files, known.tokenizer is not None))
+
+
+def existing_vocabularies(config: ConfigDict, sources: Sequence[Source], files: NamedFiles) -> Vocabularies:
     """Those that are made or in the cache."""
     found = {}
     for name, (tokenizer, fields) in _tokenizers(config).items():
-        place = _tokenizer_place(config, sources, tokenizer, fields)
+        place = _tokenizer_place(config, sources, (tokenizer, fields), files)
         if tokenizer == "byte":
-            found[name] = _tokenizer(config, sources, (tokenizer, fields))
+            found[name] = _tokenizer(config, sources, (tokenizer, fields), files)
         elif is_whole(place):
             found[name] = load_tokenizer(place / "tokenizer.json")
     if "label" in make_task(config).fields and is_whole(place := _labels_place(config, sources)):
@@ -99,7 +110,7 @@ def _tokenizers(config: ConfigDict) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def _tokenizer(
-    config: ConfigDict, sources: Sequence[Source], made_of: tuple[str, tuple[str, ...]]
+    config: ConfigDict, sources: Sequence[Source], made_of: tuple[str, tuple[str, ...]], files: NamedFiles
 ) -> Tokenizer:
     """A tokenizer by its name; one that is trained is kept in the cache."""
     name, fields = made_of
@@ -108,16 +119,19 @@ def _tokenizer(
         return make_tokenizer(name, (), special_tokens)
 
     def build(directory: Path) -> None:
-        tokenizer = make_tokenizer(name, _texts(config, sources, name, fields), special_tokens)
+        tokenizer = make_tokenizer(name, _texts(config, sources, name, fields), special_tokens, files.texts.get(name))
         for remark in tokenizer.remarks:
             say(f"data.tokenizer={name}: {remark}")
         tokenizer.save(directory / "tokenizer.json")
 
-    return load_tokenizer(cached(_tokenizer_place(config, sources, name, fields), build, say) / "tokenizer.json")
+    return load_tokenizer(cached(_tokenizer_place(config, sources, made_of, files), build, say) / "tokenizer.json")
 
 
-def _tokenizer_place(config: ConfigDict, sources: Sequence[Source], name: str, fields: Sequence[str]) -> Path:
-    return tokenizer_entry(config, name, fields, [(source.scan, source.columns) for source in sources])
+def _tokenizer_place(
+    config: ConfigDict, sources: Sequence[Source], made_of: tuple[str, tuple[str, ...]], files: NamedFiles
+) -> Path:
+    scanned = [(source.scan, source.columns) for source in sources]
+    return tokenizer_entry(config, *made_of, scanned, files.tokenizers.get(made_of[0]))
 
 
 def _texts(config: ConfigDict, sources: Sequence[Source], name: str, fields: Sequence[str]) -> Iterator[str]:

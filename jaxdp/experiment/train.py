@@ -95,7 +95,7 @@ def _run(
             config = parts.resolve(config, data.vocab_size, data.vocabularies)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
             initial = initial_checksum(config.init_from) if config.init_from and not steps else None
-            check_same(peers, statement(config, data.fingerprint, total_steps, initial))
+            check_same(peers, statement(config, data.identity, total_steps, initial))
         if steps:
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, peers):

@@ -1,8 +1,10 @@
-"""What gives the numbers of a run their meaning: its tokenizers and its labels."""
+"""Tokenizers, labels and word lists of a run, and their files in the work directory."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.experiment.named_files import NamedFiles, load_named_files
 from jaxdp.tasks import Labels, load_labels
 from jaxdp.workdir import WorkDir
 
@@ -16,11 +18,13 @@ class Vocabularies:
         target_tokenizer: of what is written, where `data.target_tokenizer` sets one
             apart; None: `tokenizer` serves both.
         labels: of labelled data.
+        files: content of the files that the configuration names.
     """
 
     tokenizer: Tokenizer | None = None
     target_tokenizer: Tokenizer | None = None
     labels: Labels | None = None
+    files: NamedFiles = dataclasses.field(default_factory=NamedFiles)
 
     @property
     def both_tokenizers(self) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
@@ -47,11 +51,13 @@ def load_vocabularies(directory: WorkDir) -> Vocabularies:
     """Those that the run of a work directory began with, where it has them."""
     load = {"tokenizer": load_tokenizer, "target_tokenizer": load_tokenizer, "labels": load_labels}
     places = {name: getattr(directory, name) for name in _FILES}
-    return Vocabularies(**{name: load[name](path) for name, path in places.items() if path.is_file()})
+    found = {name: load[name](path) for name, path in places.items() if path.is_file()}
+    return Vocabularies(**found, files=load_named_files(directory.named_files))
 
 
 def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir) -> None:
-    """Writes `tokenizer.json`, `target_tokenizer.json` and `labels.json`, as far as there are any."""
+    """Writes `tokenizer.json`, `target_tokenizer.json`, `labels.json` and `named_files.json`, as far as there are any."""
     for name in _FILES:
         if (found := getattr(vocabularies, name)) is not None:
             found.save(getattr(directory, name))
+    vocabularies.files.save(directory.named_files)

@@ -186,7 +186,7 @@ def test_threads_share_an_array(tmp_path):
     assert found == dict.fromkeys(range(8), True)
 
 
-FORKED = """
+FORKED = r"""
 import os, sys
 import numpy as np
 from jaxdp.data.rows.disk_array import open_disk_array
@@ -194,9 +194,9 @@ from jaxdp.data.rows.disk_array import open_disk_array
 array = open_disk_array(sys.argv[1], np.uint8)
 array.take(np.array([0]), 10)
 if not (child := os.fork()):
-    print(array.to_numpy().sum(), flush=True)
+    os.write(1, f"{array.to_numpy().sum()}\n".encode())
     os._exit(0)
-print(array.to_numpy().sum(), flush=True)
+os.write(1, f"{array.to_numpy().sum()}\n".encode())
 os.waitpid(child, 0)
 """
 

@@ -15,7 +15,7 @@ from jaxdp.workdir import WorkDir
 
 
 def test_processes_that_agree_go_on(config_file):
-    said = statement(load(config_file), "abc", 6)
+    said = statement(load(config_file), {"data fingerprint": "abc"}, 6)
     assert as_processes(3, lambda peers: check_same(peers, said)) == [None, None, None]
 
 
@@ -30,7 +30,7 @@ def test_every_difference_is_told_to_all_with_both_sides(config_file):
                 mine.data[key] = "/elsewhere/text.txt"  # where the same data lies may differ
             mine.init_from = "/elsewhere/run"
             mine.data.mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
-        said = statement(mine, "abc" if peers.process_index != 2 else "def", 6, f"run {peers.process_index // 2}")
+        said = statement(mine, {"data fingerprint": "abc" if peers.process_index != 2 else "def"}, 6, f"run {peers.process_index // 2}")
         if peers.process_index == 2:
             said["jaxlib"] = "0.0.1"
         check_same(peers, said)

@@ -5,7 +5,7 @@ import hashlib
 import platform
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,16 +166,34 @@ def _unicode_step(name: str, form: str) -> Step:
     return Step(name, name + BY_UNICODE, Change(functools.partial(unicodedata.normalize, form)))
 
 
-def _stopwords_step(name: str, path: str) -> Step:
-    words = _read_words(path)
+def _stopwords_step(name: str, argument: str) -> Step:
+    if argument.startswith("\n"):
+        words = frozenset(argument[1:].split("\n")) - {""}
+        name = f"stopwords ({len(words)} words)"
+    else:
+        words = read_words(name)
     digest = hashlib.sha256("\n".join(sorted(words)).encode()).hexdigest()
     return Step(name, f"stopwords:{digest}", Change(functools.partial(_drop_words, words)))
 
 
-def _read_words(path: str) -> frozenset[str]:
-    """The words of a file, one a line, folded; blank lines are left out."""
+def is_list_step(name: str) -> bool:
+    """Whether an entry of `data.cleaning` names a file of words."""
+    return name.startswith("stopwords:") and not name.startswith("stopwords:\n")
+
+
+def listed_step(words: Iterable[str]) -> str:
+    """Returns the step that does with these words what `stopwords:FILE` does with those of a file."""
+    return "stopwords:\n" + "\n".join(words)
+
+
+def read_words(step: str) -> frozenset[str]:
+    """Reads the words of the file that `stopwords:FILE` names: one a line, folded, without blank lines.
+
+    Raises:
+        UserError: The file cannot be read, or a line is no word.
+    """
     words = set()
-    for file in find_files(path, (), "data.cleaning"):
+    for file in find_files(step.partition(":")[2], (), "data.cleaning"):
         content = b"".join(read_blocks(file))
         try:
             lines = content.decode("utf-8-sig").split("\n")

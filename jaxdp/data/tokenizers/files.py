@@ -33,14 +33,31 @@ def load_tokenizer(path: str | os.PathLike, special_tokens: Iterable[str] = ()) 
     Raises:
         UserError: no such file, or no tokenizer.json.
     """
+    return parse_tokenizer(read_tokenizer_file(path), path, special_tokens)
+
+
+def read_tokenizer_file(path: str | os.PathLike) -> str:
+    """Reads the text of a tokenizer.json.
+
+    Raises:
+        UserError: No such file, or not UTF-8.
+    """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"The tokenizer {path} cannot be read ({error.strerror}): expected a tokenizer.json there."
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a tokenizer.json: it is not UTF-8.") from error
+
+
+def parse_tokenizer(text: str, path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
+    """Makes the tokenizer of a text that `read_tokenizer_file` read from a path, see `load_tokenizer`.
+
+    Raises:
+        UserError: It is no tokenizer.json.
+    """
     try:
         theirs = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library has no class of its own

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from jaxdp.data.tokenizers.base import Tokenizer
 from jaxdp.data.tokenizers.characters import ByteTokenizer, CharTokenizer
-from jaxdp.data.tokenizers.files import download_tokenizer, load_tokenizer
+from jaxdp.data.tokenizers.files import download_tokenizer, load_tokenizer, parse_tokenizer
 from jaxdp.data.tokenizers.training import train_bpe, train_unigram, train_wordpiece
 from jaxdp.errors import UserError
 
@@ -20,7 +20,7 @@ LARGEST = 1_000_000  # vocabulary that is trained: the library sets memory aside
 
 
 def make_tokenizer(
-    name: str, texts: Iterable[str], special_tokens: Iterable[str] = ()
+    name: str, texts: Iterable[str], special_tokens: Iterable[str] = (), content: str | None = None
 ) -> Tokenizer:
     """The tokenizer of `data.tokenizer`.
 
@@ -33,6 +33,7 @@ def make_tokenizer(
         special_tokens: names that the task needs beside end of text. Trained kinds
             number the special tokens from 0: `<|endoftext|>`, wordpiece's `[UNK]`,
             then these; `byte` and `char` number them last, a file keeps its own.
+        content: text of the file that `name` names; None: it is read.
 
     Raises:
         UserError: see `check_tokenizer_name`; a vocabulary too small for its
@@ -47,7 +48,7 @@ def make_tokenizer(
     if kind == "hf":
         return download_tokenizer(name.removeprefix("hf:"), special_tokens)
     if kind == "file":
-        return load_tokenizer(name, special_tokens)
+        return load_tokenizer(name, special_tokens) if content is None else parse_tokenizer(content, name, special_tokens)
     return TRAINED[kind](size, texts, special_tokens)
 
 

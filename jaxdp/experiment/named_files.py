@@ -1,0 +1,126 @@
+"""Files that a configuration names: lists of stop words and tokenizers, kept with the run and compared on resume.
+
+Paths of data are no part of it: the data fingerprint says whether they are the same.
+"""
+
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.data.cleaning.steps import is_list_step, listed_step, read_words
+from jaxdp.data.tokenizers.files import read_tokenizer_file
+from jaxdp.errors import UserError
+
+TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedFiles:
+    """Content of the files that a configuration names, by the names that stand there.
+
+    Attributes:
+        words: Step of `data.cleaning` -> the words of its file, sorted.
+        tokenizers: Value of a key of TOKENIZER_KEYS -> SHA-256 of its file.
+        texts: Content of the tokenizer files, as far as they were read in this process.
+    """
+
+    words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    tokenizers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Writes a JSON file, whole or not at all; nothing where the configuration names no file."""
+        if not self.words and not self.tokenizers:
+            return
+        content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+
+def load_named_files(path: Path) -> NamedFiles:
+    """Reads what `NamedFiles.save` wrote; without the file, no names.
+
+    Raises:
+        UserError: The file is not what was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        words, tokenizers = content["words"], content["tokenizers"]
+        if not all(isinstance(word, str) for listed in words.values() for word in listed) or not all(
+            isinstance(digest, str) for digest in tokenizers.values()
+        ):
+            raise TypeError("words and digests must be strings")
+        return NamedFiles(words, tokenizers)
+    except FileNotFoundError:
+        return NamedFiles()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): expected the file of a run.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} does not hold the word lists and tokenizer digests of a run ({type(error).__name__}); put the file back "
+            "from a copy of the run, or delete it, and the files that the configuration names are read again."
+        ) from error
+
+
+def read_named_files(config: ConfigDict, kept: NamedFiles, has_tokenizer: bool) -> NamedFiles:
+    """Reads every named file once, so that what is made of it and what is said of it are of one content.
+
+    Args:
+        config: `data` is used.
+        kept: What the run began with, which is not read again.
+        has_tokenizer: The run has its tokenizers, and needs no file of them.
+
+    Raises:
+        UserError: A file that cannot be read.
+    """
+    steps = [step for step in config.data.cleaning if is_list_step(step)]
+    words = {step: kept.words[step] if step in kept.words else sorted(read_words(step)) for step in steps}
+    names = () if has_tokenizer else [name for key in TOKENIZER_KEYS if (name := config.data[key]) and name.endswith(".json")]
+    texts = {name: read_tokenizer_file(name) for name in names}
+    return NamedFiles(words, {**kept.tokenizers, **{name: _digest(text) for name, text in texts.items()}}, texts)
+
+
+def with_word_lists(config: ConfigDict, files: NamedFiles) -> ConfigDict:
+    """Returns the configuration with words in place of the names of their files."""
+    if not files.words:
+        return config
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+        changed.data.cleaning = tuple(
+            listed_step(files.words[step]) if step in files.words else step for step in config.data.cleaning
+        )
+    return changed
+
+
+def check_named_files(config: ConfigDict, kept: NamedFiles, workdir: Path) -> None:
+    """Refuses to continue a run whose named files have changed; one that is gone is not needed.
+
+    Raises:
+        UserError: A file holds something else than when the run began.
+    """
+    present: dict[str, Any] = {}
+    for step in config.data.cleaning:
+        if step in kept.words and glob.glob(os.path.expanduser(step.partition(":")[2])):
+            present[f"data.cleaning: {step}"] = (kept.words[step], sorted(read_words(step)))
+    for key in TOKENIZER_KEYS:
+        name = config.data[key]
+        if name in kept.tokenizers and Path(name).expanduser().is_file():
+            present[f"data.{key}: {name}"] = (kept.tokenizers[name], _digest(read_tokenizer_file(name)))
+    changed = [what for what, (before, now) in present.items() if list(before) != list(now)]
+    if changed:
+        raise UserError(
+            f"--workdir={workdir} holds a run of other files than there are now: {'; '.join(changed)} has changed since the "
+            "run began. Put the earlier content back, move the file away (the run has a copy), or use another --workdir."
+        )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
