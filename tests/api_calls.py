@@ -77,6 +77,7 @@ def main(config_file, trained, directory):
         "load": lambda: jaxdp.load_checkpoint(directory / "second").step,
         "other devices": lambda: jaxdp.generate(trained, ["the of"], cpu_devices=3),
         "same devices": lambda: len(jaxdp.generate(trained, ["the of"], max_new_tokens=3, cpu_devices=devices())),
+        "no data": lambda: jaxdp.train(config("data.path=nowhere.txt"), directory / "third"),
         "two durations": lambda: jaxdp.train(changed(), directory / "third"),
     }
     for name, call in steps.items():

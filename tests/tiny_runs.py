@@ -145,6 +145,13 @@ def contents(directory):
     }
 
 
+def raising(error):
+    """A command that raises, in code of no file: what a file outside jaxdp raises counts as a user's."""
+    variables = {"error": error}
+    exec("def fail(options, rest):\n    raise error", variables)
+    return variables["fail"]
+
+
 def assert_refused(capsys, code=2):
     """One sentence on stderr, nothing on stdout, no traceback; returns the sentence."""
     out, err = capsys.readouterr()

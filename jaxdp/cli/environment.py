@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 
 _MISUSE = frozenset(
     getattr(errno, name)
@@ -35,6 +36,8 @@ def environment_sentence(error: BaseException) -> str | None:
             f"memory is exhausted{f' ({detail[:200]})' if detail else ''}; make the model, microbatch_size or data.length "
             "smaller, or free memory, and run the same command again."
         )
+    if _is_jax_setting(error):
+        return f"JAX cannot be imported: {error}; correct or unset the environment variable."
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename is None and error.errno in _MISUSE:
@@ -55,3 +58,9 @@ def _fix(number: int) -> str:
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether XLA could not allocate; told by name, as jax may not be imported."""
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and str(error).startswith("RESOURCE_EXHAUSTED")
+
+
+def _is_jax_setting(error: BaseException) -> bool:
+    """Whether JAX refuses the value of an environment variable, which it reads while it is imported."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ValueError) and bool(frames) and frames[-1].filename.endswith(os.path.join("jax", "_src", "config.py"))

@@ -34,7 +34,7 @@ from jaxdp.parallel.placement import (
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.signals import signal_maker, signals_spec
-from jaxdp.parallel.spmd import Program, compile_spmd
+from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
 from jaxdp.state import TrainState
 from jaxdp.step import Update, make_train_step
 from jaxdp.watchdog import longest_limit_secs
@@ -96,7 +96,8 @@ class Composition:
         self.update = parts.make_update(config, total_steps, self.topology.platform)
         self.feed = make_feed(config, data, self.task, self.topology)
         self._initialise = parts.make_initial_state(config, self.model, self.update)
-        self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
+        with fixed_settings():
+            self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
     def compile(self) -> Programs:
         """All programs of the run.
@@ -159,7 +160,8 @@ class Composition:
     def fresh_state(self) -> TrainState:
         """State 0, drawn from the seed on every device alike."""
         # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
-        return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
+        with fixed_settings():
+            return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
 
     @property
     def flops_per_step(self) -> float:

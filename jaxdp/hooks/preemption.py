@@ -75,7 +75,8 @@ class Preemption(Hook):
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # None: installed by C code, which Python can neither name nor put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_descriptor)
         if sys.unraisablehook == self._show_unless_stopped:  # nobody has put another one before it
             sys.unraisablehook = self._show_unraisable

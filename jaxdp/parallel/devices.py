@@ -104,11 +104,7 @@ def configure_backend(
             flags, or cannot compile.
     """
     check_address_space()
-    if jax.config.jax_disable_jit:
-        raise UserError(
-            "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "
-            "without jit; unset it."
-        )
+    _check_settings()
     if cpu_devices is not None and cpu_devices < 1:
         raise UserError(f"parallel.cpu_devices={cpu_devices} is not a number of devices; give 1 or more.")
     _configure_compilation_cache()
@@ -134,6 +130,22 @@ def _configure_compilation_cache() -> None:
     elif "://" not in given and (why := why_unwritable(given)):
         say(f"compiled programs are not kept: JAX_COMPILATION_CACHE_DIR={given} cannot be written ({why})")
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+
+
+def _check_settings() -> None:
+    """Raises UserError for settings of JAX under which nothing here can run."""
+    if jax.config.jax_disable_jit:
+        raise UserError(
+            "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "
+            "without jit; unset it."
+        )
+    for name in ("jax_transfer_guard", "jax_transfer_guard_host_to_device", "jax_transfer_guard_device_to_host"):
+        value = getattr(jax.config, name, None) or ""
+        if value.startswith("disallow"):
+            raise UserError(
+                f"{name.upper()}={value} ({name}) is set, but jaxdp moves batches, checkpoints and metrics between host and "
+                "devices; unset it."
+            )
 
 
 def _check_started_backend(cpu_devices: int | None, deterministic: bool) -> None:

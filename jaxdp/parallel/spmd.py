@@ -11,9 +11,10 @@ ones lose the device axis (`in_axes=0`). Whatever is returned must be equal on
 all devices: pmap does not check it and would silently report device 0's value.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -57,19 +58,36 @@ def compile_spmd(
     in_axes = tuple(0 if index in mapped else None for index in range(len(specs)))
     if topology.num_processes > 1:
         specs = _zeros(specs)
-    compiled = (
-        jax.pmap(
-            function,
-            axis_name=AXIS,
-            in_axes=in_axes,
-            out_axes=0 if mapped_output else None,
-            donate_argnums=donated,
-            devices=topology.devices,
+    with fixed_settings():
+        compiled = (
+            jax.pmap(
+                function,
+                axis_name=AXIS,
+                in_axes=in_axes,
+                out_axes=0 if mapped_output else None,
+                donate_argnums=donated,
+                devices=topology.devices,
+            )
+            .lower(*specs)
+            .compile()
         )
-        .lower(*specs)
-        .compile()
-    )
     return Program(compiled, time.perf_counter() - start, _device_bytes(compiled))
+
+
+@contextlib.contextmanager
+def fixed_settings() -> Iterator[None]:
+    """Traces programs under the JAX settings that jaxdp is written for, whatever the environment or the caller has set.
+
+    Otherwise a seed would mean other numbers under `JAX_DEFAULT_PRNG_IMPL`, and a program would not
+    trace under `JAX_ENABLE_X64`.
+    """
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+    ):
+        yield
 
 
 def gather_rows(tree: PyTree) -> PyTree:

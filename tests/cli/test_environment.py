@@ -2,9 +2,11 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
-from tiny_runs import assert_refused
+from tiny_runs import assert_refused, raising
 
 from jaxdp.cli import eval as eval_command
 from jaxdp.cli.environment import environment_sentence
@@ -37,10 +39,7 @@ def system_error(name, *files):
     ids=str,
 )
 def test_what_the_machine_refuses_is_a_sentence(capsys, monkeypatch, error, fragments):
-    def fail(options, rest):
-        raise error
-
-    monkeypatch.setattr(eval_command, "run", fail)
+    monkeypatch.setattr(eval_command, "run", raising(error))
     assert main(["eval", "--workdir=x"]) == 2
     sentence = assert_refused(capsys)
     assert all(fragment in sentence for fragment in fragments), sentence
@@ -60,9 +59,17 @@ def test_memory_that_xla_lacks_is_the_machine():
 
 
 def test_messages_hold_no_secrets_and_no_control_characters(capsys, monkeypatch):
-    def fail(options, rest):
-        raise FileNotFoundError(errno.ENOENT, "gone", "https://ann:pw@host/\x1b[2J")
-
-    monkeypatch.setattr(eval_command, "run", fail)
+    gone = FileNotFoundError(errno.ENOENT, "gone", "https://ann:pw@host/\x1b[2J")
+    monkeypatch.setattr(eval_command, "run", raising(gone))
     assert main(["eval", "--workdir=x"]) == 2
     assert "https://ann:***@host/\\x1b[2J" in assert_refused(capsys)
+
+
+@pytest.mark.parametrize("setting", ["JAX_DISABLE_JIT", "JAX_NUM_CPU_DEVICES"])
+def test_a_setting_that_jax_cannot_read_is_named(setting):
+    finished = subprocess.run(
+        [sys.executable, "-m", "jaxdp", "devices"], env=os.environ | {setting: "x"}, capture_output=True, text=True
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("jaxdp: JAX cannot be imported: ") and setting.lower() in finished.stderr.lower()
+    assert finished.stderr.endswith("; correct or unset the environment variable.\n")

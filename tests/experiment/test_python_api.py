@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
-from tiny_runs import environment, load
+from tiny_runs import environment, load, metrics_lines
 
 import jaxdp
 from jaxdp import defaults
@@ -51,7 +52,8 @@ def test_calls_in_any_order_use_the_devices_that_exist(report, call):
 
 
 def test_what_cannot_be_done_any_more_is_told_in_a_sentence(report):
-    assert report["other devices"]["error"] == report["two durations"]["error"] == "UserError"
+    assert report["other devices"]["error"] == report["no data"]["error"] == report["two durations"]["error"] == "UserError"
+    assert "nowhere.txt" in report["no data"]["text"]
     assert "cpu_devices=3 " in report["other devices"]["text"]
     assert "JAX has already started in this process with 1 x cpu" in report["other devices"]["text"]
     assert "the configuration gives total_steps and total_epochs; set the others to None" in report["two durations"]["text"]
@@ -178,3 +180,31 @@ def test_a_configuration_made_in_python_is_checked(changes, fragment, tmp_path):
 
 def test_no_prompt_needs_no_model(trained):
     assert jaxdp.generate(trained, []) == []
+
+
+SETTINGS = {
+    "x64": lambda: jax.enable_x64(True),
+    "strict promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "another generator": lambda: jax.default_prng_impl("rbg"),
+    "another order of random bits": lambda: jax.threefry_partitionable(False),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_jax_change_no_number(setting, trained, config_file, tmp_path):
+    """Neither of a run, nor of one that continues it, nor of what it generates."""
+    with SETTINGS[setting]():
+        for step in (3, 6):
+            jaxdp.train(load(config_file, f"total_steps={step}", "optim.schedule=constant"), tmp_path / "run")
+        samples = jaxdp.generate(tmp_path / "run", ["the of"], max_new_tokens=4, seed=3)
+    for step in (3, 6):
+        jaxdp.train(load(config_file, f"total_steps={step}", "optim.schedule=constant"), tmp_path / "other")
+    assert samples == jaxdp.generate(tmp_path / "other", ["the of"], max_new_tokens=4, seed=3)
+    losses, expected = ([line["train/loss"] for line in metrics_lines(tmp_path / name)] for name in ("run", "other"))
+    assert losses == expected and len(losses) == 6
+
+
+@pytest.mark.parametrize("guard", ["disallow", "disallow_explicit"])
+def test_a_guard_against_transfers_is_told_to_be_in_the_way(guard, trained):
+    with jax.transfer_guard(guard), pytest.raises(UserError, match=f"JAX_TRANSFER_GUARD.*={guard} "):
+        jaxdp.generate(trained, ["the of"])

@@ -224,6 +224,24 @@ def test_handlers_and_thread_go_after_an_error(said):
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_handler_that_is_not_pythons_becomes_the_default(said, monkeypatch):
+    """`signal.signal` returns None for it, and takes no None."""
+    before, install = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def as_of_c_code(number, handler):
+        previous = install(number, handler)
+        return None if number == signal.SIGTERM else previous
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(signal, "signal", as_of_c_code)
+            with Preemption(said.append):
+                pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_before_the_first_step_stops_all_processes(said):
     """Process 1 got it; the others hear of it when the loop is about to begin."""
     with Preemption(said.append) as preemption:
