@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         data=data,
     )
     if options.json:
-        print(shared.as_json(evaluation.result))
+        shared.show_json(evaluation.result)
     else:
         _print_table(evaluation.result, evaluation.report)
     save_report(evaluation, options.workdir)
@@ -87,9 +87,9 @@ def _print_table(result: Mapping[str, Any], report: Mapping[str, Any]) -> None:
     rows = {name.removeprefix("eval/"): value for name, value in result.items()}
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {redact(str(value))}")
+        shared.show(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
     if classes := report.get("classes"):
-        print()
+        shared.show("")
         _print_classes(classes)
 
 
@@ -97,10 +97,10 @@ def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     shown = sorted(sorted(range(len(classes)), key=lambda number: -classes[number]["support"])[:MAX_CLASSES])
     names = [redact(str(classes[number]["label"])) for number in shown]
     width = max(map(len, ["label", *names]))
-    print(f"{'label':<{width}}  precision  recall      f1  support")
+    shared.show(f"{'label':<{width}}  precision  recall      f1  support")
     for name, number in zip(names, shown, strict=True):
         precision, recall, f1 = (_share(classes[number][key]) for key in ("precision", "recall", "f1"))
-        print(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {classes[number]['support']:>7}")
+        shared.show(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {classes[number]['support']:>7}")
     if len(shown) < len(classes):
         say(f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all")
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from tiny_runs import environment, start, train
 
@@ -52,12 +53,29 @@ def test_a_secret_of_the_command_line_stays_out_of_files_and_messages(config_fil
         assert "pw@" not in content and "abc" not in content
 
 
+def test_a_run_on_a_url_with_a_secret_keeps_it_nowhere_and_continues(config_file, tmp_path, monkeypatch, capsys):
+    url = "memory://ann:geheim@host/a.txt"
+    text = config_file.with_name("text.txt").read_bytes()
+    fsspec.filesystem("memory").pipe("/ann:geheim@host/a.txt", text)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run, options = tmp_path / "run", ["--config.eval.every_steps=0", "--config.optim.schedule=constant", f"--config.data.path={url}"]
+    assert train(config_file, run, *options, "--config.total_steps=2") == 0
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]["path"] == "memory://ann:***@host/a.txt"
+    assert train(config_file, run, *options, "--config.total_steps=3") == 0
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
+    said = "".join(capsys.readouterr())
+    assert not kept and "geheim" not in said and "resuming from checkpoint 2" in said
+    assert main(["eval", f"--workdir={run}"]) == 2
+    assert "is kept without its password or token: give the complete URL again, as in --config.data.path=URL" in capsys.readouterr().err
+    assert main(["eval", f"--workdir={run}", f"--config.data.path={url}"]) == 0
+
+
 def test_commands_print_by_the_functions_that_clean():
     """`options.show` and `show_json`; plain `generate` prints data, which the stream cleans in a terminal."""
     for path in Path(jaxdp.cli.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
-        assert not calls or path.name in ("options.py", "dispatch.py", "generate.py", "eval.py"), f"{path.name}, line {calls[0].lineno}: print"
+        assert not calls or path.name in ("options.py", "dispatch.py", "generate.py"), f"{path.name}, line {calls[0].lineno}: print"
 
 
 def test_a_text_of_the_command_line_is_utf_8_in_any_locale():
