@@ -82,6 +82,7 @@ class Watchdog:
         """
         self._secs = watchdog_secs
         self._log = log
+        self._log_stat: os.stat_result | None = None
         self._clock = clock
         self._end = end
         self._phases: list[tuple[str, float]] = [("starting or ending", 1.0)]
@@ -97,6 +98,8 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if self._secs != 0:
+            with contextlib.suppress(FileNotFoundError):
+                self._log_stat = os.stat(self._log)
             self._last_tick = self._clock()
             self._thread.start()
         return self
@@ -167,6 +170,8 @@ class Watchdog:
         with contextlib.suppress(OSError), open(2, "wb", buffering=0, closefd=False) as stderr:  # the terminal may be gone
             self._write(stderr, threads)
         with contextlib.suppress(OSError), open(self._log, "ab", buffering=0) as log:  # its disk may be full
+            if self._log_stat and not os.path.samestat(os.fstat(log.fileno()), self._log_stat):
+                return  # another run has begun at its path
             self._write(log, threads)
 
     def _write(self, file: BinaryIO, threads: str) -> None:

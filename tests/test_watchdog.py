@@ -155,6 +155,19 @@ def test_a_log_that_cannot_be_written_does_not_keep_the_process(watched, tmp_pat
     assert run.ended == [70]
 
 
+def test_the_log_of_another_run_at_its_path_is_left_alone(tmp_path):
+    ended, log = threading.Event(), tmp_path / "process_0.log"
+    log.write_text("")
+    watchdog = Watchdog(30.0, log, end=lambda code: ended.set())
+    with watchdog:
+        watchdog._report()
+        assert "no progress while" in log.read_text()
+        log.rename(tmp_path / "of_the_run_that_hangs.log")
+        log.write_text("of another run")
+        watchdog._report()
+    assert log.read_text() == "of another run"
+
+
 def test_off_it_starts_no_thread_and_on_it_ends_with_the_run(tmp_path):
     def running():
         return any(thread.name == "jaxdp-watchdog" for thread in threading.enumerate())
