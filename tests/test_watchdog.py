@@ -165,6 +165,7 @@ def test_the_log_of_another_run_at_its_path_is_left_alone(tmp_path):
         log.rename(tmp_path / "of_the_run_that_hangs.log")
         log.write_text("of another run")
         watchdog._report()
+    watchdog._thread.join()
     assert log.read_text() == "of another run"
 
 
