@@ -23,6 +23,8 @@ def get_config():
 
     config.data.source = "stdlib"
     config.data.eval_fraction = 0.2  # sixty files: with fewer, one file decides much
+    # Not stratified: that selects texts, and texts of one file would be in both splits.
+    config.data.eval_selection = "tail"  # whole files of every package, since this source puts them in such an order
     config.data.cleaning = ("lowercase",)
     config.data.tokenizer = "bpe:8192"
     config.data.length = 256

@@ -288,7 +288,7 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
         f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
         for group in (*FIXED_ON_RESUME, saved["task"])
         for key, old, new in _differences(group, saved.get(group), current.get(group))
-        if key not in _CHANGES_NO_BATCH
+        if key not in _CHANGES_NO_BATCH and not (key == "data.eval_selection" and _has_own_eval_data(saved, current))
     ]
     if differences:
         raise UserError(
@@ -296,6 +296,11 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
             + "\n".join(differences)
             + "\nUse another --workdir for a new run, or the values that it was trained with."
         )
+
+
+def _has_own_eval_data(*configs: Mapping[str, Any]) -> bool:
+    """Whether nothing is selected from the training data in any of the configurations."""
+    return all(values["data"].get("eval_path") or values["data"].get("eval_split") for values in configs)
 
 
 def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

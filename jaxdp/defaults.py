@@ -49,7 +49,8 @@ def get_config() -> ConfigDict:
     config.data.eval_target_path = placeholder(str)  # the same beside data.eval_path
     config.data.test_path = placeholder(str)  # files that `jaxdp eval --split=test` measures; training does not read them
     config.data.test_split = placeholder(str)  # hf: the split that `jaxdp eval --split=test` measures
-    config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several
+    config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several; of documents as eval_selection chooses them
+    config.data.eval_selection = "tail"  # tail: the last eval_fraction | random: whole documents, by a hash of their number with seed | stratified: likewise of each label
     config.data.text_column = "text"  # of jsonl, csv, parquet, hf
     config.data.label_column = "label"  # classification
     config.data.source_column = "source"  # seq2seq

@@ -19,6 +19,7 @@ from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.preparing.cache import entry_path
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
+from jaxdp.data.preparing.selection import SELECTION_FORMAT, Selection
 from jaxdp.data.rows.packing import PLAN_FORMAT
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
@@ -34,13 +35,17 @@ Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
 """Of each source its scan, and name that the task knows -> column."""
 
 
-def scan_entry(config: ConfigDict, source: Mapping[str, Any], evaluation_is_separate: bool) -> Path:
+def scan_entry(
+    config: ConfigDict, source: Mapping[str, Any], evaluation_is_separate: bool, selection: Selection | None
+) -> Path:
     """The scan of a source that is described by `source`."""
     key = source | {
         "format": SCAN_FORMAT,
         "cleaning": cleaning_identity(config),
         "eval_fraction": None if evaluation_is_separate else config.data.eval_fraction,
     }
+    if selection and not evaluation_is_separate:
+        key["selection"] = [SELECTION_FORMAT, selection.kind, selection.seed, selection.key]
     return entry_path(_cache_dir(config), "scan", key)
 
 
@@ -53,7 +58,7 @@ def tokenizer_entry(
         "name": name,
         "special_tokens": make_task(config).special_tokens,
         "file": file_digest,
-        "data": [[scan.fingerprint, scan.split, [columns[field] for field in fields]] for scan, columns in scanned],
+        "data": [[scan.fingerprint, scan.split_key, [columns[field] for field in fields]] for scan, columns in scanned],
         "cleaning": cleaning_identity(config),
     }
     return entry_path(_cache_dir(config), "tokenizer", key)
@@ -64,7 +69,7 @@ def labels_entry(config: ConfigDict, scanned: Scanned) -> Path:
     options = config[config.task]
     key = {
         "format": [LABELS_FORMAT, SCAN_FORMAT],
-        "data": [[scan.fingerprint, scan.split, dict(columns)] for scan, columns in scanned],
+        "data": [[scan.fingerprint, scan.split_key, dict(columns)] for scan, columns in scanned],
         "cleaning": cleaning_identity(config),
         "kind": options.kind,
         "separator": options.label_separator,
@@ -82,7 +87,7 @@ def tokens_entry(
         "format": [EXAMPLES_FORMAT, SCAN_FORMAT, ENCODING_FORMAT],
         "prepare": prepare_version(type(task)),
         "data": scan.fingerprint,
-        "split": scan.split,
+        "split": scan.split_key,
         "columns": dict(columns),
         "cleaning": cleaning_identity(config),
         "tokenizers": [digest(tokenizer.to_json()) for tokenizer in tokenizers if tokenizer],

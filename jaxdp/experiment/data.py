@@ -15,6 +15,7 @@ from jaxdp.data.preparing.examples import Examples
 from jaxdp.data.preparing.scan import DataChanged
 from jaxdp.experiment.cache_entries import cleaning_identity, digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
+from jaxdp.experiment.label_counts import label_lines
 from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.parts import make_task, model_vocab_size
 from jaxdp.experiment.ready_data import (
@@ -121,10 +122,19 @@ def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]
         tuple(Group(source.label, rows["train"][source.label].num_rows, source.weight) for source in sources),
         fingerprint,
         sum(source.scan.num_characters for source in sources),
-        (*_summary(task, sources, prepared, rows, vocabularies), *_scored(task, pairs)),
+        (
+            *_summary(task, sources, prepared, rows, vocabularies),
+            *label_lines(vocabularies.labels, prepared, can_stratify=_can_stratify(config, sources)),
+            *_scored(task, pairs),
+        ),
         pairs=pairs,
         cleaning=cleaning_identity(config),
     )
+
+
+def _can_stratify(config: ConfigDict, sources: Sequence[Source]) -> bool:
+    """Whether the validation split is selected, and not by label."""
+    return config.data.eval_selection != "stratified" and any(source.evaluation is None for source in sources)
 
 
 def _joined(rows: Mapping[str, RowSource]) -> RowSource:

@@ -47,6 +47,7 @@ from jaxdp.parallel.devices import (
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.quoting import quoted_names
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
 from jaxdp.terminal import say
@@ -93,6 +94,7 @@ class Evaluator:
         self._make_signals = signal_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}
+        self._absent_labels: list[str] = []  # as the person has been told
 
     @property
     def num_examples(self) -> int:
@@ -152,6 +154,10 @@ class Evaluator:
     def _summarize(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         summary = self._task.summarize(outputs)
         self.reports["summary"] = summary.report
+        absent = summary.report.get("absent_labels", [])
+        if absent and absent != self._absent_labels and self._topology.process_index == 0:
+            say(f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur")
+        self._absent_labels = absent
         return summary.metrics
 
 

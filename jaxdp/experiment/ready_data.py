@@ -30,6 +30,11 @@ from jaxdp.terminal import memory_size, quantity, say
 def ready_tokens(config: ConfigDict) -> Data:
     [entry] = source_entries(config)
     check_keys(source_spec(config, entry)[0])
+    if config.data.eval_selection != "tail":
+        raise UserError(
+            f"data.eval_selection={config.data.eval_selection} holds out records, which data.source=tokens does not "
+            "know: set tail, or write two files, train.bin and val.bin."
+        )
     vocab_size = config.model.vocab_size
     if not vocab_size:
         raise UserError(

@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 from jaxdp.config import DATA_PLACES, nearest
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
+from jaxdp.data.preparing.selection import SELECTIONS, Selection
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.experiment.parts import absolute_places, make_task
+from jaxdp.tasks.labels import LABELS_FORMAT, record_classes
 from jaxdp.terminal import say
 
 _SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors")
@@ -125,6 +127,42 @@ def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpe
     return spec, columns
 
 
+def check_selection(config: ConfigDict) -> None:
+    """Checks that the data has what `data.eval_selection` chooses from.
+
+    Raises:
+        UserError: It is unknown, or `stratified` for data without classes; names what serves instead.
+    """
+    kind = config.data.eval_selection
+    if kind not in SELECTIONS:
+        raise UserError(f"data.eval_selection={kind!r} is unknown; choose one of: {', '.join(SELECTIONS)}.")
+    if kind != "stratified":
+        return
+    if "label" not in make_task(config).fields:
+        raise UserError(
+            f"data.eval_selection=stratified needs labels, which task={config.task} does not read: set random, which "
+            "holds out whole documents, or tail."
+        )
+    if config[config.task].kind == "regression":
+        raise UserError(
+            "data.eval_selection=stratified needs classes, but classification.kind=regression has numbers: set random or tail."
+        )
+
+
+def _selection(config: ConfigDict, columns: Mapping[str, str]) -> Selection | None:
+    """The rule of `data.eval_selection`; None for the tail."""
+    check_selection(config)
+    kind = config.data.eval_selection
+    if kind == "tail":
+        return None
+    if kind == "random":
+        return Selection(kind, config.seed)
+    options, column = config[config.task], columns["label"]
+    classes = record_classes(options.kind, options.label_separator)
+    key = [LABELS_FORMAT, options.kind, options.label_separator, column]
+    return Selection(kind, config.seed, lambda record: classes(record.fields[column]), key)
+
+
 def source_label(entry: Mapping[str, Any]) -> str:
     """A name for a person: the end of the path, or of both paths of pairs, or the kind of source."""
     ends = [os.path.basename(os.path.normpath(entry[key])) for key in ("path", "target_path") if entry[key]]
@@ -142,16 +180,17 @@ def _scanned(
 ) -> Source:
     """The source of an entry, whose parts are those to train on and those to evaluate on."""
     train, evaluation = parts
+    selection = _selection(config, columns)
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
         "spec": {**dataclasses.asdict(spec), **absolute_places(entry)},
         "num_train_parts": len(train),
         "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
     }
-    place = scan_entry(config, described, evaluation is not None)
+    place = scan_entry(config, described, evaluation is not None, selection)
 
     def read() -> Scan:
-        return scan_parts(train, evaluation, record_columns, config.data.cleaning, config.data.eval_fraction)
+        return scan_parts(train, evaluation, record_columns, config.data.cleaning, config.data.eval_fraction, selection)
 
     if dry_run and not is_whole(place):
         scan = read()

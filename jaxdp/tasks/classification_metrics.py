@@ -74,8 +74,9 @@ def summarize_single_label(probabilities: np.ndarray, labels: np.ndarray, names:
         names: of the labels.
 
     Returns:
-        Metrics: `SUMMARY_METRICS["single_label"]`; areas and average precisions are
-        means over the labels, each against all others. Report: `kind`, `labels`,
+        Metrics: `SUMMARY_METRICS["single_label"]`; macro averages, areas and average
+        precisions are means over the labels that occur in the split, each against all
+        others. Report: `kind`, `labels`, `absent_labels` (those that do not occur),
         `num_examples`, `accuracy`, `averages`, `classes`, `confusion_matrix` (rows:
         true, columns: predicted), `roc`, `precision_recall`, `calibration`.
     """
@@ -222,6 +223,7 @@ def _summary(
     report = {
         "kind": kind,
         "labels": list(names),
+        "absent_labels": [name for name, row in zip(names, classes, strict=True) if not row["support"]],
         "num_examples": len(is_true),
         "accuracy": _number(accuracy),
         "averages": {name: {key: _number(value) for key, value in row.items()} for name, row in averages.items()},
@@ -241,9 +243,13 @@ def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, 
 
     averages = {}
     for average in ("macro", "micro", "weighted"):
-        values = [math.nan] * 3
-        if len(is_true):
-            values = precision_recall_fscore_support(is_true, is_given, average=average, zero_division=0)[:3]
+        values, counted = [math.nan] * 3, None
+        if average == "macro":
+            counted = np.flatnonzero(is_true.any(axis=0))  # a label that the split lacks says nothing about the model
+        if len(is_true) and (counted is None or len(counted)):
+            values = precision_recall_fscore_support(
+                is_true, is_given, labels=counted, average=average, zero_division=0
+            )[:3]
         averages[average] = dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
     return averages
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -61,7 +62,8 @@ class Labels:
         if name not in self._numbers:
             raise UserError(
                 f"the label {quoted(name)} is on no record of the training part, which has "
-                f"{quoted_names(self.names)}: mend it, leave the record out, or train on some that have it."
+                f"{quoted_names(self.names)}: correct it, leave the record out, or train on some that have it; "
+                "data.eval_selection=stratified holds out no label that training lacks."
             )
         return self._numbers[name]
 
@@ -159,8 +161,8 @@ class LabelCensus:
         if len(self._counts) < 2:
             raise UserError(
                 f"The {self._num_records} training records have {quoted_names(self._counts) or 'no label'}, "
-                f"expected 2 or more different labels: check data.label_column, and that the data "
-                "is not sorted by label, with its end held out."
+                "expected 2 or more different labels: check data.label_column; of data that is sorted by label "
+                "data.eval_selection=stratified trains on every label, where the tail holds some out whole."
             )
         names = sorted(self._counts)
         if all(name.removeprefix("-").isdecimal() and len(name) <= _MAX_DIGITS for name in names):
@@ -201,6 +203,18 @@ def label_texts(value: Any, separator: str) -> tuple[str, ...]:
     """All labels of a record, each once: a list, or a text with separators; empty: none."""
     values = value.split(separator) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     return tuple(dict.fromkeys(label_text(each) for each in values if str(each).strip()))
+
+
+def record_classes(kind: Kind, separator: str) -> Callable[[Any], tuple[str, ...]]:
+    """Returns the function that gives the names of the classes of a record, from the value of its label.
+
+    Args:
+        kind: Not regression, which has no classes.
+        separator: Between several labels of one text.
+    """
+    if kind == "multi_label":
+        return lambda value: label_texts(value, separator)
+    return lambda value: (label_text(value),)
 
 
 def label_number(value: Any) -> float:

@@ -321,7 +321,7 @@ def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, 
         assert len(data.pairs.sources) == 10 and max(map(len, data.pairs.sources)) == 20
         assert data.summary[1] == "1 of 10 held-out sources to be scored cut, longer than 20 tokens"
     else:
-        assert len(data.summary) == 1
+        assert not any("scored" in line for line in data.summary)
 
 
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):

@@ -100,6 +100,22 @@ def test_single_labels(single):
     assert summary.report["accuracy"] == summary.metrics["micro_f1"] == pytest.approx((labels == predicted).mean())
 
 
+@pytest.mark.parametrize("summarize", [summarize_single_label, summarize_multi_label])
+def test_macro_averages_are_over_the_labels_that_occur(summarize, single, several):
+    probabilities, labels = single if summarize is summarize_single_label else several
+    has_wine = labels == 3 if summarize is summarize_single_label else labels[:, 3] > 0
+    whole = summarize(probabilities, labels, NAMES)
+    summary = summarize(probabilities[~has_wine], labels[~has_wine], NAMES)
+    assert whole.report["absent_labels"] == [] and summary.report["absent_labels"] == ["wine"]
+    rows = summary.report["classes"][:3]
+    assert summary.report["classes"][3]["f1"] == 0  # it is given by mistake, which the others' precision shows
+    for metric, column in (("macro_f1", "f1"), ("macro_precision", "precision"), ("macro_recall", "recall")):
+        assert summary.metrics[metric] == pytest.approx(np.mean([row[column] for row in rows]))
+    assert summary.metrics["micro_f1"] < 1
+    if summarize is summarize_single_label:  # as many are given as there are: micro averages are the accuracy
+        assert summary.metrics["micro_f1"] == pytest.approx(summary.report["accuracy"])
+
+
 def test_several_labels(several):
     probabilities, labels = several
     summary = summarize_multi_label(probabilities, labels, NAMES)

@@ -2,6 +2,7 @@
 cleaning drops, where the held-out part begins."""
 
 import dataclasses
+import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxdp.data.cleaning.cleaner import Cleaner, is_dropped
 from jaxdp.data.preparing.fingerprint import Fingerprint
+from jaxdp.data.preparing.selection import Selection, SelectionScan
 from jaxdp.data.preparing.split import SplitPosition, split_parts
 from jaxdp.data.reading.records import Columns, Part, Record
 from jaxdp.errors import UserError
 
-SCAN, DROPPED = "scan.json", "dropped.bits"
+SCAN, DROPPED, HELD_OUT = "scan.json", "dropped.bits", "held_out.bits"
 
 SCAN_FORMAT = 2
 """Number of what readers, cleaning and the split make of the same data; part of the keys of the cache.
@@ -40,10 +44,13 @@ class Scan:
         part_records: records of each part, training parts first.
         num_characters: of the text that cleaning left.
         train_characters: how many of them are trained on.
-        split: where the held-out part begins; of one that has parts of its own, the first of them.
+        split: where the held-out part begins; of one that has parts of its own, the first of them; of one
+            that is selected, the end.
         dropped: which records cleaning drops, numbered over all parts; see
             `cleaning.is_dropped`.
         cleaned: what each step of the cleaning did.
+        held_out: which records `data.eval_selection` has selected, as `dropped` has them; None: it
+            selects none, and `split` or the parts say what is held out.
     """
 
     fingerprint: str
@@ -55,11 +62,19 @@ class Scan:
     split: SplitPosition
     dropped: bytes
     cleaned: list[dict[str, Any]]
+    held_out: bytes | None = None
+
+    @property
+    def split_key(self) -> Any:
+        """JSON values that tell the split from any other split of the same records."""
+        return self.split if self.held_out is None else hashlib.sha256(self.held_out).hexdigest()
 
     def save(self, directory: Path) -> None:
         """Writes the files that `load_scan` reads."""
         values = dataclasses.asdict(self)
         (directory / DROPPED).write_bytes(values.pop("dropped"))
+        if (held_out := values.pop("held_out")) is not None:
+            (directory / HELD_OUT).write_bytes(held_out)
         (directory / SCAN).write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -68,7 +83,8 @@ def load_scan(directory: Path) -> Scan:
     values = json.loads((directory / SCAN).read_text(encoding="utf-8"))
     values["split"] = SplitPosition(*values["split"])
     values |= {name: tuple(values[name]) for name in ("columns", "part_fingerprints", "part_records")}
-    return Scan(**values, dropped=(directory / DROPPED).read_bytes())
+    held_out = (directory / HELD_OUT).read_bytes() if (directory / HELD_OUT).exists() else None
+    return Scan(**values, dropped=(directory / DROPPED).read_bytes(), held_out=held_out)
 
 
 def scan_parts(
@@ -77,6 +93,7 @@ def scan_parts(
     columns: Columns,
     cleaning: Sequence[str],
     eval_fraction: float,
+    selection: Selection | None = None,
 ) -> Scan:
     """Reads and cleans all parts once.
 
@@ -85,12 +102,15 @@ def scan_parts(
         evaluation: parts that are held out.
         columns: whose text is cleaned and counted.
         cleaning: the steps.
-        eval_fraction: share of the characters to hold out; used only without `evaluation`.
+        eval_fraction: share of the characters to hold out, or of the documents that `selection`
+            chooses from; used only without `evaluation`.
+        selection: which documents to hold out; None: the last ones. Used only without `evaluation`.
 
     Raises:
         UserError: of the readers or the cleaning; or the data cannot be split.
     """
     fingerprint, cleaner = Fingerprint(columns.names), Cleaner(cleaning, columns.text)
+    selected = SelectionScan(selection, eval_fraction) if selection and evaluation is None else None
     part_characters, part_records, part_fingerprints = [], [], []
     # Of the records of the first part that has text: needed if it is the only one.
     lengths, continues = array("Q"), array("B")
@@ -107,21 +127,24 @@ def scan_parts(
             if keeps_lengths:
                 lengths.append(size)
                 continues.append(record.continues)
+            if selected:
+                selected.add(record, None if cleaned is None else size)
             part_characters[-1] += size
             part_records[-1] += 1
         part_fingerprints.append(fingerprint.end_part())
-    if evaluation is None:
+    _check_kept(part_characters, part_records, cleaner)
+    split, held_out = SplitPosition(len(train), 0, 0), None
+    if selected:
+        is_held_out = selected.held_out()
+        held_out = np.packbits(is_held_out, bitorder="little").tobytes()
+        train_characters = selected.num_characters(~is_held_out)
+    elif evaluation is None:
         split = split_parts(part_characters, lengths, continues, eval_fraction)
         train_characters = sum(part_characters[: split.part])
         if split[1:] != (0, 0):
             train_characters += sum(lengths[: split.record]) + split.character
-        if split.character and len(columns.text) > 1:
-            raise UserError(
-                "data.eval_fraction: one record of several columns cannot be cut in two; give more "
-                "records, or held-out ones of their own with data.eval_path or data.eval_split."
-            )
+        _check_cut(split, columns)
     else:
-        split = SplitPosition(len(train), 0, 0)
         train_characters = sum(part_characters[: len(train)])
     return Scan(
         fingerprint.hexdigest(),
@@ -133,6 +156,31 @@ def scan_parts(
         split,
         bytes(cleaner.dropped),
         cleaner.report(),
+        held_out,
+    )
+
+
+def _check_cut(split: SplitPosition, columns: Columns) -> None:
+    if split.character and len(columns.text) > 1:
+        raise UserError(
+            "data.eval_fraction: one record of several columns cannot be cut in two; give more "
+            "records, or held-out ones of their own with data.eval_path or data.eval_split."
+        )
+
+
+def _check_kept(part_characters: Sequence[int], part_records: Sequence[int], cleaner: Cleaner) -> None:
+    """Raises UserError where no text is left, with what has dropped it."""
+    if any(part_characters):
+        return
+    steps = [f"{step['step']} dropped {step['dropped']:,}" for step in cleaner.report() if step["dropped"]]
+    if steps:
+        raise UserError(
+            f"data.cleaning leaves nothing of {sum(part_records):,} records ({', '.join(steps)}): loosen or remove "
+            "these steps, or check that the text column holds what they are made for."
+        )
+    raise UserError(
+        f"data: none of {sum(part_records):,} records has text{' after data.cleaning' if cleaner.report() else ''}: "
+        "check the files and the text column."
     )
 
 
@@ -164,6 +212,9 @@ def kept_records(
         DataChanged: at the end of a part whose records are not those of the scan.
     """
     parts = (*train, *(evaluation or ()))
+    if scan.held_out is not None:
+        yield from _selected_records(scan, parts, held_out)
+        return
     split, number = scan.split, 0
     for part_number, (part, num_records) in enumerate(zip(parts, scan.part_records, strict=True)):
         is_held_out = (part_number, num_records, 0) > split
@@ -181,6 +232,26 @@ def kept_records(
                 yield Excerpt(record, begin=split.character if is_cut else 0)
             elif not held_out and here < split:
                 yield Excerpt(record, finish=split.character if is_cut else None)
+
+
+def _selected_records(scan: Scan, parts: Sequence[Part], held_out: bool) -> Iterator[Excerpt]:
+    """The same where records are selected one by one: whole records, and only parts that have some of them."""
+    num_records = sum(scan.part_records)
+    is_left_out, is_held_out = (_bits(marks, num_records) for marks in (scan.dropped, scan.held_out))
+    is_wanted = ~is_left_out & (is_held_out == held_out)
+    start = 0
+    for part_number, part in enumerate(parts):
+        here = is_wanted[start : start + scan.part_records[part_number]]
+        start += len(here)
+        if here.any():
+            for index, record in enumerate(_unchanged(part, scan, part_number)):
+                if here[index]:
+                    yield Excerpt(record)
+
+
+def _bits(marks: bytes, number: int) -> np.ndarray:
+    """Marks of records, eight a byte, as `[number]` bool."""
+    return np.unpackbits(np.frombuffer(marks, np.uint8), count=number, bitorder="little").astype(bool)
 
 
 def _unchanged(part: Part, scan: Scan, part_number: int) -> Iterator[Record]:

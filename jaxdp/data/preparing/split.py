@@ -26,16 +26,21 @@ class SplitPosition(NamedTuple):
     character: int
 
 
+def check_fraction(eval_fraction: float) -> None:
+    """Raises UserError for a fraction that is not between 0 and 1."""
+    if not 0 < eval_fraction < 1:
+        raise UserError(
+            f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1."
+        )
+
+
 def split_point(num_items: int, eval_fraction: float) -> int:
     """How many of some items come before the last `eval_fraction` of them.
 
     Raises:
         UserError: a fraction not between 0 and 1, or nothing left on one side.
     """
-    if not 0 < eval_fraction < 1:
-        raise UserError(
-            f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1."
-        )
+    check_fraction(eval_fraction)
     point = int(num_items * (1 - eval_fraction))
     if not 0 < point < num_items:
         raise UserError(

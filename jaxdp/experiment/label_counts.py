@@ -1,0 +1,45 @@
+"""Label counts of the training and the validation split, for the report before step 1."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxdp.experiment.tokenizing import SPLITS, Prepared
+from jaxdp.quoting import MAX_NAMES, quoted, quoted_names
+from jaxdp.tasks import Labels
+
+
+def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]], *, can_stratify: bool) -> list[str]:
+    """Returns a line with the examples of each label in both splits, and one that names labels without validation examples.
+
+    Args:
+        labels: Label vocabulary; None or without names: no line.
+        prepared: Examples of both splits, of each source.
+        can_stratify: Whether another `data.eval_selection` would give the validation split examples of these labels.
+    """
+    if labels is None or not labels.names:
+        return []
+    train, held_out = (_counts(labels, [splits[split] for splits in prepared]) for split in SPLITS)
+    order = np.argsort(-(train + held_out), kind="stable")[:MAX_NAMES]
+    shown = ", ".join(f"{quoted(labels.names[number])} {train[number]:,} + {held_out[number]:,}" for number in order)
+    if len(labels.names) > MAX_NAMES:
+        shown += f" and {len(labels.names) - MAX_NAMES:,} more"
+    lines = [f"{len(labels.names):,} labels, examples to train on + held out: {shown}"]
+    absent = [name for name, count in zip(labels.names, held_out.tolist(), strict=True) if not count]
+    if absent:
+        line = f"WARNING: no held-out example of {quoted_names(absent)}: metrics are over the labels that occur"
+        lines.append(line + ("; data.eval_selection=stratified holds out examples of every label" if can_stratify else ""))
+    return lines
+
+
+def _counts(labels: Labels, splits: Sequence[Prepared]) -> np.ndarray:
+    """[num_labels] examples with each label."""
+    counts = np.zeros(len(labels.names), np.int64)
+    for split in splits:
+        if "labels" in split.examples.names:  # several a record
+            flat = split.examples.flat("labels")
+            numbers = flat.take(np.zeros(1, np.int64), len(flat))[0]
+        else:
+            numbers = split.examples.scalars("label")
+        counts += np.bincount(numbers.astype(np.int64), minlength=len(counts))
+    return counts
