@@ -44,6 +44,9 @@ def ended_by(*numbers, body, preparation="", after="", start="{}"):
     return process.returncode, err
 
 
+NO_LIMIT = "interrupts.UNWIND_SECS = 600"
+"""The thread does not help."""
+
 SLEEP = "ready(); time.sleep(60)"
 
 TERMINATED = "stopped, nothing to save yet; run the same command again\n"
@@ -79,11 +82,11 @@ def test_an_import_that_swallows_ends_at_once(tmp_path):
     module = "print('ready', flush=True)\ntry:\n    import time; time.sleep(60)\nexcept BaseException:\n    pass\n"
     (tmp_path / "swallowing.py").write_text(module)
     body = f"sys.path.append({str(tmp_path)!r}); importlib.import_module('swallowing'); time.sleep(60)"
-    assert ended_by(signal.SIGINT, body=body) == (130, "jaxdp: interrupted\n")
+    assert ended_by(signal.SIGINT, body=body, preparation=NO_LIMIT) == (130, "jaxdp: interrupted\n")
 
 
 def test_a_destructor_that_swallows_ends_at_once():
-    preparation = "class D:\n    def __del__(self): ready(); time.sleep(60)"
+    preparation = NO_LIMIT + "\nclass D:\n    def __del__(self): ready(); time.sleep(60)"
     assert ended_by(signal.SIGTERM, body="D(); time.sleep(60)", preparation=preparation) == (75, "jaxdp: SIGTERM: " + TERMINATED)
 
 
