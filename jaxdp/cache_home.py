@@ -19,15 +19,15 @@ def cache_home() -> Path:
     Raises:
         UserError: Neither can be written.
     """
-    return _cache_home(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), tempfile.gettempdir())
+    return _cache_home(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
 
 @functools.cache
-def _cache_home(usual: str, temporary: str) -> Path:
+def _cache_home(usual: str) -> Path:
     why = why_unwritable(os.path.join(usual, "jaxdp"))
     if not why:
         return Path(usual, "jaxdp")
-    directory = Path(temporary, f"jaxdp-{os.getuid()}")
+    directory = Path(tempfile.gettempdir(), f"jaxdp-{os.getuid()}")
     if found := _make_own(directory):
         raise UserError(
             f"{usual} cannot hold a cache ({why}), nor can {directory} ({found}); set XDG_CACHE_HOME to a directory that you can write."
