@@ -29,6 +29,7 @@ from rich.table import Table
 jax.config.update("jax_num_cpu_devices", 2)
 
 from chaos_faults.asked_to_stop import asked_to_stop  # noqa: E402
+from chaos_faults.changed_data import changed_data  # noqa: E402
 from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
@@ -49,6 +50,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "full_disk_at_save": full_disk_at_save,
         "full_disk_at_metrics": full_disk_at_metrics,
         "lost_directory": lost_directory,
+        "changed_data": changed_data,
         "reused_directory": lambda workshop: reused_directory(workshop, arguments.reuses),
         "asked_to_stop": lambda workshop: asked_to_stop(workshop, arguments.signals),
         "interrupted_start": lambda workshop: interrupted_start(workshop, arguments.instants),

@@ -13,7 +13,7 @@ import numpy as np
 from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
-from jaxdp.experiment import train
+from jaxdp.experiment import data, train
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.preemption import Preemption
@@ -84,7 +84,21 @@ def poison(patch, *slots, num_rows=2):
     patch(RowFeed, "batches", batches)
 
 
+def change_data_after_scan(patch):
+    """The text is rewritten after it was scanned, with as many characters."""
+    open_sources = data.open_sources
+
+    def opened(config):
+        sources = open_sources(config)
+        path = Path(config.data.path)
+        path.write_bytes(path.read_bytes()[::-1])
+        return sources
+
+    patch(data, "open_sources", opened)
+
+
 FAULTS = {
+    "change_data_after_scan": change_data_after_scan,
     "hang_before": hang_before,
     "hang_in_preparation": hang_in_preparation,
     "hold_up_compilation": hold_up_compilation,

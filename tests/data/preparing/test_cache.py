@@ -1,8 +1,10 @@
 """Cache entries: whole or absent, made once, made again when damaged."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 
 import pytest
 
+from jaxdp.data.preparing import cache
 from jaxdp.data.preparing.cache import ENTRY, cached, entry_path, is_whole
 from jaxdp.errors import UserError
 
@@ -73,6 +76,7 @@ def test_a_build_that_fails_leaves_nothing_that_counts(tmp_path):
 BUILDER = """
 import os, sys, time
 from pathlib import Path
+from jaxdp.data.preparing import cache
 from jaxdp.data.preparing.cache import cached, entry_path
 
 def fill(directory):
@@ -143,3 +147,69 @@ def test_a_lock_file_with_binary_content_is_no_obstacle(tmp_path, content):
         build(tmp_path, say)
     assert said == [f"waiting for another process, which prepares the same data in {tmp_path}"]
     assert is_whole(entry)
+
+
+def fail_with(number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOLCK, errno.EROFS])
+def test_a_cache_that_cannot_be_locked(tmp_path, monkeypatch, number):
+    """Needed only where something is to be built."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", fail_with(number))
+        message = rf"data\.cache_dir={tmp_path} cannot be written to \({os.strerror(number)}\); make room there, or set data\.cache_dir"
+        with pytest.raises(UserError, match=message):
+            build(tmp_path)
+    entry = build(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", fail_with(number))
+    assert build(tmp_path) == entry
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("when", ["data", "checksums", "list"])
+def test_a_full_disk_leaves_no_entry(tmp_path, monkeypatch, number, when):
+    with monkeypatch.context() as patch:
+        if when == "list":
+            patch.setattr(os, "fsync", fail_with(number))
+        elif when == "checksums":
+            patch.setattr(cache, "write_block_checksums", fail_with(number))
+        make = fail_with(number) if when == "data" else fill
+        with pytest.raises(UserError, match=rf"cannot be written to \({os.strerror(number)}\); make room there") as error:
+            cached(entry_path(tmp_path, "tokens", KEY), make, print)
+    assert error.value.exit_code == 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    assert is_whole(build(tmp_path))
+
+
+KINDS = {
+    "directory": os.mkdir,
+    "FIFO": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path),
+    "dangling link": lambda path: path.symlink_to(path.with_name("nowhere")),
+    "file": lambda path: path.write_text("other"),
+    "nesting": lambda path: path.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [".", ENTRY, "part", "part/tokens.bin", "part/tokens.bin.crc32", "numbers.json"])
+def test_another_kind_in_the_place_of_a_file_is_built_again(tmp_path, name, kind):
+    path = build(tmp_path) / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    KINDS[kind](path)
+    said = []
+    entry = build(tmp_path, said.append)
+    assert said == [f"{entry} is damaged and is made again"]
+    assert is_whole(entry) and (entry / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
+
+
+@pytest.mark.parametrize("kind", ["directory", "FIFO", "loop"])
+def test_another_kind_in_the_place_of_a_lock_is_a_sentence(tmp_path, kind):
+    lock = tmp_path / f"{entry_path(tmp_path, 'tokens', KEY).name}.lock"
+    KINDS[kind](lock)
+    with pytest.raises(UserError, match=rf"data\.cache_dir={tmp_path} cannot be written to"):
+        build(tmp_path)
