@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
-        "Other data of the same kind are named by keys of `data`, relative to the run's configuration:\n"
+        "Other data of the same kind are named by keys of `data` on top of those of the run:\n"
         "  --config.data.eval_path=test.csv   (with --config.data.source=csv if the run was trained on another kind)\n"
         "  --config.data.eval_split=test      (hf)"
     )
