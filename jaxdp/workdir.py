@@ -38,6 +38,7 @@ class WorkDir:
         self.plots = self.root / "plots"
         self.logs = self.root / "logs"
         self.profile = self.root / "profile"
+        self.run_token = self.root / ".run_token"
 
     def log(self, process_index: int) -> Path:
         """What one process says."""

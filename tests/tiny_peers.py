@@ -2,9 +2,13 @@
 
 import concurrent.futures
 import socket
+from pathlib import Path
 
 from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import Processes
+from jaxdp.parallel.run_token import VARIABLE, RunToken
+
+TOKEN = RunToken(Path("nowhere"), {VARIABLE: "a token of the tests"})
 
 
 def free_address():
@@ -20,7 +24,7 @@ def as_processes(num_processes, function):
 
     def run(index):
         try:
-            with Peers(Processes(num_processes, index, address), 20.0, print, lambda code: None) as peers:
+            with Peers(Processes(num_processes, index, address), 20.0, print, lambda code: None, token=TOKEN) as peers:
                 return function(peers)
         except Exception as error:
             return error

@@ -15,6 +15,7 @@ from jaxdp.experiment.arguments import check_caller, check_type
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.initialise import initial_checksum, known_vocabularies
+from jaxdp.experiment.joining import join_processes
 from jaxdp.experiment.resuming import check_configuration, steps_to_resume, why_it_is_over
 from jaxdp.experiment.run_files import logging_to
 from jaxdp.experiment.session import Result, run_session
@@ -22,7 +23,6 @@ from jaxdp.experiment.start import Profile, Start
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
 from jaxdp.parallel.devices import Topology
-from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
 from jaxdp.terminal import say
@@ -80,9 +80,7 @@ def _run(
                 "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
                 "checkpoint; call jaxdp.train in the main thread for that"
             )
-        peers = stack.enter_context(Peers(processes, config.parallel.init_timeout_secs, _say_at_the_end))
-        # The lock of process 0 stands for all, as it alone writes what processes share.
-        check_place = stack.enter_context(directory.locked()) if peers.is_first else lambda: None
+        peers, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
         log = directory.log(peers.process_index)
         stack.enter_context(logging_to(log))
         stack.enter_context(peers.explaining())
@@ -116,8 +114,3 @@ def _topology_facts(topology: Topology) -> dict[str, Any]:
     """The part of a start's provenance that is known once the devices are."""
     devices = {"platform": topology.platform, "kind": topology.kind, "count": topology.num_devices}
     return {"devices": devices, "num_processes": topology.num_processes}
-
-
-def _say_at_the_end(sentence: str) -> None:
-    """As the command line does what ends the run."""
-    say(f"jaxdp: {sentence}")

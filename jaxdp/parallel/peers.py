@@ -9,7 +9,6 @@ must agree on before their devices can, and hear at once when one stops.
 
 import atexit
 import contextlib
-import json
 import os
 import queue
 import socket
@@ -21,8 +20,11 @@ from typing import Any
 from jaxdp import streams
 from jaxdp.errors import PeerLost, UserError
 from jaxdp.parallel.addresses import is_loopback
+from jaxdp.parallel.control_handshake import TokenRefused, call_control_server
+from jaxdp.parallel.control_messages import MAX_LINE_BYTES, ending, message
 from jaxdp.parallel.processes import ALONE, Processes
-from jaxdp.parallel.switchboard import Switchboard, message
+from jaxdp.parallel.run_token import VARIABLE, RunToken
+from jaxdp.parallel.switchboard import Switchboard
 
 RETRY_SECS = 0.2
 """Between two calls of a process 0 that does not answer yet."""
@@ -32,6 +34,9 @@ NOTICE_SECS = 3.0
 
 CALL_SECS = 10.0
 """How long one call may take; process 0 answers at once."""
+
+TOKEN_SECS = 30.0
+"""How long process 0 may answer and refuse the token: on a shared file system its new one may be seen late."""
 
 LINGER_SECS = 5.0
 """What a process may still do, such as end a save, when another one has taken the run down."""
@@ -49,6 +54,8 @@ class Peers:
         timeout_secs: float,
         report: Callable[[str], None],
         end_process: Callable[[int], None] = os._exit,
+        *,
+        token: RunToken | None = None,
     ):
         """Meets the others; returns when all are there.
 
@@ -57,9 +64,10 @@ class Peers:
             timeout_secs: how long to wait for all.
             report: where the loss of a process goes when this one is held up.
             end_process: ends this process with an exit code, from a thread.
+            token: by which they know each other; for process 0 already there. A process alone needs none.
 
         Raises:
-            UserError: someone is missing or wrongly numbered, or the address is wrong.
+            UserError: someone is missing or wrongly numbered, or the address or the token is wrong.
         """
         self.num_processes, self.process_index = processes.num_processes, processes.process_index
         self.hosts = [socket.gethostname()]
@@ -69,9 +77,10 @@ class Peers:
         self._lost = threading.Event()
         self._loss = PeerLost("no process is lost")
         self._switchboard: Switchboard | None = None
-        self._socket: socket.socket | None = None
         if self.num_processes > 1:
-            self._join(timeout_secs)
+            if token is None:
+                raise ValueError("several processes need a token")
+            self._join(timeout_secs, token)
 
     @classmethod
     def alone(cls) -> "Peers":
@@ -144,65 +153,74 @@ class Peers:
         streams.flush()
         self._end_process(exit_code)
 
-    def _join(self, timeout_secs: float) -> None:
+    def _join(self, timeout_secs: float, token: RunToken) -> None:
         end = time.monotonic() + timeout_secs
         if self.is_first:
-            self._switchboard = Switchboard(self._address, self.num_processes, timeout_secs)
+            self._switchboard = Switchboard(self._address, self.num_processes, timeout_secs, _own(token))
             self._switchboard.start()
+        self._socket, self._lines = self._call_until(end, timeout_secs, token)
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="jaxdp-peers", daemon=True).start()
+        try:
+            self.hosts = self._next_answer(timeout_secs + CALL_SECS)
+        except BaseException:
+            self._left.set()  # the one who raises it needs no thread to end the process
+            raise
+
+    def _call_until(self, end: float, timeout_secs: float, token: RunToken):
+        """Calls process 0 until it answers."""
+        refused_since = None
         while True:
+            now = time.monotonic()
             try:
-                self._call(min(CALL_SECS, max(end - time.monotonic(), RETRY_SECS)))
-                break
+                deadline = min(now + CALL_SECS, max(end, now + RETRY_SECS))
+                return call_control_server(self._address, self.process_index, self.num_processes, token, deadline)
             except (OSError, ValueError) as error:
-                self._hang_up()
+                refused = isinstance(error, TokenRefused) and not self.is_first
+                refused_since = (refused_since or now) if refused else None
+                if refused and time.monotonic() > min(end, refused_since + TOKEN_SECS):
+                    raise UserError(self._why_refused(error, token)) from error
                 if time.monotonic() > end:
                     raise PeerLost(self._why_unreachable(error, timeout_secs)) from error
                 if self._switchboard and self._switchboard.error:  # the others were here first
                     raise self._switchboard.error from error
             time.sleep(RETRY_SECS)
-        self._answers: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._listen, name="jaxdp-peers", daemon=True).start()
-        self.hosts = self._next_answer()
-
-    def _call(self, timeout_secs: float) -> None:
-        """Connects and says hello; raises OSError or ValueError unless a switchboard answers."""
-        host, _, port = self._address.rpartition(":")
-        self._socket = None
-        self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_secs)
-        self._lines = self._socket.makefile("rb")
-        # A machine that vanishes says no goodbye: after two minutes of unanswered probes it is gone.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-            if hasattr(socket, option):
-                self._socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        self._send("hello", {"process": self.process_index, "of": self.num_processes, "host": socket.gethostname()})
-        kind, content = json.loads(self._lines.readline())
-        if kind == "end":
-            self._hang_up()
-            raise PeerLost(content["sentence"], content["exit_code"])
-        self._socket.settimeout(None)
 
     def _listen(self) -> None:
         """The thread that hears what process 0 says, until it says that the run cannot go on."""
-        kind, content = "", None
-        while kind != "end":
-            try:
-                kind, content = json.loads(self._lines.readline())
-            except (OSError, ValueError):
-                content = {"exit_code": 70, "sentence": f"process 0 on {self.hosts[0]} is gone"}
-                kind = "end"
-            if kind == "all":
+        try:
+            while True:
+                kind, content = self._lines.read(MAX_LINE_BYTES * self.num_processes)
+                if kind == "end":
+                    exit_code, sentence = ending(content)
+                    break
+                if kind != "all" or not isinstance(content, list) or len(content) != self.num_processes:
+                    raise ValueError("process 0 answers what was not asked")
                 self._answers.put(content)
-        self._loss = PeerLost(f"{content['sentence'].rstrip('.')}; this one stops too.", content["exit_code"])
+        except (OSError, ValueError):
+            exit_code, sentence = self._why_gone()
+        except Exception as error:  # a thread that dies in silence would leave the run waiting
+            exit_code, sentence = 70, f"the control plane failed ({type(error).__name__}: {error})"
+        self._loss = PeerLost(f"{sentence.rstrip('.')}; this one stops too.", exit_code)
         self._lost.set()
         self._answers.put(None)
         if not self._left.wait(LINGER_SECS):
             self._report(str(self._loss))
             self._end_process(self._loss.exit_code)
-        self._hang_up()
+        self._socket.close()
 
-    def _next_answer(self) -> Any:
-        answer = self._answers.get()
+    def _why_gone(self) -> tuple[int, str]:
+        """Exit code and sentence where process 0 says nothing more."""
+        if self._switchboard and self._switchboard.error:
+            return self._switchboard.error.exit_code, str(self._switchboard.error)
+        return 70, f"process 0 on {self.hosts[0]} is gone"
+
+    def _next_answer(self, timeout_secs: float | None = None) -> Any:
+        """What all processes said; the watchdog sets the limit where none is given."""
+        try:
+            answer = self._answers.get(timeout=timeout_secs)
+        except queue.Empty:
+            raise PeerLost(f"process 0 at --coordinator={self._address} did not say within {timeout_secs:g} s who is there") from None
         if answer is None:
             raise self._loss
         return answer
@@ -211,10 +229,17 @@ class Peers:
         with contextlib.suppress(OSError):  # the listening thread sees it too, and knows more
             self._socket.sendall(message(kind, content))
 
-    def _hang_up(self) -> None:
-        if self._socket:
-            self._lines.close()
-            self._socket.close()
+    def _why_refused(self, error: Exception, token: RunToken) -> str:
+        advice = (
+            "set it to the same secret for all processes"
+            if token.origin == VARIABLE
+            else f"--workdir must be one directory that all machines share and all processes of one user read, or set {VARIABLE} "
+            "to the same secret for all of them"
+        )
+        return (
+            f"process {self.process_index} of {self.num_processes} on {self.hosts[0]} is refused by process 0 at "
+            f"--coordinator={self._address} with the token of {token.origin}: {error}; {advice}."
+        )
 
     def _why_unreachable(self, error: Exception, timeout_secs: float) -> str:
         why = f"{self._address} did not answer within {timeout_secs:g} s (parallel.init_timeout_secs): {error}"
@@ -234,6 +259,14 @@ class Peers:
             f"--coordinator={why}; look at what process 0 says, and whether this machine can reach that "
             f"address{loopback}."
         )
+
+
+def _own(token: RunToken) -> bytes:
+    """The token that process 0 has written."""
+    try:
+        return token.read()
+    except (OSError, ValueError) as error:
+        raise UserError(f"process 0 cannot read {token.origin} ({error}); set {VARIABLE} for all processes.") from error
 
 
 def _exit_of(error: BaseException | None) -> tuple[int, str]:

@@ -1,22 +1,16 @@
-"""Process 0's end of the line between processes: who is there, what all say, who left.
+"""Control server on process 0: which processes are there, what all of them say, who left.
 
-One thread serves all connections. A message is one line of JSON, [kind, content]:
-
-    hello   {process, of, host}       a process arrives
-    say     anything                  its part of a common question
-    leave   {exit_code, sentence}     it stops; with exit code 0 the others need not mind
-
-and from here to a process
-
-    welcome                           its hello was heard
-    all     [one part a process]      everyone has arrived, or has answered
-    end     {exit_code, sentence}     the run cannot go on
+One thread serves all connections and never blocks on one. Until a caller has
+proven that it is of this run (`control_handshake`) it may send one short line
+within `HELLO_SECS`; whatever else it sends ends its connection and changes
+nothing. Messages are in `control_messages`.
 """
 
+import collections
 import contextlib
-import json
+import errno
+import math
 import selectors
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -24,121 +18,169 @@ from typing import Any
 
 from jaxdp.errors import PeerLost, UserError
 from jaxdp.parallel.addresses import bind_address, listen
+from jaxdp.parallel.control_connection import Connection
+from jaxdp.parallel.control_handshake import is_proof, proof_of, read_hello
+from jaxdp.parallel.control_messages import ending, parsed
 
-MAX_LINE_BYTES = 2**24
-"""A connection that sends more without a line break is none of ours."""
+HELLO_SECS = 10.0
+"""How long a caller may take to prove that it is of this run."""
 
+MAX_STRANGERS = 64
+"""Callers, above the number of processes, that may be connected without having proven anything; then the oldest goes."""
 
-class _Connection:
-    """What is known of one caller."""
+ACCEPT_PAUSE_SECS = 0.2
+"""How long no caller is accepted after the system refused to accept one."""
 
-    def __init__(self, caller: socket.socket):
-        self.socket = caller
-        self.unread = b""
-        self.process: int | None = None
-        self.host = ""
-
-    def send(self, kind: str, content: Any) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which reading from it tells
-            self.socket.sendall(message(kind, content))
+MAX_WAIT_SECS = 60.0
 
 
 class Switchboard(threading.Thread):
     """Answers at a port until `num_processes` processes have arrived, and these until they leave."""
 
-    def __init__(self, address: str, num_processes: int, timeout_secs: float):
+    def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes):
         """
         Args:
             address: HOST:PORT at which the processes look for this one.
             num_processes: how many are to come, this one's own among them.
             timeout_secs: how long to wait for all.
+            token: which a caller must know.
 
         Raises:
             UserError: the port is taken.
         """
         super().__init__(name="jaxdp-switchboard", daemon=True)
         self._address, self._num_processes, self._timeout_secs = address, num_processes, timeout_secs
+        self._token = token
         self._deadline = time.monotonic() + timeout_secs
-        self._listener: socket.socket | None = listen(bind_address(address))
+        self._listener = listen(bind_address(address))
+        self._listener.setblocking(False)
+        self._is_open = True
+        self._pause_end = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._here: dict[int, _Connection] = {}
+        self._strangers: dict[Connection, None] = {}
+        self._here: dict[int, Connection] = {}
         self._said: dict[int, Any] = {}
+        self._refusals: collections.deque[str] = collections.deque(maxlen=1)
+        self._num_refusals = 0
         self.error: UserError | None = None
         """Why the run cannot go on."""
 
     def run(self) -> None:
-        while self._listener or self._here:
-            waiting = max(self._deadline - time.monotonic(), 0.0) if self._listener else None
-            events = self._selector.select(waiting)
-            if not events:
-                self._end(PeerLost(self._who_is_missing()))
-            for key, _ in events:
-                if key.fileobj is self._listener:
-                    caller, _ = self._listener.accept()
-                    self._selector.register(caller, selectors.EVENT_READ, _Connection(caller))
-                else:
-                    self._read(key.data)
-        for key in list(self._selector.get_map().values()):
-            key.fileobj.close()
-        self._selector.close()
-
-    def _read(self, connection: _Connection) -> None:
         try:
-            received = connection.socket.recv(65536)
-        except OSError:
-            received = b""
-        *lines, connection.unread = (connection.unread + received).split(b"\n")
+            while self._is_open or self._here or self._strangers:
+                self._serve_once()
+        except Exception as error:  # with it the control plane is gone: the run must not go on without
+            self._end(PeerLost(f"the control server of process 0 failed ({type(error).__name__}: {error})"))
+        finally:
+            for connection in (*self._strangers, *self._here.values()):
+                connection.socket.close()
+            self._listener.close()
+            self._selector.close()
+
+    def _serve_once(self) -> None:
+        """Waits for something to happen, and sees to it and to what is overdue."""
+        for key, events in self._selector.select(self._wait_secs()):
+            if key.fileobj is self._listener:
+                self._accept()
+                continue
+            if events & selectors.EVENT_WRITE and key.data.is_open:
+                self._flush(key.data)
+            if events & selectors.EVENT_READ and key.data.is_open:
+                self._read(key.data)
+        now = time.monotonic()
+        for stranger in [stranger for stranger in self._strangers if stranger.deadline <= now]:
+            self._refuse(stranger, f"it did not say who it is within {HELLO_SECS:g} s")
+        if self._is_open and self._deadline <= now:
+            self._end(PeerLost(self._who_is_missing()))
+        if self._is_open and self._pause_end and self._pause_end <= now:
+            self._pause_end = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ)
+
+    def _wait_secs(self) -> float:
+        times = [stranger.deadline for stranger in self._strangers]
+        if self._is_open:
+            times += [self._deadline, self._pause_end or math.inf]
+        return min(max(min(times, default=math.inf) - time.monotonic(), 0.0), MAX_WAIT_SECS)
+
+    def _accept(self) -> None:
+        try:
+            caller, where = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # The callers wait in the kernel's queue meanwhile; one place is made for them.
+                self._drop_oldest_stranger("process 0 ran out of file descriptors")
+                self._selector.unregister(self._listener)
+                self._pause_end = time.monotonic() + ACCEPT_PAUSE_SECS
+            return
+        connection = Connection(caller, str(where[0]), time.monotonic() + HELLO_SECS)
+        self._strangers[connection] = None
+        self._selector.register(caller, selectors.EVENT_READ, connection)
+        if len(self._strangers) > MAX_STRANGERS + self._num_processes:
+            self._drop_oldest_stranger("too many callers came at once")
+        self._send(connection, "challenge", connection.nonce)
+
+    def _read(self, connection: Connection) -> None:
+        lines, may_go_on = connection.receive()
         for line in lines:
-            if connection.socket.fileno() >= 0:
+            if connection.is_open:
                 self._hear(connection, line)
-        if connection.socket.fileno() >= 0 and (not received or len(connection.unread) > MAX_LINE_BYTES):
-            self._lose(connection)
+        if connection.is_open and not may_go_on:
+            self._lose(connection, "is gone")
 
-    def _hear(self, connection: _Connection, line: bytes) -> None:
+    def _hear(self, connection: Connection, line: bytes) -> None:
         try:
-            kind, content = json.loads(line)
-        except (ValueError, TypeError):
-            kind, content = "noise", None
-        if kind == "hello" and connection.process is None and _is_hello(content):
-            self._greet(connection, content)
-        elif kind == "say" and connection.process in self._here:
-            self._said[connection.process] = content
-            self._tell_when_complete()
-        elif kind == "leave" and connection.process in self._here:
-            self._drop(connection)
-            if content["exit_code"]:
-                who = f"process {connection.process} on {connection.host}"
-                self._end(PeerLost(f"{who} stopped: {content['sentence']}", content["exit_code"]))
-        else:
-            self._lose(connection)  # it speaks another language
+            kind, content = parsed(line)
+            if connection in self._strangers:
+                self._greet(connection, kind, content)
+            elif kind == "say" and self.error:
+                return  # it has not heard yet
+            elif kind == "say" and connection.process not in self._said:
+                self._said[connection.process] = content
+                self._tell_when_complete()
+            elif kind == "leave":
+                exit_code, sentence = ending(content)
+                self._drop(connection)
+                if exit_code:
+                    self._end(PeerLost(f"{connection.who} stopped: {sentence}", exit_code))
+            else:
+                raise ValueError(f"{kind} is not expected")
+        except ValueError:
+            self._lose(connection, "sent what is not of the control plane")
 
-    def _greet(self, connection: _Connection, hello: dict[str, Any]) -> None:
-        connection.process, connection.host = hello["process"], hello["host"]
+    def _greet(self, connection: Connection, kind: str, content: Any) -> None:
+        hello = read_hello(content) if kind == "hello" else None
+        if hello is None:
+            self._refuse(connection, "it is not of this version of jaxdp")
+            return
+        if not is_proof(hello.proof, proof_of(self._token, "process", connection.nonce, hello)):
+            self._refuse(connection, f"it has another token, and says it is process {hello.process} on {hello.host}")
+            return
+        del self._strangers[connection]
+        connection.process, connection.host = hello.process, hello.host
+        self._send(connection, "welcome", proof_of(self._token, "control server", connection.nonce, hello))
+        problem = self.error or self._conflict(connection, hello.of)
+        if problem:
+            self._send(connection, *_end_message(problem))
+            self._drop(connection)
+            self._end(problem)
+            return
+        self._here[hello.process] = connection
+        self._said[hello.process] = hello.host
+        self._tell_when_complete()
+
+    def _conflict(self, connection: Connection, num_processes: int) -> UserError | None:
+        """What keeps a process of this run from training with those that are there."""
+        if num_processes != self._num_processes:
+            return UserError(
+                f"{connection.who} was started as one of {num_processes} processes, process 0 as one of "
+                f"{self._num_processes}; give all of them the same --num_processes."
+            )
         other = self._here.get(connection.process)
-        who = f"process {connection.process} on {connection.host}"
-        self._here.setdefault(connection.process, connection)
-        if self.error:
-            connection.send(*_end_message(self.error))
-            return
-        if hello["of"] != self._num_processes:
-            problem = (
-                f"{who} was started as one of {hello['of']} processes, process 0 as one of {self._num_processes}; "
-                "give all of them the same --num_processes."
-            )
-        elif other:
-            problem = (
-                f"two processes have index {connection.process}, one on {other.host} and one on "
-                f"{connection.host}; give each of the {self._num_processes} its own --process_index."
-            )
-        else:
-            connection.send("welcome", None)
-            self._said[connection.process] = connection.host
-            self._tell_when_complete()
-            return
-        if other:  # it is not among those that are told
-            connection.send(*_end_message(UserError(problem)))
-        self._end(UserError(problem))
+        return other and UserError(
+            f"two processes have index {connection.process}, one on {other.host} and one on "
+            f"{connection.host}; give each of the {self._num_processes} its own --process_index."
+        )
 
     def _tell_when_complete(self) -> None:
         if len(self._said) < self._num_processes:
@@ -146,8 +188,10 @@ class Switchboard(threading.Thread):
         said = [self._said[process] for process in range(self._num_processes)]
         self._said = {}
         self._close_listener()
-        for connection in self._here.values():
-            connection.send("all", said)
+        for stranger in list(self._strangers):
+            self._drop(stranger)
+        for connection in list(self._here.values()):
+            self._send(connection, "all", said)
 
     def _end(self, error: UserError) -> None:
         """Tells all that are there why the run cannot go on; the first reason is the one that counts."""
@@ -155,37 +199,69 @@ class Switchboard(threading.Thread):
             return
         self.error = error
         self._close_listener()
-        for connection in self._here.values():
-            connection.send(*_end_message(error))
+        for connection in list(self._here.values()):
+            self._send(connection, *_end_message(error))
 
-    def _lose(self, connection: _Connection) -> None:
-        """It hung up without a word; before all have arrived another one may still come in its place."""
+    def _send(self, connection: Connection, kind: str, content: Any) -> None:
+        connection.send(kind, content)
+        self._watch(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        connection.flush()
+        self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        """Waits until a caller takes more, where something is still to be sent."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.has_unsent else 0)
+        self._selector.modify(connection.socket, events, connection)
+
+    def _refuse(self, stranger: Connection, why: str) -> None:
+        """Ends a connection that has proven nothing; who it was is told if a process is missing at the end."""
+        stranger.send("refused", None)
+        self._num_refusals += 1
+        self._refusals.append(f"{stranger.where} ({why})")
+        self._drop(stranger)
+
+    def _drop_oldest_stranger(self, why: str) -> None:
+        if self._strangers:
+            self._refuse(next(iter(self._strangers)), why)
+
+    def _lose(self, connection: Connection, why: str) -> None:
+        """Ends a connection that cannot go on; before all have arrived another one may still come in its place."""
         was_here = self._here.get(connection.process) is connection
         self._drop(connection)
-        if was_here and not self._listener:
-            self._end(PeerLost(f"process {connection.process} on {connection.host} is gone"))
+        if was_here and not self._is_open:
+            self._end(PeerLost(f"{connection.who} {why}"))
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket)
         connection.socket.close()
+        self._strangers.pop(connection, None)
         if self._here.get(connection.process) is connection:
             del self._here[connection.process]
             self._said.pop(connection.process, None)
 
     def _close_listener(self) -> None:
         """Gives the port over, so that JAX can listen there."""
-        if self._listener:
-            self._selector.unregister(self._listener)
+        if self._is_open:
+            self._is_open = False
+            with contextlib.suppress(KeyError):  # it rests after it ran out of file descriptors
+                self._selector.unregister(self._listener)
             self._listener.close()
-            self._listener = None
 
     def _who_is_missing(self) -> str:
         missing = [process for process in range(self._num_processes) if process not in self._here]
         here = [f"{process} on {self._here[process].host}" for process in sorted(self._here)]
+        refused = (
+            f" {_counted(self._num_refusals)} refused, the last one from {self._refusals[-1]}."
+            if self._num_refusals
+            else ""
+        )
         return (
             f"{_listed('process', missing)} of {self._num_processes} did not come to "
             f"--coordinator={self._address} within {self._timeout_secs:g} s (parallel.init_timeout_secs); "
-            f"{_listed('process', here)} did. Look at what the missing ones say, and whether they can reach that address."
+            f"{_listed('process', here)} did.{refused} Look at what the missing ones say, and whether they can reach that "
+            "address."
         )
 
 
@@ -193,14 +269,8 @@ def _end_message(error: UserError) -> tuple[str, Any]:
     return "end", {"exit_code": error.exit_code, "sentence": str(error)}
 
 
-def _is_hello(content: Any) -> bool:
-    kinds = {"process": int, "of": int, "host": str}
-    return isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
-
-
-def message(kind: str, content: Any) -> bytes:
-    """One line of the protocol."""
-    return json.dumps([kind, content]).encode() + b"\n"
+def _counted(number: int) -> str:
+    return "One connection was" if number == 1 else f"{number} connections were"
 
 
 def _listed(noun: str, things: Sequence[Any], limit: int = 8) -> str:

@@ -109,7 +109,7 @@ def test_two_processes_train_as_one(config_file, trained, compilation_cache, tmp
     ]  # fmt: skip
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "devices  8 x cpu (2 processes)" in said[0][1] and "devices" not in said[1][1]
+    assert "devices   8 x cpu (2 processes)" in said[0][1] and "devices" not in said[1][1]
     assert (together / "logs" / "process_1.log").is_file()
 
     lines, expected = metrics_lines(together), metrics_lines(trained)

@@ -3,12 +3,15 @@
 import concurrent.futures
 import socket
 import threading
+import time
 
 import pytest
+from tiny_peers import TOKEN
 
 from jaxdp.errors import PeerLost, UserError
-from jaxdp.parallel import addresses, switchboard
+from jaxdp.parallel import addresses
 from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel.control_handshake import call_control_server
 from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import Processes
 
@@ -34,17 +37,32 @@ def call(address):
     """Starts `function(peers)` as process `index`; returns a future, with what it reported and its forced end."""
     pool = concurrent.futures.ThreadPoolExecutor(8)
 
-    def start(index, num_processes=2, function=lambda peers: peers.hosts, timeout_secs=20.0, at=address, ended=None):
+    def start(index, num_processes=2, function=lambda peers: peers.hosts, timeout_secs=20.0, at=address, ended=None, token=TOKEN):
         ended = [] if ended is None else ended
 
         def run():
-            with Peers(Processes(num_processes, index, at), timeout_secs, lambda text: ended.append(text), ended.append) as peers:
+            with Peers(Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token) as peers:
                 return function(peers)
 
         return pool.submit(run)
 
     yield start
     pool.shutdown()
+
+
+def answered(function, process_0):
+    """What a call returns as soon as process 0 listens."""
+    while True:
+        try:
+            return function()
+        except ConnectionRefusedError:
+            assert not process_0.done()
+
+
+def stranger_at(address, process_0):
+    """A connection of someone who does not know the token."""
+    host, port = address.split(":")
+    return answered(lambda: socket.create_connection((host, int(port))), process_0)
 
 
 def test_a_process_alone_needs_no_line():
@@ -140,13 +158,7 @@ def test_a_number_of_processes_that_differs_stops_all(call):
 @pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["say", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
 def test_strangers_at_the_port_do_no_harm(call, address, noise):
     first = call(0, 2)
-    host, port = address.split(":")
-    while True:
-        try:
-            stranger = socket.create_connection((host, int(port)))
-            break
-        except ConnectionRefusedError:
-            assert not first.done()
+    stranger = stranger_at(address, first)
     with stranger:
         stranger.sendall(noise)
         second = call(1, 2)
@@ -264,16 +276,8 @@ def test_those_that_leave_in_good_order_disturb_nobody(call):
 def test_one_that_goes_before_all_are_there_is_not_counted(call, address):
     """A launcher may start it once more; without it nobody goes on."""
     first = call(0, 3)
-    host, port = address.split(":")
-    while True:
-        try:
-            early = socket.create_connection((host, int(port)))
-            break
-        except ConnectionRefusedError:
-            assert not first.done()
-    with early, early.makefile("rb") as lines:
-        early.sendall(switchboard.message("hello", {"process": 1, "of": 3, "host": "elsewhere"}))
-        assert lines.readline() == switchboard.message("welcome", None)
+    early, _ = answered(lambda: call_control_server(address, 1, 3, TOKEN, time.monotonic() + 5.0), first)
+    early.close()
     third = call(2, 3)
     threading.Event().wait(0.3)
     assert not first.done() and not third.done()

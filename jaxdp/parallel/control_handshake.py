@@ -1,0 +1,148 @@
+"""Handshake of the control plane: both sides prove that they know the run token, which never travels.
+
+Process 0 sends a nonce. The caller answers with its index, the number of
+processes, its host, a nonce of its own, and an HMAC-SHA256 over all of this and
+process 0's nonce, keyed with the token; process 0 answers with an HMAC over the
+same and another label. So neither a stranger who calls nor one who answers is
+taken for a process of the run, and no recorded proof is of use again.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+import socket
+import time
+from typing import Any, NamedTuple
+
+from jaxdp.parallel.addresses import split_address
+from jaxdp.parallel.control_messages import (
+    MAX_HANDSHAKE_BYTES,
+    LineReader,
+    detect_vanished_peer,
+    message,
+)
+from jaxdp.parallel.processes import MAX_PROCESSES
+from jaxdp.parallel.run_token import RunToken
+
+MAX_HOST_CHARACTERS = 255
+
+SEND_SECS = 60.0
+"""How long process 0 may take to receive what was sent to it."""
+
+_TICK_SECS = 1.0
+"""How often a reader with a deadline looks at the clock."""
+
+
+class TokenRefused(ValueError):
+    """Process 0 answers, but does not accept this process's token, or there is no token to prove yet."""
+
+
+class Hello(NamedTuple):
+    """What a caller says of itself; `proof` shows that it knows the run token."""
+
+    process: int
+    of: int
+    host: str
+    nonce: str
+    proof: str
+
+
+def new_nonce() -> str:
+    """Returns 128 random bits."""
+    return secrets.token_hex(16)
+
+
+def read_hello(content: Any) -> Hello | None:
+    """Checks types and ranges of a hello; None if it is none."""
+    if not isinstance(content, dict) or content.keys() != set(Hello._fields):
+        return None
+    hello = Hello(**content)
+    is_text = all(isinstance(text, str) for text in (hello.host, hello.nonce, hello.proof))
+    is_number = type(hello.process) is int and type(hello.of) is int
+    if not is_text or not is_number or not 0 <= hello.process < hello.of <= MAX_PROCESSES:
+        return None
+    return hello if hello.host.isprintable() and len(hello.host) <= MAX_HOST_CHARACTERS else None
+
+
+def proof_of(token: bytes, label: str, challenge: str, hello: Hello) -> str:
+    """Returns the HMAC by which one side shows that it knows the token.
+
+    Args:
+        token: Run token.
+        label: "process" or "control server": whose proof it is, so that neither serves as the other.
+        challenge: Nonce of process 0.
+        hello: What the caller said; its own proof does not count.
+    """
+    signed = json.dumps([label, challenge, hello.nonce, hello.process, hello.of, hello.host]).encode()
+    return hmac.new(token, signed, hashlib.sha256).hexdigest()
+
+
+def is_proof(given: str, expected: str) -> bool:
+    """Compares two proofs in a time that does not depend on where they differ."""
+    return hmac.compare_digest(given.encode(errors="replace"), expected.encode())
+
+
+def call_control_server(
+    address: str, process: int, num_processes: int, token: RunToken, deadline: float
+) -> tuple[socket.socket, LineReader]:
+    """Connects to process 0 and proves to be a process of this run.
+
+    Args:
+        address: HOST:PORT of process 0.
+        process: Index of this process.
+        num_processes: Number of processes of the run.
+        token: Run token; read anew at every call, since process 0 writes it at its start.
+        deadline: Time of `time.monotonic` by which all of it must be done.
+
+    Returns:
+        The connection, on which sending may take `SEND_SECS`, and its reader.
+
+    Raises:
+        TokenRefused: See there.
+        OSError: Nobody answers.
+        ValueError: What answers is not process 0 of this run.
+    """
+    connection = socket.create_connection(split_address(address), timeout=max(deadline - time.monotonic(), 0.1))
+    try:
+        detect_vanished_peer(connection)
+        connection.settimeout(_TICK_SECS)
+        lines = LineReader(connection)
+        challenge = _expect("challenge", lines, deadline)
+        if not isinstance(challenge, str):
+            raise ValueError("what answers there is not process 0 of a run of this version of jaxdp")
+        secret = _secret(token)
+        hello = Hello(process, num_processes, socket.gethostname()[:MAX_HOST_CHARACTERS], new_nonce(), "")
+        hello = hello._replace(proof=proof_of(secret, "process", challenge, hello))
+        connection.settimeout(max(deadline - time.monotonic(), _TICK_SECS))
+        connection.sendall(message("hello", hello._asdict()))
+        connection.settimeout(_TICK_SECS)
+        proof = _expect("welcome", lines, deadline)
+        if not isinstance(proof, str) or not is_proof(proof, proof_of(secret, "control server", challenge, hello)):
+            raise ValueError("what answers there does not know the token of this run")
+        connection.settimeout(SEND_SECS)
+        return connection, lines
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _expect(wanted: str, lines: LineReader, deadline: float) -> Any:
+    try:
+        kind, content = lines.read(MAX_HANDSHAKE_BYTES, deadline)
+    except ValueError as error:
+        raise ValueError(f"what answers there is not process 0 of a run: {error}") from error
+    if kind == "refused" and wanted == "welcome":
+        raise TokenRefused("process 0 does not know the token of this process")
+    if kind != wanted:
+        raise ValueError("what answers there is not process 0 of a run of this version of jaxdp")
+    return content
+
+
+def _secret(token: RunToken) -> bytes:
+    try:
+        return token.read()
+    except OSError as error:
+        raise TokenRefused(f"{token.origin} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise TokenRefused(str(error)) from error

@@ -1,0 +1,108 @@
+"""Run token: the secret by which the processes of a run know each other on the control plane.
+
+It is the environment variable JAXDP_RUN_TOKEN where that is set, the same for
+all processes; else 32 random bytes that process 0 writes into the work
+directory at every start, readable by its user only.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxdp.errors import UserError
+
+VARIABLE = "JAXDP_RUN_TOKEN"
+MIN_CHARACTERS = 16
+"""A shorter token could be guessed from one recorded proof."""
+
+_NUM_BYTES = 32
+
+
+class RunToken:
+    """The token of one run, from the environment or from its file."""
+
+    def __init__(self, path: Path, environment: Mapping[str, str] = os.environ):
+        """
+        Args:
+            path: File of the token; not used where the environment has one.
+            environment: Environment variables.
+
+        Raises:
+            UserError: The variable holds too short a token.
+        """
+        self._path = path
+        given = environment.get(VARIABLE)
+        if given is not None and len(given) < MIN_CHARACTERS:
+            raise UserError(
+                f"the environment variable {VARIABLE} must have at least {MIN_CHARACTERS} characters, found "
+                f"{len(given)}: set it to the same secret for all processes, such as one that `openssl rand -hex 32` "
+                "prints, or unset it."
+            )
+        self._given = given and given.encode(errors="surrogateescape")
+        self.origin = VARIABLE if given else str(path)
+        """Where the token comes from, for messages."""
+
+    def write(self) -> None:
+        """Writes a new token; for process 0, which holds the lock of the work directory.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        if self._given:
+            return
+        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
+        with self._explaining():
+            partial.unlink(missing_ok=True)
+            _write_new(partial)
+            partial.replace(self._path)
+
+    def write_if_missing(self) -> None:
+        """Writes a token unless there is one; for a process 0 that has to tell the others that it cannot go on.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        if not self._given:
+            with self._explaining(), contextlib.suppress(FileExistsError):
+                _write_new(self._path)
+
+    def read(self) -> bytes:
+        """Returns the token as it is now.
+
+        Raises:
+            OSError: There is no file, or it cannot be read.
+            ValueError: The file holds something else.
+        """
+        if self._given:
+            return self._given
+        # An NFS client remembers for up to half a minute that a file is missing, unless the
+        # directory is opened again.
+        os.close(os.open(self._path.parent, os.O_RDONLY))
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            token = os.read(descriptor, _NUM_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(token) != _NUM_BYTES:
+            raise ValueError(f"{self._path} must hold {_NUM_BYTES} bytes, found {len(token)}{'' if len(token) < _NUM_BYTES else ' or more'}")
+        return token
+
+    @contextlib.contextmanager
+    def _explaining(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"process 0 cannot write {self._path} ({error.strerror}), by which the processes of this run know each "
+                f"other: remove what is in its place, or set the environment variable {VARIABLE} for all of them."
+            ) from error
+
+
+def _write_new(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, secrets.token_bytes(_NUM_BYTES))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,483 @@
+"""Strangers at the coordinator's port: whatever they send, the run goes on or ends as without them.
+
+Threads stand for the processes, as in `test_peers`. All strangers are on loopback.
+"""
+
+import contextlib
+import errno
+import json
+import random
+import socket
+import threading
+import time
+
+import pytest
+from test_peers import HOST, address, answered, call, short_waits, stranger_at
+from tiny_peers import TOKEN
+
+from jaxdp.errors import PeerLost, UserError
+from jaxdp.parallel import control_connection, control_handshake, switchboard
+from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel.control_handshake import Hello, call_control_server, proof_of
+from jaxdp.parallel.control_messages import MAX_HANDSHAKE_BYTES, LineReader, message
+from jaxdp.parallel.run_token import VARIABLE, RunToken
+
+__all__ = ["address", "call", "short_waits"]
+
+OTHER_TOKEN = RunToken(TOKEN._path, {VARIABLE: "the token of another run"})
+
+
+def hello(**fields):
+    """A hello as a stranger may send it: of the right shape, its proof is none."""
+    return message("hello", {"process": 1, "of": 2, "host": "x", "nonce": "n", "proof": "0" * 64} | fields)
+
+
+HOSTILE = {
+    "open brackets": b"[" * 200_000 + b"\n",
+    "few open brackets": b"[" * 3000 + b"\n",
+    "process -5": b'["hello",{"process":-5,"of":2,"host":"x"}]\n',
+    "process 7": b'["hello",{"process":7,"of":2,"host":"x"}]\n',
+    "a hello of an earlier version, then leave 5": b'["hello",{"process":1,"of":2,"host":"x"}]\n["leave",5]\n',
+    "negative index with a proof": hello(process=-5),
+    "index beyond the number": hello(process=7),
+    "an index that is true": hello(process=True),
+    "an index that is a fraction": hello(process=1.0),
+    "an index of many digits": hello().replace(b": 1,", b": " + b"9" * 3000 + b","),
+    "a proof that is none": hello(),
+    "process 0 itself": hello(process=0),
+    "a proof that is no ASCII": hello(proof="\u00e9" * 64),
+    "a proof that is a list": hello(proof=[0]),
+    "a surrogate in the proof": hello(proof="\ud800"),
+    "another number of processes": hello(of=3),
+    "hello, then leave": hello() + b'["leave",{"exit_code":3,"sentence":"\\u001b[31mhaha"}]\n',
+    "leave": b'["leave",{"exit_code":3,"sentence":"haha"}]\n',
+    "say": b'["say",1]\n',
+    "welcome": b'["welcome",null]\n',
+    "kind that is a list": b'[["hello"],1]\n',
+    "NaN": b"NaN\n",
+    "no UTF-8": b"\xff\xfe\n",
+    "NUL": b"\0" * 100 + b"\n",
+    "only line breaks": b"\n" * 5000,
+    "a line without an end": b"x" * (MAX_HANDSHAKE_BYTES + 1),
+    "a request of a browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "TLS": bytes.fromhex("16030100c8010000c40303"),
+    "nothing": b"",
+}
+
+
+def function(peers):
+    return peers.hosts, peers.gather(peers.process_index)
+
+
+EXPECTED = ([HOST, HOST], [0, 1])
+
+
+def send_all(stranger, data):
+    """Sends what the other side takes."""
+    with contextlib.suppress(OSError):  # it has hung up, as it may
+        stranger.sendall(data)
+
+
+def until_hung_up(stranger):
+    """What came until the other side ended the connection."""
+    received = b""
+    stranger.settimeout(20)
+    try:
+        while chunk := stranger.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize("lines", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_lines_change_nothing(call, address, lines):
+    first = call(0, 2, function)
+    with stranger_at(address, first) as stranger:
+        send_all(stranger, lines)
+        if lines and (b"\n" in lines or len(lines) > MAX_HANDSHAKE_BYTES):
+            assert b"welcome" not in until_hung_up(stranger)  # at once, not only when all are there
+            assert not first.done()
+        second = call(1, 2, function)
+        assert first.result() == second.result() == EXPECTED
+
+
+@pytest.mark.parametrize("lines", [HOSTILE["hello, then leave"], HOSTILE["open brackets"], b""])
+def test_hostile_lines_do_not_hide_who_is_missing(call, address, lines):
+    first = call(0, 2, timeout_secs=1.0)
+    with stranger_at(address, first) as stranger:
+        send_all(stranger, lines)
+        with pytest.raises(PeerLost, match=r"process 1 of 2 did not come to .* within 1 s") as loss:
+            first.result()
+    assert loss.value.exit_code == 70
+    sentence = str(loss.value)
+    assert "\x1b" not in sentence and "haha" not in sentence
+    if lines.startswith(b'["hello"'):
+        assert "One connection was refused, the last one from 127.0.0.1 (it has another token, and says it is process 1 on x)" in sentence
+
+
+def test_a_stranger_who_says_nothing_or_one_byte_after_the_other_is_dropped(call, address, monkeypatch):
+    monkeypatch.setattr(switchboard, "HELLO_SECS", 0.3)
+    first = call(0, 2, function)
+    with stranger_at(address, first) as idle, stranger_at(address, first) as slow:
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(0.02):
+                send_all(slow, b"[")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            for stranger in (idle, slow):
+                assert until_hung_up(stranger).split(b"\n")[1] == message("refused", None).strip()
+        finally:
+            stop.set()
+            dripping.join()
+        assert not first.done()
+        assert call(1, 2, function).result() == first.result() == EXPECTED
+
+
+def test_callers_without_end_do_not_keep_process_0_past_its_time(call, address):
+    """There is always something to read, so the time must be looked at all the same."""
+    first = call(0, 2, timeout_secs=1.0)
+    stranger_at(address, first).close()
+    host, port = address.split(":")
+    while not first.done():
+        try:
+            with socket.create_connection((host, int(port)), timeout=1) as stranger:
+                send_all(stranger, hello())
+        except OSError:
+            continue
+    with pytest.raises(PeerLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"):
+        first.result()
+
+
+def test_a_flood_of_open_connections_is_bounded_and_keeps_nobody_out(call, address, monkeypatch):
+    monkeypatch.setattr(switchboard, "MAX_STRANGERS", 8)
+    held = []
+    servers = watched_servers(monkeypatch)
+    first = call(0, 2, function)
+    try:
+        for _ in range(200):
+            held.append(stranger_at(address, first))
+        assert b"refused" in until_hung_up(held[0])
+        assert call(1, 2, function).result() == first.result() == EXPECTED
+    finally:
+        for stranger in held:
+            stranger.close()
+    [server] = servers
+    assert 8 <= server.most_strangers <= 11
+
+
+def watched_servers(monkeypatch):
+    """The control servers that are started, each with the most strangers it had at once."""
+    servers = []
+
+    class Watched(switchboard.Switchboard):
+        most_strangers = 0
+
+        def run(self):
+            servers.append(self)
+            super().run()
+
+        def _serve_once(self):
+            super()._serve_once()
+            self.most_strangers = max(self.most_strangers, len(self._strangers))
+
+    monkeypatch.setattr(peers_module, "Switchboard", Watched)
+    return servers
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED])
+def test_running_out_of_file_descriptors_ends_nothing(call, address, number, monkeypatch):
+    accept, refusals = socket.socket.accept, iter([True] * 3)
+    port = int(address.split(":")[1])
+
+    def accept_later(listener):
+        if listener.getsockname()[1] == port and next(refusals, False):
+            raise OSError(number, "reason")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    monkeypatch.setattr(switchboard, "ACCEPT_PAUSE_SECS", 0.05)
+    answers = [call(index, 2, function) for index in range(2)]
+    for answer in answers:
+        assert answer.result() == EXPECTED
+    assert next(refusals, None) is None
+
+
+def test_while_descriptors_are_short_the_listener_rests(call, address, monkeypatch):
+    """Else the thread would spin: the caller stays in the queue."""
+    times = []
+    port = int(address.split(":")[1])
+
+    def refuse(listener):
+        assert listener.getsockname()[1] == port
+        times.append(time.monotonic())
+        raise OSError(errno.EMFILE, "reason")
+
+    monkeypatch.setattr(socket.socket, "accept", refuse)
+    first = call(0, 2, timeout_secs=1.0)
+    with pytest.raises(UserError):
+        first.result()
+    assert 1 <= len(times) <= 1.5 / switchboard.ACCEPT_PAUSE_SECS
+
+
+@pytest.mark.parametrize("method", ["_accept", "_greet", "_tell_when_complete"])
+def test_a_control_server_that_fails_ends_the_run_with_a_sentence(call, method, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(switchboard.Switchboard, method, fails)
+    with pytest.raises(PeerLost, match=r"the control server of process 0 failed \(RuntimeError: a fault\)") as loss:
+        call(0, 2).result()
+    assert loss.value.exit_code == 70
+
+
+def test_a_control_server_that_fails_later_ends_all(call, monkeypatch):
+    ready = threading.Barrier(3)
+
+    def gather_twice(peers):
+        ready.wait(20)
+        return peers.gather(None)
+
+    answers = [call(index, 3, gather_twice) for index in range(2)]
+    third = call(2, 3, lambda peers: (break_server(monkeypatch), gather_twice(peers)))
+    for answer in (*answers, third):
+        with pytest.raises(PeerLost, match=r"the control server of process 0 failed \(KeyError: 'fault'\); this one stops too"):
+            answer.result()
+
+
+def break_server(monkeypatch):
+    def fails(*_):
+        raise KeyError("fault")
+
+    monkeypatch.setattr(switchboard.Switchboard, "_hear", fails)
+
+
+def test_a_listening_thread_that_fails_ends_its_process(call, monkeypatch):
+    read = LineReader.read
+
+    def fails(lines, max_bytes, deadline=None):
+        if deadline is None:
+            raise MemoryError("too long")
+        return read(lines, max_bytes, deadline)
+
+    monkeypatch.setattr(LineReader, "read", fails)
+    with pytest.raises(PeerLost, match=r"the control plane failed \(MemoryError: too long\); this one stops too"):
+        call(0, 2).result()
+
+
+def joined(call, address, process, num_processes, *others):
+    """A connection that has proven to be a process of the run, without what a process does with it."""
+    answers = [call(index, num_processes, function) for index in others]
+    connection, lines = answered(
+        lambda: call_control_server(address, process, num_processes, TOKEN, time.monotonic() + 20), answers[0]
+    )
+    return connection, lines, answers
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        message("leave", 5), message("leave", {"exit_code": "3", "sentence": "x"}), message("leave", {"exit_code": -1, "sentence": "x"}),
+        message("leave", {"exit_code": True, "sentence": "x"}), message("leave", {"exit_code": 2}), message("leave", None),
+        message("say", 1) * 2, hello(), b"[" * 200_000 + b"\n", b"noise\n",
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_a_process_is_its_end(call, address, lines):
+    """One that knows the token and speaks another language has a fault; the run ends with its name."""
+    connection, reader, [first] = joined(call, address, 1, 2, 0)
+    with connection:
+        assert reader.read(1000, time.monotonic() + 20) == ("all", [HOST, HOST])
+        connection.sendall(lines)
+        if lines.startswith(b'["say"'):
+            return  # the second may be of the next question by now
+        with pytest.raises(PeerLost, match=f"process 1 on {HOST} sent what is not of the control plane; this one stops too"):
+            first.result()
+
+
+def test_a_line_without_an_end_is_bounded_after_the_handshake_too(call, address, monkeypatch):
+    monkeypatch.setattr(control_connection, "MAX_LINE_BYTES", 100_000)
+    connection, reader, [first] = joined(call, address, 1, 2, 0)
+    with connection:
+        assert reader.read(1000, time.monotonic() + 20)[0] == "all"
+        send_all(connection, b"x" * 1_000_000)
+        with pytest.raises(PeerLost, match=f"process 1 on {HOST} is gone"):
+            first.result()
+
+
+def test_a_process_that_does_not_read_holds_up_nobody_else(call, address):
+    """As one that is stopped for a while; what is sent to it waits."""
+
+    def large(peers):
+        return [len(part) for part in peers.gather("x" * 8_000_000)]
+
+    answers = [call(index, 3, large) for index in (0, 2)]
+    connection, lines = answered(
+        lambda: call_control_server(address, 1, 3, TOKEN, time.monotonic() + 20), answers[0]
+    )
+    with connection:
+        assert lines.read(1000, time.monotonic() + 20)[0] == "all"
+        connection.sendall(message("say", "y" * 8_000_000))
+        for answer in answers:
+            assert answer.result(60) == [8_000_000] * 3
+        assert lines.read(10**8, time.monotonic() + 60)[0] == "all"
+
+
+def test_both_ends_notice_a_machine_that_vanishes(call, address, monkeypatch):
+    servers = watched_servers(monkeypatch)
+
+    def options(peers):
+        peers.gather(None)
+        sockets = [peers._socket, *(connection.socket for server in servers for connection in server._here.values())]
+        return [end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in sockets], peers.gather(None)
+
+    answers = [call(index, 2, options) for index in range(2)]
+    assert answers[0].result() == ([1, 1, 1], [None, None]) == answers[1].result()
+
+
+class Impostor(threading.Thread):
+    """Listens where process 0 should, and answers each caller with the given lines after its hello."""
+
+    def __init__(self, address, challenge, *answers):
+        super().__init__(daemon=True)
+        host, port = address.split(":")
+        self.listener = socket.create_server((host, int(port)))
+        self.challenge, self.answers, self.heard = challenge, answers, []
+
+    def run(self):
+        while True:
+            try:
+                caller, _ = self.listener.accept()
+            except OSError:
+                return
+            with caller:
+                caller.settimeout(5)
+                send_all(caller, self.challenge)
+                try:
+                    self.heard.append(caller.recv(4096))
+                except OSError:
+                    continue
+                for answer in self.answers:
+                    send_all(caller, answer)
+                until_hung_up(caller)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.join()
+
+
+END = message("end", {"exit_code": 3, "sentence": "\x1b[31mhaha"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ((message("challenge", "n"), message("welcome", "0" * 64)), "does not know the token of this run"),
+        ((message("challenge", "n"), message("welcome", None), message("all", [1, 2])), "does not know the token of this run"),
+        ((message("challenge", "n"), END), "is not process 0 of a run"),
+        ((END,), "is not process 0 of a run"),
+        ((message("welcome", None), message("all", ["a", "b"])), "is not process 0 of a run"),
+        ((message("challenge", 5),), "is not process 0 of a run"),
+        ((b"x" * 100_000,), "a line of more than 4096 bytes"),
+        ((b"[" * 4000 + b"\n",), "not a line of jaxdp's control plane"),
+    ],
+)
+def test_an_impostor_at_the_address_is_not_believed(call, address, lines, problem):
+    with Impostor(address, *lines), pytest.raises(PeerLost, match=f"did not answer within 1 s .*{problem}") as loss:
+        call(1, 2, timeout_secs=1.0).result()
+    assert loss.value.exit_code == 70 and "haha" not in str(loss.value)
+
+
+def test_an_idle_impostor_at_the_address_does_not_hold_a_process(call, address, monkeypatch):
+    monkeypatch.setattr(control_handshake, "_TICK_SECS", 0.1)
+    with Impostor(address, b""), pytest.raises(PeerLost, match=r"did not answer within 1 s .*timed out"):
+        call(1, 2, timeout_secs=1.0).result()
+    with Impostor(address, message("challenge", "n")), pytest.raises(PeerLost, match=r"did not answer within 1 s .*timed out"):
+        call(1, 2, timeout_secs=1.0).result()
+
+
+def test_a_recorded_hello_is_of_no_use(call, address):
+    """Neither the proof that a process gives, nor the one that process 0 gives."""
+    with Impostor(address, message("challenge", "n")) as impostor, pytest.raises(PeerLost):
+        call(1, 2, timeout_secs=0.5).result()
+    recorded = impostor.heard[0]
+    assert recorded.startswith(b'["hello"')
+    first = call(0, 2, function)
+    with stranger_at(address, first) as stranger:
+        send_all(stranger, recorded)
+        assert b"refused" in until_hung_up(stranger)
+        assert call(1, 2, function).result() == first.result() == EXPECTED
+
+
+def test_a_proof_is_of_all_that_is_said():
+    said = Hello(1, 2, "a", "n", "")
+    proofs = {
+        proof_of(token, label, challenge, given)
+        for token in (b"t", b"u")
+        for label in ("process", "control server")
+        for challenge in ("c", "d")
+        for given in (said, *(said._replace(**{name: value}) for name, value in [("process", 0), ("of", 3), ("host", "b"), ("nonce", "o")]))
+    }
+    assert len(proofs) == 2 * 2 * 2 * 5
+    assert proof_of(b"t", "process", "c", said) == proof_of(b"t", "process", "c", said._replace(proof="x"))
+
+
+def test_a_process_with_another_token_is_told_what_to_do(call, monkeypatch):
+    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    first = call(0, 2, timeout_secs=2.0)
+    with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret") as refusal:
+        call(1, 2, timeout_secs=20.0, token=OTHER_TOKEN).result()
+    assert refusal.value.exit_code == 2
+    with pytest.raises(PeerLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"):
+        first.result()
+
+
+@pytest.mark.parametrize("before", [None, b"s" * 32, b"half"])
+def test_a_token_that_is_seen_late_is_read_again(call, tmp_path, before):
+    """As on a shared file system: process 1 still sees the one of an earlier start, or none."""
+    path = tmp_path / ".run_token"
+    if before is not None:
+        path.write_bytes(before)
+    second = call(1, 2, function, token=RunToken(path, {}))
+    own = RunToken(tmp_path / "own", {})
+    own.write()
+    first = call(0, 2, function, token=own)
+    threading.Event().wait(0.5)
+    assert not second.done() and not first.done()
+    path.write_bytes(own.read())
+    assert first.result() == second.result() == EXPECTED
+
+
+def test_a_token_that_is_never_seen_is_told(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    first = call(0, 2, timeout_secs=1.0)
+    token = RunToken(tmp_path / ".run_token", {})
+    with pytest.raises(UserError, match=r"\.run_token cannot be read \(No such file or directory\); --workdir must be one directory") as refusal:
+        call(1, 2, timeout_secs=20.0, token=token).result()
+    assert f"or set {VARIABLE} to the same secret" in str(refusal.value)
+    with pytest.raises(PeerLost):
+        first.result()
+
+
+def test_random_lines_change_nothing(call, address):
+    """Valid messages with random parts replaced, and noise."""
+    draws = random.Random(0)
+    first = call(0, 2, function)
+    for _ in range(200):
+        kind = draws.choice(["hello", "say", "leave", "all", "end", "welcome", "challenge", "", "\u0000", 5, None])
+        values = [-1, 0, 1, 2, 2**63, 1.5, True, None, "x", "\ud800", [], {}, [[1]], "0" * 64]
+        content = draws.choice([{key: draws.choice(values) for key in Hello._fields}, draws.choice(values)])
+        line = bytearray(json.dumps([kind, content]).encode() + b"\n")
+        for _ in range(draws.choice([0, 0, 1, 5])):
+            line[draws.randrange(len(line))] = draws.randrange(256)
+        with stranger_at(address, first) as stranger:
+            send_all(stranger, bytes(line))
+    assert call(1, 2, function).result() == first.result() == EXPECTED
