@@ -264,7 +264,7 @@ def test_wrong_requests_to_generate(trained, capsys, case):
         (["eval", "--workdir=s3://bucket/x"], ["--workdir=s3://bucket/x: s3:// is not supported here"]),
         (["generate", "--workdir=~no_such_user_at_all/x", "--prompt=a"], ["no home directory is known for ~"]),
         (["train", "--config=nothing.py", "--workdir=x"], ["--config=nothing.py: there is no such file"]),
-        (["eval", "--workdir=x", "--split=test"], ["--split", "'test'"]),
+        (["eval", "--workdir=x", "--split=tset"], ["--split", "'tset'"]),
         (["eval", "--workdir=x", "--stepp=3"], ["unknown option --stepp; did you mean --step?"]),
         (["inspect"], ["the following arguments are required: PATH"]),
         (["inspect", "x", "y"], ["'y' is not understood"]),
