@@ -1,8 +1,7 @@
 """What data a run was trained on, in 64 characters."""
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from jaxdp.data.reading.records import Record
@@ -24,8 +23,9 @@ class Fingerprint:
 
     def add(self, record: Record) -> None:
         """Takes the next record in."""
-        values = (record.origin, *(record.fields[column] for column in self._columns), record.continues)
-        content = b"".join(itertools.chain.from_iterable(map(_encoded, values)))
+        fields = record.fields
+        content = _encoded(record.origin) + b"".join([_encoded(fields[column]) for column in self._columns])
+        content += _CONTINUES if record.continues else _ENDS
         self._digest.update(content)
         self._part_digest.update(content)
 
@@ -39,7 +39,7 @@ class Fingerprint:
         return self._digest.hexdigest()
 
 
-def _encoded(value: Any) -> Iterator[bytes]:
+def _encoded(value: Any) -> bytes:
     """Kind and size before the content: no two sequences of values give the same bytes."""
     if isinstance(value, str):
         kind, content = b"t", value
@@ -50,7 +50,8 @@ def _encoded(value: Any) -> Iterator[bytes]:
     else:  # truth values are numbers too
         kind, content = b"n", str(int(value))
     content = content.encode("utf-8", "surrogatepass")
-    yield kind + len(content).to_bytes(8, "little")
-    yield content
-    for each in value if isinstance(value, list) else ():
-        yield from _encoded(each)
+    encoded = kind + len(content).to_bytes(8, "little") + content
+    return encoded + b"".join(map(_encoded, value)) if isinstance(value, list) else encoded
+
+
+_CONTINUES, _ENDS = _encoded(True), _encoded(False)
