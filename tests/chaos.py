@@ -34,6 +34,7 @@ from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
 from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
+from chaos_faults.hostile_lines import hostile_lines  # noqa: E402
 from chaos_faults.interrupted_start import interrupted_start  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
 from chaos_faults.lost_directory import lost_directory  # noqa: E402
@@ -57,6 +58,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "lost_terminal": lost_terminal,
         "flipped_replica": lambda workshop: flipped_replica(workshop, arguments.replica_flips),
         "two_processes": two_processes,
+        "hostile_lines": hostile_lines,
         "device_counts": device_counts,
         "kills": lambda workshop: kills(workshop, arguments.kills),
     }
