@@ -19,9 +19,8 @@ from jaxdp.config import DATA_PLACES, to_json, without_places
 from jaxdp.errors import UserError
 from jaxdp.experiment.source_code import normalized_source
 from jaxdp.parallel.peers import Peers
+from jaxdp.provenance import PACKAGES
 from jaxdp.workdir import WorkDir
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 MAY_DIFFER = (*(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "init_from")
 """Where things lie on a machine; whether they are the same is told by fingerprint and checksum."""
