@@ -40,7 +40,7 @@ def test_names_of_a_run(tmp_path):
     assert names == {
         "root": ".", "config": "config.json", "provenance": "provenance.json", "tokenizer": "tokenizer.json",
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
-        "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
+        "named_files": "named_files.json", "run_token": ".run_token", "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
         "profile": "profile",
     }  # fmt: skip
