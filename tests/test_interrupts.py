@@ -119,7 +119,22 @@ def test_interrupts_that_a_shell_ignores_are_heard():
     assert ended_by(signal.SIGINT, body=SLEEP, ignored="INT")[0] == 130
 
 
-@pytest.mark.parametrize("after", ["ready(); time.sleep(60)", "import atexit; atexit.register(lambda: (ready(), time.sleep(60)))"])
+AT_THE_END = """
+class Late:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"ready\\n")
+        sleep(0.5)
+
+late = Late()
+"""
+"""Still at work when the interpreter takes itself apart and has given up its handlers."""
+
+
+@pytest.mark.parametrize(
+    "after",
+    ["ready(); time.sleep(60)", "import atexit; atexit.register(lambda: (ready(), time.sleep(60)))", AT_THE_END],
+    ids=["before the exit", "in atexit", "in the finalisation"],
+)
 def test_after_the_end_the_exit_code_stays(after):
     assert ended_by(signal.SIGTERM, body="return 4", after=after) == (4, "")
 

@@ -12,7 +12,7 @@ from tiny_runs import environment, start, train
 
 import jaxdp.cli
 from jaxdp.cli.main import main
-from jaxdp.cli.options import utf8_text
+from jaxdp.cli.options import as_json, utf8_text
 
 SECRET = "https://ann:pw@host/a.txt?token=abc"
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -35,6 +35,11 @@ def test_inspect_of_a_strange_run_is_printable(strange, capsys, options):
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
     assert "]0;owned" in out + err
+
+
+def test_json_is_printable_and_the_same_value():
+    value = {f"label{HOSTILE}": f"caf\u00e9 \u4e2d{HOSTILE}\ud83d"}
+    assert as_json(value).isprintable() and json.loads(as_json(value)) == value
 
 
 def test_errors_are_printable(strange, capsys):
