@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from jaxdp import defaults
 from jaxdp.config_file import TYPE_NAMES, check_keys, find_config_file, flat_keys, run_config_file
 from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
 from jaxdp.redact import masked_values
 
@@ -81,6 +82,12 @@ _RANGES = {
     "log.samples": _OFF_OR_MORE,
 }
 """Numbers that nothing below checks; the rest is checked where it is used."""
+
+_MAX_SHOWN = 20
+"""Keys that one message lists."""
+
+_MAX_VALUE_LENGTH = 200
+"""Characters of a value in a message."""
 
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
@@ -268,10 +275,11 @@ def read_run_config(path: Path) -> ConfigDict:
     Raises:
         UserError: it is not what jaxdp wrote.
     """
+    values = read_json(path, "the config.json of a run; restore it from a copy, or from one of its checkpoints (`jaxdp inspect --json`)")
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a jaxdp configuration: {error}.") from error
+        return from_json(values)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a jaxdp configuration: {str(error)[:_MAX_VALUE_LENGTH]}.") from error
 
 
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
@@ -282,18 +290,11 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
     Raises:
         UserError: lists every key that differs, both sides.
     """
-    usual = to_json(defaults.get_config())
-    saved, current = masked_values(_with_defaults(saved, usual)), _with_defaults(current, usual)
-    differences = [
-        f"  {key}: {shown_value(old)} in the run, {shown_value(new)} now"
-        for group in (*FIXED_ON_RESUME, saved["task"])
-        for key, old, new in _differences(group, saved.get(group), current.get(group))
-        if key not in _CHANGES_NO_BATCH and not (key == "data.eval_selection" and _has_own_eval_data(saved, current))
-    ]
+    differences = changed_keys(saved, current)
     if differences:
         raise UserError(
             f"--workdir={workdir} holds a run of another configuration:\n"
-            + "\n".join(differences)
+            + listed_changes(differences, "in the run", "now")
             + "\nUse another --workdir for a new run, or the values that it was trained with."
         )
 
@@ -301,6 +302,33 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
 def _has_own_eval_data(*configs: Mapping[str, Any]) -> bool:
     """Whether nothing is selected from the training data in any of the configurations."""
     return all(values["data"].get("eval_path") or values["data"].get("eval_split") for values in configs)
+
+
+def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compares two configurations in everything that defines a run: task, model, data, seed, optimizer and batch size.
+
+    Args:
+        saved: As in a checkpoint.
+        current: As it is now. A key that one of both lacks, since jaxdp has gained it later, has its default.
+
+    Returns:
+        (key, saved value, current value) of every key that differs.
+    """
+    usual = to_json(defaults.get_config())
+    saved, current = masked_values(_with_defaults(saved, usual)), masked_values(_with_defaults(current, usual))
+    return [
+        (key, old, new)
+        for group in dict.fromkeys((*FIXED_ON_RESUME, str(saved["task"])))
+        for key, old, new in _differences(group, saved.get(group), current.get(group))
+        if key not in _CHANGES_NO_BATCH and not (key == "data.eval_selection" and _has_own_eval_data(saved, current))
+    ]
+
+
+def listed_changes(differences: Sequence[tuple[str, Any, Any]], old_place: str, new_place: str) -> str:
+    """One line for each of the first differences, with both sides."""
+    lines = [f"  {key}: {shown_value(old)} {old_place}, {shown_value(new)} {new_place}" for key, old, new in differences]
+    more = [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
+    return "\n".join(lines[:_MAX_SHOWN] + more)
 
 
 def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,4 +365,5 @@ def without_places(mixture: Any) -> Any:
 
 def shown_value(value: Any) -> str:
     """A value for a message: `unset` for None."""
-    return "unset" if value is None else repr(value)
+    text = "unset" if value is None else repr(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."

@@ -21,6 +21,7 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
 )
 from jaxdp.checkpoint.retention import choose_step
+from jaxdp.checkpoint.run_files import run_problems
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.paths import resolved_path
@@ -82,6 +83,7 @@ def verify(path: str, step: str = "latest") -> str:
 
 def _verified(checkpoint: Path) -> str:
     manifest, problems = read_manifest(checkpoint), find_damage(checkpoint)
+    problems = problems or run_problems(checkpoint)
     if manifest is None or problems:
         raise DamageFound("; ".join(problems) + ".")
     return f"{checkpoint}: all {len(manifest.files)} files are as they were written"
@@ -140,7 +142,10 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 def _array(path: str, shape, dtype: str) -> dict[str, Any]:
     # NumPy knows no bfloat16; its items are two bytes.
-    item_bytes = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    try:
+        item_bytes = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    except TypeError as error:
+        raise DamageFound(f"the array {path!r} has the unknown dtype {dtype!r}.") from error
     return {"path": path, "shape": list(shape), "dtype": dtype, "bytes": math.prod(shape) * item_bytes}
 
 

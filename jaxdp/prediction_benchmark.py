@@ -17,8 +17,9 @@ from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.initialise import known_vocabularies, start_from
+from jaxdp.experiment.initialise import start_from
 from jaxdp.experiment.scoring import MOST_ROWS, TextWriter
+from jaxdp.experiment.trained_run import known_vocabularies
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.decode import make_decode
 from jaxdp.inference.sampling import Sampling

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "jaxdp"
 FLOORS = (
     {
         "errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "paths", "redact", "streams", "interrupts", "quoting",
+        "json_files",
     },
     {
         "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "config_file", "defaults",
@@ -27,6 +28,7 @@ SAME_FLOOR = {
     ("trees", "typing"),
     ("streams", "redact"),
     ("metrics", "errors"),
+    ("json_files", "errors"),
     ("paths", "errors"),
     ("checksum", "typing"),
     ("evaluation", "step"),

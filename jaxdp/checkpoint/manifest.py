@@ -16,11 +16,12 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.json_files import open_regular, parse_json, read_regular
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -37,6 +38,9 @@ class Manifest:
             empty; None for what was not finite.
         leaves: for each array {"path", "shape", "dtype", "checksum"}.
         files: for each file, by relative path, {"bytes", "sha256"}.
+        run_files: the same of files next to `checkpoints/` that give the arrays their
+            meaning, such as `tokenizer.json`, by name; None: saved by a version of
+            jaxdp that did not record them.
     """
 
     step: int
@@ -44,6 +48,7 @@ class Manifest:
     metrics: Mapping[str, float | None]
     leaves: list[dict[str, Any]]
     files: Mapping[str, Mapping[str, Any]]
+    run_files: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -54,7 +59,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     """
     temporary = directory / (MANIFEST + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(_text({"format": FORMAT, **dataclasses.asdict(manifest)}))
+        fields = {name: value for name, value in dataclasses.asdict(manifest).items() if value is not None}
+        file.write(_text({"format": FORMAT, **fields}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, directory / MANIFEST)
@@ -88,7 +94,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     path = directory / MANIFEST
     try:
         text = _read(path).decode()
-        body = json.loads(text)
+        body = parse_json(text)
         del body["digest"]
         # Compared as text: a changed digit that reads as the same number is damage too.
         if text != _text(body):
@@ -101,7 +107,45 @@ def read_manifest(directory: Path) -> Manifest | None:
             f"{path} has format {format_found}, this version of jaxdp reads {FORMAT}; "
             "use the version that wrote it."
         )
-    return Manifest(**body)
+    return _checked_manifest(body)
+
+
+def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
+    """The manifest, of whose fields those of later versions are left out; None where a field has another type."""
+    known = {field.name: body[field.name] for field in dataclasses.fields(Manifest) if field.name in body}
+    is_valid = (
+        known.keys() >= {"step", "time", "metrics", "leaves", "files"}
+        and _is_count(known["step"])
+        and isinstance(known["time"], int | float)
+        and isinstance(known["metrics"], dict)
+        and all(isinstance(value, int | float | None) for value in known["metrics"].values())
+        and isinstance(known["leaves"], list)
+        and all(map(_is_leaf, known["leaves"]))
+        and all(_are_files(known[name]) for name in ("files", "run_files") if name in known)
+    )
+    return Manifest(**known) if is_valid else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_leaf(leaf: Any) -> bool:
+    return (
+        isinstance(leaf, dict)
+        and leaf.keys() >= {"path", "shape", "dtype", "checksum"}
+        and isinstance(leaf["path"], str)
+        and isinstance(leaf["dtype"], str)
+        and isinstance(leaf["shape"], list)
+        and all(map(_is_count, leaf["shape"]))
+    )
+
+
+def _are_files(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(file, dict) and _is_count(file.get("bytes")) and isinstance(file.get("sha256"), str)
+        for file in files.values()
+    )
 
 
 def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
@@ -121,9 +165,16 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
         content = _read(path)
     except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise DamageFound(f"{path} is missing or not what was written.") from error
-    if hashlib.sha256(content).hexdigest() != manifest.files[name]["sha256"]:
+    written = manifest.files.get(name)
+    if written is None or hashlib.sha256(content).hexdigest() != written["sha256"]:
         raise DamageFound(f"{path} is missing or not what was written.")
-    return json.loads(content)
+    try:
+        value = parse_json(content)
+    except ValueError as error:
+        raise DamageFound(f"{path} is not JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise DamageFound(f"{path} holds no JSON object.")
+    return value
 
 
 def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -132,11 +183,13 @@ def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(directory.rglob("*")):
         sync(path)
         if path.is_file():
-            described[path.relative_to(directory).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
-            }
+            described[path.relative_to(directory).as_posix()] = describe_file(path)
     return described
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as a manifest has them."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
@@ -152,9 +205,23 @@ def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
     manifest = read_manifest(directory)
     if manifest is None:
         return [f"{directory / MANIFEST} is missing or damaged"]
+    return changed_files(directory, manifest.files, read_contents=read_contents)
+
+
+def changed_files(directory: Path, files: Mapping[str, Mapping[str, Any]], *, read_contents: bool = True) -> list[str]:
+    """Compares files with their sizes and SHA-256; returns a sentence for each that is missing or changed.
+
+    Args:
+        directory: the directory that they are in.
+        files: for each file, by relative path, {"bytes", "sha256"}; one that leads out of the directory is never opened.
+        read_contents: False: only whether all files are there with their sizes.
+    """
     problems = []
-    for name, expected in manifest.files.items():
+    for name, expected in files.items():
         path = directory / name
+        if not _is_inside(name):
+            problems.append(f"the manifest of {directory} lists {name!r}, a file outside of it")
+            continue
         try:
             with _reading(path):
                 size = path.stat().st_size
@@ -167,6 +234,12 @@ def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
         except Unreadable as failure:
             problems.append(str(failure))
     return problems
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a relative path stays in its directory."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def committed_steps(checkpoints: Path) -> list[int]:
@@ -199,8 +272,12 @@ def _text(body: Mapping[str, Any]) -> str:
     return json.dumps(body | {"digest": digest}, indent=1, allow_nan=False)
 
 
+_DAMAGE = (errno.EIO, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG)
+"""Errors that no permission repairs: a broken disk, or something else than a regular file in its place."""
+
+
 class Unreadable(Exception):
-    """The disk itself cannot read a file: as good as damaged."""
+    """The disk cannot read a file, or no regular file is in its place: as good as damaged."""
 
 
 @contextlib.contextmanager
@@ -208,7 +285,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Tells a broken disk from what is no damage, such as missing permission.
 
     Raises:
-        Unreadable: the disk reports an error of its own.
+        Unreadable: the disk reports an error of its own, or it is no regular file.
         UserError: it cannot be read for another reason, which must be mended first.
     """
     try:
@@ -216,7 +293,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:
-        if error.errno == errno.EIO:
+        if error.errno in _DAMAGE:
             raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
         raise UserError(
             f"{path} cannot be read ({error.strerror}); mend that, then run the same command again."
@@ -225,11 +302,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     with _reading(path):
-        return path.read_bytes()
+        return read_regular(path)
 
 
 def _sha256(path: Path) -> str:
-    with _reading(path), open(path, "rb") as file:
+    with _reading(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

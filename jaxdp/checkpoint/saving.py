@@ -69,6 +69,7 @@ class CheckpointWriter:
         check_place: CheckPlace = lambda: None,
         proofs: Path | None = None,
         provenance: Mapping[str, Any] | None = None,
+        run_files: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         """
         Args:
@@ -79,6 +80,7 @@ class CheckpointWriter:
             check_place: called before each save, rename and deletion.
             proofs: file that remembers which checkpoints are intact, for the next start.
             provenance: an item of every checkpoint, plain JSON values; None: it has none.
+            run_files: see `Manifest`.
 
         Raises:
             UserError: the directory cannot be made.
@@ -97,7 +99,7 @@ class CheckpointWriter:
         self._suffix = SAVING_MARK + secrets.token_hex(6)
         self._echoes = contextlib.ExitStack()
         self._echoes.enter_context(without_echoes())
-        self._retention = retention
+        self._retention, self._run_files = retention, run_files
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
         self._provenance = None if provenance is None else dict(provenance)
@@ -171,7 +173,7 @@ class CheckpointWriter:
             leaf["checksum"] = checksum
         self._check_directory()
         write_manifest(
-            unfinished, Manifest(step, time.time(), metrics, leaves, describe_files(unfinished))
+            unfinished, Manifest(step, time.time(), metrics, leaves, describe_files(unfinished), self._run_files)
         )
         self._check_directory()
         _make_way(directory)

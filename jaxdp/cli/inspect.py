@@ -1,6 +1,7 @@
 """What a run or a checkpoint holds: step, configuration, arrays; needs no model and no accelerator."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         else:
             shared.show(_table(checkpoints))
         damaged = [entry for entry in checkpoints["checkpoints"] if entry["verdict"] == "damaged"]
-        if damaged:
-            raise DamageFound("; ".join(sentence for entry in damaged for sentence in entry["damage"]) + ".")
+        problems = [sentence for entry in damaged for sentence in entry["damage"]] + checkpoints["damage"]
+        if problems:
+            raise DamageFound("; ".join(problems) + ".")
         return 0
     description = inspection.describe(options.path, options.step or "latest")
     if options.json:
@@ -47,18 +49,21 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
-    """Every checkpoint of a work directory, and the metric that ranks them; None for anything else."""
+    """Every checkpoint of a work directory, the metric that ranks them, and what else is damaged; None for anything else."""
     from jaxdp.checkpoint.listing import list_checkpoints
+    from jaxdp.checkpoint.run_files import run_problems
     from jaxdp.config import read_run_config
     from jaxdp.experiment.retention import retention_of
     from jaxdp.workdir import WorkDir
 
     directory = WorkDir(path, "PATH")
-    if not directory.config.is_file() or not directory.checkpoints.is_dir():
+    if not os.path.lexists(directory.config) or not directory.checkpoints.is_dir():
         return None
     retention = retention_of(read_run_config(directory.config))
     entries = list_checkpoints(directory.checkpoints, retention, verify=verify)
-    return {"metric": retention.metric, "checkpoints": entries}
+    intact = [entry["name"] for entry in entries if entry["verdict"] == "intact"]
+    damage = run_problems(directory.checkpoints / intact[-1]) if intact else []
+    return {"metric": retention.metric, "checkpoints": entries, "damage": damage}
 
 
 def _table(checkpoints: dict[str, Any]) -> str:

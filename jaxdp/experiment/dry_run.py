@@ -6,9 +6,9 @@ from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.experiment import parts
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.initialise import known_vocabularies
 from jaxdp.experiment.report import show_report
 from jaxdp.experiment.resuming import check_configuration
+from jaxdp.experiment.trained_run import known_vocabularies
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
 

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.config import read_run_config
 from jaxdp.data.pipeline import RowSource, eval_batches
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
@@ -29,11 +28,11 @@ from jaxdp.experiment.arguments import (
 )
 from jaxdp.experiment.data import read_data, read_evaluation_data
 from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.initialise import chosen_weights
 from jaxdp.experiment.other_data import check_keys, described, other_data
 from jaxdp.experiment.scoring import Scorer
 from jaxdp.experiment.tokenizing import SPLITS
-from jaxdp.experiment.vocabularies import load_vocabularies
+from jaxdp.experiment.trained_run import open_run
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import (
     Topology,
@@ -184,10 +183,8 @@ def measure_checkpoint(
     data: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint and writes nothing; see `evaluate_checkpoint`."""
-    directory = WorkDir(workdir)
-    directory.require_run()
-    config = read_run_config(directory.config)
-    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
+    run = open_run(workdir, step)
+    config, checkpoint, vocabularies = run.config, run.checkpoint, run.vocabularies
     check_keys(data or {})
     other = other_data(config, split, data or {})
     config = other or config.copy_and_resolve_references()
@@ -196,7 +193,6 @@ def measure_checkpoint(
             config.data.update(data or {})
         if num_batches is not None or config.data.source != "hf_stream":  # its evaluation rows are the first batches
             config.eval.num_batches = num_batches or 0
-    vocabularies = load_vocabularies(directory)
     found = read_data(config, vocabularies) if other is None else read_evaluation_data(config, vocabularies)
     saved = read_item(checkpoint, "data")
     if other is None:

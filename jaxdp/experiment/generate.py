@@ -10,8 +10,6 @@ import jax
 import numpy as np
 
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.config import read_run_config
-from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.arguments import (
@@ -24,9 +22,10 @@ from jaxdp.experiment.arguments import (
     step_name,
     whole_number,
 )
-from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
-from jaxdp.experiment.named_files import load_named_files, with_word_lists
+from jaxdp.experiment.initialise import chosen_weights
+from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.prompts import make_prompts
+from jaxdp.experiment.trained_run import open_run
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
 from jaxdp.inference.strategy import Strategy, make_strategy, until_end
@@ -35,7 +34,6 @@ from jaxdp.parallel.devices import Topology, configure_backend, connected_topolo
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.typing import PyTree
-from jaxdp.workdir import WorkDir
 
 DEFAULT_SAMPLING = Sampling()
 
@@ -113,23 +111,20 @@ def generate(
     check_seed(seed, num_samples)
     if not prompts:
         return []
-    directory = WorkDir(workdir)
-    directory.require_run()
-    config = read_run_config(directory.config)
+    run = open_run(workdir, step)
+    directory, config, checkpoint, tokenizer = run.directory, run.config, run.checkpoint, run.vocabularies.tokenizer
     task = parts.make_task(config)
     if task.asked:
         raise UserError(
             f"--workdir={directory.root} is of task={config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
         )
-    checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
-    if not directory.tokenizer.is_file():
+    if tokenizer is None:
         raise UserError(
             f"--workdir={directory.root} was trained on ready-made tokens and has no tokenizer.json; "
             "put that of the tokenizer which wrote them there."
         )
-    tokenizer = load_tokenizer(directory.tokenizer)
-    config = with_word_lists(config, load_named_files(directory.named_files))
+    config = with_word_lists(config, run.vocabularies.files)
     prepared = make_prompts(prompts, config, task, tokenizer)
     encoded = [prompt.tokens for prompt in prepared]
     rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]

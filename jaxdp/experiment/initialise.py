@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.arguments import WEIGHTS, check_caller, check_choice, step_name
-from jaxdp.experiment.named_files import NamedFiles, check_named_files
-from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
 from jaxdp.paths import resolved_path
 from jaxdp.terminal import quantity
@@ -205,26 +203,6 @@ def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], s
             branch = branch.setdefault(name, {})
         branch[last] = make(path, shape, dtype)
     return tree
-
-
-def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
-    """The vocabularies that a run has before it reads its data.
-
-    One that resumes has its own. One that starts from another has the tokenizers of
-    that, whose parameters are about their tokens; labels are of the data.
-
-    Raises:
-        UserError: `init_from` names no checkpoint; or a file that the configuration names is not
-            what it was when the run began.
-    """
-    if steps:
-        known = load_vocabularies(directory)
-        check_named_files(config, known.files, directory.root)
-        return known
-    if not config.init_from:
-        return NONE
-    other = WorkDir(find_checkpoint(config.init_from).parent.parent)
-    return dataclasses.replace(load_vocabularies(other), labels=None, files=NamedFiles())
 
 
 def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:

@@ -35,10 +35,12 @@ class NamedFiles:
     tokenizers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        """Whether the configuration names any file."""
+        return bool(self.words or self.tokenizers)
+
     def save(self, path: Path) -> None:
-        """Writes a JSON file, whole or not at all; nothing where the configuration names no file."""
-        if not self.words and not self.tokenizers:
-            return
+        """Writes a JSON file, whole or not at all."""
         content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")

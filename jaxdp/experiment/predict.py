@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.config import read_run_config
 from jaxdp.data.reading.raw_records import RawRecord, open_input, read_raw
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
@@ -25,7 +24,7 @@ from jaxdp.experiment.arguments import (
     step_name,
     whole_number,
 )
-from jaxdp.experiment.initialise import chosen_weights, find_checkpoint
+from jaxdp.experiment.initialise import chosen_weights
 from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.requests import (
     ERROR,
@@ -35,7 +34,7 @@ from jaxdp.experiment.requests import (
     request_columns,
 )
 from jaxdp.experiment.scoring import TextWriter, Written
-from jaxdp.experiment.vocabularies import load_vocabularies
+from jaxdp.experiment.trained_run import open_run
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
 from jaxdp.inference.strategy import Strategy
@@ -45,7 +44,6 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.tasks import Task, pad_examples
 from jaxdp.terminal import say
-from jaxdp.workdir import WorkDir
 
 MOST_ROWS = 32
 """Records that one device answers at a time."""
@@ -96,18 +94,15 @@ class Predictor:
         weights: str = "ema",
         cpu_devices: int | None = None,
     ):
-        directory = WorkDir(workdir)
-        directory.require_run()
-        config = read_run_config(directory.config)
+        run = open_run(workdir, step)
+        config, self._checkpoint, self._vocabularies = run.config, run.checkpoint, run.vocabularies
         if num_candidates is not None:
             _set_candidates(config, num_candidates)
-        self._vocabularies = load_vocabularies(directory)
         self._config = config = with_word_lists(config, self._vocabularies.files)
         self._task = parts.make_task(config, self._vocabularies)
         _check_task(self._task, config, workdir, writes=strategy is not None or num_samples > 1)
         check_seed(seed, num_samples)
         self._strategy, self._num_samples, self._seed = strategy, num_samples, seed
-        self._checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
         self._weights, self._cpu_devices = chosen_weights(self._checkpoint, weights), cpu_devices
         self.num_records = self.num_errors = self._num_cut = 0
 

@@ -14,11 +14,11 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
 )
 from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
+from jaxdp.checkpoint.run_files import with_preset
 from jaxdp.config import check_resumable, to_json
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.every import Every
-from jaxdp.model import PRESETS, preset_values
 from jaxdp.parallel.peers import Peers
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
@@ -70,7 +70,7 @@ def check_configuration(config: ConfigDict, directory: WorkDir, steps: Sequence[
     """
     saved = _saved_config(directory.checkpoints, steps)
     if saved is not None:
-        check_resumable(_with_preset(saved), to_json(config), directory.root)
+        check_resumable(with_preset(saved), to_json(config), directory.root)
 
 
 def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
@@ -81,17 +81,6 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
         except DamageFound:
             continue  # restoring names it and sets it aside
     return None
-
-
-def _with_preset(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A saved configuration, with what its preset says of keys that `model` has gained since.
-
-    Their default is unset, which means just that; `config.json` has it written out.
-    """
-    model = saved.get("model", {})
-    if model.get("preset") not in PRESETS:
-        return saved
-    return {**saved, "model": preset_values(model["preset"], model)}
 
 
 def why_it_is_over(

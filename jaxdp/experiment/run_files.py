@@ -73,7 +73,7 @@ def record_config(start: Start, first_step: int) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)  # whole at every moment: a kill must not leave a run without it
-    save_vocabularies(data.vocabularies, directory)
+    save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
 
 
 def record_provenance(start: Start, first_step: int) -> None:

@@ -10,6 +10,7 @@ import jax
 from jaxdp.checkpoint.manifest import committed_steps, read_item
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
+from jaxdp.checkpoint.run_files import describe_run_files
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
@@ -23,6 +24,7 @@ from jaxdp.experiment.rollback import Rollbacks
 from jaxdp.experiment.run_files import metrics_writers, record_config, record_provenance
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.training_hooks import make_hooks
+from jaxdp.experiment.vocabularies import vocabulary_files
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.state import TrainState
@@ -122,6 +124,7 @@ def _train(
             check_place=start.check_place,
             proofs=start.directory.proofs,
             provenance=start.provenance(),
+            run_files=_run_files(start),
         )
         stack.callback(writer.close)
         hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)
@@ -144,6 +147,13 @@ def _train(
             queue=lambda: batches.queue,
         )
     return outcome, hooks
+
+
+def _run_files(start: Start) -> dict[str, dict] | None:
+    """What checkpoints record of the run's vocabularies; None in a process that saves nothing."""
+    if not start.peers.is_first:
+        return None
+    return describe_run_files(vocabulary_files(start.composition.data.vocabularies, start.directory).values())
 
 
 def _roll_back(start: Start, rollbacks: Rollbacks, last_step: int) -> tuple[TrainState, int]:

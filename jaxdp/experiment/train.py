@@ -14,12 +14,13 @@ from jaxdp.experiment.agreement import check_same, check_shared_directory, state
 from jaxdp.experiment.arguments import check_caller, check_type
 from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
-from jaxdp.experiment.initialise import initial_checksum, known_vocabularies
+from jaxdp.experiment.initialise import initial_checksum
 from jaxdp.experiment.joining import join_processes
 from jaxdp.experiment.resuming import check_configuration, steps_to_resume, why_it_is_over
 from jaxdp.experiment.run_files import logging_to
 from jaxdp.experiment.session import Result, run_session
 from jaxdp.experiment.start import Profile, Start
+from jaxdp.experiment.trained_run import known_vocabularies
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
 from jaxdp.parallel.devices import Topology

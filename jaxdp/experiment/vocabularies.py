@@ -1,7 +1,9 @@
 """Tokenizers, labels and word lists of a run, and their files in the work directory."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.experiment.named_files import NamedFiles, load_named_files
@@ -51,13 +53,25 @@ def load_vocabularies(directory: WorkDir) -> Vocabularies:
     """Those that the run of a work directory began with, where it has them."""
     load = {"tokenizer": load_tokenizer, "target_tokenizer": load_tokenizer, "labels": load_labels}
     places = {name: getattr(directory, name) for name in _FILES}
-    found = {name: load[name](path) for name, path in places.items() if path.is_file()}
+    found = {name: load[name](path) for name, path in places.items() if os.path.lexists(path)}
     return Vocabularies(**found, files=load_named_files(directory.named_files))
 
 
-def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir) -> None:
-    """Writes `tokenizer.json`, `target_tokenizer.json`, `labels.json` and `named_files.json`, as far as there are any."""
-    for name in _FILES:
-        if (found := getattr(vocabularies, name)) is not None:
-            found.save(getattr(directory, name))
-    vocabularies.files.save(directory.named_files)
+def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir, *, replace: bool) -> None:
+    """Writes `tokenizer.json`, `target_tokenizer.json`, `labels.json` and `named_files.json`, as far as there are any.
+
+    Args:
+        vocabularies: Of the run.
+        directory: Its work directory.
+        replace: False leaves files that are there as they are: those of a run that resumes, whose
+            checkpoints have recorded their SHA-256.
+    """
+    for name, path in vocabulary_files(vocabularies, directory).items():
+        if replace or not path.exists():
+            getattr(vocabularies, name).save(path)
+
+
+def vocabulary_files(vocabularies: Vocabularies, directory: WorkDir) -> dict[str, Path]:
+    """The file of each vocabulary that a run has, by attribute."""
+    files = {name: getattr(directory, name) for name in _FILES if getattr(vocabularies, name) is not None}
+    return files | ({"files": directory.named_files} if vocabularies.files else {})

@@ -144,7 +144,7 @@ def test_what_the_disk_cannot_read_is_damage(checkpoint, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EIO))
     problems = find_damage(checkpoint)
     assert problems and all(problem.endswith("cannot be read (Input/output error)") for problem in problems)
-    monkeypatch.setattr(Path, "read_bytes", fail_with(errno.EIO))
+    monkeypatch.setattr(manifests, "read_regular", fail_with(errno.EIO))
     assert read_manifest(checkpoint) is None
     assert find_damage(checkpoint) == [f"{checkpoint / 'manifest.json'} is missing or damaged"]
 
@@ -154,7 +154,7 @@ def test_what_may_not_be_read_is_no_damage(checkpoint, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EACCES))
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); mend that, then run the same command"):
         find_damage(checkpoint)
-    monkeypatch.setattr(Path, "read_bytes", fail_with(errno.ESTALE))
+    monkeypatch.setattr(manifests, "read_regular", fail_with(errno.ESTALE))
     with pytest.raises(UserError, match=r"manifest.json cannot be read \(Stale file handle\)"):
         read_manifest(checkpoint)
 

@@ -1,0 +1,118 @@
+"""Files of a work directory that give a checkpoint its meaning, compared with it: vocabularies and configuration.
+
+The manifest of a checkpoint has the SHA-256 of the tokenizers and labels that its run was trained with, and the
+item `config` is the run's `config.json`. Two swapped labels, or another rotary base, would give other answers
+from the same arrays.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.checkpoint.manifest import (
+    MANIFEST,
+    Manifest,
+    changed_files,
+    describe_file,
+    read_item,
+    read_manifest,
+)
+from jaxdp.config import changed_keys, listed_changes, read_run_config, to_json
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.model import PRESETS, preset_values
+from jaxdp.workdir import WorkDir
+
+
+def describe_run_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of files of a work directory, by name, as the manifest of a checkpoint keeps them."""
+    return {path.name: describe_file(path) for path in paths}
+
+
+def check_run_files(checkpoint: Path, directory: WorkDir) -> None:
+    """Checks that the vocabularies of a run are those that a checkpoint was trained with.
+
+    A checkpoint that was saved before these were recorded has nothing to compare.
+
+    Raises:
+        DamageFound: A file is missing or changed, or the manifest is damaged.
+        UserError: A file cannot be read.
+    """
+    problems = find_run_damage(_manifest(checkpoint), checkpoint, directory)
+    if problems:
+        raise DamageFound("; ".join(problems) + ".")
+
+
+def find_run_damage(manifest: Manifest, checkpoint: Path, directory: WorkDir) -> list[str]:
+    """Returns a sentence for each vocabulary of a run that is missing or not what a checkpoint was trained with."""
+    problems = changed_files(directory.root, manifest.run_files or {})
+    if not problems:
+        return []
+    return [*problems, f"checkpoint {checkpoint.name} was trained with the former: restore it from a copy"]
+
+
+def check_run_config(checkpoint: Path, path: Path) -> None:
+    """Checks that a run's configuration file describes the run that a checkpoint is of.
+
+    Keys that may change when a run is resumed may differ, and so may the place of the data.
+
+    Args:
+        checkpoint: A checkpoint of the run.
+        path: The run's `config.json`.
+
+    Raises:
+        UserError: It does not; every key that differs is shown with both values. Or it is no configuration.
+        DamageFound: The checkpoint's own copy is damaged.
+    """
+    current = to_json(read_run_config(path))
+    differences = changed_keys(with_preset(read_item(checkpoint, "config")), with_preset(current))
+    if differences:
+        raise UserError(
+            f"{path} is not the configuration that checkpoint {checkpoint.name} was trained with:\n"
+            + listed_changes(differences, "in the checkpoint", "in the file")
+            + "\nGive these keys the checkpoint's values; a run with other values needs a work directory of its own."
+        )
+
+
+def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A saved configuration, with what its preset says of keys that `model` has gained since.
+
+    Their default is unset, which means just that; `config.json` has it written out.
+    """
+    model = config.get("model", {})
+    if model.get("preset") not in PRESETS:
+        return config
+    return {**config, "model": preset_values(model["preset"], model)}
+
+
+def run_problems(checkpoint: Path) -> list[str]:
+    """Returns a sentence for everything around a checkpoint that no longer is what it was trained with.
+
+    Args:
+        checkpoint: An undamaged checkpoint; of one outside a work directory nothing is compared.
+    """
+    directory = run_of(checkpoint)
+    if directory is None:
+        return []
+    problems = find_run_damage(_manifest(checkpoint), checkpoint, directory)
+    if not os.path.lexists(directory.config):
+        return [*problems, f"{directory.config} is missing; `jaxdp inspect {checkpoint} --json` shows the checkpoint's copy"]
+    try:
+        check_run_config(checkpoint, directory.config)
+    except UserError as error:
+        problems.append(str(error).rstrip("."))
+    return problems
+
+
+def run_of(checkpoint: Path) -> WorkDir | None:
+    """The work directory that a checkpoint is in; None for one that lies elsewhere, such as a copy."""
+    directory = WorkDir(checkpoint.parent.parent)
+    is_run = any(map(os.path.lexists, (directory.config, directory.metrics, directory.tokenizer)))
+    return directory if directory.checkpoints == checkpoint.parent and is_run else None
+
+
+def _manifest(checkpoint: Path) -> Manifest:
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        raise DamageFound(f"{checkpoint / MANIFEST} is missing or damaged.")
+    return manifest
