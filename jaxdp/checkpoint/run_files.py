@@ -20,7 +20,6 @@ from jaxdp.checkpoint.manifest import (
 )
 from jaxdp.config import changed_keys, listed_changes, read_run_config, to_json
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.model import PRESETS, preset_values
 from jaxdp.workdir import WorkDir
 
 
@@ -64,8 +63,10 @@ def check_run_config(checkpoint: Path, path: Path) -> None:
         UserError: It does not; every key that differs is shown with both values. Or it is no configuration.
         DamageFound: The checkpoint's own copy is damaged.
     """
-    current = to_json(read_run_config(path))
-    differences = changed_keys(with_preset(read_item(checkpoint, "config")), with_preset(current))
+    saved, current = read_item(checkpoint, "config"), to_json(read_run_config(path))
+    differences = changed_keys(saved, current)
+    if differences:  # which may be keys that `model` has gained since; only then is the model's code imported
+        differences = changed_keys(with_preset(saved), with_preset(current))
     if differences:
         raise UserError(
             f"{path} is not the configuration that checkpoint {checkpoint.name} was trained with:\n"
@@ -79,6 +80,8 @@ def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Their default is unset, which means just that; `config.json` has it written out.
     """
+    from jaxdp.model import PRESETS, preset_values  # imports jax, which `jaxdp inspect` does without
+
     model = config.get("model", {})
     if model.get("preset") not in PRESETS:
         return config
