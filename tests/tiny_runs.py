@@ -4,6 +4,7 @@ Whole runs compile the same few programs again and again, so all tests of a
 session, and the processes that they start, share one compilation cache.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -134,6 +135,15 @@ def saved_arrays(workdir, step):
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
     tree = reader.restore(state, args=ocp.args.PyTreeRestore(restore_args=on_host))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def without_run_files(workdir):
+    """Turns the checkpoints of a run into those of an earlier version, which recorded no files next to them."""
+    for path in Path(workdir).glob("checkpoints/*/manifest.json"):
+        body = json.loads(path.read_text())
+        del body["run_files"], body["digest"]
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        path.write_text(json.dumps(body | {"digest": digest}, indent=1, allow_nan=False))
 
 
 def contents(directory):

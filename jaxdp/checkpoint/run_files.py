@@ -47,7 +47,7 @@ def find_run_damage(manifest: Manifest, checkpoint: Path, directory: WorkDir) ->
     problems = changed_files(directory.root, manifest.run_files or {})
     if not problems:
         return []
-    return [*problems, f"checkpoint {checkpoint.name} was trained with the former: restore it from a copy"]
+    return [*problems, f"checkpoint {checkpoint.name} was trained with the file as it was then: restore it from a copy"]
 
 
 def check_run_config(checkpoint: Path, path: Path) -> None:
@@ -80,7 +80,10 @@ def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Their default is unset, which means just that; `config.json` has it written out.
     """
-    from jaxdp.model import PRESETS, preset_values  # imports jax, which `jaxdp inspect` does without
+    from jaxdp.model import (  # imports jax, which `jaxdp inspect` does without
+        PRESETS,
+        preset_values,
+    )
 
     model = config.get("model", {})
     if model.get("preset") not in PRESETS:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxdp.data.cleaning.steps import is_list_step, listed_step, read_words
 from jaxdp.data.tokenizers.files import read_tokenizer_file
 from jaxdp.errors import UserError
+from jaxdp.json_files import parse_json, read_regular
 
 TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
 
@@ -54,7 +55,7 @@ def load_named_files(path: Path) -> NamedFiles:
         UserError: The file is not what was written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_regular(path))
         words, tokenizers = content["words"], content["tokenizers"]
         if not all(isinstance(word, str) for listed in words.values() for word in listed) or not all(
             isinstance(digest, str) for digest in tokenizers.values()
@@ -65,10 +66,10 @@ def load_named_files(path: Path) -> NamedFiles:
         return NamedFiles()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): expected the file of a run.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} does not hold the word lists and tokenizer digests of a run ({type(error).__name__}); put the file back "
-            "from a copy of the run, or delete it, and the files that the configuration names are read again."
+            "from a copy of the run."
         ) from error
 
 

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from tiny_runs import assert_refused, saved_arrays
+from tiny_runs import assert_refused, saved_arrays, without_run_files
 
 from jaxdp.checkpoint.manifest import (
     find_damage,
@@ -84,20 +84,10 @@ def test_a_missing_tokenizer_is_named_and_not_blamed_on_the_data(run, config_fil
         assert f"{run.tokenizer} is missing" in sentence and "ready-made" not in sentence
 
 
-def without_run_files(run):
-    """Turns the checkpoints into those of an earlier version, which recorded no files next to them."""
-    for step in (3, 6):
-        directory = run.checkpoints / str(step)
-        path = directory / "manifest.json"
-        body = json.loads(path.read_text())
-        del body["run_files"], body["digest"]
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        path.write_text(json.dumps(body | {"digest": digest}, indent=1, allow_nan=False))
-        assert read_manifest(directory).run_files is None and find_damage(directory) == []
-
-
 def test_checkpoints_of_earlier_versions_stay_readable(run, config_file, capsys):
-    without_run_files(run)
+    without_run_files(run.root)
+    for step in (3, 6):
+        assert read_manifest(run.checkpoints / str(step)).run_files is None and find_damage(run.checkpoints / str(step)) == []
     for command in commands(run, config_file):
         assert main(command) == 0, command
     assert read_manifest(run.checkpoints / "9").run_files.keys() == {"tokenizer.json"}

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from test_cache_entries import LABELLED, write_records
 from tiny_peers import as_processes
-from tiny_runs import assert_refused, load, metrics_lines, train
+from tiny_runs import assert_refused, load, metrics_lines, train, without_run_files
 
 from jaxdp.cli.main import main
 from jaxdp.data.tokenizers import load_tokenizer, make_tokenizer
@@ -98,6 +98,7 @@ def test_a_run_continues_without_the_files(config_file, place, capsys):
 def test_a_run_from_before_jaxdp_kept_files_continues(config_file, place):
     assert start(config_file, place) == 0
     (place / "run" / "named_files.json").unlink()
+    without_run_files(place / "run")
     assert start(config_file, place, LONGER) == 0
     assert load_named_files(place / "run" / "named_files.json").words == {"stopwords:words.txt": ["on", "the"]}
 
@@ -108,6 +109,9 @@ def test_words_that_were_changed_in_the_run_itself_are_refused(config_file, plac
     (place / "words.txt").unlink()
     NamedFiles({"stopwords:words.txt": ["cat"]}).save(place / "run" / "named_files.json")
     capsys.readouterr()
+    assert start(config_file, place, LONGER) == 4
+    assert f"{place / 'run' / 'named_files.json'} has " in assert_refused(capsys, 4)
+    without_run_files(place / "run")
     assert start(config_file, place, LONGER) == 2
     assert "The checkpoint was trained on other data than this run has (cleaning: ['stopwords:" in assert_refused(capsys)
 
