@@ -147,6 +147,16 @@ def test_a_call_from_python_leaves_signals_alone():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_an_overview_imports_no_more_than_it_needs():
+    """`--help` takes 30 ms, nearly all of it Python's own."""
+    code = (
+        "import sys\nfrom jaxdp.cli.main import main\nmain(['--help'])\n"
+        "sys.exit(', '.join({'typing', 'traceback', 'logging', 'difflib', 'pathlib', 'dataclasses', 'inspect', 'jaxdp.user_code'} & set(sys.modules)) or 0)"
+    )
+    finished = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_nothing_slow_is_imported_before_the_handlers():
     """What is imported before them is time in which SIGTERM kills the process, with 143."""
     code = (

@@ -9,7 +9,6 @@ from jaxdp import interrupts, streams
 from jaxdp.cli.main import COMMANDS
 from jaxdp.errors import UserCodeError, UserError
 from jaxdp.parallel.host_memory import check_address_space
-from jaxdp.user_code import user_place, user_sentence, user_traceback
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,6 +39,8 @@ def run_command(argv: list[str]) -> int:
             return 0
         return _failed(f"standard output cannot be written ({lost.error.strerror}); direct it to another place.", 2)
     except UserCodeError as error:
+        from jaxdp.user_code import user_traceback
+
         return _failed(str(error), error.exit_code, user_traceback(error.__cause__))
     except UserError as error:
         return _failed(str(error), error.exit_code)
@@ -51,6 +52,7 @@ def run_command(argv: list[str]) -> int:
         import traceback
 
         from jaxdp.cli.environment import environment_sentence
+        from jaxdp.user_code import user_place, user_sentence, user_traceback
 
         if place := user_place(error):
             return _failed(user_sentence(error, place), 2, user_traceback(error))
