@@ -55,7 +55,9 @@ def get_config() -> ConfigDict:
     config.data.label_column = "label"  # classification
     config.data.source_column = "source"  # seq2seq
     config.data.target_column = "target"  # seq2seq
-    config.data.errors = "strict"  # strict | replace: what to do about bytes that are not UTF-8
+    config.data.errors = "strict"  # strict | replace: what to do about bytes that are not of the encoding
+    config.data.encoding = placeholder(str)  # text, jsonl, csv: of the files, a name that Python knows such as latin-1 or utf-16; unset: UTF-8
+    config.data.delimiter = placeholder(str)  # csv: character between fields, such as ';'; unset: comma, in .tsv files tab
     config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)
     config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of rows) ^ (1 / temperature)
     # What is done to it.

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
+from jaxdp.plot_fonts import fonts_for
 from jaxdp.plotting import COLORS, FONT_SIZE, GREY, GRID, INK
 
 NAMED_LABELS = 30  # of a confusion matrix that are named on its sides
@@ -65,8 +66,6 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
         UserError: the report is of no kind that can be drawn, or of no examples.
     """
     set_matplotlib_directory()
-    from matplotlib.figure import Figure
-
     panels = _PANELS.get(report.get("kind", ""))
     if panels is None:
         raise UserError(
@@ -76,6 +75,16 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
     if not report["num_examples"]:
         what = "examples with a finite output" if report.get("num_not_finite") else "examples"
         raise UserError(f"The evaluation has no {what}, so there is nothing to draw: check its split and checkpoint.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with fonts_for([name, *report.get("labels", ())]):
+        _figure(panels, report, name).savefig(out, format="png")
+    return out
+
+
+def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str):
+    """The panels side by side, under a heading."""
+    from matplotlib.figure import Figure
+
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.6 * columns, 5.0 * rows), dpi=150, facecolor="white", layout="constrained")
@@ -89,9 +98,7 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
     figure.suptitle(
         _heading(report, name), x=0.012, ha="left", fontsize=FONT_SIZE + 1, color=GREY, parse_math=False
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
-    return out
+    return figure
 
 
 def _heading(report: Mapping[str, Any], name: str) -> str:

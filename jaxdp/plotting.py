@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
+from jaxdp.plot_fonts import fonts_for
 from jaxdp.writers import read_metrics
 
 COLORS = (  # the first seven: Okabe and Ito 2008, told apart by the colour-blind
@@ -83,9 +84,17 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss")
         UserError: a directory has no metrics file, or nothing in it can be drawn.
     """
     set_matplotlib_directory()
+    runs = _load_runs(directories, metric)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with fonts_for(run.name for run in runs):
+        _figure(runs, metric).savefig(out, format="png")
+    return out
+
+
+def _figure(runs: list[_Run], metric: str):
+    """Loss on top, the others in a row below."""
     from matplotlib.figure import Figure
 
-    runs = _load_runs(directories, metric)
     below = [("Learning rate", _draw_learning_rate), ("Throughput (tokens/s)", _draw_throughput)]
     if metric != "eval/loss" and any(run.metric.steps.size for run in runs):
         below.insert(0, (metric.removeprefix("eval/").replace("_", " ").capitalize() + " (evaluation)", _draw_metric))
@@ -100,9 +109,7 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss")
     for column, (title, draw) in enumerate(below):
         _panel(figure.add_subplot(grid[1, column]), runs, title, draw)
     _add_legends(figure.axes[0], runs, columns)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
-    return out
+    return figure
 
 
 def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:

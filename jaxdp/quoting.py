@@ -18,7 +18,11 @@ def quoted(value: Any, max_characters: int = MAX_CHARACTERS) -> str:
         max_characters: Length of the text above which it is shortened.
     """
     # A whole number of more than 4300 digits has no decimal text in Python.
-    text = f"a whole number of {value.bit_length()} bits" if _is_huge(value) else repr(value)
+    return shortened(f"a whole number of {value.bit_length()} bits" if _is_huge(value) else repr(value), max_characters)
+
+
+def shortened(text: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """Returns a text as it is; of a long one the first characters and its length."""
     if len(text) <= max_characters:
         return text
     return f"{text[:max_characters]}... ({len(text):,} characters)"

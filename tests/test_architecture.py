@@ -14,7 +14,7 @@ FLOORS = (
     },
     {
         "model", "optim", "data", "writers", "plotting", "evaluation_plots", "html_report", "config", "config_file", "defaults",
-        "workdir", "terminal", "watchdog", "provenance", "cache_home",
+        "workdir", "terminal", "watchdog", "provenance", "cache_home", "plot_fonts",
     },
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "inference", "interop"},
@@ -40,6 +40,9 @@ SAME_FLOOR = {
     ("prediction_benchmark", "experiment"),
     ("plotting", "writers"),
     ("plotting", "cache_home"),
+    ("plotting", "plot_fonts"),
+    ("evaluation_plots", "plot_fonts"),
+    ("plot_fonts", "terminal"),
     ("evaluation_plots", "cache_home"),
     ("cache_home", "terminal"),
     ("evaluation_plots", "plotting"),

@@ -10,7 +10,7 @@ from jaxdp.errors import UserError
 
 OTHER_DATA = (
     "source", *DATA_PLACES, *TEST_DATA, "name", "split", "eval_split",
-    "text_column", "label_column", "source_column", "target_column", "errors", "cache_dir", "num_workers",
+    "text_column", "label_column", "source_column", "target_column", "errors", "encoding", "delimiter", "cache_dir", "num_workers",
 )  # fmt: skip
 """Keys of `data` that an evaluation may set; all others belong to the run."""
 

@@ -1,5 +1,6 @@
 """Prediction with the model of a work directory: labels, hidden tokens or texts for records, read and answered in batches."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.data.reading.raw_records import RawRecord, open_input, read_raw
+from jaxdp.data.reading.sources import FORMATS
+from jaxdp.data.reading.tables import parsed_delimiter
 from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 from jaxdp.experiment.arguments import (
@@ -118,7 +121,10 @@ class Predictor:
             UserError: It cannot be read.
         """
         columns = tuple(request_columns(self._config, self._task).values())
-        file = open_input(name, "--input", stdin, form, columns)
+        data = self._config.data
+        file = open_input(name, "--input", stdin, form, columns, parsed_delimiter(data.delimiter))
+        if data.encoding and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
+            file = dataclasses.replace(file, encoding=data.encoding)  # of the run's own format; others are UTF-8
         if form is None and not file.path.endswith(file.name):
             say(f"{file.path} is read as {file.kind[1:]}; another format is set by --format")
         return read_raw(file, columns, self._config.data.errors)

@@ -16,6 +16,7 @@ from jaxdp.data.reading.records import MISSING, Record, value_at
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.sources import source_entries
+from jaxdp.quoting import quoted_names
 from jaxdp.tasks import Task
 
 ERROR = "error"
@@ -112,7 +113,7 @@ class RequestReader:
                 found = "has no" if value is MISSING or value is None else f"has {type(value).__name__}, not"
                 raise UserError(
                     f"it {found} text in {column!r}, the column that the run was trained with; it has "
-                    f"{', '.join(map(repr, record.value))[:300] or 'nothing'}."
+                    f"{quoted_names(list(record.value)) or 'nothing'}."
                 )
             fields[field] = encodable(value, column, record.where, self._data.errors)
         return fields

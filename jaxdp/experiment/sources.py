@@ -20,7 +20,10 @@ from jaxdp.experiment.parts import absolute_places, make_task
 from jaxdp.tasks.labels import LABELS_FORMAT, record_classes
 from jaxdp.terminal import say
 
-_SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors")
+_ONE_SOURCE_KEYS = ("target_path", "eval_target_path", "encoding", "delimiter")
+"""Keys that say something about one source, and belong into the entries of a mixture."""
+
+_SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors", "encoding", "delimiter")
 _COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
 
 
@@ -54,7 +57,7 @@ def source_entries(config: ConfigDict) -> list[dict[str, Any]]:
     defaults = {key: config.data[key] for key in (*_SPEC_KEYS, *_COLUMN_KEYS)}
     if not config.data.mixture:
         return [defaults | {"weight": None}]
-    for key in ("target_path", "eval_target_path"):
+    for key in _ONE_SOURCE_KEYS:
         if config.data[key] is not None:
             raise UserError(f"data.{key}={config.data[key]} is of one source: unset it, and give it to the entries of data.mixture.")
     entries = []
@@ -127,6 +130,12 @@ def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpe
     return spec, columns
 
 
+def _described(spec: SourceSpec) -> dict[str, Any]:
+    """A source as part of the key of its scan; keys that came later count where they are set."""
+    unset = [key for key in ("encoding", "delimiter") if getattr(spec, key) is None]
+    return {key: value for key, value in dataclasses.asdict(spec).items() if key not in unset}
+
+
 def check_selection(config: ConfigDict) -> None:
     """Checks that the data has what `data.eval_selection` chooses from.
 
@@ -180,10 +189,12 @@ def _scanned(
 ) -> Source:
     """The source of an entry, whose parts are those to train on and those to evaluate on."""
     train, evaluation = parts
+    for remark in dict.fromkeys(remark for part in (*train, *(evaluation or ())) for remark in part.remarks):
+        say(remark)
     selection = _selection(config, columns)
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
-        "spec": {**dataclasses.asdict(spec), **absolute_places(entry)},
+        "spec": _described(spec) | absolute_places(entry),
         "num_train_parts": len(train),
         "parts": [[part.name, part.num_bytes, part.stamp] for part in (*train, *(evaluation or ()))],
     }

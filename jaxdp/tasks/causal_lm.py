@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.losses import perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
@@ -64,10 +65,7 @@ class CausalLM(Task):
         if not self._completion_only:
             return {"tokens": tokenizer.encode(record["text"])}
         if not record["target"]:
-            raise UserError(
-                "the target is empty, expected a text to learn: leave such records out, "
-                "with data.cleaning=('min_chars:1',) for instance."
-            )
+            raise UserError(f"{reason('target', '')}; {cure('')}.")
         source = tokenizer.encode(record["source"] + self.prompt_end)
         target = np.append(tokenizer.encode(record["target"]), np.int32(tokenizer.end_of_text_id))
         return {

@@ -20,6 +20,7 @@ from jaxdp.tasks.classification_metrics import (
     summarize_regression,
     summarize_single_label,
 )
+from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
 from jaxdp.tasks.labels import KINDS, Kind, Labels, label_number, label_text, label_texts
 from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
@@ -118,7 +119,10 @@ class Classification(Task):
             UserError: the text is empty, or the label is none that is known.
         """
         labels, value = self._labels, record["label"]
-        example = self.prepare_request(record, tokenizer)
+        try:
+            example = self.prepare_request(record, tokenizer)
+        except UserError as error:
+            raise UserError(f"{error}; {cure(record['text'])}.") from error
         if self._options.kind == "regression":
             return example | {"label": np.array(label_number(value), np.float64)}
         if self._options.kind == "single_label":
@@ -134,10 +138,7 @@ class Classification(Task):
         """
         tokens = tokenizer.encode(record["text"])
         if not len(tokens):
-            raise UserError(
-                "the text has no token, expected something to classify: leave such records out, with "
-                "data.cleaning=('min_chars:1',) for instance."
-            )
+            raise UserError(reason("text", record["text"]))
         return {"tokens": tokens}
 
     def make_batch(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.losses import perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.tasks.translation_scores import SCORE_METRICS, check_tokenization, score_texts
@@ -74,10 +75,9 @@ class Seq2Seq(Task):
             UserError: one of them is empty.
         """
         if not record["target"]:
-            raise UserError(
-                "the target is empty, expected a text to learn: leave such records out, with "
-                "data.cleaning=('min_chars:1',) for instance."
-            )
+            raise UserError(f"{reason('target', '')}; {cure('')}.")
+        if not record["source"]:
+            raise UserError(f"{reason('source', '')}; {cure('')}.")
         _, target_tokenizer = _both(tokenizer)
         return self.prepare_request(record, tokenizer) | {
             "target_tokens": target_tokenizer.encode(record["target"])
@@ -90,10 +90,7 @@ class Seq2Seq(Task):
             UserError: it is empty.
         """
         if not record["source"]:
-            raise UserError(
-                "the source is empty, expected a text: leave such records out, with "
-                "data.cleaning=('min_chars:1',) for instance."
-            )
+            raise UserError(reason("source", ""))
         return {"tokens": _both(tokenizer)[0].encode(record["source"])}
 
     def make_batch(

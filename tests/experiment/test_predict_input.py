@@ -68,7 +68,7 @@ def test_a_table_is_read_as_in_training(classifier, tmp_path, capsys, monkeypatc
     first, empty, broken, last = found
     assert first == {"id": "7", "input_label": "tea"} | of_text(capsys, classifier, "ant bee")
     assert last == {"id": "10", "input_label": "ale"} | of_text(capsys, classifier, "dog, cat")
-    assert empty.keys() == {"id", "input_label", "error"} and "line 3: the text has no token" in empty["error"]
+    assert empty.keys() == {"id", "input_label", "error"} and "line 3: the text is empty" in empty["error"]
     assert broken.keys() == {"error"} and "line 4: the row has 4 fields" in broken["error"]
     assert '2 of 4 records have no prediction: see the "error" in the place of each' in said
     assert ("standard input is read as csv" in said) == (place == "standard input")
@@ -187,7 +187,7 @@ def test_the_output_file_is_whole_or_absent(classifier, tmp_path, capsys):
         (["--input={a}", "--output={dir}"], "is a directory"),
         (["--input={a}", "--output={dir}/no/x"], "cannot be written (No such file or directory)"),
         (["--text=ant", "--format=csv"], "--format is that of --input"),
-        (["--text="], "--text: the text has no token"),
+        (["--text="], "--text: the text is empty"),
         (["--input={empty}"], "is empty; give a file with records"),
         (["--input={header}"], "there is nothing to predict"),
         (["--input={dir}/none.csv"], "does not exist"),

@@ -373,8 +373,8 @@ TEA, ALE = {"text": "ant", "label": "tea"}, {"text": "bee", "label": "ale"}
     ("name", "records", "held_out", "told"),
     [
         ("classification", [TEA] * 20, None, "18 training records have 'tea', expected 2 or more different labels"),
-        ("classification", [TEA, ALE], [TEA, ALE | {"text": ""}], "held.jsonl, line 2: the text has no token"),
-        ("classification", [TEA, {"text": ""} | ALE | {"text": ""}], [TEA], "records.jsonl, line 2: the text has no token"),
+        ("classification", [TEA, ALE], [TEA, ALE | {"text": ""}], "held.jsonl, line 2: the text is empty"),
+        ("classification", [TEA, {"text": ""} | ALE | {"text": ""}], [TEA], "records.jsonl, line 2: the text is empty"),
         ("classification", [TEA, {"text": "bee"}], [TEA], "records.jsonl, line 2 has no column 'label', only 'text'"),
         ("multi_label", [{"text": "ant", "labels": ["x", "y"]}], [{"text": "ant", "labels": ["y", "z"]}], "held.jsonl, line 1: the label 'z'"),
         ("regression", [{"text": "ant", "number": 1}, {"text": "bee", "number": "much"}], [{"text": "a", "number": 2}], "records.jsonl, line 2: the label is 'much', expected a finite number"),

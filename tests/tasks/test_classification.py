@@ -100,7 +100,7 @@ def test_what_preparing_depends_on(kind):
         ("regression", {"text": "ab", "label": math.nan}, "the label is nan, expected a finite number"),
         ("regression", {"text": "ab", "label": "-inf"}, "the label is '-inf', expected a finite number"),
         ("regression", {"text": "ab", "label": 10**400}, r"the label is 10+\.\.\. \(401 characters\), expected a finite number"),
-        ("single_label", {"text": "", "label": "tea"}, "the text has no token"),
+        ("single_label", {"text": "", "label": "tea"}, "the text is empty, expected some text"),
         ("single_label", {"text": "ab", "label": " "}, "the label is empty"),
     ],
 )

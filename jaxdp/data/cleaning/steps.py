@@ -13,6 +13,7 @@ from jaxdp.data.cleaning.html_text import html_text
 from jaxdp.data.reading.file_content import read_blocks
 from jaxdp.data.reading.files import find_files
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted
 
 Texts = tuple[str, ...]
 """The text columns of one record, in the order of the columns."""
@@ -206,7 +207,7 @@ def read_words(step: str) -> frozenset[str]:
             word = line.strip()
             if word and not WORD.fullmatch(word):
                 raise UserError(
-                    f"data.cleaning: {file.path}, line {number} is {word!r}, expected one word a line: "
+                    f"data.cleaning: {file.path}, line {number} is {quoted(word)}, expected one word a line: "
                     "letters and digits, with an apostrophe between them at most."
                 )
             words.add(_folded(word))

@@ -21,7 +21,7 @@ from jaxdp.errors import UserError
 
 SCAN, DROPPED, HELD_OUT = "scan.json", "dropped.bits", "held_out.bits"
 
-SCAN_FORMAT = 2
+SCAN_FORMAT = 3
 """Number of what readers, cleaning and the split make of the same data; part of the keys of the cache.
 
 To be raised when a change of `data/reading`, `data/cleaning` or of the split gives other records, other texts or

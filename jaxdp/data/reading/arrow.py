@@ -7,6 +7,7 @@ from jaxdp.data.reading.file_content import not_utf8, open_seekable
 from jaxdp.data.reading.files import DataFile
 from jaxdp.data.reading.records import Columns, Record, missing_column, wrong_column
 from jaxdp.errors import UserError
+from jaxdp.quoting import shortened
 
 BATCH_ROWS = 256
 """Rows turned into Python objects at once."""
@@ -60,10 +61,9 @@ def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Ite
             table = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
             names = table.schema_arrow.names
             for column in columns:
+                check_unique(file.path, column, table.schema_arrow)
                 if _kind(table.schema_arrow, column) is None:
                     raise missing_column(file.path, column, _all_names(table.schema_arrow))
-                if names.count(column) > 1:
-                    raise UserError(f"{file.path} has {names.count(column)} columns named {column!r}: rename all but one.")
             for batch in table.iter_batches(BATCH_ROWS):
                 values = [_python_values(column, errors) for column in batch.columns]
                 for row in zip(*values, strict=True):
@@ -94,6 +94,7 @@ def check_columns(where: str, columns: Columns, schema) -> None:
     from pyarrow import types
 
     for column in columns.names:
+        check_unique(where, column, schema)
         kind = _kind(schema, column)
         if kind is None:
             raise missing_column(where, column, _all_names(schema))
@@ -101,7 +102,14 @@ def check_columns(where: str, columns: Columns, schema) -> None:
         is_text = column in columns.text
         expected = _is_string(kind) or (not is_text and _is_label(kind))
         if not expected:
-            raise wrong_column(where, column, is_text, f"of type {kind}")
+            raise wrong_column(where, column, is_text, f"of type {shortened(str(kind))}")
+
+
+def check_unique(where: str, column: str, schema) -> None:
+    """Raises UserError if a table has several columns of the name of a column, or of the nested one that it is in."""
+    for name in {column, column.partition(".")[0]}:
+        if schema.names.count(name) > 1:
+            raise UserError(f"{where} has {schema.names.count(name)} columns named {name!r}: rename all but one.")
 
 
 def top_columns(columns: Columns, schema) -> list[str]:

@@ -2,12 +2,14 @@
 
 import contextlib
 import gzip
+import itertools
 import lzma
 import tempfile
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from jaxdp.data.reading.encodings import as_utf8, guessed_encoding
 from jaxdp.data.reading.files import DataFile, unreachable, unreadable
 from jaxdp.errors import UserError
 
@@ -35,13 +37,27 @@ def read_blocks(file: DataFile) -> Iterator[bytes]:
             yield block
 
 
+def read_text_blocks(file: DataFile, errors: str) -> Iterator[bytes]:
+    """The content of a text file in UTF-8, whatever `file.encoding` it has, in blocks.
+
+    Args:
+        file: see `read_blocks`.
+        errors: what to do about bytes that are not of that encoding; without one they are not looked at.
+
+    Raises:
+        UserError: see `read_blocks` and `encodings.as_utf8`.
+    """
+    blocks = read_blocks(file)
+    return blocks if file.encoding is None else as_utf8(blocks, file.encoding, errors, file.path)
+
+
 def read_lines(file: DataFile, errors: str) -> Iterator[str]:
-    """The lines of a file, as text without `\\n`, which alone ends a line.
+    """The lines of a file, as text without `\\n`, which alone ends a line; without any, `\\r` does, as on old Macs.
 
     A byte order mark at the start is left out.
 
     Args:
-        file: in UTF-8.
+        file: in UTF-8, or its `encoding`.
         errors: what to do about bytes that are not: `strict` raises, `replace` reads
             them as U+FFFD.
 
@@ -49,20 +65,25 @@ def read_lines(file: DataFile, errors: str) -> Iterator[str]:
         UserError: see `read_blocks`; bytes that are not UTF-8, with line and offset.
     """
     start = 0
-    for number, line in enumerate(_byte_lines(file), 1):
+    for number, line in enumerate(_byte_lines(read_text_blocks(file, errors)), 1):
         try:
             text = line.decode("utf-8", errors)
         except UnicodeDecodeError as error:
             where = f"{file.path}, line {number},"
-            raise not_utf8(where, line[error.start], start + error.start) from error
+            raise not_utf8(where, line[error.start], start + error.start, content=line) from error
         yield text.removeprefix("\ufeff") if number == 1 else text
         start += len(line) + 1
 
 
-def _byte_lines(file: DataFile) -> Iterator[bytes]:
+def _byte_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    head = b""
+    while len(head) < BLOCK_BYTES and (block := next(blocks, b"")):
+        head += block
+    # The last byte may be the first half of `\r\n`.
+    end = b"\r" if b"\n" not in head and b"\r" in head[:-1] else b"\n"
     held = []  # the start of a line whose end is not read yet
-    for block in read_blocks(file):
-        *ended, rest = block.split(b"\n")
+    for block in itertools.chain([head], blocks):
+        *ended, rest = block.split(end)
         if ended:
             yield b"".join([*held, ended[0]])
             yield from ended[1:]
@@ -140,7 +161,7 @@ def _not_compressed(file: DataFile, error: Exception) -> UserError:
     )
 
 
-def not_utf8(where: str, byte: int, offset: int, of: str = "") -> UserError:
+def not_utf8(where: str, byte: int, offset: int, of: str = "", content: bytes | None = None) -> UserError:
     """The sentence for a byte that is not UTF-8.
 
     Args:
@@ -148,9 +169,13 @@ def not_utf8(where: str, byte: int, offset: int, of: str = "") -> UserError:
         byte: the first wrong one.
         offset: of that byte.
         of: what the offset is counted in, if not in the (decompressed) file: ` of the text`.
+        content: text around that byte of a file that may have another encoding; None: it may not.
     """
+    message = f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}{of}; "
+    if content is not None:
+        guess = guessed_encoding(bytes(content))
+        message += f"it looks like {guess}: " if guess else ""
+        message += f"set data.encoding={guess or 'NAME to the encoding that it has (such as gb18030)'}, or "
     return UserError(
-        f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}{of}; "
-        "set data.errors=replace to read such bytes as U+FFFD, or leave the file out with a "
-        "glob in data.path."
+        f"{message}set data.errors=replace to read such bytes as U+FFFD, or leave the file out with a glob in data.path."
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted_names
 from jaxdp.redact import is_masked
 
 COMPRESSIONS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
@@ -30,6 +31,9 @@ class DataFile:
         stamp: changes when the content does.
         key: of the configuration, that names it; for messages.
         filesystem: of `fsspec`; None: this machine's own.
+        encoding: of its text; None: UTF-8.
+        delimiter: between the fields of a table; None: as the ending of its name says.
+        remarks: sentences about what was found next to it and left out.
     """
 
     path: str
@@ -38,6 +42,9 @@ class DataFile:
     stamp: str = ""
     key: str = "data.path"
     filesystem: Any = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def compression(self) -> str | None:
@@ -83,7 +90,8 @@ def find_files(
     if not files and in_folder and endings:
         raise UserError(
             f"{key}: the folder {path} has no file that ends in {', '.join(endings)} (or in one of "
-            f"these with {', '.join(COMPRESSIONS)}): name another folder, or the files by a glob."
+            f"these with {', '.join(COMPRESSIONS)}): name another folder, or the files by a glob, which enters linked "
+            "folders too."
         )
     if not files:
         raise UserError(f"{key}={path} matches no file: expected a file, a folder or a glob.")
@@ -96,7 +104,7 @@ def find_files(
 def find_below(
     root: str, keep: Callable[[str], bool], enter: Callable[[str], bool], key: str = "data.path"
 ) -> list[DataFile]:
-    """Regular files at any depth below a folder of this machine; linked folders are not entered.
+    """Regular files at any depth below a folder of this machine; linked folders are not entered, and named in the remarks of the files.
 
     Args:
         root: the folder.
@@ -108,25 +116,32 @@ def find_below(
     def stop(error: OSError):
         raise unreadable(error, key=key)
 
-    paths = []
+    paths, links = [], []
     for folder, subfolders, names in os.walk(root, onerror=stop):
         subfolders[:] = [name for name in subfolders if enter(name)]
+        links += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
         paths += [os.path.join(folder, name) for name in names if keep(name)]
-    return [_local_file(path, root, key) for path in paths if os.path.isfile(path)]
+    remarks = (_left_out(root, links, key),) if links else ()
+    return [_local_file(path, root, key, remarks) for path in paths if os.path.isfile(path)]
+
+
+def _left_out(root: str, links: list[str], key: str) -> str:
+    names = quoted_names(sorted(os.path.relpath(path, root) for path in links))
+    return f"{key}: linked folders in {root} are not read: {names}; a glob such as {os.path.join(root, '**', '*.txt')} reads them too"
 
 
 def _is_visible(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _local_file(path: str, root: str, key: str) -> DataFile:
+def _local_file(path: str, root: str, key: str, remarks: tuple[str, ...] = ()) -> DataFile:
     try:
         status = os.stat(path)
     except OSError as error:
         raise unreadable(error, path, key) from error
     # A copy may keep the time of its original, but never the time when it was made.
     stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-    return DataFile(path, Path(path).relative_to(root).as_posix(), status.st_size, stamp, key)
+    return DataFile(path, Path(path).relative_to(root).as_posix(), status.st_size, stamp, key, remarks=remarks)
 
 
 def _find_local(path: str, key: str) -> tuple[list[DataFile], bool]:
@@ -135,9 +150,13 @@ def _find_local(path: str, key: str) -> tuple[list[DataFile], bool]:
         return find_below(path, _is_visible, _is_visible, key), True
     if glob.has_magic(path) and not os.path.exists(path):
         parts = Path(path).parts
-        num_fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        matches = glob.glob(path, recursive=True)
+        # A file or folder whose name has brackets or stars is meant by that name where there is one.
+        num_fixed = next(
+            (i for i, part in enumerate(parts) if glob.has_magic(part) and not os.path.exists(Path(*parts[: i + 1]))), len(parts)
+        )
         root = str(Path(*parts[:num_fixed]))
+        pattern = os.path.join(glob.escape(root) if num_fixed else "", *parts[num_fixed:])
+        matches = glob.glob(pattern, recursive=True)
         return [_local_file(match, root, key) for match in matches if os.path.isfile(match)], False
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{key}: {path} is no regular file: data is read more than once, so save it to one.")

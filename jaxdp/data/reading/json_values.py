@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdp.data.reading.file_content import not_utf8, read_blocks, read_lines
+from jaxdp.data.reading.file_content import not_utf8, read_lines, read_text_blocks
 from jaxdp.data.reading.files import DataFile
 from jaxdp.errors import UserError
 
@@ -158,11 +158,12 @@ def _text_blocks(file: DataFile, errors: str) -> Iterator[str]:
     """Yields the text of a file in blocks, without its byte order mark."""
     decoder, size = codecs.getincrementaldecoder("utf-8")(errors), 0
     is_first = True
-    for block in read_blocks(file):
+    for block in read_text_blocks(file, errors):
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
-            raise not_utf8(file.path, error.object[error.start], size + error.start) from error
+            around = error.object[max(error.start - 200, 0) : error.start + 200]
+            raise not_utf8(file.path, error.object[error.start], size + error.start, content=around) from error
         size += len(block)
         if text and is_first:
             text, is_first = text.removeprefix("\ufeff"), False

@@ -39,6 +39,7 @@ def _part(source: DataFile, target: DataFile, errors: str) -> Part:
         (source.num_bytes or 0) + (target.num_bytes or 0),
         f"{source.stamp} + {target.stamp}",
         lambda: read_pairs(source, target, errors),
+        source.remarks + target.remarks,
     )
 
 

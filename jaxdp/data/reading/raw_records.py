@@ -16,8 +16,9 @@ from jaxdp.data.reading.arrow import read_all_columns
 from jaxdp.data.reading.file_content import read_blocks, read_lines
 from jaxdp.data.reading.files import DataFile, find_files, unreadable
 from jaxdp.data.reading.json_values import read_json
-from jaxdp.data.reading.tables import read_table
+from jaxdp.data.reading.tables import delimiter_of, guessed_delimiter, read_table
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted, quoted_names
 
 STDIN = "-"
 
@@ -42,7 +43,9 @@ class RawRecord(NamedTuple):
     error: UserError | None = None
 
 
-def open_input(name: str, key: str, stdin: BinaryIO, given: str | None, columns: Sequence[str]) -> DataFile:
+def open_input(
+    name: str, key: str, stdin: BinaryIO, given: str | None, columns: Sequence[str], delimiter: str | None = None
+) -> DataFile:
     """Finds a file to read once, and its format.
 
     Args:
@@ -51,6 +54,7 @@ def open_input(name: str, key: str, stdin: BinaryIO, given: str | None, columns:
         stdin: Standard input.
         given: One of FORMATS; None: the ending of the name says it, else the content, see `recognize`.
         columns: Columns that are wanted, by which the header of a table is recognised.
+        delimiter: Between the fields of a table that is no TSV; None: a comma.
 
     Returns:
         A file whose name ends in the ending of its format and compression.
@@ -67,13 +71,16 @@ def open_input(name: str, key: str, stdin: BinaryIO, given: str | None, columns:
         except OSError as error:
             raise unreadable(error, name, key) from error
         where = "standard input" if name == STDIN else name
-        return _with_format(DataFile(where, where, None, "", key, content), content.head, given, columns)
+        file = DataFile(where, where, None, "", key, content, delimiter=delimiter)
+        return _with_format(file, content.head, given, columns)
     if os.path.isfile(path) and not os.path.getsize(path):
         raise UserError(f"{key}: {name} is empty; give a file with records.")
     files = find_files(name, (), key)
     if len(files) > 1 or os.path.isdir(path):
         raise UserError(f"{key}={name} is not one file: give the name of a file, or pipe several into standard input.")
     [file] = files
+    if file.kind != ".tsv":
+        file = dataclasses.replace(file, delimiter=delimiter)
     if given is None and file.kind in _ENDINGS:
         return file
     return _with_format(file, next(read_blocks(dataclasses.replace(file, name="")), b"")[:HEAD_BYTES], given, columns)
@@ -81,8 +88,10 @@ def open_input(name: str, key: str, stdin: BinaryIO, given: str | None, columns:
 
 def _with_format(file: DataFile, head: bytes, given: str | None, columns: Sequence[str]) -> DataFile:
     compression, content = _decompressed(head)
-    form = given or recognize(content, columns)
+    form = given or recognize(content, columns, file.delimiter or ",")
     name = f"{file.name}.{form}{compression}"
+    if form == "tsv":
+        file = dataclasses.replace(file, delimiter=None)
     if form == "parquet" and isinstance(file.filesystem, _Stream):
         return dataclasses.replace(file, name=name, filesystem=file.filesystem.seekable())
     return dataclasses.replace(file, name=name)
@@ -150,7 +159,7 @@ def _decompressed(head: bytes) -> tuple[str, bytes]:
     return ending, head
 
 
-def recognize(head: bytes, columns: Sequence[str]) -> str:
+def recognize(head: bytes, columns: Sequence[str], delimiter: str = ",") -> str:
     """Returns the format that the start of a content tells, one of FORMATS.
 
     Parquet by its first bytes; a JSON array by `[` and then an object or a text; JSON lines by an object in the
@@ -160,6 +169,7 @@ def recognize(head: bytes, columns: Sequence[str]) -> str:
     Args:
         head: Decompressed bytes.
         columns: Columns that are wanted.
+        delimiter: Between the fields of CSV.
     """
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -170,8 +180,8 @@ def recognize(head: bytes, columns: Sequence[str]) -> str:
     lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()][:MAX_FIRST_LINES] or [""]
     if lines[0].lstrip()[:1] == "{" and any(map(_is_object, lines)):
         return "jsonl"
-    for form, delimiter in (("tsv", "\t"), ("csv", ",")):
-        header = next(csv.reader(lines[:1], delimiter=delimiter), [])
+    for form, separator in (("tsv", "\t"), ("csv", delimiter)):
+        header = next(csv.reader(lines[:1], delimiter=separator), [])
         is_header = bool(columns) and set(columns) <= set(header)
         if is_header and (form == "csv" or len(header) > 1):
             return form
@@ -238,9 +248,11 @@ def _read_parquet(file: DataFile, errors: str, columns: Sequence[str]) -> Iterat
 def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str]) -> None:
     for column in columns:
         if column not in header:
+            guess = guessed_delimiter(file, header, columns)
+            hint = f", or separate its fields by {delimiter_of(file)!r} and not by {guess!r}, as the run's data has them" if guess else ""
             raise UserError(
                 f"{file.path}: its header has no column {column!r}, which the run was trained with; it has "
-                f"{', '.join(map(repr, header))[:300]}: rename the column, or give another --format."
+                f"{quoted_names(header)}: rename the column, or give another --format{hint}."
             )
         if header.count(column) > 1:
             raise UserError(f"{file.path}: its header names column {column!r} more than once; rename one.")
@@ -254,7 +266,7 @@ def _checked(record: RawRecord) -> RawRecord:
             at = next((at for at, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"), None)
             if at is not None:
                 offset = len(text[:at].encode("utf-8", "surrogatepass"))
-                where = f"{record.where}: column {name!r}" if name else record.where
+                where = f"{record.where}: column {quoted(name)}" if name else record.where
                 byte = ord(text[at]) - 0xDC00
                 error = UserError(f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8.")
                 return RawRecord(record.where, None, error)

@@ -6,7 +6,7 @@ Each reader is a generator that holds one record and a block or two of its file.
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdp.data.reading.file_content import not_utf8, read_blocks
+from jaxdp.data.reading.file_content import not_utf8, read_text_blocks
 from jaxdp.data.reading.files import DataFile
 from jaxdp.data.reading.json_values import read_json
 from jaxdp.data.reading.records import (
@@ -34,7 +34,7 @@ def read_text(
     and joined they are the text.
 
     Args:
-        file: in UTF-8, which is kept byte by byte, `\\r` and byte order marks too.
+        file: in UTF-8, which is kept byte by byte, `\\r` and byte order marks too; or in its `encoding`.
         columns: not looked at.
         errors: what to do about bytes that are not UTF-8: `strict` raises, `replace`
             reads them as U+FFFD.
@@ -44,7 +44,7 @@ def read_text(
         UserError: not readable, or not UTF-8.
     """
     held, start = bytearray(), 0
-    for block in read_blocks(file):
+    for block in read_text_blocks(file, errors):
         held += block
         while len(held) > piece_bytes:
             end = _piece_end(held, piece_bytes)
@@ -71,9 +71,15 @@ def _piece(file: DataFile, content: bytearray, start: int, errors: str, continue
     try:
         text = content.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise not_utf8(file.path, content[error.start], start + error.start) from error
+        raise not_utf8(file.path, content[error.start], start + error.start, content=_around(content, error.start)) from error
     origin = f"{file.name}, from byte {start}" if start else file.name
     return Record({"text": text}, origin, continues)
+
+
+def _around(content: bytearray, position: int) -> bytes:
+    """The line with this position, of a long one some hundred bytes."""
+    start = max(content.rfind(b"\n", 0, position) + 1, position - 200)
+    return bytes(content[start : position + 200]).partition(b"\n")[0]
 
 
 def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted_names
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Part:
             again without reading the part.
         read: all records from the first, in order; memory does not grow with the
             size of the part. Each call begins anew.
+        remarks: sentences about what was found next to it and left out.
     """
 
     name: str
     num_bytes: int
     stamp: str
     read: Callable[[], Iterator[Record]]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,18 @@ def is_label(value: Any) -> bool:
     return isinstance(value, str | int | float)  # True and False are int too
 
 
-def missing_column(where: str, column: str, present: Iterable[str]) -> UserError:
-    """The sentence for a column that is not there."""
+def missing_column(where: str, column: str, present: Iterable[str], hint: str = "") -> UserError:
+    """The sentence for a column that is not there.
+
+    Args:
+        where: file and line, or file and row, or file.
+        column: its name.
+        present: names of the columns that are there.
+        hint: what else may be wrong, a sentence after a blank.
+    """
     return UserError(
-        f"{where} has no column {column!r}, only {', '.join(map(repr, present)) or 'none at all'}: "
-        "name one of these in data.text_column (or whichever data.*_column asks for it)."
+        f"{where} has no column {column!r}, only {quoted_names(list(present)) or 'none at all'}: "
+        f"name one of these in data.text_column (or whichever data.*_column asks for it).{hint}"
     )
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from jaxdp.data.reading import parallel_text
 from jaxdp.data.reading.arrow import read_parquet
+from jaxdp.data.reading.encodings import check_encoding
 from jaxdp.data.reading.files import DataFile, find_files
 from jaxdp.data.reading.hub import open_data_set
 from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns, Part, Record, missing_column
 from jaxdp.data.reading.stdlib import open_stdlib
-from jaxdp.data.reading.tables import read_csv
+from jaxdp.data.reading.tables import parsed_delimiter, read_csv
 from jaxdp.errors import UserError
 
 
@@ -33,7 +34,9 @@ class SourceSpec:
         columns: that must be there and hold text; of text: `text`, or `source` and
             `target`; of stdlib see `stdlib.open_stdlib`.
         label_columns: that must be there and hold labels, see `jaxdp.data.reading.records.Columns`.
-        errors: strict | replace: what to do about bytes that are not UTF-8.
+        errors: strict | replace: what to do about bytes that are not of the encoding.
+        encoding: text, jsonl, csv: of the files; None: UTF-8.
+        delimiter: csv: between fields; None: a comma, in `.tsv` files a tab.
     """
 
     source: str
@@ -47,6 +50,8 @@ class SourceSpec:
     columns: tuple[str, ...] = ("text",)
     label_columns: tuple[str, ...] = ()
     errors: str = "strict"
+    encoding: str | None = None
+    delimiter: str | None = None
 
 
 Parts = list[Part]
@@ -119,11 +124,13 @@ def open_evaluation(spec: SourceSpec) -> Parts:
         if not path or not spec.eval_target_path:
             raise UserError("one side of pairs is missing: set data.eval_path and data.eval_target_path, or read both from a table.")
         sides = ((path, key), (spec.eval_target_path, "data.eval_target_path"))
-        parts = parallel_text.pair_files(*(find_files(side, (), name, keep_empty=True) for side, name in sides), spec.errors)
+        parts = parallel_text.pair_files(
+            *(_find(spec, side, (), name, keep_empty=True) for side, name in sides), spec.errors
+        )
         return _with_records(parts, spec.source, path)
     if spec.source == "text":
         _only_text(columns)
-    files = find_files(path, FORMATS[spec.source].endings, key)
+    files = _find(spec, path, FORMATS[spec.source].endings, key)
     return _with_records([_part(file, spec, columns) for file in files], spec.source, path)
 
 
@@ -138,8 +145,10 @@ _TARGETS = ("target_path", "eval_target_path")
 
 _LOOKED_AT = {
     "stdlib": (),
-    **dict.fromkeys(FORMATS, ("eval_path",)),
-    "text": ("eval_path", *_TARGETS),
+    "parquet": ("eval_path",),
+    "jsonl": ("eval_path", "encoding"),
+    "csv": ("eval_path", "encoding", "delimiter"),
+    "text": ("eval_path", "encoding", *_TARGETS),
     "tokens": (),
     **dict.fromkeys(("hf", "hf_stream"), ("name", "split", "eval_split")),
 }
@@ -156,18 +165,23 @@ def check_keys(spec: SourceSpec) -> None:
         UserError: names the key, and where it belongs.
     """
     looked_at = _LOOKED_AT[spec.source]
-    for key in (*_TARGETS, "eval_path", "name", "split", "eval_split"):
+    for key in (*_TARGETS, "eval_path", "name", "split", "eval_split", "encoding", "delimiter"):
         if key not in looked_at and getattr(spec, key) is not None:
             raise UserError(
                 f"data.{key}={getattr(spec, key)} means nothing with data.source={spec.source}: unset it"
                 f"{_instead(key, looked_at)}."
             )
+    if spec.encoding is not None:
+        check_encoding(spec.encoding)
+    parsed_delimiter(spec.delimiter)
 
 
 def _instead(key: str, looked_at: tuple[str, ...]) -> str:
     """What serves the purpose of a key that means nothing."""
     if key in _TARGETS:
         return " (data.source=text reads pairs from two files; others from data.source_column and data.target_column)"
+    if key in ("encoding", "delimiter"):
+        return ""
     for other, what in (("eval_split", "names a split"), ("eval_path", "names files")):
         if other in looked_at:
             return f" (data.{other} {what} to evaluate on)"
@@ -239,10 +253,10 @@ def _split_files(
     train_path, eval_path = getattr(spec, train_key), getattr(spec, eval_key)
     if not train_path:
         raise UserError(f"data.source={spec.source} needs data.{train_key}: a file, a folder or a glob.")
-    train = find_files(train_path, endings, f"data.{train_key}", keep_empty=keep_empty)
+    train = _find(spec, train_path, endings, f"data.{train_key}", keep_empty=keep_empty)
     if eval_path is None:
         return train, None
-    evaluation = find_files(eval_path, endings, f"data.{eval_key}", keep_empty=keep_empty)
+    evaluation = _find(spec, eval_path, endings, f"data.{eval_key}", keep_empty=keep_empty)
     both = {file.path for file in train} & {file.path for file in evaluation}
     if both:
         raise UserError(
@@ -252,9 +266,18 @@ def _split_files(
     return train, evaluation
 
 
+def _find(
+    spec: SourceSpec, path: str, endings: tuple[str, ...], key: str, *, keep_empty: bool = False
+) -> list[DataFile]:
+    """The files of a path, see `find_files`, with what the source says about reading them."""
+    files = find_files(path, endings, key, keep_empty=keep_empty)
+    reading = {"encoding": spec.encoding, "delimiter": parsed_delimiter(spec.delimiter)}
+    return [dataclasses.replace(file, **reading) for file in files]
+
+
 def _part(file: DataFile, spec: SourceSpec, columns: Columns) -> Part:
     read = FORMATS[spec.source].read
-    return Part(file.name, file.num_bytes or 0, file.stamp, lambda: read(file, columns, spec.errors))
+    return Part(file.name, file.num_bytes or 0, file.stamp, lambda: read(file, columns, spec.errors), file.remarks)
 
 
 def _only_text(columns: Columns) -> None:

@@ -4,7 +4,7 @@ import csv
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from jaxdp.data.reading.file_content import read_lines
 from jaxdp.data.reading.files import DataFile
@@ -20,6 +20,12 @@ _PLAIN_CURE = (
     "double quotes, the header's too, or a .csv file: write it as one of these."
 )
 
+MAX_HEADER = 1000
+"""Characters of a single field above which it is a record rather than a header."""
+
+DELIMITERS = (";", "\t", "|", ",")
+"""Characters that usually separate fields."""
+
 Row = tuple[int, list[str] | UserError]
 """Number of its first line; its fields, or why they cannot be read."""
 
@@ -27,10 +33,10 @@ Row = tuple[int, list[str] | UserError]
 def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
     """One record a row of a table whose first row names the columns; blank lines are left out.
 
-    Fields are separated by commas; a field in double quotes may hold those,
+    Fields are separated by commas, or as `file.delimiter` says; a field in double quotes may hold those,
     doubled quotes and ends of lines.
 
-    A `.tsv` file is separated by tabs, and is one of two kinds. If all names in its
+    A `.tsv` file without that is separated by tabs, and is one of two kinds. If all names in its
     header are in double quotes, the same rules hold. Else it is plain: a line is a
     row, a quote is a quote. What Python's `csv.writer` makes of a table without tabs
     and ends of lines in its fields reads the same: it quotes a field that holds
@@ -38,7 +44,7 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
     doubled, loses the outer ones (`"a ""b"" c"` is `a "b" c`; `"a"` stays).
 
     Args:
-        file: in UTF-8; lines end with `\\n` or `\\r\\n`.
+        file: in UTF-8 or its `encoding`; lines end with `\\n` or `\\r\\n`, or all with `\\r`.
         columns: what the header must name; other columns are left out.
         errors: see `readers.read_text`.
 
@@ -56,12 +62,58 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
                 raise UserError(
                     f"{file.path}: its header names column {column!r} more than once; rename one."
                 )
-            raise missing_column(f"{file.path}: its header", column, header)
+            raise missing_column(f"{file.path}: its header", column, header, _hint(file, header, columns.names))
     places = {column: header.index(column) for column in columns.names if header}
     for number, row in rows:
         if isinstance(row, UserError):
             raise row
         yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+
+
+def _hint(file: DataFile, header: list[str], wanted: Sequence[str]) -> str:
+    """What else may be wrong with a header that lacks a wanted column: the delimiter, or that it is none."""
+    delimiter = guessed_delimiter(file, header, wanted)
+    if delimiter:
+        return f" It was read with {delimiter_of(file)!r} between fields, which {delimiter!r} seems to be: set data.delimiter={delimiter!r}."
+    return " A table begins with a row that names its columns: add one if this file begins with a record."
+
+
+def guessed_delimiter(file: DataFile, header: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """Returns the delimiter with which a header would have the wanted columns, or several where it has one; None: none has.
+
+    Args:
+        file: Table.
+        header: Its first row, with the delimiter that was used.
+        wanted: Columns.
+    """
+    used = delimiter_of(file)
+    for delimiter in DELIMITERS:
+        names = next(csv.reader([used.join(header)], delimiter=delimiter), []) if delimiter != used else []
+        if set(wanted) <= set(names) or (len(header) == 1 and len(names) > 1 and len(header[0]) < MAX_HEADER):
+            return delimiter
+    return None
+
+
+def delimiter_of(file: DataFile) -> str:
+    """Returns what separates the fields of a table: `data.delimiter`, else a tab in `.tsv` files and a comma in others."""
+    return file.delimiter or ("\t" if file.kind == ".tsv" else ",")
+
+
+def parsed_delimiter(name: str | None) -> str | None:
+    """Returns the character that `data.delimiter` names; None if it is unset.
+
+    Args:
+        name: The character itself; of a tab also `\\t` in letters, as a shell passes it.
+
+    Raises:
+        UserError: It is no single character, or one that cannot separate fields.
+    """
+    delimiter = "\t" if name == "\\t" else name
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise UserError(
+            f"data.delimiter={name!r} cannot separate fields: expected one character such as ',', ';', '|' or '\\t' for a tab."
+        )
+    return delimiter
 
 
 def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[tuple[int, list[str] | UserError]]]:
@@ -96,8 +148,8 @@ def _checked_rows(
 def _rows(file: DataFile, errors: str) -> tuple[Iterator[Row], str]:
     """Every row that is not blank, header first; and what to do about one of too many or too few fields."""
     lines = read_lines(file, errors)
-    if file.kind != ".tsv":
-        return _csv_rows(file, lines, ","), _CSV_CURE
+    if file.kind != ".tsv" or file.delimiter:
+        return _csv_rows(file, lines, delimiter_of(file)), _CSV_CURE
     start = []  # blank lines, and the header
     for line in lines:
         start.append(line)

@@ -11,6 +11,7 @@ from jaxdp.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from jaxdp.data.tokenizers.characters import without_merges
 from jaxdp.data.tokenizers.library import END_OF_TEXT_NAMES, LibraryTokenizer
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted
 
 HUB_SECS = 10
 """How long the Hub may take to say that it is there."""
@@ -148,6 +149,6 @@ def _check_ids(theirs: tokenizers.Tokenizer, text: str, origin: str) -> None:
         found = theirs.token_to_id(token["content"])
         if found != token["id"]:
             raise UserError(
-                f"{origin} gives the token {token['content']!r} the id {token['id']}, but the library "
+                f"{origin} gives the token {quoted(token['content'])} the id {token['id']}, but the library "
                 f"numbers it {found}: expected ids without gaps after those of the model; mend the file."
             )

@@ -122,3 +122,13 @@ def test_more_records_than_the_scan_has_seen_are_refused_before_they_are_looked_
     scan = scan_parts([part("a", "aaaa", "b")], None, TEXT, ("min_chars:2",), 0.3)
     with pytest.raises(DataChanged):
         list(kept_records(scan, [part("a", "aaaa", "b", *"c" * 20)], None, held_out=True))
+
+
+@pytest.mark.parametrize("evaluation", [None, [part("b", "x")]])
+def test_cleaning_that_leaves_nothing_is_named_with_its_steps(evaluation):
+    with pytest.raises(UserError, match=r"^data\.cleaning leaves nothing of \d records \(min_chars:100 dropped \d\): loosen"):
+        scan_parts([part("a", "one", "two")], evaluation, TEXT, ("lowercase", "min_chars:100"), 0.1)
+    with pytest.raises(UserError, match=r"^data: none of \d records has text after data\.cleaning: check the files and"):
+        scan_parts([part("a", " ", "  ")], evaluation and [part("b", " ")], TEXT, ("whitespace",), 0.1)
+    with pytest.raises(UserError, match=r"^data: none of \d records has text: check the files and the text column"):
+        scan_parts([part("a", "", "")], evaluation and [part("b", "")], TEXT, (), 0.1)

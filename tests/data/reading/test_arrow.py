@@ -20,7 +20,7 @@ TEXT = Columns(("text",))
 def save(tmp_path):
     def save(columns, name="a.parquet", **options):
         path = tmp_path / name
-        parquet.write_table(pa.table(columns), path, **options)
+        parquet.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path, **options)
         return DataFile(str(path), name, path.stat().st_size)
 
     return save
@@ -138,3 +138,24 @@ def test_fields_of_nested_columns(save):
     missing = save({"translation": [pairs[0], {"en": "two", "de": None}]}, "b.parquet")
     with pytest.raises(UserError, match=r"row 1: column 'translation.de' is null"):
         read(missing, both)
+
+
+def test_two_columns_of_one_name(save):
+    names = ["text", "label", "text", "nested", "nested", "n", "n"]
+    nested = pa.array([{"en": "a"}])
+    table = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["b"]), nested, nested, pa.array([1]), pa.array([2])], names)
+    file = save(table)
+    for columns in (TEXT, Columns(("nested.en",)), Columns(("label",), ("n",))):
+        with pytest.raises(UserError, match=r"a\.parquet has 2 columns named '(text|nested|n)': rename all but one"):
+            read(file, columns)
+    [record] = read(file, Columns(("label",)))  # the others are not read
+    assert record.fields == {"label": "x"}
+
+
+def test_a_type_of_any_length_is_named_shortly(save):
+    file = save({"text": pa.array([{f"field_{number}": number for number in range(1000)}])})
+    with pytest.raises(UserError, match=r"of type struct<field_0: .*\.\.\. \([0-9,]+ characters\), expected text") as refused:
+        read(file)
+    assert len(str(refused.value)) < 600
+    with pytest.raises(UserError, match=r"only 'text\.field_0', .* and 988 more: name one of these"):
+        read(file, Columns(("body",)))

@@ -77,6 +77,36 @@ def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     assert names(tmp_path / "a[1].txt") == ["a[1].txt"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("d[1]/*.txt", ["a.txt", "b[2].txt"]),
+        ("d[1]/b[2].txt", ["b[2].txt"]),
+        ("d[1]", ["a.txt", "b[2].txt", "c.md"]),
+        ("d[1]/[ab]*.txt", ["a.txt", "b[2].txt"]),
+        ("d[12]/*.txt", ["d1/x.txt", "d2/y.txt"]),  # there is no folder of that name
+    ],
+)
+def test_brackets_in_a_path_are_a_name_where_there_is_one(tmp_path, pattern, expected):
+    write(tmp_path, ["d[1]/a.txt", "d[1]/b[2].txt", "d[1]/c.md", "d1/x.txt", "d2/y.txt"])
+    assert names(tmp_path / pattern) == expected
+
+
+def test_linked_folders_that_are_not_read_are_named(tmp_path):
+    write(tmp_path, ["root/a.txt", "other/b.txt", "third/c.txt"])
+    assert [file.remarks for file in find_files(str(tmp_path / "root"), ())] == [()]
+    (tmp_path / "root" / "more").symlink_to(tmp_path / "other", target_is_directory=True)
+    (tmp_path / "root" / "self").symlink_to(tmp_path / "root", target_is_directory=True)
+    [file] = find_files(str(tmp_path / "root"), ())
+    root = tmp_path / "root"
+    assert file.remarks == (f"data.path: linked folders in {root} are not read: 'more', 'self'; a glob such as {root}/**/*.txt reads them too",)
+    (tmp_path / "root" / "a.txt").unlink()
+    with pytest.raises(UserError, match="by a glob, which enters linked folders too"):
+        find_files(str(tmp_path / "root"), (".txt",))
+    (root / "self").unlink()
+    assert names(f"{root}/**/*.txt") == ["more/b.txt"]
+
+
 def test_remote_file_and_folder(remote):
     for name, text in (("a.jsonl", b"12"), ("d/b.json.gz", gzip.compress(b"345")), (".c/d.json", b"6"), ("e", b"7")):
         remote.pipe(f"/corpus/{name}", text)

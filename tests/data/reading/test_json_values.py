@@ -27,11 +27,11 @@ def some_value(chance, depth=0):
 def test_values_do_not_depend_on_blocks(save, monkeypatch, block_bytes, as_array):
     chance = random.Random(block_bytes)
 
-    def blocks(file):
+    def blocks(file, errors):
         content = Path(file.path).read_bytes()
         return (content[start : start + block_bytes] for start in range(0, len(content), block_bytes))
 
-    monkeypatch.setattr(json_values, "read_blocks", blocks)
+    monkeypatch.setattr(json_values, "read_text_blocks", blocks)
     for trial in range(40):
         values = [some_value(chance) for _ in range(chance.randrange(8))]
         texts = [json.dumps(value, ensure_ascii=trial % 2 == 0) for value in values]

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import gzip
 import io
 import random
@@ -7,7 +8,7 @@ import re
 import pytest
 
 from jaxdp.data.reading.records import Columns
-from jaxdp.data.reading.tables import read_csv
+from jaxdp.data.reading.tables import parsed_delimiter, read_csv
 from jaxdp.errors import UserError
 
 TEXT = Columns(("text",))
@@ -159,3 +160,58 @@ def test_plain_tsv_counts_lines(save):
 def test_tsv_errors_name_the_line(save, content, message):
     with pytest.raises(UserError, match=message):
         read(save("a.tsv", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "delimiter", "given"),
+    [
+        ("a.csv", "label;text\nx;a, b\n", ";", ";"),
+        ("a.csv", "label\ttext\nx\ta, b\n", "\t", r"\t"),
+        ("a.csv", "label|text\nx|a, b\n", "|", "|"),
+        ("a.tsv", "label,text\nx,\"a, b\"\n", ",", ","),
+        ("a.csv", "n;label;text;m\n1;x;a, b;2\n", ";", ";"),
+    ],
+)
+def test_another_delimiter_is_named_and_then_read(save, name, content, delimiter, given):
+    columns = Columns(("text",), ("label",))
+    with pytest.raises(UserError) as refused:
+        read(save(name, content), columns)
+    used = "\t" if name.endswith(".tsv") else ","
+    assert f"has no column 'text', only {content.splitlines()[0]!r}" in str(refused.value)
+    assert f"It was read with {used!r} between fields, which {delimiter!r} seems to be: set data.delimiter={delimiter!r}." in str(refused.value)
+    file = dataclasses.replace(save(name, content), delimiter=parsed_delimiter(given))
+    assert [record.fields for record in read(file, columns)] == [{"text": "a, b", "label": "x"}]
+
+
+def test_a_wrong_name_is_not_taken_for_a_wrong_delimiter(save):
+    with pytest.raises(UserError) as refused:
+        read(save("a.csv", "id,body\n1,x\n"))
+    assert "only 'id', 'body': name one of these" in str(refused.value) and "data.delimiter" not in str(refused.value)
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "tab"])
+def test_what_cannot_separate_fields_is_refused(delimiter):
+    with pytest.raises(UserError, match=r"data\.delimiter=.* cannot separate fields: expected one character"):
+        parsed_delimiter(delimiter)
+
+
+def test_a_table_without_header_has_a_short_message(save):
+    texts = [f"{'a long text; ' * 5000}", "x" * 100_000]
+    for first in (",".join(texts), ",".join(f"c{number}" for number in range(50_000)), "y" * 200_000):
+        with pytest.raises(UserError, match="A table begins with a row that names its columns: add one") as refused:
+            read(save("a.csv", f"{first}\n{first}\n"))
+        assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv", ".csv.gz"])
+def test_lines_that_end_with_carriage_returns_alone(save, kind):
+    separator = "\t" if kind == ".tsv" else ","
+    content = f"n{separator}text\r1{separator}one\r\r2{separator}two\r".encode()
+    records = read(save(f"a{kind}", gzip.compress(content) if kind.endswith(".gz") else content))
+    assert [(record.fields["text"], record.origin) for record in records] == [
+        ("one", f"a{kind}, line 2"), ("two", f"a{kind}, line 4"),
+    ]  # fmt: skip
+
+
+def test_a_carriage_return_in_a_field_is_kept(save):
+    assert texts(read(save("a.csv", 'text\n"a\rb"\n'))) == ["a\rb"]
