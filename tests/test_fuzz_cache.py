@@ -3,11 +3,13 @@
     JAXDP_FUZZ_SEED=7 JAXDP_FUZZ_COUNT=1000 python -m pytest -m slow tests/test_fuzz_cache.py
 """
 
+import gc
 import json
 import os
 import random
 import shutil
 
+import jax
 import pytest
 from tiny_runs import assert_refused, compilation_cache, config_file, metrics_lines, train
 
@@ -104,6 +106,9 @@ def fuzz(cache, seed, count, capsys, monkeypatch):
         kinds = ANYTHING if (cache.root / "whole" / file).is_dir() else FILES
         kind, trial = draws.choice(sorted(kinds)), draws.getrandbits(32)
         monkeypatch.setattr(block_file, "MEMORY_BYTES", draws.choice((0, 1 << 28)))
+        # Each compiled program is mapped memory, and XLA crashes at 65,530 maps of a process.
+        jax.clear_caches()
+        gc.collect()
         for command in ("train", "eval"):
             cache.restore()
             kinds[kind](cache.root / "cache" / file, random.Random(trial))
