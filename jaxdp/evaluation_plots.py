@@ -5,7 +5,7 @@ as JSON brings them back from evaluation.json. Matplotlib is imported when a pic
 and only its `Figure` is used: no window, no global state.
 """
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
 from jaxdp.plot_fonts import fonts_for
 from jaxdp.plotting import COLORS, FONT_SIZE, GREY, GRID, INK
 
@@ -36,15 +37,10 @@ def read_report(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not what `jaxdp eval` writes.
     """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): let `jaxdp eval` write it again.") from error
-    if not isinstance(report, dict):
-        raise UserError(f"{path} holds no report of an evaluation: let `jaxdp eval` write it again.")
-    return report if report.get("kind") in _PANELS else None
+    report = read_json(path, "the report of an evaluation: let `jaxdp eval` write it again")
+    return report if isinstance(report.get("kind"), str) and report["kind"] in _PANELS else None
 
 
 def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Path:

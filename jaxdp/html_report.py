@@ -9,6 +9,8 @@ from typing import Any
 
 from jaxdp import defaults
 from jaxdp.config import flat_keys
+from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
 from jaxdp.redact import masked_values
 from jaxdp.writers import read_metrics
 
@@ -118,10 +120,9 @@ def _picture(path: Path) -> str:
 def _json_object(path: Path) -> dict[str, Any]:
     """What a file of the run holds; {} where it cannot be read: the numbers are worth a page without it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, "a file of a run")
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _text(text: str) -> str:

@@ -5,7 +5,6 @@ Orbax; a foreign Orbax directory by Orbax's own metadata, a safetensors file by
 its header.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.checkpoint.run_files import run_problems
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.json_files import parse_json
 from jaxdp.paths import resolved_path
 from jaxdp.provenance import describe_entry, describe_starts, read_entries
 from jaxdp.redact import masked_values
@@ -163,7 +163,7 @@ def _safetensors_arrays(path: Path) -> list[dict[str, Any]]:
         try:
             if length > path.stat().st_size:
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             return [
                 _array(name, entry["shape"], _SAFETENSORS_DTYPES[entry["dtype"]])
                 for name, entry in sorted(header.items())

@@ -118,7 +118,7 @@ def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
     for index, (directory, name) in enumerate(zip(directories, names, strict=True)):
         rows = read_metrics(directory / "metrics.jsonl")
         keys = ("train/loss", "eval/loss", "train/learning_rate", "perf/tokens_per_sec", metric)
-        curves = [_curve(rows, key) for key in keys]
+        curves = [_curve(rows, key, directory / "metrics.jsonl") for key in keys]
         if not any(np.isfinite(curve.values).any() for curve in curves):
             raise UserError(
                 f"{directory / 'metrics.jsonl'} has nothing to draw; expected lines with numbers for "
@@ -129,8 +129,10 @@ def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
     return runs
 
 
-def _curve(rows: list[dict], key: str) -> _Curve:
+def _curve(rows: list[dict], key: str, path: Path) -> _Curve:
     points = [(row["step"], row[key]) for row in rows if key in row]
+    if texts := [(step, value) for step, value in points if isinstance(value, str)]:
+        raise UserError(f"{path}: {key} of step {texts[0][0]} is {texts[0][1][:40]!r}, expected a number: delete that line.")
     return _Curve(
         steps=np.array([step for step, _ in points], np.int64),
         values=np.array([value for _, value in points], np.float64),

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,6 +61,22 @@ class WorkDir:
                 f"--workdir={self.root} cannot be written to ({error.strerror}); "
                 "choose another directory or change its permissions."
             ) from error
+        self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        """Raises UserError where something else has the name of a file or directory of a run; a named pipe would block."""
+        directories = (self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile)
+        logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
+        for path in (*(value for value in vars(self).values() if value != self.root), *logs):
+            expected, is_kind = ("a directory", stat.S_ISDIR) if path in directories else ("a regular file", stat.S_ISREG)
+            try:
+                found = is_kind(os.stat(path).st_mode)
+            except FileNotFoundError:
+                found = not path.is_symlink()  # a link to nothing cannot be written through
+            except OSError as error:
+                raise UserError(f"{path} cannot be used ({error.strerror}); move away what is there.") from error
+            if not found:
+                raise UserError(f"{path} must be {expected} of the run, and something else is there; move it away.")
 
     def require_run(self) -> None:
         """Raises UserError unless a run has been started here."""

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from jaxdp.errors import UserError
+from jaxdp.json_files import open_regular, parse_json
 
 Value = float | int | str
 
@@ -132,7 +133,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         UserError: a line is longer than any that a run writes.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for number in itertools.count(1):
             line = file.readline(_MAX_LINE_BYTES)
             if line.endswith(b"\n"):
@@ -145,7 +146,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _end_of_last_line(path: Path) -> int:
     """Bytes up to and including the last newline."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         end = file.seek(0, os.SEEK_END)
         while end:
             start = max(end - _BLOCK_BYTES, 0)
@@ -159,17 +160,27 @@ def _end_of_last_line(path: Path) -> int:
 
 def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        parsed = json.loads(line)
-        if isinstance(parsed, dict) and isinstance(parsed["step"], int):
-            return parsed
-    except (ValueError, KeyError):
-        pass
-    raise _not_a_line(line, number, path)
+        parsed = parse_json(line)
+    except ValueError:
+        raise _not_a_line(line, number, path) from None
+    if not isinstance(parsed, dict) or not _is_step(parsed.get("step")) or not all(map(_is_value, parsed.values())):
+        raise _not_a_line(line, number, path)
+    return parsed
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_value(value: Any) -> bool:
+    """Whether a value is text, null, or a number that fits into float64."""
+    return value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**1023)
 
 
 def _not_a_line(line: bytes, number: int, path: Path) -> UserError:
     return UserError(
-        f"{path}, line {number}, is {line[:60]!r}; expected a JSON object with an integer step: delete that line."
+        f"{path}, line {number}, is {line[:60]!r}; expected a JSON object with an integer step, and numbers or "
+        "texts: delete that line."
     )
 
 

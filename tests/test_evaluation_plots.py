@@ -113,7 +113,7 @@ def test_reports_are_read_if_they_can_be_drawn(tmp_path):
     assert read_report(path) == report_of("regression")
     path.write_text('{"bleu": {}, "num_examples": 3}')  # of translations
     assert read_report(path) is None
-    for content, told in (('{"kind"', "cannot be read"), ("[]", "holds no report")):
+    for content, told in (('{"kind"', "is not JSON"), ("[]", "holds a JSON list")):
         path.write_text(content)
         with pytest.raises(UserError, match=rf"evaluation\.json {told}.*`jaxdp eval`"):
             read_report(path)

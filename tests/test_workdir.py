@@ -216,3 +216,41 @@ def test_a_copy_of_the_descriptor_does_not_keep_the_lock(tmp_path):
             check_held()
     finally:
         os.close(copy)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in vars(WorkDir("x")) if name != "root"))
+@pytest.mark.parametrize("damage", ["other kind", "pipe", "loop", "link to nothing"])
+def test_something_else_in_the_place_of_a_name_of_a_run_is_refused(tmp_path, name, damage):
+    run = WorkDir(tmp_path / "run")
+    run.create()
+    path = getattr(run, name)
+    if damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "loop":
+        path.symlink_to(path.name)
+    elif damage == "link to nothing":
+        path.symlink_to("nowhere")
+    elif name in ("checkpoints", "tensorboard", "plots", "logs", "profile"):
+        path.touch()
+    else:
+        path.mkdir()
+    with pytest.raises(UserError, match=rf"{path} (must be|cannot be used)"):
+        run.create()
+
+
+def test_a_named_pipe_for_a_log_is_refused(tmp_path):
+    run = WorkDir(tmp_path)
+    run.logs.mkdir()
+    os.mkfifo(run.log(0))
+    with pytest.raises(UserError, match="must be a regular file"):
+        run.create()
+
+
+def test_links_to_files_and_directories_are_used(tmp_path):
+    run = WorkDir(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "metrics").touch()
+    run.create()
+    run.checkpoints.symlink_to(tmp_path / "elsewhere")
+    run.metrics.symlink_to(tmp_path / "metrics")
+    run.create()

@@ -1,6 +1,7 @@
 """Metrics files through crashes and resumes; the optional writers."""
 
 import json
+import os
 import sys
 import time
 import tracemalloc
@@ -214,3 +215,26 @@ def test_wandb_continues_its_run(tmp_path, monkeypatch):
     assert starts[0]["config"] == {"seed": 3} and len(starts[0]["id"]) == 32
     assert logged == [(1, {"train/loss": 0.5}), (2, {"train/loss": 0.5})]
     assert finished == [True, True]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 1, "train/loss": [1]}', b'{"step": 1, "train/loss": {"a": 1}}', b'{"step": -1}', b'{"step": true}',
+        b'{"step": 1.0}', b'{"step": ' + b"9" * 400 + b"}", b'{"step": 1, "train/loss": ' + b"9" * 400 + b"}",
+        b'{"step": 1, "a": ' + b"[" * 100_000, b'{"step": 1, "a": "\xff"}', b"\x00", b"null", b"7",
+    ],
+    ids=lambda line: str(line)[:30],
+)  # fmt: skip
+def test_values_of_odd_types_are_named_by_their_line(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "a": 1.5, "b": null, "c": "text", "d": NaN}\n' + line + b"\n")
+    for read in (read_metrics, lambda path: truncate_after(path, 0)):
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2, is "):
+            read(path)
+
+
+def test_a_named_pipe_is_no_metrics_file(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="no metrics file"):
+        read_metrics(tmp_path / "metrics.jsonl")

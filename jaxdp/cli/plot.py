@@ -2,13 +2,14 @@
 
 import argparse
 import functools
-import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdp.cli import options as shared
+from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
 from jaxdp.paths import local_path
 from jaxdp.terminal import say
 from jaxdp.workdir import WorkDir
@@ -50,7 +51,13 @@ def _plot_evaluation(run: WorkDir) -> Path | None:
 
     report = read_report(run.evaluation)
     if report is not None:
-        return plot_evaluation(report, run.plots / "evaluation.png", run.root.name)
+        try:
+            return plot_evaluation(report, run.plots / "evaluation.png", run.root.name)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(
+                f"{run.evaluation} is not the report of an evaluation that `jaxdp eval` writes ({type(error).__name__}: {error}): "
+                f"let `jaxdp eval --workdir={run.root}` write it again."
+            ) from error
     if not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
         say(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
@@ -62,6 +69,6 @@ def _plot_evaluation(run: WorkDir) -> Path | None:
 def _configured(run: WorkDir, *path: str) -> Any:
     """A value of the run's configuration; None where it cannot be read: a picture of metrics needs no more than them."""
     try:
-        return functools.reduce(operator.getitem, path, json.loads(run.config.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+        return functools.reduce(operator.getitem, path, read_json(run.config, "the config.json of a run"))
+    except (UserError, KeyError, TypeError):
         return None

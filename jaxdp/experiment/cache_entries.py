@@ -61,6 +61,8 @@ def tokenizer_entry(
         "data": [[scan.fingerprint, scan.split_key, [columns[field] for field in fields]] for scan, columns in scanned],
         "cleaning": cleaning_identity(config),
     }
+    if name == "char" and make_task(config).prompt_end:
+        key["characters"] = make_task(config).prompt_end
     return entry_path(_cache_dir(config), "tokenizer", key)
 
 

@@ -1,6 +1,5 @@
 """The short report before step 1."""
 
-import os
 
 import jax
 
@@ -9,6 +8,7 @@ from jaxdp.experiment.parts import optimizer_config
 from jaxdp.model import TransformerConfig, num_parameters
 from jaxdp.optim import OptimizerConfig, make_schedule
 from jaxdp.parallel.devices import BatchShape, Topology
+from jaxdp.parallel.host_memory import host_memory_bytes
 from jaxdp.terminal import memory_size, quantity, show_table
 
 MIN_RATE_CHANGE = 0.01
@@ -101,8 +101,7 @@ def memory_line(device_bytes: int, topology: Topology) -> str:
 def memory_of(topology: Topology) -> str:
     """Memory of one device; CPU devices share the host's."""
     if topology.platform == "cpu":
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return f"{memory_size(total)} host memory, shared by {topology.num_local_devices}"
+        return f"{memory_size(host_memory_bytes())} host memory, shared by {topology.num_local_devices}"
     limit = (topology.devices[0].memory_stats() or {}).get("bytes_limit")
     return memory_size(limit) if limit else "unknown size"
 

@@ -11,10 +11,12 @@ other parameters.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.data.pipeline import check_data_state
 from jaxdp.errors import TrainingDiverged
 from jaxdp.experiment.composition import Composition
@@ -33,8 +35,8 @@ class Rollbacks:
     batches and leaves out the same.
     """
 
-    def __init__(self, composition: Composition):
-        self._composition = composition
+    def __init__(self, composition: Composition, checkpoints: Path):
+        self._composition, self._checkpoints = composition, checkpoints
         self._optim = composition.config.optim
         self._count = 0
 
@@ -93,8 +95,8 @@ class Rollbacks:
     def _gave_up(self, diverged: Diverged, params: PyTree) -> TrainingDiverged:
         if not self._composition.feed.can_exclude:
             return TrainingDiverged(
-                f"training diverged: {self._described(diverged)}, and a stream cannot leave its batches out. The "
-                "checkpoints are good. Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
+                f"training diverged: {self._described(diverged)}, and a stream cannot leave its batches out. "
+                f"{self._good_checkpoints()} Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
                 "or a lower optim.clip_norm, or prepare the data (data.source=hf)."
             )
         try:
@@ -103,10 +105,17 @@ class Rollbacks:
             found = f"it could not be computed again to find out more ({' '.join(str(error).split())[:200]})"
         return TrainingDiverged(
             f"training diverged: {self._described(diverged)}, and the {self._optim.max_rollbacks} rollbacks of "
-            f"optim.max_rollbacks are used up. The batch of step {diverged.first_step}: {found}. The checkpoints are "
-            "good. Mend the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
+            f"optim.max_rollbacks are used up. The batch of step {diverged.first_step}: {found}. "
+            f"{self._good_checkpoints()} Mend the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
             "a longer optim.warmup_steps or a lower optim.clip_norm."
         )
+
+    def _good_checkpoints(self) -> str:
+        """What is left of the run."""
+        steps = committed_steps(self._checkpoints)
+        if not steps:
+            return "No checkpoint was saved before that."
+        return f"The checkpoints in {self._checkpoints} are good ({', '.join(map(str, steps))})."
 
 
 def spoiled_batches(diverged: Diverged) -> range:

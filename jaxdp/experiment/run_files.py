@@ -68,7 +68,7 @@ def record_config(start: Start, first_step: int) -> None:
     data, directory = start.composition.data, start.directory
     text = json.dumps(to_json(start.composition.config), indent=2) + "\n"
     path = directory.config
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if path.is_file() and path.read_bytes() != text.encode():
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

@@ -55,7 +55,7 @@ def run_session(start: Start) -> Result:
         programs = composition.compile()
     if start.peers.is_first:
         show_report(composition, programs)
-    rollbacks = Rollbacks(composition)
+    rollbacks = Rollbacks(composition, start.directory.checkpoints)
     with phase("restoring"):
         state, first_step = _restore_or_initialise(start, rollbacks)
     start.preemption.hold(start.peers)

@@ -137,6 +137,8 @@ def _tokenizer_place(
 def _texts(config: ConfigDict, sources: Sequence[Source], name: str, fields: Sequence[str]) -> Iterator[str]:
     """Cleaned text to make a vocabulary from: what is trained on; for characters, all."""
     splits = (False, True) if name == "char" else (False,)
+    if name == "char":
+        yield make_task(config).prompt_end  # which the data need not have
     for source in sources:
         changes = Cleaner(config.data.cleaning, source.spec.columns).changes()
         for held_out in splits:

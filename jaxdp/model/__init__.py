@@ -4,6 +4,7 @@ from jaxdp.model.accounting import (
     flops_per_row,
     flops_per_token,
     init_params,
+    min_parameters,
     num_parameters,
     parameter_shapes,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "flops_per_token",
     "init_cache",
     "init_params",
+    "min_parameters",
     "model_config",
     "num_parameters",
     "parameter_shapes",

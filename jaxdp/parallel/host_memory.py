@@ -1,12 +1,27 @@
 """How the C library hands memory to XLA's CPU backend, which asks for all of its temporary buffers at every step."""
 
+import contextlib
 import ctypes
+import os
 import resource
+from pathlib import Path
 
 from jaxdp.errors import UserError
 
 _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 """Name -> (number in malloc.h, value): one heap that never shrinks, instead of a new mapping for each large buffer."""
+
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def host_memory_bytes() -> int:
+    """Memory that this process may have: of the machine, or of its container where that is less."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, _CGROUP_LIMITS):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(path.read_text(encoding="ascii")))
+    return min(limits)
 
 
 def keep_freed_memory() -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
 from jaxdp.quoting import quoted, quoted_names
 
 Kind = Literal["single_label", "multi_label", "regression"]
@@ -96,14 +97,34 @@ def load_labels(path: str | os.PathLike) -> Labels:
     Raises:
         UserError: no such file, or it holds something else.
     """
+    content = read_json(path, "the labels.json of a run; restore it from a copy")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
         content |= {name: tuple(content[name]) for name in ("names", "counts")}
-        return Labels(**content)
-    except OSError as error:
-        raise UserError(f"The labels {path} cannot be read ({error.strerror}): expected the file of a run.") from error
-    except (ValueError, TypeError, KeyError) as error:
+        labels = Labels(**content)
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a file of labels ({error!r}): expected the labels.json of a run.") from error
+    if problem := _problem(labels):
+        raise UserError(f"{path} is not a file of labels ({problem}): expected the labels.json of a run.")
+    return labels
+
+
+def _problem(labels: Labels) -> str | None:
+    """What no file that `Labels.save` wrote has; None where there is nothing of the kind."""
+    if labels.kind not in KINDS:
+        return f"kind is {quoted(labels.kind)}"
+    if not all(isinstance(name, str) for name in labels.names) or len(set(labels.names)) < len(labels.names):
+        return "names are not different texts"
+    if len(labels.counts) != len(labels.names) or not all(map(_is_count, (labels.num_records, *labels.counts))):
+        return "num_records and counts are not whole numbers, one for each name"
+    if labels.kind != "regression" and len(labels.names) < 2:
+        return "there are fewer than 2 names"
+    if not all(isinstance(value, int | float) and abs(value) < 2.0**1023 for value in (labels.mean, labels.deviation)):
+        return "mean and deviation are not finite numbers"
+    return None if labels.deviation > 0 else "the deviation is not above 0"
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 class LabelCensus:

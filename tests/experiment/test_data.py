@@ -452,3 +452,15 @@ def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
         fingerprint = data.fingerprint
         (library / "xml" / "a.py").write_text(code.replace("{}", overrides[0]).replace("=", "+"))
         assert read(*overrides, "data.long_documents=cut").fingerprint != fingerprint
+
+
+def test_the_characters_of_a_tokenizer_include_the_separator(config_file, tmp_path):
+    """Which no record need hold, and every prompt ends with."""
+    lines = [json.dumps({"source": f"ab{number % 3}", "target": "cd"}) for number in range(40)]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    keys = ["data.source=jsonl", f"data.path={tmp_path}/lines.jsonl", "data.tokenizer=char", "causal_lm.completion_only=True"]
+    for separator in ("=>", "#"):
+        data = read_data(load(config_file, *keys, f"causal_lm.separator={separator}"))
+        tokenizer = data.vocabularies.tokenizer
+        assert tokenizer.decode(tokenizer.encode(f"ab0{separator}")) == f"ab0{separator}"
+        assert tokenizer.end_of_text_id == len(set("ab012cd") | set(separator))

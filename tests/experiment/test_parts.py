@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_runs import load
 
+from jaxdp.errors import UserError
 from jaxdp.experiment import parts
 
 
@@ -113,3 +114,18 @@ def test_dropout_only_in_training(config_file, dropout_rate, train, draws):
 
     loss = parts.task_loss(Task(), parts.make_model(config, 257, "cpu"), train=train)
     assert loss(None, None, "keys") == ("keys" if draws else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["model.embed_dim=1000000", "model.num_heads=1"], "take at least .* TiB, and this host has .* GiB"),
+        (["model.vocab_size=100000000000000"], "take at least .* PiB|take at least .* TiB, and this host"),
+        (["model.num_layers=1000000000"], r"model\.num_layers=1000000000 must be at most 10,000"),
+    ],
+)
+def test_a_giant_model_is_refused_before_anything_of_it_is_built(config_file, monkeypatch, changes, sentence):
+    monkeypatch.setattr("jax.eval_shape", lambda *_: pytest.fail("something was built"))
+    config = load(config_file, *changes)
+    with pytest.raises(UserError, match=sentence):
+        parts.make_model(config, config.model.vocab_size or 257, "cpu")

@@ -165,7 +165,16 @@ def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_f
 def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=0") == 3
-    assert "the updates of steps 6 to 7 had" in assert_refused(capsys, 3)
+    sentence = assert_refused(capsys, 3)
+    assert "the updates of steps 6 to 7 had" in sentence and f"{tmp_path / 'checkpoints'} are good (2, 4" in sentence
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tmp_path, capsys, monkeypatch):
+    poison(monkeypatch.setattr, 0, 1)
+    options = (*OPTIONS, "--config.optim.max_rollbacks=0", "--config.checkpoint.every_steps=0", "--config.eval.every_steps=0")
+    assert train(config_file, tmp_path, *options) == 3
+    sentence = assert_refused(capsys, 3)
+    assert "No checkpoint was saved before that." in sentence and "are good" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Labels: how they are read, counted, numbered and kept."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -109,5 +111,18 @@ def test_a_file_that_holds_no_labels_is_refused(tmp_path):
         load_labels(tmp_path / "labels.json")
     for content in ("[", "[]", "{}", '{"names": [], "counts": [], "other": 1}'):
         (tmp_path / "labels.json").write_text(content)
-        with pytest.raises(UserError, match=r"labels\.json is not a file of labels"):
+        with pytest.raises(UserError, match=r"labels\.json (is not a file of labels|is not JSON|holds a JSON list)"):
             load_labels(tmp_path / "labels.json")
+
+
+@pytest.mark.parametrize("change", [
+    {"kind": "x"}, {"kind": ["single_label"]}, {"names": ["a", "a"]}, {"names": ["a", 3]}, {"names": "ab", "counts": [1]},
+    {"names": ["a"], "counts": [1]}, {"counts": [1, -1]}, {"counts": [1, "1"]}, {"num_records": 1.5}, {"deviation": 0.0},
+    {"mean": "0"}, {"mean": float("nan")}, {"deviation": 10**400}, {"names": {"a": 1}}, {"counts": None},
+])  # fmt: skip
+def test_labels_of_odd_types_are_refused(tmp_path, change):
+    path = tmp_path / "labels.json"
+    Labels(kind="single_label", num_records=3, names=("a", "b"), counts=(1, 2)).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"labels\.json is not a file of labels"):
+        load_labels(path)

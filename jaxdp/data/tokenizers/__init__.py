@@ -3,6 +3,7 @@
     base         what every kind offers        characters   byte and char
     library      any tokenizer.json            training     bpe, wordpiece, unigram
     files        tokenizers of others          cuts         long texts, samples of many
+    numbering    gaps in their ids             vetting      a trial before they are used
     make         `data.tokenizer` by name
 
 Departs: a special token is an id that no text encodes to. `tokenizers` would read

@@ -4,13 +4,17 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from jaxdp.data.tokenizers.base import END_OF_TEXT, Tokenizer
 from jaxdp.data.tokenizers.characters import without_merges
 from jaxdp.data.tokenizers.library import END_OF_TEXT_NAMES, LibraryTokenizer
+from jaxdp.data.tokenizers.numbering import fill_gaps
+from jaxdp.data.tokenizers.vetting import check_by_trial, panics_as_errors
 from jaxdp.errors import UserError
+from jaxdp.json_files import parse_json, read_regular
 from jaxdp.quoting import quoted
 
 HUB_SECS = 10
@@ -44,7 +48,7 @@ def read_tokenizer_file(path: str | os.PathLike) -> str:
         UserError: No such file, or not UTF-8.
     """
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return read_regular(Path(path).expanduser()).decode("utf-8")
     except OSError as error:
         raise UserError(
             f"The tokenizer {path} cannot be read ({error.strerror}): expected a tokenizer.json there."
@@ -60,10 +64,19 @@ def parse_tokenizer(text: str, path: str | os.PathLike, special_tokens: Iterable
         UserError: It is no tokenizer.json.
     """
     try:
-        theirs = tokenizers.Tokenizer.from_str(text)
+        content = parse_json(text)
+        check_by_trial(text, content, str(path))
+        with panics_as_errors(f"read {path}"):
+            theirs = tokenizers.Tokenizer.from_str(text)
+            if ours := without_merges(theirs, special_tokens):
+                return ours
+            num_filled = fill_gaps(content, str(path))
+            theirs = tokenizers.Tokenizer.from_str(json.dumps(content)) if num_filled else theirs
+            return _adopt(theirs, content, str(path), special_tokens, num_filled)
+    except UserError:
+        raise
     except Exception as error:  # the library has no class of its own
         raise UserError(f"{path} is not a tokenizer.json: {error}.") from error
-    return without_merges(theirs, special_tokens) or _adopt(theirs, text, str(path), special_tokens)
 
 
 def download_tokenizer(name: str, special_tokens: Iterable[str] = ()) -> Tokenizer:
@@ -116,10 +129,10 @@ def _download(name: str) -> str:
 
 
 def _adopt(
-    theirs: tokenizers.Tokenizer, text: str, origin: str, special_tokens: Iterable[str]
+    theirs: tokenizers.Tokenizer, filled: dict[str, Any], origin: str, special_tokens: Iterable[str], num_filled: int
 ) -> LibraryTokenizer:
     """Another's tokenizer with an end of text, and without what changes a text."""
-    _check_ids(theirs, text, origin)
+    _check_ids(theirs, filled, origin)
     theirs.no_truncation()
     theirs.no_padding()
     before = _special_names(theirs)
@@ -133,6 +146,8 @@ def _adopt(
     remarks = [
         f"{name} was added as id {i}" for name, i in tokenizer.special_ids.items() if name not in before
     ]
+    if num_filled:
+        remarks.append(f"{num_filled:,} ids of {origin} have no token and are filled with unused ones")
     if spelled := tokenizer.spelled_specials():
         remarks.append(f"a text that has the characters {', '.join(spelled)} is read as special tokens")
     tokenizer.remarks = tuple(remarks)
@@ -143,12 +158,12 @@ def _special_names(theirs: tokenizers.Tokenizer) -> set[str]:
     return {token.content for token in theirs.get_added_tokens_decoder().values() if token.special}
 
 
-def _check_ids(theirs: tokenizers.Tokenizer, text: str, origin: str) -> None:
-    """Checks that the library numbers the added tokens as the file does: it counts on without gaps."""
-    for token in json.loads(text).get("added_tokens", ()):
+def _check_ids(theirs: tokenizers.Tokenizer, content: dict[str, Any], origin: str) -> None:
+    """Checks that the library numbers the added tokens as the file does."""
+    for token in content.get("added_tokens", ()):
         found = theirs.token_to_id(token["content"])
         if found != token["id"]:
             raise UserError(
                 f"{origin} gives the token {quoted(token['content'])} the id {token['id']}, but the library "
-                f"numbers it {found}: expected ids without gaps after those of the model; mend the file."
+                f"numbers it {found}: expected an id of its own for every token; correct the file."
             )

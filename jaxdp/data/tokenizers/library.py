@@ -19,6 +19,7 @@ import tokenizers
 from jaxdp.data.tokenizers.base import REPLACEMENT, Tokenizer, boundaries
 from jaxdp.data.tokenizers.characters import byte_symbol
 from jaxdp.data.tokenizers.cuts import cut_at_blanks, not_unicode
+from jaxdp.data.tokenizers.vetting import panics_as_errors
 
 END_OF_TEXT_NAMES = (
     "<|endoftext|>",  # GPT-2, GPT-NeoX, Qwen, and all that are trained here
@@ -77,7 +78,8 @@ class LibraryTokenizer(Tokenizer):
         ids = []
         for group in _groups(itertools.chain.from_iterable(pieces)):
             try:
-                encodings = self._library.encode_batch_fast(group, add_special_tokens=False)
+                with panics_as_errors("encode a text"):
+                    encodings = self._library.encode_batch_fast(group, add_special_tokens=False)
             except TypeError as error:  # its word for a string that UTF-8 cannot write
                 raise not_unicode("".join(group)) from error
             ids += [np.array(encoding.ids, np.int32) for encoding in encodings]
@@ -88,7 +90,10 @@ class LibraryTokenizer(Tokenizer):
         symbols, special = self._symbols, set(self.special_ids.values()) - {self._unknown_id}
         words = [symbols.get(i, REPLACEMENT) for i in np.asarray(ids).tolist() if i not in special]
         decoder = self._library.decoder
-        return " ".join(words) if decoder is None else decoder.decode(words)
+        if decoder is None:
+            return " ".join(words)
+        with panics_as_errors("decode ids"):
+            return decoder.decode(words)
 
     def token_bytes(self) -> np.ndarray | None:
         if not _keeps_bytes(self._content) or not self._shows_added_tokens():

@@ -202,9 +202,41 @@ def test_special_token_that_merges_make(path):
 
 
 @pytest.mark.parametrize("name", ["llama3"])
-def test_ids_with_gaps_are_refused(path):
-    with pytest.raises(UserError, match=r"theirs\.json gives the token '    ' the id 300, .* numbers it 259"):
-        edited(path, lambda content: content["added_tokens"][1].update(id=300))
+def test_ids_with_gaps_keep_their_numbers(path):
+    def edit(content):
+        [blanks] = [token for token in content["added_tokens"] if token["content"] == "    "]
+        blanks["id"] = 300
+
+    tokenizer = edited(path, edit)
+    assert tokenizer.vocab_size == 301 and 300 in tokenizer.encode("a    b")
+    assert "ids of " in tokenizer.describe() and "have no token and are filled with unused ones" in tokenizer.describe()
+    gaps = [number for name, number in tokenizer.special_ids.items() if name.startswith("<|unused_")]
+    assert 299 in gaps and not set(gaps) & set(tokenizer.encode("<|unused_299|> unused").tolist())
+    assert tokenizer.decode([299]) == ""
+
+
+def test_gaps_inside_the_model_keep_their_numbers(tmp_path):
+    vocab = {symbol: 2 * number for symbol, number in BYTES.items()}
+    Tokenizer(models.BPE(vocab, [])).save(str(tmp_path / "plain.json"))
+    content = json.loads((tmp_path / "plain.json").read_text())
+    token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"] = [{"id": 7, "content": "<|endoftext|>", **token}, {"id": 600, "content": "<x>", **token}]
+    (tmp_path / "theirs.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path / "theirs.json")
+    assert (tokenizer.end_of_text_id, tokenizer.special_id("<x>"), tokenizer.vocab_size) == (7, 600, 601)
+    assert tokenizer.encode("ab").tolist() == [vocab["a"], vocab["b"]]
+    tokenizer.save(tmp_path / "again.json")
+    again = load_tokenizer(tmp_path / "again.json")
+    assert again.special_ids == tokenizer.special_ids and again.encode("ab").tolist() == [vocab["a"], vocab["b"]]
+
+
+@pytest.mark.parametrize("number", [100_000, 2**32 - 1])
+def test_a_giant_gap_is_refused(tmp_path, number):
+    content = json.loads(Tokenizer(models.BPE(BYTES, [])).to_str())
+    content["model"]["vocab"]["zz"] = number
+    (tmp_path / "theirs.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"257 tokens with ids up to {number:,}; expected ids with few gaps"):
+        load_tokenizer(tmp_path / "theirs.json")
 
 
 def test_added_tokens_are_decoded_as_the_normalizer_wrote_them(tmp_path):

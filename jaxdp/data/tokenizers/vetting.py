@@ -1,0 +1,129 @@
+"""Trial of a tokenizer.json from elsewhere in a process of its own, and panics of the library as errors.
+
+A regular expression of a tokenizer can take exponential time, or a chain of replacements exponential memory, for
+texts of a few characters. The library has no limit that ends with an error: Oniguruma stops a single match after
+10 million steps with a panic, and memory that runs out ends the process. So a file with patterns or replacements
+first encodes runs of equal characters in a child process with limits on processor time and memory. Of a pattern
+that passes, each match on other texts is still bounded by Oniguruma, and a panic becomes a sentence.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from jaxdp.errors import UserError
+
+TRIAL_CPU_SECS = 20
+"""Processor time of a trial. Files in use take less than a second, the import of the library included."""
+
+TRIAL_BYTES = 2**32
+"""Address space of a trial."""
+
+RUN_LENGTH = 3000
+"""Equal characters in a row: quadratic time is 0.2 s, cubic time half a minute."""
+
+_BASE_CHARACTERS = "aA0 \n\t_-.,'/é中\u0301"
+_MAX_LITERALS = 12
+
+_COSTLY = {"Replace", "Precompiled", "Prepend"}
+"""Types of components that can make a text longer."""
+
+_TRIAL = """
+import json, resource, sys
+request = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, (request["secs"], request["secs"] + 1))
+resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
+import tokenizers
+try:
+    tokenizer = tokenizers.Tokenizer.from_str(request["text"])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for sample in request["samples"]:
+        ids = tokenizer.encode(sample, add_special_tokens=False).ids
+        tokenizer.decode(ids[:100])
+except BaseException as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def check_by_trial(text: str, content: Any, origin: str) -> None:
+    """Runs a tokenizer.json in a child process, if it has components that may take exponential time or memory.
+
+    Args:
+        text: The file's content.
+        content: The same, parsed.
+        origin: Its path, for messages.
+
+    Raises:
+        UserError: It failed, or took more than TRIAL_CPU_SECS or TRIAL_BYTES.
+    """
+    parts = list(_components(content))
+    patterns = sorted({part["Regex"] for part in parts if isinstance(part.get("Regex"), str)})
+    if patterns or any(part.get("type") in _COSTLY for part in parts):
+        reason = _trial(text, tuple(patterns))
+        if reason:
+            shown = f" with the patterns {', '.join(map(repr, patterns))[:200]}" if patterns else ""
+            raise UserError(
+                f"The tokenizer {origin}{shown} {reason}: it cannot be used; expected patterns whose time does not explode."
+            )
+
+
+@functools.lru_cache(8)
+def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
+    """Why the tokenizer cannot be used; None: it can."""
+    literals = dict.fromkeys(re.findall(r"(?<!\\)[^\W_]", "".join(patterns)))
+    characters = dict.fromkeys((*_BASE_CHARACTERS, *list(literals)[:_MAX_LITERALS]))
+    samples = [character * RUN_LENGTH + "\x01" for character in characters] + ["ab" * (RUN_LENGTH // 2) + "\x01"]
+    request = {"text": text, "samples": samples, "secs": TRIAL_CPU_SECS, "bytes": TRIAL_BYTES}
+    finished = subprocess.run(
+        [sys.executable, "-c", _TRIAL], input=json.dumps(request).encode(), stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
+    )  # fmt: skip
+    if finished.returncode == 3:
+        return f"fails on a run of {RUN_LENGTH:,} equal characters ({finished.stdout.decode(errors='replace').strip()[:200]})"
+    if finished.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"takes more than {TRIAL_CPU_SECS} s of processor time for runs of {RUN_LENGTH:,} equal characters"
+    if finished.returncode:
+        return f"needs more than {TRIAL_BYTES >> 30} GiB of memory for runs of {RUN_LENGTH:,} equal characters"
+    return None
+
+
+def _components(content: Any) -> Iterator[dict[str, Any]]:
+    """Every object in the parts of a tokenizer.json that change texts."""
+    pending = [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")] if isinstance(content, dict) else []
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield part
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+
+
+@contextlib.contextmanager
+def panics_as_errors(what: str) -> Iterator[None]:
+    """Turns a panic of the library, which is no `Exception`, into an error of the user's tokenizer.
+
+    Args:
+        what: What was done with the tokenizer, for the message.
+
+    Raises:
+        UserError: The library panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise UserError(
+            f"The tokenizers library failed to {what} ({error}): use another tokenizer, or correct its tokenizer.json."
+        ) from error
