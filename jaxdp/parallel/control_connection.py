@@ -8,7 +8,7 @@ from jaxdp.parallel.control_handshake import new_nonce
 from jaxdp.parallel.control_messages import (
     MAX_HANDSHAKE_BYTES,
     MAX_LINE_BYTES,
-    detect_vanished_peer,
+    configure_connection,
     message,
 )
 
@@ -30,7 +30,7 @@ class Connection:
     def __init__(self, caller: socket.socket, where: str, deadline: float):
         caller.setblocking(False)
         with contextlib.suppress(OSError):  # it is gone, which reading from it tells
-            detect_vanished_peer(caller)
+            configure_connection(caller)
         self.socket, self.where, self.deadline = caller, where, deadline
         self.nonce = new_nonce()
         self.process: int | None = None

@@ -19,7 +19,7 @@ from jaxdp.parallel.addresses import split_address
 from jaxdp.parallel.control_messages import (
     MAX_HANDSHAKE_BYTES,
     LineReader,
-    detect_vanished_peer,
+    configure_connection,
     message,
 )
 from jaxdp.parallel.processes import MAX_PROCESSES
@@ -105,7 +105,7 @@ def call_control_server(
     """
     connection = socket.create_connection(split_address(address), timeout=max(deadline - time.monotonic(), 0.1))
     try:
-        detect_vanished_peer(connection)
+        configure_connection(connection)
         connection.settimeout(_TICK_SECS)
         lines = LineReader(connection)
         challenge = _expect("challenge", lines, deadline)

@@ -66,11 +66,12 @@ def ending(content: Any) -> tuple[int, str]:
     raise ValueError("not the end of a run")
 
 
-def detect_vanished_peer(connection: socket.socket) -> None:
-    """Lets the kernel end a connection whose other machine is gone without a word, within about two minutes."""
+def configure_connection(connection: socket.socket) -> None:
+    """Sends small messages at once, and lets the kernel end a connection whose other machine vanished within about two minutes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # TCP_USER_TIMEOUT, in milliseconds, is for what was sent and not received; keepalive rests meanwhile.
-    options = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000))
+    # Without TCP_NODELAY a message that follows another one waits 40 ms for the acknowledgement of that.
+    options = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000))
     for option, value in options:
         if hasattr(socket, option):
             with contextlib.suppress(OSError):  # not on this system
