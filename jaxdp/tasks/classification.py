@@ -122,7 +122,7 @@ class Classification(Task):
         try:
             example = self.prepare_request(record, tokenizer)
         except UserError as error:
-            raise UserError(f"{error}; {cure(record['text'])}.") from error
+            raise UserError(f"{str(error).removesuffix('.')}; {cure(record['text'])}.") from error
         if self._options.kind == "regression":
             return example | {"label": np.array(label_number(value), np.float64)}
         if self._options.kind == "single_label":
@@ -138,7 +138,7 @@ class Classification(Task):
         """
         tokens = tokenizer.encode(record["text"])
         if not len(tokens):
-            raise UserError(reason("text", record["text"]))
+            raise UserError(f"{reason('text', record['text'])}.")
         return {"tokens": tokens}
 
     def make_batch(

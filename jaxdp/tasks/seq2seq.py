@@ -90,7 +90,7 @@ class Seq2Seq(Task):
             UserError: it is empty.
         """
         if not record["source"]:
-            raise UserError(reason("source", ""))
+            raise UserError(f"{reason('source', '')}.")
         return {"tokens": _both(tokenizer)[0].encode(record["source"])}
 
     def make_batch(

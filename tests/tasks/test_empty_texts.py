@@ -59,7 +59,7 @@ def test_pairs():
             Seq2Seq(inputs).prepare(record, Words())
     with pytest.raises(UserError) as refused:
         Seq2Seq(inputs).prepare_request({"source": ""}, Words())
-    assert str(refused.value) == "the source is empty, expected some text"
+    assert str(refused.value) == "the source is empty, expected some text."
     completion = CausalLM(TaskInputs(length=8, tokenizer=Words(), packing="none", options={"completion_only": True, "separator": ""}))
     with pytest.raises(UserError, match="the target is empty"):
         completion.prepare({"source": "a", "target": ""}, Words())

@@ -1,6 +1,7 @@
 """Data sets of Hugging Face: from the Hub, from a folder of data files, or as `save_to_disk` wrote them."""
 
 import dataclasses
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -185,6 +186,7 @@ def _check_path(path: str) -> None:
         UserError: neither is.
     """
     if os.path.isdir(path):
+        check_folder(path)
         return
     if os.path.exists(path):
         raise UserError(
@@ -192,6 +194,15 @@ def _check_path(path: str) -> None:
             "the Hub: read it with data.source=text, jsonl, csv or parquet."
         )
     check_hub(path, _CURE)
+
+
+def check_folder(path: str) -> None:
+    """Raises UserError for a folder whose files `datasets` does not find, as it takes the name for a glob."""
+    if glob.has_magic(path):
+        raise UserError(
+            f"data.path={path} is a folder with one of *?[ in its name, which datasets takes for a glob: rename it, or read its "
+            "files by a glob with data.source=jsonl, csv or parquet."
+        )
 
 
 def check_hub(path: str, cure: str) -> None:

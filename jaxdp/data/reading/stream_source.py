@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdp.data.reading.arrow import short_reason
 from jaxdp.data.reading.files import find_files, unreadable
-from jaxdp.data.reading.hub import check_hub, out_of_reach
+from jaxdp.data.reading.hub import check_folder, check_hub, out_of_reach
 from jaxdp.data.reading.record_stream import RecordStream
 from jaxdp.data.reading.records import Columns, missing_column
 from jaxdp.data.reading.sources import SourceSpec, check_keys
@@ -123,6 +123,7 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
                 f"data.path={path} was written by save_to_disk, which data.source=hf reads: set "
                 "data.source=hf."
             )
+        check_folder(path)
         return path, {"name": name}
     if "://" not in path and not os.path.exists(path) and not glob.has_magic(path):
         if os.path.splitext(path)[1] in BUILDERS:
@@ -142,4 +143,6 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
             f"{', '.join(BUILDERS)}; name files of one kind by a glob."
         )
     kind, options = BUILDERS[kinds[0]]
-    return kind, {"data_files": [file.path for file in files], **options}
+    # `datasets` takes every name for a glob.
+    paths = [file.path if "://" in file.path else glob.escape(file.path) for file in files]
+    return kind, {"data_files": paths, **options}

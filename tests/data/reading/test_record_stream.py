@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from jaxdp.data.reading.sources import SourceSpec
+from jaxdp.data.reading.sources import SourceSpec, open_source
 from jaxdp.data.reading.stream_source import open_stream
 from jaxdp.errors import UserError
 
@@ -268,3 +268,15 @@ def test_fingerprint_is_of_names_and_sizes_not_of_the_place(tmp_path):
     assert opened(str(tmp_path / "b")).fingerprint != first
     (tmp_path / "a" / "4.jsonl").rename(tmp_path / "a" / "5.jsonl")
     assert opened(str(tmp_path / "a")).fingerprint != first
+
+
+def test_brackets_in_the_names_of_files_and_folders(tmp_path):
+    folder = tmp_path / "d[1]"
+    folder.mkdir()
+    (folder / "a[2].csv").write_text("text\nabc\n")
+    for path in (folder / "a[2].csv", folder / "*.csv"):
+        records = list(open_stream(SourceSpec(source="hf_stream", path=str(path))).records())
+        assert [(record.fields["text"], record.origin) for _, record in records] == [("abc", "a[2].csv, row 0")]
+    for source, opening in (("hf_stream", open_stream), ("hf", open_source)):
+        with pytest.raises(UserError, match=r"is a folder with one of \*\?\[ in its name"):
+            opening(SourceSpec(source=source, path=str(folder)))
