@@ -64,6 +64,8 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
     labels = census("single_label", ["a", "b"])
     with pytest.raises(UserError, match=r"label 'c' is on no record of the training part, which has 'a', 'b':"):
         labels.number("c")
+    with pytest.raises(UserError, match=r"data\.eval_selection=stratified holds out no label that training lacks"):
+        labels.number("c")
     many = census("single_label", range(20))
     with pytest.raises(UserError, match=r"'11' and 8 more:"):
         many.number("x")
@@ -85,6 +87,7 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
         (lambda: census("single_label", ["a", "a"]), "The 2 training records have 'a', expected 2 or more"),
         (lambda: census("multi_label", ["", ""]), "The 2 training records have no label, expected 2 or more"),
         (lambda: census("multi_label", ["a", ""]), "The 2 training records have 'a', expected 2 or more"),
+        (lambda: census("single_label", ["a"]), r"sorted by label data\.eval_selection=stratified trains on every label"),
         (lambda: census("single_label", []), "The 0 training records have no label"),
         (lambda: census("regression", [1e200, -1e200]), "labels of the 2 training records are too large for float64"),
         (lambda: census("regression", [1.7e308, -1.7e308]), "are too large for float64"),
