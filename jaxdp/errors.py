@@ -1,13 +1,13 @@
 """The errors a user can cause or must act on, each with its exit code.
 
 Every message is one sentence or two: what, where, what was expected, what was
-found, and the cure. The command line prints the message without a traceback
+found, and the fix. The command line prints the message without a traceback
 and exits with `exit_code`; any other exception is our bug and shows one.
 """
 
 
 class UserError(Exception):
-    """Wrong usage, configuration or data: nothing was lost, the user can mend it."""
+    """Wrong usage, configuration or data: nothing was lost, the user can fix it."""
 
     exit_code = 2
 

@@ -13,17 +13,19 @@ MASK = "***"
 # Patterns are strings, compiled at first use: `jaxdp --help` imports this file too.
 
 _SECRET_NAME = (
-    r"[\w.\-]*(?:token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth)[\w.\-]*"
-    r"|key|sig|code"
+    r"(?i)token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth|^(?:key|sig|code)$"
 )
-"""Names of query parameters whose value grants access."""
+"""Found in names of query parameters whose value grants access."""
 
-_USERINFO = r"(?P<scheme>[A-Za-z][\w+.\-]*://)(?P<userinfo>[^\s/?#\"'<>]*)@"
-_UNENCODED_PASSWORD = r"([A-Za-z][\w+.\-]*://[^\s/?#:@\"'<>]*):(?!:|\d+(?:[/?#]|$))(?:(?!://)[^\s\"'<>@])*@"
+_SCHEME = r"[A-Za-z][\w+.\-]{0,30}://"
+"""Bounded, as a search from every letter of a long word would take time that grows with its square."""
+
+_USERINFO = rf"(?P<scheme>{_SCHEME})(?P<userinfo>[^\s/?#\"'<>]*)@"
+_UNENCODED_PASSWORD = rf"({_SCHEME}[^\s/?#:@\"'<>]*):(?!:|\d+(?:[/?#]|$))(?:(?!://)[^\s\"'<>@])*@"
 """A password with a `/` in it: what follows the colon is no port."""
 
-_QUERY_VALUE = rf"(?i)(?P<name>[?&;](?:{_SECRET_NAME})=)[^\s&;#\"'<>]+"
-_URL_WITH_QUERY = r"[A-Za-z][\w+.\-]*://[^\s\"'<>]*\?[^\s\"'<>]*"
+_QUERY_VALUE = r"([?&;])([\w.\-]+)=[^\s&;#\"'<>]+"
+_URL = rf"{_SCHEME}[^\s\"'<>]*"
 
 _CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 """C0 without tab and newline, DEL, C1, marks that reorder text, and lone surrogates."""
@@ -41,7 +43,7 @@ def mask_secrets(text: str) -> str:
         return text
     text = re.sub(_USERINFO, _masked_userinfo, text)
     text = re.sub(_UNENCODED_PASSWORD, rf"\1:{MASK}@", text)
-    return re.sub(_URL_WITH_QUERY, lambda url: re.sub(_QUERY_VALUE, rf"\g<name>{MASK}", url[0]), text)
+    return re.sub(_URL, lambda url: re.sub(_QUERY_VALUE, _masked_value, url[0]), text)
 
 
 def _masked_userinfo(match: re.Match[str]) -> str:
@@ -49,6 +51,11 @@ def _masked_userinfo(match: re.Match[str]) -> str:
     if colon:
         return f"{scheme}{user}:{MASK}@"
     return f"{scheme}{MASK}@" if scheme.lower() in ("http://", "https://") else match[0]
+
+
+def _masked_value(match: re.Match[str]) -> str:
+    separator, name = match.groups()
+    return f"{separator}{name}={MASK}" if re.search(_SECRET_NAME, name) else match[0]
 
 
 def is_masked(text: str) -> bool:

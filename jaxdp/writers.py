@@ -71,7 +71,7 @@ class MetricsFile:
             num_written, why = 0, error.strerror
         if num_written < len(line):
             raise UserError(
-                f"{self._path} cannot be written ({why}); make room or mend the directory and run the same command again."
+                f"{self._path} cannot be written ({why}); make room or fix the directory and run the same command again."
             )
 
     def close(self) -> None:

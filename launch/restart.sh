@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on this machine, and starts again what a new start mends:
+# Trains on this machine, and starts again what a new start fixes:
 #
 #   bash launch/restart.sh [--dry_run] [--restarts=R] [--processes=P] ARGUMENTS
 #
@@ -79,14 +79,14 @@ wait_all() {
   for pid in $PIDS; do
     code=0
     wait "$pid" || code=$?
-    # What a new start would not mend counts before what it would.
-    if [ "$code" -ne 0 ] && { [ "$STATUS" -eq 0 ] || { is_mended_by_a_start "$STATUS" && ! is_mended_by_a_start "$code"; }; }; then
+    # What a new start would not fix counts before what it would.
+    if [ "$code" -ne 0 ] && { [ "$STATUS" -eq 0 ] || { is_worth_a_restart "$STATUS" && ! is_worth_a_restart "$code"; }; }; then
       STATUS=$code
     fi
   done
 }
 
-is_mended_by_a_start() {
+is_worth_a_restart() {
   case $1 in 70 | 75 | 134 | 137 | 143) return 0 ;; *) return 1 ;; esac
 }
 
@@ -113,7 +113,7 @@ count=0
 while :; do
   start_all "$@"
   wait_all
-  if [ "$STATUS" -eq 0 ] || [ -n "$ASKED" ] || ! is_mended_by_a_start "$STATUS"; then
+  if [ "$STATUS" -eq 0 ] || [ -n "$ASKED" ] || ! is_worth_a_restart "$STATUS"; then
     exit "$STATUS"
   fi
   if [ "$count" -ge "$RESTARTS" ]; then

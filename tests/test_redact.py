@@ -47,6 +47,11 @@ def test_what_is_no_secret_stays(text):
     assert mask_secrets(text) == text and not is_masked(text)
 
 
+@pytest.mark.parametrize("long", ["a" * 500_000, "http://u:p" * 50_000, "http://h/?" + "token" * 100_000], ids=["word", "schemes", "names"])
+def test_the_time_for_a_long_text_does_not_grow_with_its_square(long):
+    assert mask_secrets(f"{long} https://u:pw@h/").endswith("https://u:***@h/")
+
+
 def test_values_are_masked_at_any_depth_and_types_stay():
     value = {"a": [{"path": "https://u:pw@h/"}, 1.5, None, True], "b": ("https://h/?sig=1",)}
     assert masked_values(value) == {"a": [{"path": "https://u:***@h/"}, 1.5, None, True], "b": ["https://h/?sig=***"]}

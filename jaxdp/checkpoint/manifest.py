@@ -286,7 +286,7 @@ def _reading(path: Path) -> Iterator[None]:
 
     Raises:
         Unreadable: the disk reports an error of its own, or it is no regular file.
-        UserError: it cannot be read for another reason, which must be mended first.
+        UserError: it cannot be read for another reason, which must be fixed first.
     """
     try:
         yield
@@ -296,7 +296,7 @@ def _reading(path: Path) -> Iterator[None]:
         if error.errno in _DAMAGE:
             raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); mend that, then run the same command again."
+            f"{path} cannot be read ({error.strerror}); fix that, then run the same command again."
         ) from error
 
 

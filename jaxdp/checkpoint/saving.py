@@ -227,7 +227,7 @@ class CheckpointWriter:
         return UserError(
             f"checkpoint {step} could not be written to {self._checkpoints}: {why[1].strip() if why else error}; "
             f"whole checkpoints there: {whole}; "
-            "make room or mend the directory and run the same command again."
+            "make room or fix the directory and run the same command again."
         )
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ class Rollbacks:
         return TrainingDiverged(
             f"training diverged: {self._described(diverged)}, and the {self._optim.max_rollbacks} rollbacks of "
             f"optim.max_rollbacks are used up. The batch of step {diverged.first_step}: {found}. "
-            f"{self._good_checkpoints()} Mend the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
+            f"{self._good_checkpoints()} Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
             "a longer optim.warmup_steps or a lower optim.clip_norm."
         )
 

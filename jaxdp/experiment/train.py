@@ -50,7 +50,7 @@ def run(
         processes: None: those that the cluster's environment tells of, or this one alone.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: anything the user can fix.
     """
     check_caller("jaxdp.train")
     config = check_config(config)

@@ -216,7 +216,7 @@ def label_text(value: Any) -> str:
         value = int(value)
     text = str(value).lower() if isinstance(value, bool) else str(value).strip()
     if not text:
-        raise UserError("the label is empty, expected one: mend it or leave the record out.")
+        raise UserError("the label is empty, expected one: fix it or leave the record out.")
     return text
 
 
@@ -251,6 +251,6 @@ def label_number(value: Any) -> float:
     if not math.isfinite(number):
         raise UserError(
             f"the label is {quoted(value)}, expected a finite number, as classification.kind=regression predicts one: "
-            "mend it or leave the record out."
+            "fix it or leave the record out."
         )
     return number

@@ -152,7 +152,7 @@ def test_what_the_disk_cannot_read_is_damage(checkpoint, monkeypatch):
 def test_what_may_not_be_read_is_no_damage(checkpoint, monkeypatch):
     """Nothing must be set aside because a file system is away or a permission is missing."""
     monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EACCES))
-    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); mend that, then run the same command"):
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); fix that, then run the same command"):
         find_damage(checkpoint)
     monkeypatch.setattr(manifests, "read_regular", fail_with(errno.ESTALE))
     with pytest.raises(UserError, match=r"manifest.json cannot be read \(Stale file handle\)"):

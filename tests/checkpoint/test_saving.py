@@ -119,7 +119,7 @@ def test_a_failed_save_is_told_at_the_next_check(checkpoints, make_writer, monke
                 time.sleep(0.01)
     assert str(failure.value) == (
         f"checkpoint 2 could not be written to {checkpoints}: RESOURCE_EXHAUSTED: No space left on device; "
-        "whole checkpoints there: 1; make room or mend the directory and run the same command again."
+        "whole checkpoints there: 1; make room or fix the directory and run the same command again."
     )
     writer.check()  # told once
 
@@ -279,7 +279,7 @@ def test_a_save_that_does_not_fit_is_told_and_the_one_before_is_whole(tmp_path):
         writer.close()
     assert str(failure.value) == (
         f"checkpoint 2 could not be written to {checkpoints}: File too large; whole checkpoints there: 1; "
-        "make room or mend the directory and run the same command again."
+        "make room or fix the directory and run the same command again."
     )
     state = restore_latest(checkpoints, abstract(num_columns=30000), print)
     np.testing.assert_array_equal(state.params["kernel"], make_state(1, num_columns=30000).params["kernel"])

@@ -62,7 +62,7 @@ def test_wrong_usage_is_told_without_jax(config_file):
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
-        (UserError("mend this."), 2, "jaxdp: mend this.\n"),
+        (UserError("fix this."), 2, "jaxdp: fix this.\n"),
         (TrainingDiverged("it diverged."), 3, "jaxdp: it diverged.\n"),
         (DamageFound("a file is damaged."), 4, "jaxdp: a file is damaged.\n"),
         (KeyboardInterrupt(), 130, "jaxdp: interrupted\n"),

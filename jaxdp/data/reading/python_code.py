@@ -27,7 +27,7 @@ def parse(text: str, path: str) -> ast.Module:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes such as "\d", which are not ours to mend
+            warnings.simplefilter("ignore")  # about escapes such as "\d", which are not ours to fix
             return ast.parse(text)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)

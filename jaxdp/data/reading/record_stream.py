@@ -170,7 +170,7 @@ class RecordStream:
         known = path and _line_error(path, self._columns)
         return known or UserError(
             f"{path or self._origin(shard)} cannot be read behind its first {row} rows "
-            f"({type(error).__name__}: {short_reason(error)}): mend or leave out what is broken, or if the "
+            f"({type(error).__name__}: {short_reason(error)}): fix or leave out what is broken, or if the "
             "network failed, give the same command again."
         )
 

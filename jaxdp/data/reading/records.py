@@ -125,5 +125,5 @@ def wrong_column(where: str, column: str, is_text: bool, found: str) -> UserErro
     expected = "text" if is_text else "a label (text, a number, a truth value, or a list of texts or whole numbers)"
     return UserError(
         f"{where}: column {column!r} is {found}, expected {expected}; name another column in "
-        "data.text_column (or whichever data.*_column asks for it), or mend the data."
+        "data.text_column (or whichever data.*_column asks for it), or fix the data."
     )

@@ -232,7 +232,7 @@ def test_what_only_datasets_finds_broken_is_told_in_its_words(tmp_path):
     """A column whose kind changes: every line is good for a reader of lines."""
     path = write_shards(tmp_path / "a")
     (tmp_path / "a" / "3.jsonl").write_text('{"text": "a", "number": {"x": [1]}}\n')
-    with pytest.raises(UserError, match=r"/a/3\.jsonl cannot be read behind its first 0 rows \(\w+: .+\): mend or"):
+    with pytest.raises(UserError, match=r"/a/3\.jsonl cannot be read behind its first 0 rows \(\w+: .+\): fix or"):
         read(opened(path))
 
 
