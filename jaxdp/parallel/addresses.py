@@ -140,11 +140,11 @@ def _resolved(host: str, port: int) -> list[str]:
 
 def _is_local(address: str) -> bool:
     """Whether an interface of this machine has the address."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:  # not one of this machine, or its kernel has no IPv6
+        return False
     return True
 
 

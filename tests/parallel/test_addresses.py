@@ -122,6 +122,18 @@ def test_an_interface_of_the_environment_that_is_none(given):
         bind_address("127.0.0.1:9", {"JAX_COORDINATOR_BIND_ADDRESS": given})
 
 
+def test_a_kernel_without_ipv6_has_no_such_interface(monkeypatch):
+    class Ipv4Only(socket.socket):
+        def __init__(self, family, *arguments):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments)
+
+    resolving(monkeypatch, "::1", "127.0.0.1")  # /etc/hosts names both all the same
+    monkeypatch.setattr(socket, "socket", Ipv4Only)
+    assert bind_address("localhost:9", {}) == "127.0.0.1:9"
+
+
 def test_a_name_that_does_not_resolve_is_no_fault(monkeypatch):
     def fails(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
