@@ -1,4 +1,4 @@
-"""Configuration at the edges: files, command line values, JSON, and what two runs may differ in.
+"""Configuration at the edges: files, command line values, ranges, JSON.
 
 Nothing here imports jax, so that wrong usage is reported at once.
 """
@@ -18,24 +18,16 @@ from jaxdp.config_file import TYPE_NAMES, check_keys, find_config_file, flat_key
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
+from jaxdp.quoting import shortened
 from jaxdp.redact import masked_values
 
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
-
-FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
-"""What a run must keep when it continues, beside the group of its own task; all else may change."""
 
 TEST_DATA = ("test_path", "test_split")
 """Keys of `data` that `jaxdp eval --split=test` alone looks at."""
 
 DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
 """Keys of `data` and of the entries of its mixture that say where files are."""
-
-_CHANGES_NO_BATCH = (
-    *(f"data.{key}" for key in (*DATA_PLACES, *TEST_DATA)), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
-    "masked_lm.num_candidates",
-)  # fmt: skip
-"""Within the fixed groups, no part of what is trained on. The data may lie elsewhere: its fingerprint, in the checkpoint, says whether it is the same."""
 
 MAX_CPU_DEVICES = 256
 """More fake devices than this only hang: each is a thread that waits for all others."""
@@ -82,12 +74,6 @@ _RANGES = {
     "log.samples": _OFF_OR_MORE,
 }
 """Numbers that nothing below checks; the rest is checked where it is used."""
-
-_MAX_SHOWN = 20
-"""Keys that one message lists."""
-
-_MAX_VALUE_LENGTH = 200
-"""Characters of a value in a message."""
 
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
@@ -279,91 +265,4 @@ def read_run_config(path: Path) -> ConfigDict:
     try:
         return from_json(values)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a jaxdp configuration: {str(error)[:_MAX_VALUE_LENGTH]}.") from error
-
-
-def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
-    """Refuses to continue a run under a configuration that means another one.
-
-    A key that a configuration lacks, since jaxdp has gained it later, has its default.
-
-    Raises:
-        UserError: lists every key that differs, both sides.
-    """
-    differences = changed_keys(saved, current)
-    if differences:
-        raise UserError(
-            f"--workdir={workdir} holds a run of another configuration:\n"
-            + listed_changes(differences, "in the run", "now")
-            + "\nUse another --workdir for a new run, or the values that it was trained with."
-        )
-
-
-def _has_own_eval_data(*configs: Mapping[str, Any]) -> bool:
-    """Whether nothing is selected from the training data in any of the configurations."""
-    return all(values["data"].get("eval_path") or values["data"].get("eval_split") for values in configs)
-
-
-def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Compares two configurations in everything that defines a run: task, model, data, seed, optimizer and batch size.
-
-    Args:
-        saved: As in a checkpoint.
-        current: As it is now. A key that one of both lacks, since jaxdp has gained it later, has its default.
-
-    Returns:
-        (key, saved value, current value) of every key that differs.
-    """
-    usual = to_json(defaults.get_config())
-    saved, current = masked_values(_with_defaults(saved, usual)), masked_values(_with_defaults(current, usual))
-    return [
-        (key, old, new)
-        for group in dict.fromkeys((*FIXED_ON_RESUME, str(saved["task"])))
-        for key, old, new in _differences(group, saved.get(group), current.get(group))
-        if key not in _CHANGES_NO_BATCH and not (key == "data.eval_selection" and _has_own_eval_data(saved, current))
-    ]
-
-
-def listed_changes(differences: Sequence[tuple[str, Any, Any]], old_place: str, new_place: str) -> str:
-    """One line for each of the first differences, with both sides."""
-    lines = [f"  {key}: {shown_value(old)} {old_place}, {shown_value(new)} {new_place}" for key, old, new in differences]
-    more = [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
-    return "\n".join(lines[:_MAX_SHOWN] + more)
-
-
-def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, and those of `usual` where a key is missing."""
-    filled = {**usual, **values}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
-            filled[key] = _with_defaults(value, usual[key])
-    return filled
-
-
-def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            difference
-            for name in dict.fromkeys([*old, *new])
-            for difference in _differences(f"{key}.{name}", old.get(name), new.get(name))
-        ]
-    # The entries of a mixture may lie elsewhere, as `data.path` may.
-    if key == "data.mixture" and without_places(old) == without_places(new):
-        return []
-    return [(key, old, new)] if old != new else []
-
-
-def without_places(mixture: Any) -> Any:
-    """`data.mixture` as in JSON, its entries without what says where their files are."""
-    if not isinstance(mixture, list):
-        return mixture
-    return [
-        {key: value for key, value in entry.items() if key not in DATA_PLACES} if isinstance(entry, Mapping) else entry
-        for entry in mixture
-    ]
-
-
-def shown_value(value: Any) -> str:
-    """A value for a message: `unset` for None."""
-    text = "unset" if value is None else repr(value)
-    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
+        raise UserError(f"{path} cannot be read as a jaxdp configuration: {shortened(str(error), 200)}.") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp import defaults
-from jaxdp.config import flat_keys
+from jaxdp.config_file import flat_keys
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.redact import masked_values

@@ -18,7 +18,8 @@ from jaxdp.checkpoint.manifest import (
     read_item,
     read_manifest,
 )
-from jaxdp.config import changed_keys, listed_changes, read_run_config, to_json
+from jaxdp.config import read_run_config, to_json
+from jaxdp.config_diff import changed_keys, listed_changes
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.workdir import WorkDir
 

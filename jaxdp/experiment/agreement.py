@@ -15,7 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import DATA_PLACES, to_json, without_places
+from jaxdp.config import DATA_PLACES, to_json
+from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
 from jaxdp.experiment.source_code import normalized_source
 from jaxdp.parallel.peers import Peers

@@ -15,7 +15,8 @@ from jaxdp.checkpoint.manifest import (
 )
 from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
 from jaxdp.checkpoint.run_files import with_preset
-from jaxdp.config import check_resumable, to_json
+from jaxdp.config import to_json
+from jaxdp.config_diff import check_resumable
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.every import Every

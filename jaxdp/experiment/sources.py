@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import DATA_PLACES, nearest
+from jaxdp.config import DATA_PLACES
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.preparing.selection import SELECTIONS, Selection
@@ -17,6 +17,7 @@ from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.experiment.parts import absolute_places, make_task
+from jaxdp.nearest import nearest
 from jaxdp.tasks.labels import LABELS_FORMAT, record_classes
 from jaxdp.terminal import say
 

@@ -9,7 +9,8 @@ from tiny_tasks_data import CONFIG
 
 from jaxdp import defaults
 from jaxdp.cli.main import main
-from jaxdp.config import check_resumable, to_json
+from jaxdp.config import to_json
+from jaxdp.config_diff import check_resumable
 from jaxdp.errors import UserError
 from jaxdp.experiment.data import read_data
 
