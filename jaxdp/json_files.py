@@ -1,5 +1,6 @@
-"""JSON files of a run: regular files of bounded size, UTF-8 and bounded nesting, read without blocking."""
+"""JSON files of a run: read without blocking, with bounds of size and nesting; written whole or not at all."""
 
+import contextlib
 import errno
 import json
 import os
@@ -101,12 +102,20 @@ def read_json(path: str | os.PathLike, expected: str, kind: type = dict, max_byt
     return value
 
 
-def is_regular(path: Path) -> bool:
-    """Whether a path is a regular file, or a link to one; of a path that cannot be looked at False."""
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is complete or absent at every moment, also if the process is killed.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _inner(value: Any) -> list[Any]:

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from jaxdp.json_files import parse_json, read_regular, write_whole
 from jaxdp.redact import mask_secrets, redact
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -120,13 +120,10 @@ def _git(directory: Path, deadline: float, *arguments: str) -> str | None:
 def read_entries(path: Path) -> list[Entry] | None:
     """Reads a provenance.json; empty where it is missing, None where it is not one."""
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_BYTES:
-            return None
-        entries = json.loads(path.read_bytes())
+        entries = parse_json(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
     is_valid = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     return entries if is_valid else None
@@ -149,9 +146,7 @@ def add_entry(path: Path, entry: Mapping[str, Any], report: Callable[[str], None
         path.rename(aside)
         report(f"{path} is not a JSON array of starts and is set aside as {aside}; a new one begins")
         entries = []
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps([*entries, dict(entry)], indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps([*entries, dict(entry)], indent=1) + "\n")
 
 
 def describe_starts(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,11 +9,11 @@ other times and inodes, so it is read once.
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
+from jaxdp.json_files import parse_json, read_regular, write_whole
 from jaxdp.terminal import say
 
 _MAX_RECORD_BYTES = 2**26
@@ -71,10 +71,8 @@ class Intactness:
         self._proofs = {name: proof for name, proof in self._proofs.items() if name in there}
         if self._record is None or self._proofs == self._recorded:
             return
-        partial = self._record.with_name(self._record.name + ".partial")
         try:
-            partial.write_text(json.dumps(self._proofs), encoding="utf-8")
-            partial.replace(self._record)
+            write_whole(self._record, json.dumps(self._proofs))
         except OSError as error:
             say(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
             self._record = None
@@ -84,11 +82,8 @@ class Intactness:
 def _read_record(path: Path) -> dict[str, str]:
     """Reads the proofs of an earlier start; none from a file that is missing or that is not ours."""
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_RECORD_BYTES:
-            return {}
-        proofs = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        proofs = parse_json(read_regular(path, _MAX_RECORD_BYTES))
+    except (OSError, ValueError):
         return {}
     if not isinstance(proofs, dict):
         return {}

@@ -1,6 +1,5 @@
 """Evaluation of a split: inside a training run, and of a checkpoint by `jaxdp eval`."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -33,6 +32,7 @@ from jaxdp.experiment.other_data import check_keys, described, other_data
 from jaxdp.experiment.scoring import Scorer
 from jaxdp.experiment.tokenizing import SPLITS
 from jaxdp.experiment.trained_run import open_run
+from jaxdp.json_files import write_whole
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.devices import (
     Topology,
@@ -272,14 +272,10 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
     if not evaluation.report:
         return
     path = WorkDir(workdir).evaluation
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         say(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

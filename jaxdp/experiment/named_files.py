@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from jaxdp.data.cleaning.steps import is_list_step, listed_step, read_words
 from jaxdp.data.tokenizers.files import read_tokenizer_file
 from jaxdp.errors import UserError
-from jaxdp.json_files import parse_json, read_regular
+from jaxdp.json_files import parse_json, read_regular, write_whole
 
 TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
 
@@ -43,9 +43,7 @@ class NamedFiles:
     def save(self, path: Path) -> None:
         """Writes a JSON file, whole or not at all."""
         content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def load_named_files(path: Path) -> NamedFiles:

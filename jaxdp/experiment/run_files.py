@@ -12,6 +12,7 @@ from jaxdp.config import to_json
 from jaxdp.errors import UserError
 from jaxdp.experiment.start import Start
 from jaxdp.experiment.vocabularies import save_vocabularies
+from jaxdp.json_files import write_whole
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.terminal import ProgressLine, say
@@ -70,9 +71,7 @@ def record_config(start: Start, first_step: int) -> None:
     path = directory.config
     if path.is_file() and path.read_bytes() != text.encode():
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)  # whole at every moment: a kill must not leave a run without it
+    write_whole(path, text)  # a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxdp.errors import UserError
-from jaxdp.json_files import read_json
+from jaxdp.json_files import read_json, write_whole
 from jaxdp.quoting import quoted, quoted_names
 
 Kind = Literal["single_label", "multi_label", "regression"]
@@ -86,9 +86,7 @@ class Labels:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON file; it is whole or absent."""
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(Path(path), json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 def load_labels(path: str | os.PathLike) -> Labels:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.json_files import write_whole
 
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"  # shown for what is no character
@@ -117,9 +118,7 @@ class Tokenizer(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `to_json()`; the file is whole or absent."""
-        partial = Path(f"{path}.partial")
-        partial.write_text(self.to_json(), encoding="utf-8")
-        partial.replace(path)
+        write_whole(Path(path), self.to_json())
 
 
 def special_names(special_tokens: Iterable[str]) -> tuple[str, ...]:
