@@ -9,9 +9,12 @@ from tiny_runs import assert_refused, load, train, write_text
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
+from jaxdp import defaults
 from jaxdp.cli.main import main
+from jaxdp.errors import UserError
 from jaxdp.experiment.data import read_data
 from jaxdp.experiment.evaluate import _merged
+from jaxdp.experiment.other_data import other_data
 
 DEVICES = "--cpu_devices=8"
 
@@ -158,16 +161,23 @@ def test_what_cannot_be_evaluated(classifier, other, capsys, options, message):
     assert message in assert_refused(capsys)
 
 
-def test_a_run_without_files_asks_how_others_are_read(config_file, trained, tmp_path, capsys):
-    workdir = shutil.copytree(trained, tmp_path / "run")
-    config = json.loads((workdir / "config.json").read_text())
-    config["data"] |= {"source": "stdlib", "path": None}
-    (workdir / "config.json").write_text(json.dumps(config))
+def test_a_run_on_a_mixture_asks_how_others_are_read(config_file, tmp_path, capsys):
+    workdir = tmp_path / "run"
     write_text(tmp_path / "a.txt")
+    mixture = f"({{'source':'text','path':'{tmp_path / 'a.txt'}','weight':1.0}},)"
+    train(config_file, workdir, f"--config.data.mixture={mixture}", "--config.data.path=None", "--config.total_steps=1")
     capsys.readouterr()
     assert main(["eval", f"--workdir={workdir}", f"--config.data.eval_path={tmp_path / 'a.txt'}", DEVICES]) == 2
     assert "say how the other data are read, with --config.data.source=text" in assert_refused(capsys)
     assert evaluated(capsys, workdir, f"--config.data.eval_path={tmp_path / 'a.txt'}", "--config.data.source=text")["eval/loss"] > 0
+
+
+def test_a_run_on_the_standard_library_asks_how_others_are_read():
+    config = defaults.get_config()
+    config.data.source = "stdlib"
+    with pytest.raises(UserError, match=r"reads no files: say how the other data are read, with --config\.data\.source=text"):
+        other_data(config, "eval", {"eval_path": "a.txt"})
+    assert other_data(config, "eval", {"eval_path": "a.txt", "source": "text"}).data.eval_path == "a.txt"
 
 
 def test_a_file_that_moves_to_the_other_split_is_prepared_anew(config_file, tmp_path):
