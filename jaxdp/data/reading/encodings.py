@@ -1,6 +1,7 @@
 """Text encodings of data files: content in `data.encoding` is read as UTF-8; a guess for files that are not UTF-8."""
 
 import codecs
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -46,14 +47,15 @@ def as_utf8(blocks: Iterator[bytes], encoding: str, errors: str, where: str) -> 
     decoder, size = codecs.getincrementaldecoder(encoding)(errors), 0
     back = "surrogateescape" if errors == "surrogateescape" else "strict"
     try:
-        for block in blocks:
-            if text := decoder.decode(block):
+        for block in itertools.chain(blocks, [b""]):
+            held = len(decoder.getstate()[0])  # bytes of earlier blocks that are part of a character
+            if text := decoder.decode(block, final=not block):
                 yield text.encode("utf-8", back)
             size += len(block)
-        if text := decoder.decode(b"", final=True):
-            yield text.encode("utf-8", back)
-    except UnicodeError as error:  # UTF-16 has a class of its own for what has no byte order mark
-        found = f"byte 0x{error.object[error.start]:02x} at offset {size + error.start}" if hasattr(error, "start") else str(error)
+    except UnicodeError as error:  # a plain one for UTF-16 without a byte order mark
+        found = str(error)
+        if isinstance(error, UnicodeDecodeError):
+            found = f"byte 0x{error.object[error.start]:02x} at offset {size - held + error.start}"
         raise UserError(
             f"{where} is not text in data.encoding={encoding}: {found}; set data.encoding to what the file is in, or "
             "data.errors=replace to read such bytes as U+FFFD."

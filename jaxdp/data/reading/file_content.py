@@ -38,11 +38,11 @@ def read_blocks(file: DataFile) -> Iterator[bytes]:
 
 
 def read_text_blocks(file: DataFile, errors: str) -> Iterator[bytes]:
-    """The content of a text file in UTF-8, whatever `file.encoding` it has, in blocks.
+    """Yields the content of a text file as UTF-8, in blocks; one with a `file.encoding` is converted.
 
     Args:
         file: see `read_blocks`.
-        errors: what to do about bytes that are not of that encoding; without one they are not looked at.
+        errors: handling of bytes that are not of that encoding; without one no byte is checked.
 
     Raises:
         UserError: see `read_blocks` and `encodings.as_utf8`.
@@ -64,12 +64,26 @@ def read_lines(file: DataFile, errors: str) -> Iterator[str]:
     Raises:
         UserError: see `read_blocks`; bytes that are not UTF-8, with line and offset.
     """
+    return decoded_lines(read_text_blocks(file, errors), errors, file.path)
+
+
+def decoded_lines(blocks: Iterator[bytes], errors: str, path: str) -> Iterator[str]:
+    """Yields the lines of content in UTF-8, see `read_lines`.
+
+    Args:
+        blocks: content from its first byte on.
+        errors: see `read_lines`.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: bytes that are not UTF-8, with line and offset.
+    """
     start = 0
-    for number, line in enumerate(_byte_lines(read_text_blocks(file, errors)), 1):
+    for number, line in enumerate(_byte_lines(blocks), 1):
         try:
             text = line.decode("utf-8", errors)
         except UnicodeDecodeError as error:
-            where = f"{file.path}, line {number},"
+            where = f"{path}, line {number},"
             raise not_utf8(where, line[error.start], start + error.start, content=line) from error
         yield text.removeprefix("\ufeff") if number == 1 else text
         start += len(line) + 1

@@ -1,12 +1,13 @@
 """JSON reader: one value a line (JSON Lines, NDJSON), or the elements of one array, in bounded memory."""
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from jaxdp.data.reading.file_content import not_utf8, read_lines, read_text_blocks
+from jaxdp.data.reading.file_content import decoded_lines, not_utf8, read_text_blocks
 from jaxdp.data.reading.files import DataFile
 from jaxdp.errors import UserError
 
@@ -15,6 +16,8 @@ ARRAY_KIND = ".json"
 
 _TAIL = 32
 """Characters at the end of a buffer where a JSON error may come from the cut, e.g. half a `false` or `\\u00e4`."""
+
+_PARTS_OF_MARK = tuple(codecs.BOM_UTF8[:size] for size in range(len(codecs.BOM_UTF8)))
 
 _BLANKS = re.compile(r"[ \t\r\n]*+")
 
@@ -33,25 +36,34 @@ def read_json(file: DataFile, errors: str) -> Iterator[Value]:
         UserError: The file cannot be read, is not UTF-8, or is an array that is broken: what follows the broken
             element cannot be found. A broken line is yielded, and the lines after it are read.
     """
+    blocks = read_text_blocks(file, errors)
     if file.kind == ARRAY_KIND:
-        text = _Buffer(_text_blocks(file, errors))
-        if text.peek() == "[":
-            yield from _array_elements(file, text)
+        start = _start(blocks)
+        blocks = itertools.chain([start], blocks)
+        if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            yield from _array_elements(file, _Buffer(_decoded_blocks(blocks, file.path, errors)))
             return
-        lines = text.lines()
-    else:
-        lines = read_lines(file, errors)
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(decoded_lines(blocks, errors, file.path), 1):
         if line and not line.isspace():
-            yield f"line {number}", _decoded(line, f"{file.path}, line {number}")
+            yield f"line {number}", _decoded(line, file, number)
 
 
-def _decoded(line: str, where: str) -> Any:
+def _start(blocks: Iterator[bytes]) -> bytes:
+    """Content up to a block with a character that is not blank."""
+    start = b""
+    for block in blocks:
+        start += block
+        if start not in _PARTS_OF_MARK and start.removeprefix(codecs.BOM_UTF8).strip():
+            break
+    return start
+
+
+def _decoded(line: str, file: DataFile, number: int) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         return UserError(
-            f"{where} is no JSON ({_reason(error)}): expected one object a line, "
+            f"{file.path}, line {number} is no JSON ({_reason(error)}): expected one object a line, "
             'such as {"text": "..."}; correct or leave out this line.'
         )
 
@@ -108,17 +120,6 @@ class _Buffer:
         self.peek()
         self._at = _BLANKS.match(self._held, self._at).end() + 1
 
-    def lines(self) -> Iterator[str]:
-        """Yields the rest as lines without their line feeds."""
-        while True:
-            *ended, rest = self._held[self._at :].split("\n")
-            yield from ended
-            self._held, self._at = rest, 0
-            if not self._read():
-                break
-        if self._held:
-            yield self._held
-
     def decode(self) -> Any:
         """Decodes and drops the next value.
 
@@ -154,20 +155,19 @@ class _Buffer:
 _DECODER = json.JSONDecoder()
 
 
-def _text_blocks(file: DataFile, errors: str) -> Iterator[str]:
-    """Yields the text of a file in blocks, without its byte order mark."""
+def _decoded_blocks(blocks: Iterator[bytes], path: str, errors: str) -> Iterator[str]:
+    """Yields the text of content in UTF-8, in blocks without the byte order mark."""
     decoder, size = codecs.getincrementaldecoder("utf-8")(errors), 0
     is_first = True
-    for block in read_text_blocks(file, errors):
+    for block in itertools.chain(blocks, [b""]):
+        held = len(decoder.getstate()[0])  # bytes of earlier blocks that are half a character
         try:
-            text = decoder.decode(block)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             around = error.object[max(error.start - 200, 0) : error.start + 200]
-            raise not_utf8(file.path, error.object[error.start], size + error.start, content=around) from error
+            raise not_utf8(path, error.object[error.start], size - held + error.start, content=around) from error
         size += len(block)
         if text and is_first:
             text, is_first = text.removeprefix("\ufeff"), False
         if text:
             yield text
-    if rest := decoder.decode(b"", final=errors != "strict"):
-        yield rest

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jaxdp.data.reading.encodings import check_encoding, guessed_encoding
+from jaxdp.data.reading.encodings import as_utf8, check_encoding, guessed_encoding
 from jaxdp.data.reading.file_content import read_lines
 from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns
@@ -46,6 +46,20 @@ def test_characters_across_blocks(save, monkeypatch):
     monkeypatch.setattr("jaxdp.data.reading.file_content.BLOCK_BYTES", 3)
     file = encoded(save("a.txt", "aä€😀\nü".encode("utf-16")), "utf-16")
     assert list(read_lines(file, "strict")) == ["aä€😀", "ü"]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "encoding", "found"),
+    [
+        ([b"ab\xc3", b"(x"], "utf-8", "byte 0xc3 at offset 2"),
+        ([b"ab", b"c\xe2\x82"], "utf-8", "byte 0xe2 at offset 3"),
+        ([b"a\x81", b" b"], "gb18030", "byte 0x81 at offset 1"),
+        ([b"a\\ud800"], "unicode_escape", "surrogates not allowed"),
+    ],
+)
+def test_a_wrong_byte_is_named_across_blocks(blocks, encoding, found):
+    with pytest.raises(UserError, match=rf"a\.txt is not text in data\.encoding={encoding}: .*{found}"):
+        list(as_utf8(iter(blocks), encoding, "strict", "a.txt"))
 
 
 @pytest.mark.parametrize(

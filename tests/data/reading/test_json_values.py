@@ -65,6 +65,26 @@ def test_lines_after_a_broken_one_are_read(save):
     assert "line 1 is no JSON" in str(bad) and rest == [("line 3", {"a": 2})]
 
 
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b'["a"]\n\xc3', "byte 0xc3 at offset 6"),
+        (b'["a", "\xc3', "byte 0xc3 at offset 7"),
+        (b'{"a": 1}\n\xc3', "line 2, is not UTF-8 text: byte 0xc3 at offset 9"),
+    ],
+)
+@pytest.mark.parametrize("block_bytes", [7, 1 << 20])
+def test_half_a_character_at_the_end_is_named(save, monkeypatch, block_bytes, content, where):
+    monkeypatch.setattr("jaxdp.data.reading.file_content.BLOCK_BYTES", block_bytes)
+    with pytest.raises(UserError, match=where):
+        list(read_json(save("a.json", content), "strict"))
+
+
+def test_carriage_returns_end_lines_in_every_json_file(save):
+    for name in ("a.json", "a.jsonl"):
+        assert [value for _, value in read_json(save(name, "1\r2\r"), "strict")] == [1, 2]
+
+
 def test_an_array_is_read_in_bounded_memory(save):
     element = {"text": "x" * 1000}
     file = save("a.json", json.dumps([element] * 20_000))
