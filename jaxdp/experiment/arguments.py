@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted
 
 WEIGHTS = ("ema", "raw")
 
@@ -98,5 +99,4 @@ def as_list(name: str, value: Any, kinds: tuple[type, ...], expected: str) -> li
 
 def shown(value: Any) -> str:
     """Returns a value with its type for a message, cut to one short line."""
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+    return f"{' '.join(quoted(value, 60).split())} ({type(value).__name__})"

@@ -257,6 +257,8 @@ def evaluate_checkpoint(
     check_caller("jaxdp.evaluate")
     step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
     num_batches = optional_number("num_batches", num_batches)
+    if num_batches is not None and num_batches < 1:
+        raise UserError(f"num_batches={num_batches} must be at least 1; None measures the whole split.")
     check_choice("split", split, EVALUATED_SPLITS)
     check_choice("weights", weights, WEIGHTS)
     check_type("data", data, (Mapping, type(None)), "a mapping of keys of config.data, or None")

@@ -1,6 +1,5 @@
 """The short report before step 1."""
 
-
 import jax
 
 from jaxdp.experiment.composition import Composition, Programs

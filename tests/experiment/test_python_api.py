@@ -114,6 +114,8 @@ WRONG = {
     "step": (lambda run: jaxdp.generate(run, "a", step=1.5), "step ('latest', 'best' or a number) must be a whole number, found 1.5"),
     "devices": (lambda run: jaxdp.generate(run, "a", cpu_devices=True), "cpu_devices must be a whole number, found True (bool)"),
     "split": (lambda run: jaxdp.evaluate(run, split="validation"), "split must be one of 'train', 'eval'"),
+    "no batches": (lambda run: jaxdp.evaluate(run, num_batches=-1), "num_batches=-1 must be at least 1"),
+    "huge": (lambda run: jaxdp.generate(run, 10**5000), "found a whole number of 16610 bits (int)"),
     "weights": (lambda run: jaxdp.evaluate(run, weights="best"), "weights must be one of 'ema', 'raw', found 'best'"),
     "records": (lambda run: jaxdp.predict(run, 7), "records must be a string or a mapping of columns or a list of them, found 7"),
     "record": (lambda run: jaxdp.predict(run, [{}, 7]), "records[1] must be a string or a mapping of columns, found 7"),

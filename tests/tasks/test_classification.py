@@ -10,7 +10,7 @@ from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.errors import UserError
 from jaxdp.tasks import Classification, LabelCensus, Labels, TaskInputs, pad_examples
-from jaxdp.tasks.classification import ClassificationOptions, class_weights
+from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 
 LENGTH, CLASS, SEPARATOR = 6, 1, 2
 TOKENIZER = LetterTokenizer(("[CLS]", "[SEP]"))

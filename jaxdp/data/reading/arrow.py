@@ -1,5 +1,6 @@
 """Arrow tables as records: Parquet files, and what `datasets` keeps in memory or maps."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,17 +26,23 @@ def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Reco
         UserError: not readable, no Parquet file, no such column, a column that is not
             text (or a label), a row without a value, text that is not UTF-8.
     """
+    with _open_parquet(file) as table:
+        check_columns(file.path, columns, table.schema_arrow)
+        batches = table.iter_batches(BATCH_ROWS, columns=list(columns.names))
+        yield from table_records(batches, columns, errors, file.path, file.name)
+
+
+@contextlib.contextmanager
+def _open_parquet(file: DataFile) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`; errors in the block that reads it become a UserError."""
     import pyarrow
     from pyarrow import parquet
 
     with open_seekable(file) as stream:
         try:
             # Read ahead by the megabyte, not by the column of a whole row group.
-            table = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-            check_columns(file.path, columns, table.schema_arrow)
-            batches = table.iter_batches(BATCH_ROWS, columns=list(columns.names))
-            yield from table_records(batches, columns, errors, file.path, file.name)
-        except (pyarrow.ArrowException, OSError) as error:
+            yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
                 "copy or download it again."
@@ -53,26 +60,16 @@ def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Ite
     Raises:
         UserError: It cannot be read, is no Parquet file, or lacks a column or has it twice.
     """
-    import pyarrow
-    from pyarrow import parquet
-
-    with open_seekable(file) as stream:
-        try:
-            table = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-            names = table.schema_arrow.names
-            for column in columns:
-                check_unique(file.path, column, table.schema_arrow)
-                if _kind(table.schema_arrow, column) is None:
-                    raise missing_column(file.path, column, _all_names(table.schema_arrow))
-            for batch in table.iter_batches(BATCH_ROWS):
-                values = [_python_values(column, errors) for column in batch.columns]
-                for row in zip(*values, strict=True):
-                    yield dict(zip(names, row, strict=True))
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
-                "copy or download it again."
-            ) from error
+    with _open_parquet(file) as table:
+        names = table.schema_arrow.names
+        for column in columns:
+            check_unique(file.path, column, table.schema_arrow)
+            if _kind(table.schema_arrow, column) is None:
+                raise missing_column(file.path, column, _all_names(table.schema_arrow))
+        for batch in table.iter_batches(BATCH_ROWS):
+            values = [_python_values(column, errors) for column in batch.columns]
+            for row in zip(*values, strict=True):
+                yield dict(zip(names, row, strict=True))
 
 
 def _python_values(column, errors: str) -> list[Any]:

@@ -93,7 +93,7 @@ def _with_format(file: DataFile, head: bytes, given: str | None, columns: Sequen
     if form == "tsv":
         file = dataclasses.replace(file, delimiter=None)
     if form == "parquet" and isinstance(file.filesystem, _Stream):
-        return dataclasses.replace(file, name=name, filesystem=file.filesystem.seekable())
+        return dataclasses.replace(file, name=name, filesystem=file.filesystem.in_temporary_file())
     return dataclasses.replace(file, name=name)
 
 
@@ -122,8 +122,8 @@ class _Stream(io.BufferedIOBase):
         found, self.head = self.head[:cut], self.head[cut:]
         return found + self._stream.read() if is_all else found
 
-    def seekable(self) -> "_Seekable":
-        """Returns the content in a temporary file."""
+    def in_temporary_file(self) -> "_Seekable":
+        """Returns the content in a temporary file, as the file system of a `DataFile`."""
         file = tempfile.TemporaryFile()  # noqa: SIM115 (read by the caller)
         while block := self.read(1 << 20):
             file.write(block)
@@ -206,9 +206,8 @@ def read_raw(file: DataFile, columns: Sequence[str], errors: str) -> Iterator[Ra
     Raises:
         UserError: What keeps all further records from being read.
     """
-    read = _ENDINGS.get(file.kind, _read_text)
     lenient = "surrogateescape" if errors == "strict" else errors
-    for record in read(file, lenient, columns):
+    for record in _ENDINGS[file.kind](file, lenient, columns):
         yield record if record.error or errors != "strict" else _checked(record)
 
 

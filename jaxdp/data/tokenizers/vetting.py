@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -38,9 +39,15 @@ _COSTLY = {"Replace", "Precompiled", "Prepend"}
 _TRIAL = """
 import json, resource, sys
 request = json.load(sys.stdin)
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-resource.setrlimit(resource.RLIMIT_CPU, (request["secs"], request["secs"] + 1))
-resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
+for kind, soft, hard in request["limits"]:
+    most = resource.getrlimit(kind)[1]  # set by the system, and not to be raised
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except (OSError, ValueError):  # macOS has no limit on address space
+        if kind != resource.RLIMIT_AS:
+            raise
 import tokenizers
 try:
     tokenizer = tokenizers.Tokenizer.from_str(request["text"])
@@ -83,15 +90,20 @@ def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
     literals = dict.fromkeys(re.findall(r"(?<!\\)[^\W_]", "".join(patterns)))
     characters = dict.fromkeys((*_BASE_CHARACTERS, *list(literals)[:_MAX_LITERALS]))
     samples = [character * RUN_LENGTH + "\x01" for character in characters] + ["ab" * (RUN_LENGTH // 2) + "\x01"]
-    request = {"text": text, "samples": samples, "secs": TRIAL_CPU_SECS, "bytes": TRIAL_BYTES}
+    limits = [
+        (resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, TRIAL_CPU_SECS, TRIAL_CPU_SECS + 1), (resource.RLIMIT_AS, TRIAL_BYTES, TRIAL_BYTES),
+    ]  # fmt: skip
+    request = {"text": text, "samples": samples, "limits": limits}
     finished = subprocess.run(
         [sys.executable, "-c", _TRIAL], input=json.dumps(request).encode(), stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
+        stderr=subprocess.PIPE, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
     )  # fmt: skip
     if finished.returncode == 3:
         return f"fails on a run of {RUN_LENGTH:,} equal characters ({finished.stdout.decode(errors='replace').strip()[:200]})"
     if finished.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"takes more than {TRIAL_CPU_SECS} s of processor time for runs of {RUN_LENGTH:,} equal characters"
+    if finished.returncode == 1:  # of Python, before the trial began
+        return f"could not be tried in a process of its own ({finished.stderr.decode(errors='replace').strip().rpartition(chr(10))[2][:200]})"
     if finished.returncode:
         return f"needs more than {TRIAL_BYTES >> 30} GiB of memory for runs of {RUN_LENGTH:,} equal characters"
     return None

@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
+import subprocess
 
 import pytest
 from tokenizers import Tokenizer, models
 
-from jaxdp.data.tokenizers import load_tokenizer
+from jaxdp.data.tokenizers import load_tokenizer, vetting
 from jaxdp.data.tokenizers.library import LibraryTokenizer
 from jaxdp.data.tokenizers.vetting import panics_as_errors
 from jaxdp.errors import UserError
@@ -57,6 +59,23 @@ def test_a_dangerous_file_is_refused(tmp_path, name):
 @pytest.mark.parametrize("pattern", USED_PATTERNS)
 def test_patterns_in_use_pass(tmp_path, pattern):
     assert load_tokenizer(write(tmp_path / "tokenizer.json", split(pattern))).encode("ab c").tolist() == [0, 1, 2]
+
+
+def limited(monkeypatch, kind, most):
+    """Starts processes with a hard limit of their system."""
+    run = subprocess.run
+    monkeypatch.setattr("subprocess.run", lambda *args, **options: run(*args, **options, preexec_fn=lambda: resource.setrlimit(kind, (most, most))))
+
+
+def test_a_trial_keeps_the_lower_limits_of_its_system(tmp_path, monkeypatch):
+    limited(monkeypatch, resource.RLIMIT_CPU, 15)
+    load_tokenizer(write(tmp_path / "tokenizer.json", split(r"\s+z")))
+
+
+def test_a_trial_that_does_not_begin_is_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(vetting, "_TRIAL", "import no_such_module")
+    with pytest.raises(UserError, match=r"could not be tried in a process of its own \(ModuleNotFoundError: No module named 'no_such_module'\)"):
+        load_tokenizer(write(tmp_path / "tokenizer.json", split(r"\s+y")))
 
 
 def test_plain_files_have_no_trial(tmp_path, monkeypatch):
