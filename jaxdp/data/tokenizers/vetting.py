@@ -95,8 +95,8 @@ def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
     ]  # fmt: skip
     request = {"text": text, "samples": samples, "limits": limits}
     finished = subprocess.run(
-        [sys.executable, "-c", _TRIAL], input=json.dumps(request).encode(), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
+        [sys.executable, "-c", _TRIAL], input=json.dumps(request).encode(), capture_output=True,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
     )  # fmt: skip
     if finished.returncode == 3:
         return f"fails on a run of {RUN_LENGTH:,} equal characters ({finished.stdout.decode(errors='replace').strip()[:200]})"
