@@ -1,4 +1,4 @@
-"""Fonts of plots: installed families for scripts that the default font lacks, and a sentence about what none of them has."""
+"""Fonts of plots for scripts that the default font lacks."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ FALLBACKS = (
     "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Bengali",
     "Noto Sans Thai", "Noto Sans Hebrew", "Noto Sans Arabic", "Noto Sans Symbols", "Arial Unicode MS",
 )  # fmt: skip
-"""Families for other scripts, of which those that are installed are used in this order."""
+"""Families for other scripts, in order of preference; those that are installed are used."""
 
 
 @contextlib.contextmanager

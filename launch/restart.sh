@@ -6,9 +6,10 @@
 # ARGUMENTS are those of `jaxdp train`. R more starts at most (10) after exit
 # codes 70 (no progress, or an internal error), 134 (lost a peer), 137 (killed), 75
 # (stopped by SIGTERM and saved) and 143 (SIGTERM before Python ran), but not after
-# a SIGTERM, SIGHUP or Ctrl-C of your own to this script, which it passes on. P processes (1) train together, for example
-# with --cpu_devices=2 each; when one of them ends with an error, the others have
-# a minute to end too, then they are killed, also those that were stopped.
+# a SIGTERM, SIGHUP or Ctrl-C of your own to this script, which it passes on. P
+# processes (1) train together, for example with --cpu_devices=2 each; when one of
+# them ends with an error, the others have a minute to end too, then they are
+# killed, also those that were stopped.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

@@ -80,7 +80,7 @@ def manifest_digest(directory: Path) -> str | None:
 
 def record_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
     """Gives a checkpoint that was saved without an evaluation the metrics of one made later."""
-    manifest = read_manifest(directory)
+    manifest = require_manifest(directory)
     write_manifest(directory, dataclasses.replace(manifest, metrics=finite_metrics(metrics)))
 
 
@@ -108,6 +108,18 @@ def read_manifest(directory: Path) -> Manifest | None:
             "use the version that wrote it."
         )
     return _checked_manifest(body)
+
+
+def require_manifest(directory: Path) -> Manifest:
+    """Reads the manifest of a checkpoint.
+
+    Raises:
+        DamageFound: There is none, or it is damaged.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise DamageFound(f"{directory / MANIFEST} is missing or damaged.")
+    return manifest
 
 
 def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
@@ -149,16 +161,14 @@ def _are_files(files: Any) -> bool:
 
 
 def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
-    """A JSON item of a checkpoint: `data` or `config`.
+    """Reads a JSON item of a checkpoint: `data`, `config` or `provenance`.
 
     Orbax's JSON handler keeps it in a plain file; reading that needs no backend.
 
     Raises:
         DamageFound: the file is not the one that was written.
     """
-    manifest = read_manifest(checkpoint)
-    if manifest is None:
-        raise DamageFound(f"{checkpoint / MANIFEST} is missing or damaged.")
+    manifest = require_manifest(checkpoint)
     name = f"{item}/metadata"
     path = checkpoint / name
     try:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.checkpoint.manifest import (
-    MANIFEST,
     Manifest,
     changed_files,
     describe_file,
     read_item,
-    read_manifest,
+    require_manifest,
 )
 from jaxdp.config import read_run_config, to_json
 from jaxdp.config_diff import changed_keys, listed_changes
@@ -38,7 +37,7 @@ def check_run_files(checkpoint: Path, directory: WorkDir) -> None:
         DamageFound: A file is missing or changed, or the manifest is damaged.
         UserError: A file cannot be read.
     """
-    problems = find_run_damage(_manifest(checkpoint), checkpoint, directory)
+    problems = find_run_damage(require_manifest(checkpoint), checkpoint, directory)
     if problems:
         raise DamageFound("; ".join(problems) + ".")
 
@@ -77,9 +76,9 @@ def check_run_config(checkpoint: Path, path: Path) -> None:
 
 
 def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A saved configuration, with what its preset says of keys that `model` has gained since.
+    """Returns a saved configuration with the preset's values of keys that `model` has gained since.
 
-    Their default is unset, which means just that; `config.json` has it written out.
+    Such a key is unset by default, which means the value of the preset; `config.json` has that value.
     """
     from jaxdp.model import (  # imports jax, which `jaxdp inspect` does without
         PRESETS,
@@ -101,7 +100,7 @@ def run_problems(checkpoint: Path) -> list[str]:
     directory = run_of(checkpoint)
     if directory is None:
         return []
-    problems = find_run_damage(_manifest(checkpoint), checkpoint, directory)
+    problems = find_run_damage(require_manifest(checkpoint), checkpoint, directory)
     if not os.path.lexists(directory.config):
         return [*problems, f"{directory.config} is missing; `jaxdp inspect {checkpoint} --json` shows the checkpoint's copy"]
     try:
@@ -112,14 +111,7 @@ def run_problems(checkpoint: Path) -> list[str]:
 
 
 def run_of(checkpoint: Path) -> WorkDir | None:
-    """The work directory that a checkpoint is in; None for one that lies elsewhere, such as a copy."""
+    """Returns the work directory that a checkpoint is in; None for one elsewhere, such as a copy."""
     directory = WorkDir(checkpoint.parent.parent)
     is_run = any(map(os.path.lexists, (directory.config, directory.metrics, directory.tokenizer)))
     return directory if directory.checkpoints == checkpoint.parent and is_run else None
-
-
-def _manifest(checkpoint: Path) -> Manifest:
-    manifest = read_manifest(checkpoint)
-    if manifest is None:
-        raise DamageFound(f"{checkpoint / MANIFEST} is missing or damaged.")
-    return manifest

@@ -86,7 +86,7 @@ def _standard_input(name: str):
 
 @contextlib.contextmanager
 def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], object]]:
-    """A function that takes text: to standard output, or to a file that appears when all of it is written.
+    """Yields a function that writes text: to standard output, or to a file that appears when all of it is written.
 
     Raises:
         UserError: The file cannot be written.
@@ -99,16 +99,29 @@ def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], objec
         raise UserError(f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file.")
     is_file = path.is_file() or not path.exists()  # a pipe or a terminal is written as it is
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial") if is_file else path
+    with _unwritable_output(name):
+        file = open(partial, "w", encoding="utf-8")  # noqa: SIM115
+
+    def write(text: str) -> None:
+        with _unwritable_output(name):
+            file.write(text)
+
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            yield file.write
-        os.replace(partial, path)
-    except OSError as error:
-        if error.filename is None or os.fspath(error.filename) == str(partial):
-            raise UserError(
-                f"--output={name} cannot be written ({error.strerror}): choose another place, or make room there."
-            ) from error
-        raise
+        yield write
+        with _unwritable_output(name):
+            file.close()
+            os.replace(partial, path)
     finally:
+        with contextlib.suppress(OSError):  # what it could not write is reported already
+            file.close()
         if is_file:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _unwritable_output(name: str) -> Iterator[None]:
+    """Turns errors of the output, and of nothing else, into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output={name} cannot be written ({error.strerror}): choose another place, or make room there.") from error

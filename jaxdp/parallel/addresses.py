@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 from jaxdp.errors import UserError
+from jaxdp.quoting import quoted, shortened
 
 BIND_SECS = 10.0
 """How long a port may be in use: a run that was just killed needs a moment to release it."""
@@ -149,4 +150,4 @@ def _is_local(address: str) -> bool:
 
 
 def _shown(address: str) -> str:
-    return address if len(address) <= 80 and address.isprintable() else repr(address[:80])
+    return shortened(address) if address.isprintable() else quoted(address)

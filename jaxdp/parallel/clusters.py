@@ -110,7 +110,7 @@ def _number(environment: Mapping[str, str], name: str, default: int, minimum: in
 
 
 def _index(environment: Mapping[str, str], name: str, size: int) -> int:
-    """Reads the index of this process, or of a part of the job, of which there are `size`."""
+    """Reads the index of this process, or of a slice, from 0 to `size` - 1."""
     return _number(environment, name, 0, maximum=size - 1)
 
 

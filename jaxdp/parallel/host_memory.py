@@ -1,4 +1,4 @@
-"""How the C library hands memory to XLA's CPU backend, which asks for all of its temporary buffers at every step."""
+"""Host memory of a process: its limits, and malloc options that keep XLA:CPU from returning buffers to the kernel."""
 
 import contextlib
 import ctypes
@@ -11,12 +11,14 @@ from jaxdp.errors import UserError
 _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 """Name -> (number in malloc.h, value): one heap that never shrinks, instead of a new mapping for each large buffer."""
 
-
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+MIN_ADDRESS_SPACE = 2**30
+"""Bytes of address space below which JAX aborts the process, at its import or when it starts threads; a run of one small layer needs 0.9 GB."""
 
 
 def host_memory_bytes() -> int:
-    """Memory that this process may have: of the machine, or of its container where that is less."""
+    """Returns the memory that this process may use: that of the machine, or of its container where that is less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in map(Path, _CGROUP_LIMITS):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
@@ -41,10 +43,6 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all([mallopt(number, value) == 1 for number, value in _MALLOPT.values()])
-
-
-MIN_ADDRESS_SPACE = 2**30
-"""Bytes of address space below which JAX aborts the process, at its import or when it starts threads; a run of one small layer needs 0.9 GB."""
 
 
 def check_address_space() -> None:

@@ -260,7 +260,7 @@ class Switchboard(threading.Thread):
         return (
             f"{_listed('process', missing)} of {self._num_processes} did not come to "
             f"--coordinator={self._address} within {self._timeout_secs:g} s (parallel.init_timeout_secs); "
-            f"{_listed('process', here)} did.{refused} Look at what the missing ones say, and whether they can reach that "
+            f"{_listed('process', here)} did.{refused} Read the logs of the missing ones, and check that they can reach that "
             "address."
         )
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from tiny_runs import environment, start, train
 
 import jaxdp.cli
+from jaxdp.cli import predict
 from jaxdp.cli.main import main
 from jaxdp.cli.options import as_json, utf8_text
+from jaxdp.errors import UserError
 
 SECRET = "https://ann:pw@host/a.txt?token=abc"
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e"
@@ -105,3 +108,15 @@ def test_a_run_in_the_c_locale(config_file, compilation_cache, tmp_path):
     process = start("generate", "--workdir=run", "--prompt=caf\u00e9", "--max_new_tokens=2", "--cpu_devices=1", env=locale, cwd=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out.startswith("caf\\u00e9"), err
+
+
+def test_an_error_of_the_input_is_not_blamed_on_the_output(tmp_path):
+    with pytest.raises(OSError, match="Input/output error"), predict._output(str(tmp_path / "out"), "in.csv") as write:
+        write("half")
+        raise OSError(errno.EIO, "Input/output error")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_the_output_is_a_sentence():
+    with pytest.raises(UserError, match=r"--output=/dev/full cannot be written \(No space left on device\)"), predict._output("/dev/full", "in.csv") as write:
+        write("x" * 2**20)
