@@ -106,7 +106,7 @@ def _overview() -> str:
     return (
         "jaxdp: data-parallel Transformer training with JAX.\n\n"
         f"{commands}\n\n"
-        "jaxdp COMMAND --help tells the options of one.\n"
-        "Exit codes: 0 done, 2 usage, config or data, 3 diverged, 4 damaged checkpoint,\n"
-        "70 internal error, 75 stopped by SIGTERM or SIGHUP and saved, 130 by Ctrl-C."
+        "jaxdp COMMAND --help shows the options of one.\n"
+        "Exit codes: 0 done, 2 usage, config or data, 3 diverged, 4 damaged checkpoint or run files,\n"
+        "70 no progress, a lost process or an internal error, 75 stopped by SIGTERM or SIGHUP, 130 by Ctrl-C."
     )
