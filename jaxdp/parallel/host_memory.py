@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import resource
-from pathlib import Path
 
 from jaxdp.errors import UserError
 
@@ -20,9 +19,9 @@ MIN_ADDRESS_SPACE = 2**30
 def host_memory_bytes() -> int:
     """Returns the memory that this process may use: that of the machine, or of its container where that is less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, _CGROUP_LIMITS):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-            limits.append(int(path.read_text(encoding="ascii")))
+    for path in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # no such file, or "max"
+            limits.append(int(file.read()))
     return min(limits)
 
 

@@ -8,10 +8,12 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from tiny_runs import environment, metrics_lines, train
 
+from jaxdp.experiment import run_files
 from jaxdp.watchdog import Watchdog
 
 FEW = ["--config.total_steps=3", "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0"]
@@ -57,8 +59,7 @@ def test_the_run_and_its_log_go_on(config_file, tmp_path, monkeypatch, error, af
 
 def test_a_full_log_is_given_up_too(config_file, tmp_path, monkeypatch):
     """The run goes on with its metrics and checkpoints alone."""
-    (tmp_path / "logs").mkdir()
-    os.symlink("/dev/full", tmp_path / "logs" / "process_0.log")
+    monkeypatch.setattr(run_files._LogFile, "_open", lambda self: open("/dev/full", "w", encoding="utf-8"))  # noqa: SIM115
     monkeypatch.setattr(sys, "stderr", Gone(OSError(errno.ENOSPC, "No space left on device"), 0))
     assert train(config_file, tmp_path, *FEW) == 0
     assert [line["step"] for line in metrics_lines(tmp_path)] == [1, 2, 3]
@@ -116,7 +117,7 @@ def test_workers_ignore_a_hang_up(monkeypatch):
     try:
         with monkeypatch.context() as patch:
             patch.setattr(os, "environ", dict(os.environ))
-            workers._start_worker(None)
+            workers._start_worker(None, threading.Event())
         assert {signal.getsignal(number) for number in kept} == {signal.SIG_IGN}
     finally:
         for number, handler in kept.items():

@@ -156,7 +156,7 @@ def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_f
         "jaxdp: training diverged: the updates of steps 4 to 5 had a non-finite loss or gradient and were skipped, and "
         "the 1 rollbacks of optim.max_rollbacks are used up. The batch of step 4: not finite in rows "
         f"{culprits} of the training data alone; the first layer whose output is not finite is embed. The checkpoints "
-        "are good. Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
+        f"in {tmp_path / 'checkpoints'} are good (2, 4). Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
         "a longer optim.warmup_steps or a lower optim.clip_norm."
     )
     assert checkpoints(tmp_path) == [2, 4]  # 4 lies within the bad updates, which changed nothing
