@@ -19,11 +19,11 @@ from jaxdp.data.preparing.cache import damaged_entry
 from jaxdp.errors import UserError
 
 MEMORY_BYTES = 1 << 28
-"""Bytes of files that one process keeps in memory at most; what is beyond is read anew each time."""
+"""Bytes of files that one process keeps in memory at most; files beyond it are read from disk each time."""
 
 
 class _MemoryBudget:
-    """What is left of MEMORY_BYTES."""
+    """Bytes of MEMORY_BYTES that are in use."""
 
     def __init__(self):
         self._used, self._lock = 0, threading.Lock()
@@ -147,7 +147,7 @@ class BlockFile:
         if self._entry is not None:
             return self._damaged(f"it has {found:,} of {self.num_bytes:,} bytes")
         return UserError(
-            f"data.path: {self.path} became shorter while it was read: expected {self.num_bytes:,} bytes, found {found:,}; "
+            f"{self.path} became shorter while it was read: expected {self.num_bytes:,} bytes, found {found:,}; "
             "put the whole file back and run the same command again."
         )
 
@@ -165,8 +165,7 @@ class BlockFile:
         if self._entry is not None:
             return damaged_entry(self._entry, self.path, error.strerror or str(error))
         return UserError(
-            f"data.path: {self.path} cannot be read ({error.strerror or error}): give this user the right to read it, "
-            "check the disk, or change data.path."
+            f"{self.path} cannot be read ({error.strerror or error}): give this user the right to read it, or check the disk."
         )
 
 

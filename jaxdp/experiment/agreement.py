@@ -54,7 +54,7 @@ def statement(
 
 
 def source_hash(package: Path = Path(__file__).parents[1]) -> str:
-    """SHA-256 over the names and the code of the package's source files; comments and docstrings do not count."""
+    """Returns the SHA-256 of the names and the code of the package's source files; comments and docstrings do not count."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = normalized_source(path.read_bytes()).encode()

@@ -52,7 +52,7 @@ def scan_entry(
 def tokenizer_entry(
     config: ConfigDict, name: str, fields: Sequence[str], scanned: Scanned, file_digest: str | None
 ) -> Path:
-    """The tokenizer `name` made from these fields of the sources, or from a file."""
+    """Returns the entry of the tokenizer `name`, made from these fields of the sources or from a file."""
     key = {
         "format": [VOCABULARY_FORMAT, SCAN_FORMAT],
         "name": name,
@@ -126,12 +126,12 @@ def _cache_dir(config: ConfigDict) -> Path:
 
 
 def cleaning_identity(config: ConfigDict) -> tuple[str, ...]:
-    """The steps of `data.cleaning`, with the content of a word list in place of its name: see `Cleaner`."""
+    """Returns the steps of `data.cleaning`, with the content of a word list instead of its name: see `Cleaner`."""
     return Cleaner(config.data.cleaning, ()).identity
 
 
 def prepare_version(task: type[Task]) -> list[Any]:
-    """What an example depends on beside the record and the tokenizer: the task's number, and its code if it is a user's.
+    """Returns what an example depends on besides record and tokenizer: the task's number, and a user task's code.
 
     Raises:
         UserError: a user's task without a source file.

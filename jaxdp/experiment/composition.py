@@ -100,7 +100,7 @@ class Composition:
             self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
     def compile(self) -> Programs:
-        """All programs of the run.
+        """Compiles all programs of the run.
 
         Raises:
             UserError: `eval.metric` is not measured by the task, or has no direction.

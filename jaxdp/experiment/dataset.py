@@ -70,7 +70,7 @@ class Data:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What several processes must have in common beside the configuration, as plain JSON values."""
+        """Returns what all processes must have in common, in addition to the configuration, as plain JSON values."""
         found = self.vocabularies
         tokenizers = {"tokenizer": found.tokenizer, "target tokenizer": found.target_tokenizer}
         digests = {name: hashlib.sha256(each.to_json().encode()).hexdigest()[:12] for name, each in tokenizers.items() if each}

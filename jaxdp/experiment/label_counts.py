@@ -19,15 +19,15 @@ def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]
     """
     if labels is None or not labels.names:
         return []
-    train, held_out = (_counts(labels, [splits[split] for splits in prepared]) for split in SPLITS)
-    order = np.argsort(-(train + held_out), kind="stable")[:MAX_NAMES]
-    shown = ", ".join(f"{quoted(labels.names[number])} {train[number]:,} + {held_out[number]:,}" for number in order)
+    train, validation = (_counts(labels, [splits[split] for splits in prepared]) for split in SPLITS)
+    order = np.argsort(-(train + validation), kind="stable")[:MAX_NAMES]
+    shown = ", ".join(f"{quoted(labels.names[number])} {train[number]:,} + {validation[number]:,}" for number in order)
     if len(labels.names) > MAX_NAMES:
         shown += f" and {len(labels.names) - MAX_NAMES:,} more"
-    lines = [f"{len(labels.names):,} labels, examples to train on + held out: {shown}"]
-    absent = [name for name, count in zip(labels.names, held_out.tolist(), strict=True) if not count]
+    lines = [f"{len(labels.names):,} labels, examples for training + validation: {shown}"]
+    absent = [name for name, count in zip(labels.names, validation.tolist(), strict=True) if not count]
     if absent:
-        line = f"WARNING: no held-out example of {quoted_names(absent)}: metrics are over the labels that occur"
+        line = f"WARNING: the validation split has no example of {quoted_names(absent)}: metrics are over the labels that occur"
         lines.append(line + ("; data.eval_selection=stratified holds out examples of every label" if can_stratify else ""))
     return lines
 

@@ -197,7 +197,7 @@ def _check_size(model: TransformerConfig) -> None:
 
 
 def optimizer_config(config: ConfigDict, total_steps: int) -> OptimizerConfig:
-    """The keys of `config.optim` that concern the update, for a run of this length.
+    """Returns the keys of `config.optim` that concern the update, for a run of this length.
 
     Raises:
         UserError: A value is out of its range.

@@ -52,10 +52,10 @@ MOST_ROWS = 32
 """Records that one device answers at a time."""
 
 TEXT_BATCHES = 8
-"""Batches of sources that are read at once by a task that writes texts: sources of like length are written together."""
+"""Batches of sources that a task that generates texts reads at once, to batch sources of similar length."""
 
 ALTERNATIVES = "alternatives"
-"""Key of the texts beside the best one, where several were asked for."""
+"""Key of the texts after the best one, where several were requested."""
 
 Examples = Sequence[Mapping[str, np.ndarray]]
 
@@ -161,7 +161,7 @@ class Predictor:
         if self._num_cut:
             say(f"{self._num_cut} of {self.num_records} records were cut to {self._task.row_lengths['tokens']} tokens")
         if self.num_errors:
-            say(f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" in the place of each')
+            say(f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" at the position of each')
 
     def _restored(self, num_rows: int):
         """(topology, model, abstract parameters, parameters), on no more CPU devices than there are rows."""
@@ -251,7 +251,7 @@ def predict(
     Returns:
         One answer a record. Of a classifier {"label", "probabilities"}; of masked language modelling
         {"candidates"}; of sequence to sequence {"text", "score", "log_probability", "finished"}, with
-        `alternatives`, a list of the same, where several were asked for. The other fields of the record are in
+        `alternatives`, a list of the same, where several were requested. The other fields of the record are in
         it too, as `input_NAME` where the answer needs the name. A record that cannot be used has {"error"} instead.
 
     Raises:

@@ -62,17 +62,17 @@ def ready_tokens(config: ConfigDict) -> Data:
 
 
 def evaluation_tokens(config: ConfigDict) -> Data:
-    """The tokens of `data.eval_path`, a `.bin` file, to evaluate on."""
+    """Opens the tokens of `data.eval_path`, a `.bin` file, to evaluate on."""
     if not config.data.eval_path:
         raise UserError("data.source=tokens is evaluated on one .bin file: set data.eval_path.")
-    file, vocab_size = open_tokens(os.path.expanduser(config.data.eval_path)), config.model.vocab_size
+    file, vocab_size = open_tokens(os.path.expanduser(config.data.eval_path), "data.eval_path"), config.model.vocab_size
     rows = CheckedWindows(TokenWindows(file.tokens, config.data.length, keep_tail=True), file, vocab_size)
     group = Group(os.path.basename(file.path), 0)
     return Data(NONE, vocab_size, None, rows, (group,), fingerprint_tokens([file]), 0, ())
 
 
 def evaluation_stream(config: ConfigDict, known: Vocabularies) -> Data:
-    """The first rows of `data.eval_split` of a stream, in memory, to evaluate on."""
+    """Reads the first rows of `data.eval_split` of a stream into memory, to evaluate on."""
     _check_stream(config)
     [entry] = source_entries(config)
     tokens, fingerprint = _held_out_tokens(config, known.tokenizer)

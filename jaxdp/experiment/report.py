@@ -57,7 +57,7 @@ def batch_line(shape: BatchShape, length: int) -> str:
 
 
 def schedule_line(optim: OptimizerConfig) -> str:
-    """Length of the run and its learning rates; a warm-up that the run does not outlast is named."""
+    """Describes the length of the run and its learning rates, and a warm-up that the run does not outlast."""
     peak, warmup, total = optim.learning_rate, optim.warmup_steps, optim.total_steps
     line = f"{_counted(total, 'step')}; {optim.name}, {optim.schedule} learning rate, peak {peak:.3g}"
     if not warmup:

@@ -25,9 +25,8 @@ ERROR = "error"
 INPUT = "input_"
 """Prefix of a field of the record whose name the answer needs."""
 
-
 MAX_DEPTH = 100
-"""Lists and objects in each other in a field that is passed through."""
+"""Nesting of lists and objects in a field that is passed through."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Request:
     """A record that the model is to answer, or that it cannot.
 
     Attributes:
-        passed: Fields of the record beside those that the task reads.
+        passed: Fields of the record other than those that the task reads.
         example: What `Task.prepare_request` made of it; None if `error` says why there is nothing.
         reserved: Names that answers of the task have, or an error.
         error: One sentence.
@@ -105,7 +104,7 @@ class RequestReader:
             return Request(passed, self._reserved, error=said)
 
     def _fields(self, record: RawRecord) -> dict[str, str]:
-        """The texts that are asked about, by the task's names."""
+        """Returns the texts to predict from, by the task's names."""
         fields = {}
         for field, column in self._columns.items():
             value = record.value if isinstance(record.value, str) else value_at(record.value, column)
@@ -124,14 +123,14 @@ class RequestReader:
         Raises:
             UserError: It must not be.
         """
-        task, places = self._task, self._task.row_lengths["tokens"]
+        task, capacity = self._task, self._task.row_lengths["tokens"]
         num_tokens = len(example["tokens"]) + ("tokens" in task.terminated and task.score_metrics != ())
-        if num_tokens > places and self._data.long_documents == "error":
+        if num_tokens > capacity and self._data.long_documents == "error":
             raise UserError(
-                f"it has {num_tokens} tokens, but the model reads {places}: "
+                f"it has {num_tokens} tokens, but the model reads {capacity}: "
                 "shorten it, or train with data.long_documents=cut, which cuts here too."
             )
-        return num_tokens > places
+        return num_tokens > capacity
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

@@ -72,6 +72,6 @@ def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir, *, replace
 
 
 def vocabulary_files(vocabularies: Vocabularies, directory: WorkDir) -> dict[str, Path]:
-    """The file of each vocabulary that a run has, by attribute."""
+    """Returns the file of each vocabulary that a run has, by attribute."""
     files = {name: getattr(directory, name) for name in _FILES if getattr(vocabularies, name) is not None}
     return files | ({"files": directory.named_files} if vocabularies.files else {})

@@ -1,4 +1,4 @@
-"""Messages for texts without tokens, with a cure that fits the text."""
+"""Messages for texts without tokens, with a fix that suits the text."""
 
 from jaxdp.quoting import quoted
 

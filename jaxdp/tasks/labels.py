@@ -69,7 +69,7 @@ class Labels:
         return self._numbers[name]
 
     def standardised(self, values: npt.ArrayLike) -> np.ndarray:
-        """Numbers, less their mean, in units of their deviation: `[...]` float64.
+        """Standardises numbers: less their mean, in units of their deviation, `[...]` float64.
 
         Args:
             values: in the unit of the labels, of any shape.
@@ -77,7 +77,7 @@ class Labels:
         return (np.asarray(values, np.float64) - self.mean) / self.deviation
 
     def in_unit_of_labels(self, values: npt.ArrayLike) -> np.ndarray:
-        """Standardised numbers in the unit of the labels: `[...]` float64."""
+        """Returns standardised numbers in the unit of the labels: `[...]` float64."""
         return np.asarray(values, np.float64) * self.deviation + self.mean
 
     @functools.cached_property

@@ -47,7 +47,7 @@ def test_a_token_file_that_is_cut_short_while_training(tokens_run, config_file, 
     path, options = tokens_run
     at_step(monkeypatch, 3, lambda: os.truncate(path, size))
     assert train(config_file, tmp_path / "run", *options) == 2
-    expected = f"data.path: {path} became shorter while it was read: expected {2 * MIB:,} bytes, found {size:,}"
+    expected = f"{path} became shorter while it was read: expected {2 * MIB:,} bytes, found {size:,}"
     assert assert_refused(capsys).startswith(expected)
 
 

@@ -44,15 +44,15 @@ def test_the_tail_of_sorted_labels_lacks_some_and_stratified_has_them_all(sorted
     config_file = sorted_records / "config.py"
     tail = read_data(load(config_file, *CLASSIFICATION))
     assert counts_of(tail) == [0, 0, 9]
-    assert tail.summary[1] == "3 labels, examples to train on + held out: 'ale' 40 + 0, 'milk' 30 + 0, 'tea' 11 + 9"
+    assert tail.summary[1] == "3 labels, examples for training + validation: 'ale' 40 + 0, 'milk' 30 + 0, 'tea' 11 + 9"
     assert tail.summary[2] == (
-        "WARNING: no held-out example of 'ale', 'milk': metrics are over the labels that occur; "
+        "WARNING: the validation split has no example of 'ale', 'milk': metrics are over the labels that occur; "
         "data.eval_selection=stratified holds out examples of every label"
     )
     stratified = read_data(load(config_file, *CLASSIFICATION, "data.eval_selection=stratified"))
     assert counts_of(stratified) == [4, 3, 2]
     assert stratified.summary[1:] == (
-        "3 labels, examples to train on + held out: 'ale' 36 + 4, 'milk' 27 + 3, 'tea' 18 + 2",
+        "3 labels, examples for training + validation: 'ale' 36 + 4, 'milk' 27 + 3, 'tea' 18 + 2",
     )
     assert stratified.vocabularies.labels.counts == (36, 27, 18)
     random = read_data(load(config_file, *CLASSIFICATION, "data.eval_selection=random"))
@@ -88,7 +88,7 @@ def test_several_labels_are_counted_one_by_one(tmp_path):
     data = read_data(
         load(tmp_path / "config.py", *CLASSIFICATION, "classification.kind=multi_label", "data.eval_selection=stratified", "data.length=9")
     )
-    assert data.summary[1] == "2 labels, examples to train on + held out: 'mi' 36 + 4, 'al' 18 + 2"
+    assert data.summary[1] == "2 labels, examples for training + validation: 'mi' 36 + 4, 'al' 18 + 2"
     assert data.evaluation.num_rows == 6
 
 
@@ -144,7 +144,7 @@ def test_metrics_are_over_the_labels_that_occur_and_the_others_are_named(sorted_
     assert train(config_file, workdir, *options, "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0") == 0
     _, told = capsys.readouterr()
     assert "'ale' 40 + 0, 'tea' 30 + 8, 'milk' 2 + 0" in told
-    assert "WARNING: no held-out example of 'ale', 'milk'" in told
+    assert "WARNING: the validation split has no example of 'ale', 'milk'" in told
     assert main(["eval", f"--workdir={workdir}", "--json"]) == 0
     out, told = capsys.readouterr()
     measured = json.loads(out)

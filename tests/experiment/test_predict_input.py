@@ -70,7 +70,7 @@ def test_a_table_is_read_as_in_training(classifier, tmp_path, capsys, monkeypatc
     assert last == {"id": "10", "input_label": "ale"} | of_text(capsys, classifier, "dog, cat")
     assert empty.keys() == {"id", "input_label", "error"} and "line 3: the text is empty" in empty["error"]
     assert broken.keys() == {"error"} and "line 4: the row has 4 fields" in broken["error"]
-    assert '2 of 4 records have no prediction: see the "error" in the place of each' in said
+    assert '2 of 4 records have no prediction: see the "error" at the position of each' in said
     assert ("standard input is read as csv" in said) == (place == "standard input")
 
 

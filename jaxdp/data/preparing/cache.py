@@ -104,7 +104,7 @@ def discard(entry: Path) -> bool:
 
 
 def damaged_entry(entry: Path, path: str, found: str, *, still_used: bool = True) -> UserError:
-    """The sentence for a file of an entry that is not what was written; the entry is discarded.
+    """Returns the error for a file of an entry that is not what was written, and discards the entry.
 
     Args:
         entry: of the cache.

@@ -132,7 +132,7 @@ class Examples:
         return RaggedArray(self.flat(name), offsets)
 
     def scalars(self, name: str) -> np.ndarray:
-        """[num_examples] of an array without axes, read whole."""
+        """Reads an array without axes whole: `[num_examples]`."""
         return self._array(f"{name}.bin", self._arrays[name]["dtype"], self.num_examples).to_numpy()
 
     def num_values(self, name: str) -> int:

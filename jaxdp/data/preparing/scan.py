@@ -44,13 +44,13 @@ class Scan:
         part_records: records of each part, training parts first.
         num_characters: of the text that cleaning left.
         train_characters: how many of them are trained on.
-        split: where the held-out part begins; of one that has parts of its own, the first of them; of one
+        split: where the validation split begins; of one that has parts of its own, the first of them; of one
             that is selected, the end.
         dropped: which records cleaning drops, numbered over all parts; see
             `cleaning.is_dropped`.
         cleaned: what each step of the cleaning did.
-        held_out: which records `data.eval_selection` has selected, as `dropped` has them; None: it
-            selects none, and `split` or the parts say what is held out.
+        held_out: which records `data.eval_selection` has selected, in the form of `dropped`; None: it
+            selects none, and `split` or the parts say what the validation split is.
     """
 
     fingerprint: str
@@ -66,7 +66,7 @@ class Scan:
 
     @property
     def split_key(self) -> Any:
-        """JSON values that tell the split from any other split of the same records."""
+        """Returns JSON values that tell the split from any other split of the same records."""
         return self.split if self.held_out is None else hashlib.sha256(self.held_out).hexdigest()
 
     def save(self, directory: Path) -> None:
@@ -164,7 +164,7 @@ def _check_cut(split: SplitPosition, columns: Columns) -> None:
     if split.character and len(columns.text) > 1:
         raise UserError(
             "data.eval_fraction: one record of several columns cannot be cut in two; give more "
-            "records, or held-out ones of their own with data.eval_path or data.eval_split."
+            "records, or name separate validation data with data.eval_path or data.eval_split."
         )
 
 
@@ -235,7 +235,7 @@ def kept_records(
 
 
 def _selected_records(scan: Scan, parts: Sequence[Part], held_out: bool) -> Iterator[Excerpt]:
-    """The same where records are selected one by one: whole records, and only parts that have some of them."""
+    """Yields the same where records are selected one by one; parts without any of them are not read."""
     num_records = sum(scan.part_records)
     is_left_out, is_held_out = (_bits(marks, num_records) for marks in (scan.dropped, scan.held_out))
     is_wanted = ~is_left_out & (is_held_out == held_out)

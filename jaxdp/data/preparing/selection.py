@@ -37,7 +37,7 @@ class Selection:
         kind: random | stratified.
         seed: Seed of the run.
         classes_of: Names of the classes of a record, for `stratified`; each name once.
-        key: JSON values that the classes depend on beside the record.
+        key: JSON values that the classes depend on, in addition to the record.
     """
 
     kind: SelectionKind
@@ -168,7 +168,7 @@ def select_stratified(
     Differs: a quota for the validation split alone, filled in keyed order.
     """
     counts = np.bincount(classes, minlength=len(names))
-    wanted = np.array([_share(count, fraction) if count > 1 else 0 for count in counts.tolist()], np.int64)
+    wanted = np.array([_share(count, fraction) for count in counts.tolist()], np.int64)
     by_class = np.split(owners[np.argsort(classes, kind="stable")], np.cumsum(counts)[:-1]) if len(names) else []
     classes_of = _Ragged(owners, classes, num_documents)
     left, held, held_out = counts.copy(), np.zeros(len(names), np.int64), np.zeros(num_documents, bool)
@@ -207,5 +207,5 @@ class _Ragged:
 
 
 def _share(count: int, fraction: float) -> int:
-    """`fraction` of some documents, rounded, at least one and not all."""
+    """`fraction` of some documents, rounded, at least one and not all; 0 of one."""
     return min(max(int(count * fraction + 0.5), 1), count - 1)

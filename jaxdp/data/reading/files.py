@@ -104,7 +104,7 @@ def find_files(
 def find_below(
     root: str, keep: Callable[[str], bool], enter: Callable[[str], bool], key: str = "data.path"
 ) -> list[DataFile]:
-    """Regular files at any depth below a folder of this machine; linked folders are not entered, and named in the remarks of the files.
+    """Finds regular files at any depth below a local folder; linked folders are not entered, but named in the remarks of the files.
 
     Args:
         root: the folder.

@@ -1,4 +1,4 @@
-"""Records with all of their fields, from a file or a stream in any supported format; one that is bad is reported in its place."""
+"""Records with all of their fields, from a file or a stream in any supported format; a bad record is reported at its position."""
 
 import codecs
 import csv
@@ -222,7 +222,7 @@ def _read_json(file: DataFile, errors: str, columns: Sequence[str]) -> Iterator[
         if isinstance(value, UserError):
             yield RawRecord(where, None, value)
         elif not isinstance(value, dict | str):
-            yield RawRecord(where, None, UserError(f"{where} is neither a JSON object nor a text."))
+            yield RawRecord(where, None, UserError(f"{where} holds {quoted(value, 40)}, expected a JSON object or a string: correct or leave it out."))
         else:
             yield RawRecord(where, value)
 

@@ -134,7 +134,7 @@ _KINDS = {
 
 
 def encodable(value: Any, column: str, where: str, errors: str) -> Any:
-    """The value of a column, whose text is one that UTF-8 can write.
+    """Returns the value of a column, with text that UTF-8 can encode.
 
     Raises:
         UserError: it has half a surrogate pair, and `errors` is `strict`.

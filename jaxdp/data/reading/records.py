@@ -99,7 +99,7 @@ def is_label(value: Any) -> bool:
 
 
 def missing_column(where: str, column: str, present: Iterable[str], hint: str = "") -> UserError:
-    """The sentence for a column that is not there.
+    """Returns the error for a column that is not there.
 
     Args:
         where: file and line, or file and row, or file.

@@ -116,8 +116,8 @@ def parsed_delimiter(name: str | None) -> str | None:
     return delimiter
 
 
-def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[tuple[int, list[str] | UserError]]]:
-    """The header of a table, and the rows below it with the number of their first line.
+def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[Row]]:
+    """Reads the header of a table, and opens the rows below it.
 
     Args:
         file: see `read_csv`.
@@ -136,7 +136,7 @@ def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[tuple[i
 
 def _checked_rows(
     file: DataFile, rows: Iterator[Row], header: list[str], cure: str
-) -> Iterator[tuple[int, list[str] | UserError]]:
+) -> Iterator[Row]:
     for number, row in rows:
         if not isinstance(row, UserError) and len(row) != len(header):
             row = UserError(

@@ -99,16 +99,16 @@ class ShardedArray:
         return self._concatenate(starts, lengths)
 
     def _concatenate(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Runs over several shards: pieces of one shard are read together, then put in their places."""
+        """Reads runs over several shards: the pieces of one shard together, copied to their positions."""
         runs = np.empty(int(lengths.sum()), self.dtype)
-        places = np.cumsum(lengths) - lengths  # in `runs`
+        positions = np.cumsum(lengths) - lengths  # in `runs`
         for shard, begin, end in zip(self._shards, self._begins.tolist(), self._ends.tolist(), strict=True):
             here = np.flatnonzero((starts < end) & (starts + lengths > begin))
             if not here.size:
                 continue
             first = np.maximum(starts[here], begin)
             sizes = np.minimum(starts[here] + lengths[here], end) - first
-            targets = places[here] + first - starts[here]
+            targets = positions[here] + first - starts[here]
             runs[np.repeat(targets, sizes) + count_up(sizes)] = shard.take_ragged(first - begin, sizes)
         return runs
 
@@ -170,5 +170,5 @@ class RaggedArray:
 
 
 def as_flat(array: np.ndarray | FlatArray) -> FlatArray:
-    """A plain array as a `FlatArray`; what is one already stays as it is."""
+    """Returns a plain array as a `FlatArray`, and a `FlatArray` unchanged."""
     return ShardedArray([array]) if isinstance(array, np.ndarray) else array

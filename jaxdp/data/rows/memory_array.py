@@ -30,7 +30,7 @@ class MemoryArray:
 
 
 def count_up(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... count - 1 for each count, one after the other: `[sum(counts)] int64`."""
+    """Returns 0, 1, ... count - 1 for each count, one after the other: `[sum(counts)] int64`."""
     firsts = np.cumsum(counts) - counts
     return np.arange(int(np.sum(counts))) - np.repeat(firsts, counts)
 

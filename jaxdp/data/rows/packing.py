@@ -39,7 +39,7 @@ class PackPlan:
         row_offsets: [num_rows + 1] int64.
         starts: [num_segments] int64.
         lengths: [num_segments] int32, end of text included.
-        num_tokens: places of all rows that are not padding.
+        num_tokens: positions of all rows that are not padding.
         num_cut: documents longer than a row that were cut, into pieces or to one.
         num_dropped: documents longer than a row that are left out.
     """

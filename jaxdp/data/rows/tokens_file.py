@@ -26,8 +26,12 @@ class TokensFile:
     first_position: int  # of `tokens`, in the file
 
 
-def open_tokens(path: str) -> TokensFile:
+def open_tokens(path: str, key: str = "data.path") -> TokensFile:
     """Opens a flat little-endian file: uint32 if its name ends in `.u32.bin`, else uint16.
+
+    Args:
+        path: the file.
+        key: of the configuration, that names it; for messages.
 
     Raises:
         UserError: no such file, not readable, empty, or half a token at its end.
@@ -36,14 +40,14 @@ def open_tokens(path: str) -> TokensFile:
     try:
         size = os.path.getsize(path)
         if size == 0:
-            raise UserError(f"data.path: {path} is empty: expected {dtype.name} token ids.")
+            raise UserError(f"{key}: {path} is empty: expected {dtype.name} token ids.")
         if size % dtype.itemsize:
             raise UserError(
-                f"data.path: {path} has {size} bytes, which is no whole number of {dtype.name} token "
+                f"{key}: {path} has {size} bytes, which is no whole number of {dtype.name} token "
                 f"ids: the file was cut short, or holds uint32 and must be named *{UINT32_SUFFIX}."
             )
     except OSError as error:
-        raise unreadable(error) from error
+        raise unreadable(error, key=key) from error
     return TokensFile(open_disk_array(path, dtype, size // dtype.itemsize), path, 0)
 
 

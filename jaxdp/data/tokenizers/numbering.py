@@ -13,7 +13,7 @@ MAX_GAPS = 10_000
 
 
 def unused_name(number: int) -> str:
-    """Name of the special token that fills an id."""
+    """Returns the name of the special token that fills an id."""
     return f"<|unused_{number}|>"
 
 

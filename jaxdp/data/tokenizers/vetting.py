@@ -80,7 +80,7 @@ def check_by_trial(text: str, content: Any, origin: str) -> None:
         if reason:
             shown = f" with the patterns {', '.join(map(repr, patterns))[:200]}" if patterns else ""
             raise UserError(
-                f"The tokenizer {origin}{shown} {reason}: it cannot be used; expected patterns whose time does not explode."
+                f"The tokenizer {origin}{shown} {reason}: expected patterns and replacements that take linear time; use another tokenizer, or correct them."
             )
 
 
