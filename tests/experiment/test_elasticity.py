@@ -39,7 +39,7 @@ def test_from_8_devices_to_4_to_2_to_1(config_file, unbroken, tmp_path, monkeypa
         options = [*OPTIONS, f"--cpu_devices={num_devices}", f"--config.total_steps={step}"]
         assert train(config_file, tmp_path, *options) == 0
         err = capsys.readouterr().err
-        assert f"devices  {num_devices} x cpu" in err
+        assert f"devices   {num_devices} x cpu" in err
         assert step == 3 or f"resuming from checkpoint {step - 3} of {step} steps" in err
     assert_same_course(tmp_path, unbroken)
 
@@ -58,7 +58,7 @@ def test_from_1_process_to_2_and_back(config_file, compilation_cache, unbroken, 
     ]  # fmt: skip
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "devices  4 x cpu (2 processes)" in said[0] and "resuming from checkpoint 3 of 9 steps" in said[1]
+    assert "devices   4 x cpu (2 processes)" in said[0] and "resuming from checkpoint 3 of 9 steps" in said[1]
     capsys.readouterr()
     assert train(config_file, tmp_path, *OPTIONS, f"--config.total_steps={STEPS}") == 0
     assert f"resuming from checkpoint 9 of {STEPS} steps" in capsys.readouterr().err
