@@ -25,7 +25,7 @@ from jaxdp.experiment.arguments import (
 from jaxdp.experiment.initialise import chosen_weights
 from jaxdp.experiment.named_files import with_word_lists
 from jaxdp.experiment.prompts import make_prompts
-from jaxdp.experiment.trained_run import open_run
+from jaxdp.experiment.trained_run import TrainedRun, open_run
 from jaxdp.inference.beam import BeamSearch
 from jaxdp.inference.sampling import Sampling, check_seed
 from jaxdp.inference.strategy import Strategy, make_strategy, until_end
@@ -33,6 +33,7 @@ from jaxdp.model import Transformer, init_cache, parameter_shapes
 from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.tasks import Task
 from jaxdp.typing import PyTree
 
 DEFAULT_SAMPLING = Sampling()
@@ -112,19 +113,8 @@ def generate(
     if not prompts:
         return []
     run = open_run(workdir, step)
-    directory, config, checkpoint, tokenizer = run.directory, run.config, run.checkpoint, run.vocabularies.tokenizer
-    task = parts.make_task(config)
-    if task.asked:
-        raise UserError(
-            f"--workdir={directory.root} is of task={config.task}, which continues no prompts: "
-            f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
-        )
-    if tokenizer is None:
-        raise UserError(
-            f"--workdir={directory.root} was trained on ready-made tokens and has no tokenizer.json; "
-            "put that of the tokenizer which wrote them there."
-        )
-    config = with_word_lists(config, run.vocabularies.files)
+    task = _task_of_prompts(run)
+    config, checkpoint, tokenizer = with_word_lists(run.config, run.vocabularies.files), run.checkpoint, run.vocabularies.tokenizer
     prepared = make_prompts(prompts, config, task, tokenizer)
     encoded = [prompt.tokens for prompt in prepared]
     rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]
@@ -152,6 +142,26 @@ def generate(
         Sample(prompt.text, prompt.added_text(tokenizer, tokens), tokens.tolist(), row_seed)
         for (prompt, row_seed), tokens in zip(rows, new, strict=True)
     ]
+
+
+def _task_of_prompts(run: TrainedRun) -> Task:
+    """The task of a run, which must be able to continue prompts.
+
+    Raises:
+        UserError: Its task predicts instead, or the run has no tokenizer.
+    """
+    task, workdir = parts.make_task(run.config), run.directory.root
+    if task.asked:
+        raise UserError(
+            f"--workdir={workdir} is of task={run.config.task}, which continues no prompts: "
+            f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
+        )
+    if run.vocabularies.tokenizer is None:
+        raise UserError(
+            f"--workdir={workdir} was trained on ready-made tokens and has no tokenizer.json; "
+            "put that of the tokenizer which wrote them there."
+        )
+    return task
 
 
 def _room(encoded: Sequence[np.ndarray], max_new_tokens: int | None, context: int) -> int:
