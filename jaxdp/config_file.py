@@ -53,7 +53,7 @@ def run_config_file(path: Path) -> ConfigDict:
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config and get_config()
-    except Exception as error:  # whatever the user's file raises is the user's to fix
+    except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to fix
         if sentence := _why_no_such_value(error, path):
             raise UserError(sentence) from error
         raise UserCodeError(_why_it_does_not_load(error, path)) from error

@@ -203,6 +203,7 @@ def test_the_result_is_locked(load):
         ("import no_such_module_at_all\n", "does not load: ModuleNotFoundError in line 1"),
         ("x = 1\n", r"defines no get_config\(\); see .*configs for examples"),
         ("get_config = 3\n", "does not load: TypeError"),
+        ("import sys\n\nsys.exit(0)\n", "does not load: SystemExit in line 3: 0"),
         ("def get_config():\n    pass\n", "must return an ml_collections.ConfigDict, not NoneType"),
         ("def get_config():\n    return {'seed': 1}\n", "must return an ml_collections.ConfigDict, not dict"),
         (
