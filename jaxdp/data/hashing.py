@@ -1,12 +1,11 @@
 """Hashes of batches: equal hashes, equal data, whatever holds the rows."""
 
-import errno
 import hashlib
 import os
-import stat
 
 import numpy as np
 
+from jaxdp.json_files import open_regular
 from jaxdp.typing import HostBatch
 
 END_BYTES = 1 << 20
@@ -41,7 +40,7 @@ def key_words(*key: int | str) -> np.ndarray:
 
 
 def file_digest(path: str | os.PathLike, *, ends_only: bool = False) -> str:
-    """SHA-256, in hexadecimal, of a regular file's size and content.
+    """Returns the hexadecimal SHA-256 of a regular file's size and content.
 
     Args:
         path: the file.
@@ -50,12 +49,8 @@ def file_digest(path: str | os.PathLike, *, ends_only: bool = False) -> str:
     Raises:
         OSError: there is no such file, or something else in its place.
     """
-    # A FIFO would block without O_NONBLOCK.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as content:
-        status = os.fstat(content.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        size = status.st_size
+    with open_regular(path) as content:
+        size = os.fstat(content.fileno()).st_size
         digest = hashlib.sha256(size.to_bytes(8, "little"))
         if ends_only:
             digest.update(content.read(END_BYTES))
