@@ -5,6 +5,7 @@ A fault is written NAME or NAME=NUMBER,NUMBER...
 
 import dataclasses
 import hashlib
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -36,8 +37,14 @@ def hang_before(patch, step):
 
 
 def hang_in_preparation(patch):
-    """The data are never there."""
-    patch(train, "read_data", lambda *_: hang_for_ever())
+    """The data are never there; a file `preparing` next to the log says that the run waits for them."""
+
+    def read_data(*_):
+        log = next(handler for handler in logging.getLogger("jaxdp").handlers if isinstance(handler, logging.FileHandler))
+        Path(log.baseFilename).with_name("preparing").touch()
+        hang_for_ever()
+
+    patch(train, "read_data", read_data)
 
 
 def hold_up_compilation(patch):

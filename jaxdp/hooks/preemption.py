@@ -29,6 +29,10 @@ MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
 """Share of the grace that is kept for leaving, and its least."""
 
 
+REPORT_SECS = 2.0
+"""Longest time that a report holds up the end of the process."""
+
+
 class Preemption(Hook):
     """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop; a context manager.
 
@@ -137,7 +141,7 @@ class Preemption(Hook):
             try:
                 [number] = self._incoming.recv(1)
             except TimeoutError:
-                self._report(end.why)
+                self._tell(end.why)
                 if self._peers:
                     self._peers.leave(end.exit_code, end.why)
                 self._end_process(end.exit_code)
@@ -150,14 +154,20 @@ class Preemption(Hook):
             num_heard += number != signal.SIGHUP
             end = min(end, self._answer(number)) if num_heard < 2 else self._answer_again(number)
 
+    def _tell(self, sentence: str) -> None:
+        """Reports, but waits no longer than `REPORT_SECS`: the main thread may have been interrupted with a lock of logging held."""
+        report = threading.Thread(target=self._report, args=(sentence,), name="jaxdp-report", daemon=True)
+        report.start()
+        report.join(REPORT_SECS)
+
     def _answer(self, number: int) -> "_End":
         self._received = self._received or _request(number)
         name, now, grace = signal.Signals(number).name, self._clock(), self._grace_secs
         if not self._peers:
-            self._report(f"{name}: nothing is to be saved yet; stopping")
+            self._tell(f"{name}: nothing is to be saved yet; stopping")
             return _End(now + UNWIND_SECS, exit_code(number), f"{name}: stopped")
         within = f", within {grace:g} s (checkpoint.grace_secs)" if grace else ""
-        self._report(f"{name}: saving after this step{within}; once more to stop at once")
+        self._tell(f"{name}: saving after this step{within}; once more to stop at once")
         if not grace:
             return _NEVER
         self._deadline = now + grace - max(MARGIN_SHARE * grace, MIN_MARGIN_SECS)
@@ -170,7 +180,7 @@ class Preemption(Hook):
 
     def _answer_again(self, number: int) -> "_End":
         name = signal.Signals(number).name
-        self._report(f"{name} again: stopping at once")
+        self._tell(f"{name} again: stopping at once")
         return _End(self._clock() + UNWIND_SECS, 128 + number, f"{name} again: stopped")
 
 

@@ -84,7 +84,7 @@ def test_a_signal_while_the_data_are_prepared_stops_at_once(config_file, compila
         ["hang_in_preparation"], "train", f"--config={config_file}", f"--workdir={tmp_path}", *LONG,
         env=environment(compilation_cache),
     )  # fmt: skip
-    wait_for(lambda: (tmp_path / "logs" / "process_0.log").is_file(), process)
+    wait_for(lambda: (tmp_path / "logs" / "preparing").is_file(), process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")

@@ -136,6 +136,21 @@ def test_where_the_main_thread_is_held_up_the_process_is_ended(said, ended, monk
     assert said == ["SIGTERM: nothing is to be saved yet; stopping", "SIGTERM: stopped"]
 
 
+def test_a_report_that_cannot_be_made_holds_nothing_up(ended, monkeypatch):
+    """The main thread, interrupted between taking a lock of logging and releasing it, leaves it locked for every other thread."""
+    monkeypatch.setattr(preemption_module, "UNWIND_SECS", 0.05)
+    monkeypatch.setattr(preemption_module, "REPORT_SECS", 0.05)
+    lock = threading.Lock()
+    lock.acquire()
+    with Preemption(lambda sentence: lock.acquire(), end_process=ended.append) as preemption:
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        wait_for(lambda: ended)
+    assert ended == [75] and not preemption._thread.is_alive()
+    lock.release()
+
+
 def test_twice_ends_the_process_even_in_a_collective_that_hangs(said, ended, monkeypatch):
     monkeypatch.setattr(preemption_module, "UNWIND_SECS", 0.05)
     told, peers = [], Peers.alone()
