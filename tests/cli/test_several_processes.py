@@ -88,9 +88,10 @@ def test_a_signal_while_the_data_are_prepared_stops_at_once(config_file, compila
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
-    assert err == (
-        "SIGTERM: nothing is to be saved yet; stopping\nstopped before step 1; the same command starts again\n"
-    )
+    # A signal that comes just before the main thread blocks does not wake it: then the thread that answers ends the process.
+    first, last = err.splitlines()
+    assert first == "SIGTERM: nothing is to be saved yet; stopping"
+    assert last in ("stopped before step 1; the same command starts again", "SIGTERM: stopped")
 
 
 @pytest.mark.slow
