@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.checkpoint.retention import choose_step
+from jaxdp.checkpoint.retention import choose_step, without_manifest
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.arguments import WEIGHTS, check_caller, check_choice, step_name
@@ -73,6 +73,7 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
 
     Raises:
         UserError: there is none.
+        DamageFound: one that `step` may stand for has lost its manifest, so another would be taken without a word.
     """
     directory = resolved_path(path, "init_from")
     if read_manifest(directory) is not None:
@@ -80,7 +81,15 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
     checkpoints = WorkDir(directory).checkpoints
     if not checkpoints.is_dir():
         raise UserError(f"{path} is neither a work directory with checkpoints nor a checkpoint.")
-    return checkpoints / str(choose_step(checkpoints, step, metric))
+    chosen = choose_step(checkpoints, step, metric)
+    if step in ("latest", "best"):
+        for lost in without_manifest(checkpoints):
+            if step == "best" or int(lost.name) > chosen:
+                raise DamageFound(
+                    f"{lost} has no {MANIFEST}, so nothing tells whether it is whole: restore that file from a copy, choose "
+                    f"another checkpoint (--step={chosen}), or continue the run, which sets it aside."
+                )
+    return checkpoints / str(chosen)
 
 
 @dataclasses.dataclass(frozen=True)

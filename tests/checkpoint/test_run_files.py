@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -170,3 +171,20 @@ def check_run_files_of(run, name):
     manifest = read_manifest(newest(run))
     write_manifest(newest(run), manifest.__class__(**{**vars(manifest), "run_files": {name: {"bytes": 1, "sha256": "0"}}}))
     check_run_files(newest(run), run)
+
+
+@pytest.mark.parametrize("damage", ["missing", "directory", "pipe"])
+def test_a_checkpoint_that_lost_its_manifest_is_not_passed_over_in_silence(run, config_file, capsys, damage):
+    path = newest(run) / "manifest.json"
+    path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+    for command in commands(run, config_file)[:2]:
+        assert main(command) == 4
+        assert f"{newest(run)} has no manifest.json" in assert_refused(capsys, 4)
+        assert main([*command, "--step=3"]) == 0
+        capsys.readouterr()
+    assert main(commands(run, config_file)[3]) == 0  # sets it aside
+    assert (run.checkpoints / "6.damaged").is_dir()
