@@ -104,6 +104,8 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         rest = values(arguments)[1:]
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(str(error), config)) from error
+    except (flags.Error, ValueError) as error:  # a flag without its value, or `--noconfig.KEY` of what is not True or False
+        raise UserError(_not_understood(str(error))) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
     config = holder.value
@@ -190,6 +192,14 @@ def _wrong_type(message: str, config: ConfigDict) -> str:
     if kind is ConfigDict:
         return f"{assignment}: {key} is a group of keys; set one of them, --config.{key}.KEY=VALUE."
     return f"{assignment}: {key} must be {TYPE_NAMES.get(kind.__name__, kind.__name__)}."
+
+
+def _not_understood(message: str) -> str:
+    """absl's remark about a flag, with the form that is expected."""
+    start, flag, rest = message.partition("--")
+    if start == "Missing value for flag ":
+        return f"{flag}{rest} has no value; expected {flag}{rest}=VALUE."
+    return f"a value of the configuration is not understood ({message.split('. ')[0]}); expected --config.KEY=VALUE."
 
 
 def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:

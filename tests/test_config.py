@@ -133,6 +133,10 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--config.log.batch_hash=maybe", "log.batch_hash must be True or False"),
         ("--config.optim=adam", r"optim is a group of keys; set one of them, --config.optim.KEY=VALUE"),
         ("--batch=3", "unknown option --batch; configuration values are given as --config.KEY=VALUE"),
+        ("--config.seed", r"^--config\.seed has no value; expected --config\.seed=VALUE"),
+        ("--config.data.path", r"--config.data.path has no value; expected --config.data.path=VALUE"),
+        ("--noconfig.optim.learning_rate", r"is not understood \(.*'noconfig.optim.learning_rate'\); expected --config.KEY=VALUE"),
+        ("--noconfig.data.shuffle=1", r"is not understood \(--noconfig.data.shuffle=1 does not take an argument\)"),
         ("stray", "'stray' is not understood; values are given as --config.KEY=VALUE"),
     ],
 )
