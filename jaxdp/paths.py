@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from jaxdp.errors import UserError
@@ -46,3 +47,23 @@ def resolved_path(text: str | os.PathLike, option: str) -> Path:
         return local_path(text, option).resolve()
     except (OSError, RuntimeError) as error:  # Python 3.11 and 3.12 raise RuntimeError for a loop
         raise UserError(f"{option}={text} cannot be followed ({error}); check the path for a loop of links.") from error
+
+
+def check_unicode(path: Path, option: str) -> None:
+    """Checks that a path can be handed to TensorStore, which reads and writes checkpoints and takes UTF-8 only.
+
+    Args:
+        path: The path; Python gives it surrogates for the bytes that the encoding of file names does not have.
+        option: Name of the option that gives it, for messages.
+
+    Raises:
+        UserError: A name in the path is not valid text.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fspath(path).encode("ascii", "backslashreplace").decode()
+        raise UserError(
+            f"{option}={shown} is not valid text in the encoding of file names, {sys.getfilesystemencoding()}: set PYTHONUTF8=1 "
+            "or a locale such as LC_ALL=C.UTF-8, or give the directory a name of ASCII letters."
+        ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxdp.errors import UserError
 from jaxdp.lock import exclusive
-from jaxdp.paths import resolved_path
+from jaxdp.paths import check_unicode, resolved_path
 
 
 class WorkDir:
@@ -49,8 +49,9 @@ class WorkDir:
         """Makes the directory.
 
         Raises:
-            UserError: it cannot be made or written to.
+            UserError: it cannot be made or written to, or checkpoints cannot be written there for its name.
         """
+        check_unicode(self.root, "--workdir")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write_probe.{os.getpid()}"

@@ -1,9 +1,11 @@
 """Paths given by a user."""
 
+from pathlib import Path
+
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.paths import local_path, resolved_path
+from jaxdp.paths import check_unicode, local_path, resolved_path
 
 
 def test_home_is_expanded(monkeypatch, tmp_path):
@@ -37,3 +39,16 @@ def test_without_a_home_directory(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", lambda number: (_ for _ in ()).throw(KeyError(number)))
     with pytest.raises(UserError, match=r"^--config=~/x: no home directory is known for ~; set HOME"):
         local_path("~/x", "--config")
+
+
+@pytest.mark.parametrize("name", [b"w\xc3\xbc", b"run\xff", b"a\xed\xa0\x80/b"])
+def test_a_name_that_the_locale_cannot_decode_is_refused_and_escaped(name):
+    """As the C locale and stray bytes give it to Python: with surrogates, for which TensorStore has no encoding."""
+    path = Path("/runs") / name.decode("ascii", "surrogateescape")
+    with pytest.raises(UserError, match=r"^--workdir=/runs/[ -~]+ is not valid text in the encoding of file names, [a-z0-9-]+: set PYTHONUTF8=1") as told:
+        check_unicode(path, "--workdir")
+    str(told.value).encode("ascii")
+
+
+def test_names_of_every_script_are_valid():
+    check_unicode(Path("/runs/\u043f\u00fc\u4e2d\U0001f600"), "--workdir")
