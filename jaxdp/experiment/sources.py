@@ -15,6 +15,7 @@ from jaxdp.data.preparing.selection import SELECTIONS, Selection
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
+from jaxdp.experiment.arguments import check_caller
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.experiment.parts import absolute_places, make_task
 from jaxdp.nearest import nearest
@@ -89,8 +90,9 @@ def open_sources(config: ConfigDict, *, dry_run: bool = False) -> list[Source]:
         dry_run: a new scan is not kept.
 
     Raises:
-        UserError: of the readers.
+        UserError: of the readers; or this is a worker, which would wait for the process that waits for it.
     """
+    check_caller("jaxdp")
     sources = []
     for entry in source_entries(config):
         spec, columns = source_spec(config, entry)

@@ -87,6 +87,30 @@ def test_a_script_without_a_main_guard_is_told_of_it(config_file, compilation_ca
     assert done.stderr.rstrip().splitlines()[-1].startswith("jaxdp.errors.UserError: the workers that tokenize ended while they started")
 
 
+UNGUARDED_COMMAND = """
+import sys
+from jaxdp.cli.main import main
+sys.exit(main([{command!r}, *{arguments!r}, "--config={config}", "--config.data.num_workers=1", "--config.data.tokenizer=bpe:300"]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry_run"]], ids=["prepare", "dry_run"])
+def test_a_command_called_without_a_main_guard_does_not_wait_for_itself(config_file, compilation_cache, tmp_path, arguments):
+    """Its workers import the script, and would wait for the cache lock of the process that waits for them."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED_COMMAND.format(command="prepare", arguments=arguments, config=config_file))
+    variables = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, script], env=environment(compilation_cache, **variables), capture_output=True, text=True, timeout=100
+    )
+    if arguments:  # starts no workers
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 2
+    assert 'is called again by a worker process that imports your script: put the call under `if __name__ == "__main__":`' in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("jaxdp: the workers that tokenize ended while they started")
+
+
 def test_a_started_backend_serves_every_call(trained, config_file, tmp_path):
     """Here with eight devices, of which a batch of twelve rows takes six."""
     assert len(jaxdp.generate(trained, ["the of"], max_new_tokens=2)) == 1
