@@ -115,11 +115,21 @@ def require_manifest(directory: Path) -> Manifest:
 
     Raises:
         DamageFound: There is none, or it is damaged.
+        UserError: A run has deleted the checkpoint meanwhile.
     """
     manifest = read_manifest(directory)
     if manifest is None:
+        check_not_deleted(directory)
         raise DamageFound(f"{directory / MANIFEST} is missing or damaged.")
     return manifest
+
+
+def check_not_deleted(checkpoint: Path) -> None:
+    """Raises UserError where a checkpoint is gone: the run that it is of renames it before it deletes its files."""
+    if not checkpoint.is_dir():
+        raise UserError(
+            f"{checkpoint} was deleted while it was read, probably by the run that trains there; run the same command again."
+        )
 
 
 def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
@@ -167,6 +177,7 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
 
     Raises:
         DamageFound: the file is not the one that was written.
+        UserError: a run has deleted the checkpoint meanwhile.
     """
     manifest = require_manifest(checkpoint)
     name = f"{item}/metadata"
@@ -174,6 +185,7 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     try:
         content = _read(path)
     except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        check_not_deleted(checkpoint)
         raise DamageFound(f"{path} is missing or not what was written.") from error
     written = manifest.files.get(name)
     if written is None or hashlib.sha256(content).hexdigest() != written["sha256"]:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from jaxdp.checkpoint.manifest import (
     Manifest,
+    check_not_deleted,
     committed_steps,
     find_damage,
     manifest_digest,
@@ -70,10 +71,9 @@ def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
     check_same_arrays(checkpoint, leaves, {part: abstract})
     try:
         return _read_state(checkpoint, {part: abstract}, partial=True)[part]
-    except (OSError, ValueError) as error:
-        if checkpoint.is_dir():
-            raise
-        raise _deleted(checkpoint) from error
+    except (OSError, ValueError):
+        check_not_deleted(checkpoint)
+        raise
 
 
 def restore_latest(
@@ -187,17 +187,10 @@ def _shortened(names: list[str], limit: int = 4) -> str:
 def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
     manifest = read_manifest(checkpoint)
     problems = find_damage(checkpoint) if check_files or manifest is None else []
-    if problems and not checkpoint.is_dir():
-        raise _deleted(checkpoint)
     if problems:
+        check_not_deleted(checkpoint)
         raise DamageFound("; ".join(problems) + ".")
     return manifest
-
-
-def _deleted(checkpoint: Path) -> UserError:
-    return UserError(
-        f"{checkpoint} was deleted while it was read, probably by the run that trains there; run the same command again."
-    )
 
 
 def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:

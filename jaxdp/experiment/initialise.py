@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest
+from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest, require_manifest
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step, without_manifest
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.experiment.arguments import WEIGHTS, check_caller, check_choice, step_name
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
-from jaxdp.paths import resolved_path
+from jaxdp.paths import check_unicode, resolved_path
 from jaxdp.terminal import quantity
 from jaxdp.trees import leaf_name, named_leaves
 from jaxdp.typing import PyTree
@@ -62,7 +62,7 @@ def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weig
     metric = read_run_config(run.config).eval.metric if step == "best" else ""
     checkpoint = find_checkpoint(path, step, metric)
     config = from_json(read_item(checkpoint, "config"))
-    manifest, part = read_manifest(checkpoint), chosen_weights(checkpoint, weights)
+    manifest, part = require_manifest(checkpoint), chosen_weights(checkpoint, weights)
     wanted = _nested(_saved_shapes(checkpoint, part), lambda path, shape, dtype: np.empty(shape, dtype))
     params = restore_part(checkpoint, part, wanted)
     return LoadedCheckpoint(manifest.step, config, params, dict(manifest.metrics))
@@ -76,6 +76,7 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
         DamageFound: one that `step` may stand for has lost its manifest, so another would be taken without a word.
     """
     directory = resolved_path(path, "init_from")
+    check_unicode(directory, "init_from")
     if read_manifest(directory) is not None:
         return directory
     checkpoints = WorkDir(directory).checkpoints
@@ -171,7 +172,7 @@ def initial_checksum(path: str) -> str:
     """
     checkpoint = find_checkpoint(path)
     part = chosen_weights(checkpoint)
-    leaves = [leaf for leaf in read_manifest(checkpoint).leaves if leaf["path"].partition("/")[0] == part]
+    leaves = [leaf for leaf in require_manifest(checkpoint).leaves if leaf["path"].partition("/")[0] == part]
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
@@ -198,7 +199,7 @@ def _heads(names: Iterable[str]) -> set[str]:
 
 def _saved_shapes(checkpoint: Path, part: str) -> dict[str, tuple[tuple[int, ...], str]]:
     """Path -> (shape, dtype) of the parameters in a checkpoint."""
-    leaves = ((leaf["path"].partition("/"), leaf) for leaf in read_manifest(checkpoint).leaves)
+    leaves = ((leaf["path"].partition("/"), leaf) for leaf in require_manifest(checkpoint).leaves)
     return {name: (tuple(leaf["shape"]), leaf["dtype"]) for (group, _, name), leaf in leaves if group == part}
 
 
@@ -223,9 +224,7 @@ def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:
 
     Raises:
         DamageFound: its manifest is not what was written.
+        UserError: a run has deleted the checkpoint meanwhile.
     """
-    manifest = read_manifest(checkpoint)
-    if manifest is None:
-        raise DamageFound(f"{checkpoint / MANIFEST} is damaged.")
-    has_ema = any(leaf["path"].startswith("ema/") for leaf in manifest.leaves)
+    has_ema = any(leaf["path"].startswith("ema/") for leaf in require_manifest(checkpoint).leaves)
     return "ema" if weights == "ema" and has_ema else "params"

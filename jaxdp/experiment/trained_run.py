@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
-from jaxdp.errors import DamageFound, UserError
+from jaxdp.errors import UserError
 from jaxdp.experiment.initialise import find_checkpoint
 from jaxdp.experiment.named_files import NamedFiles, check_named_files
 from jaxdp.experiment.parts import make_task
@@ -55,7 +55,7 @@ def open_run(workdir: str | os.PathLike, step: str = "latest") -> TrainedRun:
         try:
             check_run_config(checkpoint, directory.config)
             return TrainedRun(directory, config, checkpoint, _vocabularies(directory, config, checkpoint))
-        except DamageFound:
+        except UserError:
             if checkpoint.is_dir():
                 raise
             # The run that trains there has deleted it meanwhile, and has saved a newer one before.

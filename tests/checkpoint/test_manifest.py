@@ -18,6 +18,7 @@ from jaxdp.checkpoint.manifest import (
     read_item,
     read_manifest,
     record_metrics,
+    require_manifest,
     write_manifest,
 )
 from jaxdp.errors import DamageFound, UserError
@@ -183,3 +184,27 @@ def test_everything_is_on_disk_before_the_checkpoint_counts(checkpoint, monkeypa
     events.clear()
     write_manifest(checkpoint, dataclasses.replace(read_manifest(checkpoint), files=files))
     assert events == [f"{checkpoint.name}/manifest.json.tmp", "rename", checkpoint.name, "."]
+
+
+@pytest.mark.parametrize("read", [require_manifest, lambda path: read_item(path, "config")], ids=["manifest", "item"])
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_damaged(checkpoint, read):
+    """A deletion renames first, so a reader finds either all files or no directory."""
+    gone = checkpoint / "gone"
+    with pytest.raises(UserError, match="gone was deleted while it was read, probably by the run that trains there") as told:
+        read(gone)
+    assert told.value.exit_code == 2
+    (gone / "state").mkdir(parents=True)
+    with pytest.raises(DamageFound, match=r"manifest\.json is missing or damaged"):
+        read(gone)
+
+
+def test_an_item_whose_checkpoint_is_deleted_after_the_manifest_was_read(checkpoint, monkeypatch):
+    def read_and_delete(path):
+        manifest = read_manifest(path)
+        path.rename(path.with_name("3.deleting"))
+        return manifest
+
+    monkeypatch.setattr(manifests, "require_manifest", read_and_delete)
+    with pytest.raises(UserError, match="was deleted while it was read") as told:
+        read_item(checkpoint, "config")
+    assert told.value.exit_code == 2
