@@ -128,3 +128,11 @@ def test_every_part_has_a_floor():
 def test_no_part_is_a_grab_bag():
     names = {path.stem for path in FILES}
     assert not names & {"utils", "helpers", "common", "misc", "manager"}
+
+
+def test_no_two_test_files_have_one_name():
+    """Test folders are not packages, so pytest imports files by name: a second file of a name is an error in the run that reaches both."""
+    paths = sorted(Path(__file__).parent.rglob("test_*.py"))
+    same = {path.name: [str(p) for p in paths if p.name == path.name] for path in paths}
+    assert len(paths) > 50
+    assert not {name: found for name, found in same.items() if len(found) > 1}
