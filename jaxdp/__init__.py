@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "load_config": ("jaxdp.config", "load_config"),
-    "train": ("jaxdp.experiment.train", "run"),
-    "evaluate": ("jaxdp.experiment.evaluate", "evaluate_checkpoint"),
-    "generate": ("jaxdp.experiment.generate", "generate"),
-    "predict": ("jaxdp.experiment.predict", "predict"),
-    "load_checkpoint": ("jaxdp.experiment.initialise", "load_checkpoint"),
+    "train": ("jaxdp.training.train", "run"),
+    "evaluate": ("jaxdp.inference.evaluate", "evaluate_checkpoint"),
+    "generate": ("jaxdp.inference.generate", "generate"),
+    "predict": ("jaxdp.inference.predict", "predict"),
+    "load_checkpoint": ("jaxdp.inference.initial_params", "load_checkpoint"),
     "Transformer": ("jaxdp.model", "Transformer"),
     "TransformerConfig": ("jaxdp.model", "TransformerConfig"),
     "Task": ("jaxdp.tasks", "Task"),

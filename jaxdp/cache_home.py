@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from jaxdp.errors import UserError
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
 
 
 def cache_home() -> Path:

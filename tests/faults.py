@@ -14,10 +14,11 @@ import numpy as np
 from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
-from jaxdp.experiment import data, train
-from jaxdp.experiment.composition import Composition
+from jaxdp.experiment import data
 from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.preemption import Preemption
+from jaxdp.training import train
+from jaxdp.training.setup import Composition
 
 KERNEL = "params/layer_0/mlp/up/kernel"
 

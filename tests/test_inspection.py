@@ -20,7 +20,7 @@ from jaxdp.checkpoint import restoring
 from jaxdp.checkpoint.manifest import read_manifest, write_manifest
 from jaxdp.cli.main import main
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.experiment.initialise import load_checkpoint
+from jaxdp.inference.initial_params import load_checkpoint
 from jaxdp.inspection import describe, verify
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained

@@ -1,7 +1,8 @@
-"""The README names what exists: its map of files, its links, its commands and configurations."""
+"""The README names what exists: its links, commands and configurations; generated pages are up to date."""
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,33 +16,14 @@ __all__ = ["compilation_cache", "config_file"]
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
-
-def mapped_files() -> set[str]:
-    """Paths in the map: a line ending in `/` opens a folder, deeper lines lie in it."""
-    block = README.split("## The map")[1].split("```")[1]
-    folders: list[tuple[int, str]] = []
-    files = set()
-    for line in filter(str.strip, block.splitlines()):
-        indent, name = len(line) - len(line.lstrip()), line.split()[0]
-        while folders and folders[-1][0] >= indent:
-            folders.pop()
-        path = "".join(folder for _, folder in folders) + name
-        if name.endswith("/"):
-            folders.append((indent, name))
-        else:
-            files.add(path)
-    return files
+sys.path.insert(0, str(ROOT / "docs"))
+import generate  # noqa: E402
 
 
-def test_map_lists_exactly_the_files_of_the_package():
-    package = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "jaxdp").rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
-    }
-    mapped = mapped_files()
-    assert {path for path in mapped if path.startswith("jaxdp/")} == package
-    assert all((ROOT / path).exists() for path in mapped)
+def test_generated_pages_are_up_to_date():
+    for name, make in generate.PAGES.items():
+        page = (ROOT / "docs" / name).read_text()
+        assert make(page) == page, f"docs/{name} is out of date: run `python docs/generate.py`"
 
 
 def test_links_lead_to_files():

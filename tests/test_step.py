@@ -19,13 +19,13 @@ from tiny_training import (
     uneven_batch,
 )
 
-from jaxdp.experiment.parts import task_loss
 from jaxdp.model import Transformer, model_config, parameter_shapes
 from jaxdp.model.dropout import dropout
 from jaxdp.optim import track_loss
 from jaxdp.optim.spikes import SPIKE_WARMUP
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.step import Update
+from jaxdp.training.parts import task_loss
 
 SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches in (1, 2, 4)]
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from jaxdp import terminal
+from jaxdp.report import terminal
 from jaxdp.streams import ResultStream, SurvivingStream
 
 

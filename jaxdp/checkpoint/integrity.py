@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
 from jaxdp.json_files import parse_json, read_regular, write_whole
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
 
 _MAX_RECORD_BYTES = 2**26
 """Largest file of proofs that is read; ours have 80 bytes a checkpoint."""

@@ -10,7 +10,7 @@ from typing import Any
 from jaxdp.checkpoint.manifest import Manifest, find_damage, has_manifest, read_manifest
 from jaxdp.checkpoint.names import damaged_step, leftover_step, list_directory, step_of
 from jaxdp.checkpoint.retention import Retention, looks_like_ours
-from jaxdp.terminal import memory_size
+from jaxdp.report.terminal import memory_size
 
 
 def list_checkpoints(checkpoints: Path, retention: Retention, *, verify: bool) -> list[dict[str, Any]]:

@@ -44,8 +44,8 @@ from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
+from jaxdp.report.terminal import say
 from jaxdp.state import TrainState
-from jaxdp.terminal import say
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
 

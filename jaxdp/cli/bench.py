@@ -26,18 +26,18 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.steps < 10:
         raise UserError(f"--steps={options.steps} is too few to time; give 10 or more.")
     if options.data:
-        from jaxdp.data_benchmark import measure_data
+        from jaxdp.bench.data import measure_data
 
         result = measure_data(config, options.step_ms)
         _show(result, _data_as_text, options.json)
         return 0
     if options.predict:
-        from jaxdp.prediction_benchmark import measure_prediction
+        from jaxdp.bench.decoding import measure_prediction
 
         result = measure_prediction(config)
         _show(result, _prediction_as_text, options.json)
         return 0
-    from jaxdp import benchmark
+    from jaxdp.bench import step as benchmark
     from jaxdp.parallel.devices import divide_batch
 
     if options.checks:

@@ -12,7 +12,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    from jaxdp.experiment.devices import describe_devices
+    from jaxdp.bench.devices import describe_devices
 
     for name, value in describe_devices(options.cpu_devices):
         shared.show(f"{name:<12} {value}")

@@ -8,7 +8,7 @@ import sys
 from jaxdp import interrupts, streams
 from jaxdp.cli.main import COMMANDS
 from jaxdp.errors import UserCodeError, UserError
-from jaxdp.parallel.host_memory import check_address_space
+from jaxdp.hardware.host_memory import check_address_space
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from jaxdp.cli import options as shared
 from jaxdp.config import load_config
 from jaxdp.errors import UserError
 from jaxdp.redact import redact
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
 from jaxdp.workdir import WorkDir
 
 DATA = "--config.data."
@@ -44,7 +44,7 @@ def batch_count(text: str) -> int:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     data = _other_data(options, rest)
-    from jaxdp.experiment.evaluate import measure_checkpoint, save_report
+    from jaxdp.inference.evaluate import measure_checkpoint, save_report
 
     evaluation = measure_checkpoint(
         options.workdir,

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    from jaxdp.experiment.generate import generate
+    from jaxdp.inference.generate import generate
 
     strategy, num_samples = chosen_strategy(options, draws=True)
     samples = generate(

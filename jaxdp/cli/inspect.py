@@ -53,7 +53,7 @@ def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
     from jaxdp.checkpoint.listing import list_checkpoints
     from jaxdp.checkpoint.run_files import run_problems
     from jaxdp.config import read_run_config
-    from jaxdp.experiment.retention import retention_of
+    from jaxdp.training.retention_rules import retention_of
     from jaxdp.workdir import WorkDir
 
     directory = WorkDir(path, "PATH")

@@ -46,7 +46,7 @@ def _run_process() -> int:
     import sys
 
     from jaxdp import streams
-    from jaxdp.parallel.host_memory import keep_freed_memory
+    from jaxdp.hardware.host_memory import keep_freed_memory
 
     streams.secure()
     keep_freed_memory()  # before there is a thread

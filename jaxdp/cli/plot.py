@@ -11,7 +11,7 @@ from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.paths import local_path
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
 from jaxdp.workdir import WorkDir
 
 
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    from jaxdp.plotting import plot_runs
+    from jaxdp.report.plotting import plot_runs
 
     runs = [WorkDir(directory, "DIR") for directory in options.directories]
     out = local_path(options.out, "--out") if options.out is not None else runs[0].plots / "training.png"
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     for picture in pictures:
         shared.show(picture)
     if options.html:
-        from jaxdp.html_report import write_report
+        from jaxdp.report.html import write_report
 
         shared.show(write_report(directories, pictures, out.with_suffix(".html")))
     return 0
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _plot_evaluation(run: WorkDir) -> Path | None:
     """The picture of the run's last evaluation; None: there is none, and how to get one is said."""
-    from jaxdp.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
+    from jaxdp.report.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
 
     report = read_report(run.evaluation)
     if report is not None:

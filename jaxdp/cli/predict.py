@@ -11,7 +11,7 @@ from jaxdp.cli.strategy import add_strategy, chosen_strategy
 from jaxdp.data.reading.raw_records import FORMATS, STDIN
 from jaxdp.errors import UserError
 from jaxdp.paths import local_path
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
     if options.text is not None and options.format is not None:
         raise UserError("--format is that of --input; leave it out with --text.")
-    from jaxdp.experiment.predict import Predictor
-    from jaxdp.experiment.requests import ERROR, raw_records
+    from jaxdp.inference.predict import Predictor
+    from jaxdp.inference.prediction_requests import ERROR, raw_records
 
     strategy, num_samples = chosen_strategy(options, draws=False)
     predictor = Predictor(

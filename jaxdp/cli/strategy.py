@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jaxdp.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxdp.inference.strategy import Strategy
+    from jaxdp.decoding.strategy import Strategy
 
 TEMPERATURE, LENGTH_PENALTY = 0.8, 0.6
 
@@ -39,8 +39,8 @@ def chosen_strategy(options: argparse.Namespace, draws: bool) -> tuple["Strategy
     Raises:
         UserError: drawing and searching at once, or a value out of range.
     """
-    from jaxdp.inference.beam import BeamSearch
-    from jaxdp.inference.sampling import Sampling
+    from jaxdp.decoding.beam import BeamSearch
+    from jaxdp.decoding.sampling import Sampling
 
     drawing = {name: getattr(options, name) for name in DRAWING if getattr(options, name) is not None}
     if options.num_beams is not None:

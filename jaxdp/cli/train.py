@@ -41,10 +41,10 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     profile = _profile(options.profile)
     if options.dry_run:
         return _dry_run(config, options)
-    from jaxdp.experiment.start import Profile
-    from jaxdp.experiment.train import run as train
     from jaxdp.hooks.preemption import exit_code
     from jaxdp.parallel.processes import Processes
+    from jaxdp.training.run_context import Profile
+    from jaxdp.training.train import run as train
 
     try:
         result = train(
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _dry_run(config: ConfigDict, options: argparse.Namespace) -> int:
     if (options.coordinator, options.num_processes, options.process_index) != (None, None, None):
         raise UserError("--dry_run runs in one process; leave --coordinator, --num_processes and --process_index out.")
-    from jaxdp.experiment.dry_run import dry_run
+    from jaxdp.training.dry_run import dry_run
 
     shared.show_json(to_json(dry_run(config, options.workdir)), indent=2)
     return 0

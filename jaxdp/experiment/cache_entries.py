@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.cache_home import cache_home
 from jaxdp.data.cleaning.cleaner import Cleaner
+from jaxdp.data.labels import LABELS_FORMAT
 from jaxdp.data.preparing.cache import entry_path
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
@@ -24,12 +25,11 @@ from jaxdp.data.rows.packing import PLAN_FORMAT
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.errors import UserError
-from jaxdp.experiment.parts import make_task
-from jaxdp.experiment.source_code import normalized_source
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.paths import local_path
+from jaxdp.source_code import normalized_source
 from jaxdp.tasks import Task
-from jaxdp.tasks.labels import LABELS_FORMAT
+from jaxdp.training.parts import make_task
 
 Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
 """Of each source its scan, and name that the task knows -> column."""

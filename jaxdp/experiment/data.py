@@ -17,7 +17,6 @@ from jaxdp.experiment.cache_entries import cleaning_identity, digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
 from jaxdp.experiment.label_counts import label_lines
 from jaxdp.experiment.named_files import with_word_lists
-from jaxdp.experiment.parts import make_task, model_vocab_size
 from jaxdp.experiment.ready_data import (
     evaluation_stream,
     evaluation_tokens,
@@ -35,8 +34,9 @@ from jaxdp.experiment.tokenizing import (
     with_named_files,
 )
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
+from jaxdp.report.terminal import quantity
 from jaxdp.tasks import Task
-from jaxdp.terminal import quantity
+from jaxdp.training.parts import make_task, model_vocab_size
 
 
 def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:

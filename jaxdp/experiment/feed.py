@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.pipeline import data_state, train_batches
 from jaxdp.data.stream import StreamBatches
-from jaxdp.experiment import parts
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.order import row_order, source_shares
 from jaxdp.parallel.devices import Topology
 from jaxdp.tasks import Task
+from jaxdp.training import parts
 
 STATES_KEPT = 64
 """States of a stream that are kept beside those of the batches in the queue: the loop is a step or two behind."""

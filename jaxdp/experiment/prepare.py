@@ -17,7 +17,7 @@ from jaxdp.experiment.tokenizing import (
     with_named_files,
 )
 from jaxdp.experiment.vocabularies import NONE
-from jaxdp.terminal import memory_size, quantity
+from jaxdp.report.terminal import memory_size, quantity
 
 USUAL_CHARACTERS_A_TOKEN = 3.5
 """Of tokenizers that are not there yet; bytes and characters are one each."""

@@ -20,11 +20,11 @@ from jaxdp.data.stream import head_tokens
 from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data, Group
-from jaxdp.experiment.parts import make_task, model_vocab_size, packing
 from jaxdp.experiment.sources import source_entries, source_label, source_spec
 from jaxdp.experiment.tokenizing import with_named_files
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
-from jaxdp.terminal import memory_size, quantity, say
+from jaxdp.report.terminal import memory_size, quantity, say
+from jaxdp.training.parts import make_task, model_vocab_size, packing
 
 
 def ready_tokens(config: ConfigDict) -> Data:

@@ -17,11 +17,11 @@ from jaxdp.data.rows.windows import TokenWindows
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import plan_entry
 from jaxdp.experiment.dataset import Pairs
-from jaxdp.experiment.parts import make_task, packing
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.tokenizing import Prepared, held_out_texts
+from jaxdp.report.terminal import say
 from jaxdp.tasks import Task
-from jaxdp.terminal import say
+from jaxdp.training.parts import make_task, packing
 
 
 def check_packing(config: ConfigDict) -> None:

@@ -8,19 +8,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxdp.arguments import check_caller
 from jaxdp.config import DATA_PLACES
+from jaxdp.data.labels import LABELS_FORMAT, record_classes
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.preparing.selection import SELECTIONS, Selection
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
-from jaxdp.experiment.arguments import check_caller
 from jaxdp.experiment.cache_entries import scan_entry
-from jaxdp.experiment.parts import absolute_places, make_task
 from jaxdp.nearest import nearest
-from jaxdp.tasks.labels import LABELS_FORMAT, record_classes
-from jaxdp.terminal import say
+from jaxdp.report.terminal import say
+from jaxdp.training.parts import absolute_places, make_task
 
 _ONE_SOURCE_KEYS = ("target_path", "eval_target_path", "encoding", "delimiter")
 """Keys that say something about one source, and belong into the entries of a mixture."""

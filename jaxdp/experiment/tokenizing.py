@@ -19,12 +19,12 @@ from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenize
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import labels_entry, texts_entry, tokenizer_entry, tokens_entry
 from jaxdp.experiment.named_files import NamedFiles, read_named_files
-from jaxdp.experiment.parts import make_task
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.parallel.devices import num_cores
+from jaxdp.report.terminal import progress, say
 from jaxdp.tasks import LabelCensus, Labels, load_labels
-from jaxdp.terminal import progress, say
+from jaxdp.training.parts import make_task
 
 SPLITS = ("train", "eval")
 

@@ -1,1 +1,1 @@
-"""Generating text with a KV cache: drawn token by token, or searched for with beams."""
+"""Inference with a trained model: evaluate, generate and predict from a work directory or a checkpoint."""

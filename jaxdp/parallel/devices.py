@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdp.cache_home import cache_home, why_unwritable
 from jaxdp.errors import UserError
-from jaxdp.parallel.host_memory import check_address_space
-from jaxdp.terminal import say
+from jaxdp.hardware.host_memory import check_address_space
+from jaxdp.report.terminal import say
 
 AXIS = "devices"
 """Name of the data-parallel axis in every SPMD program."""

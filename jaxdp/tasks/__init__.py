@@ -1,8 +1,8 @@
 """Tasks by name: importing this package registers the built-in ones."""
 
+from jaxdp.data.labels import LabelCensus, Labels, load_labels
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
-from jaxdp.tasks.labels import LabelCensus, Labels, load_labels
 from jaxdp.tasks.losses import cross_entropy_sums
 from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples

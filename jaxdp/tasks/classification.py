@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdp.data.labels import label_number, label_text, label_texts
 from jaxdp.errors import UserError
 from jaxdp.tasks.classification_metrics import (
     SUMMARY_METRICS,
@@ -21,7 +22,6 @@ from jaxdp.tasks.classification_metrics import (
 from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.labels import label_number, label_text, label_texts
 from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree

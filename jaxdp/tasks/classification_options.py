@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from jaxdp.data.labels import KINDS, Kind, Labels
 from jaxdp.errors import UserError
 from jaxdp.model import POOLINGS
-from jaxdp.tasks.labels import KINDS, Kind, Labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxdp.data.labels import Labels
 from jaxdp.errors import UserError
 from jaxdp.metrics import Sums
-from jaxdp.tasks.labels import Labels
 from jaxdp.typing import HostBatch, PyTree
 
 Apply = Callable[..., Any]

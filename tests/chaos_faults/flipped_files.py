@@ -15,10 +15,10 @@ from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checksum import leaf_checksums
 from jaxdp.cli.main import main
 from jaxdp.config import load_config
-from jaxdp.experiment import parts
-from jaxdp.experiment.composition import Composition
 from jaxdp.experiment.data import read_data
 from jaxdp.state import TrainState
+from jaxdp.training import parts
+from jaxdp.training.setup import Composition
 
 OPTIONS = ["--cpu_devices=2", "--config.total_steps=12", "--config.checkpoint.every_steps=6"]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdp import benchmark
+from jaxdp.bench import step as benchmark
 from jaxdp.cli.main import main
 
 GENERATE = ["--prompt=the of", "--max_new_tokens=12", "--num_samples=3", "--seed=5", "--cpu_devices=8"]

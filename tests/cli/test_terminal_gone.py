@@ -13,7 +13,7 @@ import threading
 import pytest
 from tiny_runs import environment, metrics_lines, train
 
-from jaxdp.experiment import run_files
+from jaxdp.training import run_outputs as run_files
 from jaxdp.watchdog import Watchdog
 
 FEW = ["--config.total_steps=3", "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0"]

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxdp.errors import UserError
-from jaxdp.tasks.labels import (
+from jaxdp.data.labels import (
     LabelCensus,
     Labels,
     label_number,
@@ -14,6 +13,7 @@ from jaxdp.tasks.labels import (
     label_texts,
     load_labels,
 )
+from jaxdp.errors import UserError
 
 
 def census(kind, values, separator=","):

@@ -16,11 +16,10 @@ from jaxdp import defaults
 from jaxdp.data.order.row_order import RowOrder
 from jaxdp.data.pipeline import eval_batches, train_batches
 from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
+from jaxdp.decoding.decode import make_decode
+from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
-from jaxdp.experiment.parts import make_task
-from jaxdp.inference.decode import make_decode
-from jaxdp.inference.sampling import Sampling
 from jaxdp.metrics import higher_is_better
 from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.parallel.devices import divide_batch
@@ -36,6 +35,7 @@ from jaxdp.state import initial_state
 from jaxdp.step import Update, make_eval_step, make_train_step
 from jaxdp.tasks import pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
+from jaxdp.training.parts import make_task
 
 FALLING = ("loss", "perplexity", "bits_per_byte", "error")
 SEED = 5

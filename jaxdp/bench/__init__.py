@@ -1,0 +1,1 @@
+"""Benchmarks: step time, input pipeline, decoding, overhead of checks, and a device check."""

@@ -1,0 +1,106 @@
+"""`jaxdp bench --data`: how fast batches are made, what they take in memory, how fast text is prepared.
+
+No model, no backend: what a step would have to wait for.
+"""
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.data.pipeline import train_batches
+from jaxdp.data.prefetch import Prefetch
+from jaxdp.errors import UserError
+from jaxdp.experiment.data import read_data
+from jaxdp.experiment.dataset import Data
+from jaxdp.experiment.order import row_order
+from jaxdp.training.parts import make_task
+
+FEED_SECS = 5.0
+STEPS_WAITED = 50
+
+
+def measure_data(config: ConfigDict, step_ms: float) -> dict[str, Any]:
+    """Times making batches of a configuration, and preparing its data anew.
+
+    Args:
+        config: resolved or not; its data is prepared if it is not yet.
+        step_ms: time of a step, to see how much of it would be waited for.
+
+    Returns:
+        feed_tokens_per_sec: positions of host batches made by one thread, no model.
+        data_wait: share of the time that a loop waits which takes a batch every step_ms.
+        resident_bytes: memory of this process in the end (Linux; else 0).
+        prepare_mb_per_sec: text read, cleaned and tokenized, by number of workers; 0 is
+            this process alone. Empty for ready-made tokens.
+    """
+    if config.data.source == "hf_stream":
+        raise UserError("bench --data measures data that is prepared; data.source=hf_stream is not: choose hf.")
+    data = read_data(config)
+    result = {
+        "feed_tokens_per_sec": _feed(config, data),
+        "data_wait": _wait(config, data, step_ms),
+        "step_ms": step_ms,
+        "resident_bytes": _resident_bytes(),
+    }
+    ready_made = config.data.source == "tokens" and not config.data.mixture
+    return result | {"prepare_mb_per_sec": {} if ready_made else _prepare(config, data)}
+
+
+def _batches(config: ConfigDict, data: Data):
+    task = make_task(config, data.vocabularies)
+    return train_batches(
+        data.train,
+        task.make_batch,
+        row_order(config, data),
+        partition=config.data.partition,
+        num_processes=1,
+        process_index=0,
+        start_step=0,
+    )
+
+
+def _feed(config: ConfigDict, data: Data) -> float:
+    batches, num_batches = _batches(config, data), 0
+    next(batches)
+    start = time.perf_counter()
+    while time.perf_counter() - start < FEED_SECS:
+        next(batches)
+        num_batches += 1
+    tokens = num_batches * config.global_batch_size * config.data.length
+    return tokens / (time.perf_counter() - start)
+
+
+def _wait(config: ConfigDict, data: Data, step_ms: float) -> float:
+    with Prefetch(_batches(config, data), lambda batch: batch, config.data.prefetch_batches) as batches:
+        for _ in itertools.islice(batches, config.data.prefetch_batches):
+            time.sleep(step_ms / 1e3)
+        waited, start = batches.wait_secs, time.perf_counter()
+        for _ in itertools.islice(batches, STEPS_WAITED):
+            time.sleep(step_ms / 1e3)
+        return (batches.wait_secs - waited) / (time.perf_counter() - start)
+
+
+def _prepare(config: ConfigDict, data: Data) -> dict[int, float]:
+    """MB of text a second by number of workers; the tokenizer is there already."""
+    speeds = {}
+    for num_workers in (0, 1, 2):
+        with tempfile.TemporaryDirectory() as directory:
+            trial = config.copy_and_resolve_references()
+            with trial.unlocked(), trial.ignore_type():
+                trial.data.cache_dir, trial.data.num_workers = directory, num_workers
+            start = time.perf_counter()
+            read_data(trial, data.vocabularies)
+            speeds[num_workers] = data.num_characters / 1e6 / (time.perf_counter() - start)
+    return speeds
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/status")
+    if not statm.exists():
+        return 0
+    [line] = [line for line in statm.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024

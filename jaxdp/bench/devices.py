@@ -1,0 +1,55 @@
+"""`jaxdp devices`: what there is, tried out."""
+
+import sys
+
+import jax
+import jaxlib
+import numpy as np
+
+from jaxdp.hardware.peaks import peak_flops
+from jaxdp.parallel.devices import (
+    AXIS,
+    configure_backend,
+    connected_topology,
+    num_cores,
+)
+from jaxdp.parallel.placement import abstract_batch, place_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.report.terminal import quantity
+from jaxdp.training.startup_report import memory_of
+
+
+def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
+    """Names and values, after an all-reduce has shown that the devices work together.
+
+    Args:
+        cpu_devices: CPU devices to fake; None: accelerators, or one CPU device a core.
+
+    Raises:
+        RuntimeError: the all-reduce gave a wrong sum.
+    """
+    configure_backend(cpu_devices, num_cores())
+    topology = connected_topology()
+    spec = {"ones": jax.ShapeDtypeStruct((1,), np.float32)}
+    program = compile_spmd(
+        lambda batch: jax.lax.psum(batch["ones"], AXIS),
+        topology,
+        abstract_batch(spec, topology),
+        mapped=(0,),
+    )
+    ones = np.ones((topology.num_local_devices,), np.float32)
+    total = float(program(place_batch({"ones": ones}, topology))[0])
+    if total != topology.num_devices:
+        raise RuntimeError(f"all-reduce over {topology.num_devices} devices gave {total}")
+    peak = peak_flops(topology.kind)
+    return [
+        ("python", sys.version.split()[0]),
+        ("jax", f"{jax.__version__}, jaxlib {jaxlib.__version__}"),
+        ("platform", topology.platform),
+        ("devices", f"{topology.num_devices} x {topology.kind}"),
+        ("processes", str(topology.num_processes)),
+        ("cores", str(num_cores())),
+        ("memory", memory_of(topology)),
+        ("peak", f"{quantity(peak, 'FLOP/s')} a device in bfloat16" if peak else "not known for this chip"),
+        ("all-reduce", f"works over all {topology.num_devices}: this machine can train"),
+    ]

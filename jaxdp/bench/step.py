@@ -1,0 +1,163 @@
+"""`jaxdp bench`: what a step costs, what Python adds, what waiting and saving add.
+
+Timings live here and never in a test.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdp.bench import overhead as checks
+from jaxdp.checkpoint.retention import Retention
+from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.config import to_json
+from jaxdp.data.prefetch import Prefetch
+from jaxdp.experiment.data import read_data
+from jaxdp.hardware.peaks import peak_flops
+from jaxdp.training import parts
+from jaxdp.training.setup import Composition
+
+WARMUP_STEPS = 10
+NUM_SAVES = 5
+
+
+def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
+    """Times `num_steps` training steps of a configuration on the devices of this process.
+
+    Returns:
+        step_ms: median time of a step with the loop's own pipeline, [p10, p90] beside it.
+        tokens_per_sec: positions of all devices over the median.
+        dispatch_ms: median processor time that Python takes to start a step on idle devices.
+        data_wait: share of the time spent waiting for batches.
+        host_batch_ms: median time to make one host batch and place it, alone.
+        save_block_ms: time a checkpoint holds the loop up: first, and median of the others.
+        save_total_ms: median time until it counts.
+        compile_secs, device_bytes, flops_per_step, mfu.
+    """
+    composition = _compose(config)
+    config = composition.config
+    program = composition.compile_step()
+    state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
+    with Prefetch(composition.feed.batches(0), composition.place, config.data.prefetch_batches) as batches:
+        for _ in range(WARMUP_STEPS):
+            state, metrics = program(state, next(batches)[0], signals)
+        jax.block_until_ready(metrics)
+        waited, start, times, pending = batches.wait_secs, time.perf_counter(), [], None
+        mark = start
+        for _ in range(num_steps):  # as the loop does: dispatch, then read the step before
+            state, metrics = program(state, next(batches)[0], signals)
+            if pending is not None:
+                jax.device_get(pending)
+            pending = metrics
+            times.append(time.perf_counter() - mark)
+            mark = time.perf_counter()
+        jax.block_until_ready(state)
+        total, waited = time.perf_counter() - start, batches.wait_secs - waited
+        state, dispatch_ms = _dispatch(program, state, batches, signals, min(num_steps, 50))
+    step_secs = statistics.median(times)
+    deciles = statistics.quantiles(times, n=10)
+    tokens = config.global_batch_size * config.data.length
+    peak = peak_flops(composition.topology.kind)
+    result = {
+        "devices": composition.topology.num_devices,
+        "device_kind": composition.topology.kind,
+        "steps": num_steps,
+        "step_ms": 1e3 * step_secs,
+        "step_ms_p10_p90": [1e3 * deciles[0], 1e3 * deciles[-1]],
+        "tokens_per_sec": tokens / step_secs,
+        "dispatch_ms": dispatch_ms,
+        "data_wait": waited / total,
+        "host_batch_ms": _host_batch(composition),
+        "compile_secs": program.compile_secs,
+        "device_bytes": program.device_bytes,
+        "flops_per_step": composition.flops_per_step,
+    }
+    if peak:
+        result["mfu"] = composition.flops_per_step / step_secs / peak / composition.topology.num_devices
+    return result | _saving(composition, state)
+
+
+def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
+    """What watching over a run costs; see `experiment.checks`."""
+    return checks.measure_checks(_compose(config), num_steps)
+
+
+def _compose(config: ConfigDict) -> Composition:
+    """The run that the configuration describes, with its data read."""
+    data = read_data(config)
+    config = parts.resolve(config, data.vocab_size, data.vocabularies)
+    total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+    return Composition(config, data, total_steps)
+
+
+def _dispatch(program, state, batches, signals, num_steps: int):
+    """Median milliseconds that this thread computes until the call returns, the devices being idle and the batch ready.
+
+    Of the thread, not of the clock: fake CPU devices begin at once and take its core away.
+    """
+    times = []
+    for _ in range(num_steps):
+        batch = next(batches)[0]
+        jax.block_until_ready((state, batch))
+        start = time.thread_time()
+        state, _ = program(state, batch, signals)
+        times.append(time.thread_time() - start)
+    return state, 1e3 * statistics.median(times)
+
+
+def _host_batch(composition: Composition, num_batches: int = 50) -> float:
+    """Median milliseconds to make and place a batch with nothing else running."""
+    batches, times = composition.feed.batches(0), []
+    for _ in range(num_batches):
+        start = time.perf_counter()
+        jax.block_until_ready(composition.place(next(batches))[0])
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def _saving(composition: Composition, state) -> dict[str, Any]:
+    """Times of saves into a temporary directory, none of them overlapping a step."""
+    blocked, whole = [], []
+    with tempfile.TemporaryDirectory(prefix="jaxdp_bench_") as directory:
+        writer = CheckpointWriter(Path(directory), Retention(), composition.abstract_state, async_save=True)
+        for step in range(NUM_SAVES):
+            start = time.perf_counter()
+            writer.save(step, state, composition.feed.data_state(step), to_json(composition.config), {})
+            blocked.append(time.perf_counter() - start)
+            writer.wait()
+            whole.append(time.perf_counter() - start)
+        writer.close()
+    return {
+        "save_block_ms": [1e3 * blocked[0], 1e3 * statistics.median(blocked[1:])],
+        "save_total_ms": 1e3 * statistics.median(whole[1:]),
+    }
+
+
+def measure_device_counts(
+    config_file: str, overrides: Sequence[str], num_steps: int, counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """`measure` on several numbers of fake CPU devices, each in a process of its own.
+
+    Raises:
+        RuntimeError: a process failed; its errors are on stderr.
+    """
+    results = []
+    for count in counts:
+        command = [
+            sys.executable, "-m", "jaxdp", "bench", f"--config={config_file}", f"--steps={num_steps}",
+            f"--cpu_devices={count}", "--json", *overrides,
+        ]  # fmt: skip
+        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        if finished.returncode:
+            raise RuntimeError(f"measuring {count} devices ended with exit code {finished.returncode}")
+        results.append(json.loads(finished.stdout))
+    return results

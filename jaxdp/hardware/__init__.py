@@ -1,0 +1,1 @@
+"""Hardware facts: host memory and malloc settings, peak FLOP/s of accelerators."""

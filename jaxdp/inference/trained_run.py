@@ -1,0 +1,115 @@
+"""A trained run opened for reading: its configuration, checkpoint and vocabularies, compared with each other."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxdp.checkpoint.manifest import read_manifest
+from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
+from jaxdp.config import read_run_config
+from jaxdp.errors import UserError
+from jaxdp.experiment.named_files import NamedFiles, check_named_files
+from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
+from jaxdp.inference.initial_params import find_checkpoint
+from jaxdp.training.parts import make_task
+from jaxdp.workdir import WorkDir
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """One checkpoint of a run, with what gives its arrays their meaning.
+
+    Attributes:
+        directory: Its work directory.
+        config: Its configuration.
+        checkpoint: Directory of the checkpoint.
+        vocabularies: Its tokenizers and labels; without those that the run has none of.
+    """
+
+    directory: WorkDir
+    config: ConfigDict
+    checkpoint: Path
+    vocabularies: Vocabularies
+
+
+def open_run(workdir: str | os.PathLike, step: str = "latest") -> TrainedRun:
+    """Opens a run.
+
+    Args:
+        workdir: Its work directory.
+        step: latest, best or a number.
+
+    Raises:
+        UserError: There is no run or no such checkpoint; a file cannot be read; or `config.json` describes
+            another run than the checkpoint.
+        DamageFound: The checkpoint, a tokenizer or the labels are not what was written.
+    """
+    directory = WorkDir(workdir)
+    directory.require_run()
+    config = read_run_config(directory.config)
+    while True:
+        checkpoint = find_checkpoint(str(directory.root), step, config.eval.metric)
+        try:
+            check_run_config(checkpoint, directory.config)
+            return TrainedRun(directory, config, checkpoint, _vocabularies(directory, config, checkpoint))
+        except UserError:
+            if checkpoint.is_dir():
+                raise
+            # The run that trains there has deleted it meanwhile, and has saved a newer one before.
+
+
+def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
+    """Loads the vocabularies that a run has before it reads its data.
+
+    One that resumes has its own. One that starts from another has the tokenizers of
+    that, whose parameters are about their tokens; labels are of the data. Both are
+    compared with the checkpoint that the parameters come from.
+
+    Args:
+        config: Its configuration.
+        directory: Its work directory.
+        steps: Its checkpoints.
+
+    Raises:
+        UserError: `init_from` names no checkpoint, a file is missing or cannot be read, or a file that
+            the configuration names is not what it was when the run began.
+        DamageFound: A file is not what the checkpoint was trained with.
+    """
+    if steps:
+        checkpoints = (directory.checkpoints / str(step) for step in reversed(steps))
+        newest = next((checkpoint for checkpoint in checkpoints if read_manifest(checkpoint) is not None), None)
+        known = load_vocabularies(directory) if newest is None else _vocabularies(directory, config, newest)
+        check_named_files(config, known.files, directory.root)
+        return known
+    if not config.init_from:
+        return NONE
+    checkpoint = find_checkpoint(config.init_from)
+    other = WorkDir(checkpoint.parent.parent)
+    if run_of(checkpoint) is not None:
+        check_run_files(checkpoint, other)
+    return dataclasses.replace(load_vocabularies(other), labels=None, files=NamedFiles())
+
+
+def _vocabularies(directory: WorkDir, config: ConfigDict, checkpoint: Path) -> Vocabularies:
+    check_run_files(checkpoint, directory)
+    for path in _needed_files(directory, config):
+        if not path.exists():
+            raise UserError(
+                f"{path} is missing, which the run was trained with: restore it from a copy, or train a new run."
+            )
+    return load_vocabularies(directory)
+
+
+def _needed_files(directory: WorkDir, config: ConfigDict) -> list[Path]:
+    """Vocabularies that the run has; only one of ready-made tokens has no tokenizer."""
+    if config.data.source == "tokens" and not config.data.mixture:
+        return []
+    needed = [directory.tokenizer]
+    if config.data.target_tokenizer is not None:
+        needed.append(directory.target_tokenizer)
+    if "label" in make_task(config).fields:
+        needed.append(directory.labels)
+    return needed

@@ -1,0 +1,276 @@
+"""What a classifier does on a split as a picture: confusion, curves, calibration.
+
+The numbers are those of the report that `jaxdp.tasks.classification_metrics` makes,
+as JSON brings them back from evaluation.json. Matplotlib is imported when a picture is drawn, not before,
+and only its `Figure` is used: no window, no global state.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdp.cache_home import set_matplotlib_directory
+from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
+from jaxdp.report.plot_fonts import fonts_for
+from jaxdp.report.plotting import COLORS, FONT_SIZE, GREY, GRID, INK
+
+NAMED_LABELS = 30  # of a confusion matrix that are named on its sides
+WRITTEN_LABELS = 12  # up to so many, the counts are written into its cells
+NAME_LETTERS = 16
+DARK = 0.55  # share of a row from which white letters are read better
+BAND, HIGHEST_BAR, BAR = 0.24, 0.18, "#d4d8de"  # of the counts below a reliability curve: heights and colour
+SMALLEST_POINT, LARGEST_POINT = 10.0, 60.0  # square points
+FAINT = "#b4bac2"  # what is not there, or one of too many
+DRAWN_TASKS = ("classification",)  # whose evaluations have something to draw
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report of an evaluation.json, if `plot_evaluation` draws its kind.
+
+    Returns:
+        None: there is no such file, or the evaluation has no pictures (of translations).
+
+    Raises:
+        UserError: the file is not what `jaxdp eval` writes.
+    """
+    if not os.path.lexists(path):
+        return None
+    report = read_json(path, "the report of an evaluation: let `jaxdp eval` write it again")
+    return report if isinstance(report.get("kind"), str) and report["kind"] in _PANELS else None
+
+
+def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Path:
+    """Draws the report of an evaluation as one PNG.
+
+    Of one label an example: confusion matrix, ROC, precision against recall, and
+    reliability; of several labels precision, recall and F1 of each instead of the
+    matrix; of numbers the predicted against the true ones.
+
+    Args:
+        report: `Summary.report` of a classification.
+        out: file to write; its folder is made if missing.
+        name: of the run, for the line on top.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: the report is of no kind that can be drawn, or of no examples.
+    """
+    set_matplotlib_directory()
+    panels = _PANELS.get(report.get("kind", ""))
+    if panels is None:
+        raise UserError(
+            f"There is nothing to draw in an evaluation of kind {report.get('kind')!r}; expected one of: "
+            f"{', '.join(_PANELS)}."
+        )
+    if not report["num_examples"]:
+        what = "examples with a finite output" if report.get("num_not_finite") else "examples"
+        raise UserError(f"The evaluation has no {what}, so there is nothing to draw: check its split and checkpoint.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with fonts_for([name, *report.get("labels", ())]):
+        _figure(panels, report, name).savefig(out, format="png")
+    return out
+
+
+def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str):
+    """The panels side by side, under a heading."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.6 * columns, 5.0 * rows), dpi=150, facecolor="white", layout="constrained")
+    for number, (title, draw) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        draw(axes, report)
+        axes.set_title(title, loc="left", fontsize=FONT_SIZE + 1, color=INK, fontweight="bold")
+        axes.tick_params(colors=GREY, labelsize=FONT_SIZE, length=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+    figure.suptitle(
+        _heading(report, name), x=0.012, ha="left", fontsize=FONT_SIZE + 1, color=GREY, parse_math=False
+    )
+    return figure
+
+
+def _heading(report: Mapping[str, Any], name: str) -> str:
+    """Which examples the picture is about, and of which checkpoint."""
+    parts = [name] if name else []
+    if "step" in report:
+        parts += [f"step {report['step']}", f"split {report['split']}"]
+    parts.append(f"{report['num_examples']:,} examples")
+    if report.get("num_not_finite"):
+        parts.append(f"{report['num_not_finite']:,} more without a finite output")
+    if report.get("accuracy") is not None:
+        parts.append(f"accuracy {report['accuracy']:.3f}")
+    return ",  ".join(parts)
+
+
+def _draw_confusion(axes, report: Mapping[str, Any]) -> None:
+    """Cells are coloured by their share of the row, so that rare labels are seen too."""
+    counts = np.array(report["confusion_matrix"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xlabel("predicted", fontsize=FONT_SIZE, color=GREY)
+    axes.set_ylabel("true", fontsize=FONT_SIZE, color=GREY)
+    if len(counts) <= NAMED_LABELS:
+        places = np.arange(len(counts))
+        names = list(map(_short, report["labels"]))
+        axes.set_xticks(places, names, parse_math=False, rotation=90 if len(counts) > 4 else 0)
+        axes.set_yticks(places, names, parse_math=False)
+    else:
+        axes.set(xticks=[], yticks=[])
+    if len(counts) <= WRITTEN_LABELS:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if shares[row, column] > DARK else INK if count else FAINT
+            axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=FONT_SIZE)
+
+
+def _draw_roc(axes, report: Mapping[str, Any]) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    for curve, color in _colored(report["roc"]):
+        axes.plot(curve["false_positive_rate"], curve["true_positive_rate"], color=color, linewidth=1.5)
+    _finish_curves(axes, report["roc"], "auc", ("false positive rate", "true positive rate"), "lower right")
+
+
+def _draw_precision_recall(axes, report: Mapping[str, Any]) -> None:
+    for curve, color in _colored(report["precision_recall"]):
+        axes.plot(*_best_precisions(curve), color=color, linewidth=1.5, drawstyle="steps-post")
+    curves = report["precision_recall"]
+    _finish_curves(axes, curves, "average_precision", ("recall", "precision"), "lower left")
+
+
+def _best_precisions(curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Falling recalls, each once, with the best precision that reaches it.
+
+    Held from each recall down to the next, they enclose the average precision.
+    """
+    recall, precision = np.array(curve["recall"]), np.array(curve["precision"])
+    is_best = np.append(np.diff(recall) != 0, True)
+    return recall[is_best], precision[is_best]
+
+
+def _draw_calibration(axes, report: Mapping[str, Any]) -> None:
+    """Right answers against confidence; the bars below say how many answers there are.
+
+    Points of few answers are small: they lie where chance has put them.
+    """
+    bins = report["calibration"]["bins"]
+    confidence = [each["confidence"] for each in bins]
+    accuracy = [each["accuracy"] for each in bins]
+    counts = np.array([each["count"] for each in bins], np.int64)
+    heights = HIGHEST_BAR * counts / counts.max()
+    axes.bar(confidence, heights, width=0.045, bottom=-BAND, color=BAR)
+    for place, height, count in zip(confidence, heights, counts, strict=True):
+        axes.text(
+            place, height - BAND + 0.01, f"{count:,}", ha="center", va="bottom", color=GREY, fontsize=FONT_SIZE - 2
+        )
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot(confidence, accuracy, color=COLORS[0], linewidth=1.0, alpha=0.5)
+    sizes = SMALLEST_POINT + LARGEST_POINT * counts / counts.max()
+    axes.scatter(confidence, accuracy, s=sizes, color=COLORS[0], linewidths=0, clip_on=False, zorder=3)
+    _set_square(axes, ("confidence", "share that is right"))
+    axes.set(ylim=(-BAND, 1.02), yticks=np.linspace(0, 1, 6))
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.text(
+        0.03, 0.94, f"calibration error {report['calibration']['error']:.3f}", transform=axes.transAxes,
+        color=COLORS[0], fontsize=FONT_SIZE,
+    )  # fmt: skip
+
+
+def _draw_classes(axes, report: Mapping[str, Any]) -> None:
+    """Precision, recall and F1 of each label, the commonest on top."""
+    classes = sorted(report["classes"], key=lambda row: row["support"])[-NAMED_LABELS:]
+    places = np.arange(len(classes))
+    for key, color, marker in (("precision", COLORS[0], "<"), ("recall", COLORS[1], ">"), ("f1", COLORS[2], "o")):
+        axes.plot(
+            [row[key] for row in classes], places, marker, color=color, markersize=5, label=key.replace("f1", "F1"),
+            clip_on=False,
+        )  # fmt: skip
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(classes) - 0.4))
+    axes.set_yticks(places, [_short(row["label"]) for row in classes], parse_math=False)
+    axes.grid(axis="both", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(
+        fontsize=FONT_SIZE, frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 1), ncols=3,
+        borderaxespad=0, columnspacing=1.2, handletextpad=0.2,
+    )  # fmt: skip
+
+
+def _draw_pairs(axes, report: Mapping[str, Any]) -> None:
+    true, predicted = np.array(report["pairs"]).T
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot(true, predicted, "o", color=COLORS[0], markersize=3, alpha=0.6)
+    axes.set_xlabel("true", fontsize=FONT_SIZE, color=GREY)
+    axes.set_ylabel("predicted", fontsize=FONT_SIZE, color=GREY)
+    axes.text(
+        0.03, 0.94, f"root mean squared error {report['root_mean_squared_error']:.4g}",
+        transform=axes.transAxes, color=COLORS[0], fontsize=FONT_SIZE,
+    )  # fmt: skip
+
+
+_PANELS: dict[str, dict[str, Callable]] = {
+    "single_label": {
+        "Confusion (examples)": _draw_confusion,
+        "ROC, each label against the others": _draw_roc,
+        "Precision against recall": _draw_precision_recall,
+        "Reliability": _draw_calibration,
+    },
+    "multi_label": {
+        "Each label": _draw_classes,
+        "ROC of each label": _draw_roc,
+        "Precision against recall": _draw_precision_recall,
+        "Reliability": _draw_calibration,
+    },
+    "regression": {"Predicted against true": _draw_pairs},
+}
+"""Kind of the report -> title and drawing of each part."""
+
+_AREAS = {"auc": "area under the curve", "average_precision": "average precision"}
+
+
+def _colored(curves: Sequence[Mapping[str, Any]]):
+    """Each curve with its colour; those beyond the colours that can be told apart come first, in grey."""
+    rest = [(curve, FAINT) for curve in curves[len(COLORS) :]]
+    return [*rest, *zip(curves, COLORS, strict=False)]
+
+
+def _finish_curves(
+    axes, curves: Sequence[Mapping[str, Any]], key: str, sides: tuple[str, str], corner: str
+) -> None:
+    """Both axes from 0 to 1, and a legend of the curves with their areas."""
+    from matplotlib.lines import Line2D
+
+    _set_square(axes, sides)
+    if not curves:
+        axes.text(0.5, 0.5, "undefined in this split", transform=axes.transAxes, color=GREY, ha="center")
+        return
+    names = [f"{_short(curve['label'])} {curve[key]:.3f}" for curve in curves[: len(COLORS)]]
+    lines = list(zip(names, COLORS, strict=False))
+    if len(curves) > len(lines):
+        lines.append((f"{len(curves) - len(lines)} more", FAINT))
+    legend = axes.legend(
+        handles=[Line2D([], [], color=color, linewidth=2.0, label="curve") for _, color in lines],
+        loc=corner, fontsize=FONT_SIZE - 1, frameon=False, labelcolor=INK, title=_AREAS[key],
+        title_fontsize=FONT_SIZE - 1, alignment="left",
+    )  # fmt: skip
+    legend.get_title().set_color(GREY)
+    for text, (written, _) in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=written, parse_math=False)
+
+
+def _set_square(axes, names: tuple[str, str]) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_xlabel(names[0], fontsize=FONT_SIZE, color=GREY)
+    axes.set_ylabel(names[1], fontsize=FONT_SIZE, color=GREY)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else name[: NAME_LETTERS - 1] + "…"

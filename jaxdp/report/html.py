@@ -1,0 +1,129 @@
+"""One or several runs as a page of HTML that needs nothing beside itself: numbers, pictures, samples, configuration."""
+
+import base64
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdp import defaults
+from jaxdp.config_file import flat_keys
+from jaxdp.errors import UserError
+from jaxdp.json_files import read_json
+from jaxdp.redact import masked_values
+from jaxdp.report.writers import read_metrics
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2.5rem; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
+th { font-weight: 500; opacity: .75; } td.number { text-align: right; }
+img { max-width: 100%; height: auto; background: white; border-radius: 4px; margin: .5rem 0; }
+pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; }
+"""
+
+DIGITS = 6  # of a number in a table
+
+
+def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Path) -> Path:
+    """Writes the page.
+
+    Args:
+        directories: workdirs with a metrics.jsonl each; a column of the tables each.
+        pictures: PNG files to show; they become a part of the page.
+        out: file to write; its folder is made if missing.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: a directory has no metrics file.
+    """
+    names = [directory.resolve().name for directory in directories]
+    configs = [masked_values(_json_object(directory / "config.json")) for directory in directories]
+    samples = [_json_object(directory / "evaluation.json").get("samples", ()) for directory in directories]
+    parts = [
+        f"<h1>{_text(', '.join(names))}</h1>",
+        _table(names, _last_values([read_metrics(directory / "metrics.jsonl") for directory in directories])),
+        *(_picture(picture) for picture in pictures),
+        *(_samples(name, texts) for name, texts in zip(names, samples, strict=True) if texts),
+        "<h2>Configuration</h2>",
+        f"<p>{'Keys that differ between the runs' if len(names) > 1 else 'Keys that differ from the defaults'}.</p>",
+        _table(names, _settings(configs)),
+    ]
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(", ".join(names))}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _last_values(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
+    """Metric -> the value that each run recorded last, `step` first and evaluations before the rest."""
+    last = [dict(item for row in rows for item in row.items() if item[0] != "time") for rows in runs]
+    found = sorted({name for values in last for name in values}, key=lambda name: (name != "step", not name.startswith("eval/"), name))
+    return {name: [values.get(name) for values in last] for name in found}
+
+
+def _settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Key -> its value in each run, of the keys that tell the runs apart, or one run from the defaults."""
+    usual = json.loads(defaults.get_config().to_json())
+    flat = [dict(_leaves(config)) for config in configs]
+    others = flat if len(flat) > 1 else [dict(_leaves(usual)), *flat]
+    keys = dict.fromkeys((*flat_keys(defaults.get_config()), *(key for values in flat for key in values)))
+    differ = [key for key in keys if len({json.dumps(values.get(key)) for values in others}) > 1]
+    return {key: [values.get(key) for values in flat] for key in differ}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{_text(name)}</th>" for name in ("", *names))
+    body = "".join(f"<tr><th>{_text(name)}</th>{''.join(map(_cell, values))}</tr>" for name, values in rows.items())
+    return f"<div><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f'<td class="number">{value:,.{DIGITS}g}</td>' if isinstance(value, float) else f'<td class="number">{value:,}</td>'
+    return f"<td>{'' if value is None else _text(value if isinstance(value, str) else json.dumps(value))}</td>"
+
+
+def _samples(name: str, texts: Sequence[Mapping[str, str]]) -> str:
+    rows = "".join(
+        f"<tr><th>{_text(what)}</th><td><pre>{_text(text)}</pre></td></tr>" for sample in texts for what, text in sample.items()
+    )
+    return f"<h2>What {_text(name)} wrote</h2><div><table>{rows}</table></div>"
+
+
+def _picture(path: Path) -> str:
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<p><img alt="{_text(path.stem)}" src="data:image/png;base64,{content}"></p>'
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """What a file of the run holds; {} where it cannot be read: the numbers are worth a page without it."""
+    try:
+        return read_json(path, "a file of a run")
+    except UserError:
+        return {}
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

@@ -1,0 +1,305 @@
+"""Training curves of one or several runs as a picture.
+
+Matplotlib is imported when a picture is drawn, not before, and only its `Figure`
+is used: no window, no global state.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxdp.cache_home import set_matplotlib_directory
+from jaxdp.errors import UserError
+from jaxdp.report.plot_fonts import fonts_for
+from jaxdp.report.writers import read_metrics
+
+COLORS = (  # the first seven: Okabe and Ito 2008, told apart by the colour-blind
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
+    "#8c564b", "#9467bd", "#7f7f00",
+)  # fmt: skip
+INK, GREY, GRID = "#222222", "#6b6b6b", "#e4e4e4"
+FONT_SIZE = 9.0  # points
+EVALUATION = {
+    "linewidth": 1.0,
+    "linestyle": (0, (4, 2)),
+    "marker": "o",
+    "markersize": 5,
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.4,
+    "clip_on": False,  # a ring on the edge is whole
+}
+SMOOTHING_SHARE = 0.015  # of a curve's points: how far the moving average looks to either side
+LEGEND_LETTERS = 130  # that fit on a line of the legend
+LOG_RATIO = 4.0  # a loss that falls by more than this factor gets a logarithmic axis
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One metric of one run: the points at which it was recorded."""
+
+    steps: np.ndarray  # [points] int64
+    values: np.ndarray  # [points] float64, NaN where the file has null
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run contributes to the picture."""
+
+    name: str
+    color: str
+    train_loss: _Curve
+    eval_loss: _Curve
+    learning_rate: _Curve
+    tokens_per_sec: _Curve
+    metric: _Curve
+
+
+@dataclass(frozen=True)
+class _EndLabel:
+    """The last value of a drawn curve, to be written at its end."""
+
+    value: float
+    text: str
+    color: str
+
+
+def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss") -> Path:
+    """Draws loss, learning rate and throughput over steps as one PNG, and a metric of the evaluations.
+
+    Training loss and throughput are drawn thin, with a moving average on top;
+    evaluations are rings. The last value of each curve stands at its end.
+
+    Args:
+        directories: workdirs with a metrics.jsonl each; overlaid, one colour each.
+        out: file to write; its folder is made if missing.
+        metric: what gets a panel of its own, such as `eval/bleu`, where a run has it;
+            the loss has one anyway.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: a directory has no metrics file, or nothing in it can be drawn.
+    """
+    set_matplotlib_directory()
+    runs = _load_runs(directories, metric)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with fonts_for(run.name for run in runs):
+        _figure(runs, metric).savefig(out, format="png")
+    return out
+
+
+def _figure(runs: list[_Run], metric: str):
+    """Loss on top, the others in a row below."""
+    from matplotlib.figure import Figure
+
+    below = [("Learning rate", _draw_learning_rate), ("Throughput (tokens/s)", _draw_throughput)]
+    if metric != "eval/loss" and any(run.metric.steps.size for run in runs):
+        below.insert(0, (metric.removeprefix("eval/").replace("_", " ").capitalize() + " (evaluation)", _draw_metric))
+    columns = max(1, LEGEND_LETTERS // (max(len(run.name) for run in runs) + 8))
+    header = 0.085 + 0.026 * ((len(runs) - 1) // columns)
+    figure = Figure(figsize=(11, 7.5), dpi=150, facecolor="white")
+    grid = figure.add_gridspec(
+        2, len(below), height_ratios=(2, 1), hspace=0.3, wspace=0.21 * len(below),
+        left=0.075, right=0.905, bottom=0.075, top=1 - header,
+    )  # fmt: skip
+    _panel(figure.add_subplot(grid[0, :]), runs, "Loss (nats)", _draw_loss)
+    for column, (title, draw) in enumerate(below):
+        _panel(figure.add_subplot(grid[1, column]), runs, title, draw)
+    _add_legends(figure.axes[0], runs, columns)
+    return figure
+
+
+def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
+    names = [directory.resolve().name for directory in directories]
+    runs = []
+    for index, (directory, name) in enumerate(zip(directories, names, strict=True)):
+        rows = read_metrics(directory / "metrics.jsonl")
+        keys = ("train/loss", "eval/loss", "train/learning_rate", "perf/tokens_per_sec", metric)
+        curves = [_curve(rows, key, directory / "metrics.jsonl") for key in keys]
+        if not any(np.isfinite(curve.values).any() for curve in curves):
+            raise UserError(
+                f"{directory / 'metrics.jsonl'} has nothing to draw; expected lines with numbers for "
+                f"some of {', '.join(keys)}: let the run pass its first log.every_steps."
+            )
+        label = name if names.count(name) == 1 else str(directory)
+        runs.append(_Run(label, COLORS[index % len(COLORS)], *curves))
+    return runs
+
+
+def _curve(rows: list[dict], key: str, path: Path) -> _Curve:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if texts := [(step, value) for step, value in points if isinstance(value, str)]:
+        raise UserError(f"{path}: {key} of step {texts[0][0]} is {texts[0][1][:40]!r}, expected a number: delete that line.")
+    return _Curve(
+        steps=np.array([step for step, _ in points], np.int64),
+        values=np.array([value for _, value in points], np.float64),
+    )
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred moving average that skips NaN.
+
+    The window widens with the distance from the start, where a loss falls
+    steeply and a fixed one would lag behind it.
+    """
+    indices = np.arange(len(values))
+    half_width = np.minimum(indices // 4, int(SMOOTHING_SHARE * len(values)))
+    first = indices - half_width
+    last = np.minimum(indices + half_width, len(values) - 1)
+    finite = np.isfinite(values)
+    totals = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0.0], np.cumsum(finite)])
+    total, count = totals[last + 1] - totals[first], counts[last + 1] - counts[first]
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _end_label(values: np.ndarray, color: str, write: Callable[[float], str]) -> list[_EndLabel]:
+    finite = values[np.isfinite(values)]
+    return [_EndLabel(finite[-1], write(finite[-1]), color)] if finite.size else []
+
+
+def _draw_line(axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
+    marker = "o" if steps.size == 1 else None  # a line through one point cannot be seen
+    axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=4)
+
+
+def _draw_smoothed(axes, curve: _Curve, color: str) -> np.ndarray:
+    smoothed = _smooth(curve.values)
+    axes.plot(curve.steps, curve.values, color=color, linewidth=0.6, alpha=0.35)
+    _draw_line(axes, curve.steps, smoothed, color)
+    return smoothed
+
+
+def _draw_loss(axes, runs: list[_Run]) -> list[_EndLabel]:
+    ends = []
+    for run in runs:
+        smoothed = _draw_smoothed(axes, run.train_loss, run.color)
+        ends += _end_label(smoothed, run.color, "train {:.3f}".format)
+        axes.plot(run.eval_loss.steps, run.eval_loss.values, color=run.color, zorder=4, **EVALUATION)
+        ends += _end_label(run.eval_loss.values, run.color, "eval {:.3f}".format)
+    _set_loss_scale(axes, [values for run in runs for values in (run.train_loss.values, run.eval_loss.values)])
+    return ends
+
+
+def _set_loss_scale(axes, series: list[np.ndarray]) -> None:
+    """Logarithmic where the loss falls far, so that its late part is not squeezed flat."""
+    from matplotlib.ticker import LogLocator
+
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() > LOG_RATIO * values.min():
+        axes.set_yscale("log")
+        many_decades = values.max() > 30 * values.min()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if many_decades else (1, 1.5, 2, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+        axes.minorticks_off()
+
+
+def _draw_metric(axes, runs: list[_Run]) -> list[_EndLabel]:
+    ends = []
+    for run in runs:
+        axes.plot(run.metric.steps, run.metric.values, color=run.color, **EVALUATION)
+        ends += _end_label(run.metric.values, run.color, "{:.4g}".format)
+    axes.set_xlim(left=0)
+    return ends
+
+
+def _draw_learning_rate(axes, runs: list[_Run]) -> list[_EndLabel]:
+    ends = []
+    for run in runs:
+        _draw_line(axes, run.learning_rate.steps, run.learning_rate.values, run.color)
+        ends += _end_label(run.learning_rate.values, run.color, _scientific)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _position: _scientific(value))
+    return ends
+
+
+def _scientific(value: float) -> str:
+    """2.5e-4, as it is typed in a config; 0 as it is."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
+
+
+def _draw_throughput(axes, runs: list[_Run]) -> list[_EndLabel]:
+    from matplotlib.ticker import EngFormatter
+
+    ends = []
+    for run in runs:
+        smoothed = _draw_smoothed(axes, run.tokens_per_sec, run.color)
+        ends += _end_label(smoothed, run.color, EngFormatter(places=1, sep=""))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return ends
+
+
+def _panel(axes, runs: list[_Run], title: str, draw: Callable) -> None:
+    """One pair of axes: the curves that `draw` puts in, a title, a grid, labels at the ends."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    ends = draw(axes, runs)
+    axes.set_title(title, loc="left", fontsize=FONT_SIZE + 1, color=INK, fontweight="bold")
+    axes.set_xlabel("step (updates)", fontsize=FONT_SIZE, color=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.01)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=GREY, labelsize=FONT_SIZE, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    if ends:
+        _add_end_labels(axes, ends)
+    else:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, color=GREY, ha="center")
+
+
+def _add_end_labels(axes, ends: list[_EndLabel]) -> None:
+    """Last values right of the axes, at the height of their curves but never on one another."""
+    axes.autoscale_view()  # the limits are lazy, and the heights below need them
+    ends = sorted(ends, key=lambda end: end.value)
+    line_height = 1.35 * FONT_SIZE / 72 * axes.figure.dpi / axes.bbox.height
+    points = axes.transData.transform([(0.0, end.value) for end in ends])
+    heights = axes.transAxes.inverted().transform(points)[:, 1]
+    for end, height in zip(ends, _spread(heights, line_height), strict=True):
+        axes.text(
+            1.012, height, end.text, transform=axes.transAxes, color=end.color, fontsize=FONT_SIZE,
+            va="center",
+        )  # fmt: skip
+
+
+def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
+    """Sorted `heights` moved apart, each pair by equal shares, until `gap` lies between any two.
+
+    None ends below 0, where the labels of the steps are.
+    """
+    spread = heights.astype(np.float64)
+    for _ in range(200):
+        overlap = np.maximum(gap - np.diff(spread), 0.0)
+        spread[:-1] -= overlap / 2
+        spread[1:] += overlap / 2
+    return spread + max(0.0, -spread[0])
+
+
+def _add_legends(axes, runs: list[_Run], columns: int) -> None:
+    """Above the axes, where no curve can be: the runs by name, and how to read the strokes."""
+    from matplotlib.lines import Line2D
+
+    plain = {"fontsize": FONT_SIZE, "frameon": False, "borderaxespad": 0, "columnspacing": 1.8}
+    names = axes.figure.legend(
+        handles=[Line2D([], [], color=run.color, linewidth=2.5, label="run") for run in runs],
+        loc="upper left", bbox_to_anchor=(0.07, 0.985), ncols=columns, labelcolor=INK, **plain,
+    )  # fmt: skip
+    for text, run in zip(names.get_texts(), runs, strict=True):
+        text.set(text=run.name, parse_math=False)  # as a label, `_` would hide it and `$` be mathematics
+    axes.legend(
+        handles=[
+            Line2D([], [], color=GREY, linewidth=0.6, label="each logged step"),
+            Line2D([], [], color=GREY, linewidth=1.8, label="moving average"),
+            Line2D([], [], color=GREY, **EVALUATION, label="evaluation"),
+        ],
+        loc="lower right", bbox_to_anchor=(1, 1.005), ncols=3, labelcolor=GREY, **plain,
+    )  # fmt: skip

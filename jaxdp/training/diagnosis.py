@@ -1,0 +1,164 @@
+"""Where a batch first stops being finite: run once, when a run gives up, and never while it trains."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.model import Transformer, unstack_layers
+from jaxdp.parallel.devices import AXIS
+from jaxdp.parallel.placement import abstract_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.step import row_keys
+from jaxdp.training import parts
+from jaxdp.training.setup import Composition
+from jaxdp.trees import SCANNED_LAYERS, named_leaves
+from jaxdp.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What was found in one batch.
+
+    Attributes:
+        rows: numbers, in the training data, of the rows whose outputs are not
+            finite; all rows of the batch where that tells nothing.
+        are_culprits: whether `rows` are some rows among finite ones.
+        where: the first value that is not finite, in words.
+    """
+
+    rows: Sequence[int]
+    are_culprits: bool
+    where: str
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(str, self.rows[:8]))
+        shown += f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else ""
+        which = f"not finite in rows {shown} of the training data alone" if self.are_culprits else f"rows {shown} of the training data"
+        return f"{which}; {self.where}"
+
+
+def diagnose(composition: Composition, params: PyTree, step: int) -> Diagnosis:
+    """Computes batch(step) again, watching every layer and every gradient.
+
+    All processes must call it. Layers are unrolled and nothing is recomputed, so
+    that each is seen for itself; dropout draws the masks it drew.
+
+    Args:
+        composition: of the run.
+        params: the parameters with which the batch was bad.
+        step: batches consumed before it.
+    """
+    names: dict[str, list[str]] = {}
+    batch = composition.place(next(composition.feed.batches(step)))[0]
+    spec = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in batch.items()}
+    program = compile_spmd(
+        _probe(composition, step, names),
+        composition.topology,
+        composition.abstract_state.params,
+        abstract_batch(spec, composition.topology),
+        mapped=(1,),
+    )
+    found = jax.device_get(program(params, batch))
+    rows = composition.feed.rows(step, found["row_ids"].reshape(-1))
+    is_bad = found["bad_rows"].reshape(-1)
+    are_culprits = bool(is_bad.any() and not is_bad.all())
+    return Diagnosis(
+        sorted((rows[is_bad] if are_culprits else rows).tolist()), are_culprits, _first_place(names, found)
+    )
+
+
+def _probe(composition: Composition, step: int, names: dict[str, list[str]]):
+    """One device's part: for each value whether it is not finite, with its name left in `names`."""
+    config = composition.model.config
+    model = Transformer(dataclasses.replace(config, scan_layers=False, remat="none"))
+    shape, task = composition.shape, composition.task
+
+    def loss_and_layers(params, rows):
+        layers: list[tuple[str, jax.Array]] = []
+
+        def apply(params, *inputs, **options):
+            with nn.intercept_methods(_recorder(layers)):
+                outputs = parts.apply_model(model, params, *inputs, **options)
+            layers.append(("", _bad_rows(outputs)))
+            return outputs
+
+        keys = row_keys(composition.config.seed, step, rows["row_ids"]) if config.dropout_rate else None
+        sums = task.loss(apply, params, rows, keys, True)
+        *layers, (_, bad_rows) = layers
+        names["layers"] = [name for name, _ in layers]
+        return sums.loss, (jnp.stack([bad for _, bad in layers]), bad_rows)
+
+    def probe_microbatch(params, rows):
+        (loss, (layers, bad_rows)), gradients = jax.value_and_grad(loss_and_layers, has_aux=True)(params, rows)
+        names["params"] = [name for name, _ in named_leaves(params)]
+        return {
+            "params": jnp.stack(list(map(_is_bad, jax.tree.leaves(params)))),
+            "layers": layers,
+            "loss": _is_bad(loss),
+            "gradients": jnp.stack(list(map(_is_bad, jax.tree.leaves(gradients)))),
+        }, bad_rows
+
+    def probe(params, batch):
+        params = unstack_layers(params) if SCANNED_LAYERS in params else params
+        microbatches = jax.tree.map(
+            lambda array: array.reshape(shape.num_microbatches, -1, *array.shape[1:]), batch
+        )
+        found, bad_rows = jax.lax.map(lambda rows: probe_microbatch(params, rows), microbatches)
+        anywhere = {name: jax.lax.pmax(bad.astype(jnp.int32).max(axis=0), AXIS) for name, bad in found.items()}
+        of_rows = {"row_ids": batch["row_ids"], "bad_rows": bad_rows.reshape(-1)}
+        return anywhere | jax.lax.all_gather(of_rows, AXIS)
+
+    return probe
+
+
+def _recorder(layers: list[tuple[str, jax.Array]]):
+    """Notes what every method of every module returns, in the order in which they are done."""
+
+    def record(method, args, kwargs, context):
+        outputs = method(*args, **kwargs)
+        own = () if context.method_name == "__call__" else (context.method_name.strip("_"),)
+        arrays = [leaf for leaf in jax.tree.leaves(outputs) if _is_float(leaf)]
+        if arrays:
+            name = "/".join((*context.module.path, *own)) or "the model"
+            layers.append((name, jnp.stack(list(map(_is_bad, arrays))).any()))
+        return outputs
+
+    return record
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_bad(leaf: jax.Array) -> jax.Array:
+    """[] bool."""
+    return ~jnp.isfinite(leaf).all()
+
+
+def _bad_rows(outputs: jax.Array) -> jax.Array:
+    """[rows] bool of outputs `[rows, ...]`."""
+    return ~jnp.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
+
+
+def _first_place(names: Mapping[str, list[str]], found: Mapping[str, np.ndarray]) -> str:
+    """The first non-finite value, forward and then backward."""
+    params = [name for name, bad in zip(names["params"], found["params"], strict=True) if bad]
+    if params:
+        return f"the parameters {', '.join(params[:4])} themselves are not finite"
+    layers = [name for name, bad in zip(names["layers"], found["layers"], strict=True) if bad]
+    if layers:
+        return f"the first layer whose output is not finite is {layers[0]}"
+    if found["loss"]:
+        return "the outputs of all layers are finite, the loss of them is not"
+    gradients = [name for name, bad in zip(names["params"], found["gradients"], strict=True) if bad]
+    if gradients:
+        # Backward, the layer that is last going forward comes first.
+        order = {name: place for place, name in enumerate(names["layers"])}
+        first = max(gradients, key=lambda name: order.get(name.rpartition("/")[0], -1))
+        return f"the outputs of all layers are finite; going backward, the first gradient that is not is that of {first}"
+    return "computed again, everything on every device is finite"

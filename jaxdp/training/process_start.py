@@ -1,0 +1,65 @@
+"""Start of a run on one of its processes: locks the work directory, then joins the control plane."""
+
+import contextlib
+from collections.abc import Callable
+
+from jaxdp.errors import UserError
+from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.processes import Processes
+from jaxdp.parallel.run_token import RunToken
+from jaxdp.report.terminal import say
+from jaxdp.workdir import WorkDir
+
+
+def join_processes(
+    stack: contextlib.ExitStack, processes: Processes, directory: WorkDir, timeout_secs: float
+) -> tuple[Peers, Callable[[], None]]:
+    """Locks the work directory on process 0 and connects to the other processes.
+
+    The lock comes first, for process 0 writes the run token under it. Where the
+    directory is in use, process 0 still meets the others, with the token that is
+    there, so that they end with its sentence and do not wait for it.
+
+    Args:
+        stack: Holds the lock and the connection until the run ends.
+        processes: Those of the run.
+        directory: Work directory.
+        timeout_secs: How long to wait for all.
+
+    Returns:
+        (the processes, a function to call before every write into the directory);
+        the lock of process 0 stands for all, as it alone writes what processes share.
+
+    Raises:
+        UserError: The directory is in use, or a process is missing, wrongly numbered or of another run.
+    """
+    if processes.num_processes == 1:
+        check_held = stack.enter_context(directory.locked())
+        return stack.enter_context(Peers.alone()), check_held
+    token, refusal, check_held = RunToken(directory.run_token), None, _nothing_to_check
+    if processes.process_index == 0:
+        try:
+            check_held = stack.enter_context(directory.locked())
+            token.write()
+        except UserError as error:
+            refusal = error
+    try:
+        if refusal:
+            token.write_if_missing()
+        peers = stack.enter_context(Peers(processes, timeout_secs, _say_at_the_end, token=token))
+    except UserError:
+        if refusal:
+            raise refusal from None
+        raise
+    if refusal:
+        raise refusal
+    return peers, check_held
+
+
+def _nothing_to_check() -> None:
+    """For a process that holds no lock."""
+
+
+def _say_at_the_end(sentence: str) -> None:
+    """As the command line does what ends the run."""
+    say(f"jaxdp: {sentence}")

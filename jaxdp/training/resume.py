@@ -1,0 +1,125 @@
+"""How far the run in a work directory has come, and whether a command may continue it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.checkpoint.manifest import (
+    MANIFEST,
+    committed_steps,
+    find_damage,
+    read_item,
+    read_manifest,
+)
+from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
+from jaxdp.checkpoint.run_files import with_preset
+from jaxdp.config import to_json
+from jaxdp.config_diff import check_resumable
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.hooks.early_stopping import EarlyStopping
+from jaxdp.hooks.every import Every
+from jaxdp.parallel.peers import Peers
+from jaxdp.report.terminal import say
+from jaxdp.report.writers import iterate_metrics
+from jaxdp.workdir import WorkDir
+
+RESUME_MODES = ("auto", "must", "never")
+
+
+def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:
+    """Checkpointed steps that a run may continue from, after checking `resume` against them.
+
+    Args:
+        directory: of the run.
+        resume: one of RESUME_MODES.
+        clean: removes what an interrupted save or deletion left behind, and sets aside
+            checkpoints without a manifest.
+
+    Raises:
+        UserError: `resume` is unknown, or asks for something else than there is.
+    """
+    if resume not in RESUME_MODES:
+        raise UserError(f"--resume={resume} is unknown; choose one of: {', '.join(RESUME_MODES)}.")
+    steps = committed_steps(directory.checkpoints)
+    if resume == "never" and steps:
+        raise UserError(
+            f"--resume=never, but --workdir={directory.root} holds checkpoints "
+            f"{', '.join(map(str, steps))}; "
+            "use another --workdir, or --resume=auto to continue."
+        )
+    if resume == "must" and not steps:
+        raise UserError(f"--resume=must, but {directory.checkpoints} holds no checkpoint; check --workdir.")
+    for name in remove_leftovers(directory.checkpoints) if clean else ():
+        say(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
+    for path in without_manifest(directory.checkpoints) if clean else ():
+        say(f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}")
+    return steps
+
+
+def check_configuration(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> None:
+    """Compares a configuration with that of the run's checkpoints.
+
+    Args:
+        config: resolved.
+        directory: of the run.
+        steps: its checkpoints.
+
+    Raises:
+        UserError: it means another run.
+    """
+    saved = _saved_config(directory.checkpoints, steps)
+    if saved is not None:
+        check_resumable(with_preset(saved), to_json(config), directory.root)
+
+
+def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
+    """The configuration in the newest checkpoint where it is undamaged."""
+    for step in reversed(steps):
+        try:
+            return read_item(checkpoints / str(step), "config")
+        except DamageFound:
+            continue  # restoring names it and sets it aside
+    return None
+
+
+def why_it_is_over(
+    config: ConfigDict, directory: WorkDir, step: int, total_steps: int, peers: Peers
+) -> str | None:
+    """Why nothing is left to do after the newest checkpoint, for a person; None: something is.
+
+    All processes ask together, and process 0 decides.
+    """
+    if peers.tell(peers.is_first and has_finished(directory.checkpoints, step, total_steps)):
+        return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
+    stopping = early_stopping(config, directory, step, lambda step: {})
+    if peers.tell(peers.is_first and step < total_steps and stopping.is_exhausted):
+        return f"{directory.root} has {stopping.message}; a larger eval.patience continues it."
+    return None
+
+
+def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
+    """Whether the run is past its end, or at it with its evaluation made, in a checkpoint without damage."""
+    if step < total_steps or find_damage(checkpoints / str(step)):
+        return False
+    return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
+
+
+def early_stopping(
+    config: ConfigDict, directory: WorkDir, step: int, evaluated: Callable[[int], Mapping[str, float]]
+) -> EarlyStopping:
+    """What counts evaluations without a gain, those in metrics.jsonl up to this step included.
+
+    Raises:
+        UserError: a line of it is not a JSON object with a step; half a last one is left out.
+    """
+    needs_history = config.eval.patience and directory.metrics.is_file()
+    history = iterate_metrics(directory.metrics, config.eval.metric) if needs_history else ()
+    return EarlyStopping(
+        Every(config.eval.every_steps),
+        config.eval.metric,
+        config.eval.patience,
+        evaluated,
+        (values for values in history if values["step"] <= step),
+    )

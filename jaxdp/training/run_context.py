@@ -1,0 +1,46 @@
+"""One start of a run: its parts, where it writes, and what watches over it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxdp.checkpoint.retention import CheckPlace
+from jaxdp.hooks.preemption import Preemption
+from jaxdp.parallel.peers import Peers
+from jaxdp.training.setup import Composition
+from jaxdp.watchdog import Watchdog
+from jaxdp.workdir import WorkDir
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Trace `num_steps` steps after step `after_step`."""
+
+    after_step: int
+    num_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What is settled before the first program is compiled.
+
+    Attributes:
+        composition: the parts of the run.
+        directory: its work directory.
+        preemption: hears signals.
+        watchdog: ends the process when it hangs; told of every phase.
+        peers: the other processes; the first one writes.
+        profile: which steps to trace.
+        check_place: called before every write into the work directory; raises UserError
+            where that no longer is the directory that this run has locked.
+        provenance: returns the entry of this start, as a checkpoint records it.
+    """
+
+    composition: Composition
+    directory: WorkDir
+    preemption: Preemption
+    watchdog: Watchdog
+    peers: Peers
+    profile: Profile | None
+    check_place: CheckPlace
+    provenance: Callable[[], Mapping[str, Any]]

@@ -1,0 +1,151 @@
+"""The hooks of the training loop: what happens around its steps, in which order."""
+
+import functools
+from collections.abc import Mapping
+
+from jaxdp.checkpoint.manifest import read_manifest, record_metrics
+from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
+from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.config import to_json
+from jaxdp.hardware.peaks import peak_flops
+from jaxdp.hooks.checkpointing import Checkpointing
+from jaxdp.hooks.consistency import Consistency
+from jaxdp.hooks.divergence import Divergence
+from jaxdp.hooks.evaluating import Evaluating
+from jaxdp.hooks.every import Every
+from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.watching import InPhase, Watching
+from jaxdp.inference.evaluate import Evaluator
+from jaxdp.report.terminal import say, show_cut
+from jaxdp.trainer import Hook
+from jaxdp.training.resume import early_stopping
+from jaxdp.training.retention_rules import retention_of
+from jaxdp.training.rollback import Rollbacks
+from jaxdp.training.run_context import Start
+from jaxdp.training.run_outputs import Write
+from jaxdp.training.setup import Composition, Programs
+from jaxdp.trees import named_leaves
+
+
+def make_hooks(
+    start: Start,
+    programs: Programs,
+    rollbacks: Rollbacks,
+    writer: CheckpointWriter,
+    write: Write,
+    first_step: int,
+) -> list[Hook]:
+    """All hooks, in the order in which the loop calls them.
+
+    Args:
+        start: of the run.
+        programs: what evaluates, and what checks the replicas.
+        rollbacks: knows where in the data the run is.
+        writer: takes states.
+        write: takes metrics.
+        first_step: updates completed so far.
+    """
+    config, phase = start.composition.config, start.watchdog.phase
+    evaluating = _evaluating(start, programs.evaluator, write)
+    checkpointing = _checkpointing(start, rollbacks, writer, evaluating)
+    hooks = [
+        start.preemption,
+        Watching(start.watchdog),
+        _logging(start.composition, write),
+        Divergence(config.optim.max_skipped_in_a_row),
+        # Before the checkpoint of the same step, which records its result.
+        InPhase(evaluating, lambda: phase("evaluating")),
+        InPhase(checkpointing, lambda: phase("saving a checkpoint")),
+    ]
+    if config.eval.patience:
+        hooks.append(early_stopping(config, start.directory, first_step, evaluating.last_at))
+    if programs.checksums:
+        # Before all hooks that use or save the state.
+        hooks.insert(0, _consistency(start.composition, programs, checkpointing))
+    if start.profile:
+        profiling = Profiling(
+            start.directory.profile, start.profile.after_step, start.profile.num_steps, say, start.check_place
+        )
+        hooks.append(InPhase(profiling, lambda: phase("profiling")))
+    return hooks
+
+
+def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
+    """Evaluation of the averaged parameters where the run has them; then, what it wrote is shown."""
+    composition = start.composition
+
+    def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
+        write(step, metrics)
+        if start.peers.is_first:
+            for sample in evaluator.reports.get("score", {}).get("samples", ()):
+                show_cut(tuple(sample.items()))
+
+    return Evaluating(
+        Every(composition.config.eval.every_steps, composition.total_steps),
+        lambda state: evaluator(
+            state.params if state.ema is None else state.ema,
+            progress=start.watchdog.beat,
+            request=start.preemption.request,
+        ),
+        write_and_show,
+        functools.partial(_owes_evaluation, start),
+        functools.partial(_record_metrics, start),
+    )
+
+
+def _owes_evaluation(start: Start, step: int) -> bool:
+    """Whether the checkpoint of this step was saved in the middle of its evaluation."""
+    checkpoint = start.directory.checkpoints / str(step)
+    return start.peers.tell(start.peers.is_first and step > 0 and not read_manifest(checkpoint).metrics)
+
+
+def _record_metrics(start: Start, step: int, metrics: Mapping[str, float]) -> None:
+    if start.peers.is_first:
+        start.check_place()
+        record_metrics(start.directory.checkpoints / str(step), metrics)
+
+
+def _checkpointing(
+    start: Start, rollbacks: Rollbacks, writer: CheckpointWriter, evaluating: Evaluating
+) -> Checkpointing:
+    config = start.composition.config
+    retention = retention_of(config)
+    best = BestSoFar(retention, saved_metrics(start.directory.checkpoints))
+    return Checkpointing(
+        writer,
+        Every(config.checkpoint.every_steps, start.composition.total_steps),
+        rollbacks.data_state,
+        to_json(config),
+        evaluating.last_at,
+        evaluations=evaluating.wants_state if retention.keep_best else lambda step: False,
+        # Process 0 alone knows for certain what is saved, and deletes it.
+        is_best=lambda step, metrics: start.peers.tell(best.add(step, metrics)),
+        minutes=config.checkpoint.every_minutes,
+        remaining_secs=start.preemption.remaining_secs,
+        report=say,
+    )
+
+
+def _logging(composition: Composition, write: Write) -> Logging:
+    peak = peak_flops(composition.topology.kind)
+    return Logging(
+        Every(composition.config.log.every_steps, composition.total_steps),
+        write,
+        flops_per_step=composition.flops_per_step,
+        peak_flops=peak and peak * composition.topology.num_devices,
+        batch_hash=composition.config.log.batch_hash,
+        shares=composition.feed.shares,
+    )
+
+
+def _consistency(
+    composition: Composition, programs: Programs, checkpointing: Checkpointing
+) -> Consistency:
+    return Consistency(
+        programs.checksums,
+        [name for name, _ in named_leaves(composition.abstract_state)],
+        composition.topology,
+        Every(composition.config.parallel.check_every_steps),
+        checkpointing.wants_state,
+    )

@@ -1,0 +1,118 @@
+"""What a run writes beside its checkpoints: its log, its configuration, its metrics."""
+
+import contextlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from jaxdp.config import to_json
+from jaxdp.errors import UserError
+from jaxdp.experiment.vocabularies import save_vocabularies
+from jaxdp.json_files import write_whole
+from jaxdp.provenance import add_entry
+from jaxdp.redact import redact
+from jaxdp.report.terminal import ProgressLine, say
+from jaxdp.report.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
+from jaxdp.training.run_context import Start
+from jaxdp.user_code import user_place, user_sentence
+
+Write = Callable[[int, Mapping[str, float | str]], None]
+"""(step, metrics by full name) -> None: a line to every writer."""
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is given up when its disk is full: what it would hold is on the terminal too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        logging.getLogger("jaxdp").removeHandler(self)
+        say(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
+
+
+class _LogFormat(logging.Formatter):
+    """Lines of the log with their time, without secrets and control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+@contextlib.contextmanager
+def logging_to(log: Path) -> Iterator[None]:
+    """Sends what is said to this file too."""
+    log.parent.mkdir(exist_ok=True)
+    handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_LogFormat("%(asctime)s %(message)s"))
+    logger = logging.getLogger("jaxdp")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    except UserError as error:
+        logger.error(str(error))
+        raise
+    except Exception as error:
+        place = user_place(error)
+        logger.exception(user_sentence(error, place) if place else "internal error")
+        raise
+    finally:
+        logger.removeHandler(handler)
+        with contextlib.suppress(OSError):  # its disk may be full, which `_LogFile` has reported
+            handler.close()
+
+
+def record_config(start: Start, first_step: int) -> None:
+    """Writes config.json, with the vocabularies; the one it replaces stays as config.<first_step>.json."""
+    start.check_place()
+    data, directory = start.composition.data, start.directory
+    text = json.dumps(to_json(start.composition.config), indent=2) + "\n"
+    path = directory.config
+    if path.is_file() and path.read_bytes() != text.encode():
+        shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
+    write_whole(path, text)  # a kill must not leave a run without it
+    save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
+
+
+def record_provenance(start: Start, first_step: int) -> None:
+    """Adds this start to provenance.json.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    start.check_place()
+    try:
+        add_entry(start.directory.provenance, {**start.provenance(), "first_step": first_step}, say)
+    except OSError as error:
+        raise UserError(
+            f"{start.directory.provenance} cannot be written ({error.strerror}); make room, or change its permissions, "
+            "then run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
+    """What takes metrics from `first_step` on; only the first process writes."""
+    if not start.peers.is_first:
+        yield lambda step, values: None
+        return
+    config, directory = start.composition.config, start.directory
+    start.check_place()
+    truncate_after(directory.metrics, first_step)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(ProgressLine(first_step, start.composition.total_steps))
+        writers = [MetricsFile(directory.metrics), progress]
+        if config.log.tensorboard:
+            writers.append(TensorBoardWriter(directory.tensorboard, first_step))
+        if config.log.wandb:
+            writers.append(WandbWriter(directory.root, to_json(config)))
+        for writer in writers:
+            stack.callback(writer.close)
+
+        def write(step: int, values: Mapping[str, float | str]) -> None:
+            start.check_place()
+            for writer in writers:
+                writer.write(step, values)
+
+        yield write

@@ -1,0 +1,186 @@
+"""Everything between a configuration and a step that can run: devices, model, program, batches."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdp.data.hashing import batch_hash
+from jaxdp.errors import UserError
+from jaxdp.experiment.dataset import Data
+from jaxdp.experiment.feed import make_feed
+from jaxdp.inference.evaluate import Evaluator
+from jaxdp.metrics import higher_is_better
+from jaxdp.model import flops_per_row
+from jaxdp.parallel.consistency import compile_checksums
+from jaxdp.parallel.devices import (
+    BatchShape,
+    Topology,
+    check_device_count,
+    check_same_devices,
+    configure_backend,
+    connected_topology,
+    divide_batch,
+    fitting_cpu_devices,
+    fitting_topology,
+)
+from jaxdp.parallel.placement import (
+    abstract_batch,
+    abstract_replicated,
+    place_batch,
+)
+from jaxdp.parallel.processes import ALONE, Processes, connect
+from jaxdp.parallel.signals import signal_maker, signals_spec
+from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
+from jaxdp.state import TrainState
+from jaxdp.step import Update, make_train_step
+from jaxdp.training import parts
+from jaxdp.watchdog import longest_limit_secs
+
+MIN_HEARTBEAT_SECS = 100.0
+"""JAX's own default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What the devices run.
+
+    Attributes:
+        step: (state, batch, signals) -> (state, metrics).
+        evaluator: evaluation of the held-out rows.
+        checksums: state -> [num_devices, num_leaves] uint32; None: replicas are not compared.
+    """
+
+    step: Program
+    evaluator: Evaluator
+    checksums: Callable[[TrainState], jax.Array] | None
+
+
+class Composition:
+    """The parts of a training run; making it starts the backend."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        data: Data,
+        total_steps: int,
+        processes: Processes = ALONE,
+    ):
+        """
+        Args:
+            config: resolved.
+            data: read before, since no backend may run while data is prepared.
+            total_steps: length of the run, which schedules need.
+            processes: those that train together; all are known to be there.
+        """
+        self.config, self.data, self.total_steps = config, data, total_steps
+        configure_backend(
+            config.parallel.cpu_devices,
+            fitting_cpu_devices(config.global_batch_size),
+            deterministic=config.parallel.deterministic,
+        )
+        if processes.num_processes > 1:
+            connect(processes, config.parallel.init_timeout_secs, _heartbeat_secs(config))
+        self.topology: Topology = connected_topology()
+        if config.parallel.cpu_devices is None:
+            self.topology = fitting_topology(self.topology, config.global_batch_size)
+        check_same_devices(self.topology)
+        check_device_count(config.parallel.cpu_devices, self.topology)
+        self.shape: BatchShape = divide_batch(
+            config.global_batch_size, config.microbatch_size, self.topology.num_devices
+        )
+        self.task = parts.make_task(config, data.vocabularies)
+        self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.vocabularies)
+        self.update = parts.make_update(config, total_steps, self.topology.platform)
+        self.feed = make_feed(config, data, self.task, self.topology)
+        self._initialise = parts.make_initial_state(config, self.model, self.update)
+        with fixed_settings():
+            self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
+
+    def compile(self) -> Programs:
+        """Compiles all programs of the run.
+
+        Raises:
+            UserError: `eval.metric` is not measured by the task, or has no direction.
+        """
+        step, evaluator = self.compile_step(), self.compile_evaluator()
+        self._check_metric(evaluator.metric_names)
+        compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
+        return Programs(step, evaluator, self.compile_checksums() if compared else None)
+
+    def _check_metric(self, names: Sequence[str]) -> None:
+        metric = self.config.eval.metric
+        if metric not in names:
+            raise UserError(
+                f"eval.metric={metric!r} is not measured by task={self.config.task}; choose one of: {', '.join(names)}."
+            )
+        higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
+
+    def compile_step(
+        self, update: Update | None = None, shape: BatchShape | None = None
+    ) -> Program:
+        """The train step for these devices: (state, batch, signals) -> (state, metrics).
+
+        Args:
+            update: another than the run's, to compare with; None: the run's.
+            shape: another than the run's; None: the run's.
+        """
+        shape = shape or self.shape
+        step = make_train_step(
+            parts.training_loss(self.config, self.task, self.model),
+            update or self.update,
+            parts.make_sync(self.config, self.topology.platform),
+            shape,
+            self.config.seed,
+        )
+        batch = parts.batch_spec(self.task, shape.device_batch_size)
+        return compile_spmd(
+            step,
+            self.topology,
+            self.abstract_state,
+            abstract_batch(batch, self.topology),
+            abstract_batch(signals_spec(), self.topology),
+            mapped=(1, 2),
+            donated=(0,),
+        )
+
+    def compile_evaluator(self) -> Evaluator:
+        """Evaluation of the held-out rows."""
+        return Evaluator(
+            self.config, self.task, self.model, self.data, self.data.evaluation, self.topology,
+            self.abstract_state.params,
+        )  # fmt: skip
+
+    def compile_checksums(self) -> Callable[[TrainState], jax.Array]:
+        """Checksums of every device's own copy of the state."""
+        return compile_checksums(self.abstract_state, self.topology)
+
+    def fresh_state(self) -> TrainState:
+        """State 0, drawn from the seed on every device alike."""
+        # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
+        with fixed_settings():
+            return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
+
+    @property
+    def flops_per_step(self) -> float:
+        """Model FLOPs of one update over all devices."""
+        length, spec = self.config.data.length, self.task.batch_spec(1)
+        written = spec["targets"].shape[1] if "targets" in spec else length
+        sizes = {"target_length": written, "num_predicted": written}
+        return float(flops_per_row(self.model.config, length, **sizes)) * self.config.global_batch_size
+
+    def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
+        """Puts a host batch on the devices, with the hash of this process's share of it."""
+        hashed = batch_hash(batch, batch["row_ids"]) if self.config.log.batch_hash else 0
+        return place_batch(batch, self.topology), hashed
+
+    def signal_maker(self) -> Callable[[int, int], Any]:
+        """A function (request, hash) -> placed signals."""
+        return signal_maker(self.topology)
+
+
+def _heartbeat_secs(config: ConfigDict) -> float:
+    """When JAX may abort for a process that no longer answers: after our watchdog, which says where it hangs."""
+    return max(MIN_HEARTBEAT_SECS, 2 * longest_limit_secs(config.parallel.watchdog_secs))

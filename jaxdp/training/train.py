@@ -1,0 +1,117 @@
+"""`jaxdp train`: the work directory held, data prepared, processes agreed, devices connected; then a session."""
+
+import contextlib
+import os
+import threading
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdp.arguments import check_caller, check_type
+from jaxdp.checkpoint.manifest import committed_steps
+from jaxdp.config import check_config
+from jaxdp.experiment.data import read_data
+from jaxdp.hooks.preemption import Preemption, Stopped
+from jaxdp.inference.initial_params import initial_checksum
+from jaxdp.inference.trained_run import known_vocabularies
+from jaxdp.parallel.clusters import check_coordinator, cluster_processes
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.processes import ALONE, Processes
+from jaxdp.provenance import begin_entry
+from jaxdp.report.terminal import say
+from jaxdp.training import parts
+from jaxdp.training.preflight import check_same, check_shared_directory, statement
+from jaxdp.training.process_start import join_processes
+from jaxdp.training.resume import check_configuration, steps_to_resume, why_it_is_over
+from jaxdp.training.run_context import Profile, Start
+from jaxdp.training.run_outputs import logging_to
+from jaxdp.training.session import Result, run_session
+from jaxdp.training.setup import Composition
+from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
+from jaxdp.workdir import WorkDir
+
+
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    resume: str = "auto",
+    profile: Profile | None = None,
+    processes: Processes | None = None,
+) -> Result:
+    """Trains `config` in `workdir`, from its newest checkpoint if there is one.
+
+    Args:
+        config: from `load_config`.
+        workdir: made if missing; holds one run.
+        resume: auto: continue if there is a checkpoint; must: refuse if there is
+            none; never: refuse if there is one.
+        profile: which steps to trace.
+        processes: None: those that the cluster's environment tells of, or this one alone.
+
+    Raises:
+        UserError: anything the user can fix.
+    """
+    check_caller("jaxdp.train")
+    config = check_config(config)
+    check_type("profile", profile, (Profile, type(None)), "a jaxdp.training.run_context.Profile or None")
+    check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
+    directory = WorkDir(workdir)
+    directory.create()
+    processes = processes or cluster_processes() or ALONE
+    check_coordinator(processes)
+    try:
+        return _run(config, directory, resume, profile, processes)
+    except Stopped as stopped:
+        steps = committed_steps(directory.checkpoints)
+        say(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
+        return Result(steps[-1] if steps else 0, stopped.number, interrupted=True)
+
+
+def _run(
+    config: ConfigDict, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes
+) -> Result:
+    """`run` but for a signal before there is anything to save."""
+    with contextlib.ExitStack() as stack:
+        preemption = Preemption(say, config.checkpoint.grace_secs)
+        if threading.current_thread() is threading.main_thread():
+            stack.enter_context(preemption)
+        else:
+            say(
+                "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
+                "checkpoint; call jaxdp.train in the main thread for that"
+            )
+        peers, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
+        log = directory.log(peers.process_index)
+        stack.enter_context(logging_to(log))
+        stack.enter_context(peers.explaining())
+        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
+        finish_entry = begin_entry() if peers.is_first else dict
+        check_shared_directory(peers, directory)
+        steps = steps_to_resume(directory, resume, clean=peers.is_first)
+        with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
+            data = read_data(config, known_vocabularies(config, directory, steps))
+            config = parts.resolve(config, data.vocab_size, data.vocabularies)
+            total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+            initial = initial_checksum(config.init_from) if config.init_from and not steps else None
+            check_same(peers, statement(config, data.identity, total_steps, initial))
+        if steps:
+            check_configuration(config, directory, steps)
+            if why := why_it_is_over(config, directory, steps[-1], total_steps, peers):
+                say(why)
+                return Result(steps[-1], 0)
+        if peers.num_processes > 1:
+            preemption.hold(peers)  # JAX would abort the others if one left alone
+        with watchdog.phase("connecting to the devices"):
+            composition = Composition(config, data, total_steps, processes)
+
+        def provenance() -> dict[str, Any]:
+            return finish_entry() | _topology_facts(composition.topology)
+
+        return run_session(Start(composition, directory, preemption, watchdog, peers, profile, check_place, provenance))
+
+
+def _topology_facts(topology: Topology) -> dict[str, Any]:
+    """The part of a start's provenance that is known once the devices are."""
+    devices = {"platform": topology.platform, "kind": topology.kind, "count": topology.num_devices}
+    return {"devices": devices, "num_processes": topology.num_processes}

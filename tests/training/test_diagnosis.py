@@ -1,0 +1,108 @@
+"""The first value that is not finite, wherever it arises."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from faults import poison
+from tiny_runs import load
+
+from jaxdp.experiment.data import read_data
+from jaxdp.training import parts
+from jaxdp.training.diagnosis import diagnose
+from jaxdp.training.setup import Composition
+from jaxdp.trees import leaf_name
+
+STEP = 2
+
+
+def make_run(config_file, *overrides):
+    """A composition and its first state, of two layers."""
+    config = load(config_file, "model.num_layers=2", *overrides)
+    data = read_data(config)
+    composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
+    return types.SimpleNamespace(composition=composition, params=composition.fresh_state().params)
+
+
+@pytest.fixture(scope="module")
+def run(config_file):
+    return make_run(config_file)
+
+
+def changed(params, name, value):
+    """The parameters with all numbers of one of the second layer replaced."""
+
+    def change(path, leaf):
+        array = np.array(leaf)
+        if leaf_name(path) == f"layer_1/{name}":
+            array[...] = value
+        elif leaf_name(path) == f"layers/{name}":
+            array[1] = value
+        return jax.device_put(array, leaf.sharding)
+
+    return jax.tree.map_with_path(change, params)
+
+
+def all_rows(run):
+    return sorted(run.composition.feed.rows(STEP, np.arange(16, dtype=np.int32)).tolist())
+
+
+def test_a_finite_batch(run):
+    found = diagnose(run.composition, run.params, STEP)
+    assert found.where == "computed again, everything on every device is finite"
+    assert (found.rows, found.are_culprits) == (all_rows(run), False)
+    first = ", ".join(map(str, all_rows(run)[:8]))
+    assert str(found) == f"rows {first} and 8 more of the training data; {found.where}"
+
+
+def test_a_parameter(run):
+    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", np.nan), STEP)
+    assert found.where == "the parameters layer_1/mlp/up/kernel themselves are not finite"
+
+
+@pytest.mark.parametrize("name", ["mlp/up", "attention/query"])
+def test_an_output(run, name):
+    found = diagnose(run.composition, changed(run.params, f"{name}/kernel", 3e38), STEP)
+    assert found.where == f"the first layer whose output is not finite is layer_1/{name}"
+    assert (found.rows, found.are_culprits) == (all_rows(run), False)
+
+
+def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
+    run = make_run(config_file, "model.scan_layers=True", "model.remat=full")
+    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", 3e38), STEP)
+    assert found.where == "the first layer whose output is not finite is layer_1/mlp/up"
+
+
+def test_some_rows(run, monkeypatch):
+    poison(monkeypatch.setattr, STEP)
+    found = diagnose(run.composition, run.params, STEP)
+    culprits = run.composition.feed.rows(STEP, np.arange(2, dtype=np.int32))
+    assert (found.rows, found.are_culprits) == (sorted(culprits.tolist()), True)
+    assert found.where == "the first layer whose output is not finite is embed"
+    assert str(found).startswith(f"not finite in rows {found.rows[0]}, {found.rows[1]} of the training data alone; ")
+
+
+@pytest.mark.parametrize(
+    ("extra", "where"),
+    [
+        (lambda params: jnp.inf, "the outputs of all layers are finite, the loss of them is not"),
+        (
+            # At 0 the root's value is 0 and its derivative infinite.
+            lambda params: jnp.sqrt(jnp.sum((params["layer_1"]["attention_norm"]["scale"] - 1) ** 2))
+            + jnp.sqrt(jnp.sum((params["layer_0"]["mlp_norm"]["scale"] - 1) ** 2)),
+            "the outputs of all layers are finite; going backward, the first gradient that is not is that of "
+            "layer_1/attention_norm/scale",
+        ),
+    ],
+)
+def test_the_loss_and_the_way_back(run, monkeypatch, extra, where):
+    loss_of = run.composition.task.loss
+
+    def loss(apply, params, *rest):
+        sums = loss_of(apply, params, *rest)
+        return sums._replace(loss=sums.loss + extra(params))
+
+    monkeypatch.setattr(run.composition.task, "loss", loss)
+    assert diagnose(run.composition, run.params, STEP).where == where

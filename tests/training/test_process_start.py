@@ -1,0 +1,109 @@
+"""Joining a run: the lock of the work directory, the token under it, and what the others hear when it is held."""
+
+import concurrent.futures
+import contextlib
+import os
+import stat
+
+import pytest
+from tiny_peers import free_address
+
+from jaxdp.errors import UserError
+from jaxdp.parallel import addresses
+from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel.processes import ALONE, Processes
+from jaxdp.parallel.run_token import VARIABLE
+from jaxdp.training import process_start as joining
+from jaxdp.training.process_start import join_processes
+from jaxdp.workdir import WorkDir
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(peers_module, "LINGER_SECS", 0.2)
+    monkeypatch.setattr(addresses, "BIND_SECS", 0.2)
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return WorkDir(tmp_path)
+
+
+def join_all(directories, address=None, timeout_secs=20.0):
+    """What each process gathers or raises, one process a directory."""
+    address = address or free_address()
+
+    def run(index):
+        try:
+            with contextlib.ExitStack() as stack:
+                processes = Processes(len(directories), index, address)
+                peers, check_held = join_processes(stack, processes, directories[index], timeout_secs)
+                check_held()
+                return peers.gather(index)
+        except UserError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(directories)) as pool:
+        return list(pool.map(run, range(len(directories))))
+
+
+def test_process_0_writes_a_token_that_the_others_read(directory):
+    directory.run_token.write_bytes(b"x" * 32)  # of an earlier start
+    assert join_all([directory] * 3) == [[0, 1, 2]] * 3
+    assert directory.run_token.read_bytes() != b"x" * 32
+    assert stat.S_IMODE(directory.run_token.stat().st_mode) == 0o600
+
+
+def test_a_process_alone_needs_no_token(directory):
+    with contextlib.ExitStack() as stack:
+        peers, check_held = join_processes(stack, ALONE, directory, 1.0)
+        check_held()
+        assert peers.gather(1) == [1]
+        assert not directory.run_token.exists()
+
+
+@pytest.mark.parametrize("token", [None, b"t" * 32])
+def test_a_directory_in_use_is_told_to_all_at_once(directory, token):
+    """The token of the run that holds it stays."""
+    if token:
+        directory.run_token.write_bytes(token)
+    with directory.locked():
+        for error in join_all([directory] * 2):
+            assert isinstance(error, UserError) and error.exit_code == 2
+            assert f"--workdir={directory.root} is in use by process {os.getpid()}" in str(error)
+    assert token is None or directory.run_token.read_bytes() == token
+
+
+def test_a_directory_in_use_counts_before_a_port_in_use(directory):
+    address = free_address()
+    in_use = pytest.raises(UserError, match="is in use by process")
+    with directory.locked(), addresses.listen(address), contextlib.ExitStack() as stack, in_use:
+        join_processes(stack, Processes(2, 0, address), directory, 1.0)
+
+
+def test_directories_that_are_not_shared_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    directories = [WorkDir(tmp_path / name) for name in ("a", "b")]
+    for directory in directories:
+        directory.create()
+    first, second = join_all(directories, timeout_secs=3.0)
+    assert "process 1 of 2 did not come" in str(first)
+    assert second.exit_code == 2 and "--workdir must be one directory that all machines share" in str(second)
+
+
+def test_a_token_that_cannot_be_written_is_told_by_process_0(directory):
+    directory.run_token.mkdir()
+    with contextlib.ExitStack() as stack, pytest.raises(UserError, match=rf"cannot write .*\.run_token \(Is a directory\).* set the environment variable {VARIABLE}"):
+        join_processes(stack, Processes(2, 0, free_address()), directory, 1.0)
+
+
+def test_a_token_of_the_environment_needs_no_file(directory, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "0123456789abcdef")
+    assert join_all([directory] * 2) == [[0, 1]] * 2
+    assert not directory.run_token.exists()
+
+
+def test_what_ends_a_process_from_a_thread_is_said(capsys):
+    joining._say_at_the_end("process 1 on a is gone")
+    assert capsys.readouterr().err == "jaxdp: process 1 on a is gone\n"
