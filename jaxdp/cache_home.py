@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from jaxdp.errors import UserError
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 
 
 def cache_home() -> Path:
@@ -32,7 +32,7 @@ def _cache_home(usual: str) -> Path:
         raise UserError(
             f"{usual} cannot hold a cache ({why}), nor can {directory} ({found}); set XDG_CACHE_HOME to a directory that you can write."
         )
-    say(f"{usual} cannot be written ({why}); prepared data and compiled programs go to {directory}, set XDG_CACHE_HOME to choose another place")
+    print_status(f"{usual} cannot be written ({why}); prepared data and compiled programs go to {directory}, set XDG_CACHE_HOME to choose another place")
     return directory
 
 

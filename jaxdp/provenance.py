@@ -129,13 +129,13 @@ def read_entries(path: Path) -> list[Entry] | None:
     return entries if is_valid else None
 
 
-def add_entry(path: Path, entry: Mapping[str, Any], report: Callable[[str], None]) -> None:
+def add_entry(path: Path, entry: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """Appends an entry to a provenance.json, which is whole at every moment.
 
     Args:
         path: The file. What is there without being a provenance.json is renamed, not lost.
         entry: The entry, plain JSON values.
-        report: Called with a sentence where that happened.
+        log: Called with a sentence where that happened.
 
     Raises:
         OSError: It cannot be written.
@@ -144,7 +144,7 @@ def add_entry(path: Path, entry: Mapping[str, Any], report: Callable[[str], None
     if entries is None:
         aside = path.with_name(f"{path.name}.damaged.{time.time_ns()}")
         path.rename(aside)
-        report(f"{path} is not a JSON array of starts and is set aside as {aside}; a new one begins")
+        log(f"{path} is not a JSON array of starts and is set aside as {aside}; a new one begins")
         entries = []
     write_whole(path, json.dumps([*entries, dict(entry)], indent=1) + "\n")
 

@@ -62,7 +62,7 @@ def test_sentences_tables_and_the_live_line_survive(error, monkeypatch):
             line.write(step, values)
             advance(3)
         line.write(3, {"eval/loss": 1.0})
-    terminal.say("a sentence")
+    terminal.print_status("a sentence")
     terminal.show_table([("a", "b")])
     terminal.show_cut([("a", "b")])
 

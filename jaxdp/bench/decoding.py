@@ -24,7 +24,7 @@ from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import compile_spmd
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.training import parts
 from jaxdp.training.setup import Composition
 from jaxdp.typing import PyTree
@@ -86,14 +86,14 @@ def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
     for name, num_beams in (("greedy", 1), (f"beam_{NUM_BEAMS}", NUM_BEAMS)):
         secs = {}
         for way, decoding in ways.items():
-            say(f"{name}, {way}: compiling")
+            print_status(f"{name}, {way}: compiling")
             write = TextWriter(
                 composition.task, model, data.vocabularies, composition.topology,
                 composition.abstract_state.params, BeamSearch(num_beams), len(sources), decoding,
             )  # fmt: skip
             every = 1 if way == "cached" else max(len(sources) // (UNCACHED_BATCHES * write.at_once), 1)
             some = sources[::every][: len(sources) if way == "cached" else UNCACHED_BATCHES * write.at_once]
-            say(f"{name}, {way}: writing {len(some)} texts")
+            print_status(f"{name}, {way}: writing {len(some)} texts")
             secs[way] = _seconds(lambda write=write, some=some: write(params, some)), len(some)
         result["uncached_sentences"] = secs["uncached"][1]
         result[name] = _compared(secs)
@@ -115,7 +115,7 @@ def _continuing(composition: Composition, params: PyTree) -> dict[str, Any]:
     spec = {name: jax.ShapeDtypeStruct((MOST_ROWS, *array.shape[1:]), array.dtype) for name, array in batch.items()}
     secs, num_tokens = {}, rows * (context - size)
     for way, decoding in {"cached": cached(model), "uncached": uncached(model, context)}.items():
-        say(f"greedy, {way}: compiling, and writing {num_tokens} tokens")
+        print_status(f"greedy, {way}: compiling, and writing {num_tokens} tokens")
         program = compile_spmd(
             make_decode(*decoding, Sampling(temperature=0), num_new=context - size, end_of_text_id=None),
             topology,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
 from jaxdp.json_files import parse_json, read_regular, write_whole
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 
 _MAX_RECORD_BYTES = 2**26
 """Largest file of proofs that is read; ours have 80 bytes a checkpoint."""
@@ -74,7 +74,7 @@ class Intactness:
         try:
             write_whole(self._record, json.dumps(self._proofs))
         except OSError as error:
-            say(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
+            print_status(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
             self._record = None
         self._recorded = dict(self._proofs)
 

@@ -79,7 +79,7 @@ def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
 def restore_latest(
     checkpoints: Path,
     abstract_state: TrainState,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
     last_step: int | None = None,
     *,
     peers: Peers | None = None,
@@ -87,7 +87,7 @@ def restore_latest(
 ) -> TrainState | None:
     """The newest undamaged state up to `last_step`; None where there is no checkpoint.
 
-    A damaged one is named through `report`, set aside as `<step>.damaged` and
+    A damaged one is named through `log`, set aside as `<step>.damaged` and
     the one before it is used. Process 0 decides which one is tried and sets it
     aside where any process finds it damaged, so that all restore the same.
 
@@ -108,7 +108,7 @@ def restore_latest(
         if problem is None:
             return state
         aside = peers.tell(str(free_name(directory, DAMAGED_MARK)))
-        report(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
+        log(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
         if peers.is_first:
             check_place()
             directory.rename(aside)

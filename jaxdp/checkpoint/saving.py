@@ -44,7 +44,7 @@ from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
@@ -267,7 +267,7 @@ def _make_way(directory: Path) -> None:
     if os.path.lexists(directory):
         aside = free_name(directory, DAMAGED_MARK if has_manifest(directory) else FOREIGN_MARK)
         directory.rename(aside)
-        say(f"{directory} is no whole checkpoint of jaxdp and is set aside as {aside}, to make room for one")
+        print_status(f"{directory} is no whole checkpoint of jaxdp and is set aside as {aside}, to make room for one")
 
 
 def host_copy(state: PyTree) -> PyTree:

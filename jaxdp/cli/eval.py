@@ -8,7 +8,7 @@ from jaxdp.cli import options as shared
 from jaxdp.config import load_config
 from jaxdp.errors import UserError
 from jaxdp.redact import redact
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.workdir import WorkDir
 
 DATA = "--config.data."
@@ -102,7 +102,7 @@ def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
         precision, recall, f1 = (_share(classes[number][key]) for key in ("precision", "recall", "f1"))
         shared.show(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {classes[number]['support']:>7}")
     if len(shown) < len(classes):
-        say(f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all")
+        print_status(f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all")
 
 
 def _share(value: float | None) -> str:

@@ -11,7 +11,7 @@ from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.paths import local_path
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.workdir import WorkDir
 
 
@@ -59,7 +59,7 @@ def _plot_evaluation(run: WorkDir) -> Path | None:
                 f"let `jaxdp eval --workdir={run.root}` write it again."
             ) from error
     if not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
-        say(
+        print_status(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
             f"{run.evaluation.name}, from which `jaxdp plot` draws them"
         )

@@ -11,7 +11,7 @@ from jaxdp.cli.strategy import add_strategy, chosen_strategy
 from jaxdp.data.reading.raw_records import FORMATS, STDIN
 from jaxdp.errors import UserError
 from jaxdp.paths import local_path
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def _standard_input(name: str):
     if sys.stdin is None or sys.stdin.closed:
         raise UserError("standard input is closed: give --text or --input=FILE.")
     if sys.stdin.isatty():
-        say("one text a line, Ctrl-D to end")
+        print_status("one text a line, Ctrl-D to end")
     return sys.stdin.buffer
 
 

@@ -23,7 +23,7 @@ from jaxdp.experiment.dataset import Data, Group
 from jaxdp.experiment.sources import source_entries, source_label, source_spec
 from jaxdp.experiment.tokenizing import with_named_files
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
-from jaxdp.report.terminal import memory_size, quantity, say
+from jaxdp.report.terminal import memory_size, print_status, quantity
 from jaxdp.training.parts import make_task, model_vocab_size, packing
 
 
@@ -106,7 +106,7 @@ def streamed(config: ConfigDict, known: Vocabularies) -> Data:
     shuffle = {"seed": config.seed, "shuffle": config.data.shuffle, "shuffle_buffer": config.data.shuffle_buffer}
     stream = open_stream(spec, config.data.split or "train", **shuffle)
     if not stream.exact:
-        say(stream.inexact_reason)
+        print_status(stream.inexact_reason)
     tokens, _ = _held_out_tokens(config, tokenizer)
     return Data(
         Vocabularies(tokenizer, files=known.files),

@@ -19,7 +19,7 @@ from jaxdp.experiment.cache_entries import plan_entry
 from jaxdp.experiment.dataset import Pairs
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.tokenizing import Prepared, held_out_texts
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.tasks import Task
 from jaxdp.training.parts import make_task, packing
 
@@ -68,7 +68,7 @@ def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows
         skips = _skips(config, examples, task.row_lengths["tokens"], least_read=0)
         pack(tokens.lengths(), **shape, skips=skips).save(directory)
 
-    plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, say)
+    plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, print_status)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
     return PackedRows(PackPlan.load(plan, plan), tokens.flat, beside)
 

@@ -19,7 +19,7 @@ from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.nearest import nearest
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.training.parts import absolute_places, make_task
 
 _ONE_SOURCE_KEYS = ("target_path", "eval_target_path", "encoding", "delimiter")
@@ -193,7 +193,7 @@ def _scanned(
     """The source of an entry, whose parts are those to train on and those to evaluate on."""
     train, evaluation = parts
     for remark in dict.fromkeys(remark for part in (*train, *(evaluation or ())) for remark in part.remarks):
-        say(remark)
+        print_status(remark)
     selection = _selection(config, columns)
     record_columns = Columns(spec.columns, spec.label_columns)
     described = {
@@ -209,5 +209,5 @@ def _scanned(
     if dry_run and not is_whole(place):
         scan = read()
     else:
-        scan = load_scan(cached(place, lambda directory: read().save(directory), say))
+        scan = load_scan(cached(place, lambda directory: read().save(directory), print_status))
     return Source(label, entry["weight"], spec, columns, train, evaluation, scan, place)

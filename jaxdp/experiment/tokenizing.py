@@ -22,7 +22,7 @@ from jaxdp.experiment.named_files import NamedFiles, read_named_files
 from jaxdp.experiment.sources import Source
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.parallel.devices import num_cores
-from jaxdp.report.terminal import progress, say
+from jaxdp.report.terminal import print_status, progress
 from jaxdp.tasks import LabelCensus, Labels, load_labels
 from jaxdp.training.parts import make_task
 
@@ -121,10 +121,10 @@ def _tokenizer(
     def build(directory: Path) -> None:
         tokenizer = make_tokenizer(name, _texts(config, sources, name, fields), special_tokens, files.texts.get(name))
         for remark in tokenizer.remarks:
-            say(f"data.tokenizer={name}: {remark}")
+            print_status(f"data.tokenizer={name}: {remark}")
         tokenizer.save(directory / "tokenizer.json")
 
-    return load_tokenizer(cached(_tokenizer_place(config, sources, made_of, files), build, say) / "tokenizer.json")
+    return load_tokenizer(cached(_tokenizer_place(config, sources, made_of, files), build, print_status) / "tokenizer.json")
 
 
 def _tokenizer_place(
@@ -162,7 +162,7 @@ def _labels(config: ConfigDict, sources: Sequence[Source]) -> Labels:
                     raise UserError(f"{excerpt.record.origin}: {error}") from error
         census.labels().save(directory / "labels.json")
 
-    return load_labels(cached(_labels_place(config, sources), build, say) / "labels.json")
+    return load_labels(cached(_labels_place(config, sources), build, print_status) / "labels.json")
 
 
 def _labels_place(config: ConfigDict, sources: Sequence[Source]) -> Path:
@@ -206,7 +206,7 @@ def prepare_source(
                         advance=advance,
                     )
 
-    directory = cached(tokens_place(config, source, vocabularies), build, say)
+    directory = cached(tokens_place(config, source, vocabularies), build, print_status)
     examples = {split: Examples(directory / split, directory) for split in splits}
     for split, found in examples.items():
         if not found.num_examples:
@@ -242,7 +242,7 @@ def held_out_texts(
         ]
         (directory / TEXTS).write_text(json.dumps(texts), encoding="utf-8")
 
-    entry = cached(texts_entry(config, prepared.entry, field, numbers), build, say)
+    entry = cached(texts_entry(config, prepared.entry, field, numbers), build, print_status)
     return json.loads((entry / TEXTS).read_text(encoding="utf-8"))
 
 

@@ -30,7 +30,7 @@ class Checkpointing(Hook):
         is_best: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: False,
         minutes: float = 0.0,
         remaining_secs: Callable[[], float] = lambda: math.inf,
-        report: Callable[[str], None] = lambda sentence: None,
+        log: Callable[[str], None] = lambda sentence: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """
@@ -45,7 +45,7 @@ class Checkpointing(Hook):
                 wherever it comes; alike on all processes; told of each evaluation once.
             minutes: time between saves; 0: not by the clock.
             remaining_secs: until the process will be killed, as far as is known.
-            report: told when there is no time for the last save.
+            log: told when there is no time for the last save.
             clock: seconds; replaced in tests.
         """
         self._writer = writer
@@ -57,7 +57,7 @@ class Checkpointing(Hook):
         self._is_best = is_best
         self._secs = 60.0 * minutes
         self._remaining_secs = remaining_secs
-        self._report = report
+        self._log = log
         self._clock = clock
         self._last_time = clock()
         self._agreed = False
@@ -98,7 +98,7 @@ class Checkpointing(Hook):
         if step == self._first_step:
             pass  # nothing has changed
         elif needed > remaining:
-            self._report(
+            self._log(
                 f"the state after step {step} is not saved: a save of this run takes up to {needed:.1f} s, and "
                 f"{max(remaining, 0.0):.1f} s are left of checkpoint.grace_secs; the checkpoint before stays the last"
             )

@@ -29,7 +29,7 @@ MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
 """Share of the grace that is kept for leaving, and its least."""
 
 
-REPORT_SECS = 2.0
+MAX_LOG_SECS = 2.0
 """Longest time that a report holds up the end of the process."""
 
 
@@ -42,7 +42,7 @@ class Preemption(Hook):
 
     def __init__(
         self,
-        report: Callable[[str], None],
+        log: Callable[[str], None],
         grace_secs: float = 0.0,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -50,13 +50,13 @@ class Preemption(Hook):
     ):
         """
         Args:
-            report: what to tell the person who watches.
+            log: what to tell the person who watches.
             grace_secs: time between the signal and the kill that follows it; 0: unknown.
             clock: seconds; replaced in tests.
             end_process: ends the process with an exit code, whatever the main thread
                 is doing; replaced in tests.
         """
-        self._report = report
+        self._log = log
         self._grace_secs = grace_secs
         self._clock = clock
         self._end_process = end_process
@@ -155,10 +155,10 @@ class Preemption(Hook):
             end = min(end, self._answer(number)) if num_heard < 2 else self._answer_again(number)
 
     def _tell(self, sentence: str) -> None:
-        """Reports, but waits no longer than `REPORT_SECS`: the main thread may have been interrupted with a lock of logging held."""
-        report = threading.Thread(target=self._report, args=(sentence,), name="jaxdp-report", daemon=True)
-        report.start()
-        report.join(REPORT_SECS)
+        """Reports, but waits no longer than `MAX_LOG_SECS`: the main thread may have been interrupted with a lock of logging held."""
+        thread = threading.Thread(target=self._log, args=(sentence,), name="jaxdp-log", daemon=True)
+        thread.start()
+        thread.join(MAX_LOG_SECS)
 
     def _answer(self, number: int) -> "_End":
         self._received = self._received or _request(number)

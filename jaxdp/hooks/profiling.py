@@ -17,7 +17,7 @@ class Profiling(Hook):
         directory: Path,
         after_step: int,
         num_steps: int,
-        report: Callable[[str], None],
+        log: Callable[[str], None],
         check_place: Callable[[], None] = lambda: None,
     ):
         """
@@ -25,10 +25,10 @@ class Profiling(Hook):
             directory: Directory of the trace.
             after_step: Step after which the trace begins.
             num_steps: Number of steps to trace.
-            report: Called with a sentence once the trace is written.
+            log: Called with a sentence once the trace is written.
             check_place: Called before the trace is written; raises to prevent it.
         """
-        self._directory, self._report, self._check_place = directory, report, check_place
+        self._directory, self._log, self._check_place = directory, log, check_place
         self._start, self._end = after_step, after_step + num_steps
         self._running = False
 
@@ -51,4 +51,4 @@ class Profiling(Hook):
             self._running = False
             self._check_place()
             jax.profiler.stop_trace()
-            self._report(f"profile written to {self._directory} (tensorboard --logdir, or ui.perfetto.dev)")
+            self._log(f"profile written to {self._directory} (tensorboard --logdir, or ui.perfetto.dev)")

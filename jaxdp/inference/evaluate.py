@@ -46,7 +46,7 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.quoting import quoted_names
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
 from jaxdp.training import parts
@@ -155,7 +155,7 @@ class Evaluator:
         self.reports["summary"] = summary.report
         absent = summary.report.get("absent_labels", [])
         if absent and absent != self._absent_labels and self._topology.process_index == 0:
-            say(f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur")
+            print_status(f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur")
         self._absent_labels = absent
         return summary.metrics
 
@@ -277,7 +277,7 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
     try:
         write_whole(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
-        say(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
+        print_status(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
 
 
 def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from jaxdp.model import parameter_shapes
 from jaxdp.parallel.devices import configure_backend, connected_topology, num_cores
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.tasks import Task, pad_examples
 from jaxdp.training import parts
 
@@ -126,7 +126,7 @@ class Predictor:
         if data.encoding and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
             file = dataclasses.replace(file, encoding=data.encoding)  # of the run's own format; others are UTF-8
         if form is None and not file.path.endswith(file.name):
-            say(f"{file.path} is read as {file.kind[1:]}; another format is set by --format")
+            print_status(f"{file.path} is read as {file.kind[1:]}; another format is set by --format")
         return read_raw(file, columns, self._config.data.errors)
 
     def __call__(self, records: Iterable[RawRecord]) -> Iterator[dict[str, Any]]:
@@ -159,9 +159,9 @@ class Predictor:
     def report(self) -> None:
         """Prints how many records were cut, and how many have no answer."""
         if self._num_cut:
-            say(f"{self._num_cut} of {self.num_records} records were cut to {self._task.row_lengths['tokens']} tokens")
+            print_status(f"{self._num_cut} of {self.num_records} records were cut to {self._task.row_lengths['tokens']} tokens")
         if self.num_errors:
-            say(f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" at the position of each')
+            print_status(f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" at the position of each')
 
     def _restored(self, num_rows: int):
         """(topology, model, abstract parameters, parameters), on no more CPU devices than there are rows."""

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdp.cache_home import cache_home, why_unwritable
 from jaxdp.errors import UserError
 from jaxdp.hardware.host_memory import check_address_space
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 
 AXIS = "devices"
 """Name of the data-parallel axis in every SPMD program."""
@@ -128,7 +128,7 @@ def _configure_compilation_cache() -> None:
     if not given:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     elif "://" not in given and (why := why_unwritable(given)):
-        say(f"compiled programs are not kept: JAX_COMPILATION_CACHE_DIR={given} cannot be written ({why})")
+        print_status(f"compiled programs are not kept: JAX_COMPILATION_CACHE_DIR={given} cannot be written ({why})")
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 

@@ -52,7 +52,7 @@ class Peers:
         self,
         processes: Processes,
         timeout_secs: float,
-        report: Callable[[str], None],
+        log: Callable[[str], None],
         end_process: Callable[[int], None] = os._exit,
         *,
         token: RunToken | None = None,
@@ -62,7 +62,7 @@ class Peers:
         Args:
             processes: how many, which one this is, and where process 0 listens.
             timeout_secs: how long to wait for all.
-            report: where the loss of a process goes when this one is held up.
+            log: where the loss of a process goes when this one is held up.
             end_process: ends this process with an exit code, from a thread.
             token: by which they know each other; for process 0 already there. A process alone needs none.
 
@@ -72,7 +72,7 @@ class Peers:
         self.num_processes, self.process_index = processes.num_processes, processes.process_index
         self.hosts = [socket.gethostname()]
         self._address = processes.coordinator
-        self._report, self._end_process = report, end_process
+        self._log, self._end_process = log, end_process
         self._left = threading.Event()
         self._lost = threading.Event()
         self._loss = PeerLost("no process is lost")
@@ -205,7 +205,7 @@ class Peers:
         self._lost.set()
         self._answers.put(None)
         if not self._left.wait(LINGER_SECS):
-            self._report(str(self._loss))
+            self._log(str(self._loss))
             self._end_process(self._loss.exit_code)
         self._socket.close()
 

@@ -33,7 +33,7 @@ logging.getLogger("jaxdp").addHandler(logging.NullHandler())  # without a log fi
 console = Console(file=SurvivingStream(lambda: sys.stderr), highlight=False)
 
 
-def say(sentence: str) -> None:
+def print_status(sentence: str) -> None:
     """Prints and logs a sentence, without secrets and control characters."""
     sentence = redact(sentence)
     console.print(sentence, markup=False, soft_wrap=True)
@@ -61,7 +61,7 @@ def show_cut(rows: Sequence[tuple[str, str]]) -> None:
         printable = "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(value.split()))
         line = Text(f"{name:<{width}}  {printable}")
         line.truncate(console.width, overflow="ellipsis")
-        say(line.plain)
+        print_status(line.plain)
 
 
 def quantity(number: float, unit: str = "") -> str:
@@ -113,7 +113,7 @@ class ProgressLine:
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
         """Training metrics redraw the line; any others stand above it for good."""
         if "train/loss" not in values:
-            say(f"step {step:>{len(str(self._total_steps))}}  {_described(values)}")
+            print_status(f"step {step:>{len(str(self._total_steps))}}  {_described(values)}")
             return
         last = step >= self._total_steps
         interval = REFRESH_SECS if self._live else PLAIN_SECS
@@ -124,7 +124,7 @@ class ProgressLine:
         if self._live:
             self._live.update(self._line(step, text), refresh=True)
         else:
-            say(text)
+            print_status(text)
 
     def _line(self, step: int, text: str) -> Table:
         """The bar and the text in one line; a narrow terminal loses the bar, then spaces."""
@@ -198,7 +198,7 @@ def progress(label: str, total: int, clock: Callable[[], float] = time.monotonic
             bar.update(task, completed=done, refresh=True)
         else:
             remaining = (total - done) * (now - start) / max(done, 1)
-            say(f"{label}  {done / max(total, 1):.0%}  eta {duration(remaining)}")
+            print_status(f"{label}  {done / max(total, 1):.0%}  eta {duration(remaining)}")
 
     with bar or contextlib.nullcontext():
         yield advance

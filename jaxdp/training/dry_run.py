@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.experiment.data import read_data
 from jaxdp.inference.trained_run import known_vocabularies
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.training import parts
 from jaxdp.training.resume import check_configuration
 from jaxdp.training.setup import Composition
@@ -36,5 +36,5 @@ def dry_run(config: ConfigDict, workdir: str) -> ConfigDict:
     composition = Composition(config, data, total_steps)
     show_report(composition, composition.compile())
     would = f"continue from checkpoint {steps[-1]} of {total_steps} steps" if steps else f"train {total_steps} steps from step 1"
-    say(f"dry run: nothing was trained; the run would {would} in {directory.root}")
+    print_status(f"dry run: nothing was trained; the run would {would} in {directory.root}")
     return config

@@ -7,7 +7,7 @@ from jaxdp.errors import UserError
 from jaxdp.parallel.peers import Peers
 from jaxdp.parallel.processes import Processes
 from jaxdp.parallel.run_token import RunToken
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.workdir import WorkDir
 
 
@@ -46,7 +46,7 @@ def join_processes(
     try:
         if refusal:
             token.write_if_missing()
-        peers = stack.enter_context(Peers(processes, timeout_secs, _say_at_the_end, token=token))
+        peers = stack.enter_context(Peers(processes, timeout_secs, _log_peer_loss, token=token))
     except UserError:
         if refusal:
             raise refusal from None
@@ -60,6 +60,6 @@ def _nothing_to_check() -> None:
     """For a process that holds no lock."""
 
 
-def _say_at_the_end(sentence: str) -> None:
+def _log_peer_loss(sentence: str) -> None:
     """As the command line does what ends the run."""
-    say(f"jaxdp: {sentence}")
+    print_status(f"jaxdp: {sentence}")

@@ -21,7 +21,7 @@ from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.every import Every
 from jaxdp.parallel.peers import Peers
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.report.writers import iterate_metrics
 from jaxdp.workdir import WorkDir
 
@@ -52,9 +52,9 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
     if resume == "must" and not steps:
         raise UserError(f"--resume=must, but {directory.checkpoints} holds no checkpoint; check --workdir.")
     for name in remove_leftovers(directory.checkpoints) if clean else ():
-        say(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
+        print_status(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
     for path in without_manifest(directory.checkpoints) if clean else ():
-        say(f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}")
+        print_status(f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}")
     return steps
 
 

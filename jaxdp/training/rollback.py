@@ -20,7 +20,7 @@ from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.data.pipeline import check_data_state
 from jaxdp.errors import TrainingDiverged
 from jaxdp.hooks.divergence import Diverged
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.training.diagnosis import diagnose
 from jaxdp.training.setup import Composition
 from jaxdp.typing import PyTree
@@ -76,7 +76,7 @@ class Rollbacks:
         slots = self._composition.feed.slots(batches)
         self._composition.feed.exclude(slots)
         self._count += 1
-        say(
+        print_status(
             f"{self._described(diverged)}: going back to before step {batches.start + 1} and leaving out batches "
             f"{slots[0]} to {slots[-1]} of the data (rollback {self._count} of {self._optim.max_rollbacks}, "
             "optim.max_rollbacks)"

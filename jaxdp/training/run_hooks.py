@@ -17,7 +17,7 @@ from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluate import Evaluator
-from jaxdp.report.terminal import say, show_cut
+from jaxdp.report.terminal import print_status, show_cut
 from jaxdp.trainer import Hook
 from jaxdp.training.resume import early_stopping
 from jaxdp.training.retention_rules import retention_of
@@ -65,7 +65,7 @@ def make_hooks(
         hooks.insert(0, _consistency(start.composition, programs, checkpointing))
     if start.profile:
         profiling = Profiling(
-            start.directory.profile, start.profile.after_step, start.profile.num_steps, say, start.check_place
+            start.directory.profile, start.profile.after_step, start.profile.num_steps, print_status, start.check_place
         )
         hooks.append(InPhase(profiling, lambda: phase("profiling")))
     return hooks
@@ -123,7 +123,7 @@ def _checkpointing(
         is_best=lambda step, metrics: start.peers.tell(best.add(step, metrics)),
         minutes=config.checkpoint.every_minutes,
         remaining_secs=start.preemption.remaining_secs,
-        report=say,
+        log=print_status,
     )
 
 

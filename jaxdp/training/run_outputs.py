@@ -14,7 +14,7 @@ from jaxdp.experiment.vocabularies import save_vocabularies
 from jaxdp.json_files import write_whole
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
-from jaxdp.report.terminal import ProgressLine, say
+from jaxdp.report.terminal import ProgressLine, print_status
 from jaxdp.report.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
 from jaxdp.training.run_context import Start
 from jaxdp.user_code import user_place, user_sentence
@@ -28,7 +28,7 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger("jaxdp").removeHandler(self)
-        say(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
+        print_status(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
 
 
 class _LogFormat(logging.Formatter):
@@ -83,7 +83,7 @@ def record_provenance(start: Start, first_step: int) -> None:
     """
     start.check_place()
     try:
-        add_entry(start.directory.provenance, {**start.provenance(), "first_step": first_step}, say)
+        add_entry(start.directory.provenance, {**start.provenance(), "first_step": first_step}, print_status)
     except OSError as error:
         raise UserError(
             f"{start.directory.provenance} cannot be written ({error.strerror}); make room, or change its permissions, "

@@ -18,7 +18,7 @@ from jaxdp.experiment.vocabularies import vocabulary_files
 from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
 from jaxdp.inference.initial_params import start_from
 from jaxdp.parallel.barrier import wait_for_all
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Outcome, train
 from jaxdp.training import parts
@@ -78,12 +78,12 @@ def _restore_or_initialise(
     """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
     composition, checkpoints = start.composition, start.directory.checkpoints
     state = restore_latest(
-        checkpoints, composition.abstract_state, say, last_step, peers=start.peers, check_place=start.check_place
+        checkpoints, composition.abstract_state, print_status, last_step, peers=start.peers, check_place=start.check_place
     )
     if state is not None:
         step = int(state.step)
         rollbacks.adopt(read_item(checkpoints / str(step), "data"), step)
-        say(f"resuming from checkpoint {step} of {composition.total_steps} steps")
+        print_status(f"resuming from checkpoint {step} of {composition.total_steps} steps")
         _say_how_the_schedule_changes(composition, checkpoints / str(step), step)
         return state, step
     state, init_from = composition.fresh_state(), composition.config.init_from
@@ -92,7 +92,7 @@ def _restore_or_initialise(
         # The step takes the state's buffers over, so no two leaves may share one.
         ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), initial.params)
         state = state.replace(params=initial.params, ema=ema)
-        say(f"starting from {init_from}: {initial.describe()}")
+        print_status(f"starting from {init_from}: {initial.describe()}")
     return state, 0
 
 
@@ -105,7 +105,7 @@ def _say_how_the_schedule_changes(composition: Composition, checkpoint: Path, st
         step, parts.optimizer_config(saved, total_steps), parts.optimizer_config(composition.config, composition.total_steps)
     )
     if changed:
-        say(changed)
+        print_status(changed)
 
 
 def _train(
@@ -162,7 +162,7 @@ def _roll_back(start: Start, rollbacks: Rollbacks, last_step: int) -> tuple[Trai
     wait_for_all("checkpoints are whole", start.composition.topology)
     state, first_step = _restore_or_initialise(start, rollbacks, last_step)
     if first_step == 0:
-        say("no checkpoint is from before that: starting again from step 1")
+        print_status("no checkpoint is from before that: starting again from step 1")
     for step in committed_steps(checkpoints) if start.peers.is_first else ():
         if step > first_step:
             start.check_place()
@@ -182,9 +182,9 @@ def _end(start: Start, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
     request = 0 if complete else outcome.request
     if request == EARLY_STOP:
         [stopping] = [hook for hook in hooks if isinstance(hook, EarlyStopping)]
-        say(f"{stopping.message}; everything is in {root}")
+        print_status(f"{stopping.message}; everything is in {root}")
         return Result(outcome.step, 0)
-    say(
+    print_status(
         f"stopped after step {outcome.step} of {total_steps}; the same command continues"
         if request
         else f"finished {outcome.step} steps; everything is in {root}"

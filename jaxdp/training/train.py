@@ -18,7 +18,7 @@ from jaxdp.parallel.clusters import check_coordinator, cluster_processes
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
-from jaxdp.report.terminal import say
+from jaxdp.report.terminal import print_status
 from jaxdp.training import parts
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.process_start import join_processes
@@ -64,7 +64,7 @@ def run(
         return _run(config, directory, resume, profile, processes)
     except Stopped as stopped:
         steps = committed_steps(directory.checkpoints)
-        say(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
+        print_status(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
         return Result(steps[-1] if steps else 0, stopped.number, interrupted=True)
 
 
@@ -73,11 +73,11 @@ def _run(
 ) -> Result:
     """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
-        preemption = Preemption(say, config.checkpoint.grace_secs)
+        preemption = Preemption(print_status, config.checkpoint.grace_secs)
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(preemption)
         else:
-            say(
+            print_status(
                 "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
                 "checkpoint; call jaxdp.train in the main thread for that"
             )
@@ -98,7 +98,7 @@ def _run(
         if steps:
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, peers):
-                say(why)
+                print_status(why)
                 return Result(steps[-1], 0)
         if peers.num_processes > 1:
             preemption.hold(peers)  # JAX would abort the others if one left alone

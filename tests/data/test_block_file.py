@@ -33,9 +33,9 @@ def content(num_bytes=NUM_BYTES):
     return np.random.default_rng(0).integers(0, 256, num_bytes, np.uint8)
 
 
-def make_entry(root, say=print):
+def make_entry(root, log=print):
     """A cache entry with one array of five and a bit blocks."""
-    return cached(entry_path(root, "tokens", {}), lambda directory: content().tofile(directory / "tokens.bin"), say)
+    return cached(entry_path(root, "tokens", {}), lambda directory: content().tofile(directory / "tokens.bin"), log)
 
 
 def flip(path, position):

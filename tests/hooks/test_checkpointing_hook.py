@@ -167,7 +167,7 @@ def test_nothing_is_saved_where_no_step_was_made():
 def test_a_last_save_that_would_not_end_in_time_is_left(longest, remaining, saved):
     writer, said = Writer(), []
     writer.longest_save_secs = longest
-    run([make_hook(writer, remaining_secs=lambda: remaining, report=said.append)], 3)
+    run([make_hook(writer, remaining_secs=lambda: remaining, log=said.append)], 3)
     assert (steps_of(writer), writer.waits) == (saved, 1)
     assert bool(said) != bool(saved)
     if said:

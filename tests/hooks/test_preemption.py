@@ -139,7 +139,7 @@ def test_where_the_main_thread_is_held_up_the_process_is_ended(said, ended, monk
 def test_a_report_that_cannot_be_made_holds_nothing_up(ended, monkeypatch):
     """The main thread, interrupted between taking a lock of logging and releasing it, leaves it locked for every other thread."""
     monkeypatch.setattr(preemption_module, "UNWIND_SECS", 0.05)
-    monkeypatch.setattr(preemption_module, "REPORT_SECS", 0.05)
+    monkeypatch.setattr(preemption_module, "MAX_LOG_SECS", 0.05)
     lock = threading.Lock()
     lock.acquire()
     with Preemption(lambda sentence: lock.acquire(), end_process=ended.append) as preemption:

@@ -14,7 +14,7 @@ from jaxdp.tasks.classification_metrics import summarize_multi_label, summarize_
 @pytest.fixture
 def told(monkeypatch):
     sentences = []
-    monkeypatch.setattr(plot_fonts, "say", sentences.append)
+    monkeypatch.setattr(plot_fonts, "print_status", sentences.append)
     monkeypatch.setattr(plot_fonts, "FALLBACKS", ())  # as on a machine without further fonts
     return sentences
 

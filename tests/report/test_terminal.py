@@ -9,8 +9,8 @@ from jaxdp.report.terminal import (
     ProgressLine,
     duration,
     memory_size,
+    print_status,
     quantity,
-    say,
     show_cut,
     show_table,
 )
@@ -70,7 +70,7 @@ def test_all_goes_to_stderr_and_to_the_log(capsys, caplog):
     caplog.set_level(logging.INFO, "jaxdp")
     logging.getLogger("jaxdp").addHandler(caplog.handler)
     try:
-        say("a [bold]sentence[/bold] " + "that is long " * 30)
+        print_status("a [bold]sentence[/bold] " + "that is long " * 30)
         show_table([("devices", "8 x cpu"), ("data", "text")])
     finally:
         logging.getLogger("jaxdp").removeHandler(caplog.handler)

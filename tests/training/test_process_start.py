@@ -105,5 +105,5 @@ def test_a_token_of_the_environment_needs_no_file(directory, monkeypatch):
 
 
 def test_what_ends_a_process_from_a_thread_is_said(capsys):
-    joining._say_at_the_end("process 1 on a is gone")
+    joining._log_peer_loss("process 1 on a is gone")
     assert capsys.readouterr().err == "jaxdp: process 1 on a is gone\n"

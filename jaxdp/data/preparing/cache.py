@@ -26,7 +26,7 @@ from jaxdp.lock import exclusive
 ENTRY = "entry.json"
 ARRAY = ".bin"
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
@@ -60,13 +60,13 @@ def _digest(path: Path) -> str:
     return file_digest(path, ends_only=path.suffix == ARRAY)
 
 
-def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
+def cached(entry: Path, build: Callable[[Path], None], log: Log) -> Path:
     """The directory of a whole entry, built if it is not there.
 
     Args:
         entry: from `entry_path`.
         build: fills an empty directory; whatever it raises leaves no entry.
-        say: tells the user that another process is waited for, or that a damaged
+        log: tells the user that another process is waited for, or that a damaged
             entry is made again.
 
     Raises:
@@ -77,10 +77,10 @@ def cached(entry: Path, build: Callable[[Path], None], say: Say) -> Path:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for {{}}, which prepares the same data in {entry.parent}"
-        with exclusive(entry.with_name(entry.name + ".lock"), lambda holder: say(waiting.format(holder))):
+        with exclusive(entry.with_name(entry.name + ".lock"), lambda holder: log(waiting.format(holder))):
             if not is_whole(entry):
                 if os.path.lexists(entry):
-                    say(f"{entry} is damaged and is made again")
+                    log(f"{entry} is damaged and is made again")
                 _build(entry, build)
     except OSError as error:
         raise UserError(

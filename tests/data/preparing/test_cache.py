@@ -25,8 +25,8 @@ def fill(directory):
     (directory / "numbers.json").write_text("{}")
 
 
-def build(root, say=lambda sentence: None):
-    return cached(entry_path(root, "tokens", KEY), fill, say)
+def build(root, log=lambda sentence: None):
+    return cached(entry_path(root, "tokens", KEY), fill, log)
 
 
 def test_the_name_is_a_function_of_the_key_alone(tmp_path):
@@ -140,11 +140,11 @@ def test_a_lock_file_with_binary_content_is_no_obstacle(tmp_path, content):
     with open(lock, "rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
 
-        def say(sentence):
+        def log(sentence):
             said.append(sentence)
             fcntl.flock(other, fcntl.LOCK_UN)
 
-        build(tmp_path, say)
+        build(tmp_path, log)
     assert said == [f"waiting for another process, which prepares the same data in {tmp_path}"]
     assert is_whole(entry)
 
