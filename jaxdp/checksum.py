@@ -1,8 +1,7 @@
-"""Checksums of arrays as they are on the device.
+"""Checksums of arrays, computed on the device.
 
-A file's hash says that the bytes on disk are those that were written; this one
-says that the values restored are those that were trained, and that all devices
-hold the same.
+A file hash proves that a file was read back as it was saved. These checksums prove
+that the restored values are the trained ones, and that all devices hold equal values.
 """
 
 import jax
@@ -12,30 +11,29 @@ from jaxdp.typing import PyTree
 
 
 def leaf_checksums(tree: PyTree) -> jax.Array:
-    """One number for each leaf; traceable, a single pass over the memory.
+    """Computes one checksum per leaf in a single pass over the memory; can be traced by JAX.
 
-    Each element, as an unsigned 32-bit word, is combined with its position and
-    mixed by a bijection, and all are added modulo 2**32. So any change within
-    one element changes the sum for certain, and any other, such as a swap, but
-    for one chance in 2**32.
+    Each element, as an unsigned 32-bit word, is combined with its position, mixed by a
+    bijection and added modulo 2**32. A change within one element always changes the sum;
+    any other change, such as a swap, goes unnoticed with probability 2**-32.
 
     Returns:
-        [num_leaves] uint32, in tree order.
+        Checksums `[num_leaves] uint32`, in tree order.
     """
     return jnp.stack([_checksum(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def _checksum(leaf: jax.Array) -> jax.Array:
     words = _as_words(leaf).reshape(-1)
-    # An odd multiplier of high spread (Knuth's golden-ratio constant) tells positions apart.
+    # An odd multiplier with well-spread bits (Knuth's golden-ratio constant) distinguishes positions.
     positions = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(2654435769)
     return jnp.sum(_mixed(words ^ positions), dtype=jnp.uint32)
 
 
 def _mixed(words: jax.Array) -> jax.Array:
-    """A bijection of 32-bit words in which each input bit reaches each output bit.
+    """Applies a bijection of 32-bit words in which every input bit affects every output bit.
 
-    Without it a swap of two numbers that differ in the sign alone would go unseen.
+    Without it, swapping two numbers that differ only in their sign would not change the sum.
 
     Source: Wellons 2018, Prospecting for Hash Functions: lowbias32.
     """

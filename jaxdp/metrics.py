@@ -1,7 +1,7 @@
 """Additive metrics: everything travels as (sum, weight) and is divided once.
 
 A mean of means is wrong as soon as padding falls unevenly on devices,
-microbatches or batches; a sum of sums is right however the rows are dealt.
+microbatches or batches; a sum of sums is right however the examples are distributed.
 Devices add in float32, the host in float64.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 from jaxdp.errors import UserError
 
 Sums = Mapping[str, tuple]
-"""For each metric the pair (sum, weight) of scalars, on a device or on the host."""
+"""Pairs (sum, weight) of scalars by metric name, on a device or on the host."""
 
 
 class Totals:
-    """Running float64 totals of many `Sums`, as an evaluation collects them."""
+    """Running float64 totals of the `Sums` of many batches."""
 
     def __init__(self):
         self._totals: dict[str, np.ndarray] = {}
@@ -27,7 +27,7 @@ class Totals:
             self._totals.setdefault(name, np.zeros(2)).__iadd__(np.asarray(pair, np.float64))
 
     def means(self) -> dict[str, float]:
-        """sum / weight of every metric; NaN where nothing had weight."""
+        """Returns sum / weight of every metric; NaN if the total weight is 0."""
         return {
             name: float(total / weight) if weight else float("nan")
             for name, (total, weight) in self._totals.items()

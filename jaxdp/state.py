@@ -1,4 +1,4 @@
-"""The train state, which is exactly what a checkpoint holds, and what hooks are told."""
+"""Train state: the arrays that a checkpoint holds, and the result of one step as hooks receive it."""
 
 import dataclasses
 from typing import Any
@@ -13,17 +13,17 @@ from jaxdp.typing import PyTree
 
 @flax.struct.dataclass
 class TrainState:
-    """Arrays only; replicated on every device, without a device axis.
+    """Train state: arrays only, replicated on every device without a device axis.
 
     Attributes:
-        step: [] int32, batches consumed. A state of step N comes from batches
-            0 .. N-1 and is saved as checkpoint N; the next batch is batch(N).
-        params: the model's parameters, float32.
-        opt_state: the optimizer's state.
-        ema: moving average of `params`, or None when it is off.
-        sync: state of the synchronisation strategy; () for pmean.
-        skipped: [] int32, updates left out because they were not finite, or a spike.
-        skipped_in_a_row: [] int32, how many of them came last.
+        step: Number of batches consumed, `[] int32`. The state of step N results from batches
+            0 to N - 1 and is saved as checkpoint N; the next batch is batch N.
+        params: Model parameters, float32.
+        opt_state: Optimizer state.
+        ema: Moving average of `params`; None if EMA is off.
+        sync: State of the synchronisation strategy; () for pmean.
+        skipped: Number of updates skipped because they were not finite or a loss spike, `[] int32`.
+        skipped_in_a_row: Number of consecutive skipped updates up to this step, `[] int32`.
     """
 
     step: jax.Array
@@ -36,7 +36,7 @@ class TrainState:
 
 
 def initial_state(params: PyTree, optimizer, *, with_ema: bool) -> TrainState:
-    """State 0 around fresh parameters; traceable."""
+    """Builds the state of step 0 around initial parameters; can be traced by JAX."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -51,15 +51,15 @@ def initial_state(params: PyTree, optimizer, *, with_ema: bool) -> TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class StepInfo:
-    """One finished step as the hooks see it, read after the next one was dispatched.
+    """Result of one finished step, read after the next step was dispatched.
 
     Attributes:
-        step: updates completed, this one included.
-        metrics: the train step's metrics as host numbers (see `jaxdp.step`).
-        step_secs: time since the step before was finished, without what hooks
-            did with the state in between.
-        queue: how many batches were ready when the loop came for this step's, and how
-            much of the time it waited.
+        step: Number of updates completed, including this one.
+        metrics: Metrics of the train step as host numbers (see `jaxdp.step`).
+        step_secs: Seconds since the previous step finished, without the time that hooks
+            spent on the state in between.
+        queue: Number of batches that were ready when the loop fetched this step's batch, and
+            the seconds it waited for data.
     """
 
     step: int

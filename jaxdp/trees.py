@@ -1,9 +1,9 @@
-"""Parameter trees: names of leaves, sizes, and which leaves carry a layer axis.
+"""Parameter trees: leaf names, sizes, and the layer axis of scanned layers.
 
-A scanned stack of layers keeps one leaf for all layers, with the layer as axis
-0, below the key `layers`; an unrolled stack keeps `layer_0`, `layer_1`, ...
-Rules about a parameter (decay, factoring, orthogonalisation) must not depend on
-that choice, so they ask for the rank that one layer's parameter has.
+A scanned stack of layers stores one leaf for all layers under the key `layers`, with
+the layer as axis 0; an unrolled stack stores `layer_0`, `layer_1`, ... Rules about a
+parameter (weight decay, factoring, orthogonalisation) must not depend on this choice,
+so they use the rank of one layer's parameter.
 """
 
 import jax
@@ -15,7 +15,7 @@ SCANNED_LAYERS = "layers"
 
 
 def key_name(key) -> str:
-    """One step of a tree path, as a person would write it."""
+    """Returns the name of one element of a tree path."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
@@ -23,25 +23,25 @@ def key_name(key) -> str:
 
 
 def leaf_name(path) -> str:
-    """A tree path as `layers/attention/query/kernel`."""
+    """Returns a tree path as a string such as `layers/attention/query/kernel`."""
     return "/".join(key_name(key) for key in path)
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, object]]:
-    """Every leaf with its name, in tree order."""
+    """Returns every leaf with its name, in tree order."""
     return [(leaf_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
 def is_scanned(name: str) -> bool:
-    """Whether the leaf of this name carries a layer axis."""
+    """Returns whether the leaf of this name has a layer axis."""
     return SCANNED_LAYERS in name.split("/")
 
 
 def per_layer_rank(name: str, leaf) -> int:
-    """Rank of one layer's parameter: without the layer axis of a scanned stack."""
+    """Returns the rank of one layer's parameter, which excludes the layer axis of a scanned stack."""
     return len(leaf.shape) - is_scanned(name)
 
 
 def num_elements(tree: PyTree) -> int:
-    """Total number of array elements; works on arrays and on their shapes."""
+    """Counts the elements of all leaves, which are arrays or `jax.ShapeDtypeStruct`s."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -1,4 +1,4 @@
-"""Names for the values that pass between floors."""
+"""Type aliases shared by all floors: parameter trees and host batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 PyTree = Any
-"""A nest of dicts, tuples and dataclasses with arrays at the leaves."""
+"""Nested dicts, tuples and dataclasses with arrays as leaves."""
 
 HostBatch = Mapping[str, np.ndarray]
-"""Arrays by name on the host, all `[rows, ...]`: the rows of one process."""
+"""One process's share of a batch on the host: arrays `[examples, ...]` by name."""
