@@ -9,7 +9,7 @@ import pytest
 from tiny_training import LENGTH, VOCAB_SIZE, bigram, bigram_params, topology
 
 from jaxdp.data.pipeline import eval_batches
-from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.evaluation import EvaluationLeft, evaluate
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.signals import signal_maker, signals_spec

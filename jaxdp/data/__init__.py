@@ -1,13 +1,13 @@
-"""From files to the host batches of one process; NumPy only, no JAX.
+"""Data pipeline, from files to the host batches of one process; NumPy only, no JAX.
 
-The way of the data, one folder a step:
+One folder a stage:
 
-    reading      files, data sets -> records        cleaning     records -> cleaned records
-    tokenizers   text <-> token ids                 preparing    records -> arrays on disk, mapped
-    rows         arrays -> rows                     order        step -> which rows, of which process
-    pipeline     rows -> batches, data state        stream       records -> batches, as they come
-    prefetch     batches, ahead of the consumer     hashing      a hash of a batch
+    reading      files, datasets -> records         cleaning     records -> cleaned records
+    tokenizers   text <-> token ids                 preparing    records -> memory-mapped arrays
+    sequences    arrays -> sequences of tokens      samplers     step -> sequences of the batch, and their process
+    pipeline     sequences -> batches, data state   stream       records -> batches, in the order of a stream
+    prefetch     batches, ahead of the consumer     batch_hash   hash of a batch
 
-A kind of row is anything with `num_rows` and `rows(indices)`, as
-`pipeline.RowSource` says; nothing from `order` on knows more.
+A dataset of sequences has `num_rows` and `rows(indices)`, see `pipeline.SequenceDataset`; samplers, pipeline and
+prefetch depend on nothing else.
 """

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxdp.data.row_random import random_uniform
+from jaxdp.data.random_bits import random_uniform
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxdp.data.order.partition import process_rows
-from jaxdp.data.order.row_order import Order
+from jaxdp.data.samplers.epochs import Sampler
+from jaxdp.data.samplers.shards import process_row_ids
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
@@ -21,7 +21,7 @@ MakeBatch = Callable[[HostBatch, int, int, np.ndarray], HostBatch]
 """(examples `[rows, ...]`, seed, step, row_ids `[rows] int32`) -> arrays `[rows, ...]`."""
 
 
-class RowSource(Protocol):
+class SequenceDataset(Protocol):
     """Rows by number."""
 
     num_rows: int
@@ -34,9 +34,9 @@ class RowSource(Protocol):
 
 
 def train_batches(
-    source: RowSource,
+    source: SequenceDataset,
     make_batch: MakeBatch,
-    order: Order,
+    order: Sampler,
     *,
     partition: str,
     num_processes: int,
@@ -50,11 +50,11 @@ def train_batches(
         the global batch.
 
     Raises:
-        UserError: see `process_rows`, at the first batch.
+        UserError: see `process_row_ids`, at the first batch.
     """
     step = start_step
     while True:
-        row_ids = process_rows(
+        row_ids = process_row_ids(
             partition,
             global_batch_size=order.global_batch_size,
             num_processes=num_processes,
@@ -68,7 +68,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: RowSource,
+    source: SequenceDataset,
     make_batch: MakeBatch,
     *,
     global_batch_size: int,
@@ -92,7 +92,7 @@ def eval_batches(
     """
     whole = -(-source.num_rows // global_batch_size)
     for batch in range(min(num_batches, whole) if num_batches else whole):
-        row_ids = process_rows(
+        row_ids = process_row_ids(
             "block",
             global_batch_size=global_batch_size,
             num_processes=num_processes,
@@ -108,7 +108,7 @@ def eval_batches(
         yield {**batch, "row_ids": row_ids}
 
 
-def data_state(order: Order, fingerprint: str, step: int, cleaning: Sequence[str] = ()) -> dict[str, Any]:
+def data_state(order: Sampler, fingerprint: str, step: int, cleaning: Sequence[str] = ()) -> dict[str, Any]:
     """What a checkpoint says about the data: small, JSON, the same on every host.
 
     Args:

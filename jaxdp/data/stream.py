@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdp.data.order.partition import process_rows
 from jaxdp.data.pipeline import FORMAT, MakeBatch, check_data_state
 from jaxdp.data.reading.record_stream import Place, RecordStream
+from jaxdp.data.samplers.shards import process_row_ids
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
@@ -81,7 +81,7 @@ class StreamBatches:
         make_batch: of the task.
         length: tokens from the beginning of a row to that of the next; a row has one more.
         global_batch_size: rows of a batch, of all processes.
-        partition: see `process_rows`; as `num_processes` and `process_index`.
+        partition: see `process_row_ids`; as `num_processes` and `process_index`.
         state: to go on from; None: the start.
     """
 
@@ -117,13 +117,13 @@ class StreamBatches:
             the global batch; and the state after this batch.
 
         Raises:
-            UserError: see `RecordStream.records`, `process_rows` and `prepare`; an
+            UserError: see `RecordStream.records`, `process_row_ids` and `prepare`; an
                 epoch without a row.
         """
         step = self.first_state["step"]
         rows = self._rows(Position(**self.first_state["position"]))
         while True:
-            row_ids = process_rows(
+            row_ids = process_row_ids(
                 self.partition,
                 global_batch_size=self.global_batch_size,
                 num_processes=self.num_processes,

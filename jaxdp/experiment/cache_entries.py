@@ -21,7 +21,7 @@ from jaxdp.data.preparing.cache import entry_path
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
 from jaxdp.data.preparing.selection import SELECTION_FORMAT, Selection
-from jaxdp.data.rows.packing import PLAN_FORMAT
+from jaxdp.data.sequences.packing import PLAN_FORMAT
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.errors import UserError

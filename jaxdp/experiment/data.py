@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.data.order.mixture import ConcatenatedRows
-from jaxdp.data.pipeline import RowSource
+from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.preparing.cache import discard
 from jaxdp.data.preparing.examples import Examples
 from jaxdp.data.preparing.scan import DataChanged
+from jaxdp.data.samplers.mixture import ConcatenatedSequences
 from jaxdp.experiment.cache_entries import cleaning_identity, digest
 from jaxdp.experiment.dataset import Data, Group, Pairs
 from jaxdp.experiment.label_counts import label_lines
@@ -137,15 +137,15 @@ def _can_stratify(config: ConfigDict, sources: Sequence[Source]) -> bool:
     return config.data.eval_selection != "stratified" and any(source.evaluation is None for source in sources)
 
 
-def _joined(rows: Mapping[str, RowSource]) -> RowSource:
-    return next(iter(rows.values())) if len(rows) == 1 else ConcatenatedRows(rows)
+def _joined(rows: Mapping[str, SequenceDataset]) -> SequenceDataset:
+    return next(iter(rows.values())) if len(rows) == 1 else ConcatenatedSequences(rows)
 
 
 def _summary(
     task: Task,
     sources: Sequence[Source],
     prepared: Sequence[Mapping[str, Prepared]],
-    rows: Mapping[str, Mapping[str, RowSource]],
+    rows: Mapping[str, Mapping[str, SequenceDataset]],
     vocabularies: Vocabularies,
 ) -> list[str]:
     """One line a source, and what holds for all."""
@@ -167,7 +167,7 @@ def _summary(
     return lines
 
 
-def _long(task: Task, rows: RowSource, examples: Examples) -> str:
+def _long(task: Task, rows: SequenceDataset, examples: Examples) -> str:
     """How many examples were too long for a row; nothing where none was, or where rows are windows."""
     num_cut, num_dropped = (getattr(rows, name, 0) for name in ("num_cut", "num_dropped"))
     if not num_cut and not num_dropped:

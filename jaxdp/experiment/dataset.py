@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdp.data.pipeline import RowSource
+from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.reading.record_stream import RecordStream
 from jaxdp.experiment.vocabularies import Vocabularies
 
@@ -57,8 +57,8 @@ class Data:
 
     vocabularies: Vocabularies
     vocab_size: int
-    train: RowSource | None
-    evaluation: RowSource
+    train: SequenceDataset | None
+    evaluation: SequenceDataset
     groups: tuple[Group, ...]
     fingerprint: str
     num_characters: int

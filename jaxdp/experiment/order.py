@@ -3,16 +3,16 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.data.order.balance import BalancedOrder, balanced_order
-from jaxdp.data.order.mixture import MixtureOrder, mixture_weights
-from jaxdp.data.order.partition import PARTITIONS
-from jaxdp.data.order.row_order import Order, RowOrder
-from jaxdp.data.rows.padded import PaddedRows
+from jaxdp.data.samplers.balanced import BalancedSampler, balanced_sampler
+from jaxdp.data.samplers.epochs import EpochSampler, Sampler
+from jaxdp.data.samplers.mixture import MixtureSampler, mixture_weights
+from jaxdp.data.samplers.shards import PARTITIONS
+from jaxdp.data.sequences.padded import PaddedSequences
 from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data
 
 
-def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) -> Order:
+def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) -> Sampler:
     """Which rows are in which batch."""
     if config.data.partition not in PARTITIONS:
         raise UserError(f"data.partition={config.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
@@ -23,12 +23,12 @@ def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) 
         "exclusions": exclusions,
     }
     if config.data.balanced:
-        return balanced_order(_labels_of_rows(config, data), len(data.vocabularies.labels.names), **shared)
+        return balanced_sampler(_labels_of_rows(config, data), len(data.vocabularies.labels.names), **shared)
     if len(data.groups) == 1:
-        return RowOrder(num_rows=data.train.num_rows, **shared)
+        return EpochSampler(num_rows=data.train.num_rows, **shared)
     sizes = tuple(group.num_rows for group in data.groups)
     weights = mixture_weights(sizes, [group.weight for group in data.groups], config.data.temperature)
-    return MixtureOrder(sizes=sizes, weights=weights, **shared)
+    return MixtureSampler(sizes=sizes, weights=weights, **shared)
 
 
 def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
@@ -38,7 +38,7 @@ def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
         UserError: the rows have not one label each.
     """
     labels = data.vocabularies.labels
-    if labels is None or labels.kind != "single_label" or not isinstance(data.train, PaddedRows):
+    if labels is None or labels.kind != "single_label" or not isinstance(data.train, PaddedSequences):
         raise UserError(
             "data.balanced needs rows of one source with one label each: set it to False, or use "
             "task=classification with classification.kind=single_label."
@@ -47,13 +47,13 @@ def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
 
 
 def source_shares(
-    order: Order, data: Data, first_step: int, last_step: int
+    order: Sampler, data: Data, first_step: int, last_step: int
 ) -> dict[str, float]:
     """`data/share/<name>`: which share of the rows of some batches each source of a mixture gave, or each
     label that is balanced; nothing otherwise."""
-    if not isinstance(order, MixtureOrder):
+    if not isinstance(order, MixtureSampler):
         return {}
-    is_balanced = isinstance(order, BalancedOrder)
+    is_balanced = isinstance(order, BalancedSampler)
     names = data.vocabularies.labels.names if is_balanced else [group.name for group in data.groups]
     rows = order.shares(first_step, last_step)
     return {f"data/share/{name}": float(share) for name, share in zip(names, rows / rows.sum(), strict=True)}

@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
-from jaxdp.data.rows.tokens_file import (
+from jaxdp.data.sequences.tokens_file import (
     CheckedWindows,
     fingerprint_tokens,
     open_token_splits,
     open_tokens,
 )
-from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.data.stream import head_tokens
 from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
 from jaxdp.errors import UserError

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdp.data.pipeline import RowSource
+from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.preparing.cache import cached
 from jaxdp.data.preparing.examples import Examples
-from jaxdp.data.rows.long_documents import find_long, skips_before_learned
-from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
-from jaxdp.data.rows.packing import PackedRows, PackPlan, pack
-from jaxdp.data.rows.padded import PaddedRows
-from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.sequences.long_documents import find_long, skips_before_learned
+from jaxdp.data.sequences.packed_pairs import PackedPairs, pack_pairs
+from jaxdp.data.sequences.packing import PackedSequences, PackPlan, pack
+from jaxdp.data.sequences.padded import PaddedSequences
+from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import plan_entry
 from jaxdp.experiment.dataset import Pairs
@@ -44,7 +44,7 @@ def check_packing(config: ConfigDict) -> None:
         raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
 
 
-def make_rows(config: ConfigDict, task: Task, prepared: Prepared) -> RowSource:
+def make_rows(config: ConfigDict, task: Task, prepared: Prepared) -> SequenceDataset:
     return _PACKINGS[packing(config)](config, task, prepared)
 
 
@@ -56,7 +56,7 @@ def _cut(config: ConfigDict, task: Task, prepared: Prepared) -> TokenWindows:
     )
 
 
-def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows | PackedPairs:
+def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedSequences | PackedPairs:
     examples = prepared.examples
     if "target_tokens" in examples.names:
         return _packed_pairs(config, task, examples)
@@ -70,7 +70,7 @@ def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedRows
 
     plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, print_status)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
-    return PackedRows(PackPlan.load(plan, plan), tokens.flat, beside)
+    return PackedSequences(PackPlan.load(plan, plan), tokens.flat, beside)
 
 
 def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedPairs:
@@ -86,7 +86,7 @@ def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedP
     return PackedPairs(plan, sources, targets, task.start_id)
 
 
-def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
+def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedSequences:
     examples = prepared.examples
     lengths = {name: task.row_lengths[name] for name in examples.names if examples.is_ragged(name)}
     arrays = {
@@ -94,7 +94,7 @@ def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedRows:
     }
     # The first target of a row is predicted from the first token of it.
     skips = _skips(config, examples, lengths["tokens"], least_read=1)
-    return PaddedRows(arrays, lengths, config.data.long_documents, skips)
+    return PaddedSequences(arrays, lengths, config.data.long_documents, skips)
 
 
 def _skips(config: ConfigDict, examples: Examples, length: int, least_read: int) -> np.ndarray | None:

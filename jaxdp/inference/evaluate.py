@@ -21,7 +21,7 @@ from jaxdp.arguments import (
 )
 from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.data.pipeline import RowSource, eval_batches
+from jaxdp.data.pipeline import SequenceDataset, eval_batches
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.experiment.data import read_data, read_evaluation_data
@@ -65,7 +65,7 @@ class Evaluator:
         task: Task,
         model: Transformer,
         data: Data,
-        source: RowSource,
+        source: SequenceDataset,
         topology: Topology,
         abstract_params: PyTree,
     ):

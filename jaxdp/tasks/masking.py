@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdp.data.row_random import random_uniform, random_words
+from jaxdp.data.random_bits import random_uniform, random_words
 
 MASKED_SHARE, REPLACED_SHARE = 0.8, 0.1
 """Of the tokens to guess: those that the model sees as the mask, and as another token."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxdp.data.hashing import batch_hash
+from jaxdp.data.batch_hash import batch_hash
 from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.feed import make_feed

@@ -11,7 +11,7 @@ from tiny_runs import load
 from jaxdp.data.labels import LABELS_FORMAT
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, DataChanged
-from jaxdp.data.rows.packing import PLAN_FORMAT
+from jaxdp.data.sequences.packing import PLAN_FORMAT
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.errors import UserError

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from jaxdp.data.hashing import batch_hash
-from jaxdp.data.order.partition import PARTITIONS
-from jaxdp.data.order.row_order import RowOrder
+from jaxdp.data.batch_hash import batch_hash
 from jaxdp.data.pipeline import check_data_state, data_state, eval_batches, train_batches
-from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.samplers.epochs import EpochSampler
+from jaxdp.data.samplers.shards import PARTITIONS
+from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(1, 100, 4 * 22 + 3)  # 22 rows and a tail
@@ -29,7 +29,7 @@ def make_batch(examples, seed, step, row_ids):
 
 def train(num_steps, start_step=0, partition="block", num_processes=1, process_index=0, seed=5):
     source = TokenWindows(TOKENS, 4, keep_tail=False)
-    order = RowOrder(num_rows=source.num_rows, global_batch_size=BATCH, seed=seed, shuffle=True)
+    order = EpochSampler(num_rows=source.num_rows, global_batch_size=BATCH, seed=seed, shuffle=True)
     batches = train_batches(
         source,
         make_batch,
@@ -71,7 +71,7 @@ def joined(shares):
 
 def test_batches_hold_the_rows_of_the_order():
     source = TokenWindows(TOKENS, 4, keep_tail=False)
-    order = RowOrder(num_rows=22, global_batch_size=BATCH, seed=5, shuffle=True)
+    order = EpochSampler(num_rows=22, global_batch_size=BATCH, seed=5, shuffle=True)
     for step, batch in enumerate(train(6)):
         rows = order.rows(step, np.arange(BATCH))
         expected = source.rows(rows)["tokens"]
@@ -149,7 +149,7 @@ def test_evaluation_of_some_batches():
 
 
 def test_data_state_is_json_and_agrees_with_itself():
-    order = RowOrder(num_rows=22, global_batch_size=8, seed=5, shuffle=True)
+    order = EpochSampler(num_rows=22, global_batch_size=8, seed=5, shuffle=True)
     state = data_state(order, "abc", 7)
     assert (state["format"], state["step"]) == (2, 7)
     check_data_state(json.loads(json.dumps(state)), data_state(order, "abc", 7))
@@ -167,7 +167,7 @@ def test_data_state_is_json_and_agrees_with_itself():
     ],
 )
 def test_data_state_says_what_disagrees(change, message):
-    order = RowOrder(num_rows=22, global_batch_size=8, seed=5, shuffle=True)
+    order = EpochSampler(num_rows=22, global_batch_size=8, seed=5, shuffle=True)
     state = data_state(order, "abc", 7)
     with pytest.raises(UserError, match=message):
         check_data_state({**state, **change}, state)

@@ -8,13 +8,13 @@ import traceback
 import numpy as np
 import pytest
 
-from jaxdp.data.order.partition import PARTITIONS
-from jaxdp.data.order.row_order import RowOrder
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.reading.sources import SourceSpec
 from jaxdp.data.reading.stream_source import open_stream
-from jaxdp.data.rows.windows import TokenWindows
+from jaxdp.data.samplers.epochs import EpochSampler
+from jaxdp.data.samplers.shards import PARTITIONS
+from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.data.stream import StreamBatches, head_tokens
 from jaxdp.errors import UserError
 
@@ -98,7 +98,7 @@ def first(batches, count):
 
 def by_row_number(tokens, num_steps):
     source = TokenWindows(tokens, LENGTH, keep_tail=False)
-    order = RowOrder(num_rows=source.num_rows, global_batch_size=BATCH, seed=SEED, shuffle=False)
+    order = EpochSampler(num_rows=source.num_rows, global_batch_size=BATCH, seed=SEED, shuffle=False)
     batches = train_batches(
         source, make_batch, order, partition="block", num_processes=1, process_index=0, start_step=0
     )

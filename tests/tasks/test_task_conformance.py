@@ -13,9 +13,9 @@ from tiny_tasks import CASES, NUM_RECORDS, TOKENIZER, VARIANTS, WIDER, apply_of,
 from tiny_training import assert_equal_trees, host, topology
 
 from jaxdp import defaults
-from jaxdp.data.order.row_order import RowOrder
 from jaxdp.data.pipeline import eval_batches, train_batches
-from jaxdp.data.rows.packed_pairs import PackedPairs, pack_pairs
+from jaxdp.data.samplers.epochs import EpochSampler
+from jaxdp.data.sequences.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
@@ -137,7 +137,7 @@ def test_preparing_is_deterministic_and_travels_to_workers(case):
 
 def test_a_row_is_the_same_in_any_batch_and_any_process(case):
     task = case.make_task()
-    order = RowOrder(num_rows=NUM_RECORDS, global_batch_size=8, seed=3, shuffle=True)
+    order = EpochSampler(num_rows=NUM_RECORDS, global_batch_size=8, seed=3, shuffle=True)
 
     def batches_of(num_processes, process_index):
         batches = train_batches(

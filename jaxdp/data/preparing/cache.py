@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.data.block_checksums import write_block_checksums
-from jaxdp.data.hashing import file_digest
+from jaxdp.data.file_digest import file_digest
 from jaxdp.errors import UserError
 from jaxdp.lock import exclusive
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdp.data.rows.disk_array import DiskArray, open_disk_array
-from jaxdp.data.rows.flat import RaggedArray, ShardedArray
+from jaxdp.data.sequences.disk_array import DiskArray, open_disk_array
+from jaxdp.data.sequences.flat import RaggedArray, ShardedArray
 
 INDEX = "index.json"
 EXAMPLES_FORMAT = 2

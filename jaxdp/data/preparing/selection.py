@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxdp.data.order.permutation import permute
 from jaxdp.data.preparing.split import check_fraction
 from jaxdp.data.reading.records import Record
+from jaxdp.data.samplers.permutation import permute
 from jaxdp.errors import UserError
 
 SelectionKind = Literal["tail", "random", "stratified"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdp.data.order.permutation import permute
 from jaxdp.data.reading.arrow import short_reason
 from jaxdp.data.reading.files import find_files
 from jaxdp.data.reading.hub import class_names, with_class_names
@@ -31,6 +30,7 @@ from jaxdp.data.reading.records import (
     wrong_column,
 )
 from jaxdp.data.reading.sources import FORMATS
+from jaxdp.data.samplers.permutation import permute
 from jaxdp.errors import UserError
 
 Place = Mapping[str, Any]

@@ -1,0 +1,266 @@
+"""Several sources in given proportions; again a function of the seed and the step."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from jaxdp.data.pipeline import SequenceDataset
+from jaxdp.data.samplers.epochs import Sampler
+from jaxdp.data.samplers.permutation import permute, permute_each
+from jaxdp.errors import UserError
+
+BLOCK_ROWS = 1000  # weights of three decimals come out exactly
+BLOCK_ROWS_A_GROUP = 10  # at least: of many groups one row each must not fill the block
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSampler(Sampler):
+    """Rows of several groups, numbered one group after the other, in fixed proportions.
+
+    The sequence is cut into blocks, and each block holds `quotas[g]` rows of group
+    g, scattered over it by a keyed permutation. What a group gives are its own
+    rows, every one once before any comes again: its epochs, each in its own order,
+    whatever the others do. A group of quota 0 is never read.
+
+    Within batches the proportions waver as in a draw without replacement, over
+    whole blocks they are exact.
+    """
+
+    sizes: tuple[int, ...]  # rows of each group
+    weights: tuple[float, ...]  # of each group, 0 or more; only their ratios matter
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.sizes) != len(self.weights):
+            raise ValueError(f"{len(self.sizes)} sizes and {len(self.weights)} weights")
+        if any(quota and not size for quota, size in zip(self.quotas, self.sizes, strict=True)):
+            raise ValueError(f"a group without rows has weight: sizes {self.sizes}, weights {self.weights}")
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.sizes)
+
+    @functools.cached_property
+    def quotas(self) -> tuple[int, ...]:
+        """Rows of each group in a block: see `block_quotas`."""
+        return block_quotas(self.weights)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return sum(self.quotas)
+
+    def rows_at(self, positions: np.ndarray) -> np.ndarray:
+        blocks, places = np.divmod(positions, self.block_rows)
+        groups, ordinals = np.empty((2, len(positions)), np.int64)
+        for block in np.unique(blocks).tolist():
+            here = blocks == block
+            group_at, rank_at = _block_layout(self.seed, self.quotas, block)
+            groups[here], ordinals[here] = group_at[places[here]], rank_at[places[here]]
+        ordinals += blocks * np.array(self.quotas)[groups]
+        epochs, members = np.divmod(ordinals, np.array(self.sizes)[groups])
+        if self.shuffle:
+            members = self._shuffled(groups, epochs, members)
+        return (np.cumsum(self.sizes) - self.sizes)[groups] + members
+
+    def _shuffled(self, groups: np.ndarray, epochs: np.ndarray, members: np.ndarray) -> np.ndarray:
+        pairs, which = np.unique(epochs * len(self.sizes) + groups, return_inverse=True)
+        pairs = [divmod(pair, len(self.sizes)) for pair in pairs.tolist()]
+        keys = [("epoch", self.seed, group, epoch) for epoch, group in pairs]
+        return permute_each(members, which, [self.sizes[group] for _, group in pairs], keys)
+
+    def shares(self, first_step: int, last_step: int) -> np.ndarray:
+        """Rows of each group in the batches first_step, first_step + 1, ... last_step - 1.
+
+        Returns:
+            [num_groups] int64; their sum is the rows of these batches.
+        """
+        if last_step <= first_step:
+            return np.zeros(len(self.sizes), np.int64)
+        first, last = self.slot(first_step), self.slot(last_step - 1)
+        passed = [slot for slot in self.exclusions if first < slot < last]
+        return self._shares_of_slots(first, last + 1) - sum(
+            self._shares_of_slots(slot, slot + 1) for slot in passed
+        )
+
+    def _shares_of_slots(self, first: int, end: int) -> np.ndarray:
+        return self._rows_before(end) - self._rows_before(first)
+
+    def _rows_before(self, slot: int) -> np.ndarray:
+        blocks, rest = divmod(slot * self.global_batch_size, self.block_rows)
+        group_at, _ = _block_layout(self.seed, self.quotas, blocks)
+        part = np.bincount(group_at[:rest], minlength=len(self.sizes))
+        return blocks * np.array(self.quotas, np.int64) + part
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "mixture",
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "num_rows": self.num_rows,
+            "sizes": list(self.sizes),
+            "quotas": list(self.quotas),
+            "global_batch_size": self.global_batch_size,
+        }
+
+
+class ConcatenatedSequences:
+    """The rows of several sources, numbered one source after the other.
+
+    Args:
+        sources: by name, each of one row or more.
+
+    Raises:
+        UserError: sources whose arrays differ in name, shape or dtype.
+    """
+
+    def __init__(self, sources: Mapping[str, SequenceDataset]):
+        self._sources = list(sources.values())
+        self._ends = np.cumsum([source.num_rows for source in self._sources])
+        self.num_rows = int(self._ends[-1])
+        forms = {name: _form(source) for name, source in sources.items()}
+        first_name, first = next(iter(forms.items()))
+        for name, form in forms.items():
+            if form != first:
+                raise UserError(
+                    f"The sources of data.mixture must give the same arrays: {first_name} gives "
+                    f"{_spelled(first)}, {name} gives {_spelled(form)}; prepare them alike, or train "
+                    "on one of them."
+                )
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """See `SequenceDataset.rows`."""
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
+            raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
+        which = np.searchsorted(self._ends, indices, side="right")
+        joined: dict[str, np.ndarray] = {}
+        for number in np.unique(which).tolist() or [0]:
+            here = which == number
+            source = self._sources[number]
+            arrays = source.rows(indices[here] - (self._ends[number] - source.num_rows))
+            if here.all():
+                return arrays
+            for name, array in arrays.items():
+                if name not in joined:
+                    joined[name] = np.empty((len(indices), *array.shape[1:]), array.dtype)
+                joined[name][here] = array
+        return joined
+
+
+def mixture_weights(
+    sizes: Sequence[int], weights: Sequence[float | None], temperature: float
+) -> tuple[float, ...]:
+    """The weights of `data.mixture`: those that are given, else by size.
+
+    Args:
+        sizes: rows of each source.
+        weights: of each source as the configuration gives it; None: not given.
+        temperature: see `temperature_weights`; used where no weight is given.
+
+    Raises:
+        UserError: weights for some sources only, or no proper weights.
+    """
+    missing = [number for number, weight in enumerate(weights) if weight is None]
+    if len(missing) == len(weights):
+        return temperature_weights(sizes, temperature)
+    if missing:
+        raise UserError(
+            f"data.mixture[{missing[0]}] has no weight, but others have: expected a weight for "
+            "every source or for none; add the missing ones, or leave all to data.temperature."
+        )
+    for number, weight in enumerate(weights):
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise UserError(f"data.mixture[{number}] has weight {weight}: expected 0 or more.")
+    if not any(weights):
+        raise UserError("data.mixture has no source of weight above 0: give one to those to be read.")
+    return tuple(float(weight) for weight in weights)
+
+
+def temperature_weights(sizes: Sequence[int], temperature: float) -> tuple[float, ...]:
+    """Weights by size, w = size^(1 / temperature), adding up to 1.
+
+    Args:
+        sizes: rows of each source.
+        temperature: 1: as large as they are; the higher, the more even; inf: equal.
+
+    Raises:
+        UserError: a temperature of 0 or less.
+
+    Source: Arivazhagan et al. 2019, Massively Multilingual Neural Machine
+    Translation in the Wild, section 4.2.
+    """
+    if not temperature > 0:
+        raise UserError(f"data.temperature={temperature} is out of range: expected more than 0.")
+    largest = max(sizes)
+    weights = [(size / largest) ** (1 / temperature) for size in sizes]
+    # Machines may differ in the last bit of a power, but must agree on the order.
+    return tuple(float(f"{weight / sum(weights):.9g}") for weight in weights)
+
+
+def block_quotas(weights: Sequence[float]) -> tuple[int, ...]:
+    """Weights as whole numbers of rows of a block, by largest remainder.
+
+    Every group of weight above 0 gets one row or more, so a weight below one in
+    BLOCK_ROWS counts as one in BLOCK_ROWS. Among equal remainders the first
+    group goes first.
+
+    Args:
+        weights: 0 or more, finite, not all 0.
+
+    Returns:
+        [num_groups] quotas that add up to BLOCK_ROWS, or to BLOCK_ROWS_A_GROUP for
+        each group where that is more.
+    """
+    block_rows = max(BLOCK_ROWS, BLOCK_ROWS_A_GROUP * len(weights))
+    quotas = [0] * len(weights)
+    shared = {group: Fraction(weight) for group, weight in enumerate(weights) if weight}
+    while True:
+        total, rows = sum(shared.values()), block_rows - sum(quotas)
+        due = {group: weight * rows / total for group, weight in shared.items()}
+        small = [group for group in due if due[group] < 1]
+        if not small:
+            break
+        for group in small:
+            quotas[group] = 1
+            del shared[group]
+    for group, rows_due in due.items():
+        quotas[group] = math.floor(rows_due)
+    by_remainder = sorted(due, key=lambda group: (quotas[group] - due[group], group))
+    for group in by_remainder[: block_rows - sum(quotas)]:
+        quotas[group] += 1
+    return tuple(quotas)
+
+
+@functools.lru_cache(maxsize=8)  # a batch lies in few blocks, the next one begins in its last
+def _block_layout(seed: int, quotas: tuple[int, ...], block: int) -> tuple[np.ndarray, np.ndarray]:
+    """What stands where in a block.
+
+    Returns:
+        (group_at, rank_at): [block_rows] each: the group at a place, and how many
+        places before it in the block are of the same group.
+    """
+    block_rows = sum(quotas)
+    by_group = np.repeat(np.arange(len(quotas), dtype=np.int32), quotas)
+    group_at = by_group[permute(np.arange(block_rows), block_rows, ("mixture", seed, block))]
+    rank_at = np.empty(block_rows, np.int32)
+    firsts = np.cumsum(quotas) - quotas
+    rank_at[np.argsort(group_at, kind="stable")] = np.arange(block_rows) - firsts[by_group]
+    for array in (group_at, rank_at):
+        array.flags.writeable = False  # it is shared
+    return group_at, rank_at
+
+
+def _form(source: SequenceDataset) -> dict[str, tuple]:
+    """Names, shapes and dtypes of what a source gives."""
+    row = source.rows(np.zeros(1, np.int64))
+    return {name: (array.shape[1:], array.dtype.name) for name, array in sorted(row.items())}
+
+
+def _spelled(form: Mapping[str, tuple]) -> str:
+    return ", ".join(f"{name} {list(shape)} {dtype}" for name, (shape, dtype) in form.items())

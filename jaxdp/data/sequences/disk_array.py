@@ -1,0 +1,100 @@
+"""One-dimensional arrays in files, read in runs of elements."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxdp.data.block_file import BlockFile
+from jaxdp.data.sequences.memory_array import MemoryArray
+
+
+class DiskArray:
+    """A `FlatArray` in a file; of the cache, each block is checked on first use.
+
+    Args:
+        file: holds the elements.
+        dtype: of the elements, which fill the file from `first` on.
+        first: index in the file of the array's first element.
+        length: number of elements.
+    """
+
+    def __init__(self, file: BlockFile, dtype: np.dtype, first: int, length: int):
+        self._file, self.dtype, self._first, self._length = file, np.dtype(dtype), first, length
+        self.nbytes = length * self.dtype.itemsize
+        # Valid where blocks were loaded.
+        self._in_memory = None
+        if file.memory is not None:
+            begin = first * self.dtype.itemsize
+            self._in_memory = MemoryArray(file.memory[begin : begin + self.nbytes].view(self.dtype))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def part(self, start: int, stop: int) -> "DiskArray":
+        """Returns the elements `start` to `stop` as an array of the same file."""
+        if not 0 <= start <= stop <= self._length:
+            raise IndexError(f"elements {start} to {stop} of an array of {self._length}")
+        return DiskArray(self._file, self.dtype, self._first + start, stop - start)
+
+    def to_numpy(self) -> np.ndarray:
+        """Reads all elements."""
+        return self.take(np.zeros(1, np.int64), self._length)[0]
+
+    def take(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Reads runs of equal length, see `FlatArray`.
+
+        Raises:
+            UserError: see `BlockFile.load`.
+        """
+        starts = np.asarray(starts, np.int64)
+        positions = self._load(starts, np.full(len(starts), length))
+        if self._in_memory is not None:
+            return self._in_memory.take(starts, length)
+        runs = np.empty((len(starts), length), self.dtype)
+        if length:
+            self._file.read_into(list(runs), positions.tolist())
+        return runs
+
+    def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Reads runs of unequal length, see `FlatArray`.
+
+        Raises:
+            UserError: see `BlockFile.load`.
+        """
+        starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
+        positions = self._load(starts, lengths)
+        if self._in_memory is not None:
+            return self._in_memory.take_ragged(starts, lengths)
+        ends = np.cumsum(lengths)
+        runs = np.empty(int(lengths.sum()), self.dtype)
+        buffers = [runs[begin:end] for begin, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
+        self._file.read_into(buffers, positions.tolist())
+        return runs
+
+    def _load(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Checks the range of some runs and the content of their blocks; returns their positions in the file."""
+        if starts.size and not (starts.min() >= 0 and (starts + lengths).max() <= self._length):
+            raise IndexError(f"elements {starts.min()} to {(starts + lengths).max()} of an array of {self._length}")
+        positions = (self._first + starts) * self.dtype.itemsize
+        self._file.load(positions, positions + lengths * self.dtype.itemsize)
+        return positions
+
+
+def open_disk_array(
+    path: str | os.PathLike, dtype: np.dtype, length: int | None = None, entry: Path | None = None
+) -> DiskArray:
+    """Opens a file of elements.
+
+    Args:
+        path: the file.
+        dtype: of its elements, which begin with the first byte.
+        length: number of elements; None: as many as the file has now.
+        entry: see `BlockFile`.
+
+    Raises:
+        UserError: see `BlockFile`.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    file = BlockFile(path, None if length is None else length * itemsize, entry)
+    return DiskArray(file, dtype, 0, file.num_bytes // itemsize)

@@ -1,0 +1,138 @@
+"""Token ids prepared elsewhere: flat `.bin` files as nanoGPT writes them."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxdp.data.preparing.split import split_point
+from jaxdp.data.reading.files import unreadable
+from jaxdp.data.sequences.disk_array import DiskArray, open_disk_array
+from jaxdp.data.sequences.windows import TokenWindows
+from jaxdp.errors import UserError
+
+UINT32_SUFFIX = ".u32.bin"
+END_BYTES = 1 << 20  # what a fingerprint reads at each end of a file
+
+
+@dataclass(frozen=True)
+class TokensFile:
+    """A run of tokens in a file, read where they are used."""
+
+    tokens: DiskArray  # [num_tokens] uint16 or uint32
+    path: str
+    first_position: int  # of `tokens`, in the file
+
+
+def open_tokens(path: str, key: str = "data.path") -> TokensFile:
+    """Opens a flat little-endian file: uint32 if its name ends in `.u32.bin`, else uint16.
+
+    Args:
+        path: the file.
+        key: of the configuration, that names it; for messages.
+
+    Raises:
+        UserError: no such file, not readable, empty, or half a token at its end.
+    """
+    dtype = np.dtype("<u4" if path.endswith(UINT32_SUFFIX) else "<u2")
+    try:
+        size = os.path.getsize(path)
+        if size == 0:
+            raise UserError(f"{key}: {path} is empty: expected {dtype.name} token ids.")
+        if size % dtype.itemsize:
+            raise UserError(
+                f"{key}: {path} has {size} bytes, which is no whole number of {dtype.name} token "
+                f"ids: the file was cut short, or holds uint32 and must be named *{UINT32_SUFFIX}."
+            )
+    except OSError as error:
+        raise unreadable(error, key=key) from error
+    return TokensFile(open_disk_array(path, dtype, size // dtype.itemsize), path, 0)
+
+
+def open_token_splits(path: str | None, eval_fraction: float) -> tuple[TokensFile, TokensFile]:
+    """The training and the evaluation tokens of `data.path`.
+
+    Args:
+        path: a folder with `train.bin` and `val.bin` (or both as `.u32.bin`), which
+            are the two splits; or one file, whose last `eval_fraction` is held out.
+        eval_fraction: between 0 and 1; not used for a folder.
+
+    Raises:
+        UserError: see `open_tokens`; or a folder without exactly one such pair.
+    """
+    if not path:
+        raise UserError("data.source=tokens needs data.path: a .bin file or a folder of two.")
+    path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        file = open_tokens(path)
+        point = split_point(len(file.tokens), eval_fraction)
+        return (
+            TokensFile(file.tokens.part(0, point), path, 0),
+            TokensFile(file.tokens.part(point, len(file.tokens)), path, point),
+        )
+    pairs = [("train" + suffix, "val" + suffix) for suffix in (".bin", UINT32_SUFFIX)]
+    try:
+        found = set(os.listdir(path))
+    except OSError as error:
+        raise unreadable(error) from error
+    whole = [pair for pair in pairs if found.issuperset(pair)]
+    if len(whole) != 1:
+        raise UserError(
+            f"data.path: the folder {path} must hold either train.bin and val.bin or "
+            f"train{UINT32_SUFFIX} and val{UINT32_SUFFIX}, found {len(whole)} of these pairs: "
+            "name one file in data.path, or move one pair away."
+        )
+    train, evaluation = (open_tokens(os.path.join(path, name)) for name in whole[0])
+    return train, evaluation
+
+
+def fingerprint_tokens(files: Iterable[TokensFile]) -> str:
+    """SHA-256, in hexadecimal, of each file's name, size, first MiB and last MiB.
+
+    The middle is not read: the files may be larger than what a start can wait for.
+    """
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(file.path for file in files):
+        size = os.path.getsize(path)
+        digest.update(f"{os.path.basename(path)}/{size}/".encode())
+        with open(path, "rb") as content:
+            digest.update(content.read(END_BYTES))
+            content.seek(max(size - END_BYTES, 0))
+            digest.update(content.read(END_BYTES))
+    return digest.hexdigest()
+
+
+class CheckedWindows:
+    """Windows of a token file, each checked as it is read: the file is never read whole.
+
+    Args:
+        windows: of `file.tokens`.
+        file: named in the error.
+        vocab_size: ids must be below it.
+    """
+
+    def __init__(self, windows: TokenWindows, file: TokensFile, vocab_size: int):
+        self._windows = windows
+        self._file = file
+        self._vocab_size = vocab_size
+        self.num_rows = windows.num_rows
+
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """See `TokenWindows.rows`.
+
+        Raises:
+            UserError: an id not below vocab_size; names the file and the position.
+        """
+        rows = self._windows.rows(indices)
+        ids = rows["tokens"].view(np.uint32)  # an id of 2^31 or more is negative as int32
+        if ids.max(initial=0) >= self._vocab_size:
+            row, column = np.argwhere(ids >= self._vocab_size)[0]
+            start = self._file.first_position + int(indices[row]) * self._windows.length
+            raise UserError(
+                f"{self._file.path} has token id {ids[row, column]} at position {start + column}, "
+                f"expected ids below the vocabulary size {self._vocab_size}: set model.vocab_size to "
+                "that of the tokenizer which wrote the file."
+            )
+        return rows
