@@ -34,7 +34,7 @@ class ReplicasDiffer(UserError):
     exit_code = 70
 
 
-class PeerLost(UserError):
+class ProcessLost(UserError):
     """Another process of the run is missing, stopped or is gone: this one cannot go on."""
 
     exit_code = 70

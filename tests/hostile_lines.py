@@ -27,7 +27,7 @@ HOSTILE = {
     "another number of processes": hello(of=3),
     "hello, then leave": hello() + b'["leave",{"exit_code":3,"sentence":"\\u001b[31mhaha"}]\n',
     "leave": b'["leave",{"exit_code":3,"sentence":"haha"}]\n',
-    "say": b'["say",1]\n',
+    "part": b'["part",1]\n',
     "welcome": b'["welcome",null]\n',
     "kind that is a list": b'[["hello"],1]\n',
     "NaN": b"NaN\n",

@@ -25,7 +25,7 @@ from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
@@ -82,7 +82,7 @@ def restore_latest(
     log: Callable[[str], None],
     last_step: int | None = None,
     *,
-    peers: Peers | None = None,
+    control_plane: ControlPlane | None = None,
     check_place: CheckPlace = lambda: None,
 ) -> TrainState | None:
     """The newest undamaged state up to `last_step`; None where there is no checkpoint.
@@ -95,21 +95,21 @@ def restore_latest(
         DamageFound: there are checkpoints, and all are damaged.
         UserError: a process does not see the checkpoint that process 0 sees.
     """
-    peers = peers or Peers.alone()
+    control_plane = control_plane or ControlPlane.single_process()
     found_any = False
     while True:
         steps = [step for step in committed_steps(checkpoints) if last_step is None or step <= last_step]
-        step = peers.tell(steps[-1] if steps else None)
+        step = control_plane.broadcast(steps[-1] if steps else None)
         if step is None:
             break
         found_any = True
         directory = checkpoints / str(step)
-        state, problem = _restore_together(directory, abstract_state, peers)
+        state, problem = _restore_together(directory, abstract_state, control_plane)
         if problem is None:
             return state
-        aside = peers.tell(str(free_name(directory, DAMAGED_MARK)))
+        aside = control_plane.broadcast(str(free_name(directory, DAMAGED_MARK)))
         log(f"checkpoint {step} is damaged and set aside as {aside}: {problem}")
-        if peers.is_first:
+        if control_plane.is_main_process:
             check_place()
             directory.rename(aside)
     if found_any:
@@ -121,11 +121,11 @@ def restore_latest(
 
 
 def _restore_together(
-    directory: Path, abstract_state: TrainState, peers: Peers
+    directory: Path, abstract_state: TrainState, control_plane: ControlPlane
 ) -> tuple[TrainState | None, str | None]:
     """The state, and what is wrong with it in the eyes of any process."""
-    _check_seen(directory, peers)
-    problems = peers.tell(find_damage(directory) if peers.is_first else None)
+    _check_seen(directory, control_plane)
+    problems = control_plane.broadcast(find_damage(directory) if control_plane.is_main_process else None)
     if problems:
         return None, "; ".join(problems) + "."
     state, problem = None, None
@@ -133,17 +133,17 @@ def _restore_together(
         state = restore(directory, abstract_state, check_files=False)
     except DamageFound as damage:
         problem = str(damage)
-    return state, next(filter(None, peers.gather(problem)), None)
+    return state, next(filter(None, control_plane.allgather(problem)), None)
 
 
-def _check_seen(directory: Path, peers: Peers) -> None:
+def _check_seen(directory: Path, control_plane: ControlPlane) -> None:
     """Raises UserError, in every process, if one of them sees another checkpoint than process 0."""
-    seen = peers.gather(manifest_digest(directory))
+    seen = control_plane.allgather(manifest_digest(directory))
     for process, digest in enumerate(seen):
         if digest != seen[0]:
             raise UserError(
-                f"process {process} on {peers.hosts[process]} does not see checkpoint {directory} as process 0 on "
-                f"{peers.hosts[0]} does; --workdir must be one directory that all machines share."
+                f"process {process} on {control_plane.hosts[process]} does not see checkpoint {directory} as process 0 on "
+                f"{control_plane.hosts[0]} does; --workdir must be one directory that all machines share."
             )
 
 

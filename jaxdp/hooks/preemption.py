@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxdp.interrupts import EXIT_CODES, UNWIND_SECS, Stopped, handled_signals
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, StopHere
 
@@ -60,7 +60,7 @@ class Preemption(Hook):
         self._grace_secs = grace_secs
         self._clock = clock
         self._end_process = end_process
-        self._peers: Peers | None = None
+        self._control_plane: ControlPlane | None = None
         self._has_started = False
         self._received = 0
         self._num_handled = 0
@@ -89,15 +89,15 @@ class Preemption(Hook):
         self._outgoing.close()
         self._incoming.close()
 
-    def hold(self, peers: Peers) -> None:
+    def hold(self, control_plane: ControlPlane) -> None:
         """From now on the first signal only asks: there is a state to save, or there are others to agree with.
 
         Raises:
             Stopped: a signal has come before.
         """
-        if self._received and not self._peers:
+        if self._received and not self._control_plane:
             raise Stopped(self._received)
-        self._peers = peers
+        self._control_plane = control_plane
 
     def on_start(self, step: int, state: TrainState) -> None:
         """Stops before the first step where a signal came while others were depended on.
@@ -105,7 +105,7 @@ class Preemption(Hook):
         Not where the loop starts once more, after going back: what was learned by
         then is saved with the next step.
         """
-        request = 0 if self._has_started else max(self._peers.gather(self._received))
+        request = 0 if self._has_started else max(self._control_plane.allgather(self._received))
         self._has_started = True
         if request:
             raise StopHere(request)
@@ -125,7 +125,7 @@ class Preemption(Hook):
         self._num_handled += number != signal.SIGHUP
         if self._num_handled > 1:
             sys.exit(128 + number)
-        if not self._peers:
+        if not self._control_plane:
             raise Stopped(number)
 
     def _show_unless_stopped(self, unraisable: Any) -> None:
@@ -142,8 +142,8 @@ class Preemption(Hook):
                 [number] = self._incoming.recv(1)
             except TimeoutError:
                 self._tell(end.why)
-                if self._peers:
-                    self._peers.leave(end.exit_code, end.why)
+                if self._control_plane:
+                    self._control_plane.leave(end.exit_code, end.why)
                 self._end_process(end.exit_code)
                 return
             if number == 0:
@@ -163,7 +163,7 @@ class Preemption(Hook):
     def _answer(self, number: int) -> "_End":
         self._received = self._received or _request(number)
         name, now, grace = signal.Signals(number).name, self._clock(), self._grace_secs
-        if not self._peers:
+        if not self._control_plane:
             self._tell(f"{name}: nothing is to be saved yet; stopping")
             return _End(now + UNWIND_SECS, exit_code(number), f"{name}: stopped")
         within = f", within {grace:g} s (checkpoint.grace_secs)" if grace else ""

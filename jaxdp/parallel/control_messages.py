@@ -11,7 +11,7 @@ A message is one line of JSON, [kind, content]. From process 0 to a caller:
 and from a process to process 0:
 
     hello      {process, of, host, nonce, proof}
-    say        anything                   its part of a common question
+    part       JSON                       its part of an allgather
     leave      {exit_code, sentence}      it stops; with exit code 0 the others need not mind
 """
 

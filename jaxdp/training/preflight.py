@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxdp.config import DATA_PLACES, to_json
 from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.provenance import PACKAGES
 from jaxdp.source_code import normalized_source
 from jaxdp.workdir import WorkDir
@@ -62,23 +62,23 @@ def source_hash(package: Path = Path(__file__).parents[1]) -> str:
     return digest.hexdigest()
 
 
-def check_same(peers: Peers, said: Mapping[str, Any]) -> None:
+def check_same(control_plane: ControlPlane, said: Mapping[str, Any]) -> None:
     """Compares what all processes say.
 
     Raises:
         UserError: they differ; every process raises it, with both sides.
     """
-    if peers.num_processes == 1:
+    if control_plane.num_processes == 1:
         return
     # Parsing the package takes a third of a second, which a single process need not spend.
     said = {"source of jaxdp": source_hash()[:12], **said}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-    if len(set(peers.gather(digest))) == 1:
+    if len(set(control_plane.allgather(digest))) == 1:
         return
-    differences = list(_differences(peers.gather(said), peers.hosts))
+    differences = list(_differences(control_plane.allgather(said), control_plane.hosts))
     more = [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
     raise UserError(
-        f"the {peers.num_processes} processes of this run do not agree:\n  "
+        f"the {control_plane.num_processes} processes of this run do not agree:\n  "
         + "\n  ".join(differences[:_SHOWN] + more)
         + "\nGive all of them the same command, code, packages and data."
     )
@@ -97,25 +97,25 @@ def _differences(statements: Sequence[Mapping[str, Any]], hosts: Sequence[str]):
                 break
 
 
-def check_shared_directory(peers: Peers, directory: WorkDir) -> None:
+def check_shared_directory(control_plane: ControlPlane, directory: WorkDir) -> None:
     """Makes sure that what process 0 writes, all processes see.
 
     Raises:
         UserError: one does not; every process raises it.
     """
-    if peers.num_processes == 1:
+    if control_plane.num_processes == 1:
         return
-    probe = directory.root / f".shared_probe.{peers.tell(secrets.token_hex(6))}"
-    if peers.is_first:
+    probe = directory.root / f".shared_probe.{control_plane.broadcast(secrets.token_hex(6))}"
+    if control_plane.is_main_process:
         probe.touch()
-    peers.gather(None)
-    seen = peers.gather(probe.exists())
-    if peers.is_first:
+    control_plane.allgather(None)
+    seen = control_plane.allgather(probe.exists())
+    if control_plane.is_main_process:
         probe.unlink()
     if not all(seen):
         blind = seen.index(False)
         raise UserError(
-            f"process {blind} on {peers.hosts[blind]} does not see what process 0 on {peers.hosts[0]} writes to "
+            f"process {blind} on {control_plane.hosts[blind]} does not see what process 0 on {control_plane.hosts[0]} writes to "
             f"--workdir={directory.root}; it must be one directory that all machines share."
         )
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from jaxdp.errors import UserError
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.processes import Processes
 from jaxdp.parallel.run_token import RunToken
 from jaxdp.report.terminal import print_status
@@ -13,7 +13,7 @@ from jaxdp.workdir import WorkDir
 
 def join_processes(
     stack: contextlib.ExitStack, processes: Processes, directory: WorkDir, timeout_secs: float
-) -> tuple[Peers, Callable[[], None]]:
+) -> tuple[ControlPlane, Callable[[], None]]:
     """Locks the work directory on process 0 and connects to the other processes.
 
     The lock comes first, for process 0 writes the run token under it. Where the
@@ -35,7 +35,7 @@ def join_processes(
     """
     if processes.num_processes == 1:
         check_held = stack.enter_context(directory.locked())
-        return stack.enter_context(Peers.alone()), check_held
+        return stack.enter_context(ControlPlane.single_process()), check_held
     token, refusal, check_held = RunToken(directory.run_token), None, _nothing_to_check
     if processes.process_index == 0:
         try:
@@ -46,20 +46,20 @@ def join_processes(
     try:
         if refusal:
             token.write_if_missing()
-        peers = stack.enter_context(Peers(processes, timeout_secs, _log_peer_loss, token=token))
+        control_plane = stack.enter_context(ControlPlane(processes, timeout_secs, _log_lost_process, token=token))
     except UserError:
         if refusal:
             raise refusal from None
         raise
     if refusal:
         raise refusal
-    return peers, check_held
+    return control_plane, check_held
 
 
 def _nothing_to_check() -> None:
     """For a process that holds no lock."""
 
 
-def _log_peer_loss(sentence: str) -> None:
+def _log_lost_process(sentence: str) -> None:
     """As the command line does what ends the run."""
     print_status(f"jaxdp: {sentence}")

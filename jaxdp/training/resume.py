@@ -20,7 +20,7 @@ from jaxdp.config_diff import check_resumable
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.every import Every
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.report.terminal import print_status
 from jaxdp.report.writers import iterate_metrics
 from jaxdp.workdir import WorkDir
@@ -85,16 +85,16 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
 
 
 def why_it_is_over(
-    config: ConfigDict, directory: WorkDir, step: int, total_steps: int, peers: Peers
+    config: ConfigDict, directory: WorkDir, step: int, total_steps: int, control_plane: ControlPlane
 ) -> str | None:
     """Why nothing is left to do after the newest checkpoint, for a person; None: something is.
 
     All processes ask together, and process 0 decides.
     """
-    if peers.tell(peers.is_first and has_finished(directory.checkpoints, step, total_steps)):
+    if control_plane.broadcast(control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)):
         return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
     stopping = early_stopping(config, directory, step, lambda step: {})
-    if peers.tell(peers.is_first and step < total_steps and stopping.is_exhausted):
+    if control_plane.broadcast(control_plane.is_main_process and step < total_steps and stopping.is_exhausted):
         return f"{directory.root} has {stopping.message}; a larger eval.patience continues it."
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.hooks.preemption import Preemption
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.training.setup import Composition
 from jaxdp.watchdog import Watchdog
 from jaxdp.workdir import WorkDir
@@ -29,7 +29,7 @@ class Start:
         directory: its work directory.
         preemption: hears signals.
         watchdog: ends the process when it hangs; told of every phase.
-        peers: the other processes; the first one writes.
+        control_plane: Control plane of the run's processes; the main process writes.
         profile: which steps to trace.
         check_place: called before every write into the work directory; raises UserError
             where that no longer is the directory that this run has locked.
@@ -40,7 +40,7 @@ class Start:
     directory: WorkDir
     preemption: Preemption
     watchdog: Watchdog
-    peers: Peers
+    control_plane: ControlPlane
     profile: Profile | None
     check_place: CheckPlace
     provenance: Callable[[], Mapping[str, Any]]

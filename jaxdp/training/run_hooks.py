@@ -77,7 +77,7 @@ def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
 
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
         write(step, metrics)
-        if start.peers.is_first:
+        if start.control_plane.is_main_process:
             for sample in evaluator.reports.get("score", {}).get("samples", ()):
                 show_cut(tuple(sample.items()))
 
@@ -97,11 +97,11 @@ def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
 def _owes_evaluation(start: Start, step: int) -> bool:
     """Whether the checkpoint of this step was saved in the middle of its evaluation."""
     checkpoint = start.directory.checkpoints / str(step)
-    return start.peers.tell(start.peers.is_first and step > 0 and not read_manifest(checkpoint).metrics)
+    return start.control_plane.broadcast(start.control_plane.is_main_process and step > 0 and not read_manifest(checkpoint).metrics)
 
 
 def _record_metrics(start: Start, step: int, metrics: Mapping[str, float]) -> None:
-    if start.peers.is_first:
+    if start.control_plane.is_main_process:
         start.check_place()
         record_metrics(start.directory.checkpoints / str(step), metrics)
 
@@ -120,7 +120,7 @@ def _checkpointing(
         evaluating.last_at,
         evaluations=evaluating.wants_state if retention.keep_best else lambda step: False,
         # Process 0 alone knows for certain what is saved, and deletes it.
-        is_best=lambda step, metrics: start.peers.tell(best.add(step, metrics)),
+        is_best=lambda step, metrics: start.control_plane.broadcast(best.add(step, metrics)),
         minutes=config.checkpoint.every_minutes,
         remaining_secs=start.preemption.remaining_secs,
         log=print_status,

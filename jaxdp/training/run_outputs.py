@@ -94,7 +94,7 @@ def record_provenance(start: Start, first_step: int) -> None:
 @contextlib.contextmanager
 def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
     """What takes metrics from `first_step` on; only the first process writes."""
-    if not start.peers.is_first:
+    if not start.control_plane.is_main_process:
         yield lambda step, values: None
         return
     config, directory = start.composition.config, start.directory

@@ -53,13 +53,13 @@ def run_session(start: Start) -> Result:
     composition, phase = start.composition, start.watchdog.phase
     with phase("compiling"):
         programs = composition.compile()
-    if start.peers.is_first:
+    if start.control_plane.is_main_process:
         show_report(composition, programs)
     rollbacks = Rollbacks(composition, start.directory.checkpoints)
     with phase("restoring"):
         state, first_step = _restore_or_initialise(start, rollbacks)
-    start.preemption.hold(start.peers)
-    if start.peers.is_first:
+    start.preemption.hold(start.control_plane)
+    if start.control_plane.is_main_process:
         record_config(start, first_step)
         record_provenance(start, first_step)
     outcome, hooks = _train(start, programs, rollbacks, state, first_step)
@@ -78,7 +78,7 @@ def _restore_or_initialise(
     """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
     composition, checkpoints = start.composition, start.directory.checkpoints
     state = restore_latest(
-        checkpoints, composition.abstract_state, print_status, last_step, peers=start.peers, check_place=start.check_place
+        checkpoints, composition.abstract_state, print_status, last_step, control_plane=start.control_plane, check_place=start.check_place
     )
     if state is not None:
         step = int(state.step)
@@ -151,7 +151,7 @@ def _train(
 
 def _run_files(start: Start) -> dict[str, dict] | None:
     """What checkpoints record of the run's vocabularies; None in a process that saves nothing."""
-    if not start.peers.is_first:
+    if not start.control_plane.is_main_process:
         return None
     return describe_run_files(vocabulary_files(start.composition.data.vocabularies, start.directory).values())
 
@@ -163,7 +163,7 @@ def _roll_back(start: Start, rollbacks: Rollbacks, last_step: int) -> tuple[Trai
     state, first_step = _restore_or_initialise(start, rollbacks, last_step)
     if first_step == 0:
         print_status("no checkpoint is from before that: starting again from step 1")
-    for step in committed_steps(checkpoints) if start.peers.is_first else ():
+    for step in committed_steps(checkpoints) if start.control_plane.is_main_process else ():
         if step > first_step:
             start.check_place()
             delete_checkpoint(checkpoints / str(step))
@@ -174,8 +174,8 @@ def _end(start: Start, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
     """Says how the run ended."""
     root, total_steps = start.directory.root, start.composition.total_steps
     # A signal during the last step changes nothing: the run is complete. All wait until it is.
-    complete = start.peers.tell(
-        start.peers.is_first
+    complete = start.control_plane.broadcast(
+        start.control_plane.is_main_process
         and outcome.step == total_steps
         and has_finished(start.directory.checkpoints, outcome.step, total_steps)
     )

@@ -81,34 +81,34 @@ def _run(
                 "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
                 "checkpoint; call jaxdp.train in the main thread for that"
             )
-        peers, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
-        log = directory.log(peers.process_index)
+        control_plane, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
+        log = directory.log(control_plane.process_index)
         stack.enter_context(logging_to(log))
-        stack.enter_context(peers.explaining())
+        stack.enter_context(control_plane.explain_failures())
         watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
-        finish_entry = begin_entry() if peers.is_first else dict
-        check_shared_directory(peers, directory)
-        steps = steps_to_resume(directory, resume, clean=peers.is_first)
+        finish_entry = begin_entry() if control_plane.is_main_process else dict
+        check_shared_directory(control_plane, directory)
+        steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
             data = read_data(config, known_vocabularies(config, directory, steps))
             config = parts.resolve(config, data.vocab_size, data.vocabularies)
             total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
             initial = initial_checksum(config.init_from) if config.init_from and not steps else None
-            check_same(peers, statement(config, data.identity, total_steps, initial))
+            check_same(control_plane, statement(config, data.identity, total_steps, initial))
         if steps:
             check_configuration(config, directory, steps)
-            if why := why_it_is_over(config, directory, steps[-1], total_steps, peers):
+            if why := why_it_is_over(config, directory, steps[-1], total_steps, control_plane):
                 print_status(why)
                 return Result(steps[-1], 0)
-        if peers.num_processes > 1:
-            preemption.hold(peers)  # JAX would abort the others if one left alone
+        if control_plane.num_processes > 1:
+            preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             composition = Composition(config, data, total_steps, processes)
 
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(composition.topology)
 
-        return run_session(Start(composition, directory, preemption, watchdog, peers, profile, check_place, provenance))
+        return run_session(Start(composition, directory, preemption, watchdog, control_plane, profile, check_place, provenance))
 
 
 def _topology_facts(topology: Topology) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hostile_lines import HOSTILE
-from tiny_peers import free_address
+from tiny_processes import free_address
 
 from chaos_faults.workshop import Row, Run, Workshop, expect, expect_same_end, wait_for
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tiny_runs
-from tiny_peers import free_address
+from tiny_processes import free_address
 
 from jaxdp.checkpoint.manifest import committed_steps, find_damage
 

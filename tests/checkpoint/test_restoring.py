@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_checkpoints import abstract, assert_is_state, make_state, save, topology
-from tiny_peers import as_processes
+from tiny_processes import as_processes
 
 from jaxdp.checkpoint import restoring
 from jaxdp.checkpoint.manifest import (
@@ -129,8 +129,8 @@ def test_another_model_is_refused_with_both_sides(checkpoints, make_writer):
 def restored_by_processes(checkpoints, said, num_processes=3):
     """The steps that as many processes restore, or their errors."""
 
-    def function(peers):
-        state = restore_latest(checkpoints, abstract(), said.append, peers=peers)
+    def function(control_plane):
+        state = restore_latest(checkpoints, abstract(), said.append, control_plane=control_plane)
         return None if state is None else int(state.step)
 
     return as_processes(num_processes, function)
@@ -178,9 +178,9 @@ def test_processes_that_see_different_directories_are_refused(checkpoints, make_
     shutil.copytree(checkpoints, tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "1" / "manifest.json").unlink()
 
-    def function(peers):
-        directory = tmp_path / "elsewhere" if peers.process_index == 1 else checkpoints
-        return restore_latest(directory, abstract(), print, peers=peers)
+    def function(control_plane):
+        directory = tmp_path / "elsewhere" if control_plane.process_index == 1 else checkpoints
+        return restore_latest(directory, abstract(), print, control_plane=control_plane)
 
     for error in as_processes(2, function):
         assert isinstance(error, UserError)

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from tiny_peers import free_address
+from tiny_processes import free_address
 from tiny_runs import environment, metrics_lines, start, start_with
 
 LONG = [

@@ -11,7 +11,7 @@ import pytest
 from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks import preemption as preemption_module
 from jaxdp.hooks.preemption import Preemption, Stopped, exit_code
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.trainer import StopHere, train
 
 
@@ -31,7 +31,7 @@ def wait_for(condition):
 def test_a_hang_up_is_a_request_to_save_however_often_it_comes(said):
     """The kernel, the shell and the service manager may each send one; as a request its number, 1, means only to save."""
     with Preemption(said.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
         assert preemption.request() == signal.SIGTERM
@@ -63,7 +63,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(said):
 def test_a_signal_becomes_a_request_and_a_second_one_an_exit(number, code, said):
     before = signal.getsignal(number)
     with Preemption(said.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         assert preemption.request() == 0
         os.kill(os.getpid(), number)
         assert preemption.request() == number
@@ -104,16 +104,16 @@ def test_a_signal_in_a_destructor_stops_the_run_without_a_traceback(said, monkey
         Destroyed()
         Faulty()
         with pytest.raises(Stopped):
-            preemption.hold(Peers.alone())
+            preemption.hold(ControlPlane.single_process())
     assert shown == [ValueError]
     assert sys.unraisablehook is before
 
 
 def test_holding_again_is_nothing_new(said):
     with Preemption(said.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         os.kill(os.getpid(), signal.SIGTERM)
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         assert preemption.request() == signal.SIGTERM
 
 
@@ -153,10 +153,10 @@ def test_a_report_that_cannot_be_made_holds_nothing_up(ended, monkeypatch):
 
 def test_twice_ends_the_process_even_in_a_collective_that_hangs(said, ended, monkeypatch):
     monkeypatch.setattr(preemption_module, "UNWIND_SECS", 0.05)
-    told, peers = [], Peers.alone()
-    peers.leave = lambda *what: told.append(what)
+    told, control_plane = [], ControlPlane.single_process()
+    control_plane.leave = lambda *what: told.append(what)
     with Preemption(said.append, end_process=ended.append) as preemption:
-        preemption.hold(peers)
+        preemption.hold(control_plane)
         send(preemption, signal.SIGINT)
         wait_for(lambda: said)
         assert ended == []
@@ -168,7 +168,7 @@ def test_twice_ends_the_process_even_in_a_collective_that_hangs(said, ended, mon
 
 def test_the_grace_is_respected(said, ended):
     with Preemption(said.append, 0.7, end_process=ended.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         assert preemption.remaining_secs() == float("inf")
         start = time.monotonic()
         send(preemption, signal.SIGTERM)
@@ -186,7 +186,7 @@ def test_the_grace_is_respected(said, ended):
 
 def test_done_in_time_nothing_is_ended(said, ended):
     with Preemption(said.append, 0.6, end_process=ended.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: said)
     time.sleep(0.2)
@@ -199,7 +199,7 @@ def test_signals_of_others_are_theirs(said, ended):
     try:
         with Preemption(said.append, end_process=ended.append) as preemption:
             os.kill(os.getpid(), signal.SIGUSR1)
-            preemption.hold(Peers.alone())
+            preemption.hold(ControlPlane.single_process())
             os.kill(os.getpid(), signal.SIGTERM)
             wait_for(lambda: said)
         assert received == [1] and preemption.request() == signal.SIGTERM
@@ -221,7 +221,7 @@ def test_the_first_signal_decides_and_the_loop_stops_with_it(said):
         return state + 1, {"request": signals}
 
     with Preemption(said.append) as preemption:
-        preemption.hold(Peers.alone())
+        preemption.hold(ControlPlane.single_process())
         outcome = train(
             program, 0, ((0, 0) for _ in range(100)), lambda request, _: request, [preemption],
             first_step=0, total_steps=100, queue=lambda: QueueState(2, 2, 0.0),
@@ -260,9 +260,9 @@ def test_a_handler_that_is_not_pythons_becomes_the_default(said, monkeypatch):
 def test_a_signal_before_the_first_step_stops_all_processes(said):
     """Process 1 got it; the others hear of it when the loop is about to begin."""
     with Preemption(said.append) as preemption:
-        peers = Peers.alone()
-        preemption.hold(peers)
-        peers.gather = lambda request: [request, signal.SIGTERM]
+        control_plane = ControlPlane.single_process()
+        preemption.hold(control_plane)
+        control_plane.allgather = lambda request: [request, signal.SIGTERM]
         with pytest.raises(StopHere) as stop:
             preemption.on_start(0, None)
         preemption.on_start(0, None)  # the loop's second start, after going back

@@ -1,6 +1,6 @@
 """Strangers at the coordinator's port: whatever they send, the run goes on or ends as without them.
 
-Threads stand for the processes, as in `test_peers`. All strangers are on loopback.
+Threads stand for the processes, as in `test_control_plane`. All strangers are on loopback.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ import time
 
 import pytest
 from hostile_lines import HOSTILE, hello
-from test_peers import HOST, address, answered, call, short_waits, stranger_at
-from tiny_peers import TOKEN
+from test_control_plane import HOST, address, answered, call, short_waits, stranger_at
+from tiny_processes import TOKEN
 
-from jaxdp.errors import PeerLost, UserError
-from jaxdp.parallel import control_connection, switchboard
-from jaxdp.parallel import peers as peers_module
+from jaxdp.errors import ProcessLost, UserError
+from jaxdp.parallel import control_connection, control_server
+from jaxdp.parallel import control_plane as control_plane_module
 from jaxdp.parallel.control_handshake import Hello, call_control_server
 from jaxdp.parallel.control_messages import MAX_HANDSHAKE_BYTES, LineReader, message
 from jaxdp.parallel.run_token import VARIABLE, RunToken
@@ -28,8 +28,8 @@ __all__ = ["address", "call", "short_waits"]
 OTHER_TOKEN = RunToken(TOKEN._path, {VARIABLE: "the token of another run"})
 
 
-def function(peers):
-    return peers.hosts, peers.gather(peers.process_index)
+def function(control_plane):
+    return control_plane.hosts, control_plane.allgather(control_plane.process_index)
 
 
 EXPECTED = ([HOST, HOST], [0, 1])
@@ -70,7 +70,7 @@ def test_hostile_lines_do_not_hide_who_is_missing(call, address, lines):
     first = call(0, 2, timeout_secs=1.0)
     with stranger_at(address, first) as stranger:
         send_all(stranger, lines)
-        with pytest.raises(PeerLost, match=r"process 1 of 2 did not come to .* within 1 s") as loss:
+        with pytest.raises(ProcessLost, match=r"process 1 of 2 did not come to .* within 1 s") as loss:
             first.result()
     assert loss.value.exit_code == 70
     sentence = str(loss.value)
@@ -80,7 +80,7 @@ def test_hostile_lines_do_not_hide_who_is_missing(call, address, lines):
 
 
 def test_a_stranger_who_says_nothing_or_one_byte_after_the_other_is_dropped(call, address, monkeypatch):
-    monkeypatch.setattr(switchboard, "HELLO_SECS", 0.3)
+    monkeypatch.setattr(control_server, "HELLO_SECS", 0.3)
     first = call(0, 2, function)
     with stranger_at(address, first) as idle, stranger_at(address, first) as slow:
         stop = threading.Event()
@@ -112,12 +112,12 @@ def test_callers_without_end_do_not_keep_process_0_past_its_time(call, address):
                 send_all(stranger, hello())
         except OSError:
             continue
-    with pytest.raises(PeerLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"):
+    with pytest.raises(ProcessLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"):
         first.result()
 
 
 def test_a_flood_of_open_connections_is_bounded_and_keeps_nobody_out(call, address, monkeypatch):
-    monkeypatch.setattr(switchboard, "MAX_STRANGERS", 8)
+    monkeypatch.setattr(control_server, "MAX_UNAUTHENTICATED", 8)
     held = []
     servers = watched_servers(monkeypatch)
     first = call(0, 2, function)
@@ -137,7 +137,7 @@ def watched_servers(monkeypatch):
     """The control servers that are started, each with the most strangers it had at once."""
     servers = []
 
-    class Watched(switchboard.Switchboard):
+    class Watched(control_server.ControlServer):
         most_strangers = 0
 
         def run(self):
@@ -146,9 +146,9 @@ def watched_servers(monkeypatch):
 
         def _serve_once(self):
             super()._serve_once()
-            self.most_strangers = max(self.most_strangers, len(self._strangers))
+            self.most_strangers = max(self.most_strangers, len(self._unauthenticated))
 
-    monkeypatch.setattr(peers_module, "Switchboard", Watched)
+    monkeypatch.setattr(control_plane_module, "ControlServer", Watched)
     return servers
 
 
@@ -163,7 +163,7 @@ def test_running_out_of_file_descriptors_ends_nothing(call, address, number, mon
         return accept(listener)
 
     monkeypatch.setattr(socket.socket, "accept", accept_later)
-    monkeypatch.setattr(switchboard, "ACCEPT_PAUSE_SECS", 0.05)
+    monkeypatch.setattr(control_server, "ACCEPT_PAUSE_SECS", 0.05)
     answers = [call(index, 2, function) for index in range(2)]
     for answer in answers:
         assert answer.result() == EXPECTED
@@ -184,16 +184,16 @@ def test_while_descriptors_are_short_the_listener_rests(call, address, monkeypat
     first = call(0, 2, timeout_secs=1.0)
     with pytest.raises(UserError):
         first.result()
-    assert 1 <= len(times) <= 1.5 / switchboard.ACCEPT_PAUSE_SECS
+    assert 1 <= len(times) <= 1.5 / control_server.ACCEPT_PAUSE_SECS
 
 
-@pytest.mark.parametrize("method", ["_accept", "_greet", "_tell_when_complete"])
+@pytest.mark.parametrize("method", ["_accept", "_authenticate", "_send_when_complete"])
 def test_a_control_server_that_fails_ends_the_run_with_a_sentence(call, method, monkeypatch):
     def fails(*_):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(switchboard.Switchboard, method, fails)
-    with pytest.raises(PeerLost, match=r"the control server of process 0 failed \(RuntimeError: a fault\)") as loss:
+    monkeypatch.setattr(control_server.ControlServer, method, fails)
+    with pytest.raises(ProcessLost, match=r"the control server of process 0 failed \(RuntimeError: a fault\)") as loss:
         call(0, 2).result()
     assert loss.value.exit_code == 70
 
@@ -201,14 +201,14 @@ def test_a_control_server_that_fails_ends_the_run_with_a_sentence(call, method, 
 def test_a_control_server_that_fails_later_ends_all(call, monkeypatch):
     ready = threading.Barrier(3)
 
-    def gather_twice(peers):
+    def allgather_twice(control_plane):
         ready.wait(20)
-        return peers.gather(None)
+        return control_plane.allgather(None)
 
-    answers = [call(index, 3, gather_twice) for index in range(2)]
-    third = call(2, 3, lambda peers: (break_server(monkeypatch), gather_twice(peers)))
+    answers = [call(index, 3, allgather_twice) for index in range(2)]
+    third = call(2, 3, lambda control_plane: (break_server(monkeypatch), allgather_twice(control_plane)))
     for answer in (*answers, third):
-        with pytest.raises(PeerLost, match=r"the control server of process 0 failed \(KeyError: 'fault'\); this one stops too"):
+        with pytest.raises(ProcessLost, match=r"the control server of process 0 failed \(KeyError: 'fault'\); this one stops too"):
             answer.result()
 
 
@@ -216,7 +216,7 @@ def break_server(monkeypatch):
     def fails(*_):
         raise KeyError("fault")
 
-    monkeypatch.setattr(switchboard.Switchboard, "_hear", fails)
+    monkeypatch.setattr(control_server.ControlServer, "_handle_line", fails)
 
 
 def test_a_listening_thread_that_fails_ends_its_process(call, monkeypatch):
@@ -228,7 +228,7 @@ def test_a_listening_thread_that_fails_ends_its_process(call, monkeypatch):
         return read(lines, max_bytes, deadline)
 
     monkeypatch.setattr(LineReader, "read", fails)
-    with pytest.raises(PeerLost, match=r"the control plane failed \(MemoryError: too long\); this one stops too"):
+    with pytest.raises(ProcessLost, match=r"the control plane failed \(MemoryError: too long\); this one stops too"):
         call(0, 2).result()
 
 
@@ -246,7 +246,7 @@ def joined(call, address, process, num_processes, *others):
     [
         message("leave", 5), message("leave", {"exit_code": "3", "sentence": "x"}), message("leave", {"exit_code": -1, "sentence": "x"}),
         message("leave", {"exit_code": True, "sentence": "x"}), message("leave", {"exit_code": 2}), message("leave", None),
-        message("say", 1) * 2, hello(), b"[" * 200_000 + b"\n", b"noise\n",
+        message("part", 1) * 2, hello(), b"[" * 200_000 + b"\n", b"noise\n",
     ],
 )  # fmt: skip
 def test_a_bad_line_of_a_process_is_its_end(call, address, lines):
@@ -255,9 +255,9 @@ def test_a_bad_line_of_a_process_is_its_end(call, address, lines):
     with connection:
         assert reader.read(1000, time.monotonic() + 20) == ("all", [HOST, HOST])
         connection.sendall(lines)
-        if lines.startswith(b'["say"'):
+        if lines.startswith(b'["part"'):
             return  # the second may be of the next question by now
-        with pytest.raises(PeerLost, match=f"process 1 on {HOST} sent what is not of the control plane; this one stops too"):
+        with pytest.raises(ProcessLost, match=f"process 1 on {HOST} sent what is not of the control plane; this one stops too"):
             first.result()
 
 
@@ -267,15 +267,15 @@ def test_a_line_without_an_end_is_bounded_after_the_handshake_too(call, address,
     with connection:
         assert reader.read(1000, time.monotonic() + 20)[0] == "all"
         send_all(connection, b"x" * 1_000_000)
-        with pytest.raises(PeerLost, match=f"process 1 on {HOST} is gone"):
+        with pytest.raises(ProcessLost, match=f"process 1 on {HOST} is gone"):
             first.result()
 
 
 def test_a_process_that_does_not_read_holds_up_nobody_else(call, address):
     """As one that is stopped for a while; what is sent to it waits."""
 
-    def large(peers):
-        return [len(part) for part in peers.gather("x" * 8_000_000)]
+    def large(control_plane):
+        return [len(part) for part in control_plane.allgather("x" * 8_000_000)]
 
     answers = [call(index, 3, large) for index in (0, 2)]
     connection, lines = answered(
@@ -283,7 +283,7 @@ def test_a_process_that_does_not_read_holds_up_nobody_else(call, address):
     )
     with connection:
         assert lines.read(1000, time.monotonic() + 20)[0] == "all"
-        connection.sendall(message("say", "y" * 8_000_000))
+        connection.sendall(message("part", "y" * 8_000_000))
         for answer in answers:
             assert answer.result(60) == [8_000_000] * 3
         assert lines.read(10**8, time.monotonic() + 60)[0] == "all"
@@ -292,10 +292,10 @@ def test_a_process_that_does_not_read_holds_up_nobody_else(call, address):
 def test_both_ends_notice_a_machine_that_vanishes(call, address, monkeypatch):
     servers = watched_servers(monkeypatch)
 
-    def options(peers):
-        peers.gather(None)
-        sockets = [peers._socket, *(connection.socket for server in servers for connection in server._here.values())]
-        return [end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in sockets], peers.gather(None)
+    def options(control_plane):
+        control_plane.allgather(None)
+        sockets = [control_plane._socket, *(connection.socket for server in servers for connection in server._members.values())]
+        return [end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in sockets], control_plane.allgather(None)
 
     answers = [call(index, 2, options) for index in range(2)]
     assert answers[0].result() == ([1, 1, 1], [None, None]) == answers[1].result()
@@ -306,7 +306,7 @@ def test_random_lines_change_nothing(call, address):
     draws = random.Random(0)
     first = call(0, 2, function)
     for _ in range(200):
-        kind = draws.choice(["hello", "say", "leave", "all", "end", "welcome", "challenge", "", "\u0000", 5, None])
+        kind = draws.choice(["hello", "part", "leave", "all", "end", "welcome", "challenge", "", "\u0000", 5, None])
         values = [-1, 0, 1, 2, 2**63, 1.5, True, None, "x", "\ud800", [], {}, [[1]], "0" * 64]
         content = draws.choice([{key: draws.choice(values) for key in Hello._fields}, draws.choice(values)])
         line = bytearray(json.dumps([kind, content]).encode() + b"\n")

@@ -4,12 +4,12 @@ import socket
 import threading
 
 import pytest
+from test_control_plane import address, call, short_waits, stranger_at
 from test_hostile_callers import EXPECTED, OTHER_TOKEN, function, send_all, until_hung_up
-from test_peers import address, call, short_waits, stranger_at
 
-from jaxdp.errors import PeerLost, UserError
+from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel import control_handshake
-from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel import control_plane as control_plane_module
 from jaxdp.parallel.control_handshake import Hello, proof_of
 from jaxdp.parallel.control_messages import message
 from jaxdp.parallel.run_token import VARIABLE, RunToken
@@ -70,22 +70,22 @@ END = message("end", {"exit_code": 3, "sentence": "\x1b[31mhaha"})
     ],
 )
 def test_an_impostor_at_the_address_is_not_believed(call, address, lines, problem):
-    with Impostor(address, *lines), pytest.raises(PeerLost, match=f"did not answer within 1 s .*{problem}") as loss:
+    with Impostor(address, *lines), pytest.raises(ProcessLost, match=f"did not answer within 1 s .*{problem}") as loss:
         call(1, 2, timeout_secs=1.0).result()
     assert loss.value.exit_code == 70 and "haha" not in str(loss.value)
 
 
 def test_an_idle_impostor_at_the_address_does_not_hold_a_process(call, address, monkeypatch):
     monkeypatch.setattr(control_handshake, "_TICK_SECS", 0.1)
-    with Impostor(address, b""), pytest.raises(PeerLost, match=r"did not answer within 1 s .*timed out"):
+    with Impostor(address, b""), pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"):
         call(1, 2, timeout_secs=1.0).result()
-    with Impostor(address, message("challenge", "n")), pytest.raises(PeerLost, match=r"did not answer within 1 s .*timed out"):
+    with Impostor(address, message("challenge", "n")), pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"):
         call(1, 2, timeout_secs=1.0).result()
 
 
 def test_a_recorded_hello_is_of_no_use(call, address):
     """Neither the proof that a process gives, nor the one that process 0 gives."""
-    with Impostor(address, message("challenge", "n")) as impostor, pytest.raises(PeerLost):
+    with Impostor(address, message("challenge", "n")) as impostor, pytest.raises(ProcessLost):
         call(1, 2, timeout_secs=0.5).result()
     recorded = impostor.heard[0]
     assert recorded.startswith(b'["hello"')
@@ -110,12 +110,12 @@ def test_a_proof_is_of_all_that_is_said():
 
 
 def test_a_process_with_another_token_is_told_what_to_do(call, monkeypatch):
-    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=2.0)
     with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret") as refusal:
         call(1, 2, timeout_secs=20.0, token=OTHER_TOKEN).result()
     assert refusal.value.exit_code == 2
-    with pytest.raises(PeerLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"):
+    with pytest.raises(ProcessLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"):
         first.result()
 
 
@@ -136,11 +136,11 @@ def test_a_token_that_is_seen_late_is_read_again(call, tmp_path, before):
 
 
 def test_a_token_that_is_never_seen_is_told(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=1.0)
     token = RunToken(tmp_path / ".run_token", {})
     with pytest.raises(UserError, match=r"\.run_token cannot be read \(No such file or directory\); --workdir must be one directory") as refusal:
         call(1, 2, timeout_secs=20.0, token=token).result()
     assert f"or set {VARIABLE} to the same secret" in str(refusal.value)
-    with pytest.raises(PeerLost):
+    with pytest.raises(ProcessLost):
         first.result()

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny_peers import free_address
+from tiny_processes import free_address
 from tiny_runs import environment, metrics_lines, start, train
 
 from jaxdp.parallel.devices import Topology

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from test_cache_entries import LABELLED, write_records
-from tiny_peers import as_processes
+from tiny_processes import as_processes
 from tiny_runs import assert_refused, load, metrics_lines, train, without_run_files
 
 from jaxdp.cli.main import main
@@ -155,8 +155,8 @@ def test_processes_with_other_words_or_tokenizers_do_not_train_together(config_f
     second = read_data(config).identity
     assert first["data fingerprint"] == second["data fingerprint"]
 
-    def check(peers):
-        check_same(peers, statement(config, (first, second)[peers.process_index], 6))
+    def check(control_plane):
+        check_same(control_plane, statement(config, (first, second)[control_plane.process_index], 6))
 
     for error in as_processes(2, check):
         assert isinstance(error, UserError) and "cleaning: [" in str(error)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tiny_peers import as_processes
+from tiny_processes import as_processes
 from tiny_runs import load, train
 
 import jaxdp
@@ -16,24 +16,24 @@ from jaxdp.workdir import WorkDir
 
 def test_processes_that_agree_go_on(config_file):
     said = statement(load(config_file), {"data fingerprint": "abc"}, 6)
-    assert as_processes(3, lambda peers: check_same(peers, said)) == [None, None, None]
+    assert as_processes(3, lambda control_plane: check_same(control_plane, said)) == [None, None, None]
 
 
 def test_every_difference_is_told_to_all_with_both_sides(config_file):
     config = load(config_file, """data.mixture=({'source': 'text', 'path': 'text.txt', 'weight': 1.0},)""")
 
-    def check(peers):
+    def check(control_plane):
         mine = config.copy_and_resolve_references()
-        if peers.process_index == 1:
+        if control_plane.process_index == 1:
             mine.optim.learning_rate = 0.5
             for key in ("path", "eval_path", "target_path", "eval_target_path"):
                 mine.data[key] = "/elsewhere/text.txt"  # where the same data lies may differ
             mine.init_from = "/elsewhere/run"
             mine.data.mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
-        said = statement(mine, {"data fingerprint": "abc" if peers.process_index != 2 else "def"}, 6, f"run {peers.process_index // 2}")
-        if peers.process_index == 2:
+        said = statement(mine, {"data fingerprint": "abc" if control_plane.process_index != 2 else "def"}, 6, f"run {control_plane.process_index // 2}")
+        if control_plane.process_index == 2:
             said["jaxlib"] = "0.0.1"
-        check_same(peers, said)
+        check_same(control_plane, said)
 
     for error in as_processes(3, check):
         assert isinstance(error, UserError) and error.exit_code == 2
@@ -54,7 +54,7 @@ def test_processes_with_another_checkpoint_behind_init_from_do_not_start(config_
     """They are told before a device is connected, not by the first comparison of replicas."""
     said = []
 
-    def listen(peers, statement):
+    def listen(control_plane, statement):
         said.append(statement)
         raise UserError("heard enough.")
 
@@ -72,15 +72,15 @@ def test_processes_with_another_checkpoint_behind_init_from_do_not_start(config_
 
 def test_a_run_that_continues_does_not_look_at_init_from(config_file, trained, monkeypatch, tmp_path):
     said = []
-    monkeypatch.setattr(experiment_train, "check_same", lambda peers, statement: said.append(statement))
+    monkeypatch.setattr(experiment_train, "check_same", lambda control_plane, statement: said.append(statement))
     workdir = shutil.copytree(trained, tmp_path / "run")
     assert train(config_file, workdir, "--config.init_from=/no/where") == 0
     assert said[0]["parameters of init_from"] is None
 
 
 def test_many_differences_are_counted():
-    def check(peers):
-        check_same(peers, {f"key {number}": peers.process_index for number in range(20)})
+    def check(control_plane):
+        check_same(control_plane, {f"key {number}": control_plane.process_index for number in range(20)})
 
     for error in as_processes(2, check):
         assert len(str(error).splitlines()) == 11 and "\n  and 12 more\n" in str(error)
@@ -98,7 +98,7 @@ def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path):
 
 
 def test_a_directory_that_all_see(tmp_path):
-    assert as_processes(2, lambda peers: check_shared_directory(peers, WorkDir(tmp_path))) == [None, None]
+    assert as_processes(2, lambda control_plane: check_shared_directory(control_plane, WorkDir(tmp_path))) == [None, None]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,8 +106,8 @@ def test_a_directory_that_is_another_one_elsewhere(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
 
-    def check(peers):
-        check_shared_directory(peers, WorkDir(tmp_path / "ab"[peers.process_index]))
+    def check(control_plane):
+        check_shared_directory(control_plane, WorkDir(tmp_path / "ab"[control_plane.process_index]))
 
     for error in as_processes(2, check):
         assert isinstance(error, UserError)

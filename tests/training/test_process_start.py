@@ -6,11 +6,11 @@ import os
 import stat
 
 import pytest
-from tiny_peers import free_address
+from tiny_processes import free_address
 
 from jaxdp.errors import UserError
 from jaxdp.parallel import addresses
-from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel import control_plane as control_plane_module
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.run_token import VARIABLE
 from jaxdp.training import process_start as joining
@@ -20,7 +20,7 @@ from jaxdp.workdir import WorkDir
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(peers_module, "LINGER_SECS", 0.2)
+    monkeypatch.setattr(control_plane_module, "LINGER_SECS", 0.2)
     monkeypatch.setattr(addresses, "BIND_SECS", 0.2)
     monkeypatch.delenv(VARIABLE, raising=False)
 
@@ -38,9 +38,9 @@ def join_all(directories, address=None, timeout_secs=20.0):
         try:
             with contextlib.ExitStack() as stack:
                 processes = Processes(len(directories), index, address)
-                peers, check_held = join_processes(stack, processes, directories[index], timeout_secs)
+                control_plane, check_held = join_processes(stack, processes, directories[index], timeout_secs)
                 check_held()
-                return peers.gather(index)
+                return control_plane.allgather(index)
         except UserError as error:
             return error
 
@@ -57,9 +57,9 @@ def test_process_0_writes_a_token_that_the_others_read(directory):
 
 def test_a_process_alone_needs_no_token(directory):
     with contextlib.ExitStack() as stack:
-        peers, check_held = join_processes(stack, ALONE, directory, 1.0)
+        control_plane, check_held = join_processes(stack, ALONE, directory, 1.0)
         check_held()
-        assert peers.gather(1) == [1]
+        assert control_plane.allgather(1) == [1]
         assert not directory.run_token.exists()
 
 
@@ -83,7 +83,7 @@ def test_a_directory_in_use_counts_before_a_port_in_use(directory):
 
 
 def test_directories_that_are_not_shared_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers_module, "TOKEN_SECS", 0.3)
+    monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     directories = [WorkDir(tmp_path / name) for name in ("a", "b")]
     for directory in directories:
         directory.create()
@@ -105,5 +105,5 @@ def test_a_token_of_the_environment_needs_no_file(directory, monkeypatch):
 
 
 def test_what_ends_a_process_from_a_thread_is_said(capsys):
-    joining._log_peer_loss("process 1 on a is gone")
+    joining._log_lost_process("process 1 on a is gone")
     assert capsys.readouterr().err == "jaxdp: process 1 on a is gone\n"

@@ -1,10 +1,9 @@
-"""The line between the processes of a run, beside the one between their devices.
+"""Control plane: membership, broadcast and all-gather of JSON between the processes of a run, independent of device collectives.
 
-JAX aborts without a word of Python when a process is missing, comes twice or
-dies (exit code 134), and a collective waits for ever for one that has left. So
-before JAX connects, every process calls process 0 at the coordinator's address
-and stays on the line: there they learn who is missing, ask each other what they
-must agree on before their devices can, and hear at once when one stops.
+JAX aborts the process without a Python exception (exit code 134) when another process is missing, duplicated or
+dead, and a collective waits forever for one that has left. So every process connects to the control server of
+process 0 before JAX does and stays connected: there it learns which processes are missing, agrees with the others
+on what the devices cannot agree on yet, and is notified at once when one stops.
 """
 
 import atexit
@@ -18,13 +17,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxdp import streams
-from jaxdp.errors import PeerLost, UserError
+from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel.addresses import is_loopback
 from jaxdp.parallel.control_handshake import TokenRefused, call_control_server
 from jaxdp.parallel.control_messages import MAX_LINE_BYTES, ending, message
+from jaxdp.parallel.control_server import ControlServer
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.run_token import VARIABLE, RunToken
-from jaxdp.parallel.switchboard import Switchboard
 
 RETRY_SECS = 0.2
 """Between two calls of a process 0 that does not answer yet."""
@@ -42,7 +41,7 @@ LINGER_SECS = 5.0
 """What a process may still do, such as end a save, when another one has taken the run down."""
 
 
-class Peers:
+class ControlPlane:
     """The other processes, while the run lasts; a context manager.
 
     For a process alone every question is answered by itself.
@@ -75,23 +74,23 @@ class Peers:
         self._log, self._end_process = log, end_process
         self._left = threading.Event()
         self._lost = threading.Event()
-        self._loss = PeerLost("no process is lost")
-        self._switchboard: Switchboard | None = None
+        self._loss = ProcessLost("no process is lost")
+        self._server: ControlServer | None = None
         if self.num_processes > 1:
             if token is None:
                 raise ValueError("several processes need a token")
             self._join(timeout_secs, token)
 
     @classmethod
-    def alone(cls) -> "Peers":
+    def single_process(cls) -> "ControlPlane":
         """For a process that has none."""
         return cls(ALONE, 0.0, lambda sentence: None)
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.process_index == 0
 
-    def gather(self, part: Any) -> list[Any]:
+    def allgather(self, part: Any) -> list[Any]:
         """What every process gave, in the order of their indices; each must call it equally often.
 
         Args:
@@ -102,12 +101,12 @@ class Peers:
         """
         if self.num_processes == 1:
             return [part]
-        self._send("say", part)
+        self._send("part", part)
         return self._next_answer()
 
-    def tell(self, part: Any) -> Any:
+    def broadcast(self, part: Any) -> Any:
         """What process 0 gave; what the others give is not looked at."""
-        return self.gather(part if self.is_first else None)[0]
+        return self.allgather(part if self.is_main_process else None)[0]
 
     def leave(self, exit_code: int = 0, sentence: str = "") -> None:
         """Says that this process stops; unless the exit code is 0, the others stop too.
@@ -118,11 +117,11 @@ class Peers:
             return
         self._left.set()
         self._send("leave", {"exit_code": exit_code, "sentence": sentence})
-        if exit_code and self._switchboard:
-            self._switchboard.join(LINGER_SECS + NOTICE_SECS)
+        if exit_code and self._server:
+            self._server.join(LINGER_SECS + NOTICE_SECS)
 
     @contextlib.contextmanager
-    def explaining(self) -> Iterator[None]:
+    def explain_failures(self) -> Iterator[None]:
         """Inside, a fault that the loss of a process explains becomes that loss.
 
         Over gloo a collective fails when a process is gone, and tells neither which nor where.
@@ -136,13 +135,13 @@ class Peers:
                 raise self._loss from error
             raise
 
-    def __enter__(self) -> "Peers":
+    def __enter__(self) -> "ControlPlane":
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
         if self.num_processes == 1:
             return
-        exit_code, sentence = _exit_of(error)
+        exit_code, sentence = _exit_code_and_sentence(error)
         if exit_code:
             # JAX would wait at its end for the others, which no longer answer, and then abort with
             # an exit code of its own. What is registered last runs first.
@@ -155,12 +154,12 @@ class Peers:
 
     def _join(self, timeout_secs: float, token: RunToken) -> None:
         end = time.monotonic() + timeout_secs
-        if self.is_first:
-            self._switchboard = Switchboard(self._address, self.num_processes, timeout_secs, _own(token))
-            self._switchboard.start()
+        if self.is_main_process:
+            self._server = ControlServer(self._address, self.num_processes, timeout_secs, _read_own_token(token))
+            self._server.start()
         self._socket, self._lines = self._call_until(end, timeout_secs, token)
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._listen, name="jaxdp-peers", daemon=True).start()
+        threading.Thread(target=self._listen, name="jaxdp-control-plane", daemon=True).start()
         try:
             self.hosts = self._next_answer(timeout_secs + CALL_SECS)
         except BaseException:
@@ -176,14 +175,14 @@ class Peers:
                 deadline = min(now + CALL_SECS, max(end, now + RETRY_SECS))
                 return call_control_server(self._address, self.process_index, self.num_processes, token, deadline)
             except (OSError, ValueError) as error:
-                refused = isinstance(error, TokenRefused) and not self.is_first
+                refused = isinstance(error, TokenRefused) and not self.is_main_process
                 refused_since = (refused_since or now) if refused else None
                 if refused and time.monotonic() > min(end, refused_since + TOKEN_SECS):
                     raise UserError(self._why_refused(error, token)) from error
                 if time.monotonic() > end:
-                    raise PeerLost(self._why_unreachable(error, timeout_secs)) from error
-                if self._switchboard and self._switchboard.error:  # the others were here first
-                    raise self._switchboard.error from error
+                    raise ProcessLost(self._why_unreachable(error, timeout_secs)) from error
+                if self._server and self._server.error:  # the others were here first
+                    raise self._server.error from error
             time.sleep(RETRY_SECS)
 
     def _listen(self) -> None:
@@ -201,7 +200,7 @@ class Peers:
             exit_code, sentence = self._why_gone()
         except Exception as error:  # a thread that dies in silence would leave the run waiting
             exit_code, sentence = 70, f"the control plane failed ({type(error).__name__}: {error})"
-        self._loss = PeerLost(f"{sentence.rstrip('.')}; this one stops too.", exit_code)
+        self._loss = ProcessLost(f"{sentence.rstrip('.')}; this one stops too.", exit_code)
         self._lost.set()
         self._answers.put(None)
         if not self._left.wait(LINGER_SECS):
@@ -211,8 +210,8 @@ class Peers:
 
     def _why_gone(self) -> tuple[int, str]:
         """Exit code and sentence where process 0 says nothing more."""
-        if self._switchboard and self._switchboard.error:
-            return self._switchboard.error.exit_code, str(self._switchboard.error)
+        if self._server and self._server.error:
+            return self._server.error.exit_code, str(self._server.error)
         return 70, f"process 0 on {self.hosts[0]} is gone"
 
     def _next_answer(self, timeout_secs: float | None = None) -> Any:
@@ -220,7 +219,7 @@ class Peers:
         try:
             answer = self._answers.get(timeout=timeout_secs)
         except queue.Empty:
-            raise PeerLost(f"process 0 at --coordinator={self._address} did not say within {timeout_secs:g} s who is there") from None
+            raise ProcessLost(f"process 0 at --coordinator={self._address} did not say within {timeout_secs:g} s who is there") from None
         if answer is None:
             raise self._loss
         return answer
@@ -243,7 +242,7 @@ class Peers:
 
     def _why_unreachable(self, error: Exception, timeout_secs: float) -> str:
         why = f"{self._address} did not answer within {timeout_secs:g} s (parallel.init_timeout_secs): {error}"
-        if self.is_first:
+        if self.is_main_process:
             return (
                 f"process 0 on {self.hosts[0]} cannot reach itself, --coordinator={why}; "
                 "it must name the machine on which process 0 runs."
@@ -261,7 +260,7 @@ class Peers:
         )
 
 
-def _own(token: RunToken) -> bytes:
+def _read_own_token(token: RunToken) -> bytes:
     """The token that process 0 has written."""
     try:
         return token.read()
@@ -269,7 +268,7 @@ def _own(token: RunToken) -> bytes:
         raise UserError(f"process 0 cannot read {token.origin} ({error}); set {VARIABLE} for all processes.") from error
 
 
-def _exit_of(error: BaseException | None) -> tuple[int, str]:
+def _exit_code_and_sentence(error: BaseException | None) -> tuple[int, str]:
     """Exit code and sentence of what ends this process."""
     if error is None:
         return 0, ""

@@ -4,7 +4,7 @@ import concurrent.futures
 import socket
 from pathlib import Path
 
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.processes import Processes
 from jaxdp.parallel.run_token import VARIABLE, RunToken
 
@@ -19,13 +19,13 @@ def free_address():
 
 
 def as_processes(num_processes, function):
-    """What `function(peers)` returned or raised in each of so many processes."""
+    """What `function(control_plane)` returned or raised in each of so many processes."""
     address = free_address()
 
     def run(index):
         try:
-            with Peers(Processes(num_processes, index, address), 20.0, print, lambda code: None, token=TOKEN) as peers:
-                return function(peers)
+            with ControlPlane(Processes(num_processes, index, address), 20.0, print, lambda code: None, token=TOKEN) as control_plane:
+                return function(control_plane)
         except Exception as error:
             return error
 

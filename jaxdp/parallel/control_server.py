@@ -1,4 +1,4 @@
-"""Control server on process 0: which processes are there, what all of them say, who left.
+"""Control server on process 0: membership, all-gather of JSON messages, and exit notifications.
 
 One thread serves all connections and never blocks on one. Until a caller has
 proven that it is of this run (`control_handshake`) it may send one short line
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxdp.errors import PeerLost, UserError
+from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel.addresses import bind_address, listen
 from jaxdp.parallel.control_connection import Connection
 from jaxdp.parallel.control_handshake import is_proof, proof_of, read_hello
@@ -25,7 +25,7 @@ from jaxdp.parallel.control_messages import ending, parsed
 HELLO_SECS = 10.0
 """How long a caller may take to prove that it is of this run."""
 
-MAX_STRANGERS = 64
+MAX_UNAUTHENTICATED = 64
 """Callers, above the number of processes, that may be connected without having proven anything; then the oldest goes."""
 
 ACCEPT_PAUSE_SECS = 0.2
@@ -34,7 +34,7 @@ ACCEPT_PAUSE_SECS = 0.2
 MAX_WAIT_SECS = 60.0
 
 
-class Switchboard(threading.Thread):
+class ControlServer(threading.Thread):
     """Answers at a port until `num_processes` processes have arrived, and these until they leave."""
 
     def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes):
@@ -48,7 +48,7 @@ class Switchboard(threading.Thread):
         Raises:
             UserError: the port is taken.
         """
-        super().__init__(name="jaxdp-switchboard", daemon=True)
+        super().__init__(name="jaxdp-control-server", daemon=True)
         self._address, self._num_processes, self._timeout_secs = address, num_processes, timeout_secs
         self._token = token
         self._deadline = time.monotonic() + timeout_secs
@@ -58,9 +58,9 @@ class Switchboard(threading.Thread):
         self._pause_end = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._strangers: dict[Connection, None] = {}
-        self._here: dict[int, Connection] = {}
-        self._said: dict[int, Any] = {}
+        self._unauthenticated: dict[Connection, None] = {}
+        self._members: dict[int, Connection] = {}
+        self._parts: dict[int, Any] = {}
         self._refusals: collections.deque[str] = collections.deque(maxlen=1)
         self._num_refusals = 0
         self.error: UserError | None = None
@@ -68,12 +68,12 @@ class Switchboard(threading.Thread):
 
     def run(self) -> None:
         try:
-            while self._is_open or self._here or self._strangers:
+            while self._is_open or self._members or self._unauthenticated:
                 self._serve_once()
         except Exception as error:  # with it the control plane is gone: the run must not go on without
-            self._end(PeerLost(f"the control server of process 0 failed ({type(error).__name__}: {error})"))
+            self._abort(ProcessLost(f"the control server of process 0 failed ({type(error).__name__}: {error})"))
         finally:
-            for connection in (*self._strangers, *self._here.values()):
+            for connection in (*self._unauthenticated, *self._members.values()):
                 connection.socket.close()
             self._listener.close()
             self._selector.close()
@@ -89,16 +89,16 @@ class Switchboard(threading.Thread):
             if events & selectors.EVENT_READ and key.data.is_open:
                 self._read(key.data)
         now = time.monotonic()
-        for stranger in [stranger for stranger in self._strangers if stranger.deadline <= now]:
+        for stranger in [stranger for stranger in self._unauthenticated if stranger.deadline <= now]:
             self._refuse(stranger, f"it did not say who it is within {HELLO_SECS:g} s")
         if self._is_open and self._deadline <= now:
-            self._end(PeerLost(self._who_is_missing()))
+            self._abort(ProcessLost(self._missing_message()))
         if self._is_open and self._pause_end and self._pause_end <= now:
             self._pause_end = 0.0
             self._selector.register(self._listener, selectors.EVENT_READ)
 
     def _wait_secs(self) -> float:
-        times = [stranger.deadline for stranger in self._strangers]
+        times = [stranger.deadline for stranger in self._unauthenticated]
         if self._is_open:
             times += [self._deadline, self._pause_end or math.inf]
         return min(max(min(times, default=math.inf) - time.monotonic(), 0.0), MAX_WAIT_SECS)
@@ -109,46 +109,46 @@ class Switchboard(threading.Thread):
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 # The callers wait in the kernel's queue meanwhile; one place is made for them.
-                self._drop_oldest_stranger("process 0 ran out of file descriptors")
+                self._refuse_oldest("process 0 ran out of file descriptors")
                 self._selector.unregister(self._listener)
                 self._pause_end = time.monotonic() + ACCEPT_PAUSE_SECS
             return
         connection = Connection(caller, str(where[0]), time.monotonic() + HELLO_SECS)
-        self._strangers[connection] = None
+        self._unauthenticated[connection] = None
         self._selector.register(caller, selectors.EVENT_READ, connection)
-        if len(self._strangers) > MAX_STRANGERS + self._num_processes:
-            self._drop_oldest_stranger("too many callers came at once")
+        if len(self._unauthenticated) > MAX_UNAUTHENTICATED + self._num_processes:
+            self._refuse_oldest("too many callers came at once")
         self._send(connection, "challenge", connection.nonce)
 
     def _read(self, connection: Connection) -> None:
         lines, may_go_on = connection.receive()
         for line in lines:
             if connection.is_open:
-                self._hear(connection, line)
+                self._handle_line(connection, line)
         if connection.is_open and not may_go_on:
-            self._lose(connection, "is gone")
+            self._disconnect(connection, "is gone")
 
-    def _hear(self, connection: Connection, line: bytes) -> None:
+    def _handle_line(self, connection: Connection, line: bytes) -> None:
         try:
             kind, content = parsed(line)
-            if connection in self._strangers:
-                self._greet(connection, kind, content)
-            elif kind == "say" and self.error:
+            if connection in self._unauthenticated:
+                self._authenticate(connection, kind, content)
+            elif kind == "part" and self.error:
                 return  # it has not heard yet
-            elif kind == "say" and connection.process not in self._said:
-                self._said[connection.process] = content
-                self._tell_when_complete()
+            elif kind == "part" and connection.process not in self._parts:
+                self._parts[connection.process] = content
+                self._send_when_complete()
             elif kind == "leave":
                 exit_code, sentence = ending(content)
-                self._drop(connection)
+                self._close(connection)
                 if exit_code:
-                    self._end(PeerLost(f"{connection.who} stopped: {sentence}", exit_code))
+                    self._abort(ProcessLost(f"{connection.who} stopped: {sentence}", exit_code))
             else:
                 raise ValueError(f"{kind} is not expected")
         except ValueError:
-            self._lose(connection, "sent what is not of the control plane")
+            self._disconnect(connection, "sent what is not of the control plane")
 
-    def _greet(self, connection: Connection, kind: str, content: Any) -> None:
+    def _authenticate(self, connection: Connection, kind: str, content: Any) -> None:
         hello = read_hello(content) if kind == "hello" else None
         if hello is None:
             self._refuse(connection, "it is not of this version of jaxdp")
@@ -156,18 +156,18 @@ class Switchboard(threading.Thread):
         if not is_proof(hello.proof, proof_of(self._token, "process", connection.nonce, hello)):
             self._refuse(connection, f"it has another token, and says it is process {hello.process} on {hello.host}")
             return
-        del self._strangers[connection]
+        del self._unauthenticated[connection]
         connection.process, connection.host = hello.process, hello.host
         self._send(connection, "welcome", proof_of(self._token, "control server", connection.nonce, hello))
         problem = self.error or self._conflict(connection, hello.of)
         if problem:
             self._send(connection, *_end_message(problem))
-            self._drop(connection)
-            self._end(problem)
+            self._close(connection)
+            self._abort(problem)
             return
-        self._here[hello.process] = connection
-        self._said[hello.process] = hello.host
-        self._tell_when_complete()
+        self._members[hello.process] = connection
+        self._parts[hello.process] = hello.host
+        self._send_when_complete()
 
     def _conflict(self, connection: Connection, num_processes: int) -> UserError | None:
         """What keeps a process of this run from training with those that are there."""
@@ -176,41 +176,41 @@ class Switchboard(threading.Thread):
                 f"{connection.who} was started as one of {num_processes} processes, process 0 as one of "
                 f"{self._num_processes}; give all of them the same --num_processes."
             )
-        other = self._here.get(connection.process)
+        other = self._members.get(connection.process)
         return other and UserError(
             f"two processes have index {connection.process}, one on {other.host} and one on "
             f"{connection.host}; give each of the {self._num_processes} its own --process_index."
         )
 
-    def _tell_when_complete(self) -> None:
-        if len(self._said) < self._num_processes:
+    def _send_when_complete(self) -> None:
+        if len(self._parts) < self._num_processes:
             return
-        said = [self._said[process] for process in range(self._num_processes)]
-        self._said = {}
+        said = [self._parts[process] for process in range(self._num_processes)]
+        self._parts = {}
         self._close_listener()
-        for stranger in list(self._strangers):
-            self._drop(stranger)
-        for connection in list(self._here.values()):
+        for stranger in list(self._unauthenticated):
+            self._close(stranger)
+        for connection in list(self._members.values()):
             self._send(connection, "all", said)
 
-    def _end(self, error: UserError) -> None:
+    def _abort(self, error: UserError) -> None:
         """Tells all that are there why the run cannot go on; the first reason is the one that counts."""
         if self.error:
             return
         self.error = error
         self._close_listener()
-        for connection in list(self._here.values()):
+        for connection in list(self._members.values()):
             self._send(connection, *_end_message(error))
 
     def _send(self, connection: Connection, kind: str, content: Any) -> None:
         connection.send(kind, content)
-        self._watch(connection)
+        self._update_events(connection)
 
     def _flush(self, connection: Connection) -> None:
         connection.flush()
-        self._watch(connection)
+        self._update_events(connection)
 
-    def _watch(self, connection: Connection) -> None:
+    def _update_events(self, connection: Connection) -> None:
         """Waits until a caller takes more, where something is still to be sent."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.has_unsent else 0)
         self._selector.modify(connection.socket, events, connection)
@@ -220,26 +220,26 @@ class Switchboard(threading.Thread):
         stranger.send("refused", None)
         self._num_refusals += 1
         self._refusals.append(f"{stranger.where} ({why})")
-        self._drop(stranger)
+        self._close(stranger)
 
-    def _drop_oldest_stranger(self, why: str) -> None:
-        if self._strangers:
-            self._refuse(next(iter(self._strangers)), why)
+    def _refuse_oldest(self, why: str) -> None:
+        if self._unauthenticated:
+            self._refuse(next(iter(self._unauthenticated)), why)
 
-    def _lose(self, connection: Connection, why: str) -> None:
+    def _disconnect(self, connection: Connection, why: str) -> None:
         """Ends a connection that cannot go on; before all have arrived another one may still come in its place."""
-        was_here = self._here.get(connection.process) is connection
-        self._drop(connection)
+        was_here = self._members.get(connection.process) is connection
+        self._close(connection)
         if was_here and not self._is_open:
-            self._end(PeerLost(f"{connection.who} {why}"))
+            self._abort(ProcessLost(f"{connection.who} {why}"))
 
-    def _drop(self, connection: Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket)
         connection.socket.close()
-        self._strangers.pop(connection, None)
-        if self._here.get(connection.process) is connection:
-            del self._here[connection.process]
-            self._said.pop(connection.process, None)
+        self._unauthenticated.pop(connection, None)
+        if self._members.get(connection.process) is connection:
+            del self._members[connection.process]
+            self._parts.pop(connection.process, None)
 
     def _close_listener(self) -> None:
         """Gives the port over, so that JAX can listen there."""
@@ -249,9 +249,9 @@ class Switchboard(threading.Thread):
                 self._selector.unregister(self._listener)
             self._listener.close()
 
-    def _who_is_missing(self) -> str:
-        missing = [process for process in range(self._num_processes) if process not in self._here]
-        here = [f"{process} on {self._here[process].host}" for process in sorted(self._here)]
+    def _missing_message(self) -> str:
+        missing = [process for process in range(self._num_processes) if process not in self._members]
+        here = [f"{process} on {self._members[process].host}" for process in sorted(self._members)]
         refused = (
             f" {_counted(self._num_refusals)} refused, the last one from {self._refusals[-1]}."
             if self._num_refusals

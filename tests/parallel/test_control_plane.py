@@ -6,13 +6,13 @@ import threading
 import time
 
 import pytest
-from tiny_peers import TOKEN
+from tiny_processes import TOKEN
 
-from jaxdp.errors import PeerLost, UserError
+from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel import addresses
-from jaxdp.parallel import peers as peers_module
+from jaxdp.parallel import control_plane as control_plane_module
 from jaxdp.parallel.control_handshake import call_control_server
-from jaxdp.parallel.peers import Peers
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.processes import Processes
 
 HOST = socket.gethostname()
@@ -27,22 +27,22 @@ def address():
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(peers_module, "LINGER_SECS", 0.2)
-    monkeypatch.setattr(peers_module, "NOTICE_SECS", 2.0)
+    monkeypatch.setattr(control_plane_module, "LINGER_SECS", 0.2)
+    monkeypatch.setattr(control_plane_module, "NOTICE_SECS", 2.0)
     monkeypatch.setattr(addresses, "BIND_SECS", 0.2)
 
 
 @pytest.fixture
 def call(address):
-    """Starts `function(peers)` as process `index`; returns a future, with what it reported and its forced end."""
+    """Starts `function(control_plane)` as process `index`; returns a future, with what it reported and its forced end."""
     pool = concurrent.futures.ThreadPoolExecutor(8)
 
-    def start(index, num_processes=2, function=lambda peers: peers.hosts, timeout_secs=20.0, at=address, ended=None, token=TOKEN):
+    def start(index, num_processes=2, function=lambda control_plane: control_plane.hosts, timeout_secs=20.0, at=address, ended=None, token=TOKEN):
         ended = [] if ended is None else ended
 
         def run():
-            with Peers(Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token) as peers:
-                return function(peers)
+            with ControlPlane(Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token) as control_plane:
+                return function(control_plane)
 
         return pool.submit(run)
 
@@ -66,16 +66,16 @@ def stranger_at(address, process_0):
 
 
 def test_a_process_alone_needs_no_line():
-    with Peers(Processes(), 0.0, print) as peers:
-        assert peers.is_first
-        assert peers.gather({"a": 1}) == [{"a": 1}]
-        assert peers.tell("x") == "x"
+    with ControlPlane(Processes(), 0.0, print) as control_plane:
+        assert control_plane.is_main_process
+        assert control_plane.allgather({"a": 1}) == [{"a": 1}]
+        assert control_plane.broadcast("x") == "x"
 
 
 def test_all_hear_all_in_the_order_of_their_indices(call):
-    def function(peers):
-        first = peers.gather(f"from {peers.process_index}")
-        return peers.hosts, first, peers.tell(10 + peers.process_index), peers.gather(None)
+    def function(control_plane):
+        first = control_plane.allgather(f"from {control_plane.process_index}")
+        return control_plane.hosts, first, control_plane.broadcast(10 + control_plane.process_index), control_plane.allgather(None)
 
     answers = [call(index, 3, function).result for index in (2, 0, 1)]
     for answer in answers:
@@ -83,19 +83,19 @@ def test_all_hear_all_in_the_order_of_their_indices(call):
 
 
 def test_many_messages_of_any_size_arrive_whole(call):
-    def function(peers):
-        return [len(peers.gather("x" * (1000 * size))[1]) for size in range(50)]
+    def function(control_plane):
+        return [len(control_plane.allgather("x" * (1000 * size))[1]) for size in range(50)]
 
     for answer in [call(index, 2, function) for index in range(2)]:
         assert answer.result() == [1000 * size for size in range(50)]
 
 
 def test_the_port_is_free_once_all_have_arrived(call, address):
-    def function(peers):
-        if peers.is_first:
+    def function(control_plane):
+        if control_plane.is_main_process:
             with socket.create_server(("", int(address.split(":")[1]))):
                 pass
-        return peers.gather(1)
+        return control_plane.allgather(1)
 
     for answer in [call(index, 2, function) for index in range(2)]:
         assert answer.result() == [1, 1]
@@ -104,7 +104,7 @@ def test_the_port_is_free_once_all_have_arrived(call, address):
 def test_who_does_not_come_is_named_to_those_that_did(call, address):
     answers = [call(index, 5, timeout_secs=1.0) for index in (0, 2)]
     for answer in answers:
-        with pytest.raises(PeerLost) as refusal:
+        with pytest.raises(ProcessLost) as refusal:
             answer.result()
         assert refusal.value.exit_code == 70
         assert f"processes 1, 3, 4 of 5 did not come to --coordinator={address} within 1 s" in str(refusal.value)
@@ -112,7 +112,7 @@ def test_who_does_not_come_is_named_to_those_that_did(call, address):
 
 
 def test_without_process_0_the_address_is_named(call, address):
-    with pytest.raises(PeerLost) as refusal:
+    with pytest.raises(ProcessLost) as refusal:
         call(1, timeout_secs=0.3).result()
     sentence = str(refusal.value)
     assert f"process 1 of 2 on {HOST} misses process 0: --coordinator={address} did not answer within 0.3 s" in sentence
@@ -120,7 +120,7 @@ def test_without_process_0_the_address_is_named(call, address):
 
 
 def test_a_name_that_nobody_has(call):
-    with pytest.raises(PeerLost, match=r"--coordinator=no\.such\.host\.invalid:1 did not answer") as refusal:
+    with pytest.raises(ProcessLost, match=r"--coordinator=no\.such\.host\.invalid:1 did not answer") as refusal:
         call(1, timeout_secs=0.3, at="no.such.host.invalid:1").result()
     assert "every machine's name" not in str(refusal.value)
 
@@ -129,7 +129,7 @@ def test_process_0_must_be_where_the_address_leads(call):
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
         free.close()
-        with pytest.raises(PeerLost, match=f"process 0 on {HOST} cannot reach itself, --coordinator=192.0.2.1:{port}"):
+        with pytest.raises(ProcessLost, match=f"process 0 on {HOST} cannot reach itself, --coordinator=192.0.2.1:{port}"):
             call(0, timeout_secs=0.5, at=f"192.0.2.1:{port}").result()
         assert elsewhere
 
@@ -155,7 +155,7 @@ def test_a_number_of_processes_that_differs_stops_all(call):
             answer.result()
 
 
-@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["say", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
+@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["part", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
 def test_strangers_at_the_port_do_no_harm(call, address, noise):
     first = call(0, 2)
     stranger = stranger_at(address, first)
@@ -179,11 +179,11 @@ def test_what_answers_but_is_no_run_is_called_again(call, address):
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_one_that_stops_with_an_error_takes_the_others_along(call, failing):
-    def function(peers):
-        peers.gather(None)
-        if peers.process_index == failing:
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.process_index == failing:
             raise UserError("the disk is full.")
-        return peers.gather(None)
+        return control_plane.allgather(None)
 
     answers = [call(index, 3, function) for index in range(3)]
     for index, answer in enumerate(answers):
@@ -199,9 +199,9 @@ def test_one_that_is_held_up_is_ended(call, held_up):
     """In a collective no Python runs that could raise anything."""
     ended, go_on = [], threading.Event()
 
-    def function(peers):
-        peers.gather(None)
-        if peers.process_index != held_up:
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.process_index != held_up:
             raise ValueError("a fault\nof several lines")
         go_on.wait(20)
 
@@ -217,52 +217,52 @@ def test_one_that_is_held_up_is_ended(call, held_up):
 
 
 def test_an_error_that_the_loss_explains_becomes_the_loss(call):
-    def function(peers):
-        peers.gather(None)
-        if peers.process_index == 1:
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.process_index == 1:
             raise UserError("it went.")
-        with peers.explaining():
+        with control_plane.explain_failures():
             raise RuntimeError("Gloo all-reduce failed: connection closed by peer")
 
     answers = [call(index, 2, function) for index in range(2)]
-    with pytest.raises(PeerLost, match=r"process 1 on .* stopped: it went; this one stops too"):
+    with pytest.raises(ProcessLost, match=r"process 1 on .* stopped: it went; this one stops too"):
         answers[0].result()
 
 
 def test_a_process_that_dies_is_gone(call, address):
-    def function(peers):
-        peers.gather(None)
-        if peers.process_index == 1:
-            peers._left.set()  # as dead as a thread can be: its end of the line closes without a word
-            peers._socket.shutdown(socket.SHUT_RDWR)
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.process_index == 1:
+            control_plane._left.set()  # as dead as a thread can be: its end of the line closes without a word
+            control_plane._socket.shutdown(socket.SHUT_RDWR)
             return None
-        return peers.gather(None)
+        return control_plane.allgather(None)
 
     answers = [call(index, 3, function) for index in range(3)]
     for index in (0, 2):
-        with pytest.raises(PeerLost, match=f"process 1 on {HOST} is gone; this one stops too") as loss:
+        with pytest.raises(ProcessLost, match=f"process 1 on {HOST} is gone; this one stops too") as loss:
             answers[index].result()
         assert loss.value.exit_code == 70
 
 
 def test_when_process_0_dies_the_others_hear_it(call):
-    def function(peers):
-        peers.gather(None)
-        if peers.is_first:
-            for connection in list(peers._switchboard._here.values()):
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.is_main_process:
+            for connection in list(control_plane._server._members.values()):
                 connection.socket.shutdown(socket.SHUT_RDWR)
             return None
-        return peers.gather(None)
+        return control_plane.allgather(None)
 
     answers = [call(index, 2, function) for index in range(2)]
-    with pytest.raises(PeerLost, match=f"process 0 on {HOST} is gone"):
+    with pytest.raises(ProcessLost, match=f"process 0 on {HOST} is gone"):
         answers[1].result()
 
 
 def test_those_that_leave_in_good_order_disturb_nobody(call):
-    def function(peers):
-        peers.gather(None)
-        if peers.process_index == 1:
+    def function(control_plane):
+        control_plane.allgather(None)
+        if control_plane.process_index == 1:
             return "left"
         threading.Event().wait(0.5)
         return "stayed"
