@@ -1,4 +1,4 @@
-"""Every configuration key with its default: the one place where defaults are written.
+"""Configuration keys: every key with its default and its meaning, written once.
 
 A recipe starts from here and changes what it needs:
 
@@ -9,12 +9,13 @@ A recipe starts from here and changes what it needs:
         config.data.length = 128
         return config
 
-A `placeholder(type)` is an optional key: unset, it takes the meaning its comment
+A `placeholder(type)` is an optional key: unset, it has the meaning that its comment
 gives. 0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
 are tuples. The resolved values of a run are in its `config.json`.
+`docs/generate.py` makes the reference in `docs/configuration.md` from these lines.
 
-A new key must have what jaxdp did without it as its default: a run that was saved
-before counts as having that, and continues.
+The default of a new key must be the behaviour without it: a run that was saved
+before counts as having that default, and continues.
 """
 
 from ml_collections import ConfigDict
@@ -22,70 +23,70 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
-    """The default configuration, a new copy at each call."""
+    """Returns the default configuration, a new copy at each call."""
     config = ConfigDict()
 
-    config.task = "causal_lm"  # what is learned: a name registered in jaxdp.tasks
+    config.task = "causal_lm"  # name of a registered task: causal_lm | masked_lm | classification | seq2seq
     config.seed = 0  # fixes parameters, batches and dropout masks
 
-    # How long to train: set exactly one.
+    # Length of the run: set exactly one.
     config.total_steps = placeholder(int)  # optimizer updates
-    config.total_epochs = placeholder(float)  # passes over the training rows
+    config.total_epochs = placeholder(float)  # passes over the training sequences
     config.total_tokens = placeholder(float)  # training positions, padding included
 
-    config.global_batch_size = 32  # rows of one update, over all devices of all processes
-    config.microbatch_size = placeholder(int)  # rows per device and pass; unset: the device's whole batch
+    config.global_batch_size = 32  # sequences of one update, over all devices of all processes
+    config.microbatch_size = placeholder(int)  # sequences per device and pass; unset: the device's whole share
     config.init_from = placeholder(str)  # workdir or checkpoint whose parameters to start from
 
     config.data = ConfigDict()
-    # What is read.
+    # Source and splits.
     config.data.source = "stdlib"  # stdlib | text | jsonl | csv | parquet | tokens | hf | hf_stream
     config.data.path = placeholder(str)  # file, folder, glob, URL or Hub name; needed by every source but stdlib
-    config.data.name = placeholder(str)  # hf: the data set's configuration
+    config.data.name = placeholder(str)  # hf: configuration of the dataset
     config.data.split = placeholder(str)  # hf: the training split; unset: train
-    config.data.eval_split = placeholder(str)  # hf: the held-out split; unset: eval_fraction of the training split
-    config.data.eval_path = placeholder(str)  # files that are held out; unset: eval_fraction of data.path
+    config.data.eval_split = placeholder(str)  # hf: the validation split; unset: eval_fraction of the training split
+    config.data.eval_path = placeholder(str)  # files of the validation split; unset: eval_fraction of data.path
     config.data.target_path = placeholder(str)  # text, for seq2seq and completion_only: files whose line N is the target of line N of data.path
-    config.data.eval_target_path = placeholder(str)  # the same beside data.eval_path
+    config.data.eval_target_path = placeholder(str)  # the same for data.eval_path
     config.data.test_path = placeholder(str)  # files that `jaxdp eval --split=test` measures; training does not read them
     config.data.test_split = placeholder(str)  # hf: the split that `jaxdp eval --split=test` measures
-    config.data.eval_fraction = 0.1  # held out: the last part, by characters of one file, by file of several; of documents as eval_selection chooses them
-    config.data.eval_selection = "tail"  # tail: the last eval_fraction | random: whole documents, by a hash of their number with seed | stratified: likewise of each label
-    config.data.text_column = "text"  # of jsonl, csv, parquet, hf
-    config.data.label_column = "label"  # classification
-    config.data.source_column = "source"  # seq2seq
-    config.data.target_column = "target"  # seq2seq
-    config.data.errors = "strict"  # strict | replace: what to do about bytes that are not of the encoding
-    config.data.encoding = placeholder(str)  # text, jsonl, csv: of the files, a name that Python knows such as latin-1 or utf-16; unset: UTF-8
+    config.data.eval_fraction = 0.1  # size of the validation split: with tail by characters of one file and by file of several, else by documents
+    config.data.eval_selection = "tail"  # tail: the last eval_fraction | random: whole documents, by a hash of their number with seed | stratified: the same for each label
+    config.data.text_column = "text"  # column of the text: jsonl, csv, parquet, hf
+    config.data.label_column = "label"  # column of the label: classification
+    config.data.source_column = "source"  # column of the source: seq2seq and completion_only
+    config.data.target_column = "target"  # column of the target: seq2seq and completion_only
+    config.data.errors = "strict"  # bytes that are not of the encoding: strict refuses them | replace reads U+FFFD
+    config.data.encoding = placeholder(str)  # text, jsonl, csv: encoding of the files, a name that Python knows such as latin-1 or utf-16; unset: UTF-8
     config.data.delimiter = placeholder(str)  # csv: character between fields, such as ';'; unset: comma, in .tsv files tab
     config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)
-    config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of rows) ^ (1 / temperature)
-    # What is done to it.
+    config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of sequences) ^ (1 / temperature)
+    # Cleaning, tokens and sequences.
     config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning/steps.py
     config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
-    config.data.target_tokenizer = placeholder(str)  # seq2seq: of the target alone; unset: data.tokenizer is made from and serves both sides
-    config.data.length = 256  # tokens the model sees in a row; a window reads one more
+    config.data.target_tokenizer = placeholder(str)  # seq2seq: tokenizer of the target; unset: data.tokenizer is trained on and serves both sides
+    config.data.length = 256  # tokens of a sequence that the model sees; a window reads one more
     config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
-    config.data.packing = placeholder(str)  # cut: joined and cut into windows; documents: whole ones side by side; none: one a row; unset: as the task prefers
-    config.data.long_documents = "error"  # error | cut | drop: documents longer than a row (not for packing=cut)
-    config.data.augmentation = ()  # of training rows with one text each, in order: token_dropout:RATE, random_deletion:RATE, random_swap:RATE
-    # In which order it comes.
-    config.data.balanced = False  # classification: every label equally often, rare ones again and again
-    config.data.shuffle = True  # a new order of the rows each epoch; False: corpus order
-    config.data.shuffle_buffer = 0  # hf_stream: rows to shuffle among, which makes resuming inexact; 0: shards only
-    config.data.partition = "block"  # block | strided | random: how a batch's rows are dealt to processes
-    # How it is made ready; changes no batch.
-    config.data.cache_dir = placeholder(str)  # prepared data; unset: ~/.cache/jaxdp/data
-    config.data.num_workers = placeholder(int)  # processes that tokenize; unset: by the size, up to the cores
-    config.data.prefetch_batches = 2  # placed on the devices ahead of the step
+    config.data.packing = placeholder(str)  # cut: windows of the joined documents | documents: whole documents packed together | none: one example a sequence; unset: the task's default
+    config.data.long_documents = "error"  # documents longer than a sequence: error | cut | drop (not for packing=cut)
+    config.data.augmentation = ()  # random changes of training examples, in order: token_dropout:RATE, random_deletion:RATE, random_swap:RATE
+    # Order.
+    config.data.balanced = False  # classification: samples every label equally often
+    config.data.shuffle = True  # a new order of the sequences each epoch; False: corpus order
+    config.data.shuffle_buffer = 0  # hf_stream: records to shuffle among, which makes resuming inexact; 0: shards only
+    config.data.partition = "block"  # assignment of a batch's sequences to processes: block | strided | random
+    # Preparation: changes no batch.
+    config.data.cache_dir = placeholder(str)  # directory of prepared data; unset: ~/.cache/jaxdp/data
+    config.data.num_workers = placeholder(int)  # processes that tokenize; unset: by the size of the data, up to the number of cores
+    config.data.prefetch_batches = 2  # batches placed on the devices ahead of the step
 
     config.model = ConfigDict()
-    config.model.preset = placeholder(str)  # a table of shapes in jaxdp/model/presets.py, beaten by keys set below; unset: nano, encoder_nano or seq2seq_nano
+    config.model.preset = placeholder(str)  # a table of shapes in jaxdp/model/presets.py, overridden by the keys below; unset: nano, encoder_nano or seq2seq_nano
     config.model.vocab_size = placeholder(int)  # unset: the tokenizer's
     config.model.architecture = placeholder(str)  # decoder | encoder | encoder_decoder
-    config.model.num_layers = placeholder(int)  # blocks; of an encoder-decoder those of the encoder
-    config.model.num_decoder_layers = placeholder(int)  # blocks of the decoder of an encoder-decoder
-    config.model.num_heads = placeholder(int)  # of attention; must divide embed_dim
+    config.model.num_layers = placeholder(int)  # layers; in an encoder-decoder those of the encoder
+    config.model.num_decoder_layers = placeholder(int)  # layers of the decoder of an encoder-decoder
+    config.model.num_heads = placeholder(int)  # attention heads; must divide embed_dim
     config.model.num_kv_heads = placeholder(int)  # fewer than num_heads: grouped-query attention
     config.model.embed_dim = placeholder(int)  # width of a token
     config.model.mlp_dim = placeholder(int)  # width inside the MLP
@@ -94,7 +95,7 @@ def get_config() -> ConfigDict:
     config.model.norm_position = placeholder(str)  # pre | post
     config.model.norm_epsilon = placeholder(float)  # added to the variance
     config.model.embedding_norm = placeholder(bool)  # a norm on the embeddings too
-    config.model.num_token_types = placeholder(int)  # kinds of segment that an encoder tells apart; 0: none
+    config.model.num_token_types = placeholder(int)  # segment types of an encoder; 0: none
     config.model.positions = placeholder(str)  # learned | sinusoidal | rotary | relative
     config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
     config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | swiglu
@@ -102,25 +103,25 @@ def get_config() -> ConfigDict:
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
     config.model.share_embeddings = placeholder(bool)  # encoder-decoder: one embedding for source and target
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
-    config.model.remat = "none"  # none | dots | full: what the backward pass recomputes to save memory
+    config.model.remat = "none"  # recomputed by the backward pass to save memory: none | dots (all except matrix products) | full
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
     config.model.attention = "auto"  # plain | cudnn; auto: cudnn where it applies
 
-    # Of each task its own group; the others are not looked at.
+    # Groups of the tasks: a run reads the group of its own task only.
     config.causal_lm = ConfigDict()
-    config.causal_lm.completion_only = False  # learn data.target_column alone, given data.source_column
+    config.causal_lm.completion_only = False  # learns data.target_column only, given data.source_column
     config.causal_lm.separator = "\n"  # between source and target
     config.masked_lm = ConfigDict()
-    config.masked_lm.mask_rate = 0.15  # share of the text to guess
-    config.masked_lm.whole_words = False  # hide words, not tokens
+    config.masked_lm.mask_rate = 0.15  # fraction of the text to predict
+    config.masked_lm.whole_words = False  # hides whole words instead of tokens
     config.masked_lm.num_candidates = 10  # tokens that predict gives for each [MASK]
     config.classification = ConfigDict()
     config.classification.kind = "single_label"  # single_label | multi_label | regression
-    config.classification.pooling = "mean"  # first | mean | last: which hidden states stand for the text
-    config.classification.class_weights = "none"  # none | balanced | numbers with commas, one a label in the order of names
+    config.classification.pooling = "mean"  # hidden states that represent the text: first | mean | last
+    config.classification.class_weights = "none"  # none | balanced | numbers separated by commas, one a label in the order of their names
     config.classification.label_separator = ","  # between several labels of one text
     config.seq2seq = ConfigDict()
-    config.seq2seq.bleu_tokenize = "13a"  # what BLEU counts as words, as sacrebleu names it: 13a | intl | zh | ...
+    config.seq2seq.bleu_tokenize = "13a"  # tokenization of BLEU in sacrebleu: 13a | intl | zh | ...
 
     config.optim = ConfigDict()
     config.optim.name = "adamw"  # adamw | adam | sgd | momentum | rmsprop | adagrad | adafactor | lion | muon
@@ -128,57 +129,57 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine"  # constant | linear | cosine | rsqrt | wsd, after a linear warm-up
     config.optim.warmup_steps = 100  # updates
     config.optim.end_learning_rate = 0.0  # at total_steps; not used by constant and rsqrt
-    config.optim.weight_decay = 0.1  # decoupled, on parameters of rank 2 or more in one layer
+    config.optim.weight_decay = 0.1  # decoupled; on parameters of rank 2 or more within a layer
     config.optim.b1 = 0.9  # decay of the mean gradient
     config.optim.b2 = 0.95  # decay of the mean squared gradient
     config.optim.eps = 1e-8  # keeps the denominator from zero
     config.optim.momentum = 0.9  # momentum, rmsprop and muon
-    config.optim.clip_norm = 1.0  # largest global gradient norm; 0: off
+    config.optim.clip_norm = 1.0  # maximum global gradient norm; 0: off
     config.optim.ema_decay = 0.0  # moving average of the parameters; 0: off
-    config.optim.label_smoothing = 0.0  # share of the target's probability spread evenly
+    config.optim.label_smoothing = 0.0  # fraction of the target's probability spread over the vocabulary
     config.optim.l1 = 0.0  # penalty on absolute values, a part of the objective
     config.optim.l2 = 0.0  # penalty on half the squares, a part of the objective; weight_decay is the decoupled one
-    config.optim.freeze = ()  # patterns (regular expressions) of paths of parameters that stay as they are
-    config.optim.scales = ()  # (pattern, factor) pairs: the learning rate of single parameters
+    config.optim.freeze = ()  # regular expressions of the paths of parameters that are not trained
+    config.optim.scales = ()  # (regular expression, factor) pairs: learning rate of single parameters
     config.optim.layer_decay = 1.0  # factor of the learning rate from each layer to the one below; 1: off
     config.optim.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
-    config.optim.spike_factor = 0.0  # an update whose loss is above so many times the running mean is skipped; 0: off
-    config.optim.max_skipped_in_a_row = 10  # updates skipped, as not finite or a spike, before the run rolls back
-    config.optim.max_rollbacks = 2  # returns to the last good checkpoint before the run stops with exit code 3
+    config.optim.spike_factor = 0.0  # skips an update whose loss is above this multiple of the running mean; 0: off
+    config.optim.max_skipped_in_a_row = 10  # updates skipped (non-finite or a spike) before the run rolls back
+    config.optim.max_rollbacks = 2  # rollbacks before the run stops with exit code 3
 
     config.parallel = ConfigDict()
-    config.parallel.cpu_devices = placeholder(int)  # CPU devices to fake; unset: as many as cores that divide the batch
-    config.parallel.sync = "pmean"  # how gradients are synchronised
-    config.parallel.wire_dtype = "float32"  # float32 | bfloat16: what gradients travel as
+    config.parallel.cpu_devices = placeholder(int)  # CPU devices to fake; unset: the largest count up to the number of cores that divides the batch
+    config.parallel.sync = "pmean"  # synchronisation of gradients: pmean
+    config.parallel.wire_dtype = "float32"  # dtype of gradients in the all-reduce: float32 | bfloat16
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
-    config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times; unset: learned; 0: off
-    config.parallel.init_timeout_secs = 300.0  # how long processes wait for each other at the start
-    config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise, slower
+    config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times as long; unset: learned; 0: off
+    config.parallel.init_timeout_secs = 300.0  # time that processes wait for each other at the start
+    config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise; slower
 
     config.eval = ConfigDict()
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation inside training; 0: the whole split, which `jaxdp eval` always measures
-    config.eval.metric = "eval/loss"  # what `best` means: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
+    config.eval.metric = "eval/loss"  # metric of `best`: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
     config.eval.patience = 0  # evaluations without a better metric before the run stops, which needs every_steps; 0: off
-    config.eval.num_scored = 200  # held-out texts that are written and scored (BLEU) where the task can; 0: none
-    config.eval.num_beams = 1  # hypotheses of each of them; 1: greedy
+    config.eval.num_scored = 200  # texts of the validation split that are generated and scored (BLEU) if the task does; 0: none
+    config.eval.num_beams = 1  # beams for each of them; 1: greedy
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # updates between saves; the last step is always saved
-    config.checkpoint.every_minutes = 0.0  # minutes between saves, beside every_steps
+    config.checkpoint.every_minutes = 0.0  # minutes between saves, in addition to every_steps
     config.checkpoint.keep_latest = 2  # newest checkpoints kept
-    config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept beside them: an evaluation that is among the best so far saves its state at once, early in training nearly every one; 0: none
-    config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever
-    config.checkpoint.async_save = True  # write in the background while training goes on
+    config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept in addition; an evaluation among the best so far saves its state at once; 0: none
+    config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever; 0: off
+    config.checkpoint.async_save = True  # writes in the background while training continues
     config.checkpoint.grace_secs = 0.0  # seconds between SIGTERM and the kill that follows; 0: unknown
 
     config.log = ConfigDict()
     config.log.every_steps = 10  # updates between lines of metrics
-    config.log.batch_hash = False  # log a hash of every batch: equal hashes, equal data
-    config.log.samples = 2  # held-out texts that an evaluation shows with what the model wrote, where the task writes; 0: none
-    config.log.tensorboard = False  # also write WORKDIR/tensorboard (extra: tensorboard)
-    config.log.wandb = False  # also write to Weights & Biases (extra: wandb)
+    config.log.batch_hash = False  # logs a hash of every batch: equal hashes, equal data
+    config.log.samples = 2  # texts of the validation split that an evaluation prints with the generated ones, if the task generates; 0: none
+    config.log.tensorboard = False  # also writes WORKDIR/tensorboard (extra: tensorboard)
+    config.log.wandb = False  # also writes to Weights & Biases (extra: wandb)
 
-    # A key that is not written above is a mistake in a recipe, not a new setting.
+    # Locked: a key that is not written above is a mistake in a recipe, not a new setting.
     return config.lock()
