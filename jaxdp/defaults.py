@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     config.data.label_column = "label"  # column of the label: classification
     config.data.source_column = "source"  # column of the source: seq2seq and completion_only
     config.data.target_column = "target"  # column of the target: seq2seq and completion_only
-    config.data.errors = "strict"  # bytes that are not of the encoding: strict refuses them | replace reads U+FFFD
+    config.data.errors = "strict"  # bytes that are not of the encoding, and NUL characters: strict refuses them | replace reads U+FFFD
     config.data.encoding = placeholder(str)  # text, jsonl, csv: encoding of the files, a name that Python knows such as latin-1 or utf-16; unset: UTF-8
     config.data.delimiter = placeholder(str)  # csv: character between fields, such as ';'; unset: comma, in .tsv files tab
     config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)

@@ -20,7 +20,7 @@ is that of recursive functions, which whatever walks the values would meet next.
 _TYPE_NAMES = {dict: "a JSON object", list: "a JSON list"}
 
 _KINDS = (
-    (stat.S_ISFIFO, "is a named pipe"), (stat.S_ISSOCK, "is a socket"), (stat.S_ISCHR, "is a device"), (stat.S_ISBLK, "is a device"),
+    (stat.S_ISDIR, "is a directory"), (stat.S_ISFIFO, "is a named pipe"), (stat.S_ISSOCK, "is a socket"), (stat.S_ISCHR, "is a device"), (stat.S_ISBLK, "is a device"),
 )  # fmt: skip
 
 
@@ -38,12 +38,25 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, "is a directory", os.fspath(path))
         if not stat.S_ISREG(mode):
-            kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "is no regular file")
-            raise OSError(errno.EINVAL, f"{kind}, expected a regular file", os.fspath(path))
+            raise OSError(errno.EINVAL, f"{_kind_of(mode)}, expected a regular file", os.fspath(path))
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def why_no_file(path: str | os.PathLike) -> str:
+    """States why a path leads to no regular file: "is missing", "is a directory", "is a named pipe"; "" if it leads to one."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return ("is a link to nothing" if os.path.islink(path) else "is missing") if is_missing else f"cannot be read ({error.strerror})"
+    return "" if stat.S_ISREG(mode) else _kind_of(mode)
+
+
+def _kind_of(mode: int) -> str:
+    return next((words for is_kind, words in _KINDS if is_kind(mode)), "is no regular file")
 
 
 def read_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:

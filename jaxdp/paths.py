@@ -23,8 +23,7 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
     if not isinstance(text, str | os.PathLike):
         raise UserError(f"{option} must be a path (str or os.PathLike), found {text!r} ({type(text).__name__}).")
     name = os.fsdecode(text)
-    if not name:
-        raise UserError(f"{option} is empty; expected the path of a local file or directory.")
+    check_not_empty(name, option)
     if scheme := _SCHEME.match(name):
         raise UserError(
             f"{option}={name}: {scheme[0]} is not supported here; expected a path of this machine or of a file system mounted on it."
@@ -35,6 +34,12 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise UserError(f"{option}={name}: no home directory is known for ~; set HOME or write the path out.") from error
+
+
+def check_not_empty(name: str, option: str) -> None:
+    """Raises UserError where an option that names a file or directory is empty, as `--input=$FILE` is where FILE is not set."""
+    if not name:
+        raise UserError(f"{option} is empty; expected the path of a file or directory.")
 
 
 def resolved_path(text: str | os.PathLike, option: str) -> Path:

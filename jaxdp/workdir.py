@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxdp.errors import UserError
+from jaxdp.json_files import why_no_file
 from jaxdp.lock import exclusive
 from jaxdp.paths import check_unicode, resolved_path
 
@@ -57,6 +58,11 @@ class WorkDir:
             probe = self.root / f".write_probe.{os.getpid()}"
             probe.touch()
             probe.unlink()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"--workdir={self.root} cannot be a directory, since a file has its place or that of one above it: choose "
+                "another path, or move the file away."
+            ) from error
         except OSError as error:
             raise UserError(
                 f"--workdir={self.root} cannot be written to ({error.strerror}); "
@@ -79,13 +85,19 @@ class WorkDir:
             if not found:
                 raise UserError(f"{path} must be {expected} of the run, and something else is there; move it away.")
 
+    def why_no_run(self) -> str:
+        """States why no run has been started here; "" if one has."""
+        if self.root.exists() and not self.root.is_dir():
+            return "it is no directory"
+        why = why_no_file(self.config)
+        return why and f"{self.config.name} {why}"
+
     def require_run(self) -> None:
         """Raises UserError unless a run has been started here."""
-        if not self.config.is_file():
-            raise UserError(
-                f"--workdir={self.root} holds no run ({self.config.name} is missing): "
-                "train into it first, or check the path."
-            )
+        if why := self.why_no_run():
+            is_lost = os.path.lexists(self.config)
+            fix = "restore it from a copy, or from a checkpoint (`jaxdp inspect CHECKPOINT --json`)" if is_lost else "train into it first, or check the path"
+            raise UserError(f"--workdir={self.root} holds no run ({why}): {fix}.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Callable[[], None]]:

@@ -63,14 +63,42 @@ def test_create_makes_all_folders_and_leaves_nothing_else(tmp_path):
 @pytest.mark.parametrize("below", ["", "run", "deep/run"])
 def test_what_is_no_directory_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(UserError, match=r"--workdir=.*/file.* cannot be written to \((File exists|Not a directory)\)"):
+    with pytest.raises(UserError, match=r"--workdir=.*/file.* cannot be a directory, since a file has its place or that of one above it: choose"):
         WorkDir(tmp_path / "file" / below).create()
     assert (tmp_path / "file").read_text() == "text"
 
 
-def test_require_run(tmp_path):
-    with pytest.raises(UserError, match=r"holds no run \(config.json is missing\)"):
+def _make(path, kind):
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("nothing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("nothing", r"holds no run \(config.json is missing\): train into it first"),
+        ("directory", r"holds no run \(config.json is a directory\): restore it from a copy, or from a checkpoint"),
+        ("pipe", r"holds no run \(config.json is a named pipe\): restore it"),
+        ("link", r"holds no run \(config.json is a link to nothing\): restore it"),
+    ],
+)
+def test_what_is_no_configuration_is_named(tmp_path, kind, told):
+    _make(tmp_path / "config.json", kind)
+    with pytest.raises(UserError, match=told):
         WorkDir(tmp_path).require_run()
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match=r"holds no run \(it is no directory\): train into"):
+        WorkDir(tmp_path / "file").require_run()
+
+
+def test_require_run(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     WorkDir(tmp_path).require_run()
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.json_files import open_regular, parse_json, read_regular
+from jaxdp.json_files import open_regular, parse_json, read_regular, why_no_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -246,9 +246,11 @@ def changed_files(directory: Path, files: Mapping[str, Mapping[str, Any]], *, re
             continue
         try:
             with _reading(path):
-                size = path.stat().st_size
-            if size != expected["bytes"]:
-                problems.append(f"{path} has {size} bytes, {expected['bytes']} were written")
+                status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                problems.append(f"{path} {why_no_file(path)}, and was a file when it was written")
+            elif status.st_size != expected["bytes"]:
+                problems.append(f"{path} has {status.st_size} bytes, {expected['bytes']} were written")
             elif read_contents and _sha256(path) != expected["sha256"]:
                 problems.append(f"{path} has another SHA-256 than when it was written")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -80,7 +80,7 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
 def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
     """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
     refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
-    config = load_config(options.config or _config_of_run(options.workdir), rest)
+    config = load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest)
     if options.cpu_devices is not None:
         with config.unlocked():
             config.parallel.cpu_devices = options.cpu_devices
@@ -93,10 +93,10 @@ def _config_of_run(workdir: str) -> str:
     Raises:
         UserError: No run has been started there.
     """
-    path = WorkDir(workdir).config
-    if not path.is_file():
-        raise UserError(f"--config is missing, and --workdir={workdir} holds no run to continue ({path.name} is missing); give --config=FILE.")
-    return str(path)
+    directory = WorkDir(workdir)
+    if why := directory.why_no_run():
+        raise UserError(f"--config is missing, and --workdir={workdir} holds no run to continue ({why}); give --config=FILE.")
+    return str(directory.config)
 
 
 def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:

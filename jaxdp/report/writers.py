@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from jaxdp.errors import UserError
-from jaxdp.json_files import open_regular, parse_json
+from jaxdp.json_files import open_regular, parse_json, why_no_file
 
 Value = float | int | str
 
@@ -98,8 +98,9 @@ def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
     Raises:
         UserError: there is no such file, or a line of it is not a JSON object with a step.
     """
-    if not path.is_file():
-        raise UserError(f"There is no metrics file {path}; expected the metrics.jsonl of a run's workdir.")
+    if why := why_no_file(path):
+        what = f"There is no metrics file {path}" if why == "is missing" else f"{path} {why}"
+        raise UserError(f"{what}; expected the metrics.jsonl of a run's workdir.")
     wanted = json.dumps(name).encode() if name else b""
     for number, line in _whole_lines(path):
         if wanted in line:

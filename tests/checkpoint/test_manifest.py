@@ -12,6 +12,7 @@ import pytest
 from jaxdp.checkpoint import manifest as manifests
 from jaxdp.checkpoint.manifest import (
     Manifest,
+    changed_files,
     committed_steps,
     describe_files,
     find_damage,
@@ -98,6 +99,18 @@ def test_each_kind_of_damage_names_the_file(checkpoint, damage, sentence):
     path = checkpoint / "state" / "d" / "array"
     damage(path)
     assert find_damage(checkpoint) == [f"{path} {sentence}"]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(lambda path: path.mkdir(), "is a directory"), (os.mkfifo, "is a named pipe"), (lambda path: path.symlink_to("/dev/null"), "is a device")]
+)
+@pytest.mark.parametrize("num_bytes", [0, 200])
+def test_something_else_in_the_place_of_a_file_is_named_and_not_read(checkpoint, make, kind, num_bytes):
+    path = checkpoint / "state" / "d" / "array"
+    path.unlink()
+    make(path)
+    expected = {"state/d/array": {"bytes": num_bytes, "sha256": "0" * 64}}
+    assert changed_files(checkpoint, expected) == [f"{path} {kind}, and was a file when it was written"]
 
 
 def test_a_stray_file_is_no_damage(checkpoint):

@@ -85,6 +85,24 @@ def test_a_missing_tokenizer_is_named_and_not_blamed_on_the_data(run, config_fil
         assert f"{run.tokenizer} is missing" in sentence and "ready-made" not in sentence
 
 
+def test_a_directory_in_the_place_of_the_tokenizer_is_named(run, config_file, capsys):
+    run.tokenizer.unlink()
+    run.tokenizer.mkdir()
+    for command in commands(run, config_file)[:3]:
+        assert main(command) == 4, command
+        assert f"{run.tokenizer} is a directory, and was a file when it was written" in assert_refused(capsys, 4)
+    assert main(commands(run, config_file)[3]) == 2
+    assert f"{run.tokenizer} must be a regular file" in assert_refused(capsys)
+
+
+def test_a_directory_in_the_place_of_the_configuration_is_named(run, capsys):
+    run.config.unlink()
+    run.config.mkdir()
+    for command in (*commands(run, "x")[:2], ["train", f"--workdir={run.root}"]):
+        assert main(command) == 2, command
+        assert "(config.json is a directory)" in assert_refused(capsys)
+
+
 def test_checkpoints_of_earlier_versions_stay_readable(run, config_file, capsys):
     without_run_files(run.root)
     for step in (3, 6):

@@ -112,7 +112,9 @@ DATA = {
     "empty": (lambda path: path.write_text(""), ["data.path", "is empty"]),
     "a letter": (lambda path: path.write_text("x"), ["data.eval_fraction", "leaves nothing"]),
     "short": (lambda path: path.write_text("far too short"), ["The training split has 11 tokens", "which takes 17 or more", "data.length"]),
-    "binary": (lambda path: path.write_bytes(bytes(range(256)) * 9), ["is not UTF-8 text: byte 0x80 at offset 128", "data.errors=replace"]),
+    "binary": (lambda path: path.write_bytes(bytes(range(256)) * 9), ["has a NUL character at offset 0", "a binary file cannot be read"]),
+    "utf-16": (lambda path: path.write_text("the cat sat on a mat\n" * 300, "utf-16-le"), ["a NUL character at offset 1", "set data.encoding=utf-16-le"]),
+    "no text": (lambda path: path.write_bytes(bytes(range(1, 256)) * 9), ["is not UTF-8 text: byte 0x80 at offset 127", "data.errors=replace"]),
     "empty folder": (lambda path: path.mkdir(), ["matches no file"]),
     "folder of empty files": (lambda path: (path.mkdir(), (path / "a").touch()), ["is empty, and no other file has text"]),
 }  # fmt: skip
@@ -146,7 +148,7 @@ def test_no_duration(config_file, tmp_path, capsys):
 def test_a_work_directory_that_cannot_be_written(refused, tmp_path, below):
     (tmp_path / "file").write_text("precious")
     sentence = refused(workdir=tmp_path / "file" / below)
-    assert f"--workdir={tmp_path / 'file' / below}".rstrip("/") in sentence and "cannot be written to" in sentence
+    assert f"--workdir={tmp_path / 'file' / below}".rstrip("/") in sentence and "cannot be a directory" in sentence
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -252,6 +254,14 @@ def test_wrong_requests_to_generate(trained, capsys, case):
     assert all(fragment in sentence for fragment in fragments), sentence
 
 
+EMPTY = {
+    "--workdir": ["eval", "--workdir="],
+    "--config": ["prepare", "--config="],
+    "DIR": ["plot", ""],
+}
+"""Option without a value -> a command."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -272,8 +282,13 @@ def test_wrong_requests_to_generate(trained, capsys, case):
         (["plot"], ["the following arguments are required: DIR"]),
         (["plot", "nowhere"], ["nowhere"]),
         (["plot", "gs://bucket/run"], ["DIR=gs://bucket/run: gs:// is not supported here"]),
+        (["train", "--config=", "--workdir=x"], ["--config is empty; expected the path"]),
+        (["bench", "--config="], ["--config is empty"]),
+        (["generate", "--workdir=", "--prompt=a"], ["--workdir is empty"]),
+        (["predict", "--workdir=", "--text=a"], ["--workdir is empty"]),
         (["plot", "nowhere", "--out="], ["--out is empty"]),
         (["inspect", ""], ["PATH is empty"]),
+        *((arguments, [f"{name} is empty; expected the path of a file or directory."]) for name, arguments in EMPTY.items()),
         (["inspect", "~no_such_user_at_all"], ["PATH=~no_such_user_at_all: no home directory is known for ~"]),
         (["bench", "--config=nothing.py"], ["--config=nothing.py: there is no such file"]),
     ],

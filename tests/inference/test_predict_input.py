@@ -188,6 +188,8 @@ def test_the_output_file_is_whole_or_absent(classifier, tmp_path, capsys):
         (["--input={a}", "--output={dir}/no/x"], "cannot be written (No such file or directory)"),
         (["--text=ant", "--format=csv"], "--format is that of --input"),
         (["--text="], "--text: the text is empty"),
+        (["--input="], "--input is empty; expected the path of a file or directory."),
+        (["--input={a}", "--output="], "--output is empty; expected the path of a file or directory."),
         (["--input={empty}"], "is empty; give a file with records"),
         (["--input={header}"], "there is nothing to predict"),
         (["--input={dir}/none.csv"], "does not exist"),

@@ -234,7 +234,13 @@ def test_values_of_odd_types_are_named_by_their_line(tmp_path, line):
             read(path)
 
 
+def test_a_directory_is_not_called_a_missing_metrics_file(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"/metrics\.jsonl is a directory; expected the metrics\.jsonl of a run"):
+        list(iterate_metrics(tmp_path / "metrics.jsonl"))
+
+
 def test_a_named_pipe_is_no_metrics_file(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
-    with pytest.raises(UserError, match="no metrics file"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a named pipe; expected"):
         read_metrics(tmp_path / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""Text encodings of data files: content in `data.encoding` is read as UTF-8; a guess for files that are not UTF-8."""
+"""Text encodings of data files: content in `data.encoding` is read as UTF-8, NUL characters are refused; a guess for other files."""
 
 import codecs
 import itertools
@@ -17,6 +17,9 @@ _MARKS = (
 
 MAX_RUN, MAX_HIGH_SHARE = 2, 0.5
 """Bytes above 0x7f in a row, and their share of the letters, up to which they are taken for Western letters with accents."""
+
+MAX_WIDE_BYTES, MIN_NUL_SHARE = 1 << 16, 0.02
+"""Bytes that are looked at for an encoding of 2 or 4 bytes a character; share of NUL in them, which blanks alone have in UTF-16 of any script."""
 
 _HIGH, _HIGH_RUNS, _LETTERS = re.compile(rb"[\x80-\xff]"), re.compile(rb"[\x80-\xff]+"), re.compile(rb"[A-Za-z]")
 
@@ -60,6 +63,67 @@ def as_utf8(blocks: Iterator[bytes], encoding: str, errors: str, where: str) -> 
             f"{where} is not text in data.encoding={encoding}: {found}; set data.encoding to what the file is in, or "
             "data.errors=replace to read such bytes as U+FFFD."
         ) from error
+
+
+def without_nul(blocks: Iterator[bytes], errors: str, where: str, encoding: str | None = None) -> Iterator[bytes]:
+    """Yields content in UTF-8, in which no text has a NUL character: UTF-16 read as UTF-8 has one in every second byte.
+
+    Content that begins with a byte order mark of another encoding passes: it is not UTF-8, which decoding reports.
+
+    Args:
+        blocks: Content from its first byte on.
+        errors: Handling of NUL characters: `strict` refuses them, `replace` reads them as U+FFFD, `surrogateescape` keeps them.
+        where: File, for messages.
+        encoding: Encoding that the content was converted from, for messages; None: UTF-8.
+
+    Raises:
+        UserError: A NUL character, with its offset.
+    """
+    start, is_marked = 0, False
+    for block in blocks:
+        if b"\0" in block and errors != "surrogateescape":
+            is_marked = is_marked or (start == 0 and any(block.startswith(mark) for mark, _ in _MARKS))
+            if errors != "strict":
+                block = block.replace(b"\0", "\ufffd".encode())
+            elif not is_marked:
+                raise _nul_found(block, start, where, encoding)
+        yield block
+        start += len(block)
+
+
+def _nul_found(block: bytes, start: int, where: str, encoding: str | None) -> UserError:
+    """The sentence for a NUL character in a block that begins at offset `start`."""
+    content = f"{where}, read as {encoding or 'utf-8'}," if encoding else where
+    guess = guessed_wide_encoding(block[-start % 4 :]) if encoding is None else None
+    cure = (
+        f"it looks like {guess} without a byte order mark: set data.encoding={guess}"
+        if guess
+        else "a binary file cannot be read, and text in another encoding needs data.encoding, such as data.encoding=utf-16-le"
+    )
+    return UserError(
+        f"{content} has a NUL character at offset {start + block.index(0)}, which no text has; {cure}; from a text with "
+        "few of them, remove them, or set data.errors=replace to read them as U+FFFD."
+    )
+
+
+def guessed_wide_encoding(content: bytes) -> str | None:
+    """Returns the encoding of 2 or 4 bytes a character that the places of NUL bytes speak for; None if they speak for none.
+
+    Args:
+        content: Part of a file that begins at a multiple of 4 bytes.
+    """
+    head = content[: len(content[:MAX_WIDE_BYTES]) // 4 * 4]
+    nuls = [head[place::4].count(0) for place in range(4)]
+    size = len(head) // 4
+    if sum(nuls) < max(2, MIN_NUL_SHARE * len(head)):
+        return None
+    for encoding, low, high in (("utf-32-le", 0, (2, 3)), ("utf-32-be", 3, (0, 1))):
+        if all(nuls[place] >= 0.9 * size for place in high) and nuls[low] <= 0.1 * size:
+            return encoding
+    little, big = nuls[1] + nuls[3], nuls[0] + nuls[2]
+    if min(little, big) <= 0.1 * max(little, big):
+        return "utf-16-le" if little > big else "utf-16-be"
+    return None
 
 
 def guessed_encoding(content: bytes) -> str | None:

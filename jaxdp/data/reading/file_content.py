@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from jaxdp.data.reading.encodings import as_utf8, guessed_encoding
+from jaxdp.data.reading.encodings import as_utf8, guessed_encoding, without_nul
 from jaxdp.data.reading.files import DataFile, unreachable, unreadable
 from jaxdp.errors import UserError
 
@@ -42,13 +42,15 @@ def read_text_blocks(file: DataFile, errors: str) -> Iterator[bytes]:
 
     Args:
         file: see `read_blocks`.
-        errors: handling of bytes that are not of that encoding; without one no byte is checked.
+        errors: handling of NUL characters, and of bytes that are not of that encoding; without one only NUL is checked.
 
     Raises:
-        UserError: see `read_blocks` and `encodings.as_utf8`.
+        UserError: see `read_blocks`, `encodings.as_utf8` and `encodings.without_nul`.
     """
     blocks = read_blocks(file)
-    return blocks if file.encoding is None else as_utf8(blocks, file.encoding, errors, file.path)
+    if file.encoding is not None:
+        blocks = as_utf8(blocks, file.encoding, errors, file.path)
+    return without_nul(blocks, errors, file.path, file.encoding)
 
 
 def read_lines(file: DataFile, errors: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.errors import UserError
+from jaxdp.paths import check_not_empty
 from jaxdp.quoting import quoted_names
 from jaxdp.redact import is_masked
 
@@ -77,8 +78,9 @@ def find_files(
         One or more files; of several the empty ones are left out, unless they are kept.
 
     Raises:
-        UserError: nothing there, nothing readable, nothing that matches, no content.
+        UserError: an empty path, nothing there, nothing readable, nothing that matches, no content.
     """
+    check_not_empty(path, key)
     if is_masked(path):
         raise UserError(
             f"{key}={path} is kept without its password or token: give the complete URL again, as in --config.{key}=URL."

@@ -18,6 +18,7 @@ from jaxdp.data.reading.files import DataFile, find_files, unreadable
 from jaxdp.data.reading.json_values import read_json
 from jaxdp.data.reading.tables import delimiter_of, guessed_delimiter, read_table
 from jaxdp.errors import UserError
+from jaxdp.paths import check_not_empty
 from jaxdp.quoting import quoted, quoted_names
 
 STDIN = "-"
@@ -62,6 +63,7 @@ def open_input(
     Raises:
         UserError: It does not exist, is empty, cannot be read, or is several files.
     """
+    check_not_empty(name, key)
     path = os.path.expanduser(name)
     is_stream = name == STDIN or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
     if is_stream:
@@ -201,14 +203,15 @@ def read_raw(file: DataFile, columns: Sequence[str], errors: str) -> Iterator[Ra
     Args:
         file: From `open_input`.
         columns: Columns that a table must have; of JSON each record is looked at by itself.
-        errors: `strict` or `replace`, as `data.errors`: with `strict` a record with bytes that are not UTF-8 is bad.
+        errors: `strict` or `replace`, as `data.errors`: with `strict` a record with bytes that are not UTF-8 is bad, and
+            one of a text or a table with a NUL character.
 
     Raises:
         UserError: What keeps all further records from being read.
     """
     lenient = "surrogateescape" if errors == "strict" else errors
     for record in _ENDINGS[file.kind](file, lenient, columns):
-        yield record if record.error or errors != "strict" else _checked(record)
+        yield record if record.error or errors != "strict" else _checked(record, file.kind in _NUL_FREE)
 
 
 def _read_text(file: DataFile, errors: str, columns: Sequence[str]) -> Iterator[RawRecord]:
@@ -245,6 +248,8 @@ def _read_parquet(file: DataFile, errors: str, columns: Sequence[str]) -> Iterat
 
 
 def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str]) -> None:
+    if any("\0" in name for name in header):
+        raise UserError(f"{file.path}: its header has a NUL character, which no text has; {_NUL_CURE}.")
     for column in columns:
         if column not in header:
             guess = guessed_delimiter(file, header, columns)
@@ -257,10 +262,14 @@ def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str])
             raise UserError(f"{file.path}: its header names column {column!r} more than once; rename one.")
 
 
-def _checked(record: RawRecord) -> RawRecord:
-    """The record, or its error if it has bytes that are not UTF-8, which `surrogateescape` has kept."""
+def _checked(record: RawRecord, is_nul_free: bool) -> RawRecord:
+    """The record, or its error if it has bytes that are no text, which `surrogateescape` has kept."""
     value = record.value
     for name, text in {"": value}.items() if isinstance(value, str) else value.items():
+        if is_nul_free and "\0" in text:
+            where = f"{record.where}: column {quoted(name)}" if name else record.where
+            error = UserError(f"{where} has a NUL character at offset {text.index(chr(0))}, which no text has; {_NUL_CURE}.")
+            return RawRecord(record.where, None, error)
         if isinstance(text, str) and not text.isascii():
             at = next((at for at, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"), None)
             if at is not None:
@@ -279,6 +288,11 @@ _ENDINGS: dict[str, Read] = {
     ".parquet": _read_parquet, ".text": _read_text, ".txt": _read_text,
 }  # fmt: skip
 """Ending of a name, without that of a compression -> reader."""
+
+_NUL_FREE = (".csv", ".tsv", ".text", ".txt")
+"""Formats in which a NUL character is a sign of another encoding; JSON and Parquet say one in another way."""
+
+_NUL_CURE = "UTF-16 text has them in every second byte: convert it to UTF-8, as with `iconv -f UTF-16LE -t UTF-8`"
 
 FORMATS = ("text", "csv", "tsv", "json", "jsonl", "parquet")
 """Formats by name."""

@@ -6,8 +6,15 @@ import json
 
 import pytest
 
-from jaxdp.data.reading.encodings import as_utf8, check_encoding, guessed_encoding
+from jaxdp.data.reading.encodings import (
+    as_utf8,
+    check_encoding,
+    guessed_encoding,
+    guessed_wide_encoding,
+)
 from jaxdp.data.reading.file_content import read_lines
+from jaxdp.data.reading.parallel_text import read_pairs
+from jaxdp.data.reading.raw_records import open_input, read_raw
 from jaxdp.data.reading.readers import read_jsonl, read_text
 from jaxdp.data.reading.records import Columns
 from jaxdp.data.reading.sources import SourceSpec, open_source
@@ -125,3 +132,83 @@ def test_a_source_hands_both_keys_to_every_file(tmp_path):
     train, evaluation = open_source(SourceSpec(path=str(tmp_path / "a.csv"), eval_path=str(tmp_path / "b.csv"), **spec))
     for [part] in (train, evaluation):
         assert [record.fields for record in part.read()] == [{"text": "Grüße, Welt", "label": "x"}]
+
+
+NUL_TEXTS = {read_csv: "text\n{}\n", read_jsonl: '{{"text": "{}"}}\n', read_text: "{}\n"}
+
+
+@pytest.mark.parametrize("read", NUL_TEXTS)
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_text_of_wide_characters_without_a_mark_is_refused_and_read_where_it_is_named(save, read, ending, encoding):
+    content = NUL_TEXTS[read].format("the cat sat on a mat").encode(encoding)
+    file = save("a" + ending, gzip.compress(content) if ending else content)
+    offset = content.index(0)
+    told = rf"a{ending} has a NUL character at offset {offset}, .* it looks like {encoding} .*: set data\.encoding={encoding}; "
+    with pytest.raises(UserError, match=told):
+        list(read(file, TEXT, "strict"))
+    [record] = read(encoded(file, encoding), TEXT, "strict")
+    assert record.fields["text"].strip() == "the cat sat on a mat"
+
+
+def test_blanks_alone_tell_utf16_of_another_script(save):
+    file = save("a.txt", ("привет мир " * 40).encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"a NUL character at offset 13, .* data\.encoding=utf-16-le"):
+        list(read_text(file, TEXT, "strict"))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("block_bytes", [1, 3, 1 << 20])
+def test_a_single_nul_is_found_at_its_offset_in_any_block(save, monkeypatch, place, block_bytes):
+    monkeypatch.setattr("jaxdp.data.reading.file_content.BLOCK_BYTES", block_bytes)
+    content = bytearray(b"aaaa\nbbbbb")
+    content[place] = 0
+    file = save("a.txt", bytes(content))
+    for read in (lambda errors: read_text(file, TEXT, errors), lambda errors: read_lines(file, errors)):
+        with pytest.raises(UserError, match=rf"a\.txt has a NUL character at offset {place}, .* binary .* data\.errors=replace"):
+            list(read("strict"))
+    assert "\n".join(read_lines(file, "replace")) == content.decode().replace("\0", "\ufffd")
+
+
+def test_both_sides_of_parallel_text_are_looked_at(save):
+    good, bad = save("a.en", "one\ntwo\n"), save("a.de", b"ei\0ns\nzwei\n")
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(UserError, match=r"a\.de has a NUL character at offset 2"):
+            list(read_pairs(*pair, "strict"))
+
+
+def test_a_wrong_wide_encoding_is_named_with_its_nuls(save):
+    file = encoded(save("a.txt", "text".encode("utf-32-le")), "utf-16-le")
+    with pytest.raises(UserError, match=r"a\.txt, read as utf-16-le, has a NUL character at offset 1,"):
+        list(read_text(file, TEXT, "strict"))
+
+
+def test_a_nul_that_json_writes_out_is_a_character_like_others(save):
+    [record] = read_jsonl(save("a.jsonl", r'{"text": "a\u0000b"}'), TEXT, "strict")
+    assert record.fields["text"] == "a\0b"
+
+
+@pytest.mark.parametrize(
+    ("content", "guess"),
+    [(b"a\0", None), (b"plain text", None), (b"\x7fELF" + bytes(60), None), (bytes(range(128)) * 8, None), (b"", None)],
+)
+def test_nuls_of_other_files_speak_for_no_encoding(content, guess):
+    assert guessed_wide_encoding(content) == guess
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_predict_reports_records_with_nuls_in_their_places(save, name):
+    head = "text\n" if name.endswith("csv") else ""
+    path = save(name, head.encode() + b"good\nb\0ad\ngood\n").path
+    records = list(read_raw(open_input(path, "--input", None, None, ("text",)), ("text",), "strict"))
+    assert [record.error is not None for record in records] == [False, True, False]
+    assert f"line {2 + bool(head)}" in str(records[1].error)
+    assert "has a NUL character at offset 1, " in str(records[1].error)
+    kept = list(read_raw(open_input(path, "--input", None, None, ("text",)), ("text",), "replace"))
+    assert "b\ufffdad" in (kept[1].value, *(kept[1].value.values() if head else ()))
+
+
+def test_predict_refuses_a_table_with_nuls_in_its_header(save):
+    path = save("a.csv", "text\ngood\n".encode("utf-16-le")).path
+    with pytest.raises(UserError, match=r"a\.csv: its header has a NUL character, .*`iconv"):
+        list(read_raw(open_input(path, "--input", None, None, ("text",)), ("text",), "strict"))
