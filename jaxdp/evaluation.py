@@ -28,7 +28,7 @@ def evaluate(
     params: PyTree,
     batches: Iterable[HostBatch],
     place: Callable[[HostBatch], PyTree],
-    make_signals: Callable[[], PyTree],
+    make_control_word: Callable[[], PyTree],
     derived_metrics: Callable[[Mapping[str, float]], Mapping[str, float]],
     progress: Callable[[], None] = lambda: None,
     summarize: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda outputs: {},
@@ -40,7 +40,7 @@ def evaluate(
         params: replicated parameters.
         batches: host batches; rows of padding have weight 0.
         place: puts a host batch on the devices; runs ahead in a thread.
-        make_signals: this process's signals, placed; asked before each batch.
+        make_control_word: Returns this process's control word on the devices; called before each batch.
         derived_metrics: further metrics from the means.
         progress: called when a batch is done.
         summarize: further metrics from the outputs that the program collects, of all
@@ -54,7 +54,7 @@ def evaluate(
     pending = None
     with Prefetch(batches, place) as placed:
         for batch in placed:
-            results = program(params, batch, make_signals())
+            results = program(params, batch, make_control_word())
             if pending is not None:  # read one batch late, so that the devices never wait
                 sums, outputs, request = jax.device_get(pending)
                 if request:

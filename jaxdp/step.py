@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxdp.optim import clip_factor, is_spike, update_ema
+from jaxdp.parallel.control_word import ControlWord, reduce_control_word
 from jaxdp.parallel.devices import AXIS, BatchShape
-from jaxdp.parallel.signals import Signals, combine
 from jaxdp.parallel.spmd import gather_rows
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import TrainState
@@ -70,17 +70,17 @@ class Trained(NamedTuple):
 
 def make_train_step(
     loss: Loss, update: Update, sync: GradientSync, shape: BatchShape, seed: int
-) -> Callable[[TrainState, PyTree, Signals], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, PyTree, ControlWord], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the function that `parallel.spmd` compiles.
 
     It takes the replicated state, this device's rows `[device_batch, ...]`
     (with `row_ids [device_batch] int32`, their numbers in the global batch) and
-    this device's signals, and returns the next state and metrics, equal on all
+    this device's control word, and returns the next state and metrics, equal on all
     devices: `loss`, `grad_norm`, `learning_rate`, `tokens` (those read in
-    the global batch, without padding), `skipped`, `skipped_in_a_row`, and the combined signals.
+    the global batch, without padding), `skipped`, `skipped_in_a_row`, and the reduced control word.
     """
 
-    def train_step(state: TrainState, batch: PyTree, signals: Signals):
+    def train_step(state: TrainState, batch: PyTree, control_word: ControlWord):
         def objective(params, rows):
             sums = loss(params, rows, row_keys(seed, state.step, rows["row_ids"]))
             return sums.loss, (sums.weight, sums.weight if sums.tokens is None else sums.tokens)
@@ -111,7 +111,7 @@ def make_train_step(
             skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
         )
         metrics |= {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-        return state, metrics | combine(signals)
+        return state, metrics | reduce_control_word(control_word)
 
     return train_step
 
@@ -180,7 +180,7 @@ def _unless_skipped(
 
 def make_eval_step(
     loss: Loss, outputs: Outputs = lambda params, batch: {}
-) -> Callable[[PyTree, PyTree, Signals], tuple[dict[str, tuple], dict[str, jax.Array], jax.Array]]:
+) -> Callable[[PyTree, PyTree, ControlWord], tuple[dict[str, tuple], dict[str, jax.Array], jax.Array]]:
     """Builds the evaluation of one device's rows.
 
     It returns every metric's (sum, weight) over all devices, the outputs
@@ -193,10 +193,10 @@ def make_eval_step(
         outputs: what is collected of each row.
     """
 
-    def eval_step(params: PyTree, batch: PyTree, signals: Signals):
+    def eval_step(params: PyTree, batch: PyTree, control_word: ControlWord):
         sums = loss(params, batch, None)
         totals = jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
         collected = gather_rows(outputs(params, batch))
-        return totals, collected, combine(signals)["request"]
+        return totals, collected, reduce_control_word(control_word)["request"]
 
     return eval_step

@@ -86,7 +86,7 @@ def train(
     program: Program,
     state: TrainState,
     batches: Iterator[tuple[Any, int]],
-    make_signals: Callable[[int, int], Any],
+    make_control_word: Callable[[int, int], Any],
     hooks: Sequence[Hook],
     *,
     first_step: int,
@@ -100,7 +100,7 @@ def train(
         state: state `first_step`; its buffers are taken over.
         batches: placed batches from `first_step` on, each with the hash of this
             process's share (0 when it is not wanted).
-        make_signals: (request, hash) -> placed signals.
+        make_control_word: (request, batch hash) -> control word on the devices.
         hooks: called in this order.
         first_step: batches consumed so far.
         total_steps: where to end.
@@ -132,8 +132,8 @@ def train(
         while step < total_steps and not request:
             batch, batch_hash = next(batches)
             queue_state = queue()
-            signals = make_signals(max((hook.request() for hook in hooks), default=0), batch_hash)
-            state, metrics = program(state, batch, signals)
+            control_word = make_control_word(max((hook.request() for hook in hooks), default=0), batch_hash)
+            state, metrics = program(state, batch, control_word)
             step += 1
             finish_pending()
             pending = (step, metrics, queue_state)

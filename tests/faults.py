@@ -66,8 +66,8 @@ def flip_after(patch, step, position):
     def faulty(composition):
         program = compile_step(composition)
 
-        def call(state, batch, signals):
-            state, metrics = program.call(state, batch, signals)
+        def call(state, batch, control_word):
+            state, metrics = program.call(state, batch, control_word)
             if int(state.step) == step and not flipped:
                 flipped.append(step)
                 state = flip_bit_of(state, KERNEL, composition.topology.devices[position], element=3, bit=2)

@@ -11,8 +11,8 @@ from tiny_training import LENGTH, VOCAB_SIZE, bigram, bigram_params, topology
 from jaxdp.data.pipeline import eval_batches
 from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.evaluation import EvaluationLeft, evaluate
+from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
-from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import CausalLM, TaskInputs
@@ -56,10 +56,10 @@ def measured(request):
         here,
         abstract_replicated(params, here),
         abstract_batch(TASK.batch_spec(ROWS // request.param) | row_spec, here),
-        abstract_batch(signals_spec(), here),
+        abstract_batch(control_word_spec(), here),
         mapped=(1, 2),
     )
-    make_signals = signal_maker(here)
+    make_control_word = control_word_maker(here)
 
     def call(tokens, num_batches=0, ask=lambda: 0):
         batches = eval_batches(
@@ -75,7 +75,7 @@ def measured(request):
             params,
             batches,
             lambda batch: place_batch(batch, here),
-            lambda: make_signals(ask(), 0),
+            lambda: make_control_word(ask(), 0),
             TASK.derived_metrics,
         )
 

@@ -106,7 +106,7 @@ def test_gradients_travel_once_a_step_and_not_in_the_microbatch_loop(split_step)
     operands = [shape for _, shapes in found for shape in shapes]
     elements = sum(leaf.size for leaf in bigram_params().values())
     gradients = [f"f32[{elements}]"] if split_step.topology.num_devices > 1 else []
-    # Loss and weight, what is asked for, and the tally beside the gradients: nothing else.
+    # Loss and weight, what is asked for, and the control word next to the gradients: nothing else.
     assert sorted(operands) == sorted([*gradients, "f32[3]", "s32[]", "u32[4]"])
     if split_step.microbatches > 1:
         assert " while(" in split_step.program.call.as_text()
@@ -130,9 +130,9 @@ def test_states_are_donated_and_stay_whole_and_equal_on_every_device(split_step)
 
 
 def test_request_and_tally_come_back_combined(split_step):
-    _, metrics = split_step(split_step.fresh_state(), uneven_batch(), request=15, tally=2**63 + 5)
+    _, metrics = split_step(split_step.fresh_state(), uneven_batch(), request=15, batch_hash=2**63 + 5)
     assert metrics["request"] == 15
-    assert sum(int(limb) << 16 * index for index, limb in enumerate(metrics["tally"])) == 2**63 + 5
+    assert sum(int(part) << 16 * index for index, part in enumerate(metrics["batch_hash"])) == 2**63 + 5
 
 
 def test_a_gradient_or_a_loss_alone_that_is_not_finite_skips():

@@ -55,16 +55,16 @@ class Recorder(Hook):
 
 
 def run(hooks, events, *, first_step=0, total_steps=4, seen=None):
-    """Trains with the recording program; batches are numbers, signals (request, hash)."""
+    """Trains with the recording program; batches are numbers, control words (request, hash)."""
 
-    def program(state, batch, signals):
+    def program(state, batch, control_word):
         assert batch == state.step
         assert not state.is_deleted
         state.is_deleted = True
         events.append(f"dispatch {state.step + 1}")
         if seen is not None:
-            seen.append(signals)
-        metrics = {"request": LateRequest(events, state.step + 1, signals[0])}
+            seen.append(control_word)
+        metrics = {"request": LateRequest(events, state.step + 1, control_word[0])}
         return State(state.step + 1), metrics
 
     return train(
@@ -187,7 +187,7 @@ def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
             queue.append(QueueState(3, len(queue) % 2, 2.0))
             yield 0, 0
 
-    def program(state, batch, signals):
+    def program(state, batch, control_word):
         clock.pass_time(1.0)
         return State(state.step + 1), {"request": 0}
 

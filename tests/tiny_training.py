@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdp.parallel.control_word import control_word_spec, host_control_word
 from jaxdp.parallel.devices import Topology, divide_batch
 from jaxdp.parallel.placement import (
     abstract_batch,
@@ -12,7 +13,6 @@ from jaxdp.parallel.placement import (
     place_batch,
     place_per_device,
 )
-from jaxdp.parallel.signals import host_signals, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
@@ -116,15 +116,15 @@ class TinyStep:
             self.topology,
             abstract_replicated(jax.eval_shape(initialise, params), self.topology),
             abstract_batch(TASK.batch_spec(rows) | row_spec, self.topology),
-            abstract_batch(signals_spec(), self.topology),
+            abstract_batch(control_word_spec(), self.topology),
             mapped=(1, 2),
             donated=(0,),
         )
 
-    def __call__(self, state, batch, request=0, tally=0):
+    def __call__(self, state, batch, request=0, batch_hash=0):
         """The next state, and the metrics on the host."""
-        signals = host_signals(self.topology.num_local_devices, request, tally)
-        placed = {name: place_per_device(array, self.topology) for name, array in signals.items()}
+        control_word = host_control_word(self.topology.num_local_devices, request, batch_hash)
+        placed = {name: place_per_device(array, self.topology) for name, array in control_word.items()}
         state, metrics = self.program(state, place_batch(batch, self.topology), placed)
         return state, jax.device_get(metrics)
 

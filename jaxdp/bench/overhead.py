@@ -113,7 +113,7 @@ class _Blocks:
         rows = shape.device_batch_size * topology.num_local_devices
         host_batch = next(composition.feed.batches(0))
         self._batch = composition.place({name: array[:rows] for name, array in host_batch.items()})
-        self._make_signals = composition.signal_maker()
+        self._make_control_word = composition.control_word_maker()
 
     def run_round(self, turn: int) -> Taken:
         """A block of each kind, one after another; every turn begins with another."""
@@ -131,7 +131,7 @@ class _Blocks:
             program,
             self._state,
             itertools.repeat(self._batch),
-            self._make_signals,
+            self._make_control_word,
             hooks,
             first_step=0,
             total_steps=BLOCK_STEPS,

@@ -46,15 +46,15 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     composition = _compose(config)
     config = composition.config
     program = composition.compile_step()
-    state, signals = composition.fresh_state(), composition.signal_maker()(0, 0)
+    state, control_word = composition.fresh_state(), composition.control_word_maker()(0, 0)
     with Prefetch(composition.feed.batches(0), composition.place, config.data.prefetch_batches) as batches:
         for _ in range(WARMUP_STEPS):
-            state, metrics = program(state, next(batches)[0], signals)
+            state, metrics = program(state, next(batches)[0], control_word)
         jax.block_until_ready(metrics)
         waited, start, times, pending = batches.wait_secs, time.perf_counter(), [], None
         mark = start
         for _ in range(num_steps):  # as the loop does: dispatch, then read the step before
-            state, metrics = program(state, next(batches)[0], signals)
+            state, metrics = program(state, next(batches)[0], control_word)
             if pending is not None:
                 jax.device_get(pending)
             pending = metrics
@@ -62,7 +62,7 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
             mark = time.perf_counter()
         jax.block_until_ready(state)
         total, waited = time.perf_counter() - start, batches.wait_secs - waited
-        state, dispatch_ms = _dispatch(program, state, batches, signals, min(num_steps, 50))
+        state, dispatch_ms = _dispatch(program, state, batches, control_word, min(num_steps, 50))
     step_secs = statistics.median(times)
     deciles = statistics.quantiles(times, n=10)
     tokens = config.global_batch_size * config.data.length
@@ -99,7 +99,7 @@ def _compose(config: ConfigDict) -> Composition:
     return Composition(config, data, total_steps)
 
 
-def _dispatch(program, state, batches, signals, num_steps: int):
+def _dispatch(program, state, batches, control_word, num_steps: int):
     """Median milliseconds that this thread computes until the call returns, the devices being idle and the batch ready.
 
     Of the thread, not of the clock: fake CPU devices begin at once and take its core away.
@@ -109,7 +109,7 @@ def _dispatch(program, state, batches, signals, num_steps: int):
         batch = next(batches)[0]
         jax.block_until_ready((state, batch))
         start = time.thread_time()
-        state, _ = program(state, batch, signals)
+        state, _ = program(state, batch, control_word)
         times.append(time.thread_time() - start)
     return state, 1e3 * statistics.median(times)
 

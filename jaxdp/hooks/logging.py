@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from jaxdp.hooks.every import Every
-from jaxdp.parallel.signals import read_tally
+from jaxdp.parallel.control_word import join_parts
 from jaxdp.state import StepInfo
 from jaxdp.trainer import Hook
 
@@ -69,5 +69,5 @@ class Logging(Hook):
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
         line |= self._shares(info.step - self._steps, info.step)
         if self._batch_hash:
-            line["data/batch_hash"] = f"{read_tally(info.metrics['tally']):016x}"
+            line["data/batch_hash"] = f"{join_parts(info.metrics['batch_hash']):016x}"
         return line

@@ -33,6 +33,7 @@ from jaxdp.inference.scoring import Scorer
 from jaxdp.inference.trained_run import open_run
 from jaxdp.json_files import write_whole
 from jaxdp.model import Transformer, parameter_shapes
+from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import (
     Topology,
     check_device_count,
@@ -43,7 +44,6 @@ from jaxdp.parallel.devices import (
     fitting_topology,
 )
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
-from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.quoting import quoted_names
 from jaxdp.report.terminal import print_status
@@ -87,10 +87,10 @@ class Evaluator:
             topology,
             abstract_params,
             abstract_batch(spec, topology),
-            abstract_batch(signals_spec(), topology),
+            abstract_batch(control_word_spec(), topology),
             mapped=(1, 2),
         )
-        self._make_signals = signal_maker(topology)
+        self._make_control_word = control_word_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}
         self._absent_labels: list[str] = []  # as the person has been told
@@ -139,7 +139,7 @@ class Evaluator:
             params,
             batches,
             lambda batch: place_batch(batch, self._topology),
-            lambda: self._make_signals(request(), 0),
+            lambda: self._make_control_word(request(), 0),
             self._task.derived_metrics,
             progress,
             self._summarize,

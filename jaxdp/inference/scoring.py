@@ -14,9 +14,9 @@ from jaxdp.evaluation import EvaluationLeft
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.model import Transformer, init_cache
+from jaxdp.parallel.control_word import compile_agreement
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
-from jaxdp.parallel.signals import compile_agreement
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.tasks import Summary, Task
 from jaxdp.training import parts

@@ -140,7 +140,7 @@ def _train(
             programs.step,
             state,
             batches,
-            composition.signal_maker(),
+            composition.control_word_maker(),
             hooks,
             first_step=first_step,
             total_steps=composition.total_steps,

@@ -15,6 +15,7 @@ from jaxdp.inference.evaluate import Evaluator
 from jaxdp.metrics import higher_is_better
 from jaxdp.model import flops_per_row
 from jaxdp.parallel.consistency import compile_checksums
+from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import (
     BatchShape,
     Topology,
@@ -32,7 +33,6 @@ from jaxdp.parallel.placement import (
     place_batch,
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
-from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
 from jaxdp.state import TrainState
 from jaxdp.step import Update, make_train_step
@@ -48,7 +48,7 @@ class Programs:
     """What the devices run.
 
     Attributes:
-        step: (state, batch, signals) -> (state, metrics).
+        step: (state, batch, control_word) -> (state, metrics).
         evaluator: evaluation of the held-out rows.
         checksums: state -> [num_devices, num_leaves] uint32; None: replicas are not compared.
     """
@@ -121,7 +121,7 @@ class Composition:
     def compile_step(
         self, update: Update | None = None, shape: BatchShape | None = None
     ) -> Program:
-        """The train step for these devices: (state, batch, signals) -> (state, metrics).
+        """The train step for these devices: (state, batch, control_word) -> (state, metrics).
 
         Args:
             update: another than the run's, to compare with; None: the run's.
@@ -141,7 +141,7 @@ class Composition:
             self.topology,
             self.abstract_state,
             abstract_batch(batch, self.topology),
-            abstract_batch(signals_spec(), self.topology),
+            abstract_batch(control_word_spec(), self.topology),
             mapped=(1, 2),
             donated=(0,),
         )
@@ -176,9 +176,9 @@ class Composition:
         hashed = batch_hash(batch, batch["row_ids"]) if self.config.log.batch_hash else 0
         return place_batch(batch, self.topology), hashed
 
-    def signal_maker(self) -> Callable[[int, int], Any]:
-        """A function (request, hash) -> placed signals."""
-        return signal_maker(self.topology)
+    def control_word_maker(self) -> Callable[[int, int], Any]:
+        """Returns a function (request, batch hash) -> control word on the devices."""
+        return control_word_maker(self.topology)
 
 
 def _heartbeat_secs(config: ConfigDict) -> float:

@@ -55,9 +55,9 @@ def make_hook(writer, *, every=0, last_step=None, evaluated=None, **options):
 def run(hooks, total_steps, *, peer=None, on_dispatch=lambda step: None):
     """The real loop, with a program of steps that each agree on the largest request."""
 
-    def program(state, batch, signals):
+    def program(state, batch, control_word):
         on_dispatch(state + 1)
-        return state + 1, {"request": max(signals, peer(state + 1) if peer else 0)}
+        return state + 1, {"request": max(control_word, peer(state + 1) if peer else 0)}
 
     return train(
         program, 0, ((0, 0) for _ in range(10**6)), lambda request, _: request, hooks,

@@ -24,7 +24,7 @@ def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, his
     )  # fmt: skip
     stopping = EarlyStopping(every, metric, patience, evaluating.last_at, history)
     outcome = train(
-        lambda state, batch, signals: (state + 1, {"request": max(signals, peer)}),
+        lambda state, batch, control_word: (state + 1, {"request": max(control_word, peer)}),
         first_step, ((0, 0) for _ in range(10**6)), lambda request, _: request, [evaluating, stopping],
         first_step=first_step, total_steps=total_steps, queue=lambda: QueueState(2, 2, 0.0),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
-from jaxdp.parallel.signals import host_signals
+from jaxdp.parallel.control_word import host_control_word
 from jaxdp.state import StepInfo
 
 
@@ -54,8 +54,8 @@ def test_utilisation_is_against_the_peak_of_all_devices():
 
 
 def test_the_hash_of_the_batch_is_that_of_the_logged_step():
-    tallies = [host_signals(1, 0, number)["tally"][0] for number in (5, 2**63 + 11)]
-    infos = [info(step, tally=tally) for step, tally in enumerate(tallies, start=1)]
+    hashes = [host_control_word(1, 0, number)["batch_hash"][0] for number in (5, 2**63 + 11)]
+    infos = [info(step, batch_hash=batch_hash) for step, batch_hash in enumerate(hashes, start=1)]
     [(_, line)] = lines_of(infos, batch_hash=True)
     assert line["data/batch_hash"] == "800000000000000b"
     [(_, line)] = lines_of(infos)

@@ -214,11 +214,11 @@ def test_without_a_signal_the_exit_code_is_0():
 def test_the_first_signal_decides_and_the_loop_stops_with_it(said):
     dispatched = []
 
-    def program(state, batch, signals):
-        dispatched.append(signals)
+    def program(state, batch, control_word):
+        dispatched.append(control_word)
         if len(dispatched) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return state + 1, {"request": signals}
+        return state + 1, {"request": control_word}
 
     with Preemption(said.append) as preemption:
         preemption.hold(ControlPlane.single_process())

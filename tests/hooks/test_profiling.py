@@ -19,7 +19,7 @@ def events(monkeypatch):
 
 
 def run(hook, events, *, first_step=0, total_steps=6):
-    def program(state, batch, signals):
+    def program(state, batch, control_word):
         events.append(state + 1)
         return state + 1, {"request": 0}
 

@@ -17,7 +17,7 @@ from jaxdp.experiment.dataset import Pairs
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference.scoring import Scorer, TextWriter
 from jaxdp.model import Transformer, model_config
-from jaxdp.parallel import signals
+from jaxdp.parallel import control_word
 from jaxdp.parallel.placement import abstract_replicated
 from jaxdp.tasks import TaskInputs, registered_tasks
 
@@ -78,12 +78,12 @@ def test_sources_of_like_length_are_written_together(written, monkeypatch):
 
 def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(task_and_model, params, monkeypatch):
     """Each device stands for a process; the second one asks, before the second of three batches."""
-    make, here = signals.host_signals, topology(2)
+    make, here = control_word.host_control_word, topology(2)
 
-    def by_the_second(num_devices, request, tally=0):
-        return make(num_devices, 0, tally) | {"request": np.array([0, request], np.int32)}
+    def by_the_second(num_devices, request, batch_hash=0):
+        return make(num_devices, 0, batch_hash) | {"request": np.array([0, request], np.int32)}
 
-    monkeypatch.setattr(signals, "host_signals", by_the_second)
+    monkeypatch.setattr(control_word, "host_control_word", by_the_second)
     monkeypatch.setattr(scoring, "MOST_ROWS", 2)
     sources = made_up_sources()
     data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))

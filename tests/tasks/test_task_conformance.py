@@ -22,13 +22,13 @@ from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.metrics import higher_is_better
 from jaxdp.model import init_cache, init_params, parameter_shapes
+from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import divide_batch
 from jaxdp.parallel.placement import (
     abstract_batch,
     abstract_replicated,
     place_batch,
 )
-from jaxdp.parallel.signals import signal_maker, signals_spec
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
@@ -278,10 +278,10 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
         here,
         abstract_replicated(state, here),
         abstract_batch(with_row_ids(task.batch_spec(shape.device_batch_size)), here),
-        abstract_batch(signals_spec(), here),
+        abstract_batch(control_word_spec(), here),
         mapped=(1, 2),
     )
-    state, metrics = program(state, place_batch(batch, here), signal_maker(here)(0, 0))
+    state, metrics = program(state, place_batch(batch, here), control_word_maker(here)(0, 0))
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
     stepped = jax.tree.map(lambda before, after: before - after, params, host(state.params))
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
@@ -304,16 +304,16 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
         here,
         abstract_replicated(params, here),
         abstract_batch(with_row_ids(task.batch_spec(2)), here),
-        abstract_batch(signals_spec(), here),
+        abstract_batch(control_word_spec(), here),
         mapped=(1, 2),
     )
-    make_signals = signal_maker(here)
+    make_control_word = control_word_maker(here)
     batches = eval_batches(
         Rows(rows), task.make_batch, global_batch_size=16, num_processes=1, process_index=0, num_batches=0
     )
     measured = evaluate(
         program, jax.device_put(params, here.replicated), batches,
-        lambda batch: place_batch(batch, here), lambda: make_signals(0, 0), task.derived_metrics,
+        lambda batch: place_batch(batch, here), lambda: make_control_word(0, 0), task.derived_metrics,
     )  # fmt: skip
 
     one = jax.jit(loss)
