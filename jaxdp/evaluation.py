@@ -1,4 +1,7 @@
-"""Evaluation over a whole split: sums on the devices, float64 on the host, one division; and what takes all rows at once."""
+"""Evaluation of a whole split: float32 sums on devices, float64 totals on the host, one final division.
+
+Metrics that are not means, such as F1, are computed from the collected outputs of all examples.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,11 +14,11 @@ from jaxdp.parallel.spmd import Program
 from jaxdp.typing import HostBatch, PyTree
 
 
-class EvaluationLeft(Exception):
-    """The processes have agreed on a request to stop; there is no result.
+class EvaluationInterrupted(Exception):
+    """Raised when the processes have agreed on a request during an evaluation, which then has no result.
 
     Attributes:
-        request: which one.
+        request: Value of the agreed `jaxdp.trainer.Request`.
     """
 
     def __init__(self, request: int):
@@ -33,24 +36,27 @@ def evaluate(
     progress: Callable[[], None] = lambda: None,
     summarize: Callable[[Mapping[str, np.ndarray]], Mapping[str, float]] = lambda outputs: {},
 ) -> dict[str, float]:
-    """Means of all metrics over all batches, as `eval/<name>`.
+    """Computes the means of all metrics over all batches.
 
     Args:
-        program: the compiled evaluation step.
-        params: replicated parameters.
-        batches: host batches; rows of padding have weight 0.
-        place: puts a host batch on the devices; runs ahead in a thread.
+        program: Compiled evaluation step.
+        params: Replicated parameters.
+        batches: Host batches; padding examples have weight 0.
+        place: Transfers a host batch to the devices; runs ahead in a thread.
         make_control_word: Returns this process's control word on the devices; called before each batch.
-        derived_metrics: further metrics from the means.
-        progress: called when a batch is done.
-        summarize: further metrics from the outputs that the program collects, of all
-            rows: `[rows of the split, ...]`, padding among them.
+        derived_metrics: Computes further metrics from the means.
+        progress: Called after each batch.
+        summarize: Computes further metrics from the eval outputs of the whole split,
+            `[examples of the split, ...]` including padding examples.
+
+    Returns:
+        Metrics by name, `eval/<name>`.
 
     Raises:
-        EvaluationLeft: a process asked for something more urgent; all raise it
-            after the same batch.
+        EvaluationInterrupted: A process has sent a request. All processes raise it after
+            the same batch.
     """
-    totals, collected = Totals(), []
+    totals, eval_outputs = Totals(), []
     pending = None
     with Prefetch(batches, place) as placed:
         for batch in placed:
@@ -58,17 +64,17 @@ def evaluate(
             if pending is not None:  # read one batch late, so that the devices never wait
                 sums, outputs, request = jax.device_get(pending)
                 if request:
-                    raise EvaluationLeft(int(request))
+                    raise EvaluationInterrupted(int(request))
                 totals.add(sums)
-                collected.append(outputs)
+                eval_outputs.append(outputs)
                 progress()
             pending = results
     if pending is not None:
-        sums, outputs, _ = jax.device_get(pending)  # it is complete, whatever was asked meanwhile
+        sums, outputs, _ = jax.device_get(pending)  # a request is ignored: the evaluation is complete
         totals.add(sums)
-        collected.append(outputs)
+        eval_outputs.append(outputs)
     means = totals.means()
     means |= derived_metrics(means)
-    if collected and collected[0]:
-        means |= summarize({name: np.concatenate([rows[name] for rows in collected]) for name in collected[0]})
+    if eval_outputs and eval_outputs[0]:
+        means |= summarize({name: np.concatenate([part[name] for part in eval_outputs]) for name in eval_outputs[0]})
     return {f"eval/{name}": value for name, value in means.items()}

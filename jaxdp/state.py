@@ -1,13 +1,9 @@
-"""Train state: the arrays that a checkpoint holds, and the result of one step as hooks receive it."""
-
-import dataclasses
-from typing import Any
+"""Train state: the arrays that a checkpoint holds."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxdp.data.prefetch import QueueState
 from jaxdp.typing import PyTree
 
 
@@ -47,22 +43,3 @@ def initial_state(params: PyTree, optimizer, *, with_ema: bool) -> TrainState:
         skipped=zero,
         skipped_in_a_row=zero,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class StepInfo:
-    """Result of one finished step, read after the next step was dispatched.
-
-    Attributes:
-        step: Number of updates completed, including this one.
-        metrics: Metrics of the train step as host numbers (see `jaxdp.step`).
-        step_secs: Seconds since the previous step finished, without the time that hooks
-            spent on the state in between.
-        queue: Number of batches that were ready when the loop fetched this step's batch, and
-            the seconds it waited for data.
-    """
-
-    step: int
-    metrics: dict[str, Any]
-    step_secs: float
-    queue: QueueState

@@ -1,8 +1,8 @@
-"""The train step and the evaluation step of one device, as pure functions.
+"""Train step and evaluation step of one device, as pure functions.
 
-The train step adds sums over microbatches, averages them over devices in one
-all-reduce, divides once by the number of valid tokens and updates. It knows no
-task: whatever the loss is, it comes as `LossSums`.
+The train step sums gradients over microbatches, averages them over devices in one
+all-reduce, divides once by the global weight and applies the optimizer. It depends
+on no task: every loss returns `LossSums`.
 """
 
 import dataclasses
@@ -25,30 +25,32 @@ from jaxdp.typing import PyTree
 SkipBy = Literal["branch", "select", "never"]
 
 Loss = Callable[[PyTree, PyTree, jax.Array | None], LossSums]
-"""loss(params, batch, row_keys) -> LossSums over the batch's rows."""
+"""loss(params, batch, row_keys) -> LossSums over the examples of the batch."""
 
 Outputs = Callable[[PyTree, PyTree], dict[str, jax.Array]]
-"""outputs(params, batch) -> results of each row, `[rows, ...]`."""
+"""outputs(params, batch) -> arrays `[examples, ...]` by name, collected over the eval split."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Update:
-    """How synchronised gradients change the state.
+class UpdateConfig:
+    """Settings of the update: from synchronised gradients to the next state.
 
     Attributes:
-        optimizer: the Optax chain; it sees clipped gradients.
-        schedule: learning rate by number of updates applied; for the metrics.
-        clip_norm: largest global norm of the gradient; 0: off.
-        ema_decay: decay of the moving average of the parameters; 0: off.
-        spike_factor: an update whose loss is above so many times the running mean is
-            skipped like one that is not finite, and the optimizer has `track_loss`
-            in it; 0: off.
-        max_skipped_in_a_row: after so many nothing more is applied, so that the
-            state stays the one in which they were bad; 0: never.
-        skip_by: how a bad update is left out. branch: nothing is computed,
-            and the state needs no second copy (5 % of a step on CPU); select: both
-            sides are there and one is taken, since a branch on GPU would wait for
-            the condition on the host; never: it is applied, to measure what skipping costs.
+        optimizer: Optax optimizer, which receives clipped gradients. It contains
+            `track_loss` if `spike_factor` is set.
+        schedule: Learning rate as a function of the number of applied updates; used for
+            the metrics only.
+        clip_norm: Maximum global norm of the gradient; 0: off.
+        ema_decay: Decay of the moving average of the parameters; 0: off.
+        spike_factor: Loss spike threshold as a multiple of the running mean loss. An update
+            above it is skipped, like one that is not finite; 0: off.
+        max_skipped_in_a_row: Number of consecutive skipped updates after which every further
+            update is skipped too, so that the state can be diagnosed; 0: no limit.
+        skip_by: Implementation of skipping. "branch" computes nothing for a skipped update
+            and needs no second copy of the state (saves 5 % of a step on CPU). "select"
+            computes the update and selects old or new values, because on GPU a branch
+            waits for the host to read its condition. "never" applies every update, to
+            measure the cost of skipping.
     """
 
     optimizer: optax.GradientTransformation
@@ -60,8 +62,8 @@ class Update:
     skip_by: SkipBy = "select"
 
 
-class Trained(NamedTuple):
-    """What an update changes, and a skipped update does not."""
+class UpdatedState(NamedTuple):
+    """Part of the train state that an optimizer update replaces; unchanged if the update is skipped."""
 
     params: PyTree
     opt_state: PyTree
@@ -69,15 +71,23 @@ class Trained(NamedTuple):
 
 
 def make_train_step(
-    loss: Loss, update: Update, sync: GradientSync, shape: BatchShape, seed: int
+    loss: Loss, update: UpdateConfig, sync: GradientSync, shape: BatchShape, seed: int
 ) -> Callable[[TrainState, PyTree, ControlWord], tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds the function that `parallel.spmd` compiles.
+    """Builds the train step of one device, for `parallel.spmd` to compile.
 
-    It takes the replicated state, this device's rows `[device_batch, ...]`
-    (with `row_ids [device_batch] int32`, their numbers in the global batch) and
-    this device's control word, and returns the next state and metrics, equal on all
-    devices: `loss`, `grad_norm`, `learning_rate`, `tokens` (those read in
-    the global batch, without padding), `skipped`, `skipped_in_a_row`, and the reduced control word.
+    The returned function takes the replicated state, this device's examples
+    `[device_batch, ...]` and this device's control word. The batch contains
+    `row_ids [device_batch] int32`, the index of each example in the global batch.
+    The function returns the next state and the metrics, equal on all devices: `loss`,
+    `grad_norm`, `learning_rate`, `tokens` (tokens read in the global batch, excluding
+    padding), `skipped`, `skipped_in_a_row` and the reduced control word.
+
+    Args:
+        loss: Loss of a batch.
+        update: Settings of the update.
+        sync: Gradient synchronisation between devices.
+        shape: Number of devices and microbatches, and examples per device.
+        seed: Seed of dropout.
     """
 
     def train_step(state: TrainState, batch: PyTree, control_word: ControlWord):
@@ -87,25 +97,25 @@ def make_train_step(
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
         buffers = sync.reduce(gradients, shape.num_devices)
-        # Means over devices of both numerator and denominator: the device count cancels.
+        # Numerator and denominator are both means over devices, so the device count cancels.
         loss_sum, weight, tokens = jax.lax.pmean(totals, AXIS)
         metrics = {"loss": loss_sum / weight, "tokens": tokens * shape.num_devices}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
         metrics["grad_norm"] = optax.tree.norm(buffers) / weight
-        good = _is_good(update, state, metrics["loss"], metrics["grad_norm"])
-        # One factor divides the sums by the weight and clips the mean.
+        is_good = _is_good(update, state, metrics["loss"], metrics["grad_norm"])
+        # A single factor divides the gradient sums by the weight and clips the mean.
         factor = clip_factor(metrics["grad_norm"], update.clip_norm) / weight
 
-        def apply(trained: Trained) -> Trained:
-            sums = sync.unpack(buffers, trained.params, shape.num_devices)
+        def apply(old: UpdatedState) -> UpdatedState:
+            sums = sync.unpack(buffers, old.params, shape.num_devices)
             gradients = jax.tree.map(lambda leaf: leaf * factor, sums)
-            return _apply(update, trained, gradients, metrics["loss"])
+            return _apply(update, old, gradients, metrics["loss"])
 
-        trained = Trained(state.params, state.opt_state, state.ema)
-        trained = _unless_skipped(update.skip_by, good, apply, trained)
-        skipped = (~good).astype(jnp.int32)
+        old = UpdatedState(state.params, state.opt_state, state.ema)
+        updated = _unless_skipped(update.skip_by, is_good, apply, old)
+        skipped = (~is_good).astype(jnp.int32)
         state = state.replace(
-            **trained._asdict(),
+            **updated._asdict(),
             step=state.step + 1,
             skipped=state.skipped + skipped,
             skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
@@ -117,23 +127,26 @@ def make_train_step(
 
 
 def row_keys(seed: int, step: jax.Array | int, row_ids: jax.Array) -> jax.Array:
-    """One key for each row, [rows]: dropout belongs to the row, on any device and in any microbatch."""
+    """Derives one PRNG key per example, `[examples]`.
+
+    An example has the same dropout mask on any device and in any microbatch.
+    """
     step_key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, row_ids)
 
 
-def _is_good(update: Update, state: TrainState, loss: jax.Array, grad_norm: jax.Array) -> jax.Array:
-    """Whether to apply the update, [] bool; equal on all devices, as all it looks at is."""
-    good = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+def _is_good(update: UpdateConfig, state: TrainState, loss: jax.Array, grad_norm: jax.Array) -> jax.Array:
+    """Returns whether to apply the update, `[] bool`; its inputs, and so the result, are equal on all devices."""
+    is_good = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     if update.spike_factor:
-        good &= ~is_spike(state.opt_state, loss, update.spike_factor)
+        is_good &= ~is_spike(state.opt_state, loss, update.spike_factor)
     if update.max_skipped_in_a_row:
-        good &= state.skipped_in_a_row < update.max_skipped_in_a_row
-    return good
+        is_good &= state.skipped_in_a_row < update.max_skipped_in_a_row
+    return is_good
 
 
 def _accumulate(objective, params, batch, num_microbatches):
-    """Gradient sums and [loss, weight, tokens] sums over the microbatches of one device."""
+    """Sums gradients and [loss, weight, tokens] over the microbatches of one device."""
     gradient_of = jax.value_and_grad(objective, has_aux=True)
 
     def sums_of(rows):
@@ -154,49 +167,49 @@ def _accumulate(objective, params, batch, num_microbatches):
     return sums
 
 
-def _apply(update: Update, trained: Trained, gradients: PyTree, loss: jax.Array) -> Trained:
-    """One optimizer update with clipped mean gradients."""
-    watched = {"value": loss} if update.spike_factor else {}
-    changes, opt_state = update.optimizer.update(
-        gradients, trained.opt_state, trained.params, **watched
-    )
-    params = optax.apply_updates(trained.params, changes)
-    ema = update_ema(trained.ema, params, update.ema_decay) if update.ema_decay else None
-    return Trained(params, opt_state, ema)
+def _apply(update: UpdateConfig, old: UpdatedState, gradients: PyTree, loss: jax.Array) -> UpdatedState:
+    """Applies one optimizer update from clipped mean gradients."""
+    extra = {"value": loss} if update.spike_factor else {}
+    changes, opt_state = update.optimizer.update(gradients, old.opt_state, old.params, **extra)
+    params = optax.apply_updates(old.params, changes)
+    ema = update_ema(old.ema, params, update.ema_decay) if update.ema_decay else None
+    return UpdatedState(params, opt_state, ema)
 
 
 def _unless_skipped(
-    skip_by: SkipBy, good: jax.Array, apply: Callable[[Trained], Trained], trained: Trained
-) -> Trained:
-    """`apply(trained)`, or `trained` untouched where the update is not good."""
+    skip_by: SkipBy,
+    is_good: jax.Array,
+    apply: Callable[[UpdatedState], UpdatedState],
+    old: UpdatedState,
+) -> UpdatedState:
+    """Returns `apply(old)`, or `old` unchanged if the update is not good."""
     if skip_by == "never":
-        return apply(trained)
+        return apply(old)
     if skip_by == "branch":
-        return jax.lax.cond(good, apply, lambda untouched: untouched, trained)
-    return jax.tree.map(
-        lambda new, old: jnp.where(good, new, old), apply(trained), trained
-    )
+        return jax.lax.cond(is_good, apply, lambda untouched: untouched, old)
+    return jax.tree.map(lambda new, old: jnp.where(is_good, new, old), apply(old), old)
 
 
 def make_eval_step(
     loss: Loss, outputs: Outputs = lambda params, batch: {}
 ) -> Callable[[PyTree, PyTree, ControlWord], tuple[dict[str, tuple], dict[str, jax.Array], jax.Array]]:
-    """Builds the evaluation of one device's rows.
+    """Builds the evaluation step of one device.
 
-    It returns every metric's (sum, weight) over all devices, the outputs
-    `[rows of all devices, ...]`, and the largest request of any process, so that all
-    can leave an evaluation after the same batch. Loss and outputs ask the model the
-    same, which the compiler sees: it is asked once.
+    The returned function takes the parameters, this device's examples and this device's
+    control word. It returns the (sum, weight) of every metric over all devices, the outputs
+    `[examples of all devices, ...]`, and the largest request of any process, so that all
+    processes can interrupt an evaluation after the same batch. Loss and outputs call the
+    model with equal inputs, so XLA computes the forward pass once.
 
     Args:
-        loss: of the rows.
-        outputs: what is collected of each row.
+        loss: Loss of a batch.
+        outputs: Outputs to gather for every example; by default none.
     """
 
     def eval_step(params: PyTree, batch: PyTree, control_word: ControlWord):
         sums = loss(params, batch, None)
         totals = jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
-        collected = gather_rows(outputs(params, batch))
-        return totals, collected, reduce_control_word(control_word)["request"]
+        eval_outputs = gather_rows(outputs(params, batch))
+        return totals, eval_outputs, reduce_control_word(control_word)["request"]
 
     return eval_step

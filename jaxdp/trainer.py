@@ -1,13 +1,15 @@
-"""The training loop.
+"""Training loop: dispatches steps and calls hooks.
 
-It dispatches a step and only then reads the metrics of the step before, so the
-devices never wait for Python. What else happens around a step is in the hooks:
-`on_dispatch` may put further work for the devices behind the step, `on_step`
-sees the numbers of a finished step, `on_state` sees the state itself, in the
-moment before the next step takes its buffers.
+The loop dispatches step N + 1 before it reads the metrics of step N, so the devices
+never wait for Python. Everything else that happens around a step is done by hooks:
+`on_dispatch` may enqueue further device work behind the step, `on_step` receives the
+metrics of a finished step, and `on_state` receives the state before the next step
+reuses its buffers.
 """
 
 import dataclasses
+import enum
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,70 +18,105 @@ import jax
 
 from jaxdp.data.prefetch import QueueState
 from jaxdp.parallel.spmd import Program
-from jaxdp.state import StepInfo, TrainState
-
-SAVE_REQUEST = 1
-"""Request to save after the next step; anything larger is a request to stop."""
+from jaxdp.state import TrainState
 
 
-class Abandoned(Exception):
-    """Raised by `on_step`: what the run has become is not to be used. The loop returns it in its outcome."""
+class Request(enum.IntEnum):
+    """Request of one process to all processes of a run.
+
+    Requests travel in the control word of a step. All processes act on the largest one,
+    after the same step.
+    """
+
+    NONE = 0
+    SAVE = 1  # save after the next step and continue
+    INTERRUPT = signal.SIGINT  # save and stop, as are all larger ones
+    TERMINATE = signal.SIGTERM  # also for SIGHUP, whose number is that of SAVE
+    EARLY_STOP = 128  # no improvement for eval.patience evaluations; larger than any signal number
+
+    @property
+    def is_stop(self) -> bool:
+        """True if the run must stop."""
+        return self > Request.SAVE
 
 
-class StopHere(Exception):
-    """Raised by `on_start` and `on_state`: all processes have agreed to stop after this step.
+class AbortTraining(Exception):
+    """Raised by a hook's `on_step` to abort training and discard the current state."""
+
+
+class StopTraining(Exception):
+    """Raised by a hook's `on_start` or `on_state` after all processes have agreed to stop at this step.
 
     Attributes:
-        request: the agreed request.
+        request: Request that all processes have agreed on.
     """
 
     def __init__(self, request: int):
-        super().__init__(f"request {request}")
-        self.request = request
+        self.request = Request(request)
+        super().__init__(f"request {self.request.name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInfo:
+    """Result of one finished step, read after the next step was dispatched.
+
+    Attributes:
+        step: Number of updates completed, including this one.
+        metrics: Metrics of the train step as host numbers (see `jaxdp.step`).
+        step_secs: Seconds since the previous step finished, without the time that hooks
+            spent on the state in between.
+        queue: State of the input queue when the loop fetched this step's batch.
+    """
+
+    step: int
+    metrics: dict[str, Any]
+    step_secs: float
+    queue: QueueState
 
 
 class Hook:
-    """What happens around the steps; every method may be left as it is."""
+    """Base class of hooks: code around the steps. Every method is optional."""
 
     def on_start(self, step: int, state: TrainState) -> None:
-        """The loop is about to go on from the state after `step` updates."""
+        """Prepares for the loop, which continues from the state after `step` updates."""
 
     def request(self) -> int:
-        """What this process asks all processes to do; asked before each step."""
-        return 0
+        """Returns the `Request` of this process; called before each step is dispatched."""
+        return Request.NONE
 
     def on_dispatch(self, step: int, state: TrainState) -> None:
-        """The step is under way; programs that read its state may be started, but not waited for."""
+        """Dispatches programs that read the state of the step just dispatched; must not wait for them."""
 
     def on_step(self, info: StepInfo) -> None:
-        """The numbers of a finished step, in order, each exactly once."""
+        """Receives the metrics of every finished step, exactly once and in order."""
 
     def wants_state(self, step: int) -> bool:
-        """Whether `on_state` is due after this step."""
+        """Returns whether `on_state` must be called after this step."""
         return False
 
     def on_state(self, step: int, state: TrainState) -> None:
-        """The state after `step` updates; it is gone when this returns."""
+        """Receives the state after `step` updates; its buffers are reused after the call."""
 
     def on_stop(self, step: int, state: TrainState) -> None:
-        """The run ends here, complete or not; `on_state` may have run for this step."""
+        """Finishes pending work when the loop ends, complete or stopped; `on_state` may have seen this step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How the loop ended.
+    """Result of the training loop.
 
     Attributes:
-        state: the last state.
-        step: updates completed.
-        request: the agreed request that ended it early; 0: complete.
-        abandoned: why a hook gave it up, in which case none was told of the stop.
+        state: Last state.
+        step: Number of updates completed.
+        request: Request that stopped the loop before `total_steps`; NONE if it is complete.
+        aborted: Exception of the hook that aborted training, in which case `on_stop` was
+            not called; otherwise None.
     """
 
     state: TrainState
     step: int
-    request: int
-    abandoned: Abandoned | None = None
+    request: Request
+    aborted: AbortTraining | None = None
 
 
 def train(
@@ -93,25 +130,25 @@ def train(
     total_steps: int,
     queue: Callable[[], QueueState],
 ) -> Outcome:
-    """Runs the steps `first_step` .. `total_steps - 1`, or until all agree to stop.
+    """Runs the steps `first_step` to `total_steps - 1`, or until all processes agree to stop.
 
     Args:
-        program: the compiled train step.
-        state: state `first_step`; its buffers are taken over.
-        batches: placed batches from `first_step` on, each with the hash of this
-            process's share (0 when it is not wanted).
+        program: Compiled train step.
+        state: State of step `first_step`; its buffers are donated.
+        batches: Batches on the devices from `first_step` on, each with the hash of this
+            process's share (0 if it is not computed).
         make_control_word: (request, batch hash) -> control word on the devices.
-        hooks: called in this order.
-        first_step: batches consumed so far.
-        total_steps: where to end.
-        queue: how `batches` stood when its latest batch was asked for.
+        hooks: Hooks, called in this order.
+        first_step: Number of batches consumed so far.
+        total_steps: Number of the step after which training is complete.
+        queue: Returns the state of the input queue when the latest batch was fetched.
     """
-    step, request = first_step, 0
+    step, request = first_step, Request.NONE
     pending: tuple[int, Any, QueueState] | None = None
     mark = time.perf_counter()
 
     def finish_pending() -> None:
-        """Reads the step that was dispatched before, and tells the hooks."""
+        """Reads the metrics of the previously dispatched step and passes them to the hooks."""
         nonlocal pending, mark, request
         if pending is None:
             return
@@ -121,8 +158,9 @@ def train(
         now = time.perf_counter()
         info = StepInfo(finished_step, metrics, now - mark, queue_state)
         mark = now
-        agreed = int(metrics["request"])
-        request = max(request, agreed if agreed > SAVE_REQUEST else 0)
+        agreed = Request(int(metrics["request"]))
+        if agreed.is_stop:
+            request = max(request, agreed)
         for hook in hooks:
             hook.on_step(info)
 
@@ -146,11 +184,11 @@ def train(
                     hook.on_state(step, state)
                 mark = time.perf_counter()
         finish_pending()
-    except StopHere as stop:
+    except StopTraining as stop:
         request = stop.request
-    except Abandoned as abandoned:
-        # Without its traceback, whose frames would keep the state in memory.
-        return Outcome(state, step, request, abandoned.with_traceback(None))
+    except AbortTraining as abort:
+        # The frames of its traceback would keep the state in memory.
+        return Outcome(state, step, request, abort.with_traceback(None))
     for hook in hooks:
         hook.on_stop(step, state)
     return Outcome(state, step, request)

@@ -10,7 +10,7 @@ from tiny_training import LENGTH, VOCAB_SIZE, bigram, bigram_params, topology
 
 from jaxdp.data.pipeline import eval_batches
 from jaxdp.data.sequences.windows import TokenWindows
-from jaxdp.evaluation import EvaluationLeft, evaluate
+from jaxdp.evaluation import EvaluationInterrupted, evaluate
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
@@ -133,7 +133,7 @@ def test_derived_metrics_see_the_means():
 def test_a_request_ends_it_after_the_same_batch_everywhere(measured):
     """What any device's process asks, all read with the batch it came with."""
     asked = iter([0, 15, 0, 0, 0, 0, 0, 0])
-    with pytest.raises(EvaluationLeft) as left:
+    with pytest.raises(EvaluationInterrupted) as left:
         measured(TOKENS, ask=lambda: next(asked))
     assert left.value.request == 15
     assert len(list(asked)) == 5  # the third batch was under way when the second one's request was read

@@ -28,7 +28,10 @@ DONE = (
     "docs/tasks",
     "jaxdp/checksum.py",
     "jaxdp/defaults.py",
+    "jaxdp/evaluation.py",
     "jaxdp/state.py",
+    "jaxdp/step.py",
+    "jaxdp/trainer.py",
     "jaxdp/trees.py",
     "jaxdp/typing.py",
 )
@@ -69,6 +72,12 @@ ALLOWED: dict[tuple[str, str], str] = {}
 """(file, denied phrase) -> the technical reason why that file may use it."""
 
 QUESTIONS = ("What", "How", "Which", "Where", "Whether", "When", "Who")
+
+INHERITED = {
+    "setup",  # flax.linen.Module
+    "on_start", "request", "on_dispatch", "on_step", "wants_state", "on_state", "on_stop",  # jaxdp.trainer.Hook
+}
+"""Methods that are documented at their base class."""
 
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -136,6 +145,17 @@ def misopened(source):
             yield getattr(node, "lineno", 1), " ".join(docstring.split()[:5])
 
 
+def undocumented(source):
+    """Yields (line, name) of public functions, classes and methods without a docstring; nested functions are private."""
+    tree = ast.parse(source)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for owner in (tree, *classes):
+        for node in owner.body:
+            is_public = isinstance(node, DEFINITIONS) and not node.name.startswith("_")
+            if is_public and node.name not in INHERITED and not ast.get_docstring(node):
+                yield node.lineno, node.name
+
+
 def identifiers(source):
     for node in ast.walk(ast.parse(source)):
         for field in ("id", "arg", "attr", "name"):
@@ -173,9 +193,14 @@ def test_no_denied_words_in_pages(path):
     assert not found, f"{name}: (line, denied phrase, write instead)"
 
 
+def test_what_is_public_has_a_docstring(module):
+    name, source = module
+    assert not list(undocumented(source)), name
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="needs ruff")
 def test_docstrings_follow_the_google_convention():
-    ignored = "D100,D104,D105,D107,D203,D213"
+    ignored = "D100,D102,D104,D105,D107,D203,D213"
     command = [sys.executable, "-m", "ruff", "check", "--quiet", "--no-cache", "--output-format=concise"]
     rules = ["--select=D", f"--ignore={ignored}", '--config=lint.pydocstyle.convention="google"']
     paths = [str(path) for path in files_done(".py")]
@@ -200,6 +225,16 @@ def f(most_rows):
     raise ValueError(f"{most_rows} must be a text")  # mend it beside
     # a comment that is
     # drawn out
+
+
+class Hook:
+    """A hook."""
+
+    def on_step(self):
+        pass
+
+    def other(self):
+        pass
 '''
 
 
@@ -209,5 +244,6 @@ def test_violations_are_found():
     }
     assert [words for _, words in misopened(BROKEN)] == ["What a module holds.", "The rows that are so"]
     assert [name for _, name in identifiers(BROKEN) if re.fullmatch(DENIED_NAMES, name)] == ["most_rows"] * 2
+    assert [name for _, name in undocumented(BROKEN)] == ["other"]
     page = "A page.\n\n```\nthey shall\n```\n\nWhat `lies` here\nshall stay.\n"
     assert list(denied(prose(page))) == [(7, "shall", "must, will")]

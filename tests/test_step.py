@@ -24,7 +24,7 @@ from jaxdp.model.dropout import dropout
 from jaxdp.optim import track_loss
 from jaxdp.optim.spikes import SPIKE_WARMUP
 from jaxdp.parallel.sync import GradientSync
-from jaxdp.step import Update
+from jaxdp.step import UpdateConfig
 from jaxdp.training.parts import task_loss
 
 SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches in (1, 2, 4)]
@@ -34,7 +34,7 @@ SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches i
 def split_step(request):
     """The step on 1 to 8 devices, in 1 to 4 microbatches; with all that a state can hold."""
     devices, microbatches = request.param
-    update = Update(
+    update = UpdateConfig(
         optax.sgd(1.0, momentum=0.0),
         optax.constant_schedule(1.0),
         ema_decay=0.5,
@@ -180,7 +180,7 @@ def test_a_spike_is_skipped_like_what_is_not_finite(devices, skip_by):
         sums = bigram_loss(params, rows, row_keys)
         return sums._replace(loss=sums.loss + jax.numpy.sum(rows["offset"]))
 
-    update = Update(
+    update = UpdateConfig(
         optax.chain(optax.sgd(0.01), track_loss()), optax.constant_schedule(0.01), spike_factor=2.0, skip_by=skip_by
     )
     step = TinyStep(devices, loss=loss, update=update, extra_spec=("offset",))
@@ -238,7 +238,7 @@ def test_the_schedule_counts_applied_updates_only():
     def schedule(count):
         return 0.1 / (1.0 + count)
 
-    step = TinyStep(2, update=Update(optax.sgd(schedule), schedule))
+    step = TinyStep(2, update=UpdateConfig(optax.sgd(schedule), schedule))
     state, params = step.fresh_state(), bigram_params()
     for rate, batch in (
         (0.1, uneven_batch(5)),
@@ -300,7 +300,7 @@ def dropout_step(devices, microbatches, *, transformer=False, seed=0, rate=0.1):
         microbatches,
         loss=task_loss(TASK, Transformer(MODEL), train=True) if transformer else bigram_dropout_loss,
         params=transformer_params() if transformer else bigram_params(),
-        update=Update(optax.sgd(rate), optax.constant_schedule(rate)),
+        update=UpdateConfig(optax.sgd(rate), optax.constant_schedule(rate)),
         seed=seed,
     )
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxdp.data.prefetch import QueueState
-from jaxdp.trainer import SAVE_REQUEST, Abandoned, Hook, train
+from jaxdp.trainer import AbortTraining, Hook, Request, train
 
-STOP = 15
+STOP = Request.TERMINATE
 READY = QueueState(2, 2, 0.0)
 
 
@@ -131,14 +131,14 @@ def test_the_request_of_the_last_step_is_not_lost():
 
 def test_a_request_to_save_does_not_stop():
     seen = []
-    outcome = run([Recorder([], requests={1: SAVE_REQUEST, 2: SAVE_REQUEST})], [], seen=seen)
+    outcome = run([Recorder([], requests={1: Request.SAVE, 2: Request.SAVE})], [], seen=seen)
     assert (outcome.step, outcome.request) == (4, 0)
-    assert [request for request, _ in seen] == [SAVE_REQUEST, SAVE_REQUEST, 0, 0]
+    assert [request for request, _ in seen] == [Request.SAVE, Request.SAVE, 0, 0]
 
 
 def test_the_most_urgent_request_is_sent_with_the_hash_of_the_batch():
     seen = []
-    hooks = [Recorder([], requests={1: SAVE_REQUEST}), Recorder([], requests={1: 2})]
+    hooks = [Recorder([], requests={1: Request.SAVE}), Recorder([], requests={1: 2})]
     run(hooks, [], total_steps=2, seen=seen)
     assert seen == [(2, 1000), (0, 1001)]
 
@@ -233,11 +233,11 @@ def test_what_a_hook_gives_up_ends_without_a_word_to_the_others(due):
     class GivingUp(Hook):
         def on_step(self, info):
             if info.step == 2:
-                raise Abandoned("no")
+                raise AbortTraining("no")
 
     events = []
     outcome = run([Recorder(events, due=due), GivingUp()], events)
-    assert str(outcome.abandoned) == "no" and outcome.abandoned.__traceback__ is None
+    assert str(outcome.aborted) == "no" and outcome.aborted.__traceback__ is None
     assert not any(event.startswith(("on_state", "on_stop", "on_step 3")) for event in events)
     assert outcome.step == outcome.state.step == (2 if due else 3) and not outcome.state.is_deleted
 
@@ -246,9 +246,9 @@ def test_giving_up_after_the_last_step():
     class GivingUp(Hook):
         def on_step(self, info):
             if info.step == 4:
-                raise Abandoned("no")
+                raise AbortTraining("no")
 
     events = []
     outcome = run([Recorder(events), GivingUp()], events)
-    assert outcome.abandoned and outcome.step == 4
+    assert outcome.aborted and outcome.step == 4
     assert "on_stop 4" not in events

@@ -16,7 +16,7 @@ from jaxdp.parallel.placement import (
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
-from jaxdp.step import Update, make_train_step
+from jaxdp.step import UpdateConfig, make_train_step
 from jaxdp.tasks import CausalLM, TaskInputs
 
 VOCAB_SIZE, EMBED_DIM, LENGTH, ROWS = 11, 5, 6, 32
@@ -80,7 +80,7 @@ def reference(params, batch):
 
 def plain_update(**options):
     """Subtracts the gradient itself, so that it can be read off the parameters."""
-    return Update(optax.sgd(1.0), optax.constant_schedule(1.0), **options)
+    return UpdateConfig(optax.sgd(1.0), optax.constant_schedule(1.0), **options)
 
 
 class TinyStep:

@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.hooks.every import Every
-from jaxdp.state import StepInfo, TrainState
-from jaxdp.trainer import SAVE_REQUEST, Hook
+from jaxdp.state import TrainState
+from jaxdp.trainer import Hook, Request, StepInfo
 
 
 class Checkpointing(Hook):
@@ -69,11 +69,11 @@ class Checkpointing(Hook):
 
     def request(self) -> int:
         overdue = self._secs > 0 and self._clock() - self._last_time >= self._secs
-        return SAVE_REQUEST if overdue else 0
+        return Request.SAVE if overdue else Request.NONE
 
     def on_step(self, info: StepInfo) -> None:
         self._writer.check()
-        self._agreed |= int(info.metrics["request"]) == SAVE_REQUEST
+        self._agreed |= int(info.metrics["request"]) == Request.SAVE
 
     def wants_state(self, step: int) -> bool:
         return self._agreed or self._every(step) or self._evaluations(step)

@@ -9,8 +9,8 @@ from jaxdp.errors import ReplicasDiffer
 from jaxdp.hooks.every import Every
 from jaxdp.parallel.consistency import describe_disagreements, find_disagreements
 from jaxdp.parallel.devices import Topology
-from jaxdp.state import StepInfo, TrainState
-from jaxdp.trainer import Hook
+from jaxdp.state import TrainState
+from jaxdp.trainer import Hook, StepInfo
 
 
 class Consistency(Hook):

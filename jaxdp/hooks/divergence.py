@@ -2,11 +2,10 @@
 
 import math
 
-from jaxdp.state import StepInfo
-from jaxdp.trainer import Abandoned, Hook
+from jaxdp.trainer import AbortTraining, Hook, StepInfo
 
 
-class Diverged(Abandoned):
+class Diverged(AbortTraining):
     """Too many updates in a row were skipped.
 
     Attributes:

@@ -7,10 +7,7 @@ from typing import Any
 from jaxdp.hooks.every import Every
 from jaxdp.metrics import higher_is_better
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook
-
-EARLY_STOP = 128
-"""The request to stop because nothing improves; above the number of every signal."""
+from jaxdp.trainer import Hook, Request
 
 
 class EarlyStopping(Hook):
@@ -72,7 +69,7 @@ class EarlyStopping(Hook):
         self.on_state(step, state)
 
     def request(self) -> int:
-        return EARLY_STOP if self.is_exhausted else 0
+        return Request.EARLY_STOP if self.is_exhausted else Request.NONE
 
     def wants_state(self, step: int) -> bool:
         return self._every(step)

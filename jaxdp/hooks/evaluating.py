@@ -6,10 +6,10 @@ is saved without it, and a start from there makes it first.
 
 from collections.abc import Callable, Mapping
 
-from jaxdp.evaluation import EvaluationLeft
+from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.hooks.every import Every
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook, StopHere
+from jaxdp.trainer import Hook, StopTraining
 
 
 class Evaluating(Hook):
@@ -49,8 +49,8 @@ class Evaluating(Hook):
     def on_state(self, step: int, state: TrainState) -> None:
         try:
             self._last = (step, self._evaluate(state))
-        except EvaluationLeft as left:
-            raise StopHere(left.request) from None
+        except EvaluationInterrupted as left:
+            raise StopTraining(left.request) from None
         self._write(*self._last)
 
     def last_at(self, step: int) -> Mapping[str, float]:

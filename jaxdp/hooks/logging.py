@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 
 from jaxdp.hooks.every import Every
 from jaxdp.parallel.control_word import join_parts
-from jaxdp.state import StepInfo
-from jaxdp.trainer import Hook
+from jaxdp.trainer import Hook, StepInfo
 
 
 class Logging(Hook):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from jaxdp.interrupts import EXIT_CODES, UNWIND_SECS, Stopped, handled_signals
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook, StopHere
+from jaxdp.trainer import Hook, Request, StopTraining
 
 MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
 """Share of the grace that is kept for leaving, and its least."""
@@ -62,7 +62,7 @@ class Preemption(Hook):
         self._end_process = end_process
         self._control_plane: ControlPlane | None = None
         self._has_started = False
-        self._received = 0
+        self._received = Request.NONE
         self._num_handled = 0
         self._deadline = math.inf
         self._previous: dict[int, object] = {}
@@ -105,10 +105,10 @@ class Preemption(Hook):
         Not where the loop starts once more, after going back: what was learned by
         then is saved with the next step.
         """
-        request = 0 if self._has_started else max(self._control_plane.allgather(self._received))
+        request = Request.NONE if self._has_started else max(self._control_plane.allgather(self._received))
         self._has_started = True
         if request:
-            raise StopHere(request)
+            raise StopTraining(request)
 
     def request(self) -> int:
         return self._received
@@ -195,11 +195,11 @@ class _End(NamedTuple):
 _NEVER = _End(math.inf, 0, "")
 
 
-def _request(number: int) -> int:
-    """The request that a signal stands for: SIGHUP is 1, which among requests means something else."""
-    return signal.SIGTERM if number == signal.SIGHUP else number
+def _request(number: int) -> Request:
+    """Returns the request of a signal; SIGHUP counts as SIGTERM."""
+    return Request.TERMINATE if number == signal.SIGHUP else Request(number)
 
 
 def exit_code(request: int) -> int:
-    """The exit code that the agreed request stands for; 0 for none."""
+    """Returns the exit code of a run that this request stopped; 0 for `Request.NONE`."""
     return EXIT_CODES[signal.Signals(request)] if request else 0

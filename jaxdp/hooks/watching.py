@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from jaxdp.state import StepInfo, TrainState
-from jaxdp.trainer import Hook
+from jaxdp.state import TrainState
+from jaxdp.trainer import Hook, StepInfo
 from jaxdp.watchdog import Watchdog
 
 

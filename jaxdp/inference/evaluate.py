@@ -124,7 +124,7 @@ class Evaluator:
             request: what this process asks all to do instead; 0: nothing.
 
         Raises:
-            EvaluationLeft: a process asked for something.
+            EvaluationInterrupted: a process asked for something.
         """
         batches = eval_batches(
             self._source,

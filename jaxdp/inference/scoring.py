@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
-from jaxdp.evaluation import EvaluationLeft
+from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.model import Transformer, init_cache
@@ -190,13 +190,13 @@ class Scorer:
             request: what this process asks all to do instead; 0: nothing.
 
         Raises:
-            EvaluationLeft: a process asked for something; all raise it before the same batch,
+            EvaluationInterrupted: a process asked for something; all raise it before the same batch,
                 since one takes as long as many steps.
         """
 
         def leave_if_asked() -> None:
             if agreed := self._agree(request()):
-                raise EvaluationLeft(agreed)
+                raise EvaluationInterrupted(agreed)
 
         written = [
             best for best, *_ in self._write(params, self._pairs.sources, progress, before_batch=leave_if_asked)

@@ -33,7 +33,7 @@ from jaxdp.optim import (
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.report.terminal import memory_size
 from jaxdp.state import TrainState, initial_state
-from jaxdp.step import Loss, Outputs, Update
+from jaxdp.step import Loss, Outputs, UpdateConfig
 from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
 from jaxdp.typing import PyTree
 
@@ -206,13 +206,13 @@ def optimizer_config(config: ConfigDict, total_steps: int) -> OptimizerConfig:
     return OptimizerConfig(**{key: value for key, value in config.optim.items() if key in fields}, total_steps=total_steps)
 
 
-def make_update(config: ConfigDict, total_steps: int, platform: str) -> Update:
+def make_update(config: ConfigDict, total_steps: int, platform: str) -> UpdateConfig:
     """Optimizer, schedule, clipping and averaging of parameters."""
     optim = optimizer_config(config, total_steps)
     optimizer = make_optimizer(optim)
     if config.optim.spike_factor:
         optimizer = optax.chain(optimizer, track_loss())
-    return Update(
+    return UpdateConfig(
         optimizer,
         make_schedule(optim),
         clip_norm=config.optim.clip_norm,
@@ -272,7 +272,7 @@ def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options
 
 
 def make_initial_state(
-    config: ConfigDict, model: Transformer, update: Update
+    config: ConfigDict, model: Transformer, update: UpdateConfig
 ) -> Callable[[], TrainState]:
     """A traceable function that draws state 0 from the seed."""
 

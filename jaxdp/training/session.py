@@ -15,12 +15,12 @@ from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.experiment.vocabularies import vocabulary_files
-from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
+from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.inference.initial_params import start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook, Outcome, train
+from jaxdp.trainer import Hook, Outcome, Request, train
 from jaxdp.training import parts
 from jaxdp.training.resume import has_finished
 from jaxdp.training.retention_rules import retention_of
@@ -63,9 +63,9 @@ def run_session(start: Start) -> Result:
         record_config(start, first_step)
         record_provenance(start, first_step)
     outcome, hooks = _train(start, programs, rollbacks, state, first_step)
-    while outcome.abandoned:
+    while outcome.aborted:
         with phase("rolling back"):
-            last_step = rollbacks.leave_out(outcome.abandoned, outcome.state.params)
+            last_step = rollbacks.leave_out(outcome.aborted, outcome.state.params)
             del outcome, hooks, state  # there is memory for one
             state, first_step = _roll_back(start, rollbacks, last_step)
         outcome, hooks = _train(start, programs, rollbacks, state, first_step)
@@ -180,7 +180,7 @@ def _end(start: Start, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
         and has_finished(start.directory.checkpoints, outcome.step, total_steps)
     )
     request = 0 if complete else outcome.request
-    if request == EARLY_STOP:
+    if request == Request.EARLY_STOP:
         [stopping] = [hook for hook in hooks if isinstance(hook, EarlyStopping)]
         print_status(f"{stopping.message}; everything is in {root}")
         return Result(outcome.step, 0)

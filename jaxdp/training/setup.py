@@ -35,7 +35,7 @@ from jaxdp.parallel.placement import (
 from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
 from jaxdp.state import TrainState
-from jaxdp.step import Update, make_train_step
+from jaxdp.step import UpdateConfig, make_train_step
 from jaxdp.training import parts
 from jaxdp.watchdog import longest_limit_secs
 
@@ -119,7 +119,7 @@ class Composition:
         higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
 
     def compile_step(
-        self, update: Update | None = None, shape: BatchShape | None = None
+        self, update: UpdateConfig | None = None, shape: BatchShape | None = None
     ) -> Program:
         """The train step for these devices: (state, batch, control_word) -> (state, metrics).
 

@@ -6,12 +6,11 @@ import pytest
 
 from jaxdp.checkpoint.retention import BestSoFar, Retention
 from jaxdp.data.prefetch import QueueState
-from jaxdp.evaluation import EvaluationLeft
+from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
-from jaxdp.state import StepInfo
-from jaxdp.trainer import SAVE_REQUEST, Hook, StopHere, train
+from jaxdp.trainer import Hook, Request, StepInfo, StopTraining, train
 
 
 class Writer:
@@ -91,7 +90,7 @@ def test_saves_by_the_clock_once_all_have_agreed():
 
 def test_another_process_may_be_the_one_whose_clock_is_up():
     writer = Writer()
-    run([make_hook(writer)], 6, peer=lambda step: SAVE_REQUEST if step == 3 else 0)
+    run([make_hook(writer)], 6, peer=lambda step: Request.SAVE if step == 3 else 0)
     assert steps_of(writer) == [4, 6]
 
 
@@ -156,7 +155,7 @@ def test_a_failed_save_stops_the_run_at_the_next_step():
 def test_nothing_is_saved_where_no_step_was_made():
     class StopsAtOnce(Hook):
         def on_start(self, step, state):
-            raise StopHere(15)
+            raise StopTraining(15)
 
     writer = Writer()
     outcome = run([make_hook(writer), StopsAtOnce()], 5)
@@ -181,7 +180,7 @@ def test_an_evaluation_that_is_left_stops_the_run_with_its_state_saved():
     writer, written = Writer(), []
 
     def evaluate(state):
-        raise EvaluationLeft(15)
+        raise EvaluationInterrupted(15)
 
     evaluating = Evaluating(Every(2), evaluate, lambda *line: written.append(line))
     outcome = run([evaluating, make_hook(writer, every=1, evaluated=evaluating.last_at)], 9)

@@ -8,7 +8,7 @@ from jaxdp.data.prefetch import QueueState
 from jaxdp.errors import ReplicasDiffer
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.every import Every
-from jaxdp.state import StepInfo
+from jaxdp.trainer import StepInfo
 
 EQUAL = np.full((4, 2), 7, np.uint32)
 ONE_DIFFERS = np.where(np.arange(4)[:, None] == [2, 9], 8, EQUAL)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.divergence import Diverged, Divergence
-from jaxdp.state import StepInfo
+from jaxdp.trainer import StepInfo
 
 
 def after(hook, step, in_a_row, loss=math.nan, grad_norm=1.0):

@@ -1,15 +1,16 @@
 """A run that no longer gets better: when it stops, what it remembers, what it says."""
 
 import math
+import signal
 
 import pytest
 
 from jaxdp.data.prefetch import QueueState
-from jaxdp.hooks.early_stopping import EARLY_STOP, EarlyStopping
+from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.preemption import EXIT_CODES
-from jaxdp.trainer import train
+from jaxdp.trainer import Request, train
 
 LOSSES = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 3.1, 2.0, 1.0, 1.0]
 
@@ -36,7 +37,7 @@ def test_it_stops_after_so_many_evaluations_without_a_new_best():
     # Step 14 is the third evaluation in a row that does not go below the 3.0 of step 8.
     # Two steps are under way by then; the better value of step 16 comes too late.
     assert [line["step"] for line in written] == [2, 4, 6, 8, 10, 12, 14, 16]
-    assert (outcome.request, outcome.step) == (EARLY_STOP, 16)
+    assert (outcome.request, outcome.step) == (Request.EARLY_STOP, 16)
     assert stopping.message == (
         "stopped early: the last 3 evaluations did not improve on eval/loss 3 of step 8 (eval.patience=3)"
     )
@@ -44,13 +45,13 @@ def test_it_stops_after_so_many_evaluations_without_a_new_best():
 
 def test_a_metric_that_should_rise():
     outcome, stopping, _ = run([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], patience=2, metric="eval/accuracy")
-    assert (outcome.request, outcome.step) == (EARLY_STOP, 10)
+    assert (outcome.request, outcome.step) == (Request.EARLY_STOP, 10)
     assert "did not improve on eval/accuracy 0.3 of step 4" in stopping.message
 
 
 def test_an_error_that_should_fall():
     outcome, stopping, _ = run([0.5, 0.3, 0.4, 0.6, 0.1, 0.1], patience=2, metric="eval/calibration_error")
-    assert (outcome.request, outcome.step) == (EARLY_STOP, 10)
+    assert (outcome.request, outcome.step) == (Request.EARLY_STOP, 10)
     assert "did not improve on eval/calibration_error 0.3 of step 4" in stopping.message
 
 
@@ -81,7 +82,7 @@ def test_an_evaluation_that_was_left_and_is_made_first_counts(left):
     _, stopping, written = run(LOSSES, patience=3)
     history = [line for line in written if line["step"] < left]
     outcome, resumed, again = run(LOSSES, patience=3, first_step=left, history=history, owed=left)
-    assert (outcome.step, outcome.request, resumed.message) == (16, EARLY_STOP, stopping.message)
+    assert (outcome.step, outcome.request, resumed.message) == (16, Request.EARLY_STOP, stopping.message)
     assert history + again == written
 
 
@@ -109,9 +110,11 @@ def test_an_evaluation_that_was_left_does_not_count():
 
 
 def test_another_process_may_be_the_one_that_remembers():
-    outcome, stopping, _ = run(LOSSES, patience=3, peer=EARLY_STOP)
-    assert (outcome.request, outcome.step, stopping.is_exhausted) == (EARLY_STOP, 2, False)
+    outcome, stopping, _ = run(LOSSES, patience=3, peer=Request.EARLY_STOP)
+    assert (outcome.request, outcome.step, stopping.is_exhausted) == (Request.EARLY_STOP, 2, False)
 
 
-def test_the_request_is_no_signal():
-    assert max(EXIT_CODES) < EARLY_STOP and EARLY_STOP not in set(EXIT_CODES)
+def test_requests_to_stop_are_the_signals_and_early_stopping():
+    signals = set(EXIT_CODES) - {signal.SIGHUP}
+    assert {request for request in Request if request.is_stop} == signals | {Request.EARLY_STOP}
+    assert max(EXIT_CODES) < Request.EARLY_STOP

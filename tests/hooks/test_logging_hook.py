@@ -6,7 +6,7 @@ from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.parallel.control_word import host_control_word
-from jaxdp.state import StepInfo
+from jaxdp.trainer import StepInfo
 
 
 def info(step, *, secs=0.5, wait=0.1, ready=2, tokens=100.0, **metrics):

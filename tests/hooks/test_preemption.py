@@ -12,7 +12,7 @@ from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks import preemption as preemption_module
 from jaxdp.hooks.preemption import Preemption, Stopped, exit_code
 from jaxdp.parallel.control_plane import ControlPlane
-from jaxdp.trainer import StopHere, train
+from jaxdp.trainer import StopTraining, train
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_a_signal_before_the_first_step_stops_all_processes(said):
         control_plane = ControlPlane.single_process()
         preemption.hold(control_plane)
         control_plane.allgather = lambda request: [request, signal.SIGTERM]
-        with pytest.raises(StopHere) as stop:
+        with pytest.raises(StopTraining) as stop:
             preemption.on_start(0, None)
         preemption.on_start(0, None)  # the loop's second start, after going back
     assert stop.value.request == signal.SIGTERM

@@ -12,7 +12,7 @@ from tiny_training import topology
 from jaxdp import defaults
 from jaxdp.decoding import scoring
 from jaxdp.decoding.beam import BeamSearch
-from jaxdp.evaluation import EvaluationLeft
+from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.experiment.dataset import Pairs
 from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference.scoring import Scorer, TextWriter
@@ -89,7 +89,7 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
     data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))
     score = Scorer(defaults.get_config(), *task_and_model, data, here, abstract_replicated(params, here))
     done, asked = [], iter([0, 15])
-    with pytest.raises(EvaluationLeft) as left:
+    with pytest.raises(EvaluationInterrupted) as left:
         score(jax.device_put(params, here.replicated), lambda: done.append(True), lambda: next(asked))
     assert left.value.request == 15 and len(done) == 1
     assert set(score(jax.device_put(params, here.replicated)).metrics) == set(score.metric_names)

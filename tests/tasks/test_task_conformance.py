@@ -32,7 +32,7 @@ from jaxdp.parallel.placement import (
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
-from jaxdp.step import Update, make_eval_step, make_train_step
+from jaxdp.step import UpdateConfig, make_eval_step, make_train_step
 from jaxdp.tasks import pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 from jaxdp.training.parts import make_task
@@ -271,7 +271,7 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
     expected, gradients = jax.jit(jax.value_and_grad(mean))(params)
 
     here, shape = topology(8), divide_batch(NUM_RECORDS, 2, 8)
-    update = Update(optax.sgd(1.0), optax.constant_schedule(1.0))
+    update = UpdateConfig(optax.sgd(1.0), optax.constant_schedule(1.0))
     state = jax.jit(lambda: initial_state(params, update.optimizer, with_ema=False), out_shardings=here.replicated)()
     program = compile_spmd(
         make_train_step(loss, update, GradientSync(), shape, SEED),
