@@ -4,8 +4,8 @@
         https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
     jaxdp train --config=configs/nanogpt_cpu.py --workdir=runs/nanogpt_cpu
 
-The file may lie elsewhere: --config.data.path=FILE. What it reaches, and how
-fast, stands in the README beside nanoGPT's own figures.
+Another place of the file: --config.data.path=FILE. docs/benchmarks.md compares loss
+and speed with nanoGPT's own.
 
 Source: https://github.com/karpathy/nanoGPT, README, "I only have a macbook".
 """

@@ -69,8 +69,9 @@ def test_a_classifier_starts_from_a_language_model(config_file, pretrained, tmp_
     ],
 )
 def test_recipes_that_are_said_to_go_on_from_bert_small_have_its_body(recipe, overrides):
-    """Every option that README and the recipes name beside init_from, and no other, is needed."""
-    text = (CONFIGS / "bert_small_stdlib.py").read_text() + (CONFIGS.parent / "README.md").read_text()
+    """Every option that the documentation and the recipes name next to init_from, and no other, is needed."""
+    page = CONFIGS.parent / "docs" / "tasks" / "classification.md"
+    text = (CONFIGS / "bert_small_stdlib.py").read_text() + page.read_text()
     assert all(override.removeprefix("--config.") in text for override in overrides)
     shapes = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in body_of("bert_small_stdlib").items()}
     _check_body("runs/bert_small", shapes, body_of(recipe, overrides))

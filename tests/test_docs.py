@@ -1,0 +1,256 @@
+"""README and docs/ name what exists: links, paths, commands, keys and recipes; examples run; generated pages are up to date."""
+
+import argparse
+import fnmatch
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import compilation_cache, config_file, environment, metrics_lines, train
+
+from jaxdp import defaults, tasks
+from jaxdp.cli.main import COMMANDS
+from jaxdp.config import load_config
+from jaxdp.config_file import flat_keys, recipes_directory
+from jaxdp.data.cleaning.steps import STEPS
+from jaxdp.errors import UserError
+from jaxdp.model.presets import PRESETS
+
+__all__ = ["compilation_cache", "config_file"]
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+RECIPES = sorted((ROOT / "configs").glob("*.py"))
+KEYS = flat_keys(defaults.get_config())
+GROUPS = [key for key in KEYS if f"{key}." in " ".join(KEYS) and "." not in key]
+
+sys.path.insert(0, str(DOCS))
+import generate  # noqa: E402
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture(params=PAGES, ids=name)
+def page(request):
+    return request.param
+
+
+def blocks(text, language):
+    """Code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def spans(text):
+    """Code spans outside blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def section(page_name, heading):
+    """Text below a heading of a page, up to the next heading."""
+    return re.split(r"^## ", (DOCS / page_name).read_text().split(f"## {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_generated_pages_are_up_to_date():
+    for page_name, make in generate.PAGES.items():
+        text = (DOCS / page_name).read_text()
+        assert make(text) == text, f"docs/{page_name} is out of date: run `python docs/generate.py`"
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if "://" in target:
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path), link
+
+
+def test_links_of_the_site_stay_inside_it(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if page.is_relative_to(DOCS) and "://" not in link:
+            assert (page.parent / link).resolve().is_relative_to(DOCS), f"{link}: name files outside docs/ in code spans"
+
+
+def test_paths_exist(page):
+    paths = [span for span in spans(page.read_text()) if re.fullmatch(r"(jaxdp|configs|tests|launch|docs|examples)/[\w./]+", span)]
+    assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / "jaxdp" / path).exists()] == []
+
+
+def test_keys_exist(page):
+    keys = [re.split(r"[= ]", span)[0] for span in spans(page.read_text()) if "(" not in span and "/" not in span.split("=")[0]]
+    keys = [key for key in keys if "." in key and key.split(".")[0] in GROUPS]
+    assert [key for key in keys if not fnmatch.filter(KEYS, key)] == []
+
+
+# ---- Commands ---------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser for fragments of commands: nothing is required, and a mistake is an exception."""
+
+    def add_argument(self, *names, **options):
+        if options.get("required"):
+            options["required"] = False
+        if not names[0].startswith("-"):
+            options["nargs"] = "*"
+        return super().add_argument(*names, **options)
+
+    def error(self, message):
+        raise UserError(message)
+
+
+def commands_of(text):
+    """Commands of bash blocks, and of code spans that have options."""
+    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines += [span for span in spans(text) if re.match(r"(jaxdp|python \S+\.py|bash|sbatch) .*-", span)]
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def commands_of_recipe(path):
+    """Commands of the docstring of a recipe."""
+    text = path.read_text().split('"""')[1].replace("\\\\\n", " ")
+    return [line.strip() for line in text.splitlines() if line.startswith("    jaxdp ")]
+
+
+def without_placeholders(words):
+    """Single capitals stand for numbers, `...` for further options."""
+    return [re.sub(r"=[A-Z]$", "=1", word) for word in words if word != "..."]
+
+
+def check_jaxdp(words):
+    """Parses one command with the options of the command line and the keys of the configuration."""
+    command, *arguments = without_placeholders(words)
+    if command in ("--help", "COMMAND"):
+        return
+    assert command in COMMANDS, command
+    module = importlib.import_module(f"jaxdp.cli.{command}")
+    parser = Parser(prog=f"jaxdp {command}", allow_abbrev=False)
+    module.add_options(parser)
+    options, rest = parser.parse_known_args(arguments)
+    assert all(argument.startswith("--config.") for argument in rest), rest
+    for argument in rest:
+        assert argument.removeprefix("--config.").partition("=")[0] in KEYS, argument
+    recipe = Path(getattr(options, "config", None) or "FILE")
+    if recipe.suffix == ".py" or recipe.stem in {path.stem for path in RECIPES}:
+        assert (ROOT / recipe).is_file() or (recipes_directory() / f"{recipe}.py").is_file(), recipe
+        load_config(str(ROOT / recipe) if recipe.suffix else str(recipe), rest)
+
+
+def check_command(line):
+    """Checks one line of a shell: `jaxdp`, or a script of the repository that exists."""
+    program, *words = shlex.split(line, comments=True)
+    if program == "python" and words[0].endswith("next_token.py"):
+        program, words = "jaxdp", words[1:]
+    if program == "jaxdp":
+        return check_jaxdp(words)
+    for word in words:
+        if re.fullmatch(r"(launch|tests|docs)/\S+\.\w+", word):
+            assert (ROOT / word).is_file(), word
+
+
+def test_commands_parse(page):
+    for line in commands_of(page.read_text()):
+        try:
+            check_command(line)
+        except (UserError, argparse.ArgumentError) as error:
+            pytest.fail(f"{line}: {error}")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_commands_of_recipes_parse(recipe):
+    commands = commands_of_recipe(recipe)
+    assert any(f"--config=configs/{recipe.name}" in command for command in commands)
+    for line in commands:
+        check_command(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jaxdp trian --config=quickstart", "jaxdp train --config=quickstart --config.optim.lr=1", "jaxdp eval --steps=latest",
+        "jaxdp train --config=configs/quick.py", "jaxdp train --config=quickstart --config.total_steps=x", "bash launch/locl.sh",
+    ],
+)  # fmt: skip
+def test_wrong_commands_are_found(line):
+    with pytest.raises((AssertionError, UserError)):
+        check_command(line)
+
+
+# ---- What must be complete --------------------------------------------------
+
+
+def test_every_command_is_described():
+    assert set(re.findall(r"^\| `jaxdp (\w+)`", (DOCS / "commands.md").read_text(), re.MULTILINE)) == set(COMMANDS)
+
+
+def test_every_recipe_is_described():
+    described = re.findall(r"^\| `configs/(\w+)\.py`", section("configuration.md", "Recipes"), re.MULTILINE)
+    assert sorted(described) == [path.stem for path in RECIPES]
+
+
+def test_every_preset_is_named():
+    named = spans(section("configuration.md", "Presets"))
+    assert set(named) - {"model.preset"} == set(PRESETS)
+
+
+def test_every_cleaning_step_is_described():
+    rows = [row for row in section("data.md", "Cleaning").splitlines() if row.startswith("| `")]
+    described = {step.partition(":")[0] for row in rows for step in spans(row.split(" | ")[0])}
+    assert described == {step.partition(":")[0] for step in STEPS}
+
+
+def test_every_key_has_a_row():
+    described = re.findall(r"^\| `([\w.]+)` \|", section("configuration.md", "Keys"), re.MULTILINE)
+    assert sorted(described) == sorted(set(KEYS) - set(GROUPS))
+
+
+def test_every_page_is_in_the_table_of_contents():
+    for table in (ROOT / "README.md", DOCS / "index.md"):
+        targets = {(table.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+\.md)", table.read_text())}
+        assert {path for path in PAGES if path.is_relative_to(DOCS)} - targets <= {DOCS / "index.md"}, name(table)
+
+
+# ---- Python -----------------------------------------------------------------
+
+
+def test_python_blocks_compile(page):
+    for block in blocks(page.read_text(), "python"):
+        compile(block, name(page), "exec")
+
+
+def test_the_task_of_extending_learns_as_the_built_in_one(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.task, "_FACTORIES", tasks.registered_tasks())
+    [source] = (block for block in blocks((DOCS / "extending.md").read_text(), "python") if "register_task" in block)
+    (tmp_path / "next_token.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("next_token")
+    losses = {}
+    for task in ("next_token", "causal_lm"):
+        assert train(config_file, tmp_path / task, f"--config.task={task}") == 0
+        losses[task] = [line["train/loss"] for line in metrics_lines(tmp_path / task, "train/loss")]
+    assert losses["next_token"] == pytest.approx(losses["causal_lm"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_python_example_of_the_readme_runs(tmp_path, compilation_cache):
+    [source] = (block for block in blocks((ROOT / "README.md").read_text(), "python") if "jaxdp.train" in block)
+    (tmp_path / "example.py").write_text(source)
+    variables = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    outcome = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, env=environment(compilation_cache, **variables), capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.startswith("def ") and 1 < float(outcome.stdout.split()[-1]) < 3
