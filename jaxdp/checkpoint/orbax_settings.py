@@ -1,4 +1,4 @@
-"""How Orbax is used: by each process for itself, and without what TensorStore below it says to nobody."""
+"""Orbax options for per-process (non-collective) checkpointing, and a filter for spurious TensorStore errors."""
 
 import contextlib
 import sys
@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 
-def by_itself() -> ocp.options.MultiprocessingOptions:
-    """Orbax as if there were no other process."""
+def per_process() -> ocp.options.MultiprocessingOptions:
+    """Returns options under which Orbax does not wait for other processes."""
     process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
@@ -18,10 +18,10 @@ def by_itself() -> ocp.options.MultiprocessingOptions:
 
 
 @contextlib.contextmanager
-def without_echoes() -> Iterator[None]:
-    """Silences what TensorStore raises, where nobody listens, for every array after the first that failed or was interrupted.
+def suppress_event_loop_errors() -> Iterator[None]:
+    """Suppresses the unraisable "Event loop is closed" errors that TensorStore emits after a failed or cancelled transfer.
 
-    After an error it stays silent, since the echoes come later.
+    After an exception the filter stays installed, since these errors come later.
     """
     show = sys.unraisablehook
 

@@ -21,7 +21,7 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
 )
 from jaxdp.checkpoint.names import DAMAGED_MARK, free_name
-from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
+from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
@@ -196,11 +196,11 @@ def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
 def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
     """Reads into host memory once, then places the leaves that have a sharding."""
     reader = ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=by_itself()),
-        multiprocessing_options=by_itself(),
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=per_process()),
+        multiprocessing_options=per_process(),
     )
     on_host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target)
-    with without_echoes():
+    with suppress_event_loop_errors():
         arrays = reader.restore(
             checkpoint.resolve() / "state",
             args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),

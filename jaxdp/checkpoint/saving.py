@@ -40,7 +40,7 @@ from jaxdp.checkpoint.manifest import (
     write_manifest,
 )
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
-from jaxdp.checkpoint.orbax_settings import by_itself, without_echoes
+from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
@@ -97,8 +97,8 @@ class CheckpointWriter:
         self._checkpoints = checkpoints.resolve()
         self._directory = os.stat(self._checkpoints)
         self._suffix = SAVING_MARK + secrets.token_hex(6)
-        self._echoes = contextlib.ExitStack()
-        self._echoes.enter_context(without_echoes())
+        self._suppression = contextlib.ExitStack()
+        self._suppression.enter_context(suppress_event_loop_errors())
         self._retention, self._run_files = retention, run_files
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
@@ -107,10 +107,10 @@ class CheckpointWriter:
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(multiprocessing_options=by_itself())
+                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process())
             ),
             async_options=options,
-            multiprocessing_options=by_itself(),
+            multiprocessing_options=per_process(),
         )
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
         self._pending: concurrent.futures.Future | None = None
@@ -246,7 +246,7 @@ class CheckpointWriter:
                 if not self._has_failed:  # else it is the same disk, of which was told already
                     raise self._failure(self._last_step, error) from error
             finally:
-                self._echoes.close()
+                self._suppression.close()
                 self._remove_strays()
 
     def _remove_strays(self) -> None:

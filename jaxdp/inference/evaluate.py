@@ -27,7 +27,7 @@ from jaxdp.evaluation import evaluate
 from jaxdp.experiment.data import read_data, read_evaluation_data
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.tokenizing import SPLITS
-from jaxdp.inference.initial_params import chosen_weights
+from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.other_data import check_keys, described, other_data
 from jaxdp.inference.scoring import Scorer
 from jaxdp.inference.trained_run import open_run
@@ -208,7 +208,7 @@ def measure_checkpoint(
     divide_batch(config.global_batch_size, None, topology.num_devices)
     model = parts.make_model(config, found.vocab_size, topology.platform, found.vocabularies)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
-    params = restore_part(checkpoint, chosen_weights(checkpoint, weights), abstract_params)
+    params = restore_part(checkpoint, weights_key(checkpoint, weights), abstract_params)
     task = parts.make_task(config, found.vocabularies)
     if split == "train":
         found = dataclasses.replace(found, pairs=None)  # those are held out

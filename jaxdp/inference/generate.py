@@ -25,7 +25,7 @@ from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
 from jaxdp.errors import UserError
 from jaxdp.experiment.named_files import with_word_lists
-from jaxdp.inference.initial_params import chosen_weights
+from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.prompts import make_prompts
 from jaxdp.inference.trained_run import TrainedRun, open_run
 from jaxdp.model import Transformer, init_cache, parameter_shapes
@@ -124,7 +124,7 @@ def generate(
     model = parts.make_model(config, config.model.vocab_size, topology.platform)
     params = restore_part(
         checkpoint,
-        chosen_weights(checkpoint, weights),
+        weights_key(checkpoint, weights),
         abstract_replicated(parameter_shapes(model.config), topology),
     )
     decoder = _Decoder(model, params, topology, strategy, tokenizer.end_of_text_id)

@@ -62,7 +62,7 @@ def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weig
     metric = read_run_config(run.config).eval.metric if step == "best" else ""
     checkpoint = find_checkpoint(path, step, metric)
     config = from_json(read_item(checkpoint, "config"))
-    manifest, part = require_manifest(checkpoint), chosen_weights(checkpoint, weights)
+    manifest, part = require_manifest(checkpoint), weights_key(checkpoint, weights)
     wanted = _nested(_saved_shapes(checkpoint, part), lambda path, shape, dtype: np.empty(shape, dtype))
     params = restore_part(checkpoint, part, wanted)
     return LoadedCheckpoint(manifest.step, config, params, dict(manifest.metrics))
@@ -133,7 +133,7 @@ def start_from(path: str, fresh: PyTree) -> StartingParameters:
         DamageFound: it is not what was written.
     """
     checkpoint = find_checkpoint(path)
-    part = chosen_weights(checkpoint)
+    part = weights_key(checkpoint)
     drawn = dict(named_leaves(fresh))
     shapes = _saved_shapes(checkpoint, part)
     _check_body(path, shapes, drawn)
@@ -171,7 +171,7 @@ def initial_checksum(path: str) -> str:
         DamageFound: the manifest is not what was written.
     """
     checkpoint = find_checkpoint(path)
-    part = chosen_weights(checkpoint)
+    part = weights_key(checkpoint)
     leaves = [leaf for leaf in require_manifest(checkpoint).leaves if leaf["path"].partition("/")[0] == part]
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
@@ -215,7 +215,7 @@ def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], s
     return tree
 
 
-def chosen_weights(checkpoint: Path, weights: str = "ema") -> str:
+def weights_key(checkpoint: Path, weights: str = "ema") -> str:
     """`ema` or `params`: which part of a checkpoint to evaluate or start from.
 
     Args:

@@ -30,7 +30,7 @@ from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import Strategy
 from jaxdp.errors import UserError
 from jaxdp.experiment.named_files import with_word_lists
-from jaxdp.inference.initial_params import chosen_weights
+from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.prediction_requests import (
     ERROR,
     RequestReader,
@@ -106,7 +106,7 @@ class Predictor:
         _check_task(self._task, config, workdir, writes=strategy is not None or num_samples > 1)
         check_seed(seed, num_samples)
         self._strategy, self._num_samples, self._seed = strategy, num_samples, seed
-        self._weights, self._cpu_devices = chosen_weights(self._checkpoint, weights), cpu_devices
+        self._weights, self._cpu_devices = weights_key(self._checkpoint, weights), cpu_devices
         self.num_records = self.num_errors = self._num_cut = 0
 
     def read(self, name: str, stdin: BinaryIO, form: str | None = None) -> Iterator[RawRecord]:

@@ -9,7 +9,7 @@ from tiny_runs import saved_arrays
 import jaxdp
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.inference import initial_params as initialise
-from jaxdp.inference.initial_params import chosen_weights, find_checkpoint
+from jaxdp.inference.initial_params import find_checkpoint, weights_key
 
 
 @pytest.mark.parametrize(("weights", "part"), [("ema", "ema"), ("raw", "params")])
@@ -59,7 +59,7 @@ def test_a_damaged_manifest_is_told(trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
     (workdir / "checkpoints" / "6" / "manifest.json").write_text("{}")
     with pytest.raises(DamageFound, match=r"6/manifest.json is missing or damaged"):
-        chosen_weights(workdir / "checkpoints" / "6")
+        weights_key(workdir / "checkpoints" / "6")
     with pytest.raises(DamageFound, match=r"6/manifest.json is missing or damaged"):
         jaxdp.load_checkpoint(str(workdir))
 
@@ -69,16 +69,16 @@ def test_without_a_moving_average_the_parameters_are_taken(tmp_path):
 
     leaves = [{"path": "params/emaciated/ema", "shape": [], "dtype": "float32", "checksum": 0}]
     write_manifest(tmp_path, Manifest(1, 0.0, {}, leaves, {}))
-    assert chosen_weights(tmp_path) == chosen_weights(tmp_path, "raw") == "params"
+    assert weights_key(tmp_path) == weights_key(tmp_path, "raw") == "params"
 
 
-@pytest.mark.parametrize("read", ["chosen_weights", "initial_checksum", "load_checkpoint"])
+@pytest.mark.parametrize("read", ["weights_key", "initial_checksum", "load_checkpoint"])
 def test_a_checkpoint_that_its_run_deletes_meanwhile_is_no_damage(tmp_path, monkeypatch, read):
     """The directory is gone after it was found: its run renames it before deleting."""
     gone = tmp_path / "checkpoints" / "6"
     monkeypatch.setattr(initialise, "find_checkpoint", lambda *arguments: gone)
     call = {
-        "chosen_weights": lambda: initialise.chosen_weights(gone),
+        "weights_key": lambda: initialise.weights_key(gone),
         "initial_checksum": lambda: initialise.initial_checksum(str(tmp_path)),
         "load_checkpoint": lambda: initialise.load_checkpoint(str(tmp_path)),
     }[read]
