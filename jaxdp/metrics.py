@@ -1,18 +1,80 @@
-"""Additive metrics: everything travels as (sum, weight) and is divided once.
+"""Metric declarations (`MetricSpec`) and additive metrics: (sum, weight) pairs, divided once.
 
 A mean of means is wrong as soon as padding falls unevenly on devices,
 microbatches or batches; a sum of sums is right however the examples are distributed.
 Devices add in float32, the host in float64.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from jaxdp.errors import UserError
-
 Sums = Mapping[str, tuple]
 """Pairs (sum, weight) of scalars by metric name, on a device or on the host."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricSpec:
+    """Declaration of a metric by the task or the hook that reports it.
+
+    Attributes:
+        name: Name within its group, e.g. "accuracy".
+        unit: Unit of the values, e.g. "nats"; empty if they have none.
+        higher_is_better: Direction of improvement; None if there is none, so that
+            the metric cannot be `eval.metric`.
+        description: Meaning in a few words, e.g. "share of correct predictions".
+        group: Prefix of the full name, e.g. "eval" of "eval/accuracy".
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+    description: str = ""
+    group: str = "eval"
+
+    @property
+    def full_name(self) -> str:
+        """Name in metrics.jsonl, e.g. "eval/accuracy"."""
+        return f"{self.group}/{self.name}"
+
+
+LOSS = MetricSpec("loss", "nats", False, "mean loss of a prediction")
+"""Evaluation loss, which every task has."""
+
+TRAIN_LOSS = MetricSpec("loss", "nats", False, "mean objective of the global batch", "train")
+LEARNING_RATE = MetricSpec("learning_rate", description="learning rate of the update", group="train")
+TOKENS_PER_SEC = MetricSpec("tokens_per_sec", "tokens/s", True, "training throughput", "perf")
+
+TRAINING_METRICS = (
+    TRAIN_LOSS,
+    MetricSpec("grad_norm", description="global norm of the mean gradient, before clipping", group="train"),
+    LEARNING_RATE,
+    MetricSpec("skipped", "updates", False, "updates skipped since the start of the run", "train"),
+    MetricSpec("step_secs", "s", False, "duration of a step", "perf"),
+    TOKENS_PER_SEC,
+    MetricSpec("data_wait", higher_is_better=False, description="share of the time spent waiting for data", group="perf"),
+    MetricSpec("prefetch_ready", "batches", True, "prefetched batches at the start of a step", "perf"),
+    MetricSpec("prefetch_depth", "batches", description="capacity of the prefetch queue", group="perf"),
+    MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
+)
+"""Metrics of training steps; see `jaxdp.hooks.logging`."""
+
+_LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "_error")
+
+
+def undeclared_metric(full_name: str) -> MetricSpec:
+    """Returns a declaration for a metric that only its name is known of.
+
+    This is the rule for runs of jaxdp versions that recorded no declarations: lower
+    is better for names that end in loss, perplexity, bits_per_byte or _error, higher
+    for all others.
+
+    Args:
+        full_name: Name in metrics.jsonl, e.g. "eval/loss".
+    """
+    group, _, name = full_name.rpartition("/")
+    return MetricSpec(name, higher_is_better=not name.endswith(_LOWER_IS_BETTER), group=group)
 
 
 class Totals:
@@ -32,22 +94,3 @@ class Totals:
             name: float(total / weight) if weight else float("nan")
             for name, (total, weight) in self._totals.items()
         }
-
-
-_FALLING = ("loss", "perplexity", "bits", "error")
-_RISING = ("accuracy", "precision", "recall", "f1", "auc", "r2", "correlation", "bleu", "chrf", "match", "score")
-
-
-def higher_is_better(name: str) -> bool:
-    """Direction of a metric, by the last word of its name that says one: `eval/calibration_error` falls.
-
-    Raises:
-        UserError: no word of it does.
-    """
-    for word in reversed(name.rsplit("/", 1)[-1].split("_")):
-        if word in _FALLING or word in _RISING:
-            return word in _RISING
-    raise UserError(
-        f"eval.metric={name!r} does not say whether more of it is better; expected a name with one of the words "
-        f"{', '.join(_FALLING)} (less is) or {', '.join(_RISING)} (more is)."
-    )

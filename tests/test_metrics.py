@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from jaxdp.errors import UserError
-from jaxdp.metrics import Totals, higher_is_better
+from jaxdp.metrics import LOSS, MetricSpec, Totals, undeclared_metric
+from jaxdp.tasks.classification import MEAN_METRICS
+from jaxdp.tasks.classification_metrics import SUMMARY_METRICS
+from jaxdp.tasks.losses import ACCURACY, BITS_PER_BYTE, PERPLEXITY
+from jaxdp.tasks.translation_scores import SCORE_METRICS
 
 
 def test_means_are_of_all_sums_and_not_of_means():
@@ -51,17 +54,26 @@ def test_a_metric_may_be_missing_from_some_batches():
         ("eval/calibration_error", False),
         ("eval/root_mean_squared_error", False),
         ("eval/average_precision", True),
-        ("eval/roc_auc", True),
-        ("eval/exact_match", True),
-        ("eval/chrf", True),
-        ("eval/macro_f1", True),
         ("eval/accuracy_loss", False),
+        ("eval/error_correction", True),
+        ("eval/wer", True),
     ],
 )
-def test_direction_of_a_metric(name, higher):
-    assert higher_is_better(name) is higher
+def test_direction_of_a_metric_that_only_its_name_is_known_of(name, higher):
+    spec = undeclared_metric(name)
+    assert spec.higher_is_better is higher and spec.unit == ""
+    assert name in (spec.full_name, spec.name)
 
 
-def test_a_metric_without_a_direction_is_refused():
-    with pytest.raises(UserError, match=r"eval\.metric='eval/entropy' does not say whether more of it is better"):
-        higher_is_better("eval/entropy")
+def test_that_rule_agrees_with_every_declaration_of_the_built_in_tasks():
+    """Runs of versions that recorded no declarations are ranked as they were."""
+    specs = [LOSS, PERPLEXITY, ACCURACY, BITS_PER_BYTE, *SCORE_METRICS]
+    for by_kind in (MEAN_METRICS, SUMMARY_METRICS):
+        specs += [spec for metrics in by_kind.values() for spec in metrics]
+    for spec in specs:
+        assert undeclared_metric(spec.full_name).higher_is_better is spec.higher_is_better, spec
+
+
+def test_a_declared_metric_has_a_full_name():
+    assert MetricSpec("loss", "nats", False, group="train").full_name == "train/loss"
+    assert MetricSpec("accuracy").full_name == "eval/accuracy"

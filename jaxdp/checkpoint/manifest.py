@@ -41,6 +41,9 @@ class Manifest:
         run_files: the same of files next to `checkpoints/` that give the arrays their
             meaning, such as `tokenizer.json`, by name; None: saved by a version of
             jaxdp that did not record them.
+        metric_specs: unit and direction of evaluation metrics, by full name:
+            {"unit", "higher_is_better"}; None: saved by a version of jaxdp that did
+            not record them.
     """
 
     step: int
@@ -49,6 +52,7 @@ class Manifest:
     leaves: list[dict[str, Any]]
     files: Mapping[str, Mapping[str, Any]]
     run_files: Mapping[str, Mapping[str, Any]] | None = None
+    metric_specs: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -144,6 +148,7 @@ def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
         and isinstance(known["leaves"], list)
         and all(map(_is_leaf, known["leaves"]))
         and all(_are_files(known[name]) for name in ("files", "run_files") if name in known)
+        and _are_metric_specs(known.get("metric_specs", {}))
     )
     return Manifest(**known) if is_valid else None
 
@@ -167,6 +172,13 @@ def _are_files(files: Any) -> bool:
     return isinstance(files, dict) and all(
         isinstance(file, dict) and _is_count(file.get("bytes")) and isinstance(file.get("sha256"), str)
         for file in files.values()
+    )
+
+
+def _are_metric_specs(specs: Any) -> bool:
+    return isinstance(specs, dict) and all(
+        isinstance(spec, dict) and isinstance(spec.get("unit"), str) and isinstance(spec.get("higher_is_better"), bool)
+        for spec in specs.values()
     )
 
 

@@ -12,6 +12,7 @@ from jaxdp.checkpoint.manifest import (
     has_manifest,
     read_manifest,
 )
+from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.names import (
     DAMAGED_MARK,
     DELETING_MARK,
@@ -21,7 +22,6 @@ from jaxdp.checkpoint.names import (
     step_of,
 )
 from jaxdp.errors import UserError
-from jaxdp.metrics import higher_is_better
 
 CheckPlace = Callable[[], None]
 """Raises UserError where the work directory is no longer that of this run, before something in it is changed."""
@@ -38,6 +38,7 @@ class Retention:
         metric: full name, such as `eval/loss`.
         keep_back_steps: the newest one that lies at least so far behind the latest
             stays too, so that a rollback over so many steps finds one.
+        higher_is_better: Direction of `metric`.
     """
 
     keep_latest: int = 2
@@ -45,6 +46,7 @@ class Retention:
     keep_every_steps: int = 0
     metric: str = "eval/loss"
     keep_back_steps: int = 0
+    higher_is_better: bool = False
 
     def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
         """The steps that stay, of those given with their metrics."""
@@ -52,7 +54,7 @@ class Retention:
 
     def best(self, metrics_by_step: Mapping[int, Mapping[str, float | None]]) -> Sequence[int]:
         """The `keep_best` best steps, the best first."""
-        return ranked(metrics_by_step, self.metric)[: self.keep_best]
+        return ranked(metrics_by_step, self.metric, self.higher_is_better)[: self.keep_best]
 
     def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
         """The rules that want each step; one that no rule wants is left out."""
@@ -96,7 +98,9 @@ class BestSoFar:
         return step in best
 
 
-def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> Sequence[int]:
+def ranked(
+    metrics_by_step: Mapping[int, Mapping[str, float | None]], metric: str, higher_is_better: bool
+) -> Sequence[int]:
     """Steps from best to worst by a metric; those without a value are left out.
 
     Of equals the earlier is better: it has the same value after less training.
@@ -104,9 +108,7 @@ def ranked(metrics_by_step: Mapping[int, Mapping[str, float]], metric: str) -> S
     values = {
         step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None
     }
-    if not values:  # of a name that nothing was saved with, the direction may be unknown
-        return []
-    sign = -1 if higher_is_better(metric) else 1
+    sign = -1 if higher_is_better else 1
     return sorted(values, key=lambda step: (sign * values[step], step))
 
 
@@ -242,7 +244,7 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
     if which == "latest":
         return steps[-1]
     if which == "best":
-        order = ranked(saved_metrics(checkpoints), metric)
+        order = ranked(saved_metrics(checkpoints), metric, bool(recorded_metric(checkpoints, metric).higher_is_better))
         if not order:
             raise UserError(
                 f"no checkpoint in {checkpoints} was saved with {metric}; "

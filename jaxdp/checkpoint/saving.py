@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ from jaxdp.checkpoint.manifest import (
     sync,
     write_manifest,
 )
+from jaxdp.checkpoint.metric_records import describe_metrics
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
+from jaxdp.metrics import MetricSpec
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
@@ -70,6 +72,7 @@ class CheckpointWriter:
         proofs: Path | None = None,
         provenance: Mapping[str, Any] | None = None,
         run_files: Mapping[str, Mapping[str, Any]] | None = None,
+        metrics: Iterable[MetricSpec] = (),
     ):
         """
         Args:
@@ -81,6 +84,7 @@ class CheckpointWriter:
             proofs: file that remembers which checkpoints are intact, for the next start.
             provenance: an item of every checkpoint, plain JSON values; None: it has none.
             run_files: see `Manifest`.
+            metrics: declarations of the evaluation metrics, recorded in every manifest.
 
         Raises:
             UserError: the directory cannot be made.
@@ -100,6 +104,7 @@ class CheckpointWriter:
         self._suppression = contextlib.ExitStack()
         self._suppression.enter_context(suppress_event_loop_errors())
         self._retention, self._run_files = retention, run_files
+        self._metric_specs = describe_metrics(metrics)
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
         self._provenance = None if provenance is None else dict(provenance)
@@ -172,8 +177,9 @@ class CheckpointWriter:
         for leaf, checksum in zip(leaves, np.asarray(checksums).tolist(), strict=True):
             leaf["checksum"] = checksum
         self._check_directory()
+        files = describe_files(unfinished)
         write_manifest(
-            unfinished, Manifest(step, time.time(), metrics, leaves, describe_files(unfinished), self._run_files)
+            unfinished, Manifest(step, time.time(), metrics, leaves, files, self._run_files, self._metric_specs)
         )
         self._check_directory()
         _make_way(directory)

@@ -51,6 +51,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
     """Every checkpoint of a work directory, the metric that ranks them, and what else is damaged; None for anything else."""
     from jaxdp.checkpoint.listing import list_checkpoints
+    from jaxdp.checkpoint.metric_records import recorded_metric
     from jaxdp.checkpoint.run_files import run_problems
     from jaxdp.config import read_run_config
     from jaxdp.training.retention_rules import retention_of
@@ -59,7 +60,9 @@ def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
     directory = WorkDir(path, "PATH")
     if not os.path.lexists(directory.config) or not directory.checkpoints.is_dir():
         return None
-    retention = retention_of(read_run_config(directory.config))
+    config = read_run_config(directory.config)
+    metric = recorded_metric(directory.checkpoints, config.eval.metric)
+    retention = retention_of(config, bool(metric.higher_is_better))
     entries = list_checkpoints(directory.checkpoints, retention, verify=verify)
     intact = [entry["name"] for entry in entries if entry["verdict"] == "intact"]
     damage = run_problems(directory.checkpoints / intact[-1]) if intact else []

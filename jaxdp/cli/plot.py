@@ -10,6 +10,7 @@ from typing import Any
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
+from jaxdp.metrics import LOSS, MetricSpec, undeclared_metric
 from jaxdp.paths import local_path
 from jaxdp.report.terminal import print_status
 from jaxdp.workdir import WorkDir
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     runs = [WorkDir(directory, "DIR") for directory in options.directories]
     out = local_path(options.out, "--out") if options.out is not None else runs[0].plots / "training.png"
     directories = [run.root for run in runs]
-    pictures = [plot_runs(directories, out, _configured(runs[0], "eval", "metric") or "eval/loss")]
+    metric, loss = _metric(runs[0], _configured(runs[0], "eval", "metric")), _metric(runs[0], LOSS.full_name)
+    pictures = [plot_runs(directories, out, metric, loss)]
     pictures += filter(None, map(_plot_evaluation, runs))
     for picture in pictures:
         shared.show(picture)
@@ -43,6 +45,19 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         shared.show(write_report(directories, pictures, out.with_suffix(".html")))
     return 0
+
+
+def _metric(run: WorkDir, name: Any) -> MetricSpec:
+    """Returns the declaration of a metric as the run's checkpoints record it; the loss where there is no name."""
+    from jaxdp.checkpoint.metric_records import recorded_metric
+
+    if not isinstance(name, str):
+        return LOSS
+    try:
+        metric = recorded_metric(run.checkpoints, name)
+    except UserError:  # a plot of metrics.jsonl needs no checkpoints
+        metric = undeclared_metric(name)
+    return LOSS if name == LOSS.full_name and not metric.unit else metric
 
 
 def _plot_evaluation(run: WorkDir) -> Path | None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxdp.hooks.every import Every
-from jaxdp.metrics import higher_is_better
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Request
 
@@ -27,6 +26,8 @@ class EarlyStopping(Hook):
         patience: int,
         evaluated: Callable[[int], Mapping[str, float]],
         history: Iterable[Mapping[str, Any]] = (),
+        *,
+        higher_is_better: bool = False,
     ):
         """
         Args:
@@ -36,10 +37,11 @@ class EarlyStopping(Hook):
             evaluated: metrics of the evaluation at this step; empty if there was none.
             history: earlier evaluations, {"step", metric: value} each, in order, other
                 lines among them; null is what JSON has for a number that is not finite.
+            higher_is_better: Direction of `metric`.
         """
         self._every, self._evaluated = every, evaluated
         self._metric, self._patience = metric, patience
-        self._sign = -1.0 if higher_is_better(metric) else 1.0
+        self._sign = -1.0 if higher_is_better else 1.0
         self._best, self._best_step, self._since, self._last_step = math.inf, None, 0, -1
         for line in history:
             if metric in line:

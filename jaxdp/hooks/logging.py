@@ -3,12 +3,19 @@
 from collections.abc import Callable, Mapping
 
 from jaxdp.hooks.every import Every
+from jaxdp.metrics import TRAINING_METRICS
 from jaxdp.parallel.control_word import join_parts
 from jaxdp.trainer import Hook, StepInfo
 
 
 class Logging(Hook):
-    """Every few steps one line of metrics, with speeds over the steps since the last line."""
+    """Every few steps one line of metrics, with speeds over the steps since the last line.
+
+    Attributes:
+        metrics: declarations of the numbers in a line, without the shares of a mixture.
+    """
+
+    metrics = TRAINING_METRICS
 
     def __init__(
         self,

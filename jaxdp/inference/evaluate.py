@@ -107,8 +107,9 @@ class Evaluator:
         structure = self._program.call.out_tree
         measured, *_ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
-        scored = self._scorer.metric_names if self._scorer else ()
-        return [f"eval/{name}" for name in dict.fromkeys((*measured, *derived, *self._task.summary_metrics, *scored))]
+        scored = self._task.score_metrics if self._scorer else ()
+        declared = [spec.name for spec in (*self._task.summary_metrics, *scored)]
+        return [f"eval/{name}" for name in dict.fromkeys((*measured, *derived, *declared))]
 
     def __call__(
         self,

@@ -177,7 +177,6 @@ class Scorer:
         self._shown = np.linspace(0, num_texts - 1, min(config.log.samples, num_texts)).astype(np.int64).tolist()
         self._tokenizer = data.vocabularies.tokenizer
         self._agree = compile_agreement(topology)
-        self.metric_names = task.score_metrics
 
     def __call__(
         self, params: PyTree, progress: Callable[[], None] = lambda: None, request: Callable[[], int] = lambda: 0

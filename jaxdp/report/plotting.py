@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdp.cache_home import set_matplotlib_directory
 from jaxdp.errors import UserError
+from jaxdp.metrics import LEARNING_RATE, LOSS, TOKENS_PER_SEC, TRAIN_LOSS, MetricSpec
 from jaxdp.report.plot_fonts import fonts_for
 from jaxdp.report.writers import read_metrics
 
@@ -65,7 +66,7 @@ class _EndLabel:
     color: str
 
 
-def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss") -> Path:
+def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS, loss: MetricSpec = LOSS) -> Path:
     """Draws loss, learning rate and throughput over steps as one PNG, and a metric of the evaluations.
 
     Training loss and throughput are drawn thin, with a moving average on top;
@@ -74,8 +75,9 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss")
     Args:
         directories: workdirs with a metrics.jsonl each; overlaid, one colour each.
         out: file to write; its folder is made if missing.
-        metric: what gets a panel of its own, such as `eval/bleu`, where a run has it;
-            the loss has one anyway.
+        metric: Declaration of the evaluation metric that gets a panel of its own, such
+            as `eval/bleu`, where a run has it; the loss has one anyway.
+        loss: Declaration of the loss, for its unit.
 
     Returns:
         `out`.
@@ -84,20 +86,23 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: str = "eval/loss")
         UserError: a directory has no metrics file, or nothing in it can be drawn.
     """
     set_matplotlib_directory()
-    runs = _load_runs(directories, metric)
+    runs = _load_runs(directories, metric.full_name)
     out.parent.mkdir(parents=True, exist_ok=True)
     with fonts_for(run.name for run in runs):
-        _figure(runs, metric).savefig(out, format="png")
+        _figure(runs, metric, loss).savefig(out, format="png")
     return out
 
 
-def _figure(runs: list[_Run], metric: str):
+def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec):
     """Loss on top, the others in a row below."""
     from matplotlib.figure import Figure
 
-    below = [("Learning rate", _draw_learning_rate), ("Throughput (tokens/s)", _draw_throughput)]
-    if metric != "eval/loss" and any(run.metric.steps.size for run in runs):
-        below.insert(0, (metric.removeprefix("eval/").replace("_", " ").capitalize() + " (evaluation)", _draw_metric))
+    below = [(_title("Learning rate", LEARNING_RATE.unit), _draw_learning_rate)]
+    below.append((_title("Throughput", TOKENS_PER_SEC.unit), _draw_throughput))
+    if metric.full_name != loss.full_name and any(run.metric.steps.size for run in runs):
+        name = metric.full_name.removeprefix("eval/").replace("_", " ").capitalize()
+        direction = "higher is better" if metric.higher_is_better else "lower is better"
+        below.insert(0, (_title(name, metric.unit, direction), _draw_metric))
     columns = max(1, LEGEND_LETTERS // (max(len(run.name) for run in runs) + 8))
     header = 0.085 + 0.026 * ((len(runs) - 1) // columns)
     figure = Figure(figsize=(11, 7.5), dpi=150, facecolor="white")
@@ -105,11 +110,17 @@ def _figure(runs: list[_Run], metric: str):
         2, len(below), height_ratios=(2, 1), hspace=0.3, wspace=0.21 * len(below),
         left=0.075, right=0.905, bottom=0.075, top=1 - header,
     )  # fmt: skip
-    _panel(figure.add_subplot(grid[0, :]), runs, "Loss (nats)", _draw_loss)
+    _panel(figure.add_subplot(grid[0, :]), runs, _title("Loss", loss.unit), _draw_loss)
     for column, (title, draw) in enumerate(below):
         _panel(figure.add_subplot(grid[1, column]), runs, title, draw)
     _add_legends(figure.axes[0], runs, columns)
     return figure
+
+
+def _title(name: str, *notes: str) -> str:
+    """Returns the title of a panel: the name, its unit and other notes in parentheses."""
+    noted = ", ".join(filter(None, notes))
+    return f"{name} ({noted})" if noted else name
 
 
 def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
@@ -117,7 +128,7 @@ def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
     runs = []
     for index, (directory, name) in enumerate(zip(directories, names, strict=True)):
         rows = read_metrics(directory / "metrics.jsonl")
-        keys = ("train/loss", "eval/loss", "train/learning_rate", "perf/tokens_per_sec", metric)
+        keys = (TRAIN_LOSS.full_name, LOSS.full_name, LEARNING_RATE.full_name, TOKENS_PER_SEC.full_name, metric)
         curves = [_curve(rows, key, directory / "metrics.jsonl") for key in keys]
         if not any(np.isfinite(curve.values).any() for curve in curves):
             raise UserError(

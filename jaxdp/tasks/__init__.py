@@ -1,13 +1,22 @@
 """Tasks by name: importing this package registers the built-in ones."""
 
 from jaxdp.data.labels import LabelCensus, Labels, load_labels
+from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
 from jaxdp.tasks.losses import cross_entropy_sums
 from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq
-from jaxdp.tasks.task import LossSums, Summary, Task, TaskInputs, register_task, registered_tasks
+from jaxdp.tasks.task import (
+    LossSums,
+    Summary,
+    Task,
+    TaskInputs,
+    declared_metrics,
+    register_task,
+    registered_tasks,
+)
 
 register_task("causal_lm", CausalLM)
 register_task("masked_lm", MaskedLM)
@@ -22,11 +31,13 @@ __all__ = [
     "Labels",
     "LossSums",
     "MaskedLM",
+    "MetricSpec",
     "Seq2Seq",
     "Summary",
     "Task",
     "TaskInputs",
     "cross_entropy_sums",
+    "declared_metrics",
     "load_labels",
     "pad_examples",
     "register_task",

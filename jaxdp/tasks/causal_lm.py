@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.tasks.empty_texts import cure, reason
-from jaxdp.tasks.losses import perplexity, token_loss_sums
+from jaxdp.tasks.losses import ACCURACY, BITS_PER_BYTE, PERPLEXITY, perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
@@ -30,6 +30,7 @@ class CausalLM(Task):
 
     packings = ("cut", "documents", "none")
     architectures = ("decoder",)
+    metrics = (PERPLEXITY, ACCURACY, BITS_PER_BYTE)
     can_augment = False
 
     def __init__(self, inputs: TaskInputs):
@@ -38,6 +39,8 @@ class CausalLM(Task):
         self._label_smoothing = inputs.label_smoothing
         self._z_loss = inputs.z_loss
         self._token_bytes = None if inputs.tokenizer is None else inputs.tokenizer.token_bytes()
+        if self._token_bytes is None:
+            self.metrics = (PERPLEXITY, ACCURACY)
         self._completion_only = inputs.options.get("completion_only", False)
         self.model_options = {"head": "language_model"}
         self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing, "between")

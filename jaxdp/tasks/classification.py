@@ -1,5 +1,6 @@
 """Text classification: one label of several, any number of labels, or a number."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import numpy as np
 
 from jaxdp.data.labels import label_number, label_text, label_texts
 from jaxdp.errors import UserError
+from jaxdp.metrics import LOSS, MetricSpec
 from jaxdp.tasks.classification_metrics import (
     SUMMARY_METRICS,
     THRESHOLD,
@@ -22,9 +24,20 @@ from jaxdp.tasks.classification_metrics import (
 from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
+from jaxdp.tasks.losses import ACCURACY, binary_cross_entropy, cross_entropy_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
+
+MEAN_METRICS = {
+    "single_label": (ACCURACY,),
+    "multi_label": (dataclasses.replace(ACCURACY, description="share of examples with all labels correct"),),
+    "regression": (
+        dataclasses.replace(LOSS, unit="squared deviations", description="mean squared error, standardised"),
+        MetricSpec("mean_absolute_error", "label units", False, "mean absolute error"),
+        MetricSpec("root_mean_squared_error", "label units", False, "root of the mean squared error"),
+    ),
+}
+"""Metrics of `loss` and `derived_metrics`, for each kind of label."""
 
 
 class Classification(Task):
@@ -59,7 +72,7 @@ class Classification(Task):
         if options.kind == "regression":
             self.prepared_with["label_dtype"] = "float64"  # of prepared data that earlier versions rounded to float32
         self.collected = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
-        self.summary_metrics = SUMMARY_METRICS[options.kind]
+        self.metrics, self.summary_metrics = MEAN_METRICS[options.kind], SUMMARY_METRICS[options.kind]
         self.answer_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
         if inputs.labels is not None:
             self.prepared_with["labels"] = list(inputs.labels.names)

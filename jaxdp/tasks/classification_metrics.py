@@ -4,8 +4,6 @@ scikit-learn computes whatever it has, in float64 on the host, from the
 probabilities of all rows at once, so nothing depends on batches or devices. It is
 imported where it is used: that takes a second.
 
-Names of metrics say whether they rise or fall as a model gets better: see
-`jaxdp.metrics.higher_is_better`.
 What is undefined, such as the area under the curve of a label that the split lacks,
 is NaN among the metrics and null in the report. So is every metric of a split of which
 an example has an output that is not finite; see `summarize_finite`.
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.task import Summary
 
 THRESHOLD = 0.5
@@ -32,16 +31,25 @@ CURVES = 20
 """Most labels with curves in a report: those with most examples."""
 
 _CLASSIFICATION = (
-    "macro_f1", "micro_f1", "weighted_f1", "macro_precision", "macro_recall", "roc_auc",
-    "average_precision", "calibration_error",
-)  # fmt: skip
+    MetricSpec("macro_f1", "", True, "mean F1 of the labels that occur"),
+    MetricSpec("micro_f1", "", True, "F1 over all decisions"),
+    MetricSpec("weighted_f1", "", True, "mean F1 of the labels, weighted by support"),
+    MetricSpec("macro_precision", "", True, "mean precision of the labels that occur"),
+    MetricSpec("macro_recall", "", True, "mean recall of the labels that occur"),
+    MetricSpec("roc_auc", "", True, "mean area under the ROC curve of the labels that occur"),
+    MetricSpec("average_precision", "", True, "mean average precision of the labels that occur"),
+    MetricSpec("calibration_error", "", False, "expected calibration error"),
+)
 
 SUMMARY_METRICS = {
     "single_label": _CLASSIFICATION,
     "multi_label": _CLASSIFICATION,
-    "regression": ("r2", "correlation"),
+    "regression": (
+        MetricSpec("r2", "", True, "explained share of the variance"),
+        MetricSpec("correlation", "", True, "Pearson correlation"),
+    ),
 }
-"""Names of the metrics for each kind of label."""
+"""Metrics of `summarize`, for each kind of label."""
 
 
 def summarize_finite(

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.task import LossSums
+
+PERPLEXITY = MetricSpec("perplexity", "", False, "e to the mean cross-entropy of a token")
+ACCURACY = MetricSpec("accuracy", "", True, "share of correct predictions")
+BITS_PER_BYTE = MetricSpec("bits_per_byte", "bits/byte", False, "cross-entropy per byte of text")
 
 
 def cross_entropy_sums(

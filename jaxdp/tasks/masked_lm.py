@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.losses import perplexity, token_loss_sums
+from jaxdp.tasks.losses import ACCURACY, PERPLEXITY, perplexity, token_loss_sums
 from jaxdp.tasks.masking import Masked, mask_tokens, most_masked
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
@@ -56,6 +56,7 @@ class MaskedLM(Task):
     packings = ("cut", "none")
     special_tokens = (CLASS, SEPARATOR, MASK)
     architectures = ("encoder",)
+    metrics = (PERPLEXITY, ACCURACY)
     asked = ("text",)
     answer_names = ("candidates",)
     markers = (MASK,)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.tasks.empty_texts import cure, reason
-from jaxdp.tasks.losses import perplexity, token_loss_sums
+from jaxdp.tasks.losses import ACCURACY, PERPLEXITY, perplexity, token_loss_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.tasks.translation_scores import SCORE_METRICS, check_tokenization, score_texts
 from jaxdp.typing import HostBatch, PyTree
@@ -49,6 +49,7 @@ class Seq2Seq(Task):
     packings = ("none", "documents")
     architectures = ("encoder_decoder",)
     asked = ("source",)
+    metrics = (PERPLEXITY, ACCURACY)
     score_metrics = SCORE_METRICS
 
     def __init__(self, inputs: TaskInputs):

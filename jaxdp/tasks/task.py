@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdp.data.labels import Labels
 from jaxdp.errors import UserError
-from jaxdp.metrics import Sums
+from jaxdp.metrics import LOSS, MetricSpec, Sums
 from jaxdp.typing import HostBatch, PyTree
 
 Apply = Callable[..., Any]
@@ -99,9 +99,12 @@ class Task(Protocol):
         architectures: kinds of model that can learn it (`model.architecture`).
         model_options: what it asks of `jaxdp.model.model_config`: the head and its size.
         collected: which `outputs` of a whole split `summarize` needs; (): it has none.
-        summary_metrics: names of the metrics that `summarize` gives.
-        score_metrics: names of the metrics that `score` gives to texts that the model
-            wrote; (): it has none.
+        metrics: declarations of the metrics that `loss` and `derived_metrics` return in
+            an evaluation; one named "loss" replaces `jaxdp.metrics.LOSS`. A metric that
+            is not declared is reported, but cannot be `eval.metric`.
+        summary_metrics: declarations of the metrics that `summarize` returns.
+        score_metrics: declarations of the metrics that `score` returns for generated
+            texts; empty if there are none.
         can_augment: whether what is read may be changed at random while what is learned stays.
         prompt_end: what follows a prompt before its continuation, as it did in training.
         end_before_text: where a row has end of text before the first token of a text:
@@ -124,8 +127,9 @@ class Task(Protocol):
     architectures: tuple[str, ...]
     model_options: Mapping[str, Any]
     collected: tuple[str, ...] = ()
-    summary_metrics: tuple[str, ...] = ()
-    score_metrics: tuple[str, ...] = ()
+    metrics: tuple[MetricSpec, ...] = ()
+    summary_metrics: tuple[MetricSpec, ...] = ()
+    score_metrics: tuple[MetricSpec, ...] = ()
     prompt_end: str = ""
     end_before_text: str = "between"
     asked: tuple[str, ...] = ()
@@ -197,6 +201,26 @@ class Task(Protocol):
                 is answered too.
         """
         raise NotImplementedError
+
+
+def declared_metrics(task: Task, *, scored: bool) -> dict[str, MetricSpec]:
+    """Returns the declarations of a task's evaluation metrics by full name, the loss first.
+
+    Args:
+        task: The task.
+        scored: Whether evaluations generate texts and score them.
+
+    Raises:
+        UserError: A declaration is no `MetricSpec`, or of another group than "eval".
+    """
+    specs = (LOSS, *task.metrics, *task.summary_metrics, *(task.score_metrics if scored else ()))
+    for spec in specs:
+        if not isinstance(spec, MetricSpec) or spec.group != LOSS.group:
+            raise UserError(
+                f"{type(task).__name__} declares the metric {spec!r}; expected a jaxdp.tasks.MetricSpec of the group "
+                f"{LOSS.group!r}, such as MetricSpec('accuracy', higher_is_better=True)."
+            )
+    return {spec.full_name: spec for spec in specs}
 
 
 _FACTORIES: dict[str, Callable[[TaskInputs], Task]] = {}

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.task import Summary
 
-SCORE_METRICS = ("bleu", "chrf", "exact_match")
+SCORE_METRICS = (
+    MetricSpec("bleu", "points", True, "corpus BLEU"),
+    MetricSpec("chrf", "points", True, "corpus chrF"),
+    MetricSpec("exact_match", "", True, "share of texts equal to their reference"),
+)
 
 
 def check_tokenization(name: str) -> None:

@@ -13,6 +13,7 @@ from jaxdp.checkpoint.manifest import (
     read_item,
     read_manifest,
 )
+from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
 from jaxdp.checkpoint.run_files import with_preset
 from jaxdp.config import to_json
@@ -93,7 +94,8 @@ def why_it_is_over(
     """
     if control_plane.broadcast(control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)):
         return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
-    stopping = early_stopping(config, directory, step, lambda step: {})
+    higher_is_better = bool(recorded_metric(directory.checkpoints, config.eval.metric).higher_is_better)
+    stopping = early_stopping(config, directory, step, lambda step: {}, higher_is_better)
     if control_plane.broadcast(control_plane.is_main_process and step < total_steps and stopping.is_exhausted):
         return f"{directory.root} has {stopping.message}; a larger eval.patience continues it."
     return None
@@ -107,9 +109,13 @@ def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
 
 
 def early_stopping(
-    config: ConfigDict, directory: WorkDir, step: int, evaluated: Callable[[int], Mapping[str, float]]
+    config: ConfigDict,
+    directory: WorkDir,
+    step: int,
+    evaluated: Callable[[int], Mapping[str, float]],
+    higher_is_better: bool,
 ) -> EarlyStopping:
-    """What counts evaluations without a gain, those in metrics.jsonl up to this step included.
+    """Builds the hook that counts evaluations without a gain, those in metrics.jsonl up to this step included.
 
     Raises:
         UserError: a line of it is not a JSON object with a step; half a last one is left out.
@@ -122,4 +128,5 @@ def early_stopping(
         config.eval.patience,
         evaluated,
         (values for values in history if values["step"] <= step),
+        higher_is_better=higher_is_better,
     )

@@ -10,12 +10,18 @@ def farthest_rollback(max_skipped_in_a_row: int) -> int:
     return 2 * max_skipped_in_a_row
 
 
-def retention_of(config: ConfigDict) -> Retention:
-    """What `checkpoint.keep_*`, `eval.metric` and the rollbacks ask for."""
+def retention_of(config: ConfigDict, higher_is_better: bool) -> Retention:
+    """Returns what `checkpoint.keep_*`, `eval.metric` and the rollbacks ask for.
+
+    Args:
+        config: Configuration of the run.
+        higher_is_better: Direction of `eval.metric`.
+    """
     return Retention(
         config.checkpoint.keep_latest,
         config.checkpoint.keep_best,
         config.checkpoint.keep_every_steps,
         config.eval.metric,
         keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
+        higher_is_better=higher_is_better,
     )

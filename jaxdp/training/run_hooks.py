@@ -59,7 +59,10 @@ def make_hooks(
         InPhase(checkpointing, lambda: phase("saving a checkpoint")),
     ]
     if config.eval.patience:
-        hooks.append(early_stopping(config, start.directory, first_step, evaluating.last_at))
+        stopping = early_stopping(
+            config, start.directory, first_step, evaluating.last_at, bool(start.composition.metric.higher_is_better)
+        )
+        hooks.append(stopping)
     if programs.checksums:
         # Before all hooks that use or save the state.
         hooks.insert(0, _consistency(start.composition, programs, checkpointing))
@@ -110,7 +113,7 @@ def _checkpointing(
     start: Start, rollbacks: Rollbacks, writer: CheckpointWriter, evaluating: Evaluating
 ) -> Checkpointing:
     config = start.composition.config
-    retention = retention_of(config)
+    retention = retention_of(config, bool(start.composition.metric.higher_is_better))
     best = BestSoFar(retention, saved_metrics(start.directory.checkpoints))
     return Checkpointing(
         writer,

@@ -118,13 +118,14 @@ def _train(
         write = stack.enter_context(metrics_writers(start, first_step))
         writer = CheckpointWriter(
             start.directory.checkpoints,
-            retention_of(config),
+            retention_of(config, bool(composition.metric.higher_is_better)),
             composition.abstract_state,
             async_save=config.checkpoint.async_save,
             check_place=start.check_place,
             proofs=start.directory.proofs,
             provenance=start.provenance(),
             run_files=_run_files(start),
+            metrics=composition.metrics.values(),
         )
         stack.callback(writer.close)
         hooks = make_hooks(start, programs, rollbacks, writer, write, first_step)

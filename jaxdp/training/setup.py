@@ -1,7 +1,7 @@
 """Everything between a configuration and a step that can run: devices, model, program, batches."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxdp.errors import UserError
 from jaxdp.experiment.dataset import Data
 from jaxdp.experiment.feed import make_feed
 from jaxdp.inference.evaluate import Evaluator
-from jaxdp.metrics import higher_is_better
+from jaxdp.metrics import MetricSpec
 from jaxdp.model import flops_per_row
 from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
@@ -36,6 +36,7 @@ from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
 from jaxdp.state import TrainState
 from jaxdp.step import UpdateConfig, make_train_step
+from jaxdp.tasks import declared_metrics
 from jaxdp.training import parts
 from jaxdp.watchdog import longest_limit_secs
 
@@ -74,6 +75,9 @@ class Composition:
             data: read before, since no backend may run while data is prepared.
             total_steps: length of the run, which schedules need.
             processes: those that train together; all are known to be there.
+
+        Raises:
+            UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
         """
         self.config, self.data, self.total_steps = config, data, total_steps
         configure_backend(
@@ -92,6 +96,8 @@ class Composition:
             config.global_batch_size, config.microbatch_size, self.topology.num_devices
         )
         self.task = parts.make_task(config, data.vocabularies)
+        self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
+        self.metric: MetricSpec = _chosen_metric(config, self.metrics)
         self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.vocabularies)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
         self.feed = make_feed(config, data, self.task, self.topology)
@@ -103,20 +109,17 @@ class Composition:
         """Compiles all programs of the run.
 
         Raises:
-            UserError: `eval.metric` is not measured by the task, or has no direction.
+            UserError: The task does not measure `eval.metric`, which it declares.
         """
         step, evaluator = self.compile_step(), self.compile_evaluator()
-        self._check_metric(evaluator.metric_names)
+        metric, measured = self.config.eval.metric, evaluator.metric_names
+        if metric not in measured:
+            raise UserError(
+                f"eval.metric={metric!r} is declared by task={self.config.task}, which does not measure it; choose one "
+                f"of: {', '.join(measured)}."
+            )
         compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
         return Programs(step, evaluator, self.compile_checksums() if compared else None)
-
-    def _check_metric(self, names: Sequence[str]) -> None:
-        metric = self.config.eval.metric
-        if metric not in names:
-            raise UserError(
-                f"eval.metric={metric!r} is not measured by task={self.config.task}; choose one of: {', '.join(names)}."
-            )
-        higher_is_better(metric)  # refuses one without a direction, before it decides what is kept
 
     def compile_step(
         self, update: UpdateConfig | None = None, shape: BatchShape | None = None
@@ -179,6 +182,19 @@ class Composition:
     def control_word_maker(self) -> Callable[[int, int], Any]:
         """Returns a function (request, batch hash) -> control word on the devices."""
         return control_word_maker(self.topology)
+
+
+def _chosen_metric(config: ConfigDict, metrics: Mapping[str, MetricSpec]) -> MetricSpec:
+    """Returns the declaration of `eval.metric`.
+
+    Raises:
+        UserError: The task does not declare it, or declares no direction.
+    """
+    name, ranking = config.eval.metric, [name for name, spec in metrics.items() if spec.higher_is_better is not None]
+    if name not in ranking:
+        why = "has no direction (higher_is_better)" if name in metrics else f"is not a metric of task={config.task}"
+        raise UserError(f"eval.metric={name!r} {why}; choose one of: {', '.join(ranking)}.")
+    return metrics[name]
 
 
 def _heartbeat_secs(config: ConfigDict) -> float:

@@ -1,5 +1,6 @@
 """Which checkpoints stay, how the others go, which one a name stands for."""
 
+import dataclasses
 import math
 import shutil
 
@@ -12,8 +13,10 @@ from jaxdp.checkpoint.manifest import (
     committed_steps,
     describe_files,
     find_damage,
+    read_manifest,
     write_manifest,
 )
+from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.retention import (
     BestSoFar,
     Retention,
@@ -24,6 +27,7 @@ from jaxdp.checkpoint.retention import (
     remove_leftovers,
 )
 from jaxdp.errors import UserError
+from jaxdp.metrics import MetricSpec
 
 LOSSES = {1: 5.0, 2: 1.0, 3: 3.0, 4: 2.0, 5: 4.0, 6: 6.0}
 
@@ -55,7 +59,7 @@ def checkpoints(tmp_path):
         ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 1}, {5, 6}),
         ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 3}, {3, 4, 6}),
         ({"keep_latest": 1, "keep_best": 0, "keep_back_steps": 6}, {1, 6}),
-        ({"keep_latest": 1, "keep_best": 2, "metric": "eval/accuracy"}, {1, 6}),
+        ({"keep_latest": 1, "keep_best": 2, "metric": "eval/accuracy", "higher_is_better": True}, {1, 6}),
         ({"keep_latest": 1, "keep_best": 2, "metric": "eval/unknown"}, {6}),
     ],
 )
@@ -82,7 +86,8 @@ def test_there_is_always_one_to_go_back_to(tmp_path, every):
 def test_the_latest_is_never_deleted_for_a_better_one(tmp_path, losses, metric):
     for step, loss in enumerate(losses, 1):
         commit(tmp_path, step, {metric: float(loss)})
-        apply_retention(tmp_path, Retention(keep_latest=1, keep_best=1, metric=metric))
+        rules = Retention(keep_latest=1, keep_best=1, metric=metric, higher_is_better=metric == "eval/accuracy")
+        apply_retention(tmp_path, rules)
         assert step in committed_steps(tmp_path)
         assert len(committed_steps(tmp_path)) <= 2
 
@@ -94,14 +99,31 @@ def test_checkpoints_without_the_metric_are_kept_by_no_other_rule_than_age(tmp_p
     assert committed_steps(tmp_path) == [3, 4]
 
 
-@pytest.mark.parametrize(("metric", "best"), [("eval/macro_f1", 2), ("eval/root_mean_squared_error", 3), ("eval/bleu", 2)])
-def test_best_is_the_highest_or_the_lowest(metric, best):
-    assert ranked({1: {metric: 0.5}, 2: {metric: 0.8}, 3: {metric: 0.2}}, metric)[0] == best
+def test_best_is_the_highest_or_the_lowest():
+    """Whatever words are in the name."""
+    values = {1: {"eval/loss": 0.5}, 2: {"eval/loss": 0.8}, 3: {"eval/loss": 0.2}}
+    assert ranked(values, "eval/loss", higher_is_better=True) == [2, 1, 3]
+    assert ranked(values, "eval/loss", higher_is_better=False) == [3, 1, 2]
+
+
+def test_best_follows_the_newest_declaration_and_else_the_rule_of_the_name(tmp_path):
+    specs = {1: {}, 2: {"eval/wer": {"unit": "", "higher_is_better": True}}, 3: {"eval/wer": {"unit": "%", "higher_is_better": False}}}
+    for step, declared in specs.items():
+        commit(tmp_path, step, {"eval/wer": float(step), "eval/bleu": float(step), "eval/my_loss": float(step)})
+        manifest = read_manifest(tmp_path / str(step))
+        write_manifest(tmp_path / str(step), dataclasses.replace(manifest, metric_specs=declared))
+    assert choose_step(tmp_path, "best", "eval/wer") == 1
+    assert recorded_metric(tmp_path, "eval/wer") == MetricSpec("wer", "%", False)
+    delete_checkpoint(tmp_path / "3")
+    assert choose_step(tmp_path, "best", "eval/wer") == 2
+    assert choose_step(tmp_path, "best", "eval/bleu") == 2
+    assert choose_step(tmp_path, "best", "eval/my_loss") == 1
+    assert recorded_metric(tmp_path / "missing", "eval/my_loss") == MetricSpec("my_loss", higher_is_better=False)
 
 
 def test_of_equals_the_earlier_is_better():
-    assert ranked({2: {"m/loss": 1.0}, 1: {"m/loss": 1.0}, 3: {"m/loss": 0.5}}, "m/loss") == [3, 1, 2]
-    assert ranked({2: {"m/bleu": 1.0}, 1: {"m/bleu": 1.0}, 3: {"m/bleu": 0.5}}, "m/bleu") == [1, 2, 3]
+    assert ranked({2: {"m/loss": 1.0}, 1: {"m/loss": 1.0}, 3: {"m/loss": 0.5}}, "m/loss", False) == [3, 1, 2]
+    assert ranked({2: {"m/bleu": 1.0}, 1: {"m/bleu": 1.0}, 3: {"m/bleu": 0.5}}, "m/bleu", True) == [1, 2, 3]
 
 
 def test_a_checkpoint_is_renamed_before_it_is_deleted(checkpoints, monkeypatch):
@@ -235,7 +257,7 @@ def test_every_rule_says_what_it_keeps():
     [
         (Retention(), {}, [True, False, True, False, False]),
         (Retention(keep_best=2), {}, [True, True, True, False, True]),
-        (Retention(metric="eval/accuracy"), {}, [True, True, False, False, False]),
+        (Retention(metric="eval/accuracy", higher_is_better=True), {}, [True, True, False, False, False]),
         (Retention(), {1: {"eval/loss": 2.5}, 2: {}, 3: {"eval/loss": None}}, [False, False, True, False, False]),
         (Retention(keep_best=0), {}, [False] * 5),
         (Retention(metric="eval/other"), {}, [False] * 5),

@@ -15,7 +15,9 @@ from jaxdp.trainer import Request, train
 LOSSES = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 3.1, 2.0, 1.0, 1.0]
 
 
-def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, history=(), peer=0, owed=-1):
+def run(
+    values, patience, metric="eval/loss", total_steps=100, first_step=0, history=(), peer=0, owed=-1, higher_is_better=False
+):
     """The real loop; evaluation number i, after every second step, measures values[i]."""
     written = []
     every = Every(2, total_steps)
@@ -23,7 +25,7 @@ def run(values, patience, metric="eval/loss", total_steps=100, first_step=0, his
         every, lambda step: {metric: values[step // 2 - 1]}, lambda *line: written.append(line),
         is_owed=lambda step: step == owed,
     )  # fmt: skip
-    stopping = EarlyStopping(every, metric, patience, evaluating.last_at, history)
+    stopping = EarlyStopping(every, metric, patience, evaluating.last_at, history, higher_is_better=higher_is_better)
     outcome = train(
         lambda state, batch, control_word: (state + 1, {"request": max(control_word, peer)}),
         first_step, ((0, 0) for _ in range(10**6)), lambda request, _: request, [evaluating, stopping],
@@ -44,7 +46,7 @@ def test_it_stops_after_so_many_evaluations_without_a_new_best():
 
 
 def test_a_metric_that_should_rise():
-    outcome, stopping, _ = run([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], patience=2, metric="eval/accuracy")
+    outcome, stopping, _ = run([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], patience=2, metric="eval/accuracy", higher_is_better=True)
     assert (outcome.request, outcome.step) == (Request.EARLY_STOP, 10)
     assert "did not improve on eval/accuracy 0.3 of step 4" in stopping.message
 

@@ -23,6 +23,11 @@ def lines_of(infos, *, every=2, **options):
     return lines
 
 
+def test_every_number_of_a_line_is_declared():
+    [(_, line)] = lines_of([info(1)], every=1, peak_flops=1e9)
+    assert set(line) == {spec.full_name for spec in Logging.metrics}
+
+
 def test_a_line_has_the_numbers_of_its_step_and_the_speeds_since_the_last_line():
     infos = [
         info(1, secs=1.0, wait=0.5, ready=0, tokens=100.0),

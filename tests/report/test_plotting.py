@@ -1,5 +1,6 @@
 """The picture of training curves: what it shows, what it refuses, what it imports."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,8 +10,12 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from jaxdp.errors import UserError
-from jaxdp.report.plotting import COLORS, _smooth, _spread, plot_runs
+from jaxdp.metrics import LOSS, MetricSpec
+from jaxdp.report.plotting import COLORS, _figure, _load_runs, _smooth, _spread, plot_runs
 from jaxdp.report.writers import MetricsFile
+from jaxdp.tasks.translation_scores import SCORE_METRICS
+
+BLEU, CHRF, _ = SCORE_METRICS
 
 
 def write_run(directory, num_lines=30, **extra):
@@ -49,11 +54,25 @@ def test_what_a_run_is_judged_by_has_a_panel_of_its_own(tmp_path):
     run = write_run(tmp_path / "run")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 300, "eval/bleu": 7.5}\n')
-    plain, of_loss = (read_png(plot_runs([run], tmp_path / f"{name}.png", name)) for name in ("eval/chrf", "eval/loss"))
+    plain, of_loss = (read_png(plot_runs([run], tmp_path / f"{spec.name}.png", spec)) for spec in (CHRF, LOSS))
     np.testing.assert_array_equal(plain, of_loss)  # a run that has no such metric
-    pixels = read_png(plot_runs([run], tmp_path / "bleu.png", "eval/bleu"))
+    pixels = read_png(plot_runs([run], tmp_path / "bleu.png", BLEU))
     np.testing.assert_array_equal(pixels[:700], plain[:700])
     assert (pixels[800:] != plain[800:]).any()
+
+
+def test_titles_have_the_units_and_the_direction(tmp_path):
+    run = write_run(tmp_path / "run")
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 300, "eval/bleu": 7.5, "eval/wer": 0.5}\n')
+
+    def titles(metric, loss):
+        return [axes.get_title(loc="left") for axes in _figure(_load_runs([run], metric.full_name), metric, loss).axes]
+
+    squared = dataclasses.replace(LOSS, unit="squared deviations")
+    assert titles(BLEU, LOSS) == ["Loss (nats)", "Bleu (points, higher is better)", "Learning rate", "Throughput (tokens/s)"]
+    falling = MetricSpec("wer", higher_is_better=False)
+    assert titles(falling, squared)[:2] == ["Loss (squared deviations)", "Wer (lower is better)"]
 
 
 def test_a_single_point_is_seen(tmp_path):

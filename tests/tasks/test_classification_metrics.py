@@ -77,7 +77,7 @@ def check(summary, is_true, is_given, probabilities):
         "calibration_error": report["calibration"]["error"],
     }  # fmt: skip
     assert summary.metrics == pytest.approx(expected)
-    assert tuple(summary.metrics) == SUMMARY_METRICS[report["kind"]]
+    assert list(summary.metrics) == [spec.name for spec in SUMMARY_METRICS[report["kind"]]]
     assert report["averages"]["weighted"]["recall"] == pytest.approx(weighted[1])
     for number, (curve, area) in enumerate(zip(report["roc"], areas, strict=True)):
         assert curve["label"] == NAMES[number] and curve["auc"] == pytest.approx(area)

@@ -20,7 +20,6 @@ from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
-from jaxdp.metrics import higher_is_better
 from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import divide_batch
@@ -33,11 +32,10 @@ from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.state import initial_state
 from jaxdp.step import UpdateConfig, make_eval_step, make_train_step
-from jaxdp.tasks import pad_examples, register_task, registered_tasks
+from jaxdp.tasks import declared_metrics, pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 from jaxdp.training.parts import make_task
 
-FALLING = ("loss", "perplexity", "bits_per_byte", "error")
 SEED = 5
 NUM_STEPS = 200
 NUM_NEW = 7
@@ -153,7 +151,7 @@ def test_a_row_is_the_same_in_any_batch_and_any_process(case):
         assert_equal_trees(joined, whole)
 
 
-def test_metrics_have_names_of_their_own_and_dropout_gets_its_keys(case):
+def test_all_metrics_are_declared_and_dropout_gets_its_keys(case):
     task, model = case.make_task(), case.make_model()
     row_keys_seen = []
 
@@ -172,10 +170,12 @@ def test_metrics_have_names_of_their_own_and_dropout_gets_its_keys(case):
     sums = jax.eval_shape(measure, parameter_shapes(model.config), task.batch_spec(2), row_keys)
     means = dict.fromkeys(["loss", *sums.metrics], 1.0)
     means |= task.derived_metrics(means)  # of which one may replace a mean, in another unit
-    names = [*means, *task.summary_metrics, *task.score_metrics]
-    assert len(names) == len(set(names))
-    for name in names:  # of a new one it has to be known what `best` means
-        assert higher_is_better(f"eval/{name}") is not any(word in name for word in FALLING), name
+    specs = [*task.metrics, *task.summary_metrics, *task.score_metrics]
+    assert len(specs) == len({spec.name for spec in specs})
+    assert set(means) == {"loss", *(spec.name for spec in task.metrics)}
+    declared = declared_metrics(task, scored=True)
+    assert set(declared) == {"eval/loss", *(spec.full_name for spec in specs)}
+    assert all(isinstance(spec.higher_is_better, bool) and spec.description for spec in declared.values())
 
 
 # ---- Sums ---------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_summary_does_not_depend_on_batches(case):
     whole, *parts = (jax.device_get(outputs(batch)) for batch in batches)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in task.collected}
     first, second = task.summarize(whole), task.summarize(joined)
-    assert tuple(first.metrics) == task.summary_metrics
+    assert list(first.metrics) == [spec.name for spec in task.summary_metrics]
     assert second.metrics == pytest.approx(first.metrics, rel=1e-4, nan_ok=True)
     assert json.loads(json.dumps(first.report, allow_nan=False)) == first.report
 
