@@ -1,6 +1,7 @@
 """README and docs/ name what exists: links, paths, commands, keys and recipes; examples run; generated pages are up to date."""
 
 import argparse
+import ast
 import fnmatch
 import importlib
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import compilation_cache, config_file, environment, metrics_lines, train
 
+import jaxdp
 from jaxdp import defaults, tasks
 from jaxdp.cli.main import COMMANDS
 from jaxdp.config import load_config
@@ -24,7 +26,7 @@ __all__ = ["compilation_cache", "config_file"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")])
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
 KEYS = flat_keys(defaults.get_config())
 GROUPS = [key for key in KEYS if f"{key}." in " ".join(KEYS) and "." not in key]
@@ -133,7 +135,7 @@ def without_placeholders(words):
 def check_jaxdp(words):
     """Parses one command with the options of the command line and the keys of the configuration."""
     command, *arguments = without_placeholders(words)
-    if command in ("--help", "COMMAND"):
+    if command in ("--help", "--version", "COMMAND"):
         return
     assert command in COMMANDS, command
     module = importlib.import_module(f"jaxdp.cli.{command}")
@@ -223,6 +225,25 @@ def test_every_page_is_in_the_table_of_contents():
         assert {path for path in PAGES if path.is_relative_to(DOCS)} - targets <= {DOCS / "index.md"}, name(table)
 
 
+def string_literals():
+    """All string literals of the package, with `...` for the values in them."""
+    for path in (ROOT / "jaxdp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_of_troubleshooting_exist():
+    text = (DOCS / "troubleshooting.md").read_text().split("## Symptoms")[0]
+    messages = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    assert len(messages) > 30
+    literals = "\n".join(string_literals())
+    fragments = [fragment.strip() for message in messages for fragment in message.replace("(...)", "...").split("...")]
+    assert [fragment for fragment in fragments if len(fragment) > 7 and fragment not in literals] == []
+
+
 # ---- Python -----------------------------------------------------------------
 
 
@@ -254,3 +275,40 @@ def test_the_python_example_of_the_readme_runs(tmp_path, compilation_cache):
     )
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.startswith("def ") and 1 < float(outcome.stdout.split()[-1]) < 3
+
+
+# ---- Python API -------------------------------------------------------------
+
+
+def documented_objects():
+    """(name of an object, heading) of every entry of the page of the Python API."""
+    return re.findall(r"^::: ([\w.]+)(?:\n    options: \{ heading: ([\w.]+))?", (DOCS / "python.md").read_text(), re.MULTILINE)
+
+
+def test_the_page_of_the_python_api_has_every_public_name():
+    public = {f"jaxdp.{public}" for public in jaxdp.__all__}
+    for entry, heading in documented_objects():
+        module, _, attribute = entry.rpartition(".")
+        found = getattr(importlib.import_module(module), attribute)
+        if heading:
+            assert found is getattr(jaxdp, heading.removeprefix("jaxdp.")), heading
+        public.discard(heading or entry)
+    assert not public
+
+
+# ---- Site -------------------------------------------------------------------
+
+
+def test_every_page_is_in_the_navigation():
+    named = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("material", reason="needs the extra docs")
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--config-file={ROOT / 'mkdocs.yml'}", f"--site-dir={tmp_path / 'site'}"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (tmp_path / "site" / "python" / "index.html").is_file()

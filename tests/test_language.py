@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 DONE = (
+    ".github",
+    "CONTRIBUTING.md",
     "README.md",
+    "SECURITY.md",
     "docs/benchmarks.md",
     "docs/checkpoints.md",
     "docs/clusters.md",
@@ -27,6 +30,8 @@ DONE = (
     "docs/extending.md",
     "docs/index.md",
     "docs/parallelism.md",
+    "docs/python.md",
+    "docs/troubleshooting.md",
     "docs/generate.py",
     "docs/tasks",
     "jaxdp/checksum.py",
