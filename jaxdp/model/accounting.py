@@ -29,11 +29,12 @@ def num_parameters(config: TransformerConfig) -> int:
 def min_parameters(config: TransformerConfig) -> int:
     """A lower bound of the number of parameters, by arithmetic: of a giant model the tree itself takes too long.
 
-    Counts the token embedding, and in each layer the query and output projections and the MLP.
+    Counts the embeddings of tokens and learned positions, and in each layer the query and output projections and the MLP.
     """
     layer = 2 * config.embed_dim**2 + 2 * config.embed_dim * config.mlp_dim
     num_layers = config.num_layers + (config.num_decoder_layers if config.has_source else 0)
-    return config.vocab_size * config.embed_dim + num_layers * layer
+    num_positions = config.max_length if config.positions == "learned" else 0
+    return (config.vocab_size + num_positions) * config.embed_dim + num_layers * layer
 
 
 def flops_per_row(

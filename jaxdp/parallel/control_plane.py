@@ -167,8 +167,14 @@ class ControlPlane:
             raise
 
     def _call_until(self, end: float, timeout_secs: float, token: RunToken):
-        """Calls process 0 until it answers."""
-        refused_since = None
+        """Calls process 0 until it answers.
+
+        Raises:
+            UserError: The token is refused for `TOKEN_SECS`, or was the last time process 0 answered at all: it may
+                have given up by then.
+            ProcessLost: Process 0 does not answer in time.
+        """
+        refused_since = refusal = None
         while True:
             now = time.monotonic()
             try:
@@ -177,8 +183,10 @@ class ControlPlane:
             except (OSError, ValueError) as error:
                 refused = isinstance(error, TokenRefused) and not self.is_main_process
                 refused_since = (refused_since or now) if refused else None
-                if refused and time.monotonic() > min(end, refused_since + TOKEN_SECS):
-                    raise UserError(self._why_refused(error, token)) from error
+                if refused or not isinstance(error, OSError):
+                    refusal = error if refused else None
+                if refusal and time.monotonic() > min(end, (refused_since or end) + TOKEN_SECS):
+                    raise UserError(self._why_refused(refusal, token)) from error
                 if time.monotonic() > end:
                     raise ProcessLost(self._why_unreachable(error, timeout_secs)) from error
                 if self._server and self._server.error:  # the others were here first

@@ -19,8 +19,7 @@ from jaxdp.data.pipeline import MakeBatch
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.vocabularies import NONE, Vocabularies
-from jaxdp.hardware.host_memory import host_memory_bytes
-from jaxdp.model import Transformer, TransformerConfig, init_params, min_parameters, model_config
+from jaxdp.model import Transformer, TransformerConfig, init_params, model_config
 from jaxdp.optim import (
     OptimizerConfig,
     holding_frozen,
@@ -31,18 +30,14 @@ from jaxdp.optim import (
     track_loss,
 )
 from jaxdp.parallel.sync import GradientSync
-from jaxdp.report.terminal import memory_size
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Outputs, UpdateConfig
 from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
+from jaxdp.training.size_limits import check_model_size
 from jaxdp.typing import PyTree
 
 DEFAULT_PRESETS = {"decoder": "nano", "encoder": "encoder_nano", "encoder_decoder": "seq2seq_nano"}
 """Where `model.preset` is unset, by the first architecture that the task can be learned by."""
-
-
-MAX_LAYERS = 10_000
-"""Largest depth that is built; the deepest Transformers published have 1,000."""
 
 
 def make_task(config: ConfigDict, vocabularies: Vocabularies = NONE) -> Task:
@@ -178,22 +173,8 @@ def make_model(
     """
     dtype = "float32" if platform == "cpu" else "bfloat16"
     model = architecture(config, vocab_size, vocabularies=vocabularies, dtype=dtype)
-    _check_size(model)
+    check_model_size(model)
     return Transformer(model)
-
-
-def _check_size(model: TransformerConfig) -> None:
-    """Refuses a model that would take all memory, or hours, before anything of it is built."""
-    layers = max(model.num_layers, model.num_decoder_layers or 0)
-    if layers > MAX_LAYERS:
-        raise UserError(f"model.num_layers={layers} must be at most {MAX_LAYERS:,}: each layer is traced and compiled.")
-    needed, present = 4 * min_parameters(model), host_memory_bytes()
-    if needed > present:
-        raise UserError(
-            f"The parameters of this model (model.embed_dim={model.embed_dim}, num_layers={model.num_layers}, "
-            f"mlp_dim={model.mlp_dim}, vocab_size={model.vocab_size}) take at least {memory_size(needed)}, and this host has "
-            f"{memory_size(present)}: make the model smaller, or use a larger machine."
-        )
 
 
 def optimizer_config(config: ConfigDict, total_steps: int) -> OptimizerConfig:

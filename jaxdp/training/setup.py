@@ -38,6 +38,7 @@ from jaxdp.state import TrainState
 from jaxdp.step import UpdateConfig, make_train_step
 from jaxdp.tasks import declared_metrics
 from jaxdp.training import parts
+from jaxdp.training.size_limits import check_batch_size
 from jaxdp.watchdog import longest_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
@@ -99,6 +100,8 @@ class Composition:
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
         self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.vocabularies)
+        prefetch_batches = 0 if data.stream else config.data.prefetch_batches  # those of a stream come as slowly as it does
+        check_batch_size(self.task, self.model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
         self.update = parts.make_update(config, total_steps, self.topology.platform)
         self.feed = make_feed(config, data, self.task, self.topology)
         self._initialise = parts.make_initial_state(config, self.model, self.update)

@@ -144,3 +144,20 @@ def test_a_token_that_is_never_seen_is_told(call, tmp_path, monkeypatch):
     assert f"or set {VARIABLE} to the same secret" in str(refusal.value)
     with pytest.raises(ProcessLost):
         first.result()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_refused_token_is_told_also_when_process_0_has_given_up_since(call, tmp_path, is_written):
+    """Its port is closed by then: the last call finds nobody there."""
+    first = call(0, 2, timeout_secs=0.5)
+    second = call(1, 2, timeout_secs=2.5, token=OTHER_TOKEN if is_written else RunToken(tmp_path / ".run_token", {}))
+    with pytest.raises(ProcessLost):
+        first.result()
+    with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of") as refusal:
+        second.result()
+    assert refusal.value.exit_code == 2
+
+
+def test_nobody_there_is_not_blamed_on_the_token(call):
+    with pytest.raises(ProcessLost, match=r"did not answer within 0\.5 s"):
+        call(1, 2, timeout_secs=0.5, token=OTHER_TOKEN).result()

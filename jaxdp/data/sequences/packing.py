@@ -230,6 +230,7 @@ def _first_fit(lengths: np.ndarray, length: int) -> np.ndarray:
     row with room for n is then the lowest of the first rows of the kinds n, n + 1,
     ..., which NumPy finds in about a microsecond.
     """
+    length = min(length, int(lengths.sum()))  # the lists below are as long as a row; all documents fit one this long
     no_row = len(lengths)
     rows_with_room: list[list[int]] = [[] for _ in range(length + 1)]
     first_row = np.full(length + 1, no_row)  # of each kind

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,21 @@ def test_is_first_fit(seed, chunk, monkeypatch):
     assert plan.num_rows == len(rows)
     assert plan.num_tokens == lengths.sum()
     assert plan.efficiency == pytest.approx(lengths.sum() / (len(rows) * length))
+
+
+def test_memory_follows_the_documents_and_not_the_length_of_a_row():
+    lengths = np.array([5, 3, 7])
+    tracemalloc.start()
+    plan = pack(lengths, 10_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert documents_of(plan, lengths) == naive_first_fit(lengths.tolist(), 10_000_000) and peak < 1_000_000
+
+
+@pytest.mark.parametrize("length", [14, 15, 16, 29, 30, 31])
+def test_rows_about_as_long_as_all_documents(length):
+    lengths = np.array([5, 3, 7, 1, 14])
+    assert documents_of(pack(lengths, length), lengths) == naive_first_fit(lengths.tolist(), length)
 
 
 def test_rows_are_in_the_order_of_their_first_document():

@@ -1,0 +1,91 @@
+"""Memory limits of the host: models and batches that it cannot hold are refused before anything of them is built."""
+
+import math
+
+import jax.numpy as jnp
+
+from jaxdp.errors import UserError
+from jaxdp.hardware.host_memory import host_memory_bytes
+from jaxdp.model import TransformerConfig, min_parameters
+from jaxdp.parallel.devices import BatchShape, Topology
+from jaxdp.report.terminal import memory_size
+from jaxdp.tasks import Task
+
+MAX_LAYERS = 10_000
+"""Largest depth that is built; the deepest Transformers published have 1,000."""
+
+
+def check_model_size(model: TransformerConfig) -> None:
+    """Refuses a model that would take all memory, or hours, before anything of it is built.
+
+    Raises:
+        UserError: It has too many layers, or its parameters alone are larger than the memory of this host.
+    """
+    layers = max(model.num_layers, model.num_decoder_layers or 0)
+    if layers > MAX_LAYERS:
+        raise UserError(f"model.num_layers={layers} must be at most {MAX_LAYERS:,}: each layer is traced and compiled.")
+    needed, present = 4 * min_parameters(model), host_memory_bytes()
+    if needed > present:
+        raise UserError(
+            f"The parameters of this model (model.embed_dim={model.embed_dim}, num_layers={model.num_layers}, "
+            f"mlp_dim={model.mlp_dim}, vocab_size={model.vocab_size}, data.length={model.max_length}) take at least {memory_size(needed)}, and this host has "
+            f"{memory_size(present)}: make the model smaller, or use a larger machine."
+        )
+
+
+def check_batch_size(
+    task: Task, model: TransformerConfig, shape: BatchShape, topology: Topology, *, num_batches: int
+) -> None:
+    """Refuses batches whose arrays, or whose activations on CPU devices, are larger than the memory of this host.
+
+    Args:
+        task: Task of the run; gives the arrays of a batch.
+        model: Model of the run.
+        shape: Division of the global batch.
+        topology: Devices of the run.
+        num_batches: Batches that are in the memory of the host at once if it holds those on the devices: the one of
+            the step and those prepared ahead. Other accelerators than CPU devices need one on the host.
+
+    Raises:
+        UserError: At least that much is needed, and the host has less.
+    """
+    on_host = topology.platform == "cpu"
+    rows = shape.global_batch_size // topology.num_processes
+    batches = (num_batches if on_host else 1) * batch_bytes(task, rows)
+    activations = topology.num_local_devices * min_activation_bytes(task, model, shape.microbatch_size) if on_host else 0
+    present = host_memory_bytes()
+    if batches + activations <= present:
+        return
+    counted = f"{num_batches} batches, of which data.prefetch_batches are made ahead" if on_host and num_batches > 1 else "one batch"
+    found = [f"{memory_size(batches)} for the arrays of {counted}"]
+    if activations:
+        found.append(f"{memory_size(activations)} for activations of microbatches of {shape.microbatch_size} sequences")
+    smaller = "microbatch_size" if batches <= min(activations, present) else "global_batch_size"
+    raise UserError(
+        f"A step of global_batch_size={shape.global_batch_size} takes at least {memory_size(batches + activations)} of the memory of "
+        f"this host ({' and '.join(found)}), which has {memory_size(present)}: make {smaller} or data.length smaller, or use a larger machine."
+    )
+
+
+def batch_bytes(task: Task, rows: int) -> int:
+    """Returns the size of the arrays of a batch of so many rows, `row_ids` included."""
+    return 4 * rows + sum(math.prod(array.shape) * array.dtype.itemsize for array in task.batch_spec(rows).values())
+
+
+def min_activation_bytes(task: Task, model: TransformerConfig, rows: int) -> int:
+    """Returns a lower bound of the activations of one microbatch on one device.
+
+    The larger of two results of matrix products, which are whole in memory whatever is fused: keys and values of one
+    layer for every token that is read, and the scores of the vocabulary for every target.
+
+    Args:
+        task: Task of the run.
+        model: Model of the run.
+        rows: Sequences of a microbatch.
+    """
+    spec, num_values = task.batch_spec(rows), [0]
+    if "tokens" in spec:
+        num_values.append(math.prod(spec["tokens"].shape) * 2 * model.num_kv_heads * model.head_dim)
+    if "targets" in spec:
+        num_values.append(math.prod(spec["targets"].shape) * model.output_vocab_size)
+    return max(num_values) * jnp.dtype(model.dtype).itemsize
