@@ -10,7 +10,7 @@ SMALL_LETTERS = string.ascii_lowercase + " "
 class LetterTokenizer:
     """Special tokens are 0, 1, 2, ..., then come the letters and the blank, which begins a word."""
 
-    end_of_text_id = 0
+    eos_id = 0
 
     def __init__(self, special_tokens=("[CLS]", "[SEP]", "[MASK]"), letters=SMALL_LETTERS):
         names = ("<|endoftext|>", *special_tokens)

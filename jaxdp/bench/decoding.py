@@ -56,10 +56,10 @@ def measure_prediction(config: ConfigDict) -> dict[str, Any]:
         UserError: the task writes no texts, or no held-out text is to be written.
     """
     task = parts.make_task(config)
-    if task.asked and not task.score_metrics:
+    if task.predict_fields and not task.score_metrics:
         raise UserError(f"--predict measures writing, but task={config.task} writes no texts.")
     data = read_data(config, known_vocabularies(config, WorkDir("."), ()))
-    if task.asked and data.pairs is None:
+    if task.predict_fields and data.pairs is None:
         raise UserError("--predict writes held-out texts, but there are none: set eval.num_scored above 0 and data.source to a file.")
     config = parts.resolve(config, data.vocab_size, data.vocabularies)
     composition = Composition(config, data, 1)
@@ -69,9 +69,9 @@ def measure_prediction(config: ConfigDict) -> dict[str, Any]:
     result = {
         "devices": composition.topology.num_devices,
         "device_kind": composition.topology.kind,
-        "ends": bool(config.init_from and task.asked),
+        "ends": bool(config.init_from and task.predict_fields),
     }
-    return result | (_writing if task.asked else _continuing)(composition, params)
+    return result | (_writing if task.predict_fields else _continuing)(composition, params)
 
 
 def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
     sources, most = data.pairs.sources, composition.task.row_lengths["target_tokens"]
     ways = {"cached": cached(model), "uncached": uncached(model, most)}
     if not composition.config.init_from:
-        end = data.vocabularies.written.end_of_text_id
+        end = data.vocabularies.written.eos_id
         ways = {way: (_endless(apply, end), make_cache) for way, (apply, make_cache) in ways.items()}
     result: dict[str, Any] = {"sentences": len(sources), "most_tokens": most}
     for name, num_beams in (("greedy", 1), (f"beam_{NUM_BEAMS}", NUM_BEAMS)):
@@ -117,7 +117,7 @@ def _continuing(composition: Composition, params: PyTree) -> dict[str, Any]:
     for way, decoding in {"cached": cached(model), "uncached": uncached(model, context)}.items():
         print_status(f"greedy, {way}: compiling, and writing {num_tokens} tokens")
         program = compile_spmd(
-            make_decode(*decoding, Sampling(temperature=0), num_new=context - size, end_of_text_id=None),
+            make_decode(*decoding, Sampling(temperature=0), num_new=context - size, eos_id=None),
             topology,
             composition.abstract_state.params,
             abstract_batch(spec, topology),

@@ -77,7 +77,7 @@ class StreamBatches:
     Attributes:
         stream: see `jaxdp.data.reading.record_stream`.
         prepare: makes a document of a record.
-        end_of_text_id: stands between documents.
+        eos_id: stands between documents.
         make_batch: of the task.
         length: tokens from the beginning of a row to that of the next; a row has one more.
         global_batch_size: rows of a batch, of all processes.
@@ -87,7 +87,7 @@ class StreamBatches:
 
     stream: RecordStream
     prepare: Prepare
-    end_of_text_id: int
+    eos_id: int
     make_batch: MakeBatch
     length: int
     global_batch_size: int
@@ -160,7 +160,7 @@ class StreamBatches:
         """Rows of the rest of an epoch."""
         held: deque[Document] = deque()
         used, num_held, num_rows = start.num_tokens, -start.num_tokens, start.num_rows
-        for document in _documents(self.stream, self.prepare, self.end_of_text_id, start):
+        for document in _documents(self.stream, self.prepare, self.eos_id, start):
             held.append(document)
             num_held += len(document.tokens)
             while num_held > self.length:
@@ -190,7 +190,7 @@ class StreamBatches:
 
 
 def _documents(
-    stream: RecordStream, prepare: Prepare, end_of_text_id: int, start: Position
+    stream: RecordStream, prepare: Prepare, eos_id: int, start: Position
 ) -> Iterator[Document]:
     """The documents of the rest of an epoch, from the one that `start` is in."""
     number = start.num_documents
@@ -202,7 +202,7 @@ def _documents(
         if example is None:
             continue
         tokens = np.asarray(example["tokens"], np.int32)
-        yield Document(number, place, np.append(np.int32(end_of_text_id), tokens) if number else tokens)
+        yield Document(number, place, np.append(np.int32(eos_id), tokens) if number else tokens)
         number += 1
 
 
@@ -219,7 +219,7 @@ def _gather(documents: deque[Document], start: int, num_tokens: int) -> np.ndarr
     raise ValueError(f"{filled} tokens, expected {num_tokens}")
 
 
-def head_tokens(stream: RecordStream, prepare: Prepare, end_of_text_id: int, num_tokens: int) -> np.ndarray:
+def head_tokens(stream: RecordStream, prepare: Prepare, eos_id: int, num_tokens: int) -> np.ndarray:
     """The first tokens of a stream, documents joined as in rows: to evaluate on, say.
 
     Args:
@@ -232,7 +232,7 @@ def head_tokens(stream: RecordStream, prepare: Prepare, end_of_text_id: int, num
         UserError: see `RecordStream.records` and `prepare`.
     """
     pieces, missing = [np.zeros(0, np.int32)], num_tokens
-    for document in _documents(stream, prepare, end_of_text_id, Position()):
+    for document in _documents(stream, prepare, eos_id, Position()):
         pieces.append(document.tokens[:missing])
         missing -= len(pieces[-1])
         if not missing:

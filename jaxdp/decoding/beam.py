@@ -100,7 +100,7 @@ def make_beam_search(
     search: BeamSearch,
     *,
     num_new: int,
-    end_of_text_id: int,
+    eos_id: int,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds beam_search(params, batch) for `parallel.spmd`.
 
@@ -108,7 +108,7 @@ def make_beam_search(
     source_mask, as `make_decode` takes them.
 
     beam_search returns, of each row, the best `num_returned` hypotheses, best first:
-        tokens: [rows, num_returned, num_new] int32, filled up with `end_of_text_id`.
+        tokens: [rows, num_returned, num_new] int32, filled up with `eos_id`.
         log_probabilities: [rows, num_returned] float32, end of text included.
         scores: [rows, num_returned] float32, divided by the length penalty; -inf: there
             is no such hypothesis.
@@ -126,7 +126,7 @@ def make_beam_search(
         make_cache: (rows, slots) -> an empty cache.
         search: how hypotheses are compared, and how many.
         num_new: tokens of a hypothesis at most.
-        end_of_text_id: ends a hypothesis.
+        eos_id: ends a hypothesis.
     """
     num_beams = search.num_beams
 
@@ -153,11 +153,11 @@ def make_beam_search(
 
         def body(state: _Search) -> _Search:
             logits, cache = forward(state)
-            return _extend(search, end_of_text_id, state._replace(cache=cache), logits)
+            return _extend(search, eos_id, state._replace(cache=cache), logits)
 
-        start = _start(search, rows, num_new, end_of_text_id, prompt.cache)
+        start = _start(search, rows, num_new, eos_id, prompt.cache)
         first = jnp.broadcast_to(prompt.logits[:, None], (rows, num_beams, prompt.logits.shape[-1]))
-        state = _extend(search, end_of_text_id, start, first)
+        state = _extend(search, eos_id, start, first)
         return _best(search, jax.lax.while_loop(unfinished, body, state))
 
     return beam_search

@@ -36,7 +36,7 @@ def make_decode(
     sampling: Sampling,
     *,
     num_new: int,
-    end_of_text_id: int | None,
+    eos_id: int | None,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds decode(params, batch) for `parallel.spmd`.
 
@@ -50,7 +50,7 @@ def make_decode(
             encoder-decoder.
 
     decode returns what `make_beam_search` does, of one text a row:
-        tokens: [rows, 1, num_new] int32; a row that drew `end_of_text_id` is filled up
+        tokens: [rows, 1, num_new] int32; a row that drew `eos_id` is filled up
             with it, and a device whose rows have all done so stops early.
         log_probabilities: [rows, 1] float32, the model's own, whatever was kept from
             being drawn; end of text included.
@@ -62,9 +62,9 @@ def make_decode(
         make_cache: (rows, slots) -> an empty cache.
         sampling: how tokens are drawn.
         num_new: tokens to draw at most.
-        end_of_text_id: None: there is none.
+        eos_id: None: there is none.
     """
-    fill = 0 if end_of_text_id is None else end_of_text_id
+    fill = 0 if eos_id is None else eos_id
 
     def decode(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         rows, prompt_length = batch["tokens"].shape
@@ -81,7 +81,7 @@ def make_decode(
             keys = jax.vmap(jax.random.fold_in)(row_keys, batch["offset"] + loop.count)
             drawn = jnp.where(loop.done, fill, draw(loop.logits, keys, sampling))
             gained = jnp.where(loop.done, 0.0, _log_probability(loop.logits, drawn))
-            done = loop.done if end_of_text_id is None else loop.done | (drawn == end_of_text_id)
+            done = loop.done if eos_id is None else loop.done | (drawn == eos_id)
             tokens = jax.lax.dynamic_update_slice(loop.tokens, drawn[:, None], (0, loop.count))
             logits, cache = apply(
                 params,

@@ -19,17 +19,17 @@ def make_strategy(
     strategy: Strategy,
     *,
     num_new: int,
-    end_of_text_id: int,
+    eos_id: int,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """The function (params, batch) -> texts of `make_beam_search` or of `make_decode`.
 
     A batch may have what only one of them reads, `seeds` and `offset`.
     """
     make = make_beam_search if isinstance(strategy, BeamSearch) else make_decode
-    return make(apply, make_cache, strategy, num_new=num_new, end_of_text_id=end_of_text_id)
+    return make(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
 
 
-def until_end(tokens: np.ndarray, end_of_text_id: int) -> np.ndarray:
+def until_end(tokens: np.ndarray, eos_id: int) -> np.ndarray:
     """Of a text `[num_new] int32` that was written, what stands before its end."""
-    ends = np.flatnonzero(tokens == end_of_text_id)
+    ends = np.flatnonzero(tokens == eos_id)
     return tokens[: ends[0]] if ends.size else tokens

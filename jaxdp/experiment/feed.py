@@ -103,7 +103,7 @@ class StreamFeed:
         self._batches = StreamBatches(
             stream=data.stream,
             prepare=prepare,
-            end_of_text_id=data.vocabularies.tokenizer.end_of_text_id,
+            eos_id=data.vocabularies.tokenizer.eos_id,
             make_batch=parts.make_training_batch(config, task, data.vocabularies),
             length=task.row_lengths["tokens"],
             global_batch_size=config.global_batch_size,

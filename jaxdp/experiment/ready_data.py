@@ -91,7 +91,7 @@ def _held_out_tokens(config: ConfigDict, tokenizer: Tokenizer) -> tuple[np.ndarr
         return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
 
     num_tokens = config.eval.num_batches * config.global_batch_size * length + 1
-    return head_tokens(held_out, prepare, tokenizer.end_of_text_id, num_tokens), held_out.fingerprint
+    return head_tokens(held_out, prepare, tokenizer.eos_id, num_tokens), held_out.fingerprint
 
 
 def streamed(config: ConfigDict, known: Vocabularies) -> Data:

@@ -193,7 +193,7 @@ def prepare_source(
         task = make_task(config, Vocabularies(labels=vocabularies.labels))
         changes = Cleaner(config.data.cleaning, source.spec.columns).changes()
         work = Work(changes, source.columns, task.prepare, vocabularies.both_tokenizers)
-        terminators = {name: vocabularies.tokenizer_of(name).end_of_text_id for name in task.terminated}
+        terminators = {name: vocabularies.tokenizer_of(name).eos_id for name in task.eos_fields}
         with progress(f"tokenizing {source.label}", source.scan.num_characters) as advance:
             for split in splits:
                 (directory / split).mkdir()

@@ -127,7 +127,7 @@ def generate(
         weights_key(checkpoint, weights),
         abstract_replicated(parameter_shapes(model.config), topology),
     )
-    decoder = _Decoder(model, params, topology, strategy, tokenizer.end_of_text_id)
+    decoder = _Decoder(model, params, topology, strategy, tokenizer.eos_id)
     if isinstance(strategy, BeamSearch):
         most = _room(encoded, max_new_tokens, model.config.max_length)
         return [
@@ -151,7 +151,7 @@ def _task_of_prompts(run: TrainedRun) -> Task:
         UserError: Its task predicts instead, or the run has no tokenizer.
     """
     task, workdir = parts.make_task(run.config), run.directory.root
-    if task.asked:
+    if task.predict_fields:
         raise UserError(
             f"--workdir={workdir} is of task={run.config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
@@ -185,10 +185,10 @@ class _Decoder:
         params: PyTree,
         topology: Topology,
         strategy: Strategy,
-        end_of_text_id: int,
+        eos_id: int,
     ):
         self._model, self._params, self._topology = model, params, topology
-        self._strategy, self._end_of_text_id = strategy, end_of_text_id
+        self._strategy, self._eos_id = strategy, eos_id
         self._context = model.config.max_length
         self._compiled = functools.lru_cache(self._compile)
 
@@ -216,7 +216,7 @@ class _Decoder:
         """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
         found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
         return [
-            [(until_end(text, self._end_of_text_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            [(until_end(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
             for texts, scores in zip(found["tokens"], found["scores"], strict=True)
         ]
 
@@ -233,9 +233,9 @@ class _Decoder:
             new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)["tokens"][:, 0]
             texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
             drawn += num_new
-            if all(self._end_of_text_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
+            if all(self._eos_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
                 break
-        return [until_end(text[len(prompt) :], self._end_of_text_id) for text, prompt in zip(texts, prompts, strict=True)]
+        return [until_end(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
 
     def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
         """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""
@@ -264,7 +264,7 @@ class _Decoder:
             functools.partial(init_cache, self._model.config),
             self._strategy,
             num_new=num_new,
-            end_of_text_id=self._end_of_text_id,
+            eos_id=self._eos_id,
         )
         spec = {
             "tokens": jax.ShapeDtypeStruct((rows, width), np.int32),

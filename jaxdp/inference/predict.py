@@ -140,8 +140,8 @@ class Predictor:
         Raises:
             UserError: There is no record, or the reader of the records fails.
         """
-        answer_names = (*Written._fields, ALTERNATIVES) if self._task.score_metrics else self._task.answer_names
-        requests = RequestReader(self._config, self._task, self._vocabularies.tokenizer, answer_names)(records)
+        prediction_names = (*Written._fields, ALTERNATIVES) if self._task.score_metrics else self._task.prediction_names
+        requests = RequestReader(self._config, self._task, self._vocabularies.tokenizer, prediction_names)(records)
         answer, at_once = None, MOST_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
             examples = examples_of(some)
@@ -177,10 +177,10 @@ class Predictor:
         topology, model, abstract_params, params = self._restored(len(first))
         share = min(MOST_ROWS, -(-len(first) // topology.num_devices))
         rows = share * topology.num_devices
-        end_ids = dict.fromkeys(task.terminated, self._vocabularies.tokenizer.end_of_text_id)
+        end_ids = dict.fromkeys(task.eos_fields, self._vocabularies.tokenizer.eos_id)
 
         def batch_of(some: Examples) -> dict[str, np.ndarray]:
-            return task.make_request_batch(pad_examples(task, some, end_ids, rows)[0])
+            return task.make_predict_batch(pad_examples(task, some, end_ids, rows)[0])
 
         spec = {
             name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
@@ -199,7 +199,7 @@ class Predictor:
             for start in range(0, len(examples), rows):
                 some = examples[start : start + rows]
                 outputs = jax.device_get(program(params, place_batch(batch_of(some), topology)))
-                yield from task.answers({name: array[: len(some)] for name, array in outputs.items()})
+                yield from task.predictions({name: array[: len(some)] for name, array in outputs.items()})
 
         return answer, rows
 
@@ -207,7 +207,7 @@ class Predictor:
         """Answers of a task that generates texts, and how many records are read at once."""
         task, num_samples = self._task, self._num_samples
         topology, model, abstract_params, params = self._restored(len(first))
-        end, places = np.int32(self._vocabularies.tokenizer.end_of_text_id), task.row_lengths["tokens"]
+        end, places = np.int32(self._vocabularies.tokenizer.eos_id), task.row_lengths["tokens"]
         write = TextWriter(
             task, model, self._vocabularies, topology, abstract_params, self._strategy or BeamSearch(1),
             len(first) * num_samples,
@@ -273,7 +273,7 @@ def predict(
 
 
 def _check_task(task: Task, config: ConfigDict, workdir: str, writes: bool) -> None:
-    if not task.asked:
+    if not task.predict_fields:
         raise UserError(f"--workdir={workdir} is of task={config.task}, which answers nothing: `jaxdp generate` continues texts with it.")
     if not task.score_metrics and writes:
         raise UserError(

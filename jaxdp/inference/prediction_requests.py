@@ -35,7 +35,7 @@ class Request:
 
     Attributes:
         passed: Fields of the record other than those that the task reads.
-        example: What `Task.prepare_request` made of it; None if `error` says why there is nothing.
+        example: What `Task.prepare_for_predict` made of it; None if `error` says why there is nothing.
         reserved: Names that answers of the task have, or an error.
         error: One sentence.
         is_cut: Whether it has more tokens than the model reads.
@@ -60,7 +60,7 @@ class Request:
 def request_columns(config: ConfigDict, task: Task) -> dict[str, str]:
     """Returns the column of each field that the task needs to predict: that of the run's sources, where they agree."""
     columns = {}
-    for field in task.asked:
+    for field in task.predict_fields:
         named = {entry[f"{field}_column"] for entry in source_entries(config)}
         columns[field] = named.pop() if len(named) == 1 else config.data[f"{field}_column"]
     return columns
@@ -73,14 +73,14 @@ class RequestReader:
         config: Configuration of the run; `data` is used.
         task: Task of the run.
         tokenizer: Tokenizer of the run.
-        answer_names: Keys of an answer.
+        prediction_names: Keys of an answer.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, tokenizer: Tokenizer, answer_names: Sequence[str]):
+    def __init__(self, config: ConfigDict, task: Task, tokenizer: Tokenizer, prediction_names: Sequence[str]):
         self._data, self._task, self._tokenizer = config.data, task, tokenizer
         self._columns = request_columns(config, task)
-        self._reserved = (*answer_names, ERROR)
-        self._changes: TextChanges = Cleaner(config.data.cleaning, task.asked).changes()
+        self._reserved = (*prediction_names, ERROR)
+        self._changes: TextChanges = Cleaner(config.data.cleaning, task.predict_fields).changes()
 
     def __call__(self, records: Iterable[RawRecord]) -> Iterator[Request]:
         """Yields one request a record, in order; a record that cannot be used becomes a request with an error."""
@@ -95,8 +95,8 @@ class RequestReader:
             if not isinstance(record.value, str):
                 passed = {str(name): _plain(value) for name, value in record.value.items() if name not in asked}
             fields = self._fields(record)
-            cleaned = self._changes.around(self._task.markers, Record(fields, record.where))
-            example = self._task.prepare_request(cleaned.fields, self._tokenizer)
+            cleaned = self._changes.around(self._task.protected_strings, Record(fields, record.where))
+            example = self._task.prepare_for_predict(cleaned.fields, self._tokenizer)
             return Request(passed, self._reserved, example, is_cut=self._is_long(example))
         except UserError as error:
             said = str(error)
@@ -124,7 +124,7 @@ class RequestReader:
             UserError: It must not be.
         """
         task, capacity = self._task, self._task.row_lengths["tokens"]
-        num_tokens = len(example["tokens"]) + ("tokens" in task.terminated and task.score_metrics != ())
+        num_tokens = len(example["tokens"]) + ("tokens" in task.eos_fields and task.score_metrics != ())
         if num_tokens > capacity and self._data.long_documents == "error":
             raise UserError(
                 f"it has {num_tokens} tokens, but the model reads {capacity}: "

@@ -84,4 +84,4 @@ def _with_end(
             f"{where} has {len(tokens)} tokens, but the model's context is {context} (data.length), {taken}; shorten it "
             f"to {room} tokens."
         )
-    return np.append(np.int32(tokenizer.end_of_text_id), tokens) if has_end else tokens
+    return np.append(np.int32(tokenizer.eos_id), tokens) if has_end else tokens

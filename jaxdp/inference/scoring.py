@@ -71,13 +71,13 @@ class TextWriter:
         decoding: tuple[Callable, Callable] | None = None,
     ):
         self._task, self._topology = task, topology
-        self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.end_of_text_id
+        self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.eos_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
         write = make_strategy(
             *(decoding or (functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config))),
             strategy,
             num_new=task.row_lengths["target_tokens"],
-            end_of_text_id=self._tokenizer.end_of_text_id,
+            eos_id=self._tokenizer.eos_id,
         )
         asked = self._batch((), self._rows)
         spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in asked.items()}
@@ -139,7 +139,7 @@ class TextWriter:
         num_tokens = np.ones(num_rows, np.int32)
         for row, source in enumerate(sources):
             tokens[row, : len(source)], num_tokens[row] = source, len(source)
-        return self._task.make_request_batch({"tokens": tokens, "num_tokens": num_tokens}) | {
+        return self._task.make_predict_batch({"tokens": tokens, "num_tokens": num_tokens}) | {
             "seeds": np.pad(seeds, (0, num_rows - len(seeds))),
             "offset": np.zeros(num_rows, np.int32),
         }
@@ -148,7 +148,7 @@ class TextWriter:
         """What was found for a row; a search that ran out of hypotheses found fewer than were asked for."""
         texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
         return [
-            Written(self._tokenizer.decode(until_end(tokens, self._tokenizer.end_of_text_id)), *values)
+            Written(self._tokenizer.decode(until_end(tokens, self._tokenizer.eos_id)), *values)
             for number, (tokens, values) in enumerate(zip(found["tokens"][row], texts, strict=True))
             if number == 0 or values[0] != -np.inf
         ]
@@ -213,5 +213,5 @@ class Scorer:
 
     def _read(self, source: np.ndarray) -> str:
         """What the model was given; a source that was cut has lost its end of text."""
-        is_whole = source[-1] == self._tokenizer.end_of_text_id
+        is_whole = source[-1] == self._tokenizer.eos_id
         return self._tokenizer.decode(source[:-1] if is_whole else source)

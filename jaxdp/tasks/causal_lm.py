@@ -44,7 +44,7 @@ class CausalLM(Task):
         self._completion_only = inputs.options.get("completion_only", False)
         self.model_options = {"head": "language_model"}
         self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing, "between")
-        self.fields, self.terminated = ("text",), ("tokens",)
+        self.fields, self.eos_fields = ("text",), ("tokens",)
         # A packed row says itself what its targets are; any other is read one token further.
         places = self._length + (inputs.packing == "none")
         self.row_lengths = {"tokens": places}
@@ -52,7 +52,7 @@ class CausalLM(Task):
             self.prompt_end = inputs.options["separator"]
             self.prepared_with = {"separator": self.prompt_end}
             # End of text is a part of what is learned, so it comes from `prepare`.
-            self.fields, self.terminated = ("source", "target"), ()
+            self.fields, self.eos_fields = ("source", "target"), ()
             self.packings = ("none", "documents")
             self.row_lengths = {"tokens": places, "loss_mask": places}
 
@@ -70,7 +70,7 @@ class CausalLM(Task):
         if not record["target"]:
             raise UserError(f"{reason('target', '')}; {cure('')}.")
         source = tokenizer.encode(record["source"] + self.prompt_end)
-        target = np.append(tokenizer.encode(record["target"]), np.int32(tokenizer.end_of_text_id))
+        target = np.append(tokenizer.encode(record["target"]), np.int32(tokenizer.eos_id))
         return {
             "tokens": np.concatenate([source, target]),
             "loss_mask": np.repeat(np.array([0, 1], np.int32), [len(source), len(target)]),

@@ -48,10 +48,10 @@ class Classification(Task):
     """
 
     fields = ("text", "label")
-    terminated = ()
+    eos_fields = ()
     packings = ("none",)
     architectures = ("encoder", "decoder")
-    asked = ("text",)
+    predict_fields = ("text",)
 
     def __init__(self, inputs: TaskInputs):
         self._options = options = ClassificationOptions(**inputs.options)
@@ -71,9 +71,9 @@ class Classification(Task):
         self.prepared_with = {"kind": options.kind, "separator": options.label_separator}
         if options.kind == "regression":
             self.prepared_with["label_dtype"] = "float64"  # of prepared data that earlier versions rounded to float32
-        self.collected = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
+        self.eval_outputs = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
         self.metrics, self.summary_metrics = MEAN_METRICS[options.kind], SUMMARY_METRICS[options.kind]
-        self.answer_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
+        self.prediction_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
         if inputs.labels is not None:
             self.prepared_with["labels"] = list(inputs.labels.names)
             self._num_outputs = len(inputs.labels.names) or 1
@@ -96,7 +96,7 @@ class Classification(Task):
         """
         labels, value = self._labels, record["label"]
         try:
-            example = self.prepare_request(record, tokenizer)
+            example = self.prepare_for_predict(record, tokenizer)
         except UserError as error:
             raise UserError(f"{str(error).removesuffix('.')}; {cure(record['text'])}.") from error
         if self._options.kind == "regression":
@@ -106,7 +106,7 @@ class Classification(Task):
         names = label_texts(value, self._options.label_separator)
         return example | {"labels": np.array([labels.number(name) for name in names], np.int32)}
 
-    def prepare_request(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
+    def prepare_for_predict(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """{"text"} -> {"tokens": [num_tokens] int32}.
 
         Raises:
@@ -130,7 +130,7 @@ class Classification(Task):
                 [rows] int32, "label": [rows]}; of several labels "labels": [rows,
                 num_labels] int32 and "num_labels": [rows] int32 instead.
         """
-        batch = self.make_request_batch(examples)
+        batch = self.make_predict_batch(examples)
         if self._options.kind == "multi_label":
             labels = np.zeros((len(row_ids), self._num_outputs), np.float32)
             is_label = np.arange(self._num_outputs) < examples["num_labels"][:, None]
@@ -142,7 +142,7 @@ class Classification(Task):
             return batch | {"labels": standardised.astype(np.float32)}
         return batch | {"labels": examples["label"].astype(batch["labels"].dtype)}
 
-    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+    def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
         """The same without labels: they are 0."""
         num_tokens = examples["num_tokens"]
         tokens, is_read = frame(examples["tokens"], num_tokens, num_tokens > 0, self._before, self._after)
@@ -242,14 +242,14 @@ class Classification(Task):
     def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:
         """All metrics of a split; see `jaxdp.tasks.classification_metrics`."""
         is_row = outputs["weights"] > 0
-        found, truth = outputs[self.collected[0]][is_row], outputs["labels"][is_row]
+        found, truth = outputs[self.eval_outputs[0]][is_row], outputs["labels"][is_row]
         if self._options.kind == "regression":
             in_unit = self._labels.in_unit_of_labels
             return summarize_finite(summarize_regression, in_unit(found), in_unit(truth))
         summarize = summarize_single_label if self._options.kind == "single_label" else summarize_multi_label
         return summarize_finite(functools.partial(summarize, names=self._labels.names), found, truth)
 
-    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """{"label", "probabilities": {label: probability}} of each row.
 
         Of several labels "label" is the list of those above one half; of a number it
@@ -273,7 +273,7 @@ class Classification(Task):
 def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Ids before and behind each text."""
     if pooling == "last":
-        return (), (tokenizer.end_of_text_id,)
+        return (), (tokenizer.eos_id,)
     if pooling == "first" or {CLASS, SEPARATOR} <= tokenizer.special_ids.keys():
         return (tokenizer.special_id(CLASS),), (tokenizer.special_id(SEPARATOR),)
     return (), ()

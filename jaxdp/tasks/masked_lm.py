@@ -52,14 +52,14 @@ class MaskedLM(Task):
     """
 
     fields = ("text",)
-    terminated = ("tokens",)
+    eos_fields = ("tokens",)
     packings = ("cut", "none")
     special_tokens = (CLASS, SEPARATOR, MASK)
     architectures = ("encoder",)
     metrics = (PERPLEXITY, ACCURACY)
-    asked = ("text",)
-    answer_names = ("candidates",)
-    markers = (MASK,)
+    predict_fields = ("text",)
+    prediction_names = ("candidates",)
+    protected_strings = (MASK,)
 
     def __init__(self, inputs: TaskInputs):
         self._options = MaskedLMOptions(**inputs.options)
@@ -78,7 +78,7 @@ class MaskedLM(Task):
             self._read_vocabulary(inputs.tokenizer)
 
     def _read_vocabulary(self, tokenizer) -> None:
-        self._end_id = tokenizer.end_of_text_id
+        self._end_id = tokenizer.eos_id
         self._class_id, self._separator_id, self._mask_id = map(tokenizer.special_id, self.special_tokens)
         self._is_special = np.zeros(tokenizer.vocab_size, bool)
         self._is_special[list(tokenizer.special_ids.values())] = True
@@ -185,7 +185,7 @@ class MaskedLM(Task):
         best, ids = jax.lax.top_k(probabilities, min(self._options.num_candidates, probabilities.shape[-1]))
         return {"candidates": ids, "probabilities": best, "weights": batch["loss_weights"]}
 
-    def prepare_request(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
+    def prepare_for_predict(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
         """{"text"} in which `[MASK]` stands for each hidden token -> {"tokens": [num_tokens] int32}.
 
         Raises:
@@ -206,7 +206,7 @@ class MaskedLM(Task):
             )
         return {"tokens": tokens}
 
-    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+    def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
         """Requests -> a batch that asks for their hidden tokens; its targets are the masks."""
         tokens, is_read = self._framed(examples)
         is_mask = (tokens == self._mask_id) & is_read
@@ -216,7 +216,7 @@ class MaskedLM(Task):
         targets = np.where(is_target, self._mask_id, 0).astype(np.int32)
         return _batch(Masked(tokens, places, targets, is_target), is_read)
 
-    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """{"candidates": for each hidden token [{"token", "probability"}, ...], best first} of each row."""
         return [
             {

@@ -10,11 +10,11 @@ from jaxdp.tasks.task import Task
 def pad_examples(
     task: Task, examples: Sequence[Mapping[str, np.ndarray]], end_ids: Mapping[str, int], num_rows: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Examples as the rows that `make_batch` and `make_request_batch` take.
+    """Examples as the rows that `make_batch` and `make_predict_batch` take.
 
     Args:
         task: says which arrays end with end of text, and how many places they have.
-        examples: from `prepare` or `prepare_request`, one or more.
+        examples: from `prepare` or `prepare_for_predict`, one or more.
         end_ids: end of text, for each array that the task terminates.
         num_rows: of the result, at least as many as examples; the others are padding.
 
@@ -33,7 +33,7 @@ def pad_examples(
         rows[name], lengths = np.zeros((num_rows, places), np.int32), np.zeros(num_rows, np.int32)
         for number, example in enumerate(examples):
             tokens = example[name]
-            if name in task.terminated:
+            if name in task.eos_fields:
                 tokens = np.append(tokens, end_ids[name])
             is_cut[number] |= len(tokens) > places
             lengths[number] = min(len(tokens), places)

@@ -45,10 +45,10 @@ class Seq2Seq(Task):
     """
 
     fields = ("source", "target")
-    terminated = ("tokens", "target_tokens")
+    eos_fields = ("tokens", "target_tokens")
     packings = ("none", "documents")
     architectures = ("encoder_decoder",)
-    asked = ("source",)
+    predict_fields = ("source",)
     metrics = (PERPLEXITY, ACCURACY)
     score_metrics = SCORE_METRICS
 
@@ -67,7 +67,7 @@ class Seq2Seq(Task):
     @property
     def start_id(self) -> int:
         """The token that the decoder begins with."""
-        return self._target_tokenizer.end_of_text_id
+        return self._target_tokenizer.eos_id
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
         """{"source", "target"} -> {"tokens", "target_tokens": [num_tokens] int32}.
@@ -80,11 +80,11 @@ class Seq2Seq(Task):
         if not record["source"]:
             raise UserError(f"{reason('source', '')}; {cure('')}.")
         _, target_tokenizer = _both(tokenizer)
-        return self.prepare_request(record, tokenizer) | {
+        return self.prepare_for_predict(record, tokenizer) | {
             "target_tokens": target_tokenizer.encode(record["target"])
         }
 
-    def prepare_request(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
+    def prepare_for_predict(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
         """{"source"} -> {"tokens": [num_tokens] int32}; end of text still has to follow.
 
         Raises:
@@ -121,7 +121,7 @@ class Seq2Seq(Task):
         read = np.concatenate([np.full((len(targets), 1), self.start_id, np.int32), targets[:, :-1]], axis=1)
         return batch | {"target_tokens": np.where(valid, read, 0), "targets": targets}
 
-    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+    def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
         """Sources -> what decoding takes: {"source_tokens" int32, "source_mask" bool: [rows, length],
         "tokens" int32, "prompt_mask" bool: [rows, 1]}."""
         is_read = np.arange(self._length) < examples["num_tokens"][:, None]

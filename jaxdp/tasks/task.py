@@ -86,7 +86,7 @@ class Task(Protocol):
     Attributes:
         fields: what `prepare` reads of a record: `text`, `label`, `source`, `target`;
             `data.<field>_column` says which column of the source that is.
-        terminated: arrays of an example that are texts by themselves: end of text
+        eos_fields: arrays of an example that are texts by themselves: end of text
             follows each of them in the prepared data.
         packings: the values of `data.packing` that it can read, its default first.
         special_tokens: names of special tokens that its tokenizer must have.
@@ -98,7 +98,7 @@ class Task(Protocol):
             an example; of a cut window, without the token that it reads beyond.
         architectures: kinds of model that can learn it (`model.architecture`).
         model_options: what it asks of `jaxdp.model.model_config`: the head and its size.
-        collected: which `outputs` of a whole split `summarize` needs; (): it has none.
+        eval_outputs: which `outputs` of a whole split `summarize` needs; (): it has none.
         metrics: declarations of the metrics that `loss` and `derived_metrics` return in
             an evaluation; one named "loss" replaces `jaxdp.metrics.LOSS`. A metric that
             is not declared is reported, but cannot be `eval.metric`.
@@ -111,14 +111,14 @@ class Task(Protocol):
             `always`, so that a prompt begins with it; `between`: between the texts of a
             row, which may also begin inside a text; `never`: the first token of a text is
             not learned.
-        asked: what `prepare_request` reads of a record; (): `answers` has none to give.
-        answer_names: keys of what `answers` gives; a record's own fields of these names are passed through under another.
-        markers: texts in a request that say something to `prepare_request`: cleaning, made
+        predict_fields: what `prepare_for_predict` reads of a record; (): `predictions` has none to give.
+        prediction_names: keys of what `predictions` gives; a record's own fields of these names are passed through under another.
+        protected_strings: texts in a request that say something to `prepare_for_predict`: cleaning, made
             for what is around them, must leave them as they are.
     """
 
     fields: tuple[str, ...]
-    terminated: tuple[str, ...]
+    eos_fields: tuple[str, ...]
     packings: tuple[str, ...]
     special_tokens: tuple[str, ...] = ()
     prepare_format: int = 1
@@ -126,15 +126,15 @@ class Task(Protocol):
     row_lengths: Mapping[str, int]
     architectures: tuple[str, ...]
     model_options: Mapping[str, Any]
-    collected: tuple[str, ...] = ()
+    eval_outputs: tuple[str, ...] = ()
     metrics: tuple[MetricSpec, ...] = ()
     summary_metrics: tuple[MetricSpec, ...] = ()
     score_metrics: tuple[MetricSpec, ...] = ()
     prompt_end: str = ""
     end_before_text: str = "between"
-    asked: tuple[str, ...] = ()
-    answer_names: tuple[str, ...] = ()
-    markers: tuple[str, ...] = ()
+    predict_fields: tuple[str, ...] = ()
+    prediction_names: tuple[str, ...] = ()
+    protected_strings: tuple[str, ...] = ()
     can_augment: bool = True
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
@@ -177,7 +177,7 @@ class Task(Protocol):
         """Metrics of a whole split that are no means over its rows.
 
         Args:
-            outputs: the `collected` ones, `[rows of the split, ...]`; padding may be among them.
+            outputs: the `eval_outputs` ones, `[rows of the split, ...]`; padding may be among them.
         """
         raise NotImplementedError
 
@@ -185,15 +185,15 @@ class Task(Protocol):
         """Metrics of texts that the model wrote against what was expected."""
         raise NotImplementedError
 
-    def prepare_request(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
+    def prepare_for_predict(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """A record of which the answer is wanted -> one example, as `prepare` gives it."""
         raise NotImplementedError
 
-    def make_request_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
+    def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
         """Requests `[rows, ...]` -> the arrays of a batch; nothing in it is random."""
         raise NotImplementedError
 
-    def answers(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """What `jaxdp predict` says of each row: plain JSON values.
 
         Args:

@@ -239,10 +239,10 @@ def collected_outputs(task: Task, model: Transformer) -> Outputs:
     apply = functools.partial(apply_model, model)
 
     def outputs(params, rows):
-        if not task.collected:
+        if not task.eval_outputs:
             return {}
         found = task.outputs(apply, params, rows)
-        return {name: found[name] for name in task.collected}
+        return {name: found[name] for name in task.eval_outputs}
 
     return outputs
 
@@ -278,8 +278,8 @@ def make_training_batch(config: ConfigDict, task: Task, vocabularies: Vocabulari
             f"what is learned, which task={config.task} with data.packing={packing(config)} has not; leave it empty."
         )
     tokenizer = vocabularies.tokenizer
-    special_ids = {*tokenizer.special_ids.values(), tokenizer.end_of_text_id}
-    blank_id = tokenizer.special_ids.get(MASK, tokenizer.end_of_text_id)
+    special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
+    blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
     return augmented(task.make_batch, make_augmentation(config.data.augmentation, special_ids, blank_id))
 
 

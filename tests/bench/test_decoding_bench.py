@@ -42,7 +42,7 @@ def test_beams_without_a_cache_find_the_same(positions):
     }
 
     def make_loop(*decoding):
-        return make_beam_search(*decoding, BeamSearch(3, 0.6, 3), num_new=NUM_NEW, end_of_text_id=END)
+        return make_beam_search(*decoding, BeamSearch(3, 0.6, 3), num_new=NUM_NEW, eos_id=END)
 
     expected, found = both_ways(Transformer(config), NUM_NEW, make_loop, batch)
     assert len({tuple(row) for row in found["tokens"].reshape(9, -1)}) > 5
@@ -59,7 +59,7 @@ def test_continuations_without_a_cache_are_the_same():
     batch = {"tokens": tokens, "prompt_mask": mask, "seeds": np.zeros(3, np.uint32), "offset": np.zeros(3, np.int32)}
 
     def make_loop(*decoding):
-        return make_decode(*decoding, Sampling(temperature=0), num_new=NUM_NEW, end_of_text_id=None)
+        return make_decode(*decoding, Sampling(temperature=0), num_new=NUM_NEW, eos_id=None)
 
     expected, found = both_ways(model, tiny_decoding.CONTEXT, make_loop, batch)
     assert len({tuple(row) for row in found["tokens"][:, 0]}) == 3

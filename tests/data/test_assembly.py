@@ -262,7 +262,7 @@ def test_packed_documents_do_not_see_each_other(config_file, corpora):
     segments, positions = batch["segment_ids"], batch["positions"]
     starts = np.diff(segments, axis=1, prepend=0) > 0
     assert (positions[starts] == 0).all() and starts.sum() > len(segments)
-    assert (batch["tokens"][starts] == data.vocabularies.tokenizer.end_of_text_id).all()
+    assert (batch["tokens"][starts] == data.vocabularies.tokenizer.eos_id).all()
     assert (batch["loss_weights"] == (segments > 0)).all()
 
 
@@ -463,4 +463,4 @@ def test_the_characters_of_a_tokenizer_include_the_separator(config_file, tmp_pa
         data = read_data(load(config_file, *keys, f"causal_lm.separator={separator}"))
         tokenizer = data.vocabularies.tokenizer
         assert tokenizer.decode(tokenizer.encode(f"ab0{separator}")) == f"ab0{separator}"
-        assert tokenizer.end_of_text_id == len(set("ab012cd") | set(separator))
+        assert tokenizer.eos_id == len(set("ab012cd") | set(separator))

@@ -79,7 +79,7 @@ def stream_of(folder, *, seed=SEED, **options):
 
 def batches_of(stream, **options):
     options = {"length": LENGTH, "global_batch_size": BATCH, "prepare": prepare} | options
-    return StreamBatches(stream=stream, end_of_text_id=END, make_batch=make_batch, **options)
+    return StreamBatches(stream=stream, eos_id=END, make_batch=make_batch, **options)
 
 
 def plain(item):

@@ -30,7 +30,7 @@ LENGTHS = [6, 2, 4, 3, 5, 1, 6, 6]
 
 def searcher(model, search, num_new=NUM_NEW, end=END):
     """beam_search(params, batch), compiled, with NumPy results."""
-    run = quick_jit(make_beam_search(*parts_of(model), search, num_new=num_new, end_of_text_id=end))
+    run = quick_jit(make_beam_search(*parts_of(model), search, num_new=num_new, eos_id=end))
     return lambda params, batch: jax.tree.map(np.asarray, run(params, batch))
 
 
@@ -155,7 +155,7 @@ def test_fewer_returned_are_the_first_of_more(model, params, batch, found):
 
 def test_rows_spread_over_devices_are_as_on_one(model, params, batch, found):
     search = make_beam_search(
-        *parts_of(model), BeamSearch(4, 0.6, 4), num_new=NUM_NEW, end_of_text_id=END
+        *parts_of(model), BeamSearch(4, 0.6, 4), num_new=NUM_NEW, eos_id=END
     )
     split = {name: array.reshape(4, 2, *array.shape[1:]) for name, array in batch.items()}
     spread = jax.pmap(search, in_axes=(None, 0), devices=jax.devices()[:4])(params, split)
@@ -173,7 +173,7 @@ def stub_search(step_logits, search, num_new, rows=1):
         length = tokens.shape[1] if predict_at is None else 1
         return jnp.broadcast_to(jnp.asarray(step_logits, jnp.float32), (rows, length, len(step_logits))), cache
 
-    run = make_beam_search(apply, lambda rows, slots: jnp.zeros(()), search, num_new=num_new, end_of_text_id=0)
+    run = make_beam_search(apply, lambda rows, slots: jnp.zeros(()), search, num_new=num_new, eos_id=0)
     batch = {"tokens": np.zeros((rows, 1), np.int32), "prompt_mask": np.ones((rows, 1), bool)}
     result = jax.tree.map(np.asarray, quick_jit(run)({}, batch))
     jax.effects_barrier()

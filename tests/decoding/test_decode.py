@@ -38,7 +38,7 @@ def left_padded(prompts, width):
     return {"tokens": tokens, "prompt_mask": mask}
 
 
-def decoder(model, sampling=GREEDY, *, num_new=6, end_of_text_id=None):
+def decoder(model, sampling=GREEDY, *, num_new=6, eos_id=None):
     """call(params, prompts, width, seeds=None, offset=0) -> [rows, num_new]."""
     decode = quick_jit(
         make_decode(
@@ -46,7 +46,7 @@ def decoder(model, sampling=GREEDY, *, num_new=6, end_of_text_id=None):
             functools.partial(init_cache, model.config),
             sampling,
             num_new=num_new,
-            end_of_text_id=end_of_text_id,
+            eos_id=eos_id,
         )
     )
 
@@ -86,7 +86,7 @@ def test_a_prompt_of_the_target_is_continued():
     """A forced beginning, such as the name of a language, is what an encoder-decoder goes on from."""
     model = translation_model(positions="rotary")
     params, [source] = tiny_translation.random_params(model, seed=2), random_sources([5])
-    decode = quick_jit(make_decode(*parts_of(model), GREEDY, num_new=4, end_of_text_id=None))
+    decode = quick_jit(make_decode(*parts_of(model), GREEDY, num_new=4, eos_id=None))
     batch = source_batch([source] * 2) | {
         "tokens": np.array([[3, 0, 4, 7], [0, 4, 7, 2]], np.int32),
         "prompt_mask": np.array([[False, True, True, True], [True] * 4]),
@@ -119,7 +119,7 @@ def test_end_of_text_stops_its_row_and_fills_it(model, params):
     for row, place in enumerate(first):
         if place is not None:
             expected[row, place:] = end
-    np.testing.assert_array_equal(decoder(model, end_of_text_id=end)(params, prompts), expected)
+    np.testing.assert_array_equal(decoder(model, eos_id=end)(params, prompts), expected)
 
 
 def test_the_loop_ends_with_its_last_row():
@@ -131,7 +131,7 @@ def test_the_loop_ends_with_its_last_row():
         logits = jnp.zeros((*tokens.shape, VOCAB_SIZE)).at[:, :, 1].set(1.0)
         return logits, cache
 
-    decode = make_decode(apply, lambda rows, slots: jnp.zeros(()), GREEDY, num_new=5, end_of_text_id=1)
+    decode = make_decode(apply, lambda rows, slots: jnp.zeros(()), GREEDY, num_new=5, eos_id=1)
     batch = left_padded(random_prompts([3, 3]), 3) | {"seeds": np.zeros(2, np.uint32), "offset": np.zeros(2, np.int32)}
     tokens = quick_jit(decode)({}, batch)["tokens"]
     jax.effects_barrier()

@@ -96,7 +96,7 @@ class Case:
                 jax.debug.callback(self._see, result[0][:, 0], ordered=True)
             return result
 
-        return make_decode(recorded, make_cache, GREEDY, num_new=NUM_NEW, end_of_text_id=end)(params, batch)
+        return make_decode(recorded, make_cache, GREEDY, num_new=NUM_NEW, eos_id=end)(params, batch)
 
     def _see(self, logits):
         self._seen.append(np.asarray(logits))
@@ -106,12 +106,12 @@ class Case:
         return self._kind.whole(self._params, written)
 
     def drawn(self, how):
-        run = make_decode(*parts_of(self._kind.model), how, num_new=NUM_NEW, end_of_text_id=self.end)
+        run = make_decode(*parts_of(self._kind.model), how, num_new=NUM_NEW, eos_id=self.end)
         draws = {"seeds": np.arange(ROWS, dtype=np.uint32), "offset": np.zeros(ROWS, np.int32)}
         return jax.tree.map(np.asarray, quick_jit(run)(self._params, self._kind.batch | draws))
 
     def search(self, how):
-        run = make_beam_search(*parts_of(self._kind.model), how, num_new=NUM_NEW, end_of_text_id=self.end)
+        run = make_beam_search(*parts_of(self._kind.model), how, num_new=NUM_NEW, eos_id=self.end)
         return jax.tree.map(np.asarray, quick_jit(run)(self._params, self._kind.batch))
 
 

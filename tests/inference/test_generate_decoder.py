@@ -23,9 +23,9 @@ MODEL = decoding_model(num_layers=1, positions="rotary")
 PARAMS = random_params(MODEL)
 
 
-def make_decoder(devices, sampling=GREEDY, end_of_text_id=NEVER):
+def make_decoder(devices, sampling=GREEDY, eos_id=NEVER):
     here = topology(devices)
-    return _Decoder(MODEL, jax.device_put(PARAMS, here.replicated), here, sampling, end_of_text_id)
+    return _Decoder(MODEL, jax.device_put(PARAMS, here.replicated), here, sampling, eos_id)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,13 @@ def test_a_row_ends_before_its_end_of_text(uncached):
     end = next(token for token in free[0][7:] if token not in free[0][:7])  # in the third chunk
     expected = [row[: row.index(end)] if end in row else row for row in free]
     assert len({len(row) for row in expected}) == 2
-    new = make_decoder(2, end_of_text_id=end).continue_rows(prompts, [0, 0], 13)
+    new = make_decoder(2, eos_id=end).continue_rows(prompts, [0, 0], 13)
     assert as_lists(new) == expected
 
 
 def test_nothing_is_decoded_after_all_rows_have_ended(uncached, monkeypatch):
     [prompt] = random_prompts([11])
-    decoder = make_decoder(2, end_of_text_id=uncached.continuation(prompt, 1)[0])
+    decoder = make_decoder(2, eos_id=uncached.continuation(prompt, 1)[0])
     calls, decode = [], decoder._decode
     monkeypatch.setattr(decoder, "_decode", lambda *arguments: calls.append(1) or decode(*arguments))
     assert as_lists(decoder.continue_rows([prompt] * 3, [0] * 3, 100)) == [[]] * 3

@@ -73,7 +73,7 @@ def test_the_tokens_of_a_prompt_are_those_of_a_training_row(packing, options, co
     row = data.train.rows(np.array([0]))
     read = row["tokens"][0][: len(prompt.tokens)]
     assert prompt.tokens.tolist() == read.tolist()
-    assert (prompt.tokens[0] == tokenizer.end_of_text_id) == (packing == "documents")
+    assert (prompt.tokens[0] == tokenizer.eos_id) == (packing == "documents")
 
 
 def test_an_empty_prompt_needs_rows_in_which_a_text_begins(pairs, config_file):
@@ -137,7 +137,7 @@ def test_a_continuation_joins_the_prompt_with_its_blank(kind, tmp_path):
     for cut in range(len(ids) + 1):
         before, after = ids[:cut], ids[cut:]
         assert tokenizer.decode(before) + tokenizer.decode_after(before, after) == SENTENCE
-        end = np.int32(tokenizer.end_of_text_id)
+        end = np.int32(tokenizer.eos_id)
         assert tokenizer.decode_after(np.append(end, before), after) == tokenizer.decode_after(before, after)
 
 

@@ -105,7 +105,7 @@ def completion_task(packing="none", length=12):
 
 def test_a_completion_is_learned_and_what_comes_before_is_read():
     task, tokenizer = completion_task(), LetterTokenizer(())
-    assert (task.fields, task.terminated, task.packings) == (("source", "target"), (), ("none", "documents"))
+    assert (task.fields, task.eos_fields, task.packings) == (("source", "target"), (), ("none", "documents"))
     examples = [
         task.prepare({"source": "ab", "target": "cde"}, tokenizer),
         task.prepare({"source": "", "target": "z"}, tokenizer),

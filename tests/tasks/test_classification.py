@@ -62,8 +62,8 @@ def batch_of(task, kind, texts=("ab", "abcdef", "b"), num_rows=4):
 def test_a_text_is_framed_as_its_model_knows_it(pooling, tokenizer, expected):
     task = make_task("single_label", tokenizer, pooling=pooling)
     assert task.special_tokens == (("[CLS]", "[SEP]") if pooling == "first" else ())
-    rows, _ = pad_examples(task, [task.prepare_request({"text": "ab"}, tokenizer)], {}, 2)
-    batch = task.make_request_batch(rows)
+    rows, _ = pad_examples(task, [task.prepare_for_predict({"text": "ab"}, tokenizer)], {}, 2)
+    batch = task.make_predict_batch(rows)
     assert batch["tokens"].tolist() == [expected, [0] * LENGTH]
     num_read = 4 if expected[0] == CLASS and tokenizer is TOKENIZER else 2 + (pooling == "last")
     assert batch["attention_mask"].sum(axis=1).tolist() == [num_read, 0]
@@ -219,9 +219,9 @@ def test_numbers_that_float32_cannot_tell_apart(numbers):
 
     outputs = {name: np.asarray(array) for name, array in task.outputs(apply, {}, batch).items()}
     expected = numbers + numbers.std() / 4
-    np.testing.assert_allclose([answer["label"] for answer in task.answers(outputs)], expected, rtol=1e-7)
+    np.testing.assert_allclose([answer["label"] for answer in task.predictions(outputs)], expected, rtol=1e-7)
     np.testing.assert_allclose(
-        np.array([answer["label"] for answer in task.answers(outputs)]) - numbers, numbers.std() / 4, rtol=1e-2
+        np.array([answer["label"] for answer in task.predictions(outputs)]) - numbers, numbers.std() / 4, rtol=1e-2
     )
     metrics, report = task.summarize(outputs)
     assert metrics["r2"] == pytest.approx(1 - 1 / 16, rel=1e-3) and metrics["correlation"] == pytest.approx(1)
@@ -237,15 +237,15 @@ def test_what_is_said_of_rows_and_of_requests(kind):
     task = make_task(kind)
     batch = batch_of(task, kind)
     outputs = {name: np.asarray(array) for name, array in task.outputs(apply, {}, batch).items()}
-    assert set(outputs) == set(task.collected)
+    assert set(outputs) == set(task.eval_outputs)
     expected = {
         "single_label": np.exp(log_softmax(scores)),
         "multi_label": 1 / (1 + np.exp(-scores)),
         "regression": scores[:, 0],
     }[kind]
-    np.testing.assert_allclose(outputs[task.collected[0]], expected, rtol=1e-5)
+    np.testing.assert_allclose(outputs[task.eval_outputs[0]], expected, rtol=1e-5)
     np.testing.assert_array_equal(outputs["labels"], batch["labels"])
-    answers = task.answers(outputs)
+    answers = task.predictions(outputs)
     assert len(answers) == 4
     if kind == "regression":
         assert answers[1] == {"label": pytest.approx(expected[1] * 4 + 10, rel=1e-5)}
@@ -275,7 +275,7 @@ def test_scores_that_are_not_finite_are_neither_right_nor_a_label(kind):
         [(total, weight)] = task.loss(apply, {}, batch, None, train=False).metrics.values()
         assert weight == 3
         assert math.isnan(total) == (is_read or kind == "regression")
-        answers = task.answers(task.outputs(apply, {}, batch))
+        answers = task.predictions(task.outputs(apply, {}, batch))
         assert [answer["label"] is None for answer in answers] == [number == row for number in range(4)]
 
 

@@ -13,7 +13,7 @@ from jaxdp.tasks.empty_texts import cure
 class Words:
     """A tokenizer of what is between blanks, that knows no word with `x`."""
 
-    special_ids, end_of_text_id, vocab_size = {}, 0, 10
+    special_ids, eos_id, vocab_size = {}, 0, 10
 
     def encode(self, text):
         return np.array([1 for word in text.split() if "x" not in word], np.int32)
@@ -42,7 +42,7 @@ def test_classification(text, told):
     with pytest.raises(UserError, match=told):
         classification().prepare({"text": text, "label": "a"}, Words())
     with pytest.raises(UserError) as refused:  # of a prediction, which data.cleaning does not change
-        classification().prepare_request({"text": text}, Words())
+        classification().prepare_for_predict({"text": text}, Words())
     assert "data.cleaning" not in str(refused.value)
 
 
@@ -58,7 +58,7 @@ def test_pairs():
         with pytest.raises(UserError, match=rf"the {name} is empty, expected some text; leave such records out"):
             Seq2Seq(inputs).prepare(record, Words())
     with pytest.raises(UserError) as refused:
-        Seq2Seq(inputs).prepare_request({"source": ""}, Words())
+        Seq2Seq(inputs).prepare_for_predict({"source": ""}, Words())
     assert str(refused.value) == "the source is empty, expected some text."
     completion = CausalLM(TaskInputs(length=8, tokenizer=Words(), packing="none", options={"completion_only": True, "separator": ""}))
     with pytest.raises(UserError, match="the target is empty"):

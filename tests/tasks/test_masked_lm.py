@@ -22,7 +22,7 @@ def make_task(mask_rate=0.25, whole_words=False, num_candidates=10, **inputs):
 
 def rows_of(task, texts, num_rows=4):
     examples = [task.prepare({"text": text}, TOKENIZER) for text in texts]
-    return pad_examples(task, examples, {"tokens": TOKENIZER.end_of_text_id}, num_rows)[0]
+    return pad_examples(task, examples, {"tokens": TOKENIZER.eos_id}, num_rows)[0]
 
 
 def shown(batch, row):
@@ -127,16 +127,16 @@ def test_only_hidden_tokens_count():
 
 def test_a_request_says_what_is_hidden_and_gets_the_best_guesses():
     task = make_task()
-    requests = [task.prepare_request({"text": text}, TOKENIZER) for text in ("a[MASK]c", "[MASK][MASK]")]
+    requests = [task.prepare_for_predict({"text": text}, TOKENIZER) for text in ("a[MASK]c", "[MASK][MASK]")]
     rows, _ = pad_examples(task, requests, {"tokens": 0}, 3)
-    batch = task.make_request_batch(rows)
+    batch = task.make_predict_batch(rows)
     assert batch["tokens"][0].tolist() == [CLASS, 4, MASK, 6, SEPARATOR, 0, 0, 0, 0, 0]
     assert batch["predict_at"].tolist() == [[2, 0], [1, 2], [0, 0]]
     assert batch["loss_weights"].tolist() == [[1, 0], [1, 1], [0, 0]]
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in task.batch_spec(3).items()} == {
         name: (array.shape, array.dtype) for name, array in batch.items()
     }
-    answers = task.answers(
+    answers = task.predictions(
         {name: np.asarray(array) for name, array in task.outputs(random_scores, {}, batch).items()}
     )
     assert [len(answer["candidates"]) for answer in answers] == [1, 2, 0]
@@ -159,4 +159,4 @@ def test_a_request_says_what_is_hidden_and_gets_the_best_guesses():
 )
 def test_a_request_that_cannot_be_answered_is_refused(text, problem):
     with pytest.raises(UserError, match=problem):
-        make_task().prepare_request({"text": text}, TOKENIZER)
+        make_task().prepare_for_predict({"text": text}, TOKENIZER)

@@ -12,7 +12,7 @@ from jaxdp.tasks import Seq2Seq, TaskInputs, pad_examples
 
 LENGTH, TARGET_LENGTH = 5, 4
 TOKENIZER = LetterTokenizer(())
-END = TOKENIZER.end_of_text_id
+END = TOKENIZER.eos_id
 ROWS = np.arange(3, dtype=np.int32)
 
 
@@ -23,7 +23,7 @@ def make_task(**inputs):
 
 def batch_of(task, pairs=(("ab", "xyz"), ("abcd", "z"))):
     examples = [task.prepare({"source": source, "target": target}, TOKENIZER) for source, target in pairs]
-    rows, _ = pad_examples(task, examples, dict.fromkeys(task.terminated, END), 3)
+    rows, _ = pad_examples(task, examples, dict.fromkeys(task.eos_fields, END), 3)
     return task.make_batch(rows, 0, 0, ROWS)
 
 
@@ -111,8 +111,8 @@ def test_every_token_of_a_target_counts_once():
 
 def test_a_request_is_a_source_and_a_beginning():
     task = make_task()
-    rows, _ = pad_examples(task, [task.prepare_request({"source": "ab"}, TOKENIZER)], {"tokens": END}, 2)
-    batch = task.make_request_batch(rows)
+    rows, _ = pad_examples(task, [task.prepare_for_predict({"source": "ab"}, TOKENIZER)], {"tokens": END}, 2)
+    batch = task.make_predict_batch(rows)
     assert batch["source_tokens"].tolist() == [[1, 2, END, 0, 0], [0] * 5]
     assert batch["source_mask"].sum(axis=1).tolist() == [3, 0]
     assert batch["tokens"].tolist() == [[END], [END]] and batch["prompt_mask"].all()

@@ -126,7 +126,7 @@ def test_preparing_is_deterministic_and_travels_to_workers(case):
     for record in case.records[:4]:
         assert set(record) == set(task.fields)
         first, second = task.prepare(record, TOKENIZER), copy.prepare(record, TOKENIZER)
-        assert first.keys() == second.keys() and set(task.terminated) <= first.keys()
+        assert first.keys() == second.keys() and set(task.eos_fields) <= first.keys()
         for name, array in first.items():
             np.testing.assert_array_equal(array, second[name])
             assert (array.ndim == 1) == (name in case.make_task().row_lengths)
@@ -216,7 +216,7 @@ def test_packed_pairs_are_learned_as_single_ones():
     model = case.make_model(positions="sinusoidal")  # of which longer rows have as many as they need
     params, apply = random_params(model), apply_of(model)
     examples = [single.prepare(record, TOKENIZER) for record in case.records]
-    end = np.int32(TOKENIZER.end_of_text_id)
+    end = np.int32(TOKENIZER.eos_id)
     sides = [
         Arrays([np.append(example[name], end) for example in examples]) for name in ("tokens", "target_tokens")
     ]
@@ -329,7 +329,7 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
 
 def test_a_summary_does_not_depend_on_batches(case):
     task, model = case.make_task(), case.make_model()
-    if not task.collected:
+    if not task.eval_outputs:
         return
     params, apply = random_params(model), apply_of(model)
     outputs = jax.jit(lambda batch: task.outputs(apply, params, batch))
@@ -337,7 +337,7 @@ def test_a_summary_does_not_depend_on_batches(case):
         batch_of(case, task, WITH_PADDING, np.arange(WITH_PADDING) % 2 == part) for part in range(2)
     )]  # fmt: skip
     whole, *parts = (jax.device_get(outputs(batch)) for batch in batches)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in task.collected}
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in task.eval_outputs}
     first, second = task.summarize(whole), task.summarize(joined)
     assert list(first.metrics) == [spec.name for spec in task.summary_metrics]
     assert second.metrics == pytest.approx(first.metrics, rel=1e-4, nan_ok=True)
@@ -346,15 +346,15 @@ def test_a_summary_does_not_depend_on_batches(case):
 
 def test_requests_are_answered(case):
     task, model = case.make_task(), case.make_model()
-    if not task.asked or task.score_metrics:  # what is written by decoding is no output
+    if not task.predict_fields or task.score_metrics:  # what is written by decoding is no output
         return
     record = {"text": "a[MASK]c"} if case.task == "masked_lm" else case.records[0]
-    requests = [task.prepare_request({name: record[name] for name in task.asked}, TOKENIZER)] * 3
-    rows, _ = pad_examples(task, requests, dict.fromkeys(task.terminated, TOKENIZER.end_of_text_id), 4)
-    batch = task.make_request_batch(rows)
+    requests = [task.prepare_for_predict({name: record[name] for name in task.predict_fields}, TOKENIZER)] * 3
+    rows, _ = pad_examples(task, requests, dict.fromkeys(task.eos_fields, TOKENIZER.eos_id), 4)
+    batch = task.make_predict_batch(rows)
     spec = {name: (leaf.shape, leaf.dtype) for name, leaf in task.batch_spec(4).items()}
     assert {name: (array.shape, array.dtype) for name, array in batch.items()} == spec
-    answers = task.answers(jax.device_get(task.outputs(apply_of(model), random_params(model), batch)))
+    answers = task.predictions(jax.device_get(task.outputs(apply_of(model), random_params(model), batch)))
     assert len(answers) == 4 and answers[0] == answers[1]
     json.dumps(answers, allow_nan=False)
 
@@ -370,13 +370,13 @@ def test_what_is_decoded_is_what_the_task_expects(name):
         functools.partial(init_cache, model.config),
         Sampling(temperature=0),
         num_new=NUM_NEW,
-        end_of_text_id=TOKENIZER.end_of_text_id,
+        eos_id=TOKENIZER.eos_id,
     )
     requests, rows_with = batch(case, task)
     seeds = {"seeds": np.arange(NUM_RECORDS, dtype=np.uint32), "offset": np.zeros(NUM_RECORDS, np.int32)}
     written = np.asarray(jax.jit(decode)(params, requests | seeds)["tokens"][:, 0])
     assert len({row.tobytes() for row in written}) > NUM_RECORDS // 2
-    is_end = written == TOKENIZER.end_of_text_id
+    is_end = written == TOKENIZER.eos_id
     num_written = np.where(is_end.any(1), is_end.argmax(1) + 1, NUM_NEW).astype(np.int32)
     expected = task.make_batch(rows_with(written, num_written), 0, 0, ROW_IDS)
     sums = jax.jit(lambda batch: task.loss(apply, params, batch, None, False))(expected)
@@ -392,7 +392,7 @@ def source_batch(case, task):
         target_tokens[:, :NUM_NEW] = written
         return rows | {"target_tokens": target_tokens, "num_target_tokens": num_written}
 
-    return task.make_request_batch(rows), rows_with
+    return task.make_predict_batch(rows), rows_with
 
 
 def prompt_batch(case, task):

@@ -84,7 +84,7 @@ class Case:
         """The records as padded rows, and padding up to `num_rows`."""
         records = self.records if records is None else records
         examples = [task.prepare(record, TOKENIZER) for record in records]
-        end_ids = dict.fromkeys(task.terminated, TOKENIZER.end_of_text_id)
+        end_ids = dict.fromkeys(task.eos_fields, TOKENIZER.eos_id)
         return pad_examples(task, examples, end_ids, num_rows)[0]
 
 

@@ -34,13 +34,13 @@ class Tokenizer(ABC):
 
     Attributes:
         vocab_size: ids are in range(vocab_size).
-        end_of_text_id: stands between documents.
+        eos_id: stands between documents.
         special_ids: id of each special token by name, end of text among them.
         remarks: what a person should know about it beyond `describe`'s first words.
     """
 
     vocab_size: int
-    end_of_text_id: int
+    eos_id: int
     special_ids: Mapping[str, int]
     remarks: tuple[str, ...] = ()
 

@@ -29,7 +29,7 @@ class ByteTokenizer(Tokenizer):
         special_tokens: names beside end of text, which is 256.
     """
 
-    end_of_text_id = 256
+    eos_id = 256
 
     def __init__(self, special_tokens: Iterable[str] = ()):
         names = special_names(special_tokens)
@@ -78,7 +78,7 @@ class CharTokenizer(Tokenizer):
     def __init__(self, characters: str, special_tokens: Iterable[str] = ()):
         names = special_names(special_tokens)
         self._code_points = _code_points(characters)
-        self.end_of_text_id = len(characters)
+        self.eos_id = len(characters)
         self.special_ids = {name: len(characters) + i for i, name in enumerate(names)}
         self.vocab_size = len(characters) + len(names)
         self._id_of = np.full(0x110000, -1, np.int32)
@@ -102,15 +102,15 @@ class CharTokenizer(Tokenizer):
             position = int(np.argmax(ids < 0))
             raise UserError(
                 f"Character {text[position]!r} (U+{ord(text[position]):04X}) at position {position} "
-                f"is not among the {self.end_of_text_id} characters of the vocabulary: leave it "
+                f"is not among the {self.eos_id} characters of the vocabulary: leave it "
                 "out, or train with data.tokenizer=byte, which knows every character."
             )
         return ids
 
     def decode(self, ids: np.ndarray) -> str:
         ids = np.asarray(ids, np.int64)
-        ids = ids[(ids < self.end_of_text_id) | (ids >= self.vocab_size)]
-        known = (ids >= 0) & (ids < self.end_of_text_id)
+        ids = ids[(ids < self.eos_id) | (ids >= self.vocab_size)]
+        known = (ids >= 0) & (ids < self.eos_id)
         code_points = np.full(len(ids), ord(REPLACEMENT), "<u4")
         code_points[known] = self._code_points[ids[known]]
         return code_points.tobytes().decode("utf-32-le", "replace")

@@ -60,7 +60,7 @@ class LibraryTokenizer(Tokenizer):
         self._library.encode_special_tokens = True
         added = sorted(self._content["added_tokens"], key=lambda token: token["id"])
         self.special_ids = {token["content"]: token["id"] for token in added if token["special"]}
-        self.end_of_text_id = next(
+        self.eos_id = next(
             self.special_ids[name] for name in END_OF_TEXT_NAMES if name in self.special_ids
         )
         self.vocab_size = max(self._library.get_vocab().values()) + 1

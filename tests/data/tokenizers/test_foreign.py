@@ -113,10 +113,10 @@ def test_ids_are_those_of_the_file_and_nothing_is_added(ours, theirs):
 
 
 def test_end_of_text(ours, name):
-    assert ours.end_of_text_id == END_OF_TEXT[name]
+    assert ours.eos_id == END_OF_TEXT[name]
     added = "<|endoftext|> was added as id 3"
     assert (added in ours.describe()) == (name == "words")
-    assert ours.decode([ours.end_of_text_id]) == ""
+    assert ours.decode([ours.eos_id]) == ""
 
 
 def test_names_of_special_tokens_are_characters(ours):
@@ -144,7 +144,7 @@ def test_saved_and_loaded_it_is_the_same(ours, tmp_path):
     loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert loaded.to_json() == ours.to_json() and loaded.special_ids == ours.special_ids
     assert loaded.vocab_size == ours.vocab_size == max(ours._symbols) + 1
-    assert loaded.end_of_text_id == ours.end_of_text_id
+    assert loaded.eos_id == ours.eos_id
 
 
 def test_special_tokens_that_a_task_asks_for(path, ours, name):
@@ -152,7 +152,7 @@ def test_special_tokens_that_a_task_asks_for(path, ours, name):
     assert tokenizer.special_id("[NEW]") == tokenizer.vocab_size - 1
     assert tokenizer.special_ids.items() >= ours.special_ids.items()
     assert ("[MASK] was added" in tokenizer.describe()) == (name != "bert")
-    assert tokenizer.end_of_text_id == ours.end_of_text_id
+    assert tokenizer.eos_id == ours.eos_id
     assert tokenizer.special_id("[NEW]") not in tokenizer.encode("[NEW]")
 
 
@@ -223,7 +223,7 @@ def test_gaps_inside_the_model_keep_their_numbers(tmp_path):
     content["added_tokens"] = [{"id": 7, "content": "<|endoftext|>", **token}, {"id": 600, "content": "<x>", **token}]
     (tmp_path / "theirs.json").write_text(json.dumps(content))
     tokenizer = load_tokenizer(tmp_path / "theirs.json")
-    assert (tokenizer.end_of_text_id, tokenizer.special_id("<x>"), tokenizer.vocab_size) == (7, 600, 601)
+    assert (tokenizer.eos_id, tokenizer.special_id("<x>"), tokenizer.vocab_size) == (7, 600, 601)
     assert tokenizer.encode("ab").tolist() == [vocab["a"], vocab["b"]]
     tokenizer.save(tmp_path / "again.json")
     again = load_tokenizer(tmp_path / "again.json")
@@ -257,7 +257,7 @@ def test_end_of_text_among_the_words_becomes_special(tmp_path):
     theirs.decoder = decoders.ByteLevel()
     theirs.save(str(tmp_path / "theirs.json"))
     tokenizer = load_tokenizer(tmp_path / "theirs.json")
-    assert (tokenizer.end_of_text_id, tokenizer.vocab_size) == (256, 257)
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (256, 257)
 
 
 def test_ordinary_added_token_over_a_blank_is_not_cut(tmp_path):

@@ -33,7 +33,7 @@ def random_texts(count):
 def test_vocabulary_is_as_large_as_asked_with_special_tokens_in_front(tokenizer, kind):
     assert tokenizer.vocab_size == 1000
     assert tokenizer.special_ids == {name: i for i, name in enumerate(FRONT[kind])}
-    assert tokenizer.end_of_text_id == 0 and tokenizer.special_id("[MASK]") == len(FRONT[kind]) - 1
+    assert tokenizer.eos_id == 0 and tokenizer.special_id("[MASK]") == len(FRONT[kind]) - 1
     vocab = hugging_face.Tokenizer.from_str(tokenizer.to_json()).get_vocab()
     assert sorted(vocab.values()) == list(range(1000))
     assert tokenizer.describe().endswith("not kept" if kind == "wordpiece" else "of 1000 tokens")
@@ -89,7 +89,7 @@ def test_long_text_is_encoded_as_if_whole(tokenizer, texts):
 
 
 def test_special_tokens_are_left_out_and_unknown_ids_show(tokenizer):
-    ids = [*tokenizer.encode("a"), tokenizer.end_of_text_id, tokenizer.special_id("[MASK]"), *tokenizer.encode("b")]
+    ids = [*tokenizer.encode("a"), tokenizer.eos_id, tokenizer.special_id("[MASK]"), *tokenizer.encode("b")]
     assert tokenizer.decode(ids).replace(" ", "") == "ab"
     shown = tokenizer.decode(np.array([-1, *tokenizer.encode("a"), 10_000]))
     assert shown.replace(" ", "") == "\ufffda\ufffd"
