@@ -15,7 +15,8 @@ from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
 from jaxdp.data.preparing.selection import SELECTIONS, Selection
 from jaxdp.data.reading.records import Columns, Part
-from jaxdp.data.reading.sources import SourceSpec, open_evaluation, open_source
+from jaxdp.data.reading.source_spec import SourceSpec
+from jaxdp.data.reading.sources import open_evaluation, open_source, registered_source
 from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.nearest import nearest
@@ -122,7 +123,7 @@ def open_evaluation_source(config: ConfigDict) -> Source:
 
 def source_spec(config: ConfigDict, entry: Mapping[str, Any]) -> tuple[SourceSpec, dict[str, str]]:
     """An entry's source, and the column of each field that the task reads."""
-    has_columns = entry["source"] not in ("stdlib", "text")
+    has_columns = registered_source(entry["source"]).has_columns
     fields = make_task(config).fields
     columns = {field: entry[f"{field}_column"] if has_columns else field for field in fields}
     spec = SourceSpec(

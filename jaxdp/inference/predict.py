@@ -22,8 +22,8 @@ from jaxdp.arguments import (
     whole_number,
 )
 from jaxdp.checkpoint.restoring import restore_part
+from jaxdp.data.reading.file_sources import FORMATS
 from jaxdp.data.reading.raw_records import RawRecord, open_input, read_raw
-from jaxdp.data.reading.sources import FORMATS
 from jaxdp.data.reading.tables import parsed_delimiter
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
@@ -123,7 +123,7 @@ class Predictor:
         columns = tuple(request_columns(self._config, self._task).values())
         data = self._config.data
         file = open_input(name, "--input", stdin, form, columns, parsed_delimiter(data.delimiter))
-        if data.encoding and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
+        if data.encoding and data.source in FORMATS and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
             file = dataclasses.replace(file, encoding=data.encoding)  # of the run's own format; others are UTF-8
         if form is None and not file.path.endswith(file.name):
             print_status(f"{file.path} is read as {file.kind[1:]}; another format is set by --format")

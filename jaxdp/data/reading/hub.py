@@ -16,6 +16,7 @@ from jaxdp.data.reading.arrow import (
 )
 from jaxdp.data.reading.files import unreadable
 from jaxdp.data.reading.records import Columns, Part, Record
+from jaxdp.data.reading.source_spec import SourceSpec
 from jaxdp.errors import UserError
 
 _CURE = "run datasets.load_dataset({path!r}).save_to_disk(FOLDER)"
@@ -25,7 +26,7 @@ HUB_SECS = 10
 """How long the Hub may take to say that it is there."""
 
 
-def open_data_set(
+def open_dataset(
     path: str, name: str | None, split: str | None, eval_split: str | None, columns: Columns, errors: str
 ) -> tuple[Part, Part | None]:
     """The splits of a data set, each as one part.
@@ -63,6 +64,20 @@ def open_data_set(
         for dataset, which in ((train, split or "train"), (evaluation, eval_split))
     ]
     return parts[0], parts[1]
+
+
+def open_splits(spec: SourceSpec, columns: Columns) -> tuple[list[Part], list[Part] | None]:
+    """Opens `split` and `eval_split` of a dataset: (parts to train on, parts to evaluate on or None)."""
+    if not spec.path:
+        raise UserError("data.source=hf needs data.path: the name of a dataset on the Hub, or a folder.")
+    train, evaluation = open_dataset(spec.path, spec.name, spec.split, spec.eval_split, columns, spec.errors)
+    return [train], None if evaluation is None else [evaluation]
+
+
+def open_evaluation_split(spec: SourceSpec, columns: Columns) -> list[Part]:
+    """Opens `eval_split` of a dataset alone."""
+    parts, _ = open_splits(dataclasses.replace(spec, split=spec.eval_split, eval_split=None), columns)
+    return parts
 
 
 def _part(dataset, path: str, split: str, columns: Columns, errors: str) -> Part:

@@ -4,20 +4,11 @@ Each reader is a generator that holds one record and a block or two of its file.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from jaxdp.data.reading.file_content import not_utf8, read_text_blocks
 from jaxdp.data.reading.files import DataFile
 from jaxdp.data.reading.json_values import read_json
-from jaxdp.data.reading.records import (
-    MISSING,
-    Columns,
-    Record,
-    is_label,
-    missing_column,
-    value_at,
-    wrong_column,
-)
+from jaxdp.data.reading.records import Columns, Record, kind_of, select_fields
 from jaxdp.errors import UserError
 
 PIECE_BYTES = 8 << 20
@@ -101,55 +92,7 @@ def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record
         where = f"{file.path}, {number}"
         if not isinstance(value, dict):
             raise UserError(
-                f"{where} holds {_kind_of(value)}, expected a JSON object, "
+                f"{where} holds {kind_of(value)}, expected a JSON object, "
                 'such as {"text": "..."}: correct or leave it out.'
             )
-        fields = {}
-        for column in columns.names:
-            found = value_at(value, column)
-            if found is MISSING:
-                raise missing_column(where, column, value)
-            fields[column] = encodable(_checked(found, column, column in columns.text, where), column, where, errors)
-        yield Record(fields, f"{file.name}, {number}")
-
-
-def _checked(value: Any, column: str, is_text: bool, where: str) -> Any:
-    if not (isinstance(value, str) if is_text else is_label(value)):
-        raise wrong_column(where, column, is_text, _kind_of(value))
-    return value
-
-
-def _kind_of(value: Any) -> str:
-    return _KINDS.get(type(value), "null")
-
-
-_KINDS = {
-    bool: "a truth value",
-    int: "a number",
-    float: "a number",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def encodable(value: Any, column: str, where: str, errors: str) -> Any:
-    """Returns the value of a column, with text that UTF-8 can encode.
-
-    Raises:
-        UserError: it has half a surrogate pair, and `errors` is `strict`.
-    """
-    if isinstance(value, list):
-        return [encodable(each, column, where, errors) for each in value]
-    if not isinstance(value, str) or value.isascii():
-        return value
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        if errors == "strict":
-            raise UserError(
-                f"{where}: column {column!r} has half a surrogate pair (\\u{ord(value[error.start]):04x}) at "
-                f"character {error.start}, which is no text; set data.errors=replace to read it as U+FFFD."
-            ) from error
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return value
+        yield Record(select_fields(value, columns, where, errors), f"{file.name}, {number}")

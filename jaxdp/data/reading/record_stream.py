@@ -18,18 +18,10 @@ from typing import Any
 import numpy as np
 
 from jaxdp.data.reading.arrow import short_reason
+from jaxdp.data.reading.file_sources import FORMATS
 from jaxdp.data.reading.files import find_files
 from jaxdp.data.reading.hub import class_names, with_class_names
-from jaxdp.data.reading.records import (
-    MISSING,
-    Columns,
-    Record,
-    is_label,
-    missing_column,
-    value_at,
-    wrong_column,
-)
-from jaxdp.data.reading.sources import FORMATS
+from jaxdp.data.reading.records import Columns, Record, select_fields
 from jaxdp.data.samplers.permutation import permute
 from jaxdp.errors import UserError
 
@@ -154,15 +146,7 @@ class RecordStream:
         return self._names[shard] if self._names else f"{self._where}, shard {shard} of {self._num_shards}"
 
     def _record(self, fields: Mapping[str, Any], origin: str) -> Record:
-        values = {column: value_at(fields, column) for column in self._columns.names}
-        for column, value in values.items():
-            if value is MISSING:
-                raise missing_column(origin, column, fields)
-            is_text = column in self._columns.text
-            if not (isinstance(value, str) if is_text else is_label(value)):
-                found = "null" if value is None else f"of type {type(value).__name__}"
-                raise wrong_column(origin, column, is_text, found)
-        record = Record(values, origin)
+        record = Record(select_fields(fields, self._columns, origin), origin)
         return with_class_names(record, self._class_names) if self._class_names else record
 
     def _unreadable(self, shard: int | None, row: int, error: Exception) -> UserError:

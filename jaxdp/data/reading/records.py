@@ -98,6 +98,56 @@ def is_label(value: Any) -> bool:
     return isinstance(value, str | int | float)  # True and False are int too
 
 
+def select_fields(fields: Mapping[str, Any], columns: Columns, where: str, errors: str = "strict") -> dict[str, Any]:
+    """Selects and checks the columns of a record.
+
+    Args:
+        fields: Fields of the record, by name.
+        columns: Columns that it must have, see `value_at`.
+        where: File and line, or file and row, for messages.
+        errors: `strict` or `replace`: handling of half a surrogate pair in text.
+
+    Raises:
+        UserError: A column is missing, or is not text or a label; text that UTF-8 cannot encode.
+    """
+    selected = {}
+    for column in columns.names:
+        found = value_at(fields, column)
+        if found is MISSING:
+            raise missing_column(where, column, fields)
+        is_text = column in columns.text
+        if not (isinstance(found, str) if is_text else is_label(found)):
+            raise wrong_column(where, column, is_text, kind_of(found))
+        selected[column] = _encodable(found, column, where, errors)
+    return selected
+
+
+_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object", type(None): "null"}
+
+
+def kind_of(value: Any) -> str:
+    """Returns the type of a value as messages name it: `a number`."""
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _encodable(value: Any, column: str, where: str, errors: str) -> Any:
+    """Returns a value with text that UTF-8 can encode; raises UserError for half a surrogate pair if `errors` is strict."""
+    if isinstance(value, list):
+        return [_encodable(each, column, where, errors) for each in value]
+    if not isinstance(value, str) or value.isascii():
+        return value
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        if errors == "strict":
+            raise UserError(
+                f"{where}: column {column!r} has half a surrogate pair (\\u{ord(value[error.start]):04x}) at "
+                f"character {error.start}, which is no text; set data.errors=replace to read it as U+FFFD."
+            ) from error
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value
+
+
 def missing_column(where: str, column: str, present: Iterable[str], hint: str = "") -> UserError:
     """Returns the error for a column that is not there.
 

@@ -9,7 +9,8 @@ from jaxdp.data.reading.files import find_files, unreadable
 from jaxdp.data.reading.hub import check_folder, check_hub, out_of_reach
 from jaxdp.data.reading.record_stream import RecordStream
 from jaxdp.data.reading.records import Columns, missing_column
-from jaxdp.data.reading.sources import SourceSpec, check_keys
+from jaxdp.data.reading.source_spec import SourceSpec
+from jaxdp.data.reading.sources import check_keys
 from jaxdp.errors import UserError
 
 _CURE = "run `hf download {path} --repo-type dataset --local-dir FOLDER`"

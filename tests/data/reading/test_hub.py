@@ -5,7 +5,7 @@ import sys
 import fsspec
 import pytest
 
-from jaxdp.data.reading.hub import open_data_set
+from jaxdp.data.reading.hub import open_dataset
 from jaxdp.data.reading.records import Columns
 from jaxdp.errors import UserError
 
@@ -38,7 +38,7 @@ def saved(tmp_path):
 
 
 def open_(path, split=None, eval_split=None, columns=TEXT, name=None):
-    return open_data_set(str(path), name, split, eval_split, columns, "strict")
+    return open_dataset(str(path), name, split, eval_split, columns, "strict")
 
 
 def texts(part):
@@ -186,8 +186,8 @@ def test_paths_that_are_no_data_set(tmp_path):
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_hub_out_of_reach(tmp_path, environment):
     script = (
-        "from jaxdp.data.reading.hub import open_data_set; from jaxdp.data.reading.records import Columns\n"
-        "open_data_set('owner/name', None, None, None, Columns(('text',)), 'strict')"
+        "from jaxdp.data.reading.hub import open_dataset; from jaxdp.data.reading.records import Columns\n"
+        "open_dataset('owner/name', None, None, None, Columns(('text',)), 'strict')"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -207,5 +207,5 @@ def test_fields_of_nested_columns(tmp_path):
     rows = {"id": ["0", "1"], "translation": pairs}
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "opus")
     columns = Columns(("translation.en", "translation.fr"))
-    part, _ = open_data_set(str(tmp_path / "opus"), None, None, None, columns, "strict")
+    part, _ = open_dataset(str(tmp_path / "opus"), None, None, None, columns, "strict")
     assert [record.fields["translation.fr"] for record in part.read()] == ["un", "deux"]

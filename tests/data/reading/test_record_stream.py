@@ -239,7 +239,7 @@ def test_what_only_datasets_finds_broken_is_told_in_its_words(tmp_path):
 def test_labels(tmp_path):
     stream = opened(write_shards(tmp_path / "a"), label_columns=("number",))
     assert next(stream.records())[1].fields == {"text": FLAT[0], "number": 0}
-    with pytest.raises(UserError, match=r"0\.jsonl, row 0: column 'number' is of type int, expected text"):
+    with pytest.raises(UserError, match=r"0\.jsonl, row 0: column 'number' is a number, expected text"):
         opened(write_shards(tmp_path / "a"), columns=("text", "number"))
 
 

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from jaxdp.data.reading.bytecode import MOST_CHARACTERS, compiled_statements
+from jaxdp.data.demo_corpora.bytecode import MAX_CHARACTERS, compiled_statements
 
 STATEMENTS = [
     "self.x = x + 1",
@@ -79,7 +79,7 @@ def test_code_is_as_python_writes_it():
         "import a",
         "def f():\n    yield 1",
         "try:\n    a = 1 / b\nfinally:\n    close()",
-        f"x = '{'y' * MOST_CHARACTERS}'",
+        f"x = '{'y' * MAX_CHARACTERS}'",
     ],
 )
 def test_what_is_left_out(code):

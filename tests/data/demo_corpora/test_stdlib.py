@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from jaxdp.data.demo_corpora.stdlib import PACKAGES, interleave_packages, open_stdlib, package_of
 from jaxdp.data.preparing.scan import kept_records, scan_parts
 from jaxdp.data.reading.files import DataFile
 from jaxdp.data.reading.records import Columns
-from jaxdp.data.reading.stdlib import PACKAGES, dealt, open_stdlib, package_of
+from jaxdp.data.reading.source_spec import SourceSpec
 from jaxdp.errors import UserError
 
+STDLIB = SourceSpec(source="stdlib")
 TEXT, LABELLED, PAIRS = Columns(("text",)), Columns(("text",), ("label",)), Columns(("source", "target"))
 
 
 @pytest.fixture(scope="module")
 def files():
-    return open_stdlib(TEXT, "strict")
+    return open_stdlib(STDLIB, TEXT)[0]
 
 
 @pytest.fixture
@@ -35,12 +37,12 @@ def library(tmp_path, monkeypatch):
 
 
 def records(columns):
-    return [record for part in open_stdlib(columns, "strict") for record in part.read()]
+    return [record for part in open_stdlib(STDLIB, columns)[0] for record in part.read()]
 
 
 def splits(columns, eval_fraction):
     """The records of both splits, as a run reads them."""
-    parts = open_stdlib(columns, "strict")
+    parts = open_stdlib(STDLIB, columns)[0]
     scan = scan_parts(parts, None, columns, (), eval_fraction)
     return [[item.record for item in kept_records(scan, parts, None, held_out=held_out)] for held_out in (False, True)]
 
@@ -89,7 +91,7 @@ def test_the_package_does_not_stand_in_its_text():
 
 def test_statements_and_their_instructions():
     """Of every eighth file: all of them take seconds."""
-    parts = open_stdlib(PAIRS, "strict")
+    parts = open_stdlib(STDLIB, PAIRS)[0]
     assert not any(part.name.startswith("encodings/") for part in parts)
     assert len({part.name.partition("/")[0] for part in parts[-len(parts) // 10 :]}) > 15  # what is held out
     found = [record.fields for part in parts[::8] for record in part.read()]
@@ -105,7 +107,7 @@ def test_origins_lead_to_the_line():
         name, _, number = record.origin.rpartition(", line ")
         return Path(sysconfig.get_path("stdlib"), name).read_text("utf-8").split("\n")[int(number) - 1 :]
 
-    for record in itertools.chain(*(part.read() for part in open_stdlib(PAIRS, "strict")[::25])):
+    for record in itertools.chain(*(part.read() for part in open_stdlib(STDLIB, PAIRS)[0][::25])):
         assert ast.unparse(ast.parse(lines(record)[0].strip())) == record.fields["target"]
     for record in records(LABELLED)[::200]:
         first = record.fields["text"].split("\n")[0]
@@ -131,27 +133,27 @@ def test_code_that_cannot_be_read_is_named(library):
     library({"xml/a.py": "x = 1\nprint 'two'\n"})
     assert len(records(TEXT)) == 1
     for columns in (LABELLED, PAIRS):
-        with pytest.raises(UserError, match=r"xml/a\.py, line 2, is no code"):
+        with pytest.raises(UserError, match=r"xml/a\.py, line 2, is not code"):
             records(columns)
 
 
 def test_no_source(library):
     with pytest.raises(UserError, match=r"no \.py files.*data\.source=text"):
-        open_stdlib(TEXT, "strict")
+        open_stdlib(STDLIB, TEXT)[0]
 
 
 @pytest.mark.parametrize("columns, named", [(Columns(("body",)), "body"), (Columns(("source",), ("label",)), "source and label")])
 def test_columns_that_there_are_not(columns, named):
     with pytest.raises(UserError, match=f"no records with {named}: expected text, or text and label, or source and target"):
-        open_stdlib(columns, "strict")
+        open_stdlib(STDLIB, columns)[0]
 
 
-def test_the_end_of_what_is_dealt_has_every_package():
+def test_the_end_of_the_interleaved_files_has_every_package():
     sizes = {"a": [900, 50, 50], "b": [10] * 30, "c": [100] * 10}
     given = [DataFile("", f"{package}/{i}.py", size) for package, each in sizes.items() for i, size in enumerate(each)]
-    order = dealt(given)
+    order = interleave_packages(given)
     assert sorted(order, key=given.index) == given
-    assert order == dealt(given[::-1])
+    assert order == interleave_packages(given[::-1])
     last = collections.Counter()
     for file in order[::-1]:
         if sum(last.values()) >= 0.1 * sum(file.num_bytes for file in given):

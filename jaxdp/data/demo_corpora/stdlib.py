@@ -1,4 +1,4 @@
-"""`data.source=stdlib`: the running Python's standard library, as whole files or as labelled or paired examples."""
+"""Standard library of the running Python as a dataset (`data.source=stdlib`): whole files, labelled pieces, or pairs."""
 
 import hashlib
 import sysconfig
@@ -6,50 +6,53 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from jaxdp.data.reading.bytecode import compiled_statements
+from jaxdp.data.demo_corpora.bytecode import compiled_statements
+from jaxdp.data.demo_corpora.python_code import cut_pieces, hide_word
 from jaxdp.data.reading.files import DataFile, find_below
-from jaxdp.data.reading.python_code import cut_pieces, hide_word
 from jaxdp.data.reading.readers import read_text
 from jaxdp.data.reading.records import Columns, Part, Record
+from jaxdp.data.reading.source_spec import SourceSpec
 from jaxdp.errors import UserError
 
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 PACKAGES = ("asyncio", "email", "idlelib", "importlib", "multiprocessing", "tkinter", "unittest", "xml")
-"""The labels: packages of at least ten files and 200 kB of code in Python 3.11, 3.12 and 3.13.
+"""Labels: packages with at least ten files and 200 kB of code in Python 3.11, 3.12 and 3.13.
 
-`encodings` has that too, but consists of tables; `distutils` and `lib2to3` are gone since.
+`encodings` is as large but consists of tables; later versions have no `distutils` and `lib2to3`.
 """
 
 
-def open_stdlib(columns: Columns, errors: str) -> list[Part]:
-    """A part for each file, of what has the columns that are asked for.
+def open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[list[Part], None]:
+    """Opens the library as one part per file, in the first view that has the columns.
 
     - text: the files as they are, in the order of their names.
-    - text and label: pieces of the files of `PACKAGES`, and the package that each is from,
-      whose name is `_` in them.
-    - source and target: what single lines are compiled to, and the lines.
+    - text and label: pieces of the files of `PACKAGES`. The label is the package; its name is `_` in the piece.
+    - source and target: the bytecode of single lines, and the lines.
 
-    Files of the last two are in an order whose last part has files of every package
-    (see `dealt`): what is held out is like what is trained on, but of other files.
+    The last two views order their files so that the end of the list has files of every package, see
+    `interleave_packages`. The validation split is then like the training split, but of other files.
+
+    Returns:
+        (parts, None): the source has no validation split of its own.
 
     Raises:
-        UserError: no such columns, or no files.
+        UserError: No view has the columns, or the library comes without source files.
     """
     view = _view(columns)
     root = sysconfig.get_path("stdlib")
-    files = find_below(root, lambda name: name.endswith(".py"), lambda folder: folder not in LEFT_OUT)
+    files = find_below(root, lambda name: name.endswith(".py"), lambda folder: folder not in SKIPPED_FOLDERS)
     if not files:
         raise UserError(
             f"data.source=stdlib found no .py files in {root}: this Python comes without the source "
             "of its standard library; use data.source=text with data.path=FILE."
         )
     files = view.choose(sorted((file for file in files if file.num_bytes), key=lambda file: file.name))
-    return [Part(file.name, file.num_bytes, file.stamp, partial(view.read, file, columns, errors)) for file in files]
+    return [Part(file.name, file.num_bytes, file.stamp, partial(view.read, file, columns, spec.errors)) for file in files], None
 
 
 def _view(columns: Columns) -> "_View":
-    """The first view that has all the columns."""
+    """Returns the first view that has all columns."""
     for view in VIEWS:
         if set(columns.names) <= set(view.columns):
             return view
@@ -59,44 +62,43 @@ def _view(columns: Columns) -> "_View":
     )
 
 
-def _as_they_are(files: list[DataFile]) -> list[DataFile]:
+def _all_files(files: list[DataFile]) -> list[DataFile]:
     return files
 
 
-def _of_packages(files: list[DataFile]) -> list[DataFile]:
-    return dealt([file for file in files if package_of(file) in PACKAGES])
+def _labelled_files(files: list[DataFile]) -> list[DataFile]:
+    return interleave_packages([file for file in files if package_of(file) in PACKAGES])
 
 
-def _of_own_code(files: list[DataFile]) -> list[DataFile]:
-    # Its hundred modules are copies of one, which would be in both splits.
-    return dealt([file for file in files if package_of(file) != "encodings"])
+def _distinct_files(files: list[DataFile]) -> list[DataFile]:
+    # The modules of `encodings` are near-copies of one another, which would be in both splits.
+    return interleave_packages([file for file in files if package_of(file) != "encodings"])
 
 
 def package_of(file: DataFile) -> str:
-    """The folder at the top of the library that a file lies in; empty: a module of its own."""
+    """Returns the top-level folder of a file; empty for a module at the top of the library."""
     package, slash, _ = file.name.partition("/")
     return package if slash else ""
 
 
-def dealt(files: Sequence[DataFile]) -> list[DataFile]:
-    """The files in an order whose last part has about the same share of every package.
+def interleave_packages(files: Sequence[DataFile]) -> list[DataFile]:
+    """Orders files so that the end of the list has about the same share of every package.
 
-    Within a package the largest file comes first, lest it be all that is held out; the
-    others follow by a hash of their names. Packages are then laid side by side, each
-    stretched to the same length.
+    Within a package the largest file comes first, so that it is never the whole validation split; the others follow
+    by a hash of their names. All packages are then stretched to the same length and merged.
     """
     packages: dict[str, list[DataFile]] = {}
     for file in files:
         packages.setdefault(package_of(file), []).append(file)
-    places = {}
+    positions = {}
     for members in packages.values():
         largest = max(members, key=lambda file: (file.num_bytes, file.name))
         members.sort(key=lambda file: (file is not largest, hashlib.sha256(file.name.encode()).digest()))
         total, end = sum(file.num_bytes for file in members), 0
         for file in members:
             end += file.num_bytes
-            places[file.name] = end / total
-    return sorted(files, key=lambda file: (places[file.name], file.name))
+            positions[file.name] = end / total
+    return sorted(files, key=lambda file: (positions[file.name], file.name))
 
 
 def _read_pieces(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
@@ -113,7 +115,7 @@ def _read_statements(file: DataFile, columns: Columns, errors: str) -> Iterator[
 
 
 def _code(file: DataFile, errors: str) -> str:
-    """The whole text of a file, with the ends of lines that Python sees."""
+    """Reads the whole text of a file, with `\\n` at the end of lines."""
     text = "".join(record.fields["text"] for record in read_text(file, Columns(("text",)), errors))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -124,12 +126,12 @@ def _record(file: DataFile, line: int, fields: Mapping[str, str], columns: Colum
 
 @dataclass(frozen=True)
 class _View:
-    """What the library is read as.
+    """View of the library as records.
 
     Attributes:
-        columns: of its records.
-        choose: files by name -> those that are read, in their order.
-        read: file, columns, errors -> records.
+        columns: Columns of its records.
+        choose: Function from all files, sorted by name, to those that are read, in order.
+        read: Reader, (file, columns, errors) -> records.
     """
 
     columns: tuple[str, ...]
@@ -138,7 +140,7 @@ class _View:
 
 
 VIEWS = (
-    _View(("text",), _as_they_are, read_text),
-    _View(("text", "label"), _of_packages, _read_pieces),
-    _View(("source", "target"), _of_own_code, _read_statements),
+    _View(("text",), _all_files, read_text),
+    _View(("text", "label"), _labelled_files, _read_pieces),
+    _View(("source", "target"), _distinct_files, _read_statements),
 )

@@ -1,4 +1,4 @@
-"""Python code cut into pieces; parsed, never run."""
+"""Python source code split into pieces; parsed, never run."""
 
 import ast
 import re
@@ -8,49 +8,48 @@ from typing import NamedTuple
 
 from jaxdp.errors import UserError
 
-MOST_CHARACTERS, LEAST_CHARACTERS = 800, 200
-"""Of a piece of a module: some 25 lines of code; less than the least tells too little."""
+MAX_CHARACTERS, MIN_CHARACTERS = 800, 200
+"""Limits of a piece: about 25 lines of code; a shorter one than the minimum has too little content to classify."""
 
 
 class Piece(NamedTuple):
-    """Lines of a module. `line` is the number of the first one, from 1."""
+    """Lines of a module; `line` is the number of the first one, counted from 1."""
 
     line: int
     text: str
 
 
 def parse(text: str, path: str) -> ast.Module:
-    """The syntax tree of a module.
+    """Parses a module into its syntax tree.
 
     Raises:
-        UserError: it is no Python that this Python reads. Names the line.
+        UserError: The running Python cannot parse it; names the line.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about escapes such as "\d", which are not ours to fix
+            warnings.simplefilter("ignore")  # about invalid escapes such as "\d"
             return ast.parse(text)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         where = f"{path}, line {line}," if line else path
         raise UserError(
-            f"{where} is no code that this Python reads ({getattr(error, 'msg', error)}): restore the file, "
+            f"{where} is not code that this Python can parse ({getattr(error, 'msg', error)}): restore the file, "
             "or move it out of the folder if it does not belong there."
         ) from error
 
 
 def cut_pieces(text: str, path: str) -> Iterator[Piece]:
-    """Consecutive lines of a module, at most `MOST_CHARACTERS` of them unless one line is longer.
+    """Yields pieces of consecutive lines of a module, at most `MAX_CHARACTERS` long unless one line is longer.
 
-    A piece ends at a blank line where its second half has one. What stands before
-    the first statement (a licence) and lines of imports are left out, and pieces of
-    less than `LEAST_CHARACTERS`.
+    A piece ends at a blank line if its second half has one. Left out are lines before the first statement (a licence),
+    imports, and pieces of less than `MIN_CHARACTERS`.
 
     Args:
-        text: with `\\n` at the end of lines.
-        path: for errors.
+        text: Code with `\\n` at the end of lines.
+        path: Path of the file, for messages.
 
     Raises:
-        UserError: see `parse`.
+        UserError: See `parse`.
     """
     tree = parse(text, path)
     imports = {
@@ -70,15 +69,15 @@ def cut_pieces(text: str, path: str) -> Iterator[Piece]:
         end = _piece_end(lines, start)
         piece = "\n".join(line.text for line in lines[start:end]).rstrip()
         blank = len(piece) - len(piece.lstrip("\n"))
-        if len(piece) - blank >= LEAST_CHARACTERS:
+        if len(piece) - blank >= MIN_CHARACTERS:
             yield Piece(lines[start + blank].line, piece[blank:])
         start = end
 
 
 def _piece_end(lines: list[Piece], start: int) -> int:
-    """Index of the line behind the piece that begins at `start`."""
+    """Returns the index of the line after the piece that begins at `start`."""
     size, end = len(lines[start].text), start + 1
-    while end < len(lines) and size + 1 + len(lines[end].text) <= MOST_CHARACTERS:
+    while end < len(lines) and size + 1 + len(lines[end].text) <= MAX_CHARACTERS:
         size += 1 + len(lines[end].text)
         end += 1
     if end < len(lines):
@@ -89,10 +88,10 @@ def _piece_end(lines: list[Piece], start: int) -> int:
 
 
 def _first_line(node: ast.stmt) -> int:
-    """Number of a statement's first line, decorators included."""
+    """Returns the number of the first line of a statement, decorators included."""
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
 def hide_word(word: str, text: str) -> str:
-    """The text with `_` for a word, where it stands as a whole word."""
+    """Replaces a word by `_` where it is a whole word."""
     return re.sub(rf"\b{re.escape(word)}\b", "_", text)

@@ -1,4 +1,4 @@
-"""Lines of Python beside the instructions that CPython makes of them; compiled, never run."""
+"""Pairs of Python statements and their CPython bytecode; compiled, never run."""
 
 import ast
 import dis
@@ -9,24 +9,24 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxdp.data.reading.python_code import parse
+from jaxdp.data.demo_corpora.python_code import parse
 
-MOST_CHARACTERS = 100
-"""Of a line of code; a longer one is left out."""
+MAX_CHARACTERS = 100
+"""Maximum length of a statement."""
 
 _SIMPLE = (ast.Assign, ast.AugAssign, ast.Delete, ast.Expr, ast.Raise, ast.Return)
-_LEFT_OUT = (  # what jumps, or has code of its own
+_EXCLUDED = (  # they jump, or have a code object of their own
     ast.Await, ast.BoolOp, ast.DictComp, ast.GeneratorExp, ast.IfExp, ast.Lambda, ast.ListComp, ast.SetComp,
     ast.Yield, ast.YieldFrom,
 )  # fmt: skip
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
-_SAY_NOTHING = {
+_IGNORED_OPS = {
     "CACHE", "COPY_FREE_VARS", "EXTENDED_ARG", "MAKE_CELL", "NOP", "NOT_TAKEN", "PRECALL", "PUSH_NULL", "RESUME",
 }  # fmt: skip
 
 
 class Compiled(NamedTuple):
-    """A statement. `line` is its number, from 1; `code` as `ast.unparse` writes it."""
+    """Compiled statement: number of its line, from 1; its code as `ast.unparse` formats it; its instructions."""
 
     line: int
     code: str
@@ -34,20 +34,19 @@ class Compiled(NamedTuple):
 
 
 def compiled_statements(text: str, path: str) -> Iterator[Compiled]:
-    """The simple statements of a module that have a line for themselves, in the order of their lines.
+    """Yields the simple statements of a module that have a line for themselves, in the order of their lines.
 
-    Instructions are written as `dis` prints them, with `; ` between two:
-    `LOAD_FAST self; LOAD_ATTR size; RETURN_VALUE`. They differ between versions of
-    Python. Left out are statements that jump, that make functions, that leave an
-    `except` or a `finally`, or whose instructions do not stand together (CPython
-    writes a `finally` twice), and instructions that say nothing (`NOP`).
+    Instructions are formatted as `dis` prints them, with `; ` between two:
+    `LOAD_FAST self; LOAD_ATTR size; RETURN_VALUE`. They differ between versions of Python. Left out are statements
+    that jump, define functions, leave an `except` or a `finally`, or whose instructions are not consecutive (CPython
+    duplicates a `finally`), and instructions without meaning (`NOP`).
 
     Args:
-        text: with `\\n` at the end of lines.
-        path: for errors.
+        text: Code with `\\n` at the end of lines.
+        path: Path of the file, for messages.
 
     Raises:
-        UserError: see `python_code.parse`.
+        UserError: See `python_code.parse`.
     """
     tree = parse(text, path)
     with warnings.catch_warnings():
@@ -58,69 +57,69 @@ def compiled_statements(text: str, path: str) -> Iterator[Compiled]:
     on_line = Counter(line for node in statements for line in _lines(node))
     for node in sorted(statements, key=lambda node: node.lineno):
         alone = node.lineno == node.end_lineno and on_line[node.lineno] == 1
-        if not (alone and isinstance(node, _SIMPLE)) or any(isinstance(part, _LEFT_OUT) for part in ast.walk(node)):
+        if not (alone and isinstance(node, _SIMPLE)) or any(isinstance(part, _EXCLUDED) for part in ast.walk(node)):
             continue
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         instructions = _own(by_line.get(node.lineno, []), isinstance(node, ast.Return))
         code = ast.unparse(node)
-        if instructions and len(code) <= MOST_CHARACTERS and "\n" not in code:
+        if instructions and len(code) <= MAX_CHARACTERS and "\n" not in code:
             yield Compiled(node.lineno, code, "; ".join(instructions))
 
 
 def _lines(node: ast.stmt) -> set[int]:
-    """Of a statement with a body its first one: the others are those of its body."""
+    """Returns the first and the last line of a statement; of one with a body the first only."""
     return {node.lineno, node.end_lineno} if isinstance(node, _SIMPLE) else {node.lineno}
 
 
 class _Instruction(NamedTuple):
-    """`place`: among those of its code object that say something."""
+    """Instruction; `position` counts those of its code object that are not ignored."""
 
-    place: int
+    position: int
     code: types.CodeType
     value: dis.Instruction
 
 
 def _instructions_by_line(module: types.CodeType) -> dict[int, list[_Instruction]]:
-    """Of a module and of all code in it, in order."""
+    """Returns the instructions of a module and all code in it by line, in order."""
     found: dict[int, list[_Instruction]] = {}
     waiting = [module]
     while waiting:
         code = waiting.pop()
         waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-        said = (each for each in dis.get_instructions(code) if each.opname not in _SAY_NOTHING)
-        for place, value in enumerate(said):
+        kept = (each for each in dis.get_instructions(code) if each.opname not in _IGNORED_OPS)
+        for position, value in enumerate(kept):
             if value.positions.lineno is not None:
-                found.setdefault(value.positions.lineno, []).append(_Instruction(place, code, value))
+                found.setdefault(value.positions.lineno, []).append(_Instruction(position, code, value))
     return found
 
 
 def _own(instructions: list[_Instruction], returns: bool) -> list[str]:
-    """What a statement's line was compiled to, without what leaves it; []: it is left out."""
+    """Returns the instructions of a statement without those that leave it; [] if the statement is left out."""
     while instructions and instructions[-1].value.opcode in _JUMPS:
         instructions = instructions[:-1]
     if not returns:
         instructions = _without_return(instructions)
     together = all(
-        after.code is before.code and after.place == before.place + 1
+        after.code is before.code and after.position == before.position + 1
         for before, after in itertools.pairwise(instructions)
     )
     names = [each.value.opname for each in instructions]
     leaves = bool(names) and names[-1].startswith("RETURN_")
     if not together or leaves != returns or "POP_EXCEPT" in names or any(each.value.opcode in _JUMPS for each in instructions):
         return []
-    return [_written(each) for each in instructions]
+    return [_formatted(each) for each in instructions]
 
 
 def _without_return(instructions: list[_Instruction]) -> list[_Instruction]:
-    """Without the `return None` that the last statement of a body is followed by."""
+    """Removes the `return None` that follows the last statement of a body."""
     names = [each.value.opname for each in instructions[-2:]]
     if names[-1:] == ["RETURN_CONST"]:
         return instructions[:-1]
     return instructions[:-2] if names[-1:] == ["RETURN_VALUE"] else instructions
 
 
-def _written(instruction: _Instruction) -> str:
+def _formatted(instruction: _Instruction) -> str:
     _, code, value = instruction
     if value.opname == "KW_NAMES":  # `dis` prints its index
         return f"KW_NAMES {code.co_consts[value.arg]!r}"
