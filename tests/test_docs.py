@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxdp.cli.main import COMMANDS
 from jaxdp.config import load_config
 from jaxdp.config_file import flat_keys, recipes_directory
 from jaxdp.data.cleaning.steps import STEPS
+from jaxdp.data.reading import sources
 from jaxdp.errors import UserError
 from jaxdp.model.presets import PRESETS
 
@@ -154,7 +156,7 @@ def check_jaxdp(words):
 def check_command(line):
     """Checks one line of a shell: `jaxdp`, or a script of the repository that exists."""
     program, *words = shlex.split(line, comments=True)
-    if program == "python" and words[0].endswith("next_token.py"):
+    if program == "python" and words[0] in ("next_token.py", "poems.py"):
         program, words = "jaxdp", words[1:]
     if program == "jaxdp":
         return check_jaxdp(words)
@@ -263,6 +265,22 @@ def test_the_task_of_extending_learns_as_the_built_in_one(config_file, tmp_path,
         assert train(config_file, tmp_path / task, f"--config.task={task}") == 0
         losses[task] = [line["train/loss"] for line in metrics_lines(tmp_path / task, "train/loss")]
     assert losses["next_token"] == pytest.approx(losses["causal_lm"], rel=1e-5)
+
+
+def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
+    [source] = (block for block in blocks((DOCS / "extending.md").read_text(), "python") if "register_source" in block)
+    (tmp_path / "poems.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("poems")
+    database = sqlite3.connect(tmp_path / "poems.db")
+    database.execute("CREATE TABLE poems (id INTEGER, title TEXT, body TEXT)")
+    database.executemany("INSERT INTO poems VALUES (?, ?, ?)", [(n, f"title {n}", f"old pond, frog {n}\nwater\n") for n in range(200)])
+    database.commit()
+    database.close()
+    given = ("--config.data.source=poems", f"--config.data.path={tmp_path}/poems.db", "--config.total_steps=2")
+    assert train(config_file, tmp_path / "run", *given) == 0
+    assert len(metrics_lines(tmp_path / "run", "train/loss")) == 2
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxdp.data.cleaning.cleaner import Cleaner, TextChanges
 from jaxdp.data.reading.raw_records import RawRecord
-from jaxdp.data.reading.readers import encodable
-from jaxdp.data.reading.records import MISSING, Record, value_at
+from jaxdp.data.reading.records import MISSING, Record, encodable, value_at
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.experiment.sources import source_entries

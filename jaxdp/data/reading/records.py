@@ -118,7 +118,7 @@ def select_fields(fields: Mapping[str, Any], columns: Columns, where: str, error
         is_text = column in columns.text
         if not (isinstance(found, str) if is_text else is_label(found)):
             raise wrong_column(where, column, is_text, kind_of(found))
-        selected[column] = _encodable(found, column, where, errors)
+        selected[column] = encodable(found, column, where, errors)
     return selected
 
 
@@ -130,10 +130,10 @@ def kind_of(value: Any) -> str:
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
-def _encodable(value: Any, column: str, where: str, errors: str) -> Any:
+def encodable(value: Any, column: str, where: str, errors: str) -> Any:
     """Returns a value with text that UTF-8 can encode; raises UserError for half a surrogate pair if `errors` is strict."""
     if isinstance(value, list):
-        return [_encodable(each, column, where, errors) for each in value]
+        return [encodable(each, column, where, errors) for each in value]
     if not isinstance(value, str) or value.isascii():
         return value
     try:
