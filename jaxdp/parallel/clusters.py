@@ -137,7 +137,7 @@ def first_slurm_node(nodes: str) -> str:
     Raises:
         ValueError: It is no node list.
     """
-    match = re.match(r"((?:[\w.-]+|\[\w[\w,-]*\])*)(?:,|$)", nodes, re.ASCII)
+    match = re.match(r"((?:[\w.-]++|\[\w[\w,-]*+\])*+)(?:,|$)", nodes, re.ASCII)
     if not match:
         raise ValueError(nodes)
     return re.sub(r"\[(\w+)[\w,-]*\]", r"\1", match[1], flags=re.ASCII)

@@ -213,3 +213,9 @@ def test_a_loopback_address_for_several_machines_is_refused(environment, num_mac
         return
     with pytest.raises(UserError, match=f"127.0.0.1:1 leads every machine to itself, .* run on {num_machines} machines"):
         check_coordinator(Processes(4, 0, "127.0.0.1:1"), environment)
+
+
+@pytest.mark.parametrize("nodes", ["n" * 200 + "!", "a[1-2]" * 100 + "!", "n" * 200 + "[", "a[" + "1," * 200 + "!"])
+def test_a_long_list_with_a_wrong_character_is_refused_and_not_searched_for_ever(nodes):
+    with pytest.raises(ValueError, match=r"^(a|n)"):
+        first_slurm_node(nodes)
