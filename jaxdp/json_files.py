@@ -1,11 +1,9 @@
-"""JSON files of a run: read without blocking, with bounds of size and nesting; written whole or not at all."""
+"""JSON files of a run: reading without blocking, within bounds of size and nesting."""
 
-import contextlib
 import errno
 import json
 import os
 import stat
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxdp.errors import UserError
@@ -113,22 +111,6 @@ def read_json(path: str | os.PathLike, expected: str, kind: type = dict, max_byt
     if not isinstance(value, kind):
         raise UserError(f"{path} holds {_found(value)}, not {_TYPE_NAMES[kind]}; expected {expected}.")
     return value
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is complete or absent at every moment, also if the process is killed.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _inner(value: Any) -> list[Any]:

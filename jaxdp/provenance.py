@@ -17,7 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from jaxdp.json_files import parse_json, read_regular, write_whole
+from jaxdp.atomic_files import write_atomically
+from jaxdp.json_files import parse_json, read_regular
 from jaxdp.redact import mask_secrets, redact
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -146,7 +147,7 @@ def add_entry(path: Path, entry: Mapping[str, Any], log: Callable[[str], None]) 
         path.rename(aside)
         log(f"{path} is not a JSON array of starts and is set aside as {aside}; a new one begins")
         entries = []
-    write_whole(path, json.dumps([*entries, dict(entry)], indent=1) + "\n")
+    write_atomically(path, json.dumps([*entries, dict(entry)], indent=1) + "\n")
 
 
 def describe_starts(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,13 +1,12 @@
 """Reading of JSON files: regular files only, bounded, and one sentence for whatever else is there."""
 
-import errno
 import os
 import socket
 
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.json_files import MAX_DEPTH, parse_json, read_json, read_regular, write_whole
+from jaxdp.json_files import MAX_DEPTH, parse_json, read_json, read_regular
 
 
 def make_damage(path, damage):
@@ -61,20 +60,6 @@ def test_an_object_is_read_through_a_link(tmp_path):
     (tmp_path / "true.json").write_text('{"a": ["ä", 1.5, null]}', encoding="utf-8")
     (tmp_path / "link.json").symlink_to("true.json")
     assert read_json(tmp_path / "link.json", "anything") == {"a": ["ä", 1.5, None]}
-
-
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "labels.json"
-    write_whole(path, "ä")
-    assert path.read_bytes() == "ä".encode()
-
-    def fails(self, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(type(path), "replace", fails)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, "new")
-    assert path.read_bytes() == "ä".encode() and list(tmp_path.iterdir()) == [path]
 
 
 def test_size_is_bounded(tmp_path):

@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxdp.atomic_files import write_atomically
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps, find_damage, read_manifest
-from jaxdp.json_files import parse_json, read_regular, write_whole
+from jaxdp.json_files import parse_json, read_regular
 from jaxdp.report.terminal import print_status
 
 _MAX_RECORD_BYTES = 2**26
@@ -72,7 +73,7 @@ class Intactness:
         if self._record is None or self._proofs == self._recorded:
             return
         try:
-            write_whole(self._record, json.dumps(self._proofs))
+            write_atomically(self._record, json.dumps(self._proofs))
         except OSError as error:
             print_status(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
             self._record = None

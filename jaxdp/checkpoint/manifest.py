@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from jaxdp.atomic_files import atomic_replacement, fsync_path
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.json_files import open_regular, parse_json, read_regular, why_no_file
@@ -61,15 +62,11 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     Also the rename, and that of the directory itself, is on disk when this returns,
     so that what is deleted next is no longer needed even if the power fails.
     """
-    temporary = directory / (MANIFEST + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        fields = {name: value for name, value in dataclasses.asdict(manifest).items() if value is not None}
-        file.write(_text({"format": FORMAT, **fields}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, directory / MANIFEST)
+    fields = {name: value for name, value in dataclasses.asdict(manifest).items() if value is not None}
+    with atomic_replacement(directory / MANIFEST, fsync=True) as temporary:
+        temporary.write_text(_text({"format": FORMAT, **fields}), encoding="utf-8")
     for changed in (directory, directory.parent):
-        sync(changed)
+        fsync_path(changed)
 
 
 def manifest_digest(directory: Path) -> str | None:
@@ -215,7 +212,7 @@ def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below a checkpoint, by relative path; all are on disk when it returns."""
     described = {}
     for path in sorted(directory.rglob("*")):
-        sync(path)
+        fsync_path(path)
         if path.is_file():
             described[path.relative_to(directory).as_posix()] = describe_file(path)
     return described
@@ -344,15 +341,3 @@ def _read(path: Path) -> bytes:
 def _sha256(path: Path) -> str:
     with _reading(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's contents, or a directory's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems sync no directories
-            raise
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxdp.atomic_files import fsync_path
 from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     Manifest,
@@ -36,7 +37,6 @@ from jaxdp.checkpoint.manifest import (
     finite_metrics,
     has_manifest,
     read_manifest,
-    sync,
     write_manifest,
 )
 from jaxdp.checkpoint.metric_records import describe_metrics
@@ -184,7 +184,7 @@ class CheckpointWriter:
         self._check_directory()
         _make_way(directory)
         unfinished.rename(directory)
-        sync(self._checkpoints)
+        fsync_path(self._checkpoints)
         self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
         self._is_intact.trust(directory)
         apply_retention(self._checkpoints, self._retention, self._is_intact, self._check_directory)

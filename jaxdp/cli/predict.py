@@ -5,7 +5,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
+from jaxdp.atomic_files import atomic_replacement
 from jaxdp.cli import options as shared
 from jaxdp.cli.strategy import add_strategy, chosen_strategy
 from jaxdp.data.reading.raw_records import FORMATS, STDIN
@@ -98,24 +100,26 @@ def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], objec
     if path.is_dir() or (path.exists() and os.path.exists(source) and os.path.samefile(path, source)):
         raise UserError(f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file.")
     is_file = path.is_file() or not path.exists()  # a pipe or a terminal is written as it is
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial") if is_file else path
-    with _unwritable_output(name):
-        file = open(partial, "w", encoding="utf-8")  # noqa: SIM115
-
-    def write(text: str) -> None:
+    with contextlib.ExitStack() as stack:
         with _unwritable_output(name):
-            file.write(text)
+            target = stack.enter_context(atomic_replacement(path)) if is_file else path
+            file = open(target, "w", encoding="utf-8")  # noqa: SIM115
+        stack.callback(_close_quietly, file)
 
-    try:
+        def write(text: str) -> None:
+            with _unwritable_output(name):
+                file.write(text)
+
         yield write
         with _unwritable_output(name):
             file.close()
-            os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):  # what it could not write is reported already
-            file.close()
-        if is_file:
-            partial.unlink(missing_ok=True)
+            stack.close()
+
+
+def _close_quietly(file: TextIO) -> None:
+    """Closes a file after an error that is reported already."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 @contextlib.contextmanager

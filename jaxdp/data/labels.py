@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from jaxdp.atomic_files import write_atomically
 from jaxdp.errors import UserError
-from jaxdp.json_files import read_json, write_whole
+from jaxdp.json_files import read_json
 from jaxdp.quoting import quoted, quoted_names
 
 Kind = Literal["single_label", "multi_label", "regression"]
@@ -86,7 +87,7 @@ class Labels:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a JSON file; it is whole or absent."""
-        write_whole(Path(path), json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(Path(path), json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
 def load_labels(path: str | os.PathLike) -> Labels:

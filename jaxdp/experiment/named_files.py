@@ -14,10 +14,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxdp.atomic_files import write_atomically
 from jaxdp.data.cleaning.steps import is_list_step, listed_step, read_words
 from jaxdp.data.tokenizers.files import read_tokenizer_file
 from jaxdp.errors import UserError
-from jaxdp.json_files import parse_json, read_regular, write_whole
+from jaxdp.json_files import parse_json, read_regular
 
 TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
 
@@ -43,7 +44,7 @@ class NamedFiles:
     def save(self, path: Path) -> None:
         """Writes a JSON file, whole or not at all."""
         content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
-        write_whole(path, json.dumps(content, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def load_named_files(path: Path) -> NamedFiles:

@@ -19,6 +19,7 @@ from jaxdp.arguments import (
     optional_number,
     step_name,
 )
+from jaxdp.atomic_files import write_atomically
 from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.data.pipeline import SequenceDataset, eval_batches
@@ -31,7 +32,6 @@ from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.other_data import check_keys, described, other_data
 from jaxdp.inference.scoring import Scorer
 from jaxdp.inference.trained_run import open_run
-from jaxdp.json_files import write_whole
 from jaxdp.model import Transformer, parameter_shapes
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import (
@@ -276,7 +276,7 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
         return
     path = WorkDir(workdir).evaluation
     try:
-        write_whole(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
+        write_atomically(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         print_status(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxdp.atomic_files import atomic_replacement
 from jaxdp.errors import UserError
 
 VARIABLE = "JAXDP_RUN_TOKEN"
@@ -52,11 +53,8 @@ class RunToken:
         """
         if self._given:
             return
-        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
-        with self._explaining():
-            partial.unlink(missing_ok=True)
-            _write_new(partial)
-            partial.replace(self._path)
+        with self._explaining(), atomic_replacement(self._path) as temporary:
+            _write_new(temporary)
 
     def write_if_missing(self) -> None:
         """Writes a token unless there is one; for a process 0 that has to tell the others that it cannot go on.

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from jaxdp.atomic_files import atomic_replacement
 from jaxdp.errors import UserError
 from jaxdp.json_files import open_regular, parse_json, why_no_file
 
@@ -120,12 +121,8 @@ def truncate_after(path: Path, step: int) -> None:
         return
     if all(line["step"] <= step for line in iterate_metrics(path)) and _end_of_last_line(path) == path.stat().st_size:
         return
-    rewritten = path.with_name(path.name + ".tmp")
-    with open(rewritten, "wb") as file:
+    with atomic_replacement(path, fsync=True) as temporary, open(temporary, "wb") as file:
         file.writelines(line for number, line in _whole_lines(path) if _parse(line, number, path)["step"] <= step)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(rewritten, path)
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from jaxdp.atomic_files import write_atomically
 from jaxdp.config import to_json
 from jaxdp.errors import UserError
 from jaxdp.experiment.vocabularies import save_vocabularies
-from jaxdp.json_files import write_whole
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.report.terminal import ProgressLine, print_status
@@ -71,7 +71,7 @@ def record_config(start: Start, first_step: int) -> None:
     path = directory.config
     if path.is_file() and path.read_bytes() != text.encode():
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
-    write_whole(path, text)  # a kill must not leave a run without it
+    write_atomically(path, text)  # a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
 
 

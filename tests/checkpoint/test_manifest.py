@@ -47,7 +47,7 @@ def test_manifest_returns_as_written(checkpoint):
         "sha256": "a4bbadc1c78966d28872dbe60ff40cb9c996f884e228ed4a08eb7d6c3a24f4b8",
     }
     assert find_damage(checkpoint) == []
-    assert not list(checkpoint.glob("*.tmp"))
+    assert not list(checkpoint.glob("*.partial"))
 
 
 def test_a_flipped_bit_in_any_byte_of_the_manifest_is_damage(checkpoint):
@@ -196,7 +196,7 @@ def test_everything_is_on_disk_before_the_checkpoint_counts(checkpoint, monkeypa
     assert set(events) == inside
     events.clear()
     write_manifest(checkpoint, dataclasses.replace(read_manifest(checkpoint), files=files))
-    assert events == [f"{checkpoint.name}/manifest.json.tmp", "rename", checkpoint.name, "."]
+    assert events == [f"{checkpoint.name}/manifest.json.{os.getpid()}.partial", "rename", checkpoint.name, "."]
 
 
 @pytest.mark.parametrize("read", [require_manifest, lambda path: read_item(path, "config")], ids=["manifest", "item"])

@@ -244,7 +244,7 @@ def test_nothing_of_the_next_run_at_the_path_is_touched(make_held, monkeypatch, 
     elif moment == "before the commit":
         after("write_manifest", saving)
     else:
-        after("sync", saving)
+        after("fsync_path", saving)
     with pytest.raises(UserError, match="deleted, moved or replaced") as told:
         save(writer, 2)
         writer.wait()

@@ -1,7 +1,9 @@
 """A whole run: what it writes, what it says, and where it starts from."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -153,15 +155,15 @@ def test_init_from_another_model_is_refused_with_both_sides(config_file, trained
 def test_a_kill_while_the_configuration_is_written_leaves_the_old_one(config_file, trained, tmp_path, monkeypatch):
     workdir = shutil.copytree(trained, tmp_path / "run")
     before = (workdir / "config.json").read_text()
-    replace = type(workdir).replace
+    replace = os.replace
 
     def die(path, target):
-        if path.name.startswith("config.json"):
+        if Path(path).name.startswith("config.json"):
             raise KeyboardInterrupt
         return replace(path, target)
 
     shutil.rmtree(workdir / "checkpoints" / "6")
-    monkeypatch.setattr(type(workdir), "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     assert train(config_file, workdir, "--config.log.every_steps=2") == 130
     assert (workdir / "config.json").read_text() == before
 

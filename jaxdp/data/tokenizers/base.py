@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdp.atomic_files import write_atomically
 from jaxdp.errors import UserError
-from jaxdp.json_files import write_whole
 
 END_OF_TEXT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"  # shown for what is no character
@@ -118,7 +118,7 @@ class Tokenizer(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `to_json()`; the file is whole or absent."""
-        write_whole(Path(path), self.to_json())
+        write_atomically(Path(path), self.to_json())
 
 
 def special_names(special_tokens: Iterable[str]) -> tuple[str, ...]:
