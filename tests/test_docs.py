@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import copy
 import fnmatch
 import importlib
+import json
 import re
 import shlex
 import sqlite3
@@ -330,3 +332,36 @@ def test_the_site_builds_without_a_warning(tmp_path):
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert (tmp_path / "site" / "python" / "index.html").is_file()
+
+
+# ---- Notebook ---------------------------------------------------------------
+
+NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
+
+
+def test_the_notebook_keeps_no_output_but_the_plot():
+    outputs = [output for cell in json.loads(NOTEBOOK.read_text())["cells"] for output in cell.get("outputs", ())]
+    assert [list(output["data"]) for output in outputs] == [["image/png"]]
+    assert all(cell.get("execution_count") is None for cell in json.loads(NOTEBOOK.read_text())["cells"])
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """Executes every cell twice in one kernel: the second round continues a finished run."""
+    nbclient = pytest.importorskip("nbclient", reason="needs the extra docs")
+    pytest.importorskip("ipykernel", reason="needs the extra docs")
+    import nbformat
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells += copy.deepcopy(notebook.cells)
+    nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    [evaluated, again] = [
+        ast.literal_eval(output["data"]["text/plain"])
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "eval/loss" in output.get("data", {}).get("text/plain", "")
+    ]
+    assert evaluated["step"] == 200 and 1 < evaluated["eval/loss"] < 2
+    assert again == evaluated
