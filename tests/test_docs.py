@@ -256,6 +256,12 @@ def test_python_blocks_compile(page):
         compile(block, name(page), "exec")
 
 
+def test_keys_of_python_blocks_exist(page):
+    code = "\n".join(blocks(page.read_text(), "python"))
+    keys = re.findall(r"--config\.([\w.]+)=", code) + re.findall(r"^ *config\.([\w.]+) = ", code, re.MULTILINE)
+    assert [key for key in keys if key not in KEYS] == []
+
+
 def test_the_task_of_extending_learns_as_the_built_in_one(config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks.task, "_FACTORIES", tasks.registered_tasks())
     [source] = (block for block in blocks((DOCS / "extending.md").read_text(), "python") if "register_task" in block)
