@@ -7,6 +7,7 @@ from typing import Any
 from jaxdp import defaults
 from jaxdp.config import DATA_PLACES, TEST_DATA, to_json
 from jaxdp.errors import UserError
+from jaxdp.nested import differences
 from jaxdp.quoting import quoted
 from jaxdp.redact import masked_values
 
@@ -34,11 +35,11 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
     Raises:
         UserError: lists every key that differs, both sides.
     """
-    differences = changed_keys(saved, current)
-    if differences:
+    changes = changed_keys(saved, current)
+    if changes:
         raise UserError(
             f"--workdir={workdir} holds a run of another configuration:\n"
-            + listed_changes(differences, "in the run", "now")
+            + listed_changes(changes, "in the run", "now")
             + "\nUse another --workdir for a new run, or the values that it was trained with."
         )
 
@@ -60,12 +61,15 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
     """
     usual = to_json(defaults.get_config())
     saved, current = masked_values(_with_defaults(saved, usual)), masked_values(_with_defaults(current, usual))
-    return [
-        (key, old, new)
-        for group in dict.fromkeys((*FIXED_ON_RESUME, str(saved["task"])))
-        for key, old, new in _differences(group, saved.get(group), current.get(group))
-        if key not in _CHANGES_NO_BATCH and not (key == "data.eval_selection" and _has_own_eval_data(saved, current))
-    ]
+    groups = dict.fromkeys((*FIXED_ON_RESUME, str(saved["task"])))
+    found = differences(*({group: values.get(group) for group in groups} for values in (saved, current)))
+    return [difference for difference in found if not _changes_no_batch(*difference, saved, current)]
+
+
+def _changes_no_batch(key: str, old: Any, new: Any, *configs: Mapping[str, Any]) -> bool:
+    if key == "data.mixture":  # its entries may be elsewhere, as `data.path` may
+        return without_places(old) == without_places(new)
+    return key in _CHANGES_NO_BATCH or (key == "data.eval_selection" and _has_own_eval_data(*configs))
 
 
 def listed_changes(differences: Sequence[tuple[str, Any, Any]], old_place: str, new_place: str) -> str:
@@ -82,19 +86,6 @@ def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[
         if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
             filled[key] = _with_defaults(value, usual[key])
     return filled
-
-
-def _differences(key: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            difference
-            for name in dict.fromkeys([*old, *new])
-            for difference in _differences(f"{key}.{name}", old.get(name), new.get(name))
-        ]
-    # The entries of a mixture may lie elsewhere, as `data.path` may.
-    if key == "data.mixture" and without_places(old) == without_places(new):
-        return []
-    return [(key, old, new)] if old != new else []
 
 
 def without_places(mixture: Any) -> Any:

@@ -24,6 +24,7 @@ from jaxdp.checkpoint.run_files import run_problems
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.json_files import parse_json
+from jaxdp.nested import flatten
 from jaxdp.paths import resolved_path
 from jaxdp.provenance import describe_entry, describe_starts, read_entries
 from jaxdp.redact import masked_values
@@ -201,8 +202,9 @@ def as_text(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
         )
         lines.append(f"metrics  {', '.join(values)}")
     if description["config"]:
-        changed = _changes(description["config"], defaults)
-        lines += ["config   (what differs from the defaults)", *(f"  {key} = {value}" for key, value in changed)]
+        usual, values = flatten(defaults), flatten(description["config"])
+        changed = (f"  {key} = {value}" for key, value in values.items() if value != usual.get(key))
+        lines += ["config   (values that differ from the defaults)", *changed]
     if description["data"]:
         lines.append("data     " + ", ".join(f"{key} {value}" for key, value in description["data"].items()))
     if description["provenance"]:
@@ -226,17 +228,6 @@ def _array_lines(part: str, arrays: list[dict[str, Any]]) -> list[str]:
         f"  {array['path']:<{width}}  {shape:>{shape_width}}  {array['dtype']:<8}  {array['bytes']:>12,} bytes"
         for array, shape in zip(arrays, shapes, strict=True)
     ]
-
-
-def _changes(config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    changes = []
-    for key, value in config.items():
-        default = defaults.get(key)
-        if isinstance(value, Mapping):
-            changes += _changes(value, default or {}, f"{prefix}{key}.")
-        elif value != default:
-            changes.append((prefix + key, value))
-    return changes
 
 
 def _joined(steps: list[int]) -> str:

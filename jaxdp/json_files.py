@@ -2,8 +2,10 @@
 
 import errno
 import json
+import math
 import os
 import stat
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from jaxdp.errors import UserError
@@ -111,6 +113,19 @@ def read_json(path: str | os.PathLike, expected: str, kind: type = dict, max_byt
     if not isinstance(value, kind):
         raise UserError(f"{path} holds {_found(value)}, not {_TYPE_NAMES[kind]}; expected {expected}.")
     return value
+
+
+def nullify_non_finite(value: Any) -> Any:
+    """Returns a JSON value with None in place of infinities and NaN, for which JSON has no numbers.
+
+    Args:
+        value: Number, string, or mappings, lists and tuples of such.
+    """
+    if isinstance(value, Mapping):
+        return {name: nullify_non_finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [nullify_non_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _inner(value: Any) -> list[Any]:

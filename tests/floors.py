@@ -2,7 +2,7 @@
 
 FLOORS = (
     {
-        "errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "paths", "redact", "streams", "interrupts", "quoting",
+        "errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "nested", "paths", "redact", "streams", "interrupts", "quoting",
         "json_files", "atomic_files", "source_code", "arguments", "hardware",
     },
     {"model", "optim", "data", "report", "config", "config_diff", "config_file", "defaults", "workdir", "watchdog", "provenance", "cache_home"},

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.json_files import MAX_DEPTH, parse_json, read_json, read_regular
+from jaxdp.json_files import MAX_DEPTH, nullify_non_finite, parse_json, read_json, read_regular
 
 
 def make_damage(path, damage):
@@ -81,3 +81,8 @@ def test_depth_is_bounded(opening, closing):
         assert parse_json(opening * depth + "1" + closing * depth)
     with pytest.raises(ValueError, match="nested"):
         parse_json(opening * (MAX_DEPTH // levels + 1) + "1" + closing * (MAX_DEPTH // levels + 1))
+
+
+def test_what_json_has_no_number_for_is_null():
+    value = {"a": float("nan"), "b": [1.5, (float("inf"), 2)], "c": {"d": "nan", "e": 10**400, "f": True}}
+    assert nullify_non_finite(value) == {"a": None, "b": [1.5, [None, 2]], "c": {"d": "nan", "e": 10**400, "f": True}}

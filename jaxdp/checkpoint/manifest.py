@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 from jaxdp.atomic_files import atomic_replacement, fsync_path
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.json_files import open_regular, parse_json, read_regular, why_no_file
+from jaxdp.json_files import nullify_non_finite, open_regular, parse_json, read_regular, why_no_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -82,12 +81,7 @@ def manifest_digest(directory: Path) -> str | None:
 def record_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
     """Gives a checkpoint that was saved without an evaluation the metrics of one made later."""
     manifest = require_manifest(directory)
-    write_manifest(directory, dataclasses.replace(manifest, metrics=finite_metrics(metrics)))
-
-
-def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """None for what JSON has no number for."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    write_manifest(directory, dataclasses.replace(manifest, metrics=nullify_non_finite(metrics)))
 
 
 def read_manifest(directory: Path) -> Manifest | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     committed_steps,
-    finite_metrics,
     has_manifest,
     read_manifest,
 )
@@ -22,6 +21,7 @@ from jaxdp.checkpoint.names import (
     step_of,
 )
 from jaxdp.errors import UserError
+from jaxdp.json_files import nullify_non_finite
 
 CheckPlace = Callable[[], None]
 """Raises UserError where the work directory is no longer that of this run, before something in it is changed."""
@@ -92,7 +92,7 @@ class BestSoFar:
 
     def add(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Takes one evaluation in; whether it is one of the `keep_best` best by now."""
-        self._metrics[step] = finite_metrics(metrics)
+        self._metrics[step] = nullify_non_finite(metrics)
         best = self._retention.best(self._metrics)
         self._metrics = {kept: self._metrics[kept] for kept in best}
         return step in best

@@ -34,7 +34,6 @@ from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
     describe_files,
-    finite_metrics,
     has_manifest,
     read_manifest,
     write_manifest,
@@ -45,6 +44,7 @@ from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_err
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import UserError
+from jaxdp.json_files import nullify_non_finite
 from jaxdp.metrics import MetricSpec
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
@@ -164,7 +164,7 @@ class CheckpointWriter:
         ]
         self._last_step = step
         self._pending = self._finisher.submit(
-            self._finish, step, leaves, checksums, finite_metrics(metrics), start
+            self._finish, step, leaves, checksums, nullify_non_finite(metrics), start
         )
         if not self._async_save:
             self.wait()

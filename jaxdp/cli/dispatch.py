@@ -82,10 +82,10 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        import difflib
+        from jaxdp.nearest import closest
 
-        match = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {match[0]!r}?" if match else f"choose one of: {', '.join(COMMANDS)}."
+        match = closest(name, COMMANDS)
+        hint = f"did you mean {match!r}?" if match else f"choose one of: {', '.join(COMMANDS)}."
         raise UserError(f"unknown command {name!r}; {hint}")
     import logging
 

@@ -1,9 +1,7 @@
 """Options that several commands share, and how they print what they found."""
 
 import argparse
-import difflib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +11,8 @@ from jaxdp import defaults
 from jaxdp.config import MAX_CPU_DEVICES, load_config
 from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
+from jaxdp.json_files import nullify_non_finite
+from jaxdp.nearest import closest
 from jaxdp.redact import escape_json_controls, redact
 from jaxdp.workdir import WorkDir
 
@@ -105,8 +105,8 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
         name = rest[0].split("=", 1)[0]
         if not name.startswith("-"):
             raise UserError(f"{rest[0]!r} is not understood; options are given as --NAME=VALUE.")
-        match = difflib.get_close_matches(name, [f"--{known}" for known in vars(options)], 1)
-        raise UserError(f"unknown option {name}" + (f"; did you mean {match[0]}?" if match else "."))
+        match = closest(name, [f"--{known}" for known in vars(options)])
+        raise UserError(f"unknown option {name}" + (f"; did you mean {match}?" if match else "."))
 
 
 def show(text: object) -> None:
@@ -124,12 +124,4 @@ def as_json(result: Mapping[str, Any], indent: int | None = None) -> str:
 
     Control characters, which a terminal obeys, and half surrogate pairs, which no encoding has, are escaped.
     """
-    return escape_json_controls(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False, indent=indent))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return escape_json_controls(json.dumps(nullify_non_finite(result), ensure_ascii=False, allow_nan=False, indent=indent))

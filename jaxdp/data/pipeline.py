@@ -13,6 +13,7 @@ import numpy as np
 from jaxdp.data.samplers.epochs import Sampler
 from jaxdp.data.samplers.shards import process_row_ids
 from jaxdp.errors import UserError
+from jaxdp.nested import differences
 from jaxdp.typing import HostBatch
 
 FORMAT = 2  # of the data state
@@ -140,14 +141,10 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
     saved, expected = _flat(saved), _flat(expected)
     if "cleaning" not in saved:  # written before jaxdp recorded it
         expected.pop("cleaning", None)
-    differences = [
-        f"{key}: {saved.get(key)} in the checkpoint, {expected.get(key)} now"
-        for key in sorted(saved.keys() | expected.keys())
-        if saved.get(key) != expected.get(key)
-    ]
-    if differences:
+    changes = [f"{key}: {old} in the checkpoint, {new} now" for key, old, new in sorted(differences(saved, expected))]
+    if changes:
         raise UserError(
-            f"The checkpoint was trained on other data than this run has ({'; '.join(differences)}): "
+            f"The checkpoint was trained on other data than this run has ({'; '.join(changes)}): "
             "restore the data, the Python version (data.source=stdlib) and the data.*, seed and "
             "global_batch_size keys it began with, or start anew in another --workdir."
         )

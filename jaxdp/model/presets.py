@@ -4,11 +4,11 @@
 `num_decoder_layers` None is `num_layers`.
 """
 
-import difflib
 from collections.abc import Mapping
 
 from jaxdp.errors import UserError
 from jaxdp.model.config import TransformerConfig
+from jaxdp.nearest import closest
 
 
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
@@ -194,5 +194,5 @@ _FOLLOWING = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("n
 
 def _nearest(name: str, known) -> str:
     """The end of an error message: the nearest valid name, and all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"{f'; did you mean {near[0]}?' if near else '.'} Valid are: {', '.join(known)}."
+    near = closest(name, known)
+    return f"{f'; did you mean {near}?' if near else '.'} Valid are: {', '.join(known)}."

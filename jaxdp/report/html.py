@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxdp import defaults
 from jaxdp.config_file import flat_keys
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
+from jaxdp.nested import flatten
 from jaxdp.redact import masked_values
 from jaxdp.report.writers import read_metrics
 
@@ -76,19 +77,11 @@ def _last_values(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[
 def _settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Key -> its value in each run, of the keys that tell the runs apart, or one run from the defaults."""
     usual = json.loads(defaults.get_config().to_json())
-    flat = [dict(_leaves(config)) for config in configs]
-    others = flat if len(flat) > 1 else [dict(_leaves(usual)), *flat]
+    flat = [flatten(config) for config in configs]
+    others = flat if len(flat) > 1 else [flatten(usual), *flat]
     keys = dict.fromkeys((*flat_keys(defaults.get_config()), *(key for values in flat for key in values)))
     differ = [key for key in keys if len({json.dumps(values.get(key)) for values in others}) > 1]
     return {key: [values.get(key) for values in flat] for key in differ}
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> str:

@@ -9,7 +9,6 @@ are in order of step, and a line counts only once its newline is on disk.
 import importlib
 import itertools
 import json
-import math
 import os
 import time
 import uuid
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 
 from jaxdp.atomic_files import atomic_replacement
 from jaxdp.errors import UserError
-from jaxdp.json_files import open_regular, parse_json, why_no_file
+from jaxdp.json_files import nullify_non_finite, open_regular, parse_json, why_no_file
 
 Value = float | int | str
 
@@ -185,8 +184,7 @@ def _not_a_line(line: bytes, number: int, path: Path) -> UserError:
 def _json_value(value: Value) -> Value | None:
     if isinstance(value, str | int):
         return value
-    number = float(value)
-    return number if math.isfinite(number) else None
+    return nullify_non_finite(float(value))
 
 
 class TensorBoardWriter:

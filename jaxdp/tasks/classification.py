@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdp.data.labels import label_number, label_text, label_texts
 from jaxdp.errors import UserError
+from jaxdp.json_files import nullify_non_finite
 from jaxdp.metrics import LOSS, MetricSpec
 from jaxdp.tasks.classification_metrics import (
     SUMMARY_METRICS,
@@ -257,7 +258,7 @@ class Classification(Task):
         """
         if self._options.kind == "regression":
             values = self._labels.in_unit_of_labels(outputs["values"]).tolist()
-            return [{"label": value if math.isfinite(value) else None} for value in values]
+            return nullify_non_finite([{"label": value} for value in values])
         answers = []
         for probabilities in outputs["probabilities"]:
             named = dict(zip(self._labels.names, probabilities.tolist(), strict=True))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdp.json_files import nullify_non_finite
 from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.task import Summary
 
@@ -167,9 +168,9 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
     report = {
         "kind": "regression",
         "num_examples": len(targets),
-        "mean_absolute_error": _number(_mean(np.abs(errors))),
-        "root_mean_squared_error": _number(math.sqrt(_mean(errors**2))),
-        **{name: _number(value) for name, value in metrics.items()},
+        "mean_absolute_error": nullify_non_finite(_mean(np.abs(errors))),
+        "root_mean_squared_error": nullify_non_finite(math.sqrt(_mean(errors**2))),
+        **{name: nullify_non_finite(float(value)) for name, value in metrics.items()},
         "pairs": np.stack([targets[order], values[order]], axis=1).tolist(),
     }
     return Summary(metrics, report)
@@ -199,7 +200,7 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
         {"confidence": mean, "accuracy": share, "count": count}
         for mean, share, count in zip(said.tolist(), held.tolist(), counts[kept].tolist(), strict=True)
     ]
-    return {"error": _number(error), "bins": bins}
+    return {"error": nullify_non_finite(float(error)), "bins": bins}
 
 
 def _summary(
@@ -233,8 +234,8 @@ def _summary(
         "labels": list(names),
         "absent_labels": [name for name, row in zip(names, classes, strict=True) if not row["support"]],
         "num_examples": len(is_true),
-        "accuracy": _number(accuracy),
-        "averages": {name: {key: _number(value) for key, value in row.items()} for name, row in averages.items()},
+        "accuracy": nullify_non_finite(float(accuracy)),
+        "averages": {name: {key: nullify_non_finite(float(value)) for key, value in row.items()} for name, row in averages.items()},
         "classes": classes,
         "confusion_matrix": confusion,
         "roc": [_roc(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
@@ -329,8 +330,3 @@ def _mean(values: np.ndarray) -> float:
 def _mean_defined(values: Sequence[float | None]) -> float:
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else math.nan
-
-
-def _number(value: float) -> float | None:
-    """As JSON has it: null where it is not finite."""
-    return float(value) if math.isfinite(value) else None

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxdp.config import DATA_PLACES, to_json
 from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
+from jaxdp.nested import flatten
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.provenance import PACKAGES
 from jaxdp.source_code import normalized_source
@@ -41,7 +42,7 @@ def statement(
         total_steps: length of the run.
         initial_checksum: of the parameters of another run that it starts from; None: of none.
     """
-    values = dict(_flattened(to_json(config)))
+    values = flatten(to_json(config))
     values["data.mixture"] = without_places(values["data.mixture"])
     return {
         "python": platform.python_version(),
@@ -119,10 +120,3 @@ def check_shared_directory(control_plane: ControlPlane, directory: WorkDir) -> N
             f"--workdir={directory.root}; it must be one directory that all machines share."
         )
 
-
-def _flattened(values: Mapping[str, Any], prefix: str = ""):
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
