@@ -56,7 +56,7 @@ def measure_prediction(config: ConfigDict) -> dict[str, Any]:
         UserError: the task writes no texts, or no held-out text is to be written.
     """
     task = parts.make_task(config)
-    if task.predict_fields and not task.score_metrics:
+    if task.predict_fields and not task.generated_field:
         raise UserError(f"--predict measures writing, but task={config.task} writes no texts.")
     data = read_data(config, known_vocabularies(config, WorkDir("."), ()))
     if task.predict_fields and data.pairs is None:
@@ -77,7 +77,7 @@ def measure_prediction(config: ConfigDict) -> dict[str, Any]:
 def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
     """Held-out sources, greedily and with beams."""
     data, model = composition.data, composition.model
-    sources, most = data.pairs.sources, composition.task.row_lengths["target_tokens"]
+    sources, most = data.pairs.sources, composition.task.row_lengths[composition.task.generated_field]
     ways = {"cached": cached(model), "uncached": uncached(model, most)}
     if not composition.config.init_from:
         end = data.vocabularies.written.eos_id

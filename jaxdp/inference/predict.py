@@ -140,13 +140,13 @@ class Predictor:
         Raises:
             UserError: There is no record, or the reader of the records fails.
         """
-        prediction_names = (*Written._fields, ALTERNATIVES) if self._task.score_metrics else self._task.prediction_names
+        prediction_names = (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
         requests = RequestReader(self._config, self._task, self._vocabularies.tokenizer, prediction_names)(records)
         answer, at_once = None, MOST_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
             examples = examples_of(some)
             if examples and answer is None:
-                answer, at_once = (self._text_answer if self._task.score_metrics else self._row_answer)(examples)
+                answer, at_once = (self._text_answer if self._task.generated_field else self._row_answer)(examples)
             found = iter(answer(examples) if examples else ())
             for request in some:
                 self.num_records += 1
@@ -275,7 +275,7 @@ def predict(
 def _check_task(task: Task, config: ConfigDict, workdir: str, writes: bool) -> None:
     if not task.predict_fields:
         raise UserError(f"--workdir={workdir} is of task={config.task}, which answers nothing: `jaxdp generate` continues texts with it.")
-    if not task.score_metrics and writes:
+    if not task.generated_field and writes:
         raise UserError(
             "--num_beams, --temperature, --num_samples and their like are for tasks that write texts; "
             f"task={config.task} writes none: leave them out."

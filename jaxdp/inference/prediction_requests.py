@@ -123,7 +123,7 @@ class RequestReader:
             UserError: It must not be.
         """
         task, capacity = self._task, self._task.row_lengths["tokens"]
-        num_tokens = len(example["tokens"]) + ("tokens" in task.eos_fields and task.score_metrics != ())
+        num_tokens = len(example["tokens"]) + bool(task.generated_field)  # a source ends with eos
         if num_tokens > capacity and self._data.long_documents == "error":
             raise UserError(
                 f"it has {num_tokens} tokens, but the model reads {capacity}: "

@@ -76,7 +76,7 @@ class TextWriter:
         write = make_strategy(
             *(decoding or (functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config))),
             strategy,
-            num_new=task.row_lengths["target_tokens"],
+            num_new=task.row_lengths[task.generated_field],
             eos_id=self._tokenizer.eos_id,
         )
         asked = self._batch((), self._rows)

@@ -110,6 +110,6 @@ def _needed_files(directory: WorkDir, config: ConfigDict) -> list[Path]:
     needed = [directory.tokenizer]
     if config.data.target_tokenizer is not None:
         needed.append(directory.target_tokenizer)
-    if "label" in make_task(config).fields:
+    if make_task(config).uses_labels:
         needed.append(directory.labels)
     return needed

@@ -52,6 +52,7 @@ class Classification(Task):
     eos_fields = ()
     packings = ("none",)
     architectures = ("encoder", "decoder")
+    uses_labels = True
     predict_fields = ("text",)
 
     def __init__(self, inputs: TaskInputs):

@@ -69,7 +69,7 @@ class MaskedLM(Task):
         self._num_text = inputs.length - 2
         if self._num_text < 1:
             raise UserError(f"data.length={inputs.length} is too short: [CLS], a token and [SEP] are 3.")
-        self._most = most_masked(self._num_text, self._options.mask_rate)
+        self._most = self.num_predicted = most_masked(self._num_text, self._options.mask_rate)
         # One token more is read than used: the next window's first, or the end of a document.
         self._is_document = inputs.packing == "none"
         self.row_lengths = {"tokens": self._num_text + self._is_document}

@@ -48,6 +48,7 @@ class Seq2Seq(Task):
     eos_fields = ("tokens", "target_tokens")
     packings = ("none", "documents")
     architectures = ("encoder_decoder",)
+    generated_field = "target_tokens"
     predict_fields = ("source",)
     metrics = (PERPLEXITY, ACCURACY)
     score_metrics = SCORE_METRICS
@@ -55,7 +56,7 @@ class Seq2Seq(Task):
     def __init__(self, inputs: TaskInputs):
         self._options = Seq2SeqOptions(**inputs.options)
         self._length = inputs.length
-        self._target_length = inputs.target_length or inputs.length
+        self._target_length = self.num_predicted = inputs.target_length or inputs.length
         self._packed = inputs.packing == "documents"
         self._label_smoothing, self._z_loss = inputs.label_smoothing, inputs.z_loss
         self.row_lengths = {"tokens": self._length, "target_tokens": self._target_length}

@@ -111,6 +111,12 @@ class Task(Protocol):
             `always`, so that a prompt begins with it; `between`: between the texts of a
             row, which may also begin inside a text; `never`: the first token of a text is
             not learned.
+        uses_labels: whether it needs the labels of the training split (`TaskInputs.labels`).
+        generated_field: array of an example that the model generates, as a decoder
+            does from a source, in `jaxdp predict` and in evaluations with `score`;
+            empty if predictions come from `predictions`.
+        num_predicted: positions of a sequence that the model computes logits for, for
+            the FLOPs of a step; None: all.
         predict_fields: what `prepare_for_predict` reads of a record; (): `predictions` has none to give.
         prediction_names: keys of what `predictions` gives; a record's own fields of these names are passed through under another.
         protected_strings: texts in a request that say something to `prepare_for_predict`: cleaning, made
@@ -136,6 +142,9 @@ class Task(Protocol):
     prediction_names: tuple[str, ...] = ()
     protected_strings: tuple[str, ...] = ()
     can_augment: bool = True
+    uses_labels: bool = False
+    generated_field: str = ""
+    num_predicted: int | None = None
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """One source record -> one example; deterministic, so that it can be cached.

@@ -172,10 +172,10 @@ class Composition:
     @property
     def flops_per_step(self) -> float:
         """Model FLOPs of one update over all devices."""
-        length, spec = self.config.data.length, self.task.batch_spec(1)
-        written = spec["targets"].shape[1] if "targets" in spec else length
-        sizes = {"target_length": written, "num_predicted": written}
-        return float(flops_per_row(self.model.config, length, **sizes)) * self.config.global_batch_size
+        length, num_predicted = self.config.data.length, self.task.num_predicted
+        model = self.model.config
+        flops = flops_per_row(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
+        return float(flops) * self.config.global_batch_size
 
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""

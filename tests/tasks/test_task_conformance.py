@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_tasks import CASES, NUM_RECORDS, TOKENIZER, VARIANTS, WIDER, apply_of, random_params
+from tiny_tasks import (
+    CASES,
+    LENGTH,
+    NUM_RECORDS,
+    TOKENIZER,
+    VARIANTS,
+    WIDER,
+    apply_of,
+    random_params,
+)
 from tiny_training import assert_equal_trees, host, topology
 
 from jaxdp import defaults
@@ -176,6 +185,17 @@ def test_all_metrics_are_declared_and_dropout_gets_its_keys(case):
     declared = declared_metrics(task, scored=True)
     assert set(declared) == {"eval/loss", *(spec.full_name for spec in specs)}
     assert all(isinstance(spec.higher_is_better, bool) and spec.description for spec in declared.values())
+
+
+def test_facts_about_a_task_agree_with_its_arrays(case):
+    """Other parts of jaxdp read the attributes, never the names of the arrays."""
+    task = case.make_task()
+    spec = task.batch_spec(2)
+    if "targets" in spec:
+        assert spec["targets"].shape[1] == (task.num_predicted or LENGTH)
+    assert task.uses_labels == ("label" in task.fields)
+    assert bool(task.generated_field) == bool(task.score_metrics)
+    assert not task.generated_field or task.generated_field in task.row_lengths
 
 
 # ---- Sums ---------------------------------------------------------------------------------------
@@ -346,7 +366,7 @@ def test_a_summary_does_not_depend_on_batches(case):
 
 def test_requests_are_answered(case):
     task, model = case.make_task(), case.make_model()
-    if not task.predict_fields or task.score_metrics:  # what is written by decoding is no output
+    if not task.predict_fields or task.generated_field:  # what is written by decoding is no output
         return
     record = {"text": "a[MASK]c"} if case.task == "masked_lm" else case.records[0]
     requests = [task.prepare_for_predict({name: record[name] for name in task.predict_fields}, TOKENIZER)] * 3
