@@ -160,7 +160,7 @@ def get_config() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation inside training; 0: the whole split, which `jaxdp eval` always measures
-    config.eval.metric = "eval/loss"  # metric of `best`: the lowest loss, perplexity, bits_per_byte or *_error, the highest of all others
+    config.eval.metric = "eval/loss"  # metric of `best` and of early stopping, one that the task declares, which also says whether higher or lower is better
     config.eval.patience = 0  # evaluations without a better metric before the run stops, which needs every_steps; 0: off
     config.eval.num_scored = 200  # texts of the validation split that are generated and scored (BLEU) if the task does; 0: none
     config.eval.num_beams = 1  # beams for each of them; 1: greedy
