@@ -73,7 +73,8 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
         end: Callable[[int], None] = os._exit,
     ):
-        """
+        """Creates the watchdog.
+
         Args:
             watchdog_secs: limit of a step; None: learned; 0: off.
             log: file to which the stacks go beside stderr.

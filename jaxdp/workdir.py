@@ -17,7 +17,8 @@ class WorkDir:
     """Paths of a run; nothing is created by asking for one."""
 
     def __init__(self, root: str | Path, option: str = "--workdir"):
-        """
+        """Creates the object.
+
         Args:
             root: Path of the directory.
             option: Name of the option that gives it, for messages.

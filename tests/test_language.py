@@ -37,6 +37,8 @@ DONE = (
     "jaxdp/checksum.py",
     "jaxdp/defaults.py",
     "jaxdp/evaluation.py",
+    "jaxdp/hardware",
+    "jaxdp/hooks",
     "jaxdp/state.py",
     "jaxdp/step.py",
     "jaxdp/trainer.py",

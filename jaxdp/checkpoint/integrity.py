@@ -25,7 +25,8 @@ class Intactness:
     """Tells which checkpoints are as they were written; reads each once, and again when a file of it has changed."""
 
     def __init__(self, record: Path | None = None):
-        """
+        """Creates the record.
+
         Args:
             record: File that keeps the proofs for the next start; None: they end with this object.
         """

@@ -82,7 +82,8 @@ class BestSoFar:
     """Tells which evaluations are of states that must be saved, or what is best would not be there to be kept."""
 
     def __init__(self, retention: Retention, metrics_by_step: Mapping[int, Mapping[str, float | None]]):
-        """
+        """Creates the object.
+
         Args:
             retention: the rules.
             metrics_by_step: those of the checkpoints that are there.

@@ -74,7 +74,8 @@ class CheckpointWriter:
         run_files: Mapping[str, Mapping[str, Any]] | None = None,
         metrics: Iterable[MetricSpec] = (),
     ):
-        """
+        """Creates the writer.
+
         Args:
             checkpoints: the directory that holds `<step>/`; made if missing.
             retention: which ones are kept.

@@ -13,11 +13,11 @@ _MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 MIN_ADDRESS_SPACE = 2**30
-"""Bytes of address space below which JAX aborts the process, at its import or when it starts threads; a run of one small layer needs 0.9 GB."""
+"""Bytes of address space below which JAX aborts the process at import or thread start; a run of one small layer needs 0.9 GB."""
 
 
 def host_memory_bytes() -> int:
-    """Returns the memory that this process may use: that of the machine, or of its container where that is less."""
+    """Returns the bytes of memory that this process may use: the smaller of machine and container memory."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # no such file, or "max"
@@ -26,17 +26,17 @@ def host_memory_bytes() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Lets freed memory stay with the process, to be used again by the next step.
+    """Configures glibc malloc to keep freed memory for the next step instead of returning it to the kernel.
 
-    The C library of Linux returns large buffers to the kernel at once, and each page that
-    it asks for again costs a page fault: 266,000 of them, a quarter of the processor time,
-    in a step of `configs/translate_tsv.py`; with this none. The price is that the process
-    never becomes smaller than it once was.
+    By default glibc returns large buffers at once, and each page costs a page fault when it
+    is requested again: 266,000 faults, a quarter of the processor time, in a step of
+    `configs/translate_tsv.py` on a CPU; none with this setting. In exchange the process never
+    shrinks.
 
-    The first thing in a process: each thread that asks for memory before may have got a heap of its own.
+    Must be the first call in a process, since each thread that allocates earlier may get its own heap.
 
     Returns:
-        Whether the C library can be told so; another than glibc is left as it is.
+        Whether the C library supports it; any other than glibc is left as it is.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -45,10 +45,10 @@ def keep_freed_memory() -> bool:
 
 
 def check_address_space() -> None:
-    """Refuses to start JAX where it would abort the process, which Python cannot catch.
+    """Checks that the address space suffices for JAX, which would abort the process and cannot be caught.
 
     Raises:
-        UserError: The limit of the address space is too low.
+        UserError: The address space limit is too low.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:

@@ -1,8 +1,8 @@
-"""Peak arithmetic of accelerators, for model FLOPs utilisation.
+"""Peak FLOP/s of accelerators, for model FLOPs utilisation (MFU).
 
-Dense bfloat16 multiply-add throughput as the makers publish it, in FLOP/s of
-one JAX device. Utilisation is always against this peak, also in float32, so
-that it says what share of the chip a run uses.
+The values are the published dense bfloat16 throughput of one JAX device. MFU is
+always relative to this peak, also in float32, so it is the share of the chip that
+a run uses.
 """
 
 import re
@@ -32,7 +32,7 @@ _PEAKS = (
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """FLOP/s of one device of this `jax.Device.device_kind`; None where it is not known."""
+    """Returns the peak FLOP/s of one device of a `jax.Device.device_kind`; None if unknown."""
     for pattern, peak in _PEAKS:
         if re.search(pattern, device_kind):
             return peak

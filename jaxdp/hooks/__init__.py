@@ -1,1 +1,1 @@
-"""What happens around the training steps. When it happens is `every.Every`."""
+"""Hooks around the training steps: logging, evaluation, checkpointing, stopping. `every.Every` is their trigger."""

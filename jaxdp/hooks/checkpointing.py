@@ -1,4 +1,4 @@
-"""When to save, and what goes into a checkpoint beside the state."""
+"""Checkpointing hook: triggers of saves, and the items saved with the train state."""
 
 import math
 import time
@@ -12,10 +12,11 @@ from jaxdp.trainer import Hook, Request, StepInfo
 
 
 class Checkpointing(Hook):
-    """Saves at steps, by the clock, after an evaluation that is one of the best, and when the run stops.
+    """Saves at steps, at time intervals, after one of the best evaluations, and when the run stops.
 
-    Clocks of processes differ, so a save by the clock is requested in the step's
-    control word and made when all have agreed on it. The hook that evaluates comes before.
+    Clocks of processes differ, so a save by time is requested in the control word of
+    a step and made once all processes have agreed. This hook runs after the one that
+    evaluates.
     """
 
     def __init__(
@@ -33,20 +34,21 @@ class Checkpointing(Hook):
         log: Callable[[str], None] = lambda sentence: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """
+        """Creates the hook.
+
         Args:
-            writer: where the states go.
-            every: at which steps.
-            data_state: position of the data after so many batches.
-            config: the resolved configuration.
-            evaluated: metrics of the evaluation at this step; empty if there was none.
-            evaluations: at which steps there is one that may be among the best.
-            is_best: (step, metrics) -> whether it is one of the best so far, to be saved
-                wherever it comes; alike on all processes; told of each evaluation once.
-            minutes: time between saves; 0: not by the clock.
-            remaining_secs: until the process will be killed, as far as is known.
-            log: told when there is no time for the last save.
-            clock: seconds; replaced in tests.
+            writer: Writer of checkpoints.
+            every: Trigger of saves.
+            data_state: Function step -> position of the data after that number of batches.
+            config: Resolved configuration.
+            evaluated: Function step -> metrics of its evaluation; empty if there was none.
+            evaluations: Function step -> whether its evaluation may be among the best.
+            is_best: Function (step, metrics) -> whether the evaluation is one of the best so far,
+                so that its state must be saved; the same on all processes; called once an evaluation.
+            minutes: Time between saves in minutes; 0: no saves by time.
+            remaining_secs: Function that returns the seconds until the process will be killed, inf if unknown.
+            log: Called with a sentence when the time does not suffice for the last save.
+            clock: Returns the time in seconds; replaced in tests.
         """
         self._writer = writer
         self._every = every
@@ -64,21 +66,26 @@ class Checkpointing(Hook):
         self._first_step = -1
 
     def on_start(self, step: int, state: TrainState) -> None:
+        """Counts the evaluation of the restored state, with which later ones are compared."""
         self._first_step = step
-        self._has_new_best(step)  # it is saved; what comes later is compared with it
+        self._has_new_best(step)
 
     def request(self) -> int:
+        """Returns `Request.SAVE` when a save by time is due."""
         overdue = self._secs > 0 and self._clock() - self._last_time >= self._secs
         return Request.SAVE if overdue else Request.NONE
 
     def on_step(self, info: StepInfo) -> None:
+        """Surfaces the failure of an earlier save and reads the agreed request."""
         self._writer.check()
         self._agreed |= int(info.metrics["request"]) == Request.SAVE
 
     def wants_state(self, step: int) -> bool:
+        """Returns True if the state after this step may be saved."""
         return self._agreed or self._every(step) or self._evaluations(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
+        """Saves the state if a trigger is due."""
         is_best = self._has_new_best(step)
         if is_best or self._agreed or self._every(step):
             self._save(step, state)
@@ -94,9 +101,10 @@ class Checkpointing(Hook):
         self._last_time, self._agreed = self._clock(), False
 
     def on_stop(self, step: int, state: TrainState) -> None:
+        """Saves the last state if the remaining time suffices, and waits for the writer."""
         needed, remaining = self._writer.longest_save_secs, self._remaining_secs()
         if step == self._first_step:
-            pass  # nothing has changed
+            pass  # the state is the restored one
         elif needed > remaining:
             self._log(
                 f"the state after step {step} is not saved: a save of this run takes up to {needed:.1f} s, and "

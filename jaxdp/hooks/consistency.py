@@ -1,4 +1,4 @@
-"""Stops a run whose devices no longer hold the same state."""
+"""Replica check: stops a run whose devices no longer hold the same state."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from jaxdp.trainer import Hook, StepInfo
 
 
 class Consistency(Hook):
-    """Compares the devices' copies of the state every few steps, and before each save.
+    """Compares the devices' copies of the state periodically and before each save.
 
-    The comparison is dispatched behind the step and read with the step's numbers,
-    so the devices wait for nothing. What is saved has been compared: a hook
-    that saves stands behind this one.
+    The comparison is dispatched behind the step and read with the metrics of the
+    step, so the devices never wait. This hook runs before the one that saves, so
+    every saved state has been compared.
     """
 
     def __init__(
@@ -29,13 +29,14 @@ class Consistency(Hook):
         every: Every,
         is_saved: Callable[[int], bool],
     ):
-        """
+        """Creates the hook.
+
         Args:
-            checksums: state -> [num_devices, num_leaves] uint32; see `compile_checksums`.
-            names: of the leaves of the state.
-            topology: the devices, for the message.
-            every: at which steps to compare.
-            is_saved: whether the state after this step will, or may, be saved.
+            checksums: Function state -> [num_devices, num_leaves] uint32; see `compile_checksums`.
+            names: Names of the leaves of the state.
+            topology: Devices, for the message.
+            every: Trigger of comparisons.
+            is_saved: Function step -> whether the state after this step may be saved.
         """
         self._checksums = checksums
         self._names = names
@@ -46,15 +47,18 @@ class Consistency(Hook):
         self._last_step = -1
 
     def on_dispatch(self, step: int, state: TrainState) -> None:
+        """Dispatches the checksums when a comparison is due."""
         if self._every(step) or self._is_saved(step):
             self._pending = (step, self._checksums(state))
 
     def on_step(self, info: StepInfo) -> None:
+        """Compares the checksums of this step, if any."""
         if self._pending is not None and self._pending[0] == info.step:
             self._compare()
 
     def on_stop(self, step: int, state: TrainState) -> None:
-        if self._last_step != step:  # it is saved now
+        """Compares the last state, which is saved next."""
+        if self._last_step != step:
             self._pending = (step, self._checksums(state))
             self._compare()
 
@@ -62,7 +66,7 @@ class Consistency(Hook):
         """Waits for the pending checksums.
 
         Raises:
-            ReplicasDiffer: they are not equal on all devices; on every process alike.
+            ReplicasDiffer: The checksums differ between devices; raised on all processes.
         """
         (self._last_step, checksums), self._pending = self._pending, None
         found = find_disagreements(jax.device_get(checksums), self._names)

@@ -1,4 +1,4 @@
-"""Gives a run up whose updates stay bad: not finite, or a spike of the loss."""
+"""Divergence detection: aborts training after too many skipped updates in a row."""
 
 import math
 
@@ -6,13 +6,13 @@ from jaxdp.trainer import AbortTraining, Hook, StepInfo
 
 
 class Diverged(AbortTraining):
-    """Too many updates in a row were skipped.
+    """Raised after too many skipped updates in a row.
 
     Attributes:
-        first_step: the first of them.
-        num_steps: how many there are, always the limit.
-        is_finite: whether the last one had a finite loss and gradient, so that it
-            was skipped as a spike.
+        first_step: First skipped step of the row.
+        num_steps: Number of skipped steps, always the limit.
+        is_finite: Whether the last skipped update had a finite loss and gradient, so that
+            it was skipped as a loss spike.
     """
 
     def __init__(self, first_step: int, num_steps: int, is_finite: bool):
@@ -21,12 +21,13 @@ class Diverged(AbortTraining):
 
 
 class Divergence(Hook):
-    """Raises Diverged after too many skipped updates in a row; on every process alike."""
+    """Raises `Diverged` after too many skipped updates in a row, on all processes at the same step."""
 
     def __init__(self, max_skipped_in_a_row: int):
         self._limit = max_skipped_in_a_row
 
     def on_step(self, info: StepInfo) -> None:
+        """Raises `Diverged` if the limit is reached."""
         in_a_row = int(info.metrics["skipped_in_a_row"])
         if in_a_row >= self._limit:
             is_finite = all(math.isfinite(info.metrics[name]) for name in ("loss", "grad_norm"))

@@ -1,4 +1,4 @@
-"""Stops a run that no longer gets better."""
+"""Early stopping: stops a run whose evaluation metric no longer improves."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -10,13 +10,12 @@ from jaxdp.trainer import Hook, Request
 
 
 class EarlyStopping(Hook):
-    """Asks all processes to stop when a metric has not improved for some evaluations.
+    """Requests all processes to stop when a metric has not improved for `patience` evaluations.
 
-    What it knows are the evaluations so far, and those are in metrics.jsonl: a run
-    that resumes hands them over and goes on as if it had not been interrupted. One
-    process that knows them is enough, as the request travels in the control word.
-    It comes after the hook that evaluates. The step that is under way when the last
-    evaluation is read, and one more, are still made.
+    Its state is the history of evaluations in metrics.jsonl, so a resumed run behaves
+    as if it had not been interrupted. One process that reads the history is enough,
+    since the request travels in the control word. This hook runs after the one that
+    evaluates. Up to two more steps run after the deciding evaluation.
     """
 
     def __init__(
@@ -29,14 +28,15 @@ class EarlyStopping(Hook):
         *,
         higher_is_better: bool = False,
     ):
-        """
+        """Creates the hook.
+
         Args:
-            every: at which steps there is an evaluation.
-            metric: full name, such as `eval/loss`.
-            patience: evaluations without a new best value before it stops; 0: off.
-            evaluated: metrics of the evaluation at this step; empty if there was none.
-            history: earlier evaluations, {"step", metric: value} each, in order, other
-                lines among them; null is what JSON has for a number that is not finite.
+            every: Trigger of evaluations.
+            metric: Full name of the metric, e.g. "eval/loss".
+            patience: Number of evaluations without a new best value before the run stops; 0: off.
+            evaluated: Function step -> metrics of its evaluation; empty if there was none.
+            history: Lines of metrics.jsonl, {"step", metric: value} each, in order; lines without
+                the metric are skipped, null is a number that is not finite.
             higher_is_better: Direction of `metric`.
         """
         self._every, self._evaluated = every, evaluated
@@ -48,10 +48,10 @@ class EarlyStopping(Hook):
                 self._count(line["step"], math.nan if line[metric] is None else line[metric])
 
     def _count(self, step: int, value: float) -> None:
-        """Takes one evaluation; what is not finite is no improvement.
+        """Counts one evaluation; a value that is not finite is no improvement.
 
-        One of the last steps, after the decision, changes nothing any more; nor does one that
-        is made again, since the run was killed between its line and the checkpoint's record of it.
+        Evaluations after the decision are ignored, and so are repeated ones, which occur
+        after a kill between the line in metrics.jsonl and its record in the checkpoint.
         """
         if self.is_exhausted or step <= self._last_step:
             return
@@ -63,27 +63,30 @@ class EarlyStopping(Hook):
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the run has ended: also asked before one that resumes is begun."""
+        """True if the patience is used up; also checked before a run is resumed."""
         return 0 < self._patience <= self._since
 
     def on_start(self, step: int, state: TrainState) -> None:
-        """Counts the evaluation of the restored step, where it had been left and was made just now."""
+        """Counts the evaluation of the restored step, if it was interrupted and has just been made."""
         self.on_state(step, state)
 
     def request(self) -> int:
+        """Returns `Request.EARLY_STOP` once the patience is used up."""
         return Request.EARLY_STOP if self.is_exhausted else Request.NONE
 
     def wants_state(self, step: int) -> bool:
+        """Returns True at the steps of the trigger."""
         return self._every(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
+        """Counts the evaluation of this step."""
         metrics = self._evaluated(step)
-        if self._metric in metrics:  # an evaluation can be left for something more urgent
+        if self._metric in metrics:  # missing if the evaluation was interrupted
             self._count(step, float(metrics[self._metric]))
 
     @property
     def message(self) -> str:
-        """Why it stopped, for a person."""
+        """Reason of the stop, for the terminal."""
         if self._best_step is None:
             return f"stopped early: {self._metric} was not finite in any of {self._since} evaluations"
         return (

@@ -1,7 +1,7 @@
-"""When to evaluate, and where the result goes.
+"""Evaluation hook: evaluates periodically and writes the metrics.
 
-An evaluation that is left for a request to stop counts as not made: the state
-is saved without it, and a start from there makes it first.
+An evaluation that a request to stop interrupts counts as not made: the state is
+saved without metrics, and the next start evaluates it first.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from jaxdp.trainer import Hook, StopTraining
 
 
 class Evaluating(Hook):
-    """Evaluates when due; remembers the last result for the checkpoint of the same step."""
+    """Evaluates when due and keeps the last metrics for the checkpoint of the same step."""
 
     def __init__(
         self,
@@ -23,13 +23,15 @@ class Evaluating(Hook):
         is_owed: Callable[[int], bool] = lambda step: False,
         record: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ):
-        """
+        """Creates the hook.
+
         Args:
-            every: when.
-            evaluate: state -> metrics by full name.
-            write: (step, metrics) -> None.
-            is_owed: whether the evaluation of a restored step was left; alike on all processes.
-            record: (step, metrics) -> None: adds one made late to the checkpoint.
+            every: Trigger of evaluations.
+            evaluate: Function state -> metrics by full name.
+            write: Function (step, metrics) -> None that writes the metrics.
+            is_owed: Function step -> whether the evaluation of a restored step was interrupted;
+                the same on all processes.
+            record: Function (step, metrics) -> None that adds a late evaluation to its checkpoint.
         """
         self._every = every
         self._evaluate = evaluate
@@ -39,14 +41,17 @@ class Evaluating(Hook):
         self._last: tuple[int, Mapping[str, float]] = (-1, {})
 
     def on_start(self, step: int, state: TrainState) -> None:
+        """Evaluates a restored state whose evaluation was interrupted."""
         if self._every(step) and self._is_owed(step):
             self.on_state(step, state)
             self._record(*self._last)
 
     def wants_state(self, step: int) -> bool:
+        """Returns True at the steps of the trigger."""
         return self._every(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
+        """Evaluates the state and writes its metrics."""
         try:
             self._last = (step, self._evaluate(state))
         except EvaluationInterrupted as left:
@@ -54,5 +59,5 @@ class Evaluating(Hook):
         self._write(*self._last)
 
     def last_at(self, step: int) -> Mapping[str, float]:
-        """The metrics of this step; empty if it was not evaluated."""
+        """Returns the metrics of a step; empty if it was not evaluated."""
         return self._last[1] if self._last[0] == step else {}

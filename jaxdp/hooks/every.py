@@ -1,15 +1,15 @@
-"""When something is due."""
+"""Step-based trigger for periodic hooks."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """Due at multiples of `steps` (0: never) and at `last_step`."""
+    """Trigger at multiples of `steps` (0: never) and at `last_step`."""
 
     steps: int
     last_step: int | None = None
 
     def __call__(self, step: int) -> bool:
-        """Whether it is due after `step` updates."""
+        """Returns True if the hook is due after `step` updates."""
         return step == self.last_step or (self.steps > 0 and step % self.steps == 0)

@@ -1,4 +1,4 @@
-"""The numbers of training steps, to the writers and to the person who watches."""
+"""Logging hook: training metrics, throughput and MFU for the writers and the progress line."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,10 +9,10 @@ from jaxdp.trainer import Hook, StepInfo
 
 
 class Logging(Hook):
-    """Every few steps one line of metrics, with speeds over the steps since the last line.
+    """Writes one line of metrics at each trigger, with speeds averaged over the steps since the last line.
 
     Attributes:
-        metrics: declarations of the numbers in a line, without the shares of a mixture.
+        metrics: Declarations of the metrics in a line, without the shares of a mixture.
     """
 
     metrics = TRAINING_METRICS
@@ -27,15 +27,16 @@ class Logging(Hook):
         batch_hash: bool,
         shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
     ):
-        """
+        """Creates the hook.
+
         Args:
-            every: at which steps.
-            write: (step, metrics by full name) -> None.
-            flops_per_step: model FLOPs of one update over all devices.
-            peak_flops: FLOP/s of all devices together; None: no MFU.
-            batch_hash: whether the steps carry the hash of their batch.
-            shares: (first step, last step, not included) -> share of the rows that each
-                source of a mixture gave, by full name.
+            every: Trigger of lines.
+            write: Function (step, metrics by full name) -> None.
+            flops_per_step: Model FLOPs of one update over all devices.
+            peak_flops: Peak FLOP/s of all devices together; None: no MFU.
+            batch_hash: Whether the steps carry the hash of their batch.
+            shares: Function (first step, last step exclusive) -> share of the sequences that each
+                source of a mixture contributed, by full name.
         """
         self._every = every
         self._write = write
@@ -50,6 +51,7 @@ class Logging(Hook):
         self._wait_secs, self._num_ready = 0.0, 0
 
     def on_step(self, info: StepInfo) -> None:
+        """Adds the step to the averages and writes a line when due."""
         self._steps += 1
         self._secs += info.step_secs
         self._wait_secs += info.queue.wait_secs

@@ -1,13 +1,13 @@
-"""SIGTERM, SIGHUP and Ctrl-C: finish the step, save, leave.
+"""Preemption: on SIGTERM, SIGHUP or Ctrl-C finishes the step, saves and exits.
 
-The signal only sets a number; the control word of the step carries it to all
-processes, so that all stop after the same step. While there is nothing to save
+A signal only sets a number; the control word of the step carries it to all
+processes, so all of them stop after the same step. While there is nothing to save
 yet, the first signal stops the run at once; a second one always does.
 
-Python runs a handler between two bytecodes of the main thread, which are
-minutes apart while it compiles or waits for devices. So a thread hears of
-signals too: it answers the person who sent one, and ends the process where the
-main thread does not come to it in time.
+Python runs a handler between two bytecodes of the main thread, which are minutes
+apart while it compiles or waits for devices. So a thread receives signals as well:
+it confirms the signal to the user, and ends the process if the main thread does not
+do so in time.
 """
 
 import math
@@ -26,18 +26,18 @@ from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Request, StopTraining
 
 MARGIN_SHARE, MIN_MARGIN_SECS = 0.05, 0.5
-"""Share of the grace that is kept for leaving, and its least."""
+"""Share of the grace period that is reserved for the exit, and its minimum."""
 
 
 MAX_LOG_SECS = 2.0
-"""Longest time that a report holds up the end of the process."""
+"""Longest time that a log call delays the end of the process."""
 
 
 class Preemption(Hook):
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop; a context manager.
+    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
 
-    SIGHUP, which a terminal sends when it closes, is treated as SIGTERM; where it is ignored, as under
-    `nohup`, it stays ignored.
+    SIGHUP, which a closing terminal sends, is treated as SIGTERM; if it is ignored, as under `nohup`, it stays
+    ignored.
     """
 
     def __init__(
@@ -48,13 +48,14 @@ class Preemption(Hook):
         clock: Callable[[], float] = time.monotonic,
         end_process: Callable[[int], None] = os._exit,
     ):
-        """
+        """Creates the hook.
+
         Args:
-            log: what to tell the person who watches.
-            grace_secs: time between the signal and the kill that follows it; 0: unknown.
-            clock: seconds; replaced in tests.
-            end_process: ends the process with an exit code, whatever the main thread
-                is doing; replaced in tests.
+            log: Called with sentences for the user.
+            grace_secs: Seconds between the signal and the kill that follows it; 0: unknown.
+            clock: Returns the time in seconds; replaced in tests.
+            end_process: Ends the process with an exit code, regardless of the main thread;
+                replaced in tests.
         """
         self._log = log
         self._grace_secs = grace_secs
@@ -79,31 +80,31 @@ class Preemption(Hook):
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
-            # None: installed by C code, which Python can neither name nor put back.
+            # None: installed by C code; Python cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_descriptor)
-        if sys.unraisablehook == self._show_unless_stopped:  # nobody has put another one before it
+        if sys.unraisablehook == self._show_unless_stopped:  # no other hook has been installed meanwhile
             sys.unraisablehook = self._show_unraisable
-        self._outgoing.send(b"\0")  # no signal: ends the thread
+        self._outgoing.send(b"\0")  # not a signal number: ends the thread
         self._thread.join()
         self._outgoing.close()
         self._incoming.close()
 
     def hold(self, control_plane: ControlPlane) -> None:
-        """From now on the first signal only asks: there is a state to save, or there are others to agree with.
+        """Makes the first signal a request from now on, as there is a state to save or other processes to agree with.
 
         Raises:
-            Stopped: a signal has come before.
+            Stopped: A signal has already arrived.
         """
         if self._received and not self._control_plane:
             raise Stopped(self._received)
         self._control_plane = control_plane
 
     def on_start(self, step: int, state: TrainState) -> None:
-        """Stops before the first step where a signal came while others were depended on.
+        """Stops before the first step if any process has received a signal since `hold`.
 
-        Not where the loop starts once more, after going back: what was learned by
-        then is saved with the next step.
+        A loop that starts again after a rollback does not stop here; its state is saved
+        with the next step.
         """
         request = Request.NONE if self._has_started else max(self._control_plane.allgather(self._received))
         self._has_started = True
@@ -111,16 +112,17 @@ class Preemption(Hook):
             raise StopTraining(request)
 
     def request(self) -> int:
+        """Returns the request of the signal that this process has received."""
         return self._received
 
     def remaining_secs(self) -> float:
-        """Until the process should have left; infinite while no signal came or no grace is known."""
+        """Returns the seconds until this process must exit; inf before a signal or without a grace period."""
         return self._deadline - self._clock()
 
     def _handle(self, number: int, _frame) -> None:
-        """In the main thread."""
+        """Handles a signal in the main thread."""
         if number == signal.SIGHUP and self._received:
-            return  # the kernel, the shell and the service manager may each send one
+            return  # the kernel, the shell and the service manager may each send SIGHUP
         self._received = self._received or _request(number)
         self._num_handled += number != signal.SIGHUP
         if self._num_handled > 1:
@@ -129,33 +131,33 @@ class Preemption(Hook):
             raise Stopped(number)
 
     def _show_unless_stopped(self, unraisable: Any) -> None:
-        """A handler that runs in a destructor or in the garbage collector raises in vain; `hold` and the thread see to it."""
+        """Hides `Stopped` that a destructor or the garbage collector swallows; `hold` and the thread act on the signal."""
         if not isinstance(unraisable.exc_value, Stopped):
             self._show_unraisable(unraisable)
 
     def _listen(self) -> None:
-        """The thread: one byte for each signal, its number."""
-        num_heard, end_asked, end = 0, False, _NEVER
+        """Receives one byte a signal, its number, and acts on it; body of the thread."""
+        num_heard, has_request, end = 0, False, _NEVER
         while True:
             self._incoming.settimeout(None if end is _NEVER else max(end.time - self._clock(), 0.001))
             try:
                 [number] = self._incoming.recv(1)
             except TimeoutError:
-                self._tell(end.why)
+                self._log_promptly(end.why)
                 if self._control_plane:
                     self._control_plane.leave(end.exit_code, end.why)
                 self._end_process(end.exit_code)
                 return
             if number == 0:
                 return
-            if number not in EXIT_CODES or (number == signal.SIGHUP and end_asked):  # others may have handlers too
+            if number not in EXIT_CODES or (number == signal.SIGHUP and has_request):  # other code may handle other signals
                 continue
-            end_asked = True
+            has_request = True
             num_heard += number != signal.SIGHUP
             end = min(end, self._answer(number)) if num_heard < 2 else self._answer_again(number)
 
-    def _tell(self, sentence: str) -> None:
-        """Reports, but waits no longer than `MAX_LOG_SECS`: the main thread may have been interrupted with a lock of logging held."""
+    def _log_promptly(self, sentence: str) -> None:
+        """Logs a sentence within `MAX_LOG_SECS`, as the interrupted main thread may hold a lock of logging."""
         thread = threading.Thread(target=self._log, args=(sentence,), name="jaxdp-log", daemon=True)
         thread.start()
         thread.join(MAX_LOG_SECS)
@@ -164,10 +166,10 @@ class Preemption(Hook):
         self._received = self._received or _request(number)
         name, now, grace = signal.Signals(number).name, self._clock(), self._grace_secs
         if not self._control_plane:
-            self._tell(f"{name}: nothing is to be saved yet; stopping")
+            self._log_promptly(f"{name}: nothing is to be saved yet; stopping")
             return _End(now + UNWIND_SECS, exit_code(number), f"{name}: stopped")
         within = f", within {grace:g} s (checkpoint.grace_secs)" if grace else ""
-        self._tell(f"{name}: saving after this step{within}; once more to stop at once")
+        self._log_promptly(f"{name}: saving after this step{within}; once more to stop at once")
         if not grace:
             return _NEVER
         self._deadline = now + grace - max(MARGIN_SHARE * grace, MIN_MARGIN_SECS)
@@ -180,12 +182,12 @@ class Preemption(Hook):
 
     def _answer_again(self, number: int) -> "_End":
         name = signal.Signals(number).name
-        self._tell(f"{name} again: stopping at once")
+        self._log_promptly(f"{name} again: stopping at once")
         return _End(self._clock() + UNWIND_SECS, 128 + number, f"{name} again: stopped")
 
 
 class _End(NamedTuple):
-    """When, with which exit code and which words the thread ends the process."""
+    """Planned end of the process: time, exit code and reason."""
 
     time: float
     exit_code: int

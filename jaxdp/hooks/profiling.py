@@ -1,4 +1,4 @@
-"""A profiler trace of some steps, for TensorBoard or Perfetto."""
+"""Profiling hook: a trace of some steps for TensorBoard or Perfetto."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxdp.trainer import Hook
 
 
 class Profiling(Hook):
-    """Traces `num_steps` steps after `after_step`, which is at least 1, into a directory."""
+    """Traces `num_steps` steps after step `after_step` (at least 1) into a directory."""
 
     def __init__(
         self,
@@ -20,7 +20,8 @@ class Profiling(Hook):
         log: Callable[[str], None],
         check_place: Callable[[], None] = lambda: None,
     ):
-        """
+        """Creates the hook.
+
         Args:
             directory: Directory of the trace.
             after_step: Step after which the trace begins.
@@ -33,9 +34,11 @@ class Profiling(Hook):
         self._running = False
 
     def wants_state(self, step: int) -> bool:
+        """Returns True at the first and the last step of the trace."""
         return step in (self._start, self._end)
 
     def on_state(self, step: int, state: TrainState) -> None:
+        """Starts or ends the trace."""
         jax.block_until_ready(state)
         if step == self._start:
             jax.profiler.start_trace(self._directory)
@@ -44,6 +47,7 @@ class Profiling(Hook):
             self._finish()
 
     def on_stop(self, step: int, state: TrainState) -> None:
+        """Ends a trace that the end of the run interrupts."""
         self._finish()
 
     def _finish(self) -> None:

@@ -38,7 +38,8 @@ class ControlServer(threading.Thread):
     """Answers at a port until `num_processes` processes have arrived, and these until they leave."""
 
     def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes):
-        """
+        """Creates the server.
+
         Args:
             address: HOST:PORT at which the processes look for this one.
             num_processes: how many are to come, this one's own among them.

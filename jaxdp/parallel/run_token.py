@@ -25,7 +25,8 @@ class RunToken:
     """The token of one run, from the environment or from its file."""
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ):
-        """
+        """Creates the object.
+
         Args:
             path: File of the token; not used where the environment has one.
             environment: Environment variables.
