@@ -1,8 +1,13 @@
-"""Eight fake CPU devices, rank promotion as an error, and a cache of its own, for every test."""
+"""Eight fake CPU devices, rank promotion as an error, fast compilation and a cache of its own, for every test."""
 
 import gc
 import os
 import signal
+
+# Compilation is most of the time of the tests. LLVM without its optimisation passes takes about half as long, and changes
+# no operation: only how sums round. Modules marked `optimized` compile as users do, and all do so under
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -19,6 +24,20 @@ def cache_home(tmp_path_factory):
     directory = tmp_path_factory.getbasetemp() / "cache_home"
     os.environ["XDG_CACHE_HOME"] = str(directory)
     return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized_programs(request):
+    """Compiles as users do in modules marked `optimized`, also in the processes that they start."""
+    if request.node.get_closest_marker("optimized") is None:
+        yield
+        return
+    before = jax.config.jax_disable_most_optimizations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

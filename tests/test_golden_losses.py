@@ -16,6 +16,8 @@ from tiny_tasks_data import CONFIG, write_records
 
 __all__ = ["compilation_cache"]
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 
 TASKS = {

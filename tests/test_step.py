@@ -27,6 +27,8 @@ from jaxdp.parallel.sync import GradientSync
 from jaxdp.step import UpdateConfig
 from jaxdp.training.parts import task_loss
 
+pytestmark = pytest.mark.optimized
+
 SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches in (1, 2, 4)]
 
 

@@ -163,6 +163,21 @@ def start_from(path: str, fresh: PyTree) -> StartingParameters:
     )
 
 
+def check_initial(path: str, params: PyTree) -> None:
+    """Checks that `start_from` would find the body of this model, before anything is compiled for it.
+
+    Args:
+        path: As for `start_from`.
+        params: The new model's parameters, or their shapes.
+
+    Raises:
+        UserError: Nothing is there, or its body has other names or shapes; both sides are shown.
+        DamageFound: The manifest is not what was written.
+    """
+    checkpoint = find_checkpoint(path)
+    _check_body(path, _saved_shapes(checkpoint, weights_key(checkpoint)), dict(named_leaves(params)))
+
+
 def initial_checksum(path: str) -> str:
     """Tells whether `start_from` takes the same parameters: SHA-256 of their names, shapes and checksums.
 

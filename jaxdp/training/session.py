@@ -16,7 +16,7 @@ from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.experiment.vocabularies import vocabulary_files
 from jaxdp.hooks.early_stopping import EarlyStopping
-from jaxdp.inference.initial_params import start_from
+from jaxdp.inference.initial_params import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
@@ -51,6 +51,8 @@ class Result:
 def run_session(start: Start) -> Result:
     """Trains until the run is complete, or until all agree to stop."""
     composition, phase = start.composition, start.watchdog.phase
+    if composition.config.init_from and not committed_steps(start.directory.checkpoints):
+        check_initial(composition.config.init_from, composition.abstract_state.params)
     with phase("compiling"):
         programs = composition.compile()
     if start.control_plane.is_main_process:

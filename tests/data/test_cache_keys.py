@@ -1,11 +1,11 @@
 """Cache entries hold what their names say, and their names change with what they hold."""
 
 import hashlib
-import json
 
 import numpy as np
 import pytest
 import tokenizers
+from tiny_records import JSONL, LABELLED, TEXTS, write_records
 from tiny_runs import load
 
 from jaxdp.data.labels import LABELS_FORMAT
@@ -21,15 +21,6 @@ from jaxdp.experiment.cache_entries import prepare_version
 from jaxdp.experiment.data import read_data
 from jaxdp.source_code import normalized_source
 from jaxdp.tasks import CausalLM, Classification, MaskedLM, Seq2Seq
-
-TEXTS = [f"The  cat number {n} sat on a <b>mat</b>, at http://x.org/{n} & wasn't \u0130dle" for n in range(40)]
-JSONL = ("data.source=jsonl", "data.tokenizer=char", "data.length=128")
-LABELLED = (*JSONL, "task=classification", "model.preset=encoder_nano")
-
-
-def write_records(path, texts=TEXTS, num_labels=3):
-    rows = ({"text": text, "label": n % num_labels, "source": text, "target": text[::-1]} for n, text in enumerate(texts))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture

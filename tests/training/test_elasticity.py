@@ -9,6 +9,8 @@ from tiny_runs import environment, metrics_lines, start, train
 from jaxdp.parallel.devices import Topology
 from jaxdp.training import setup as composition
 
+pytestmark = pytest.mark.optimized
+
 STEPS = 12
 OPTIONS = ["--config.optim.schedule=constant", "--config.microbatch_size=2"]
 """A schedule that does not depend on how far each part of the run is to go."""

@@ -5,8 +5,8 @@ import os
 import shutil
 
 import pytest
-from test_cache_entries import LABELLED, write_records
 from tiny_processes import as_processes
+from tiny_records import LABELLED, write_records
 from tiny_runs import assert_refused, load, metrics_lines, train, without_run_files
 
 from jaxdp.cli.main import main

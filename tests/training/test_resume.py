@@ -18,6 +18,8 @@ from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.devices import Topology
 from jaxdp.training import setup as composition
 
+pytestmark = pytest.mark.optimized
+
 STEPS = 6
 
 

@@ -17,12 +17,17 @@ from jaxdp.inference.initial_params import _check_body
 from jaxdp.model import parameter_shapes
 from jaxdp.tasks import Labels
 from jaxdp.training import parts
+from jaxdp.training.setup import Composition
 from jaxdp.trees import named_leaves
 
 CONFIGS = Path(jaxdp.__file__).parents[1] / "configs"
 
 PRETRAIN = ("--config.task=masked_lm", "--config.data.tokenizer=bpe:300", "--config.data.length=32")
 CLASSIFY = ("--config.task=classification", "--config.data.tokenizer=bpe:280")  # that of init_from is taken instead
+ONE_UPDATE = (
+    *CLASSIFY, "--config.optim.name=sgd", "--config.optim.clip_norm=0.0", "--config.total_steps=1", "--config.optim.weight_decay=0.0",
+    "--config.optim.schedule=constant", "--config.optim.warmup_steps=0",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,22 @@ def pretrained(config_file):
     workdir = config_file.parent / "pretrained"
     assert train(config_file, workdir, *PRETRAIN) == 0
     return workdir
+
+
+@pytest.fixture(scope="module")
+def plain(config_file):
+    """A classifier as the tests vary it."""
+    workdir = config_file.parent / "plain"
+    assert train(config_file, workdir, *CLASSIFY, "--config.log.batch_hash=True") == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def initial(config_file):
+    """Parameters before the first update."""
+    workdir = config_file.parent / "still"
+    assert train(config_file, workdir, *ONE_UPDATE, "--config.optim.scales=(('.*', 1e-30),)") == 0
+    return parameters(workdir)
 
 
 def parameters(workdir, step="latest"):
@@ -94,49 +115,45 @@ def body_of(recipe, overrides=()):
         ("--config.data.length=40", "position_embedding is (32, 16) there and (40, 16) here"),
     ],
 )
-def test_another_body_is_refused(override, told, config_file, pretrained, tmp_path, capsys):
+def test_another_body_is_refused(override, told, config_file, pretrained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Composition, "compile", lambda self: pytest.fail("compiled a program for a model that is refused"))
     assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", override) == 2
     sentence = assert_refused(capsys)
     assert f"init_from={pretrained} holds another model: " in sentence and "Set model.*" in sentence
     assert told.removeprefix("(16, 48) ") in sentence
 
 
-def test_rates_fall_from_layer_to_layer(config_file, tmp_path):
+def test_rates_fall_from_layer_to_layer(config_file, initial, tmp_path):
     """One update of sgd: what a parameter moves is its factor times what it moves without."""
-    common = (*CLASSIFY, "--config.optim.name=sgd", "--config.optim.clip_norm=0.0", "--config.total_steps=1",
-              "--config.optim.weight_decay=0.0", "--config.optim.schedule=constant", "--config.optim.warmup_steps=0")  # fmt: skip
     for name, scales in (("plain", ()), ("decayed", ("--config.optim.layer_decay=0.5", "--config.optim.scales=(('final_norm/bias', 3.0),)"))):
-        assert train(config_file, tmp_path / name, *common, *scales) == 0
-    assert train(config_file, tmp_path / "still", *common, "--config.optim.scales=(('.*', 1e-30),)") == 0
-    start, plain, decayed = (parameters(tmp_path / name) for name in ("still", "plain", "decayed"))
+        assert train(config_file, tmp_path / name, *ONE_UPDATE, *scales) == 0
+    plain, decayed = (parameters(tmp_path / name) for name in ("plain", "decayed"))
     factors = {"layer_0/mlp/up/kernel": 0.5, "token_embedding": 0.25, "final_norm/bias": 3.0, "classifier/output/kernel": 1.0}
     for name, factor in factors.items():
-        moved = np.asarray(plain[name] - start[name], np.float64)
+        moved = np.asarray(plain[name] - initial[name], np.float64)
         assert np.abs(moved).max() > 1e-6
-        np.testing.assert_allclose(decayed[name] - start[name], factor * moved, rtol=1e-2, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(decayed[name] - initial[name], factor * moved, rtol=1e-2, atol=1e-7, err_msg=name)
 
 
-def test_penalties_are_a_part_of_the_objective(config_file, tmp_path):
-    losses = {}
-    for name, options in (("plain", ()), ("l1", ("--config.optim.l1=0.01",)), ("l2", ("--config.optim.l2=0.5",))):
-        assert train(config_file, tmp_path / name, *CLASSIFY, *options) == 0
-        losses[name] = metrics_lines(tmp_path / name, "train/loss")[0]["train/loss"]
-        losses[f"{name} eval"] = metrics_lines(tmp_path / name, "eval/loss")[0]["eval/loss"]
-    assert train(config_file, tmp_path / "still", *CLASSIFY, "--config.optim.scales=(('.*', 1e-30),)", "--config.total_steps=1") == 0
-    matrices = [np.asarray(leaf, np.float64) for leaf in parameters(tmp_path / "still").values() if leaf.ndim >= 2]
+def test_penalties_are_a_part_of_the_objective(config_file, plain, initial, tmp_path):
+    options = {"l1": ("--config.optim.l1=0.01", "--config.eval.every_steps=0", "--config.total_steps=1"), "l2": ("--config.optim.l2=0.5",)}
+    runs = {"plain": plain} | {name: tmp_path / name for name in options}
+    for name, own in options.items():
+        assert train(config_file, runs[name], *CLASSIFY, *own) == 0
+    losses = {name: metrics_lines(run, "train/loss")[0]["train/loss"] for name, run in runs.items()}
+    matrices = [np.asarray(leaf, np.float64) for leaf in initial.values() if leaf.ndim >= 2]
     assert losses["l1"] - losses["plain"] == pytest.approx(0.01 * sum(np.abs(leaf).sum() for leaf in matrices), rel=1e-3)
     assert losses["l2"] - losses["plain"] == pytest.approx(0.25 * sum(np.square(leaf).sum() for leaf in matrices), rel=1e-3)
-    assert losses["l2 eval"] < 2 * losses["plain eval"]  # what is reported is the pure loss
+    evaluated = {name: metrics_lines(runs[name], "eval/loss")[0]["eval/loss"] for name in ("plain", "l2")}
+    assert evaluated["l2"] < 2 * evaluated["plain"]  # what is reported is the pure loss
 
 
-def test_rows_are_changed_while_they_are_trained_on(config_file, tmp_path):
-    first = {}
-    for name, options in (("plain", ()), ("changed", ("--config.data.augmentation=('token_dropout:0.5', 'random_swap:0.5')",))):
-        assert train(config_file, tmp_path / name, *CLASSIFY, *options, "--config.log.batch_hash=True") == 0
-        first[name] = metrics_lines(tmp_path / name, "train/loss")[0]["data/batch_hash"]
-    assert first["plain"] != first["changed"]
-    evaluations = [metrics_lines(tmp_path / name, "eval/loss")[0] for name in first]
-    assert all(np.isfinite(line["eval/loss"]) for line in evaluations)
+def test_rows_are_changed_while_they_are_trained_on(config_file, plain, tmp_path):
+    augmentation = "--config.data.augmentation=('token_dropout:0.5', 'random_swap:0.5')"
+    assert train(config_file, tmp_path, *CLASSIFY, augmentation, "--config.log.batch_hash=True") == 0
+    runs = (plain, tmp_path)
+    assert len({metrics_lines(run, "train/loss")[0]["data/batch_hash"] for run in runs}) == 2
+    assert all(np.isfinite(metrics_lines(run, "eval/loss")[0]["eval/loss"]) for run in runs)
 
 
 def test_every_label_equally_often(config_file, tmp_path):

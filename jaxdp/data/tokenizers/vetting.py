@@ -25,7 +25,11 @@ TRIAL_CPU_SECS = 20
 """Processor time of a trial. Files in use take less than a second, the import of the library included."""
 
 TRIAL_BYTES = 2**32
-"""Address space of a trial."""
+"""Address space of a trial, most of it for the tokenizer itself."""
+
+ENCODING_BYTES = 2**29
+"""Address space that the texts of a trial may take besides what the loaded tokenizer takes. A chain of replacements
+fills this in a few seconds, all of TRIAL_BYTES only in twenty."""
 
 RUN_LENGTH = 3000
 """Equal characters in a row: quadratic time is 0.2 s, cubic time half a minute."""
@@ -37,7 +41,7 @@ _COSTLY = {"Replace", "Precompiled", "Prepend"}
 """Types of components that can make a text longer."""
 
 _TRIAL = """
-import json, resource, sys
+import json, os, resource, sys
 request = json.load(sys.stdin)
 for kind, soft, hard in request["limits"]:
     most = resource.getrlimit(kind)[1]  # set by the system, and not to be raised
@@ -53,6 +57,12 @@ try:
     tokenizer = tokenizers.Tokenizer.from_str(request["text"])
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as sizes:
+            most = int(sizes.read().split()[0]) * resource.getpagesize() + request["encoding_bytes"]
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard))
+    print("loaded", flush=True)
     for sample in request["samples"]:
         ids = tokenizer.encode(sample, add_special_tokens=False).ids
         tokenizer.decode(ids[:100])
@@ -93,19 +103,23 @@ def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
     limits = [
         (resource.RLIMIT_CORE, 0, 0), (resource.RLIMIT_CPU, TRIAL_CPU_SECS, TRIAL_CPU_SECS + 1), (resource.RLIMIT_AS, TRIAL_BYTES, TRIAL_BYTES),
     ]  # fmt: skip
-    request = {"text": text, "samples": samples, "limits": limits}
+    request = {"text": text, "samples": samples, "limits": limits, "encoding_bytes": ENCODING_BYTES}
     finished = subprocess.run(
         [sys.executable, "-c", _TRIAL], input=json.dumps(request).encode(), capture_output=True,
         env=os.environ | {"TOKENIZERS_PARALLELISM": "false"}, check=False,
     )  # fmt: skip
+    printed = finished.stdout.decode(errors="replace").strip()
+    is_loaded = printed.startswith("loaded")
     if finished.returncode == 3:
-        return f"fails on a run of {RUN_LENGTH:,} equal characters ({finished.stdout.decode(errors='replace').strip()[:200]})"
+        return f"fails on a run of {RUN_LENGTH:,} equal characters ({printed.removeprefix('loaded').strip()[:200]})"
     if finished.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"takes more than {TRIAL_CPU_SECS} s of processor time for runs of {RUN_LENGTH:,} equal characters"
     if finished.returncode == 1:  # of Python, before the trial began
         return f"could not be tried in a process of its own ({finished.stderr.decode(errors='replace').strip().rpartition(chr(10))[2][:200]})"
+    if finished.returncode and not is_loaded:
+        return f"needs more than {TRIAL_BYTES >> 30} GiB of memory to be loaded"
     if finished.returncode:
-        return f"needs more than {TRIAL_BYTES >> 30} GiB of memory for runs of {RUN_LENGTH:,} equal characters"
+        return f"needs more than {ENCODING_BYTES >> 20} MiB of memory besides its own for runs of {RUN_LENGTH:,} equal characters"
     return None
 
 
