@@ -32,12 +32,12 @@ def optimized_programs(request):
     if request.node.get_closest_marker("optimized") is None:
         yield
         return
-    before = jax.config.jax_disable_most_optimizations
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
         jax.config.update("jax_disable_most_optimizations", False)
         yield
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", before != "0")
 
 
 @pytest.fixture(scope="module", autouse=True)

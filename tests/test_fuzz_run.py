@@ -115,13 +115,18 @@ def at_most(secs):
 
 def flip(path, draws):
     content = bytearray(path.read_bytes())
-    if content:
-        content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    if not content:
+        return "nothing to flip"
+    place, bit = draws.randrange(len(content)), draws.randrange(8)
+    content[place] ^= 1 << bit
     path.write_bytes(content)
+    return f"bit {bit} of byte {place}, now {bytes(content[max(place - 30, 0) : place + 30])!r}"
 
 
 def truncate(path, draws):
-    os.truncate(path, draws.randrange(path.stat().st_size + 1))
+    size = draws.randrange(path.stat().st_size + 1)
+    os.truncate(path, size)
+    return f"to {size} bytes"
 
 
 def replaced_by(make):
@@ -138,8 +143,15 @@ def may_go(folder):
 
 
 def another_file(path, draws):
-    others = [other for other in sorted(path.parents[0].iterdir()) if other.is_file()]
-    path.write_bytes(draws.choice(others).read_bytes() if others else b"x")
+    others = [other for other in sorted(path.parents[0].iterdir(), key=by_content) if other.is_file()]
+    chosen = draws.choice(others)
+    path.write_bytes(chosen.read_bytes())
+    return f"that of {chosen.name}"
+
+
+def by_content(path):
+    """An order in which the same files follow each other in every run: the names of array files are random."""
+    return "/".join("" if len(part) == 32 else part for part in path.parts), path.stat().st_size
 
 
 DAMAGES = {
@@ -160,14 +172,19 @@ DAMAGES = {
 
 
 def damaged(workdir, draws):
-    """Damages one file; returns what was done. Files of the run itself come as often as all those of its checkpoints."""
-    files = sorted(path for path in workdir.rglob("*") if path.is_file() and path.name != "run.lock")
+    """Damages one file; returns what was done. Files of the run itself come as often as all those of its checkpoints.
+
+    The same seed damages the same file in every run, at nearly the same place: times, hashes and measured speeds make
+    files of a few bytes more or less.
+    """
+    files = sorted((path for path in workdir.rglob("*") if path.is_file() and path.name != "run.lock"), key=by_content)
     own = [path for path in files if "checkpoints" not in path.relative_to(workdir).parts]
     path = draws.choice(own if draws.random() < 0.5 else files)
     name = draws.choice(sorted(DAMAGES))
+    detail = None
     with contextlib.suppress(FileNotFoundError):
-        DAMAGES[name](path, draws)
-    return f"{name} of {path.relative_to(workdir)}"
+        detail = DAMAGES[name](path, draws)
+    return f"{name} of {path.relative_to(workdir)}" + (f" ({detail})" if isinstance(detail, str) else "")
 
 
 @pytest.mark.parametrize("seed", range(NUM_DAMAGES // PER_TEST))

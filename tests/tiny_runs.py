@@ -80,8 +80,7 @@ def config_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(config_file):
     """The work directory of a finished tiny run, one for each level of optimisation; tests read it and leave it as it is."""
-    fast = jax.config.jax_disable_most_optimizations
-    workdir = config_file.parent / ("trained" if fast else "trained_optimized")
+    workdir = config_file.parent / f"trained_{os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS']}"
     if not workdir.exists():
         assert train(config_file, workdir) == 0
     return workdir

@@ -49,6 +49,22 @@ def test_a_run_continues_a_document_as_it_learned_it(packing, pairs, config_file
         assert {sample.text for sample in drawn} <= {"ab", "cd", "ef"}
 
 
+@pytest.mark.parametrize("packing", ["none", "documents"])
+@pytest.mark.parametrize("separator", ["\n", "=>", "é|"])
+def test_a_prompt_of_characters_ends_with_the_separator(packing, separator, config_file, tmp_path):
+    """Its characters are part of the vocabulary, though no record has them."""
+    (tmp_path / "pairs.jsonl").write_text('{"source": "ab", "target": "cd"}\n' * 40)
+    changes = settings(tmp_path / "pairs.jsonl", f"data.packing={packing}", "data.tokenizer=char", "causal_lm.completion_only=True")
+    config = load(config_file, *changes)
+    config.causal_lm.separator = separator
+    vocabularies = read_data(config).vocabularies
+    task, tokenizer = make_task(config, vocabularies), vocabularies.tokenizer
+    [prompt] = make_prompts(["ba"], config, task, tokenizer)
+    assert prompt.text == tokenizer.decode(prompt.tokens[-len(prompt.text) :]) == f"ba{separator}"
+    with pytest.raises(UserError, match=r"prompt 2 of 2: .*'x'"):
+        make_prompts(["ab", "ax"], config, task, tokenizer)
+
+
 TEXT = '{"text": "ab"}\n' * 40
 PAIRS = '{"source": "ab", "target": "cd"}\n' * 40
 

@@ -4,14 +4,17 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 from faults import poison
-from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
+from tiny_runs import assert_refused, assert_same_bits, load, metrics_lines, saved_arrays, train
 
+from jaxdp.errors import TrainingDiverged
 from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.preemption import Preemption
+from jaxdp.training import rollback
 from jaxdp.training.retention_rules import farthest_rollback
 from jaxdp.training.rollback import Rollbacks, spoiled_batches
 from jaxdp.training.setup import Composition
@@ -175,6 +178,30 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tm
     assert train(config_file, tmp_path, *options) == 3
     sentence = assert_refused(capsys, 3)
     assert "No checkpoint was saved before that." in sentence and "are good" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        ((), "No checkpoint was saved before that."),
+        (("4.damaged", "6.saving-0a1b"), "No checkpoint was saved before that."),
+        (("2", "4.damaged", "10"), "The checkpoints in {} are good (2, 10)."),
+    ],
+    ids=["none", "none that is whole", "two"],
+)
+@pytest.mark.parametrize(
+    ("can_exclude", "reason"), [(False, "a stream cannot leave its batches out"), (True, "the 0 rollbacks of optim.max_rollbacks are used up")]
+)
+def test_what_is_left_is_told_whatever_ended_the_run(config_file, trained, tmp_path, monkeypatch, saved, told, can_exclude, reason):
+    monkeypatch.setattr(rollback, "diagnose", lambda *_: "not finite in row 3")
+    config = load(config_file, "optim.max_rollbacks=0")
+    for name in saved:
+        shutil.copytree(trained / "checkpoints" / "6", tmp_path / name)
+    rollbacks = Rollbacks(SimpleNamespace(config=config, feed=SimpleNamespace(can_exclude=can_exclude)), tmp_path)
+    with pytest.raises(TrainingDiverged) as raised:
+        rollbacks.leave_out(Diverged(3, 2, False), {})
+    assert reason in str(raised.value) and told.format(tmp_path) in str(raised.value)
+    assert ("are good" in str(raised.value)) == ("2" in saved)
 
 
 @pytest.mark.parametrize(
