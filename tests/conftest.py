@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from pathlib import Path
 
 # Compilation is most of the time of the tests. LLVM without its optimisation passes takes about half as long, and changes
 # no operation: only how sums round. Modules marked `optimized` compile as users do, and all do so under
@@ -16,6 +17,34 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, also 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+TESTS = Path(__file__).parent
+FAST = (
+    "data", "hardware", "hooks", "optim", "tasks", "test_architecture.py", "test_cache_home.py", "test_checksum.py", "test_config.py",
+    "test_config_diff.py", "test_encodings.py", "test_json_files.py", "test_language.py", "test_metrics.py", "test_paths.py",
+    "test_quoting.py", "test_redact.py", "test_state.py", "test_trees.py", "test_workdir.py",
+)  # fmt: skip
+"""Folders and files of the fast tier: a new file in such a folder belongs to it."""
+
+NOT_FAST = (
+    "data/demo_corpora/test_stdlib.py", "data/preparing/test_workers.py", "data/test_assembly.py", "data/test_cache_keys.py", "data/test_data_damage.py",
+    "data/test_eval_selection.py", "data/tokenizers/test_trained.py", "data/tokenizers/test_vetting.py", "tasks/test_task_conformance.py",
+)  # fmt: skip
+"""Files in those folders that start processes, train whole runs or take seconds otherwise."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of the fast tier."""
+    gone = [name for name in (*FAST, *NOT_FAST) if not (TESTS / name).exists()]
+    if gone:
+        raise pytest.UsageError(f"FAST and NOT_FAST in tests/conftest.py name {', '.join(gone)}, which do not exist; correct them.")
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        is_fast = path.parts[0] in FAST and path.as_posix() not in NOT_FAST
+        if is_fast and item.get_closest_marker("slow") is None:
+            item.add_marker("fast")
 
 
 @pytest.fixture(scope="session", autouse=True)
