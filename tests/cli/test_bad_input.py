@@ -69,7 +69,7 @@ TABLE = {
     "skipped": (["--config.optim.max_skipped_in_a_row=0"], ["optim.max_skipped_in_a_row=0 must be 1 or more"]),
     "sync": (["--config.parallel.sync=zero"], ["parallel.sync='zero' is unknown", "pmean"]),
     "wire": (["--config.parallel.wire_dtype=int4"], ["parallel.wire_dtype='int4' is unknown", "float32 or bfloat16"]),
-    "metric": (["--config.eval.metric=eval/los"], ["eval.metric='eval/los' is not measured by task=causal_lm", "eval/loss, "]),
+    "metric": (["--config.eval.metric=eval/los"], ["eval.metric='eval/los' is not a metric of task=causal_lm", "eval/loss, "]),
     "batch of none": (["--config.global_batch_size=0"], ["global_batch_size=0 must be 1 or more"]),
     "no epochs": (["--config.total_epochs=0"], ["total_epochs=0.0 must be above 0"]),
     "keep none": (["--config.checkpoint.keep_latest=0"], ["checkpoint.keep_latest=0 must be 1 or more"]),
