@@ -1,4 +1,4 @@
-"""Cache directories: the user's own where it can be written, else one below the system's temporary directory."""
+"""Cache directories: the user's own if it is writable, else one below the system's temporary directory."""
 
 import functools
 import os
@@ -11,13 +11,13 @@ from jaxdp.report.terminal import print_status
 
 
 def cache_home() -> Path:
-    """Returns the directory for everything that later runs can reuse: prepared data, compiled programs.
+    """Returns the cache directory for prepared data and compiled programs.
 
-    `XDG_CACHE_HOME/jaxdp`, by default `~/.cache/jaxdp`. A user without a home directory, or with one that is
-    read-only, gets a directory of their own below the temporary directory, which is reported once.
+    `XDG_CACHE_HOME/jaxdp`, by default `~/.cache/jaxdp`. A user without a writable home directory gets a private
+    directory below the temporary directory, which is reported once.
 
     Raises:
-        UserError: Neither can be written.
+        UserError: Neither directory is writable.
     """
     return _cache_home(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
@@ -37,7 +37,7 @@ def _cache_home(usual: str) -> Path:
 
 
 def why_unwritable(path: str) -> str:
-    """States why a directory cannot be written or made; "" where it can. Makes nothing."""
+    """Returns the reason why a directory cannot be written or created, "" if it can; creates nothing."""
     if path.startswith("~"):
         return "there is no home directory"
     while not os.path.exists(path):
@@ -48,7 +48,7 @@ def why_unwritable(path: str) -> str:
 
 
 def _make_own(directory: Path) -> str:
-    """Makes a directory in a place that all users write to; states why it is not this user's own, "" if it is."""
+    """Creates a private directory in a shared place; returns the reason why it is not this user's own, "" if it is."""
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -57,7 +57,7 @@ def _make_own(directory: Path) -> str:
 
 
 def _why_shared(directory: Path) -> str:
-    """Why a directory in a place that all users write to is not this user's own; "" if it is."""
+    """Returns the reason why a directory in a shared place is not this user's own, "" if it is."""
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         return "others can write to it"
@@ -65,7 +65,7 @@ def _why_shared(directory: Path) -> str:
 
 
 def set_matplotlib_directory() -> None:
-    """Gives Matplotlib, before its first import, a directory that it can write, where its own cannot be."""
+    """Sets a writable configuration directory for Matplotlib, before its first import, if its own is not writable."""
     configured = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if "MPLCONFIGDIR" not in os.environ and why_unwritable(os.path.join(configured, "matplotlib")):
         os.environ["MPLCONFIGDIR"] = str(cache_home() / "matplotlib")

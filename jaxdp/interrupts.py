@@ -1,7 +1,7 @@
-"""Signal handling of a command from its first line on: SIGTERM and SIGHUP exit with 75, Ctrl-C with 130.
+"""Signal handling of a command from its first line: SIGTERM and SIGHUP exit with 75, Ctrl-C with 130.
 
-Training replaces these handlers by its own (`hooks.preemption`), which save first. This file imports little:
-what is imported before the handlers are installed is time in which SIGTERM kills the process with 143.
+Training replaces these handlers by those of `hooks.preemption`, which save first. This file imports little,
+since SIGTERM kills the process with 143 until the handlers are installed.
 """
 
 import atexit
@@ -9,24 +9,24 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # `typing` takes as long to import as all the rest
+TYPE_CHECKING = False  # importing `typing` takes as long as all other imports
 if TYPE_CHECKING:
     from types import FrameType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 75}
-"""Exit code of a command that this signal ended; 75: start it again."""
+"""Signal -> exit code of a command that it ended; 75: start it again."""
 
 UNWIND_SECS = 5.0
-"""Time for the main thread to end by itself after a signal: closing files, ending workers."""
+"""Time for the main thread to close files and end workers after a signal."""
 
 _received: list[int] = []
-"""Signals that ended the command, of this process."""
+"""Signals that this process has received."""
 
 
 class Stopped(BaseException):
-    """A signal came while there was nothing to save.
+    """Raised by a signal while there is nothing to save.
 
-    Not an Exception, like KeyboardInterrupt: no code that is interrupted may handle it.
+    A BaseException, like KeyboardInterrupt, since interrupted code must not handle it.
     """
 
     def __init__(self, number: int):
@@ -36,27 +36,27 @@ class Stopped(BaseException):
 
 
 def handled_signals() -> list[signal.Signals]:
-    """The signals to handle: SIGHUP only where it is not ignored, as `nohup` wants it.
+    """Returns the signals to handle; SIGHUP only if it is not ignored, as under `nohup`.
 
-    SIGINT is handled even where it is ignored: a shell ignores it for every `&` of a script, and
-    `launch/restart.sh` starts its processes so.
+    SIGINT is handled even if it is ignored: a shell ignores it for each background command of a script, and
+    `launch/restart.sh` starts its processes in this way.
     """
     return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def install() -> None:
-    """Installs the handlers of a command; the first call of a process."""
+    """Installs the handlers of a command; must be the first call of a process."""
     for number in handled_signals():
         signal.signal(number, _handle)
     sys.unraisablehook = _end_if_swallowed
-    atexit.register(_ignore_all)  # what is registered first runs last
+    atexit.register(_ignore_all)  # the function registered first runs last
 
 
 def watch_main_thread() -> None:
-    """Starts a thread that ends the process where the main thread does not react to a signal in time.
+    """Starts a thread that ends the process if the main thread does not react to a signal in time.
 
     Python runs a handler between two bytecodes of the main thread, which are minutes apart while it
-    compiles; and a library may catch what the handler raises.
+    compiles; and a library may catch the exception of the handler.
     """
     import threading
 
@@ -67,34 +67,34 @@ def watch_main_thread() -> None:
 
 
 def exit_code() -> int:
-    """Exit code of the signal that ended the command; 0 where none came."""
+    """Returns the exit code of the signal that ended the command; 0 for none."""
     return EXIT_CODES[_received[0]] if _received else 0
 
 
 def sentence() -> str:
-    """States for the user what the received signal did."""
+    """Describes the effect of the received signal for the user."""
     if not _received or _received[0] == signal.SIGINT:
         return "interrupted"
     return f"{signal.Signals(_received[0]).name}: stopped, nothing to save yet; run the same command again"
 
 
 def decided(code: int) -> None:
-    """The command has ended with this exit code: a signal from now on ends the process with it at once."""
+    """Fixes the exit code of a command that has ended: a later signal ends the process with it at once."""
     signal.set_wakeup_fd(-1)
     for number in handled_signals():
         signal.signal(number, lambda *_: os._exit(code))
 
 
 def _ignore_all() -> None:
-    """The interpreter, taking itself apart, would let a signal kill the process and so change its exit code."""
+    """Ignores all signals during interpreter shutdown, where one would kill the process and change its exit code."""
     for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, frame: "FrameType | None") -> None:
-    """In the main thread."""
+    """Handles a signal in the main thread."""
     if number == signal.SIGHUP and _received:
-        return  # the kernel, the shell and the service manager may each send one
+        return  # the kernel, the shell and the service manager may each send SIGHUP
     _received.append(number)
     if len(_received) > 1 or _is_importing(frame):
         _end()
@@ -102,14 +102,14 @@ def _handle(number: int, frame: "FrameType | None") -> None:
 
 
 def _end_if_swallowed(unraisable: "sys.UnraisableHookArgs") -> None:
-    """A handler that runs in a destructor or in the garbage collector raises in vain."""
+    """Ends the process if a destructor or the garbage collector has swallowed the exception of a handler."""
     if isinstance(unraisable.exc_value, Stopped):
         _end()
     sys.__unraisablehook__(unraisable)
 
 
 def _is_importing(frame: "FrameType | None") -> bool:
-    """Whether a module is being imported: many modules swallow or replace an exception that comes then."""
+    """Returns True during an import, since many modules swallow or replace an exception at that point."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -118,7 +118,7 @@ def _is_importing(frame: "FrameType | None") -> bool:
 
 
 def _end_late(incoming: int) -> None:
-    """The thread: one byte for each signal, its number."""
+    """Receives one byte a signal, its number, and ends the process; body of the thread."""
     while True:
         for number in os.read(incoming, 1):
             if number in EXIT_CODES:
@@ -130,8 +130,8 @@ def _end_late(incoming: int) -> None:
 
 
 def _end() -> None:
-    """Ends the process past everything that may hang or fail."""
+    """Ends the process immediately, without cleanup that may hang or fail."""
     try:
         os.write(2, f"jaxdp: {sentence()}\n".encode())
-    finally:  # also where the terminal is gone: the exit code says the same
+    finally:  # the terminal may be gone; the exit code has the same information
         os._exit(exit_code())

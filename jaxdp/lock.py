@@ -1,4 +1,4 @@
-"""File lock between processes, released by the kernel when its holder ends."""
+"""File lock between processes (flock), released by the kernel when its holder ends."""
 
 import contextlib
 import errno
@@ -15,29 +15,29 @@ _MAX_HOLDER_BYTES = 4096
 """Longest description of a holder that is read; ours are about 100 bytes."""
 
 _MAX_ATTEMPTS = 100
-"""How often a lock file is opened that was replaced before it could be locked."""
+"""Number of times a lock file is opened again after it was replaced before it could be locked."""
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Holds a lock file for this process.
 
-    The kernel releases a flock when its holder ends, however it ends, so a
-    lock file that outlived its process is no obstacle. Network file systems
-    that share flock between hosts protect across hosts too.
+    The kernel releases a flock when its holder ends in any way, so a leftover lock
+    file is no obstacle. Network file systems that share flock between hosts protect
+    across hosts too.
 
     Args:
-        path: the file, made if missing and left there.
-        on_busy: called with a description of the holder when there is one;
-            raises to give up, returns to wait.
+        path: Lock file, created if missing and kept.
+        on_busy: Called with a description of another holder; raises to give up,
+            returns to wait.
 
     Yields:
-        A function that tells whether `path` still is the file that is locked. It is
-        not once the file, or a directory above it, was deleted, moved or replaced:
-        then another process can lock the file that is there now.
+        A function that returns True while `path` is the locked file. It is not after
+        the file or a directory above it was deleted, moved or replaced: then another
+        process can lock the new file.
 
     Raises:
-        OSError: the file cannot be made or locked.
+        OSError: The file cannot be created or locked.
     """
     descriptor = _locked(path, on_busy)
     try:
@@ -47,17 +47,17 @@ def exclusive(path: Path, on_busy: Callable[[str], None]) -> Iterator[Callable[[
         try:
             yield lambda: _is_at(descriptor, path)
         finally:
-            with contextlib.suppress(OSError):  # what it holds is for people alone; the lock ends with the descriptor
+            with contextlib.suppress(OSError):  # the content is only informative; the lock ends with the descriptor
                 os.ftruncate(descriptor, 0)
     finally:
-        # A process that is being started just now has a copy of the descriptor, so closing is not enough.
+        # A child process between fork and exec has a copy of the descriptor, so closing is not enough.
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 def _locked(path: Path, on_busy: Callable[[str], None]) -> int:
-    """A descriptor of the file at `path`, locked; that file is opened again if it is replaced meanwhile."""
+    """Opens and locks the file at `path`, again if it is replaced meanwhile; returns its descriptor."""
     for _ in range(_MAX_ATTEMPTS):
         # A FIFO would block without O_NONBLOCK.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -90,7 +90,7 @@ def _described(content: bytes) -> str:
         holder = json.loads(content)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["start_time"]))
         process, host = int(holder["process_id"]), str(holder["host"])
-    # It is being written just now, or it is no lock file of ours.
+    # The holder is being written at this moment, or it is not a lock file of jaxdp.
     except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
         return "another process"
     return f"process {process} on {host}, started {since}" if host.isprintable() else "another process"

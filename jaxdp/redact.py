@@ -1,28 +1,28 @@
-"""Redaction of text for people: secrets in URLs are masked, control characters escaped.
+"""Redaction of text for terminals and logs: masks secrets in URLs and escapes control characters.
 
-Both are applied where text leaves the program: terminal, log, tables. Results that are data, such as
-generated text, keep what looks like a secret, and only have their control characters escaped.
+Results, such as generated text, keep strings that look like secrets; only their control characters are
+escaped.
 """
 
 import re
 from collections.abc import Mapping
 
 MASK = "***"
-"""Stands for a secret."""
+"""Replacement of a secret."""
 
 # Patterns are strings, compiled at first use: `jaxdp --help` imports this file too.
 
 _SECRET_NAME = (
     r"(?i)token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth|^(?:key|sig|code)$"
 )
-"""Found in names of query parameters whose value grants access."""
+"""Pattern in the names of query parameters whose value grants access."""
 
 _SCHEME = r"[A-Za-z][\w+.\-]{0,30}://"
-"""Bounded, as a search from every letter of a long word would take time that grows with its square."""
+"""Scheme of a URL; its length is bounded, since an unbounded search takes quadratic time in a long word."""
 
 _USERINFO = rf"(?P<scheme>{_SCHEME})(?P<userinfo>[^\s/?#\"'<>]*)@"
 _UNENCODED_PASSWORD = rf"({_SCHEME}[^\s/?#:@\"'<>]*):(?!:|\d+(?:[/?#]|$))(?:(?!://)[^\s\"'<>@])*@"
-"""A password with a `/` in it: what follows the colon is no port."""
+"""User information whose password contains `/`: the text after the colon is not a port."""
 
 _QUERY_VALUE = r"([?&;])([\w.\-]+)=[^\s&;#\"'<>]+"
 _URL = rf"{_SCHEME}[^\s\"'<>]*"
@@ -35,9 +35,9 @@ def mask_secrets(text: str) -> str:
     """Replaces passwords and access tokens in URLs by `***`.
 
     Args:
-        text: Any text; only URLs in it change. Of the user information before the host the password is
-            masked, and under http(s) a lone user name too, as it may be a token; of the query, the values
-            of parameters such as `token`, `sig` and `X-Amz-Signature`.
+        text: Any text; only URLs in it change. Masked are the password before the host, under http(s)
+            also a user name without password, which may be a token, and the values of query parameters
+            such as `token`, `sig` and `X-Amz-Signature`.
     """
     if "://" not in text:
         return text
@@ -59,12 +59,12 @@ def _masked_value(match: re.Match[str]) -> str:
 
 
 def is_masked(text: str) -> bool:
-    """Whether a URL in the text has lost a secret to `mask_secrets`."""
+    """Returns True if `mask_secrets` has masked a secret of a URL in the text."""
     return "://" in text and MASK in text and mask_secrets(text) == text
 
 
 def masked_values(value):
-    """A copy of a JSON value whose strings have passed `mask_secrets`."""
+    """Returns a copy of a JSON value with `mask_secrets` applied to its strings."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, Mapping):
@@ -75,7 +75,7 @@ def masked_values(value):
 
 
 def escape_controls(text: str) -> str:
-    """Writes control characters as escapes such as `\\x1b`, so that no text can move the cursor or hide.
+    r"""Writes control characters as escapes such as `\x1b`, so that text cannot move the cursor or hide.
 
     Tabs and newlines stay.
     """
@@ -88,10 +88,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def escape_json_controls(text: str) -> str:
-    """Writes control characters as `\\u` and four digits, which JSON strings know too."""
+    r"""Writes control characters as `\u` and four digits, which is also valid in JSON strings."""
     return re.sub(_CONTROL, lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def redact(text: str) -> str:
-    """Masks secrets and escapes control characters: the form of a text in terminals and logs."""
+    """Masks secrets and escapes control characters, for terminals and logs."""
     return escape_controls(mask_secrets(text))

@@ -1,4 +1,4 @@
-"""Source code without comments, docstrings and layout: equal texts, equal programs."""
+"""Normalised source code, without comments, docstrings and layout, for comparing programs."""
 
 import ast
 import threading
@@ -11,7 +11,7 @@ def normalized_source(source: str | bytes) -> str:
     """Returns the syntax tree of a Python source as text, docstrings left out.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: The source is not valid Python.
     """
     with _PARSING:
         tree = ast.parse(source)
@@ -22,5 +22,5 @@ def normalized_source(source: str | bytes) -> str:
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a text alone: a docstring, or the description of a constant."""
+    """Returns True for a statement that is only a string: a docstring, or the description of a constant."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,6 +1,6 @@
-"""Standard streams that survive their terminal: closed ones are replaced, a stderr that fails is given up.
+"""Standard streams that survive their terminal: closed ones are replaced, a failing stderr is dropped.
 
-A run must not end because nobody can read what it says: its log file goes on.
+A run must not end because its terminal is gone; its log file continues.
 """
 
 import codecs
@@ -10,17 +10,17 @@ import sys
 
 from jaxdp.redact import escape_json_controls
 
-TYPE_CHECKING = False  # `typing` takes as long to import as all the rest
+TYPE_CHECKING = False  # importing `typing` takes as long as all other imports
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TextIO
 
 _STANDARD = (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY))
-"""Name in `sys` and modes of file descriptors 0, 1 and 2."""
+"""Names in `sys` and modes of file descriptors 0, 1 and 2."""
 
 
 class SurvivingStream:
-    """A text stream that takes everything; after the first failed write what it takes is dropped.
+    """Text stream that never fails; after the first failed write all text is dropped.
 
     Args:
         stream: Returns the stream to write to, which may change or be None.
@@ -31,7 +31,7 @@ class SurvivingStream:
         self._given_up = None
 
     def write(self, text: str) -> int:
-        """Writes the text if that is possible; characters that the encoding lacks become escapes."""
+        """Writes the text if possible; characters that the encoding lacks become escapes."""
         stream = self._current()
         try:
             if stream is not None:
@@ -45,7 +45,7 @@ class SurvivingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes if that is possible."""
+        """Flushes if possible."""
         stream = self._current()
         try:
             if stream is not None:
@@ -54,7 +54,7 @@ class SurvivingStream:
             self._give_up(stream, error)
 
     def isatty(self) -> bool:
-        """Whether a person sees it."""
+        """Returns True for a terminal."""
         stream = self._current()
         try:
             return stream is not None and stream.isatty()
@@ -62,12 +62,12 @@ class SurvivingStream:
             return False
 
     def __getattr__(self, name: str) -> "Any":
-        if name == "rich_proxied_file":  # rich would write to what is below this stream
+        if name == "rich_proxied_file":  # rich would bypass this stream
             raise AttributeError(name)
         return getattr(self._stream(), name)
 
     def _current(self) -> "TextIO | None":
-        """The stream below, and below rich's own proxy, which a live display puts before it; None where it is given up."""
+        """Returns the underlying stream, also below the proxy of a rich live display; None after a failed write."""
         stream = self._stream()
         stream = getattr(stream, "rich_proxied_file", stream)
         return None if stream is self._given_up else stream
@@ -81,10 +81,10 @@ class SurvivingStream:
 
 
 class ResultsLost(Exception):
-    """Raised where stdout cannot be written.
+    """Raised if stdout cannot be written.
 
     Attributes:
-        error: The system's answer; EPIPE where the reader went away, as in `jaxdp inspect ... | head`.
+        error: Error of the system; EPIPE if the reader has closed the pipe, as in `jaxdp inspect ... | head`.
     """
 
     def __init__(self, error: OSError):
@@ -93,13 +93,13 @@ class ResultsLost(Exception):
 
 
 class ResultStream:
-    """Standard output, whose errors are told apart from those of other files.
+    """Standard output whose errors are distinct from those of other files.
 
-    In a terminal control characters are written as escapes, since text of a model or of a file may hold
-    any; a file or a pipe gets the text as it is.
+    A terminal gets control characters as escapes, since text of a model or of a file may contain any; a file
+    or a pipe gets the text unchanged.
 
     Args:
-        stream: The stream to write to.
+        stream: Stream to write to.
     """
 
     def __init__(self, stream: "TextIO"):
@@ -110,7 +110,7 @@ class ResultStream:
         """Writes the text.
 
         Raises:
-            ResultsLost: The system refuses; what follows is dropped.
+            ResultsLost: The write failed; later text is dropped.
         """
         try:
             return self._stream.write(escape_json_controls(text) if self._is_terminal else text)
@@ -118,7 +118,7 @@ class ResultStream:
             raise self._lost(error) from error
 
     def flush(self) -> None:
-        """Flushes.
+        """Flushes the stream.
 
         Raises:
             ResultsLost: See `write`.
@@ -132,17 +132,17 @@ class ResultStream:
         return getattr(self._stream, name)
 
     def _lost(self, error: OSError) -> ResultsLost:
-        # What is buffered would fail once more at the end of the interpreter, and change its exit code.
+        # Buffered text would fail again at interpreter shutdown and change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
         return ResultsLost(error)
 
 
 def secure() -> None:
-    """Makes the standard streams of this process safe to use; early in a process, before it opens files.
+    """Makes the standard streams of this process safe to use; must run before the process opens files.
 
-    A closed descriptor is opened on the null device: a file that is opened later would get its number, and
-    with it what libraries write to stderr. What the encoding of stdout lacks becomes an escape that JSON
-    knows too, and its errors are `ResultsLost`. A stderr that fails is given up.
+    A closed descriptor is opened on the null device; otherwise a file that is opened later would get its
+    number and receive the output of libraries to stderr. Characters that the encoding of stdout lacks become
+    JSON escapes, and its errors are `ResultsLost`. A failing stderr is dropped.
     """
     for descriptor, (name, mode, flags) in enumerate(_STANDARD):
         try:
@@ -160,7 +160,7 @@ def secure() -> None:
 
 
 def flush() -> None:
-    """Flushes stdout and stderr as far as that is possible, for a process that is about to end."""
+    """Flushes stdout and stderr as far as possible, before the process ends."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(ResultsLost, OSError, ValueError):  # the exit code says how it ended
             if stream is not None:
@@ -168,7 +168,7 @@ def flush() -> None:
 
 
 def _json_escape(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of a codec: `\\u` and four digits for each UTF-16 code unit, as in JSON."""
+    r"""Handles errors of a codec: `\u` and four digits for each UTF-16 code unit, as in JSON."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")

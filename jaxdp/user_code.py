@@ -19,7 +19,7 @@ _REMOTE_FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE
 
 
 class Place(NamedTuple):
-    """A line of code, as tracebacks name it."""
+    """Line of code in a traceback."""
 
     file: str
     line: int
@@ -32,7 +32,7 @@ class Place(NamedTuple):
 def user_place(error: BaseException) -> Place | None:
     """Returns the innermost line of an exception's traceback outside jaxdp and installed packages, or None.
 
-    What workers raised is read from the text that their traceback is sent as.
+    Exceptions of worker processes are read from the text of their traceback.
     """
     for link in _chain(error):
         frames = [Place(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(link.__traceback__)]
@@ -66,7 +66,7 @@ def user_sentence(error: BaseException, place: Place) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
+    """Yields an exception and those that caused it."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -76,7 +76,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_users(file: str) -> bool:
-    """Whether a file is neither of jaxdp nor of Python or an installed package."""
+    """Returns True for a file that is neither of jaxdp nor of Python or an installed package."""
     if not file or file.startswith("<"):
         return False
     if file.startswith(_NOT_THE_USERS):
