@@ -1,4 +1,4 @@
-"""Argument checks of the Python API: types, choices, and calls that a worker process repeats."""
+"""Argument checks of the Python API: types, choices, and calls repeated by a worker process."""
 
 import multiprocessing
 import operator
@@ -34,8 +34,8 @@ def check_type(name: str, value: Any, kinds: type | tuple[type, ...], expected: 
     Args:
         name: Name of the argument, for the message.
         value: Its value.
-        kinds: Types that it may have.
-        expected: These types in words.
+        kinds: Allowed types.
+        expected: Allowed types in words, e.g. "a string".
     """
     if not isinstance(value, kinds):
         raise UserError(f"{name} must be {expected}, found {shown(value)}.")
@@ -48,10 +48,10 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """Returns a whole number as a Python integer, whatever library it comes from.
+    """Returns an integer of any library as a Python int.
 
     Raises:
-        UserError: The value is no whole number.
+        UserError: The value is not an integer.
     """
     try:
         if isinstance(value, bool):
@@ -62,7 +62,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def optional_number(name: str, value: Any) -> int | None:
-    """Returns `whole_number`, or None for None."""
+    """Returns an integer as a Python int, or None for None."""
     return None if value is None else whole_number(name, value)
 
 
@@ -85,7 +85,7 @@ def as_list(name: str, value: Any, kinds: tuple[type, ...], expected: str) -> li
         expected: An item in words, e.g. "a string".
 
     Raises:
-        UserError: The value is no iterable, or has an item of another type.
+        UserError: The value is not an iterable, or has an item of another type.
     """
     if isinstance(value, kinds):
         return [value]

@@ -1,41 +1,41 @@
-"""The errors a user can cause or must act on, each with its exit code.
+"""Errors that a user can cause or must act on, each with its exit code.
 
-Every message is one sentence or two: what, where, what was expected, what was
-found, and the fix. The command line prints the message without a traceback
-and exits with `exit_code`; any other exception is our bug and shows one.
+Every message is one or two sentences: what, where, expected, found, fix. The
+command line prints the message without a traceback and exits with `exit_code`;
+any other exception is an internal error and shows its traceback.
 """
 
 
 class UserError(Exception):
-    """Wrong usage, configuration or data: nothing was lost, the user can fix it."""
+    """Wrong usage, configuration or data, which the user can fix; nothing was lost."""
 
     exit_code = 2
 
 
 class UserCodeError(UserError):
-    """An exception in code of the user, its cause; the command line shows the traceback of that before the sentence."""
+    """Exception in the user's own code, which is its cause; the command line shows the traceback of the cause first."""
 
 
 class TrainingDiverged(UserError):
-    """The run produced non-finite updates and cannot usefully go on."""
+    """Training diverged, with non-finite updates or loss spikes, and cannot continue."""
 
     exit_code = 3
 
 
 class DamageFound(UserError):
-    """A checkpoint's bytes are not those that were written."""
+    """The bytes of a checkpoint differ from those that were written."""
 
     exit_code = 4
 
 
 class ReplicasDiffer(UserError):
-    """The devices no longer hold the same state; launchers start the run again from its last checkpoint."""
+    """The replicas of the state differ between devices; launchers restart the run from its last checkpoint."""
 
     exit_code = 70
 
 
 class ProcessLost(UserError):
-    """Another process of the run is missing, stopped or is gone: this one cannot go on."""
+    """Another process of the run is missing or has stopped, so this one cannot continue."""
 
     exit_code = 70
 

@@ -1,8 +1,8 @@
-"""What a checkpoint holds, from its metadata alone: no model code, no arrays read.
+"""Inspection of checkpoints from metadata alone, without model code and without reading arrays.
 
-A checkpoint of ours is described by its manifest, which needs neither jax nor
-Orbax; a foreign Orbax directory by Orbax's own metadata, a safetensors file by
-its header.
+A checkpoint of jaxdp is described by its manifest, which needs neither jax nor
+Orbax; a foreign Orbax directory by Orbax metadata; a safetensors file by its
+header.
 """
 
 import math
@@ -31,25 +31,25 @@ from jaxdp.redact import masked_values
 from jaxdp.workdir import WorkDir
 
 Read = TypeVar("Read")
-"""What is read from a checkpoint."""
+"""Result of reading a checkpoint."""
 
 
 def describe(path: str, step: str = "latest") -> dict[str, Any]:
-    """What is at `path`: a work directory, a checkpoint, an Orbax directory or a .safetensors file.
+    """Describes a work directory, a checkpoint, an Orbax directory or a .safetensors file.
 
     Args:
-        path: which.
-        step: latest, best or a number; for work directories.
+        path: Path to describe.
+        step: Checkpoint of a work directory: "latest", "best" or a number.
 
     Returns:
         {"path", "steps", "step", "time", "config", "params", "opt_state", "ema",
-        "data", "metrics", "provenance", "starts"}; arrays as {"path", "shape", "dtype",
-        "bytes"}; the start that saved the checkpoint, and all starts of its run; what
-        is not known as None.
+        "data", "metrics", "provenance", "starts"}, None for unknown values. Arrays are
+        {"path", "shape", "dtype", "bytes"}; "provenance" is the start that saved the
+        checkpoint, "starts" are all starts of its run.
 
     Raises:
-        UserError: there is nothing of the kind.
-        DamageFound: what is read of the checkpoint is not what was written.
+        UserError: The path is none of these.
+        DamageFound: The checkpoint is damaged.
     """
     where = resolved_path(path, "PATH")
     if where.suffix == ".safetensors" and where.is_file():
@@ -73,8 +73,8 @@ def verify(path: str, step: str = "latest") -> str:
         A sentence that says what was checked.
 
     Raises:
-        UserError: it is no checkpoint of a run, and nothing says what it should be.
-        DamageFound: names every file that is missing or changed.
+        UserError: The path is not a checkpoint of jaxdp and has no manifest.
+        DamageFound: Files are missing or changed; the message names every one.
     """
     sentence = _read_steadily(resolved_path(path, "PATH"), step, _verified)
     if sentence is None:
@@ -91,7 +91,7 @@ def _verified(checkpoint: Path) -> str:
 
 
 def _read_steadily(where: Path, step: str, read: Callable[[Path], Read]) -> Read | None:
-    """Reads a checkpoint, or the next one that `step` stands for where a run deletes the first meanwhile."""
+    """Reads a checkpoint; if a run deletes it meanwhile, reads the one that `step` selects next."""
     while (checkpoint := _find_checkpoint(where, step)) is not None:
         try:
             return read(checkpoint)
@@ -102,7 +102,7 @@ def _read_steadily(where: Path, step: str, read: Callable[[Path], Read]) -> Read
 
 
 def _find_checkpoint(where: Path, step: str) -> Path | None:
-    """The checkpoint at `where`, or the one of a work directory that `step` stands for."""
+    """Returns the checkpoint at `where`, or the one of a work directory that `step` selects; None if there is none."""
     if (where / MANIFEST).is_file():
         return where
     run = WorkDir(where)
@@ -132,7 +132,7 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
         steps=committed_steps(checkpoint.parent),
         step=manifest.step,
         time=manifest.time,
-        config=masked_values(config),  # one of an older version may hold secrets
+        config=masked_values(config),  # older versions may have saved secrets
         data=data,
         metrics=dict(manifest.metrics),
         provenance=read_item(checkpoint, "provenance") if has_provenance else None,
@@ -142,7 +142,7 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def _array(path: str, shape, dtype: str) -> dict[str, Any]:
-    # NumPy knows no bfloat16; its items are two bytes.
+    # NumPy has no bfloat16; an item has two bytes.
     try:
         item_bytes = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
     except TypeError as error:
@@ -158,7 +158,7 @@ _SAFETENSORS_DTYPES = {
 
 
 def _safetensors_arrays(path: Path) -> list[dict[str, Any]]:
-    """The header: 8 bytes little-endian length, then JSON."""
+    """Reads the header of a safetensors file: 8 bytes little-endian length, then JSON."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
@@ -191,7 +191,7 @@ def _orbax_arrays(item: Path) -> list[dict[str, Any]]:
 
 
 def as_text(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The description for a person: the configuration as far as it differs from the defaults."""
+    """Formats a description for the terminal, with the configuration values that differ from the defaults."""
     lines = [f"path     {description['path']}"]
     if description["step"] is not None:
         lines.append(f"step     {description['step']} (checkpoints: {_joined(description['steps'])})")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from jaxdp.errors import UserError
 
 MAX_BYTES = 2**28
-"""Largest file that is read whole. The largest tokenizer.json in use have about 40 MB."""
+"""Largest file that is read as a whole. Large tokenizer.json files have about 40 MB."""
 
 MAX_DEPTH = 64
 """Deepest nesting of lists and objects. A config.json has 4 levels, a tokenizer.json about 8; Python's own limit
@@ -27,10 +27,10 @@ _KINDS = (
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a regular file for reading.
 
-    A named pipe would block until someone writes into it, and a device may never end.
+    A named pipe would block until it is written to, and a device may never end.
 
     Raises:
-        OSError: It is missing, not readable, or no regular file; of a directory IsADirectoryError.
+        OSError: The file is missing, not readable or not a regular file; IsADirectoryError for a directory.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -60,7 +60,7 @@ def _kind_of(mode: int) -> str:
 
 
 def read_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
-    """Reads a regular file whole.
+    """Reads the whole content of a regular file.
 
     Raises:
         OSError: See `open_regular`; or the file is larger than `max_bytes` (EFBIG).
@@ -74,10 +74,10 @@ def read_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Parses JSON of bounded nesting.
+    """Parses JSON of bounded nesting depth.
 
     Raises:
-        ValueError: It is not UTF-8, not JSON, or nested more than `MAX_DEPTH` levels.
+        ValueError: The content is not UTF-8, not JSON, or nested more than `MAX_DEPTH` levels.
     """
     text = content.decode("utf-8") if isinstance(content, bytes) else content
     try:
@@ -96,13 +96,13 @@ def read_json(path: str | os.PathLike, expected: str, kind: type = dict, max_byt
     """Reads a JSON file.
 
     Args:
-        path: The file.
-        expected: What it should be and what to do, for the message, e.g. "the labels.json of a run; restore it from a copy".
+        path: Path of the file.
+        expected: Expected content and fix, for the message, e.g. "the labels.json of a run; restore it from a copy".
         kind: Type of the value, dict or list.
         max_bytes: Largest size.
 
     Raises:
-        UserError: It cannot be read, is no regular file, too large, not UTF-8, not JSON, nested too deeply or of another type.
+        UserError: The file cannot be read, is not a regular file, is too large, not UTF-8, not JSON, nested too deeply or of another type.
     """
     try:
         value = parse_json(read_regular(path, max_bytes))

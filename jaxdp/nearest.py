@@ -1,4 +1,4 @@
-"""Nearest-name suggestions for misspelled configuration keys."""
+"""Nearest-name suggestions for misspelled configuration keys, commands and options."""
 
 import difflib
 from collections.abc import Iterable, Sequence

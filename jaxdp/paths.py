@@ -1,4 +1,4 @@
-"""Paths given by a user: `~` expanded, what is no local path refused."""
+"""Validation of user-given paths: `~` is expanded, anything but a local path is refused."""
 
 import os
 import re
@@ -18,7 +18,7 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
         option: Name of the option for messages, e.g. "--workdir".
 
     Raises:
-        UserError: The value is no path, is empty, a URL, holds a NUL character, or begins with `~` where no home directory is known.
+        UserError: The value is not a path, is empty, is a URL, contains a NUL character, or begins with `~` while no home directory is known.
     """
     if not isinstance(text, str | os.PathLike):
         raise UserError(f"{option} must be a path (str or os.PathLike), found {text!r} ({type(text).__name__}).")
@@ -46,7 +46,7 @@ def resolved_path(text: str | os.PathLike, option: str) -> Path:
     """Returns `local_path` as an absolute path without links.
 
     Raises:
-        UserError: See `local_path`; or the path leads through a loop of links.
+        UserError: See `local_path`; or the path contains a loop of links.
     """
     try:
         return local_path(text, option).resolve()
@@ -55,10 +55,10 @@ def resolved_path(text: str | os.PathLike, option: str) -> Path:
 
 
 def check_unicode(path: Path, option: str) -> None:
-    """Checks that a path can be handed to TensorStore, which reads and writes checkpoints and takes UTF-8 only.
+    """Checks that a path is valid for TensorStore, which stores checkpoints and accepts UTF-8 only.
 
     Args:
-        path: The path; Python gives it surrogates for the bytes that the encoding of file names does not have.
+        path: Path in which surrogates stand for bytes outside the file system encoding.
         option: Name of the option that gives it, for messages.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Provenance of a run: which code, versions, command and machine each of its starts had.
+"""Provenance of a run: code, versions, command and machine of each start.
 
-`provenance.json` in the work directory is a JSON array with one entry a start; every
-checkpoint carries the entry of the start that saved it.
+`provenance.json` in the work directory is a JSON array with one entry per start; every
+checkpoint has the entry of the start that saved it.
 """
 
 import json
@@ -22,22 +22,22 @@ from jaxdp.json_files import parse_json, read_regular
 from jaxdp.redact import mask_secrets, redact
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-"""Packages whose versions an entry has, next to that of Python."""
+"""Packages whose versions are recorded, in addition to Python's."""
 
 GIT_SECS = 5.0
-"""Limit of all questions to git together; a network file system can take longer to tell what has changed."""
+"""Limit of all git commands together; `git status` can take longer on a network file system."""
 
 _MAX_BYTES = 2**26
-"""Largest provenance.json that is read; an entry has about a kilobyte."""
+"""Largest provenance.json that is read; an entry has about one kilobyte."""
 
 _NUM_SHOWN = 3
-"""Last entries that `describe_starts` shows."""
+"""Number of entries that `describe_starts` shows."""
 
 Entry = dict[str, Any]
 
 
 def begin_entry() -> Callable[[], Entry]:
-    """Starts to collect what is known of this start, in the background, as git may take seconds.
+    """Starts to collect the entry of this start in the background, since git may take seconds.
 
     Returns:
         A function that waits for the entry and returns it.
@@ -55,7 +55,7 @@ def begin_entry() -> Callable[[], Entry]:
 
 def _facts() -> Entry:
     directory, deadline = _current_directory(), time.monotonic() + GIT_SECS
-    package = sys.modules[__package__]  # loaded before this module, and not to be imported from this floor
+    package = sys.modules[__package__]  # already loaded; importing it from this floor is not allowed
     return {
         "jaxdp": {"version": package.__version__, **_git_state(Path(__file__).parent, deadline, tracked="__init__.py")},
         "directory": {"path": directory, **_git_state(Path(directory) if directory else None, deadline)},
@@ -69,28 +69,28 @@ def _facts() -> Entry:
 def _current_directory() -> str | None:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # it was deleted
+    except FileNotFoundError:  # the directory was deleted
         return None
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # it can be imported without being installed
+    except PackageNotFoundError:  # importable without being installed
         return None
 
 
 def _git_state(directory: Path | None, deadline: float, tracked: str = ".") -> dict[str, Any]:
-    """Commit of the repository that a directory belongs to, and whether its tracked files are as committed.
+    """Reads the commit of a directory's repository and whether its tracked files are unchanged.
 
     Args:
-        directory: The directory.
-        deadline: Time of the monotonic clock after which git is not waited for.
-        tracked: Path in it that the repository must track, as an installed package may be
-            in an ignored folder of another project.
+        directory: Directory inside the repository.
+        deadline: Time of the monotonic clock at which git commands are aborted.
+        tracked: Path in the directory that the repository must track, since an installed package
+            may be in an ignored folder of another project.
 
     Returns:
-        {"commit", "clean"}, None each where git does not know or is not there.
+        {"commit", "clean"}, each None if unknown or if git is not installed.
     """
     unknown = {"commit": None, "clean": None}
     if directory is None or not _git(directory, deadline, "ls-files", "--", tracked):
@@ -103,8 +103,8 @@ def _git_state(directory: Path | None, deadline: float, tracked: str = ".") -> d
 
 
 def _git(directory: Path, deadline: float, *arguments: str) -> str | None:
-    """What git prints about a directory; None where it fails, is missing or takes too long."""
-    # Variables such as GIT_DIR name another repository; nothing may lock or run what the repository configures.
+    """Returns the output of a git command in a directory; None if git fails, is missing or takes too long."""
+    # Variables such as GIT_DIR name another repository. Git must neither lock the repository nor run its hooks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     command = ["git", "-c", "core.fsmonitor=false", "-C", str(directory), *arguments]
@@ -119,7 +119,7 @@ def _git(directory: Path, deadline: float, *arguments: str) -> str | None:
 
 
 def read_entries(path: Path) -> list[Entry] | None:
-    """Reads a provenance.json; empty where it is missing, None where it is not one."""
+    """Reads a provenance.json; empty if it is missing, None if it is not valid."""
     try:
         entries = parse_json(read_regular(path, _MAX_BYTES))
     except FileNotFoundError:
@@ -131,15 +131,15 @@ def read_entries(path: Path) -> list[Entry] | None:
 
 
 def add_entry(path: Path, entry: Mapping[str, Any], log: Callable[[str], None]) -> None:
-    """Appends an entry to a provenance.json, which is whole at every moment.
+    """Appends an entry to a provenance.json by atomic replacement.
 
     Args:
-        path: The file. What is there without being a provenance.json is renamed, not lost.
-        entry: The entry, plain JSON values.
-        log: Called with a sentence where that happened.
+        path: Path of the file. An invalid file is renamed and kept.
+        entry: Entry of plain JSON values.
+        log: Called with a sentence if a file was renamed.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     entries = read_entries(path)
     if entries is None:
@@ -151,14 +151,14 @@ def add_entry(path: Path, entry: Mapping[str, Any], log: Callable[[str], None]) 
 
 
 def describe_starts(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines for a person: the last starts, the newest last."""
+    """Formats the last starts as lines for the terminal, the newest last."""
     shown = entries[-_NUM_SHOWN:]
     head = f"starts   (the last {len(shown)} of {len(entries)})" if len(shown) < len(entries) else "starts"
     return [head, *(f"  {line}" for entry in shown for line in describe_entry(entry))] if shown else []
 
 
 def describe_entry(entry: Mapping[str, Any]) -> list[str]:
-    """Two lines for a person about one start: when, where and with what; the command. Any entry will do, whoever wrote it."""
+    """Formats one start as two lines: time, machine and versions; the command. Accepts entries of any content."""
     devices, code, versions = (_object(entry, name) for name in ("devices", "jaxdp", "versions"))
     parts = [
         _time(entry.get("start_time")),

@@ -1,13 +1,13 @@
-"""Quotation of data in messages: values and lists of names, shortened so that no message grows with the data."""
+"""Quotation of data in messages: values and lists of names, shortened to a maximum length."""
 
 from collections.abc import Collection
 from typing import Any
 
 MAX_CHARACTERS = 80
-"""Characters of one quoted value."""
+"""Maximum number of characters of one quoted value."""
 
 MAX_NAMES = 12
-"""Names of a list."""
+"""Maximum number of names of a list."""
 
 
 def quoted(value: Any, max_characters: int = MAX_CHARACTERS) -> str:
@@ -17,7 +17,7 @@ def quoted(value: Any, max_characters: int = MAX_CHARACTERS) -> str:
         value: Text, number, list or object from the data.
         max_characters: Length of the text above which it is shortened.
     """
-    # A whole number of more than 4300 digits has no decimal text in Python.
+    # Python refuses to convert an integer of more than 4300 digits to decimal.
     return shortened(f"a whole number of {value.bit_length()} bits" if _is_huge(value) else repr(value), max_characters)
 
 
@@ -33,7 +33,7 @@ def _is_huge(value: Any) -> bool:
 
 
 def quoted_names(names: Collection[Any], max_names: int = MAX_NAMES) -> str:
-    """Returns names in quotes with commas; of many the first ones and the number of the others.
+    """Returns names in quotes with commas; of many, the first ones and the number of the others.
 
     Args:
         names: Names of columns or labels, in the order in which they are shown.

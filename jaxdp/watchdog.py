@@ -1,11 +1,11 @@
-"""A thread that ends a run which makes no progress.
+"""Watchdog: a thread that ends a run which makes no progress.
 
-A collective whose peer is gone, or a file system that no longer answers, holds
-a process for ever and raises nothing. The watchdog then says which phase hangs
-and since when, writes the stacks of all threads, and ends the process with exit
-code 70 by `os._exit`, which no hung call can hold up, so that a launcher starts
-the run again. It does so before JAX's own heartbeat would abort the process (exit
-code 134), of which Python sees nothing: see `longest_limit_secs`.
+A collective whose other process is gone, or a file system that no longer responds,
+blocks forever and raises nothing. The watchdog then logs the hanging phase and its
+start time, writes the stacks of all threads, and ends the process with exit code 70
+by `os._exit`, which no hung call can delay, so that a launcher starts the run again.
+It acts before JAX's heartbeat would abort the process (exit code 134) without a
+Python exception; see `max_limit_secs`.
 """
 
 import contextlib
@@ -23,46 +23,46 @@ EXIT_CODE = 70
 TICK_SECS = 1.0
 
 FLOOR_SECS = 300.0
-"""Least limit of a step when it is learned: a file system may be gone for minutes and come back."""
+"""Minimum of a learned step limit: a file system may be unavailable for minutes and recover."""
 
 MEDIAN_MULTIPLE = 20
-"""Learned limit of a step in medians of the steps before."""
+"""Learned step limit, as a multiple of the median time of the previous steps."""
 
 WARMUP_STEPS = 5
-"""Steps before the median is trusted; until then, as in the first step of a set limit, that of a phase holds."""
+"""Number of steps before the median is used; until then, as in the first step of a set limit, the phase limit applies."""
 
 PHASE_SECS = 3600.0
-"""Limit of what is no step, such as compiling or saving, and the largest learned limit of a step."""
+"""Limit of phases other than steps, such as compiling or saving, and the maximum of a learned step limit."""
 
 PHASE_MULTIPLE = 10
-"""The same in limits of a step, where that is set."""
+"""Limit of a phase as a multiple of the step limit, if that is set."""
 
 PREPARATION_PATIENCE = 10
-"""Limit of preparing the data in limits of other phases: a large corpus is tokenized once, for hours."""
+"""Limit of data preparation as a multiple of other phases: a large corpus takes hours to tokenize, once."""
 
 REPORT_SECS = 10.0
-"""Longest time for writing the stacks: the disk or terminal they go to may be what hangs."""
+"""Longest time for writing the stacks; their disk or terminal may be the cause of the hang."""
 
 TRAINING = "training"
-"""The phase in which steps are expected."""
+"""Name of the phase in which steps are expected."""
 
 
-def longest_limit_secs(watchdog_secs: float | None) -> float:
-    """The longest time a process that has met its peers may go without progress; 0: for ever.
+def max_limit_secs(watchdog_secs: float | None) -> float:
+    """Returns the longest time that a connected process may make no progress; 0: unlimited.
 
-    JAX's heartbeat timeout has to be longer, or it would abort first.
+    JAX's heartbeat timeout must be longer, or it would abort first.
 
     Args:
-        watchdog_secs: the configuration's value; None: learned.
+        watchdog_secs: Value of `parallel.watchdog_secs`; None: learned.
     """
     return PHASE_SECS if watchdog_secs is None else PHASE_MULTIPLE * watchdog_secs
 
 
 class Watchdog:
-    """Ends the process when the phase it is in makes no progress; a context manager.
+    """Context manager that ends the process when its current phase makes no progress.
 
-    Entering and leaving a phase is progress, and so is a beat. Time in which the
-    process as a whole was stopped (Ctrl-Z, SIGSTOP) does not count.
+    Entering a phase, leaving it and `beat` are progress. Time in which the whole
+    process was stopped (Ctrl-Z, SIGSTOP) does not count.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Watchdog:
         """Creates the watchdog.
 
         Args:
-            watchdog_secs: limit of a step; None: learned; 0: off.
-            log: file to which the stacks go beside stderr.
-            clock: seconds; replaced in tests.
-            end: ends the process with an exit code; replaced in tests.
+            watchdog_secs: Limit of a step in seconds; None: learned; 0: off.
+            log: File that receives the stacks, in addition to stderr.
+            clock: Returns the time in seconds; replaced in tests.
+            end: Ends the process with an exit code; replaced in tests.
         """
         self._secs = watchdog_secs
         self._log = log
@@ -89,8 +89,8 @@ class Watchdog:
         self._phases: list[tuple[str, float]] = [("starting or ending", 1.0)]
         self._step: int | None = None
         self._step_secs: deque[float] = deque(maxlen=101)
-        # The thread compares the count with what it saw before, so no beat can be lost
-        # to a race, as it could if both sides set a time.
+        # The thread compares the count with the last one that it saw, so no beat is lost
+        # to a race, as it could be if both threads set a time.
         self._beats = self._seen_beats = 0
         self._idle_secs = 0.0
         self._last_tick = clock()
@@ -110,12 +110,12 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str, patience: float = 1.0) -> Iterator[None]:
-        """What the run is doing now; phases may lie in each other, the innermost counts.
+        """Marks a phase of the run; phases may be nested, the innermost counts.
 
         Args:
-            name: for the message, such as `saving a checkpoint`; TRAINING has the
-                limit of a step, every other the longer one of phases.
-            patience: multiplies the limit.
+            name: Name for the message, e.g. "saving a checkpoint"; TRAINING has the
+                limit of a step, every other phase the longer phase limit.
+            patience: Factor of the limit.
         """
         self._phases.append((name, patience))
         self.beat()
@@ -126,30 +126,30 @@ class Watchdog:
             self.beat()
 
     def beat(self) -> None:
-        """Something was done, such as a batch of an evaluation."""
+        """Reports progress, such as a finished batch of an evaluation."""
         self._beats += 1
 
     def step_finished(self, step: int, step_secs: float) -> None:
-        """A step was done; its time teaches the limit."""
+        """Reports a finished step; its time enters the learned limit."""
         self._step = step
         self._step_secs.append(step_secs)
         self.beat()
 
     def limit_secs(self) -> float:
-        """How long the present phase may go without progress."""
+        """Returns the seconds that the current phase may make no progress."""
         name, patience = self._phases[-1]
         enough = WARMUP_STEPS if self._secs is None else 1
         if name != TRAINING or len(self._step_secs) < enough:
-            return patience * longest_limit_secs(self._secs)
+            return patience * max_limit_secs(self._secs)
         if self._secs is not None:
             return self._secs
         median = statistics.median(list(self._step_secs))
         return min(max(FLOOR_SECS, MEDIAN_MULTIPLE * median), PHASE_SECS)
 
     def tick(self) -> None:
-        """Counts the time since the last tick and ends the process when it was too long."""
+        """Adds the time since the last tick and ends the process when the limit is exceeded."""
         now = self._clock()
-        # A longer gap means that this thread could not run, so no other could.
+        # A longer gap means that the whole process was stopped.
         elapsed, self._last_tick = min(now - self._last_tick, 2 * TICK_SECS), now
         if self._beats != self._seen_beats:
             self._seen_beats, self._idle_secs = self._beats, 0.0
@@ -166,13 +166,13 @@ class Watchdog:
             self.tick()
 
     def _report(self) -> None:
-        """Writes the stacks and a sentence, past every buffer and lock that may be what hangs."""
+        """Writes the stacks and a sentence without buffers and locks, which may be the cause of the hang."""
         threads = ", ".join(f"{thread.ident:#018x} {thread.name}" for thread in threading.enumerate())
         with contextlib.suppress(OSError), open(2, "wb", buffering=0, closefd=False) as stderr:  # the terminal may be gone
             self._write(stderr, threads)
         with contextlib.suppress(OSError), open(self._log, "ab", buffering=0) as log:  # its disk may be full
             if self._log_stat and not os.path.samestat(os.fstat(log.fileno()), self._log_stat):
-                return  # another run has begun at its path
+                return  # the path belongs to another run now
             self._write(log, threads)
 
     def _write(self, file: BinaryIO, threads: str) -> None:

@@ -1,4 +1,4 @@
-"""The work directory of a run: the names in it, and the lock that keeps it to one run."""
+"""Work directory of a run: file names, checks, and the lock that limits it to one run at a time."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from jaxdp.paths import check_unicode, resolved_path
 
 
 class WorkDir:
-    """Paths of a run; nothing is created by asking for one."""
+    """Paths of a run; constructing it creates nothing on disk."""
 
     def __init__(self, root: str | Path, option: str = "--workdir"):
         """Creates the object.
@@ -44,14 +44,14 @@ class WorkDir:
         self.run_token = self.root / ".run_token"
 
     def log(self, process_index: int) -> Path:
-        """What one process says."""
+        """Returns the log file of a process."""
         return self.logs / f"process_{process_index}.log"
 
     def create(self) -> None:
-        """Makes the directory.
+        """Creates the directory.
 
         Raises:
-            UserError: it cannot be made or written to, or checkpoints cannot be written there for its name.
+            UserError: It cannot be created or written to, or TensorStore does not accept its name.
         """
         check_unicode(self.root, "--workdir")
         try:
@@ -72,7 +72,7 @@ class WorkDir:
         self._check_kinds()
 
     def _check_kinds(self) -> None:
-        """Raises UserError where something else has the name of a file or directory of a run; a named pipe would block."""
+        """Raises UserError if a path of the run is of another kind, such as a named pipe, which would block."""
         directories = (self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile)
         logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
         for path in (*(value for value in vars(self).values() if value != self.root), *logs):
@@ -84,7 +84,7 @@ class WorkDir:
             except OSError as error:
                 raise UserError(f"{path} cannot be used ({error.strerror}); move away what is there.") from error
             if not found:
-                raise UserError(f"{path} must be {expected} of the run, and something else is there; move it away.")
+                raise UserError(f"{path} must be {expected} of the run, found something else; move it away.")
 
     def why_no_run(self) -> str:
         """States why no run has been started here; "" if one has."""
@@ -94,7 +94,7 @@ class WorkDir:
         return why and f"{self.config.name} {why}"
 
     def require_run(self) -> None:
-        """Raises UserError unless a run has been started here."""
+        """Raises UserError unless the directory holds a run."""
         if why := self.why_no_run():
             is_lost = os.path.lexists(self.config)
             fix = "restore it from a copy, or from a checkpoint (`jaxdp inspect CHECKPOINT --json`)" if is_lost else "train into it first, or check the path"
@@ -102,15 +102,15 @@ class WorkDir:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[Callable[[], None]]:
-        """Holds the directory for this process.
+        """Locks the directory for this process.
 
         Yields:
             A function to call before every write into the directory. It raises
-            UserError once the directory, or its lock file, was deleted, moved or
-            replaced: what is at its path by then may belong to another run.
+            UserError after the directory or its lock file was deleted, moved or
+            replaced, since the path may then belong to another run.
 
         Raises:
-            UserError: another process holds it, and is named; or it cannot be locked.
+            UserError: Another process, which the message names, holds the lock; or locking fails.
         """
 
         def refuse(holder: str) -> None:
@@ -138,7 +138,7 @@ class WorkDir:
 
 
 def _fix_of(error: OSError) -> str:
-    """What to do about a lock file that cannot be locked."""
+    """Returns the fix for a lock file that cannot be locked."""
     if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
         return "its file system supports no locks (flock): enable them on the mount, or choose another --workdir"
     if error.errno in (errno.EISDIR, errno.EINVAL, errno.ENXIO, errno.ELOOP):

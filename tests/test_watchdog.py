@@ -13,7 +13,7 @@ from jaxdp.watchdog import (
     TRAINING,
     WARMUP_STEPS,
     Watchdog,
-    longest_limit_secs,
+    max_limit_secs,
 )
 
 
@@ -183,9 +183,9 @@ def test_off_it_starts_no_thread_and_on_it_ends_with_the_run(tmp_path):
 
 
 def test_the_longest_limit_is_that_of_every_phase_after_the_processes_have_met(watched):
-    assert longest_limit_secs(0) == 0
+    assert max_limit_secs(0) == 0
     for secs in (None, 30.0):
         run = watched(secs)
         for phase in (TRAINING, "compiling"):
             with run.watchdog.phase(phase):
-                assert run.watchdog.limit_secs() <= longest_limit_secs(secs)
+                assert run.watchdog.limit_secs() <= max_limit_secs(secs)

@@ -39,7 +39,7 @@ from jaxdp.step import UpdateConfig, make_train_step
 from jaxdp.tasks import declared_metrics
 from jaxdp.training import parts
 from jaxdp.training.size_limits import check_batch_size
-from jaxdp.watchdog import longest_limit_secs
+from jaxdp.watchdog import max_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
 """JAX's own default."""
@@ -202,4 +202,4 @@ def _chosen_metric(config: ConfigDict, metrics: Mapping[str, MetricSpec]) -> Met
 
 def _heartbeat_secs(config: ConfigDict) -> float:
     """When JAX may abort for a process that no longer answers: after our watchdog, which says where it hangs."""
-    return max(MIN_HEARTBEAT_SECS, 2 * longest_limit_secs(config.parallel.watchdog_secs))
+    return max(MIN_HEARTBEAT_SECS, 2 * max_limit_secs(config.parallel.watchdog_secs))
