@@ -3,8 +3,8 @@
 Nothing here imports jax, so that wrong usage is reported at once.
 """
 
+import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,66 +14,20 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from jaxdp import defaults
-from jaxdp.config_file import TYPE_NAMES, check_keys, find_config_file, flat_keys, run_config_file
+from jaxdp.config_file import (
+    TYPE_NAMES,
+    check_complete,
+    check_names,
+    find_config_file,
+    flat_keys,
+    run_config_file,
+)
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
 from jaxdp.quoting import shortened
 from jaxdp.redact import masked_values
-
-DURATIONS = ("total_steps", "total_epochs", "total_tokens")
-
-TEST_DATA = ("test_path", "test_split")
-"""Keys of `data` that `jaxdp eval --split=test` alone looks at."""
-
-DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
-"""Keys of `data` and of the entries of its mixture that say where files are."""
-
-MAX_CPU_DEVICES = 256
-"""More fake devices than this only hang: each is a thread that waits for all others."""
-
-_MAX_SECS = 10**8
-"""Seconds, three years: JAX's own timeouts, which follow from these, are 32-bit integers."""
-
-_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
-_OFF_OR_MORE = ("0 (off) or more", lambda value: value >= 0)
-_AT_LEAST_ONE = ("1 or more", lambda value: value >= 1)
-_SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-
-_RANGES = {
-    "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # what a random key takes in
-    "global_batch_size": _AT_LEAST_ONE,
-    "data.temperature": ("above 0", lambda value: value > 0),
-    "data.shuffle_buffer": _NOT_NEGATIVE,
-    "data.num_workers": _NOT_NEGATIVE,
-    "data.prefetch_batches": _AT_LEAST_ONE,
-    "model.vocab_size": _AT_LEAST_ONE,
-    "optim.ema_decay": _SHARE,
-    "optim.label_smoothing": _SHARE,
-    "optim.z_loss": _NOT_NEGATIVE,
-    "optim.spike_factor": ("0 (off) or above 1", lambda value: value == 0 or value > 1),
-    "optim.max_skipped_in_a_row": _AT_LEAST_ONE,
-    "optim.max_rollbacks": _NOT_NEGATIVE,
-    "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
-    "parallel.bucket_mb": ("above 0", lambda value: value > 0),
-    "parallel.check_every_steps": _OFF_OR_MORE,
-    "parallel.watchdog_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
-    "parallel.init_timeout_secs": (f"above 0, at most {_MAX_SECS}", lambda value: 0 < value <= _MAX_SECS),
-    "eval.every_steps": _OFF_OR_MORE,
-    "eval.num_batches": _NOT_NEGATIVE,
-    "eval.patience": _OFF_OR_MORE,
-    "eval.num_scored": _OFF_OR_MORE,
-    "eval.num_beams": _AT_LEAST_ONE,
-    "checkpoint.every_steps": _OFF_OR_MORE,
-    "checkpoint.every_minutes": _OFF_OR_MORE,
-    "checkpoint.keep_latest": _AT_LEAST_ONE,
-    "checkpoint.keep_best": _NOT_NEGATIVE,
-    "checkpoint.keep_every_steps": _OFF_OR_MORE,
-    "checkpoint.grace_secs": _NOT_NEGATIVE,
-    "log.every_steps": _OFF_OR_MORE,
-    "log.samples": _OFF_OR_MORE,
-}
-"""Numbers that nothing below checks; the rest is checked where it is used."""
+from jaxdp.run_config import DURATIONS, GROUPS, RunConfig, check_type
 
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
@@ -94,7 +48,7 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     """
     overrides = _override_list(overrides)
     file = find_config_file(path)
-    config = read_run_config(file).unlock() if file.suffix == ".json" else run_config_file(file)
+    config = _as_config_dict(read_run_config(file)) if file.suffix == ".json" else run_config_file(file)
     _check_override_names(overrides, flat_keys(config))
     unset = _keys_to_unset(overrides)
     values = flags.FlagValues()
@@ -113,30 +67,62 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         for key in unset:
             config.update_from_flattened_dict({key: None})
     _settle_duration(config, set(config_flags.get_override_values(values["config"])))
-    return check_config(config).lock()
+    parse_config(config)
+    return config.lock()
 
 
-def check_config(config: ConfigDict) -> ConfigDict:
-    """Checks a configuration, wherever it was made or changed, and returns it; of a frozen one a plain copy.
+def parse_config(config: ConfigDict | Mapping[str, Any] | RunConfig) -> RunConfig:
+    """Returns the typed configuration, checked; of whatever origin, with the same checks and messages.
 
     Args:
-        config: From `load_config`, or built on `jaxdp.defaults.get_config()`.
+        config: From `load_config` or built on `jaxdp.defaults.get_config()`; or a dict of the keys that differ from
+            the defaults, groups being dicts: `{"total_steps": 100, "data": {"path": "books"}}`.
 
     Raises:
-        UserError: It is no ConfigDict, a key is missing, unknown, of another type or out of
-            its range, or not exactly one duration is set.
+        UserError: A key is missing, unknown, of another type or out of its range, or not exactly one duration is set.
     """
-    if not isinstance(config, ConfigDict):
+    if isinstance(config, RunConfig):
+        return config
+    usual = defaults.get_config()
+    if isinstance(config, ConfigDict):
+        values = (ConfigDict(config) if isinstance(config, FrozenConfigDict) else config.copy_and_resolve_references()).to_dict()
+        check_complete(values, "config")
+    elif isinstance(config, Mapping):
+        values = config
+    else:
         raise UserError(
-            f"config must be a ConfigDict from jaxdp.load_config() or jaxdp.defaults.get_config(), found {type(config).__name__}."
+            "config must be a ConfigDict from jaxdp.load_config() or jaxdp.defaults.get_config(), or a dict of keys that "
+            f"differ from the defaults, found {type(config).__name__}."
         )
-    if isinstance(config, FrozenConfigDict):
-        config = ConfigDict(config)
-    check_keys(config)
-    _check_duration(config, "the configuration")
-    _check_ranges(config)
-    _check_patience(config)
-    return config
+    check_names(values)
+    return _typed(values, usual)
+
+
+def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
+    """Values whose names are known, on top of the defaults; keys keep the order of `defaults.py`."""
+    merged: dict[str, Any] = {}
+    for name, default in default_values().items():
+        given = values.get(name, {} if isinstance(default, Mapping) else usual[name])
+        if isinstance(default, Mapping):
+            merged[name] = {key: _cast(key, given.get(key, usual[name][key]), usual[name], name) for key in default}
+        else:
+            merged[name] = _cast(name, given, usual)
+    own = {name: value for name, value in values.items() if name not in merged}  # groups of registered tasks, which check them
+    groups = {name: kind(**merged.pop(name)) for name, kind in GROUPS.items()}
+    built_in = {name: merged.pop(name) for name, value in [*merged.items()] if isinstance(value, Mapping)}
+    return RunConfig(**merged, **groups, task_groups=built_in | own)
+
+
+def _cast(key: str, value: Any, usual: ConfigDict, group: str = "") -> Any:
+    """A value as its key has it: a list as a tuple, a whole number as a float; of a task's group the type is checked."""
+    kind = usual.get_type(key)
+    if kind is tuple and isinstance(value, list):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if group and group not in GROUPS:
+        check_type(f"{group}.{key}", value, kind, may_be_unset=usual[key] is None)
+    return value
 
 
 def _override_list(overrides: Sequence[str]) -> list[str]:
@@ -205,74 +191,68 @@ def _not_understood(message: str) -> str:
 def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
     """Leaves exactly one duration: one given on the command line replaces the file's."""
     given = [key for key in DURATIONS if key in overridden]
-    if not given:
-        return _check_duration(config, "the configuration file")
+    if len(given) > 1:
+        raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; the command line gives {' and '.join(given)}.")
     with config.ignore_type():
         for key in DURATIONS:
-            if key not in given:
+            if given and key not in given:
                 config[key] = None
-    _check_duration(config, "the command line")
 
 
-def _check_duration(config: ConfigDict, where: str) -> None:
-    """Raises UserError unless exactly one duration is set."""
-    chosen = [key for key in DURATIONS if config[key] is not None]
-    if len(chosen) != 1:
-        found = f"{where} gives {' and '.join(chosen)}; set the others to None" if chosen else "none is given"
-        raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; {found}.")
-    if not 0 < config[chosen[0]] < math.inf:
-        raise UserError(f"{chosen[0]}={config[chosen[0]]} must be above 0 and finite.")
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    for key, (expected, is_valid) in _RANGES.items():
-        value = _value(config, key)
-        if value is not None and not (math.isfinite(value) and is_valid(value)):
-            raise UserError(f"{key}={value} must be {expected}.")
-
-
-def _check_patience(config: ConfigDict) -> None:
-    if config.eval.patience and not config.eval.every_steps:
-        raise UserError(
-            f"eval.patience={config.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "
-            "the last step: set eval.every_steps above 0, or eval.patience=0."
-        )
-
-
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: RunConfig) -> dict[str, Any]:
     """Returns the configuration as plain JSON values: tuples become lists, unset keys null.
 
     Secrets in URLs are masked, since what is made of this is kept and shared: `config.json`, checkpoints,
     reports, experiment trackers. The keys that hold URLs may change on resume.
     """
-    return masked_values(json.loads(config.to_json()))
+    return masked_values(json.loads(json.dumps(_plain(config))))
 
 
-def from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that `to_json` wrote."""
-    config = defaults.get_config().unlock()
-    _update(config, values)
-    return config.lock()
+def _plain(config: RunConfig) -> dict[str, Any]:
+    """Nested dicts of the keys."""
+    values = {}
+    for name, value in dataclasses.asdict(config).items():
+        values |= value if name == "task_groups" else {name: value}
+    return values
 
 
-def _update(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            if key not in config:
-                config[key] = ConfigDict()
-            _update(config[key], value)
-        elif value is not None:
-            config[key] = tuple(value) if isinstance(value, list) else value
+def from_json(values: Mapping[str, Any]) -> RunConfig:
+    """Returns the configuration that `to_json` wrote; keys that were added later have their defaults."""
+    return parse_config(_without_null(values))
 
 
-def read_run_config(path: Path) -> ConfigDict:
-    """A run's `config.json`.
+def default_values() -> dict[str, Any]:
+    """Returns all keys with their defaults, as `to_json` has those of a run."""
+    return json.loads(defaults.get_config().to_json())
+
+
+def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that are set."""
+    return {
+        key: _without_null(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None
+    }
+
+
+def _as_config_dict(config: RunConfig) -> ConfigDict:
+    """The same configuration for the command line to change."""
+    changed = defaults.get_config().unlock()
+    with changed.ignore_type():
+        for name, value in _plain(config).items():
+            if isinstance(value, Mapping) and name in changed:
+                changed[name].update(value)
+            else:
+                changed[name] = ConfigDict(value) if isinstance(value, Mapping) else value
+    return changed
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """Reads a run's `config.json`.
 
     Raises:
-        UserError: it is not what jaxdp wrote.
+        UserError: It is not what jaxdp wrote.
     """
     values = read_json(path, "the config.json of a run; restore it from a copy, or from one of its checkpoints (`jaxdp inspect --json`)")
     try:
         return from_json(values)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a jaxdp configuration: {shortened(str(error), 200)}.") from error
+    except (UserError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a jaxdp configuration: {shortened(str(error).rstrip('.'), 200)}.") from error

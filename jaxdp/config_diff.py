@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdp import defaults
-from jaxdp.config import DATA_PLACES, TEST_DATA, to_json
+from jaxdp.config import default_values
 from jaxdp.errors import UserError
 from jaxdp.nested import differences
 from jaxdp.quoting import quoted
 from jaxdp.redact import masked_values
+from jaxdp.run_config import DATA_PLACES, TEST_DATA
 
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
 """Keys and groups that a run keeps when it continues, like the group of its own task; all others may change."""
@@ -59,7 +59,7 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
     Returns:
         (key, saved value, current value) of every key that differs.
     """
-    usual = to_json(defaults.get_config())
+    usual = default_values()
     saved, current = masked_values(_with_defaults(saved, usual)), masked_values(_with_defaults(current, usual))
     groups = dict.fromkeys((*FIXED_ON_RESUME, str(saved["task"])))
     found = differences(*({group: values.get(group) for group in groups} for values in (saved, current)))

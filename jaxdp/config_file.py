@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp import defaults
+from jaxdp import defaults, run_config
 from jaxdp.errors import UserCodeError, UserError
 from jaxdp.nearest import closest, nearest
 from jaxdp.paths import local_path
@@ -64,58 +64,52 @@ def run_config_file(path: Path) -> ConfigDict:
             f"--config={path}: get_config() must return an ml_collections.ConfigDict, not "
             f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
         )
-    _check_missing(config, f"--config={path}: the configuration")
+    check_complete(config, f"--config={path}: the configuration")
     return config
 
 
-def flat_keys(config: ConfigDict, prefix: str = "") -> list[str]:
-    """All keys as `group.key`, groups themselves included."""
+def flat_keys(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> list[str]:
+    """Returns all keys as `group.key`, groups themselves included."""
     keys = []
-    for key in config:
+    for key in values:
         keys.append(prefix + key)
-        if isinstance(config[key], ConfigDict):
-            keys += flat_keys(config[key], f"{prefix}{key}.")
+        if isinstance(values[key], Mapping | ConfigDict):
+            keys += flat_keys(values[key], f"{prefix}{key}.")
     return keys
 
 
-def check_keys(config: ConfigDict) -> None:
-    """Compares names and types of a configuration with the defaults.
+def check_names(values: Mapping[str, Any]) -> None:
+    """Compares the names of keys with those of the defaults.
 
     Groups that the defaults lack belong to registered tasks, which check them.
 
     Raises:
-        UserError: A key is missing, unknown (the nearest is named) or of another type.
+        UserError: A key is unknown (the nearest is named), or a group is no group or the reverse.
     """
-    _check_missing(config, "config")
     usual = defaults.get_config()
-    known, found = flat_keys(usual), flat_keys(config)
-    groups = {key for key in config if key not in usual and isinstance(config[key], ConfigDict)}
-    for key in found:
-        if key in known:
-            _check_type(key, config, usual)
-        elif key.partition(".")[0] not in groups:
+    known = flat_keys(usual)
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise UserError(f"config has the key {key!r}, which must be a string.")
+        is_group, is_usual_group = isinstance(value, Mapping), key in usual and isinstance(usual[key], ConfigDict)
+        if key in usual and is_group != is_usual_group:
+            expected = TYPE_NAMES["ConfigDict" if is_usual_group else usual.get_type(key).__name__]
+            raise UserError(f"{key}={value!r} must be {expected}.")
+        if not is_group and key not in usual:
             raise UserError(f"config has an unknown key {key!r}{nearest(key, known)}")
+        if is_usual_group:
+            for name in flat_keys(value, f"{key}."):
+                if name not in known:
+                    raise UserError(f"config has an unknown key {name!r}{nearest(name, known)}")
 
 
-def _check_missing(config: ConfigDict, what: str) -> None:
-    """Raises UserError where a group lacks a key; of a group that is missing only itself is named."""
-    found = {*flat_keys(config), ""}
+def check_complete(values: Mapping[str, Any] | ConfigDict, what: str) -> None:
+    """Raises UserError where a group lacks a key of the defaults; of a group that is missing only itself is named."""
+    found = {*flat_keys(values), ""}
     missing = [key for key in flat_keys(defaults.get_config()) if key not in found and key.rpartition(".")[0] in found]
     if missing:
         more = " and more" if len(missing) > 3 else ""
         raise UserError(f"{what} lacks {', '.join(missing[:3])}{more}; begin with jaxdp.defaults.get_config().")
-
-
-def _check_type(key: str, config: ConfigDict, usual: ConfigDict) -> None:
-    *groups, last = key.split(".")
-    for group in groups:
-        config, usual = config[group], usual[group]
-    kind, value = usual.get_type(last), config[last]
-    if value is None and usual[last] is None:
-        return
-    accepted = {float: (float, int), tuple: (tuple, list)}.get(kind, kind)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{key}={value!r} must be {TYPE_NAMES.get(kind.__name__, f'of type {kind.__name__}')}.")
 
 
 def _why_no_such_value(error: Exception, path: Path) -> str | None:
@@ -172,10 +166,7 @@ def _wrong_type(error: Exception) -> str | None:
     return f"{key} must be {expected}, not {found}."
 
 
-TYPE_NAMES = {
-    "int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string", "tuple": "a tuple",
-    "ConfigDict": "a group of keys",
-}  # fmt: skip
+TYPE_NAMES = {kind.__name__: words for kind, words in run_config.TYPE_NAMES.items()} | {"ConfigDict": "a group of keys"}
 """Types of configuration values, for messages."""
 
 

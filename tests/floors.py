@@ -3,7 +3,7 @@
 FLOORS = (
     {
         "errors", "user_code", "lock", "trees", "typing", "metrics", "checksum", "nearest", "nested", "paths", "redact", "streams", "interrupts", "quoting",
-        "json_files", "atomic_files", "source_code", "arguments", "hardware",
+        "json_files", "atomic_files", "source_code", "arguments", "hardware", "run_config",
     },
     {"model", "optim", "data", "report", "config", "config_diff", "config_file", "defaults", "workdir", "watchdog", "provenance", "cache_home"},
     {"tasks", "parallel", "state"},

@@ -1,16 +1,26 @@
 """Configuration files, command line values, JSON."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
 from config_keys import leaf_keys, value_of
+from ml_collections import ConfigDict
 
 from jaxdp import defaults
-from jaxdp.config import from_json, load_config, read_run_config, to_json
+from jaxdp.config import (
+    default_values,
+    from_json,
+    load_config,
+    parse_config,
+    read_run_config,
+    to_json,
+)
 from jaxdp.errors import UserError
 from jaxdp.nearest import nearest
+from jaxdp.run_config import GROUPS, KEY_TYPES
 
 HEAD = "from jaxdp import defaults\n\n\ndef get_config():\n    config = defaults.get_config()\n"
 
@@ -98,7 +108,7 @@ def test_a_duration_on_the_command_line_replaces_the_files(load, body, overrides
         ([], [], "exactly one of total_steps, total_epochs, total_tokens must be set; none is given"),
         (
             ["config.total_steps = 3", "config.total_epochs = 1.0"], [],
-            "the configuration file gives total_steps and total_epochs",
+            "the configuration gives total_steps and total_epochs",
         ),
         ([], ["--config.total_steps=3", "--config.total_tokens=5"], "the command line gives total_steps and total_tokens"),
         ([], ["--config.total_steps=0"], "total_steps=0 must be above 0 and finite"),
@@ -290,7 +300,7 @@ def test_a_recipe_is_found_from_any_directory_and_home_is_expanded(tmp_path, mon
 
 def test_the_config_json_of_a_run_is_a_configuration(load, tmp_path):
     saved = load(["config.total_steps = 3", "config.data.path = 'a'"])
-    (tmp_path / "config.json").write_text(json.dumps(to_json(saved)))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(parse_config(saved))))
     config = load_config(str(tmp_path / "config.json"), ["--config.total_epochs=2", "--config.data.path=None"])
     assert (config.total_steps, config.total_epochs, config.data.path) == (None, 2.0, None)
     with pytest.raises(UserError, match="did you mean 'total_steps'"):
@@ -301,32 +311,74 @@ SAMPLES = {int: 3, float: 0.25, str: "text", bool: True, tuple: ("a", "b")}
 
 
 def test_every_key_survives_json():
-    config = defaults.get_config()
-    for key in leaf_keys(config):
-        *groups, last = key.split(".")
-        group = config
-        for name in groups:
-            group = group[name]
-        value = SAMPLES[group.get_type(last)]
-        group[last] = not group[last] if group[last] in (True, False) and value is True else value
+    usual = default_values()
+    own = {"optim.spike_factor": 2.5, "total_steps": None, "total_tokens": None, "eval.every_steps": 3}
+    values = {"total_epochs": 0.25}
+    for key, (kind, _) in KEY_TYPES.items():
+        group, _, last = key.rpartition(".")
+        default = usual[group][last] if group else usual[last]
+        value = own.get(key, not default if kind is bool else SAMPLES[kind])
+        (values.setdefault(group, {}) if group else values)[last] = value
+    config = parse_config(values)
     written = json.loads(json.dumps(to_json(config), allow_nan=False))
     returned = from_json(written)
-    assert to_json(returned) == written
-    for key in leaf_keys(config):
-        assert value_of(returned, key) == value_of(config, key), key
-        assert type(value_of(returned, key)) is type(value_of(config, key)), key
+    assert returned == config and to_json(returned) == written
+    for key in KEY_TYPES:
+        assert value_of(to_json(config), key) == (list(SAMPLES[tuple]) if KEY_TYPES[key][0] is tuple else value_of(values, key)), key
 
 
 def test_unset_keys_and_tuples_survive_json():
     config = defaults.get_config().unlock()
-    config.data.mixture = ("a", 1)
+    config.total_steps, config.data.mixture = 3, ("a", 1)
     config.mine = {"rate": 0.15}
-    returned = from_json(json.loads(json.dumps(to_json(config))))
-    assert returned.data.mixture == ("a", 1) and returned.mine.rate == 0.15
-    assert returned.total_steps is None and returned.model.num_layers is None
-    assert to_json(returned) == to_json(config)
-    with pytest.raises(AttributeError):
-        returned.unknown = 1
+    typed = parse_config(config)
+    returned = from_json(json.loads(json.dumps(to_json(typed))))
+    assert returned.data.mixture == ("a", 1) and returned.task_groups["mine"] == {"rate": 0.15}
+    assert returned.total_epochs is None and returned.model.num_layers is None
+    assert to_json(returned) == to_json(typed)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        returned.seed = 1
+
+
+def test_the_dataclasses_have_the_keys_and_types_of_the_defaults():
+    usual = defaults.get_config()
+    tasks = [name for name in usual if isinstance(usual[name], ConfigDict) and name not in GROUPS]
+    of_tasks = {key for key in leaf_keys(usual) if key.partition(".")[0] in tasks}
+    assert set(KEY_TYPES) == set(leaf_keys(usual)) - of_tasks
+    for key, (kind, may_be_unset) in KEY_TYPES.items():
+        *groups, last = key.split(".")
+        group = usual[groups[0]] if groups else usual
+        assert (kind, may_be_unset) == (group.get_type(last), group[last] is None), key
+
+
+PYTHON_VALUES = (
+    ({"total_step": 1}, "config has an unknown key 'total_step'; did you mean 'total_steps'?"),
+    ({"total_steps": 1, "data": {"pth": "x"}}, "config has an unknown key 'data.pth'; did you mean 'data.path'?"),
+    ({"total_steps": "a"}, "total_steps='a' must be a whole number."),
+    ({"total_steps": 1, "data": 3}, "data=3 must be a group of keys."),
+    ({"total_steps": 1, "seed": {"a": 1}}, "seed={'a': 1} must be a whole number."),
+    ({"total_steps": 1, "optim": {"learning_rate": True}}, "optim.learning_rate=True must be a number."),
+    ({"total_steps": 1, "optim": {"ema_decay": 1.0}}, "optim.ema_decay=1.0 must be at least 0 and below 1."),
+    ({"total_steps": 1, "classification": {"kind": 3}}, "classification.kind=3 must be a string."),
+    ({"total_steps": 1, "model": {"num_layers": 2.5}}, "model.num_layers=2.5 must be a whole number."),
+    ({3: 4}, "config has the key 3, which must be a string."),
+    ({}, "exactly one of total_steps, total_epochs, total_tokens must be set; none is given."),
+)
+
+
+@pytest.mark.parametrize("values, sentence", PYTHON_VALUES)
+def test_a_dict_gets_the_checks_of_the_command_line(values, sentence):
+    with pytest.raises(UserError) as found:
+        parse_config(values)
+    assert str(found.value) == sentence
+
+
+def test_a_changed_copy_is_checked():
+    config = parse_config({"total_steps": 1, "data": {"path": "a"}})
+    changed = config.replaced(seed=3, data={"length": 8})
+    assert (changed.seed, changed.data.length, changed.data.path, config.seed) == (3, 8, "a", 0)
+    with pytest.raises(UserError, match=r"data\.length='x' must be a whole number"):
+        config.replaced(data={"length": "x"})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}', '{"data": 3}', "\xff"])
@@ -365,6 +417,7 @@ def test_secrets_of_urls_are_not_kept():
     config = defaults.get_config()
     config.data.path = SECRET
     config.data.mixture = ({"source": "text", "path": SECRET, "weight": 1.0},)
-    values = to_json(config)
+    config.total_steps = 1
+    values = to_json(parse_config(config))
     assert values["data"]["path"] == KEPT and values["data"]["mixture"][0]["path"] == KEPT
     assert config.data.path == SECRET

@@ -7,14 +7,14 @@ import pytest
 from config_keys import leaf_keys, value_of
 
 from jaxdp import defaults
-from jaxdp.config import to_json
+from jaxdp.config import default_values
 from jaxdp.config_diff import FIXED_ON_RESUME, check_resumable
 from jaxdp.errors import UserError
 
 
 def changed(key):
     """Two resolved configurations that differ in one key."""
-    saved = to_json(defaults.get_config())
+    saved = default_values()
     current = json.loads(json.dumps(saved))
     *groups, last = key.split(".")
     group = current
@@ -93,13 +93,13 @@ def test_a_key_that_a_saved_run_does_not_know_has_its_default(key, tmp_path):
 def test_a_group_that_a_saved_run_does_not_know_has_its_defaults(tmp_path):
     saved, current = changed("causal_lm.separator")
     del saved["causal_lm"]
-    check_resumable(saved, to_json(defaults.get_config()), tmp_path)
+    check_resumable(saved, default_values(), tmp_path)
     with pytest.raises(UserError, match=r"\n  causal_lm\.separator: '\\n' in the run, 'changed' now\n"):
         check_resumable(saved, current, tmp_path)
 
 
 def test_a_key_that_jaxdp_has_lost_is_refused_where_the_run_had_it_set(tmp_path):
-    current = to_json(defaults.get_config())
+    current = default_values()
     check_resumable({**current, "optim": {**current["optim"], "lost": None}}, current, tmp_path)
     with pytest.raises(UserError, match=r"\n  optim\.lost: 2 in the run, unset now\n"):
         check_resumable({**current, "optim": {**current["optim"], "lost": 2}}, current, tmp_path)
@@ -107,8 +107,7 @@ def test_a_key_that_jaxdp_has_lost_is_refused_where_the_run_had_it_set(tmp_path)
 
 def test_a_run_that_kept_a_secret_continues_where_it_is_masked(tmp_path):
     """Versions before kept it."""
-    config = defaults.get_config()
-    current = to_json(config)
+    current = default_values()
     saved = json.loads(json.dumps(current))
     secret, kept = "https://ann:pw@host/a.txt?token=abc", "https://ann:***@host/a.txt?token=***"
     saved["data"]["tokenizer"], current["data"]["tokenizer"] = secret, kept

@@ -21,8 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
-    from jaxdp import defaults, inspection
-    from jaxdp.config import to_json
+    from jaxdp import inspection
+    from jaxdp.config import default_values
 
     checkpoints = None if options.step else _checkpoints(options.path, verify=options.verify)
     if options.verify:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     else:
         if checkpoints:
             shared.show(_table(checkpoints) + "\n")
-        shared.show(inspection.as_text(description, to_json(defaults.get_config())))
+        shared.show(inspection.as_text(description, default_values()))
     return 0
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdp import defaults
-from jaxdp.config import MAX_CPU_DEVICES, load_config
+from jaxdp.config import load_config
 from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.nearest import closest
 from jaxdp.redact import escape_json_controls, redact
+from jaxdp.run_config import MAX_CPU_DEVICES
 from jaxdp.workdir import WorkDir
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxdp.arguments import check_caller
-from jaxdp.config import DATA_PLACES
 from jaxdp.data.labels import LABELS_FORMAT, record_classes
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.scan import Scan, load_scan, scan_parts
@@ -21,6 +20,7 @@ from jaxdp.errors import UserError
 from jaxdp.experiment.cache_entries import scan_entry
 from jaxdp.nearest import nearest
 from jaxdp.report.terminal import print_status
+from jaxdp.run_config import DATA_PLACES
 from jaxdp.training.parts import absolute_places, make_task
 
 _ONE_SOURCE_KEYS = ("target_path", "eval_target_path", "encoding", "delimiter")

@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import DATA_PLACES, TEST_DATA
 from jaxdp.errors import UserError
+from jaxdp.run_config import DATA_PLACES, TEST_DATA
 
 OTHER_DATA = (
     "source", *DATA_PLACES, *TEST_DATA, "name", "split", "eval_split",

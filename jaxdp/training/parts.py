@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxdp.config import DATA_PLACES, DURATIONS
 from jaxdp.data.augmentation import augmented, make_augmentation
 from jaxdp.data.pipeline import MakeBatch
 from jaxdp.data.tokenizers import Tokenizer
@@ -30,6 +29,7 @@ from jaxdp.optim import (
     track_loss,
 )
 from jaxdp.parallel.sync import GradientSync
+from jaxdp.run_config import DATA_PLACES, DURATIONS
 from jaxdp.state import TrainState, initial_state
 from jaxdp.step import Loss, Outputs, UpdateConfig
 from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks

@@ -15,12 +15,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxdp.config import DATA_PLACES, to_json
+from jaxdp.config import to_json
 from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
 from jaxdp.nested import flatten
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.provenance import PACKAGES
+from jaxdp.run_config import DATA_PLACES
 from jaxdp.source_code import normalized_source
 from jaxdp.workdir import WorkDir
 

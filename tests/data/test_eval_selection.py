@@ -7,9 +7,8 @@ import pytest
 from tiny_runs import load, train
 from tiny_tasks_data import CONFIG
 
-from jaxdp import defaults
 from jaxdp.cli.main import main
-from jaxdp.config import to_json
+from jaxdp.config import default_values
 from jaxdp.config_diff import check_resumable
 from jaxdp.errors import UserError
 from jaxdp.experiment.data import read_data
@@ -121,7 +120,7 @@ def test_what_cannot_be_selected_is_refused_with_what_serves(case, sorted_record
 
 
 def test_a_run_with_its_own_eval_data_resumes_whatever_the_selection_says(tmp_path):
-    tail, stratified = (json.loads(json.dumps(to_json(defaults.get_config()))) for _ in range(2))
+    tail, stratified = (json.loads(json.dumps(default_values())) for _ in range(2))
     stratified["data"]["eval_selection"] = "stratified"
     with pytest.raises(UserError, match=r"data\.eval_selection: 'tail' in the run, 'stratified' now"):
         check_resumable(tail, stratified, tmp_path)

@@ -1,0 +1,353 @@
+"""Typed configuration of a run: frozen dataclasses, one for each group of keys, checked when they are made.
+
+`jaxdp.config.parse_config` makes a `RunConfig` from a configuration file, the command line or Python;
+everything below the command line takes it. Defaults and meanings of the keys are in `jaxdp/defaults.py`.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxdp.errors import UserError
+
+DURATIONS = ("total_steps", "total_epochs", "total_tokens")
+
+TEST_DATA = ("test_path", "test_split")
+"""Keys of `data` that `jaxdp eval --split=test` alone looks at."""
+
+DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
+"""Keys of `data` and of the entries of its mixture that say where files are."""
+
+MAX_CPU_DEVICES = 256
+"""Limit of fake CPU devices: each is a thread that waits for all others, and more than this only hang."""
+
+_MAX_SECS = 10**8
+"""Seconds, three years: JAX's own timeouts, which follow from these, are 32-bit integers."""
+
+_NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
+_OFF_OR_MORE = ("0 (off) or more", lambda value: value >= 0)
+_AT_LEAST_ONE = ("1 or more", lambda value: value >= 1)
+_SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
+
+_RANGES = {
+    "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # what a random key takes in
+    "global_batch_size": _AT_LEAST_ONE,
+    "data.temperature": ("above 0", lambda value: value > 0),
+    "data.shuffle_buffer": _NOT_NEGATIVE,
+    "data.num_workers": _NOT_NEGATIVE,
+    "data.prefetch_batches": _AT_LEAST_ONE,
+    "model.vocab_size": _AT_LEAST_ONE,
+    "optim.ema_decay": _SHARE,
+    "optim.label_smoothing": _SHARE,
+    "optim.z_loss": _NOT_NEGATIVE,
+    "optim.spike_factor": ("0 (off) or above 1", lambda value: value == 0 or value > 1),
+    "optim.max_skipped_in_a_row": _AT_LEAST_ONE,
+    "optim.max_rollbacks": _NOT_NEGATIVE,
+    "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
+    "parallel.bucket_mb": ("above 0", lambda value: value > 0),
+    "parallel.check_every_steps": _OFF_OR_MORE,
+    "parallel.watchdog_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
+    "parallel.init_timeout_secs": (f"above 0, at most {_MAX_SECS}", lambda value: 0 < value <= _MAX_SECS),
+    "eval.every_steps": _OFF_OR_MORE,
+    "eval.num_batches": _NOT_NEGATIVE,
+    "eval.patience": _OFF_OR_MORE,
+    "eval.num_scored": _OFF_OR_MORE,
+    "eval.num_beams": _AT_LEAST_ONE,
+    "checkpoint.every_steps": _OFF_OR_MORE,
+    "checkpoint.every_minutes": _OFF_OR_MORE,
+    "checkpoint.keep_latest": _AT_LEAST_ONE,
+    "checkpoint.keep_best": _NOT_NEGATIVE,
+    "checkpoint.keep_every_steps": _OFF_OR_MORE,
+    "checkpoint.grace_secs": _NOT_NEGATIVE,
+    "log.every_steps": _OFF_OR_MORE,
+    "log.samples": _OFF_OR_MORE,
+}
+"""Key -> (expected range in words, check), of numbers that no part checks by itself."""
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "a tuple"}
+"""Types of configuration values, for messages."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Group `data` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    source: str
+    path: str | None
+    name: str | None
+    split: str | None
+    eval_split: str | None
+    eval_path: str | None
+    target_path: str | None
+    eval_target_path: str | None
+    test_path: str | None
+    test_split: str | None
+    eval_fraction: float
+    eval_selection: str
+    text_column: str
+    label_column: str
+    source_column: str
+    target_column: str
+    errors: str
+    encoding: str | None
+    delimiter: str | None
+    mixture: tuple[Any, ...]
+    temperature: float
+    cleaning: tuple[Any, ...]
+    tokenizer: str
+    target_tokenizer: str | None
+    length: int
+    target_length: int | None
+    packing: str | None
+    long_documents: str
+    augmentation: tuple[Any, ...]
+    balanced: bool
+    shuffle: bool
+    shuffle_buffer: int
+    partition: str
+    cache_dir: str | None
+    num_workers: int | None
+    prefetch_batches: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Group `model` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    preset: str | None
+    vocab_size: int | None
+    architecture: str | None
+    num_layers: int | None
+    num_decoder_layers: int | None
+    num_heads: int | None
+    num_kv_heads: int | None
+    embed_dim: int | None
+    mlp_dim: int | None
+    dropout_rate: float | None
+    norm: str | None
+    norm_position: str | None
+    norm_epsilon: float | None
+    embedding_norm: bool | None
+    num_token_types: int | None
+    positions: str | None
+    rotary_base: float | None
+    activation: str | None
+    use_bias: bool | None
+    tie_embeddings: bool | None
+    share_embeddings: bool | None
+    dtype: str
+    remat: str
+    scan_layers: bool
+    attention: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Group `optim` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    name: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    end_learning_rate: float
+    weight_decay: float
+    b1: float
+    b2: float
+    eps: float
+    momentum: float
+    clip_norm: float
+    ema_decay: float
+    label_smoothing: float
+    l1: float
+    l2: float
+    freeze: tuple[Any, ...]
+    scales: tuple[Any, ...]
+    layer_decay: float
+    z_loss: float
+    spike_factor: float
+    max_skipped_in_a_row: int
+    max_rollbacks: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """Group `parallel` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    cpu_devices: int | None
+    sync: str
+    wire_dtype: str
+    bucket_mb: float | None
+    check_every_steps: int
+    watchdog_secs: float | None
+    init_timeout_secs: float
+    deterministic: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Group `eval` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    every_steps: int
+    num_batches: int
+    metric: str
+    patience: int
+    num_scored: int
+    num_beams: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Group `checkpoint` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    every_steps: int
+    every_minutes: float
+    keep_latest: int
+    keep_best: int
+    keep_every_steps: int
+    async_save: bool
+    grace_secs: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Group `log` of a configuration; `jaxdp/defaults.py` describes its keys."""
+
+    every_steps: int
+    batch_hash: bool
+    samples: int
+    tensorboard: bool
+    wandb: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Complete configuration of a run.
+
+    Attributes:
+        task_groups: Group of keys of each task, by the name of the task.
+
+    Raises:
+        UserError: A value has the wrong type or is out of its range, not exactly one duration is set, or
+            `eval.patience` counts evaluations that do not happen.
+    """
+
+    task: str
+    seed: int
+    total_steps: int | None
+    total_epochs: float | None
+    total_tokens: float | None
+    global_batch_size: int
+    microbatch_size: int | None
+    init_from: str | None
+    data: DataConfig
+    model: ModelConfig
+    task_groups: Mapping[str, Mapping[str, Any]]
+    optim: OptimConfig
+    parallel: ParallelConfig
+    eval: EvalConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+
+    def __post_init__(self):
+        values = dict(_flat(self))
+        for key, kind in KEY_TYPES.items():
+            check_type(key, values[key], *kind)
+        _check_duration(self)
+        for key, (expected, is_valid) in _RANGES.items():
+            value = values[key]
+            if value is not None and not (math.isfinite(value) and is_valid(value)):
+                raise UserError(f"{key}={value} must be {expected}.")
+        if self.eval.patience and not self.eval.every_steps:
+            raise UserError(
+                f"eval.patience={self.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "
+                "the last step: set eval.every_steps above 0, or eval.patience=0."
+            )
+
+    @property
+    def task_options(self) -> Mapping[str, Any]:
+        """Keys of the task's own group; empty if it has none."""
+        return self.task_groups.get(self.task, {})
+
+    def replaced(self, **changes: Any) -> "RunConfig":
+        """Returns a copy with other values: `config.replaced(seed=1, data={"path": "books"})`.
+
+        Args:
+            changes: Keys with their values; of a group a mapping of its keys.
+        """
+        return dataclasses.replace(
+            self,
+            **{
+                key: dataclasses.replace(getattr(self, key), **value) if key in GROUPS and isinstance(value, Mapping) else value
+                for key, value in changes.items()
+            },
+        )
+
+    def num_steps(self, num_rows: int | None) -> int:
+        """Returns the optimizer updates of the run: `total_steps`, or the other duration in steps, rounded up.
+
+        Args:
+            num_rows: Training sequences of one epoch; None for a stream, which has no epochs.
+        """
+        per_step = {
+            "total_steps": 1,
+            "total_epochs": num_rows and self.global_batch_size / num_rows,
+            "total_tokens": self.global_batch_size * self.data.length,
+        }
+        [key] = [key for key in DURATIONS if getattr(self, key) is not None]
+        return max(1, math.ceil(getattr(self, key) / per_step[key]))
+
+
+GROUPS: dict[str, type] = {
+    "data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "parallel": ParallelConfig, "eval": EvalConfig,
+    "checkpoint": CheckpointConfig, "log": LogConfig,
+}  # fmt: skip
+"""Name of a group of keys -> its dataclass."""
+
+
+def _key_types() -> dict[str, tuple[type, bool]]:
+    """Key -> (type of its value, whether it may be unset)."""
+    found = {}
+    for prefix, group in (("", RunConfig), *((f"{name}.", group) for name, group in GROUPS.items())):
+        for name, hint in typing.get_type_hints(group).items():
+            if name in GROUPS or name == "task_groups":
+                continue
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            kind = typing.get_origin(kinds[0]) or kinds[0]
+            found[prefix + name] = (kind, len(kinds) > 1)
+    return found
+
+
+KEY_TYPES = _key_types()
+
+
+def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Yields (key, value) of all keys but those of tasks."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in GROUPS:
+            yield from ((f"{field.name}.{inner.name}", getattr(value, inner.name)) for inner in dataclasses.fields(value))
+        elif field.name != "task_groups":
+            yield field.name, value
+
+
+def check_type(key: str, value: Any, kind: type, may_be_unset: bool) -> None:
+    """Raises UserError if a value is not of the type of its key."""
+    if value is None and may_be_unset:
+        return
+    accepted = (float, int) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{key}={value!r} must be {TYPE_NAMES[kind]}.")
+
+
+def _check_duration(config: RunConfig) -> None:
+    """Raises UserError unless exactly one duration is set, above 0."""
+    chosen = [key for key in DURATIONS if getattr(config, key) is not None]
+    if len(chosen) != 1:
+        found = f"the configuration gives {' and '.join(chosen)}; set the others to None" if chosen else "none is given"
+        raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; {found}.")
+    value = getattr(config, chosen[0])
+    if not 0 < value < math.inf:
+        raise UserError(f"{chosen[0]}={value} must be above 0 and finite.")
