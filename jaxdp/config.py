@@ -29,6 +29,9 @@ from jaxdp.quoting import shortened
 from jaxdp.redact import masked_values
 from jaxdp.run_config import DURATIONS, GROUPS, RunConfig, check_type
 
+ConfigLike = ConfigDict | Mapping[str, Any] | RunConfig
+"""A configuration from a file, from Python, or parsed already."""
+
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
@@ -71,7 +74,7 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     return config.lock()
 
 
-def parse_config(config: ConfigDict | Mapping[str, Any] | RunConfig) -> RunConfig:
+def parse_config(config: ConfigLike) -> RunConfig:
     """Returns the typed configuration, checked; of whatever origin, with the same checks and messages.
 
     Args:

@@ -14,11 +14,11 @@ import numpy as np
 from replicas import flip_bit_of
 
 from jaxdp.cli.main import main
-from jaxdp.experiment import data
-from jaxdp.experiment.feed import RowFeed
+from jaxdp.data import assembly as data
+from jaxdp.data.loader import IndexedLoader
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.training import train
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 
 KERNEL = "params/layer_0/mlp/up/kernel"
 
@@ -40,48 +40,48 @@ def hang_before(patch, step):
 def hang_in_preparation(patch):
     """The data are never there; a file `preparing` next to the log says that the run waits for them."""
 
-    def read_data(*_):
+    def prepare_run(*_):
         log = next(handler for handler in logging.getLogger("jaxdp").handlers if isinstance(handler, logging.FileHandler))
         Path(log.baseFilename).with_name("preparing").touch()
         hang_for_ever()
 
-    patch(train, "read_data", read_data)
+    patch(train, "prepare_run", prepare_run)
 
 
 def hold_up_compilation(patch):
     """For half a minute no Python runs in the main thread."""
 
-    def compile_step(composition):
-        Path(composition.config.data.path).with_name("compiling").touch()
+    def compile_step(setup):
+        Path(setup.config.data.path).with_name("compiling").touch()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 50_000_000)
 
-    patch(Composition, "compile_step", compile_step)
+    patch(TrainingSetup, "compile_step", compile_step)
 
 
 def flip_after(patch, step, position):
     """A bit of one device's copy of a parameter flips after this step; says whether it has."""
     flipped = []
-    compile_step = Composition.compile_step
+    compile_step = TrainingSetup.compile_step
 
-    def faulty(composition):
-        program = compile_step(composition)
+    def faulty(setup):
+        program = compile_step(setup)
 
         def call(state, batch, control_word):
             state, metrics = program.call(state, batch, control_word)
             if int(state.step) == step and not flipped:
                 flipped.append(step)
-                state = flip_bit_of(state, KERNEL, composition.topology.devices[position], element=3, bit=2)
+                state = flip_bit_of(state, KERNEL, setup.topology.devices[position], element=3, bit=2)
             return state, metrics
 
         return dataclasses.replace(program, call=call)
 
-    patch(Composition, "compile_step", faulty)
+    patch(TrainingSetup, "compile_step", faulty)
     return flipped
 
 
 def poison(patch, *slots, num_rows=2):
     """The first rows of these slots hold a token that no embedding has, which makes them NaN."""
-    batches_from = RowFeed.batches
+    batches_from = IndexedLoader.batches
 
     def batches(feed, first_step):
         for step, batch in enumerate(batches_from(feed, first_step), first_step):
@@ -89,16 +89,16 @@ def poison(patch, *slots, num_rows=2):
             is_poisoned = (batch["row_ids"] < num_rows)[:, None] & (slot in slots)
             yield {**batch, "tokens": np.where(is_poisoned, np.int32(10**6), batch["tokens"])}
 
-    patch(RowFeed, "batches", batches)
+    patch(IndexedLoader, "batches", batches)
 
 
 def change_data_after_scan(patch):
     """The text is rewritten after it was scanned, with as many characters."""
     open_sources = data.open_sources
 
-    def opened(config):
-        sources = open_sources(config)
-        path = Path(config.data.path)
+    def opened(spec):
+        sources = open_sources(spec)
+        path = Path(spec.data.path)
         path.write_bytes(path.read_bytes()[::-1])
         return sources
 

@@ -9,7 +9,7 @@ FLOORS = (
     {"tasks", "parallel", "state"},
     {"step", "evaluation", "checkpoint", "inspection", "decoding", "interop"},
     {"trainer", "hooks"},
-    {"experiment", "inference", "training"},
+    {"inference", "training"},
     {"bench"},
     {"cli", "__init__", "__main__"},
 )

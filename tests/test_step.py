@@ -25,7 +25,7 @@ from jaxdp.optim import track_loss
 from jaxdp.optim.spikes import SPIKE_WARMUP
 from jaxdp.parallel.sync import GradientSync
 from jaxdp.step import UpdateConfig
-from jaxdp.training.parts import task_loss
+from jaxdp.tasks.model_functions import task_loss
 
 pytestmark = pytest.mark.optimized
 

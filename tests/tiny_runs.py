@@ -19,7 +19,13 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxdp.cli.main import main
-from jaxdp.config import load_config
+from jaxdp.config import load_config, parse_config
+from jaxdp.data.assembly import load_dataset
+from jaxdp.data.vocabularies import NONE
+from jaxdp.tasks.architecture import make_model
+from jaxdp.tasks.make import dataset_spec, make_task
+from jaxdp.training.prepared_run import prepare_run
+from jaxdp.training.setup import TrainingSetup
 
 CONFIG = """
 from jaxdp import defaults
@@ -93,7 +99,22 @@ def train(config_file, workdir, *options):
 
 def load(config_file, *overrides):
     """The tiny configuration with some keys changed: `load(file, "total_steps=3")`."""
-    return load_config(str(config_file), [f"--config.{override}" for override in overrides])
+    return parse_config(load_config(str(config_file), [f"--config.{override}" for override in overrides]))
+
+
+def read_data(config, known=NONE):
+    """The dataset of a configuration."""
+    return load_dataset(dataset_spec(config), known)
+
+
+def setup_of(config):
+    """The training setup of a configuration."""
+    return TrainingSetup(prepare_run(config))
+
+
+def model_of(config, vocab_size, platform="cpu", vocabularies=NONE):
+    """The model of a configuration."""
+    return make_model(config, make_task(config, vocabularies), vocab_size, platform)
 
 
 def environment(cache, **variables):

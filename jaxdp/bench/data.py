@@ -9,21 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from jaxdp.data.assembly import load_dataset
+from jaxdp.data.dataset import Dataset
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
+from jaxdp.data.samplers.make import row_order
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
-from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.order import row_order
-from jaxdp.training.parts import make_task
+from jaxdp.run_config import RunConfig
+from jaxdp.tasks.make import dataset_spec, make_task
 
 FEED_SECS = 5.0
 STEPS_WAITED = 50
 
 
-def measure_data(config: ConfigDict, step_ms: float) -> dict[str, Any]:
+def measure_data(config: RunConfig, step_ms: float) -> dict[str, Any]:
     """Times making batches of a configuration, and preparing its data anew.
 
     Args:
@@ -39,23 +38,23 @@ def measure_data(config: ConfigDict, step_ms: float) -> dict[str, Any]:
     """
     if config.data.source == "hf_stream":
         raise UserError("bench --data measures data that is prepared; data.source=hf_stream is not: choose hf.")
-    data = read_data(config)
+    spec = dataset_spec(config)
+    data = load_dataset(spec)
     result = {
         "feed_tokens_per_sec": _feed(config, data),
         "data_wait": _wait(config, data, step_ms),
         "step_ms": step_ms,
         "resident_bytes": _resident_bytes(),
     }
-    ready_made = config.data.source == "tokens" and not config.data.mixture
-    return result | {"prepare_mb_per_sec": {} if ready_made else _prepare(config, data)}
+    return result | {"prepare_mb_per_sec": _prepare(config, data) if spec.has_texts else {}}
 
 
-def _batches(config: ConfigDict, data: Data):
+def _batches(config: RunConfig, data: Dataset):
     task = make_task(config, data.vocabularies)
     return train_batches(
         data.train,
         task.make_batch,
-        row_order(config, data),
+        row_order(dataset_spec(config), data),
         partition=config.data.partition,
         num_processes=1,
         process_index=0,
@@ -63,7 +62,7 @@ def _batches(config: ConfigDict, data: Data):
     )
 
 
-def _feed(config: ConfigDict, data: Data) -> float:
+def _feed(config: RunConfig, data: Dataset) -> float:
     batches, num_batches = _batches(config, data), 0
     next(batches)
     start = time.perf_counter()
@@ -74,7 +73,7 @@ def _feed(config: ConfigDict, data: Data) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def _wait(config: ConfigDict, data: Data, step_ms: float) -> float:
+def _wait(config: RunConfig, data: Dataset, step_ms: float) -> float:
     with Prefetch(_batches(config, data), lambda batch: batch, config.data.prefetch_batches) as batches:
         for _ in itertools.islice(batches, config.data.prefetch_batches):
             time.sleep(step_ms / 1e3)
@@ -84,16 +83,14 @@ def _wait(config: ConfigDict, data: Data, step_ms: float) -> float:
         return (batches.wait_secs - waited) / (time.perf_counter() - start)
 
 
-def _prepare(config: ConfigDict, data: Data) -> dict[int, float]:
+def _prepare(config: RunConfig, data: Dataset) -> dict[int, float]:
     """MB of text a second by number of workers; the tokenizer is there already."""
     speeds = {}
     for num_workers in (0, 1, 2):
         with tempfile.TemporaryDirectory() as directory:
-            trial = config.copy_and_resolve_references()
-            with trial.unlocked(), trial.ignore_type():
-                trial.data.cache_dir, trial.data.num_workers = directory, num_workers
+            trial = config.replaced(data={"cache_dir": directory, "num_workers": num_workers})
             start = time.perf_counter()
-            read_data(trial, data.vocabularies)
+            load_dataset(dataset_spec(trial), data.vocabularies)
             speeds[num_workers] = data.num_characters / 1e6 / (time.perf_counter() - start)
     return speeds
 

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
 from jaxdp.inference.initial_params import start_from
 from jaxdp.inference.scoring import MOST_ROWS, TextWriter
 from jaxdp.inference.trained_run import known_vocabularies
@@ -25,8 +23,11 @@ from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.report.terminal import print_status
-from jaxdp.training import parts
-from jaxdp.training.setup import Composition
+from jaxdp.run_config import RunConfig
+from jaxdp.tasks.make import make_task
+from jaxdp.tasks.model_functions import apply_model
+from jaxdp.training.prepared_run import prepare_run
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -38,7 +39,7 @@ Decoding = tuple[Callable, Callable]
 """(apply, make_cache), as the loops of `jaxdp.decoding` take them."""
 
 
-def measure_prediction(config: ConfigDict) -> dict[str, Any]:
+def measure_prediction(config: RunConfig) -> dict[str, Any]:
     """Times writing on the devices of this process; compiling does not count.
 
     Freshly drawn parameters know no end of text, and might give it at once: it is kept
@@ -55,31 +56,30 @@ def measure_prediction(config: ConfigDict) -> dict[str, Any]:
     Raises:
         UserError: the task writes no texts, or no held-out text is to be written.
     """
-    task = parts.make_task(config)
+    task = make_task(config)
     if task.predict_fields and not task.generated_field:
         raise UserError(f"--predict measures writing, but task={config.task} writes no texts.")
-    data = read_data(config, known_vocabularies(config, WorkDir("."), ()))
-    if task.predict_fields and data.pairs is None:
+    prepared = prepare_run(config.replaced(total_steps=1, total_epochs=None, total_tokens=None), known_vocabularies(config, WorkDir("."), ()))
+    if task.predict_fields and prepared.data.pairs is None:
         raise UserError("--predict writes held-out texts, but there are none: set eval.num_scored above 0 and data.source to a file.")
-    config = parts.resolve(config, data.vocab_size, data.vocabularies)
-    composition = Composition(config, data, 1)
-    params = composition.fresh_state().params
+    setup = TrainingSetup(prepared)
+    params = setup.fresh_state().params
     if config.init_from:
         params = start_from(config.init_from, params).params
     result = {
-        "devices": composition.topology.num_devices,
-        "device_kind": composition.topology.kind,
+        "devices": setup.topology.num_devices,
+        "device_kind": setup.topology.kind,
         "ends": bool(config.init_from and task.predict_fields),
     }
-    return result | (_writing if task.predict_fields else _continuing)(composition, params)
+    return result | (_writing if task.predict_fields else _continuing)(setup, params)
 
 
-def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
+def _writing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Held-out sources, greedily and with beams."""
-    data, model = composition.data, composition.model
-    sources, most = data.pairs.sources, composition.task.row_lengths[composition.task.generated_field]
+    data, model = setup.data, setup.model
+    sources, most = data.pairs.sources, setup.task.row_lengths[setup.task.generated_field]
     ways = {"cached": cached(model), "uncached": uncached(model, most)}
-    if not composition.config.init_from:
+    if not setup.config.init_from:
         end = data.vocabularies.written.eos_id
         ways = {way: (_endless(apply, end), make_cache) for way, (apply, make_cache) in ways.items()}
     result: dict[str, Any] = {"sentences": len(sources), "most_tokens": most}
@@ -88,8 +88,8 @@ def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
         for way, decoding in ways.items():
             print_status(f"{name}, {way}: compiling")
             write = TextWriter(
-                composition.task, model, data.vocabularies, composition.topology,
-                composition.abstract_state.params, BeamSearch(num_beams), len(sources), decoding,
+                setup.task, model, data.vocabularies, setup.topology,
+                setup.abstract_state.params, BeamSearch(num_beams), len(sources), decoding,
             )  # fmt: skip
             every = 1 if way == "cached" else max(len(sources) // (UNCACHED_BATCHES * write.at_once), 1)
             some = sources[::every][: len(sources) if way == "cached" else UNCACHED_BATCHES * write.at_once]
@@ -100,12 +100,12 @@ def _writing(composition: Composition, params: PyTree) -> dict[str, Any]:
     return result
 
 
-def _continuing(composition: Composition, params: PyTree) -> dict[str, Any]:
+def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Random prompts of half the context, continued greedily to its end."""
-    topology, model = composition.topology, composition.model
+    topology, model = setup.topology, setup.model
     context = model.config.max_length
     size, rows = context // 2, MOST_ROWS * topology.num_devices
-    random = np.random.default_rng(composition.config.seed)
+    random = np.random.default_rng(setup.config.seed)
     batch = {
         "tokens": random.integers(0, model.config.vocab_size, (rows, size)).astype(np.int32),
         "prompt_mask": np.ones((rows, size), bool),
@@ -119,7 +119,7 @@ def _continuing(composition: Composition, params: PyTree) -> dict[str, Any]:
         program = compile_spmd(
             make_decode(*decoding, Sampling(temperature=0), num_new=context - size, eos_id=None),
             topology,
-            composition.abstract_state.params,
+            setup.abstract_state.params,
             abstract_batch(spec, topology),
             mapped=(1,),
             mapped_output=True,
@@ -148,7 +148,7 @@ def _compared(secs: dict[str, tuple[float, int]]) -> dict[str, float]:
 
 def cached(model: Transformer) -> Decoding:
     """The model as it decodes everywhere else."""
-    return functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config)
+    return functools.partial(apply_model, model), functools.partial(init_cache, model.config)
 
 
 def _endless(apply: Callable, end: int) -> Callable:
@@ -188,7 +188,7 @@ def uncached(model: Transformer, most: int) -> Decoding:
         model: the module.
         most: tokens that the decoder reads: the prompt, and all but the last of what is written.
     """
-    whole = functools.partial(parts.apply_model, model)
+    whole = functools.partial(apply_model, model)
 
     def apply(params, tokens, *, method, cache=None, source=None, **options):
         if method == "encode":

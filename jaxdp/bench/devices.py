@@ -6,12 +6,12 @@ import jax
 import jaxlib
 import numpy as np
 
+from jaxdp.hardware.cores import num_cores
 from jaxdp.hardware.peaks import peak_flops
 from jaxdp.parallel.devices import (
     AXIS,
     configure_backend,
     connected_topology,
-    num_cores,
 )
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import compile_spmd

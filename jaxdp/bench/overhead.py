@@ -26,7 +26,7 @@ from jaxdp.hooks.watching import Watching
 from jaxdp.parallel.devices import BatchShape, divide_batch
 from jaxdp.parallel.spmd import Program
 from jaxdp.trainer import Hook, train
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.trees import named_leaves
 from jaxdp.watchdog import TRAINING, Watchdog
 
@@ -34,7 +34,7 @@ BLOCK_STEPS = 10
 MIN_ROUNDS = 3
 
 
-def measure_checks(composition: Composition, num_steps: int) -> dict[str, Any]:
+def measure_checks(setup: TrainingSetup, num_steps: int) -> dict[str, Any]:
     """Times about `num_steps` of the smallest steps, and some of the run's own to compare with.
 
     Returns:
@@ -47,15 +47,15 @@ def measure_checks(composition: Composition, num_steps: int) -> dict[str, Any]:
         cpu: the same four in processor time of this process.
     """
     num_rounds = max(num_steps // (3 * BLOCK_STEPS), MIN_ROUNDS)
-    num_devices, every = composition.topology.num_devices, composition.config.parallel.check_every_steps
-    steps = _Blocks(composition, composition.shape, with_checks=False)
-    blocks = _Blocks(composition, divide_batch(num_devices, 1, num_devices), with_checks=True)
+    num_devices, every = setup.topology.num_devices, setup.config.parallel.check_every_steps
+    steps = _Blocks(setup, setup.shape, with_checks=False)
+    blocks = _Blocks(setup, divide_batch(num_devices, 1, num_devices), with_checks=True)
     taken_by_steps = [steps.run_round(0) for _ in range(1 + MIN_ROUNDS)][1:]
     taken = [blocks.run_round(turn) for turn in range(1 + num_rounds)][1:]
     wall, cpu = (_summary(taken_by_steps, taken, clock, every) for clock in (0, 1))
     return {
         "devices": num_devices,
-        "device_kind": composition.topology.kind,
+        "device_kind": setup.topology.kind,
         "rounds": num_rounds,
         "check_every_steps": every,
         **wall,
@@ -88,32 +88,32 @@ def _summary(steps: Sequence[Taken], rounds: Sequence[Taken], clock: int, every:
 class _Blocks:
     """The same steps in several ways, each a short run of the loop itself."""
 
-    def __init__(self, composition: Composition, shape: BatchShape, *, with_checks: bool):
+    def __init__(self, setup: TrainingSetup, shape: BatchShape, *, with_checks: bool):
         """
         Args:
-            composition: of the run.
+            setup: of the run.
             shape: of the batch.
             with_checks: besides `bare`, without any check, run blocks `watched`,
                 with those of every step, and `compared`, with one comparison of the
                 devices on top.
         """
-        config, topology = composition.config, composition.topology
+        config, topology = setup.config, setup.topology
         self._watchdog = Watchdog(config.parallel.watchdog_secs, Path(os.devnull))
         watching = [Watching(self._watchdog), Divergence(config.optim.max_skipped_in_a_row)]
-        names = [name for name, _ in named_leaves(composition.abstract_state)]
-        bare = composition.compile_step(dataclasses.replace(composition.update, skip_by="never"), shape)
+        names = [name for name, _ in named_leaves(setup.abstract_state)]
+        bare = setup.compile_step(dataclasses.replace(setup.update, skip_by="never"), shape)
         self._kinds: list[tuple[str, Program, Sequence[Hook]]] = [("bare", bare, [])]
         if with_checks:
-            checked = composition.compile_step(shape=shape)
+            checked = setup.compile_step(shape=shape)
             consistency = Consistency(
-                composition.compile_checksums(), names, topology, Every(BLOCK_STEPS), lambda step: False
+                setup.compile_checksums(), names, topology, Every(BLOCK_STEPS), lambda step: False
             )
             self._kinds += [("watched", checked, watching), ("compared", checked, [consistency, *watching])]
-        self._state = composition.fresh_state()
+        self._state = setup.fresh_state()
         rows = shape.device_batch_size * topology.num_local_devices
-        host_batch = next(composition.feed.batches(0))
-        self._batch = composition.place({name: array[:rows] for name, array in host_batch.items()})
-        self._make_control_word = composition.control_word_maker()
+        host_batch = next(setup.loader.batches(0))
+        self._batch = setup.place({name: array[:rows] for name, array in host_batch.items()})
+        self._make_control_word = setup.control_word_maker()
 
     def run_round(self, turn: int) -> Taken:
         """A block of each kind, one after another; every turn begins with another."""

@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from jaxdp.bench import overhead as checks
 from jaxdp.checkpoint.retention import Retention
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.experiment.data import read_data
 from jaxdp.hardware.peaks import peak_flops
-from jaxdp.training import parts
-from jaxdp.training.setup import Composition
+from jaxdp.run_config import RunConfig
+from jaxdp.training.prepared_run import prepare_run
+from jaxdp.training.setup import TrainingSetup
 
 WARMUP_STEPS = 10
 NUM_SAVES = 5
 
 
-def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
+def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
     """Times `num_steps` training steps of a configuration on the devices of this process.
 
     Returns:
@@ -43,11 +42,11 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
         save_total_ms: median time until it counts.
         compile_secs, device_bytes, flops_per_step, mfu.
     """
-    composition = _compose(config)
-    config = composition.config
-    program = composition.compile_step()
-    state, control_word = composition.fresh_state(), composition.control_word_maker()(0, 0)
-    with Prefetch(composition.feed.batches(0), composition.place, config.data.prefetch_batches) as batches:
+    setup = _compose(config)
+    config = setup.config
+    program = setup.compile_step()
+    state, control_word = setup.fresh_state(), setup.control_word_maker()(0, 0)
+    with Prefetch(setup.loader.batches(0), setup.place, config.data.prefetch_batches) as batches:
         for _ in range(WARMUP_STEPS):
             state, metrics = program(state, next(batches)[0], control_word)
         jax.block_until_ready(metrics)
@@ -66,37 +65,34 @@ def measure(config: ConfigDict, num_steps: int) -> dict[str, Any]:
     step_secs = statistics.median(times)
     deciles = statistics.quantiles(times, n=10)
     tokens = config.global_batch_size * config.data.length
-    peak = peak_flops(composition.topology.kind)
+    peak = peak_flops(setup.topology.kind)
     result = {
-        "devices": composition.topology.num_devices,
-        "device_kind": composition.topology.kind,
+        "devices": setup.topology.num_devices,
+        "device_kind": setup.topology.kind,
         "steps": num_steps,
         "step_ms": 1e3 * step_secs,
         "step_ms_p10_p90": [1e3 * deciles[0], 1e3 * deciles[-1]],
         "tokens_per_sec": tokens / step_secs,
         "dispatch_ms": dispatch_ms,
         "data_wait": waited / total,
-        "host_batch_ms": _host_batch(composition),
+        "host_batch_ms": _host_batch(setup),
         "compile_secs": program.compile_secs,
         "device_bytes": program.device_bytes,
-        "flops_per_step": composition.flops_per_step,
+        "flops_per_step": setup.flops_per_step,
     }
     if peak:
-        result["mfu"] = composition.flops_per_step / step_secs / peak / composition.topology.num_devices
-    return result | _saving(composition, state)
+        result["mfu"] = setup.flops_per_step / step_secs / peak / setup.topology.num_devices
+    return result | _saving(setup, state)
 
 
-def measure_checks(config: ConfigDict, num_steps: int) -> dict[str, Any]:
-    """What watching over a run costs; see `experiment.checks`."""
+def measure_checks(config: RunConfig, num_steps: int) -> dict[str, Any]:
+    """What watching over a run costs; see `bench.overhead`."""
     return checks.measure_checks(_compose(config), num_steps)
 
 
-def _compose(config: ConfigDict) -> Composition:
+def _compose(config: RunConfig) -> TrainingSetup:
     """The run that the configuration describes, with its data read."""
-    data = read_data(config)
-    config = parts.resolve(config, data.vocab_size, data.vocabularies)
-    total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
-    return Composition(config, data, total_steps)
+    return TrainingSetup(prepare_run(config))
 
 
 def _dispatch(program, state, batches, control_word, num_steps: int):
@@ -114,24 +110,24 @@ def _dispatch(program, state, batches, control_word, num_steps: int):
     return state, 1e3 * statistics.median(times)
 
 
-def _host_batch(composition: Composition, num_batches: int = 50) -> float:
+def _host_batch(setup: TrainingSetup, num_batches: int = 50) -> float:
     """Median milliseconds to make and place a batch with nothing else running."""
-    batches, times = composition.feed.batches(0), []
+    batches, times = setup.loader.batches(0), []
     for _ in range(num_batches):
         start = time.perf_counter()
-        jax.block_until_ready(composition.place(next(batches))[0])
+        jax.block_until_ready(setup.place(next(batches))[0])
         times.append(time.perf_counter() - start)
     return 1e3 * statistics.median(times)
 
 
-def _saving(composition: Composition, state) -> dict[str, Any]:
+def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
     """Times of saves into a temporary directory, none of them overlapping a step."""
     blocked, whole = [], []
     with tempfile.TemporaryDirectory(prefix="jaxdp_bench_") as directory:
-        writer = CheckpointWriter(Path(directory), Retention(), composition.abstract_state, async_save=True)
+        writer = CheckpointWriter(Path(directory), Retention(), setup.abstract_state, async_save=True)
         for step in range(NUM_SAVES):
             start = time.perf_counter()
-            writer.save(step, state, composition.feed.data_state(step), to_json(composition.config), {})
+            writer.save(step, state, setup.loader.data_state(step), to_json(setup.config), {})
             blocked.append(time.perf_counter() - start)
             writer.wait()
             whole.append(time.perf_counter() - start)

@@ -5,16 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp import defaults
-from jaxdp.config import load_config
+from jaxdp.config import load_config, parse_config
 from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.nearest import closest
 from jaxdp.redact import escape_json_controls, redact
-from jaxdp.run_config import MAX_CPU_DEVICES
+from jaxdp.run_config import MAX_CPU_DEVICES, RunConfig
 from jaxdp.workdir import WorkDir
 
 
@@ -78,14 +76,11 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configuration(options: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
+def configuration(options: argparse.Namespace, rest: Sequence[str]) -> RunConfig:
     """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
     refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
-    config = load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest)
-    if options.cpu_devices is not None:
-        with config.unlocked():
-            config.parallel.cpu_devices = options.cpu_devices
-    return config
+    config = parse_config(load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest))
+    return config if options.cpu_devices is None else config.replaced(parallel={"cpu_devices": options.cpu_devices})
 
 
 def _config_of_run(workdir: str) -> str:

@@ -19,8 +19,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     config = shared.configuration(options, rest)
     if config.data.source == "hf_stream":
         raise UserError("data.source=hf_stream is read as it comes and has nothing to prepare; use hf to prepare it.")
-    from jaxdp.experiment.prepare import prepare
+    from jaxdp.data.prepare import prepare
+    from jaxdp.tasks.make import dataset_spec
 
-    for name, value in prepare(config, dry_run=options.dry_run):
+    for name, value in prepare(dataset_spec(config), dry_run=options.dry_run):
         shared.show(f"{name:<11} {value}")
     return 0

@@ -6,12 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 
-from ml_collections import ConfigDict
-
 from jaxdp import streams
 from jaxdp.cli import options as shared
 from jaxdp.config import to_json
 from jaxdp.errors import UserError
+from jaxdp.run_config import RunConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return code
 
 
-def _dry_run(config: ConfigDict, options: argparse.Namespace) -> int:
+def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
     if (options.coordinator, options.num_processes, options.process_index) != (None, None, None):
         raise UserError("--dry_run runs in one process; leave --coordinator, --num_processes and --process_index out.")
     from jaxdp.training.dry_run import dry_run

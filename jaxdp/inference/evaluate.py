@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.arguments import (
     WEIGHTS,
@@ -22,12 +21,12 @@ from jaxdp.arguments import (
 from jaxdp.atomic_files import write_atomically
 from jaxdp.checkpoint.manifest import read_item
 from jaxdp.checkpoint.restoring import restore_part
+from jaxdp.data.assembly import load_dataset, load_evaluation_dataset
+from jaxdp.data.dataset import Dataset
 from jaxdp.data.pipeline import SequenceDataset, eval_batches
+from jaxdp.data.tokenization import SPLITS
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
-from jaxdp.experiment.data import read_data, read_evaluation_data
-from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.tokenizing import SPLITS
 from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.other_data import check_keys, described, other_data
 from jaxdp.inference.scoring import Scorer
@@ -47,9 +46,12 @@ from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.quoting import quoted_names
 from jaxdp.report.terminal import print_status
+from jaxdp.run_config import RunConfig
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
-from jaxdp.training import parts
+from jaxdp.tasks.architecture import make_model
+from jaxdp.tasks.make import batch_spec, dataset_spec, make_task
+from jaxdp.tasks.model_functions import eval_outputs_of, task_loss
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -61,10 +63,10 @@ class Evaluator:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: RunConfig,
         task: Task,
         model: Transformer,
-        data: Data,
+        data: Dataset,
         source: SequenceDataset,
         topology: Topology,
         abstract_params: PyTree,
@@ -81,9 +83,9 @@ class Evaluator:
         """
         self._config, self._task, self._source, self._topology = config, task, source, topology
         self._rows = config.global_batch_size
-        spec = parts.batch_spec(task, self._rows // topology.num_devices)
+        spec = batch_spec(task, self._rows // topology.num_devices)
         self._program = compile_spmd(
-            make_eval_step(parts.task_loss(task, model, train=False), parts.collected_outputs(task, model)),
+            make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model)),
             topology,
             abstract_params,
             abstract_batch(spec, topology),
@@ -188,13 +190,11 @@ def measure_checkpoint(
     config, checkpoint, vocabularies = run.config, run.checkpoint, run.vocabularies
     check_keys(data or {})
     other = other_data(config, split, data or {})
-    config = other or config.copy_and_resolve_references()
-    with config.unlocked(), config.ignore_type():
-        if other is None:
-            config.data.update(data or {})
-        if num_batches is not None or config.data.source != "hf_stream":  # its evaluation rows are the first batches
-            config.eval.num_batches = num_batches or 0
-    found = read_data(config, vocabularies) if other is None else read_evaluation_data(config, vocabularies)
+    config = other or config.replaced(data=data or {})
+    if num_batches is not None or config.data.source != "hf_stream":  # its evaluation rows are the first batches
+        config = config.replaced(eval={"num_batches": num_batches or 0})
+    load = load_dataset if other is None else load_evaluation_dataset
+    found = load(dataset_spec(config), vocabularies)
     saved = read_item(checkpoint, "data")
     if other is None:
         _check_fingerprint(saved, found, checkpoint)
@@ -207,10 +207,10 @@ def measure_checkpoint(
         topology = fitting_topology(topology, config.global_batch_size)
     check_device_count(cpu_devices, topology)
     divide_batch(config.global_batch_size, None, topology.num_devices)
-    model = parts.make_model(config, found.vocab_size, topology.platform, found.vocabularies)
+    task = make_task(config, found.vocabularies)
+    model = make_model(config, task, found.vocab_size, topology.platform)
     abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
     params = restore_part(checkpoint, weights_key(checkpoint, weights), abstract_params)
-    task = parts.make_task(config, found.vocabularies)
     if split == "train":
         found = dataclasses.replace(found, pairs=None)  # those are held out
     evaluator = Evaluator(config, task, model, found, source, topology, abstract_params)
@@ -289,7 +289,7 @@ def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _check_fingerprint(saved: Mapping[str, Any], data: Data, checkpoint: Path) -> None:
+def _check_fingerprint(saved: Mapping[str, Any], data: Dataset, checkpoint: Path) -> None:
     if saved["fingerprint"] != data.fingerprint:
         raise UserError(
             f"{data.groups[0].name} is not the data that {checkpoint} was trained with: "

@@ -20,20 +20,23 @@ from jaxdp.arguments import (
     whole_number,
 )
 from jaxdp.checkpoint.restoring import restore_part
+from jaxdp.data.named_files import with_word_lists
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
 from jaxdp.errors import UserError
-from jaxdp.experiment.named_files import with_word_lists
+from jaxdp.hardware.cores import num_cores
 from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.prompts import make_prompts
 from jaxdp.inference.trained_run import TrainedRun, open_run
 from jaxdp.model import Transformer, init_cache, parameter_shapes
-from jaxdp.parallel.devices import Topology, configure_backend, connected_topology, num_cores
+from jaxdp.parallel.devices import Topology, configure_backend, connected_topology
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.tasks import Task
-from jaxdp.training import parts
+from jaxdp.tasks.architecture import make_model
+from jaxdp.tasks.make import make_task
+from jaxdp.tasks.model_functions import apply_model
 from jaxdp.typing import PyTree
 
 DEFAULT_SAMPLING = Sampling()
@@ -114,14 +117,14 @@ def generate(
         return []
     run = open_run(workdir, step)
     task = _task_of_prompts(run)
-    config, checkpoint, tokenizer = with_word_lists(run.config, run.vocabularies.files), run.checkpoint, run.vocabularies.tokenizer
-    prepared = make_prompts(prompts, config, task, tokenizer)
+    config, checkpoint, tokenizer = run.config, run.checkpoint, run.vocabularies.tokenizer
+    prepared = make_prompts(prompts, with_word_lists(config.data, run.vocabularies.files), task, tokenizer)
     encoded = [prompt.tokens for prompt in prepared]
     rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]
 
     configure_backend(cpu_devices, min(num_cores(), len(rows)))
     topology = connected_topology()
-    model = parts.make_model(config, config.model.vocab_size, topology.platform)
+    model = make_model(config, task, config.model.vocab_size, topology.platform)
     params = restore_part(
         checkpoint,
         weights_key(checkpoint, weights),
@@ -150,7 +153,7 @@ def _task_of_prompts(run: TrainedRun) -> Task:
     Raises:
         UserError: Its task predicts instead, or the run has no tokenizer.
     """
-    task, workdir = parts.make_task(run.config), run.directory.root
+    task, workdir = make_task(run.config, run.vocabularies), run.directory.root
     if task.predict_fields:
         raise UserError(
             f"--workdir={workdir} is of task={run.config.task}, which continues no prompts: "
@@ -260,7 +263,7 @@ class _Decoder:
 
     def _compile(self, rows: int, width: int, num_new: int):
         decode = make_strategy(
-            functools.partial(parts.apply_model, self._model),
+            functools.partial(apply_model, self._model),
             functools.partial(init_cache, self._model.config),
             self._strategy,
             num_new=num_new,

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.arguments import WEIGHTS, check_caller, check_choice, step_name
 from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest, require_manifest
@@ -21,6 +20,7 @@ from jaxdp.errors import DamageFound, UserError
 from jaxdp.model import HEAD_PARAMETERS, POSITIONS
 from jaxdp.paths import check_unicode, resolved_path
 from jaxdp.report.terminal import quantity
+from jaxdp.run_config import RunConfig
 from jaxdp.trees import leaf_name, named_leaves
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
@@ -38,7 +38,7 @@ class LoadedCheckpoint:
     """
 
     step: int
-    config: ConfigDict
+    config: RunConfig
     params: PyTree
     metrics: dict[str, float | None]
 

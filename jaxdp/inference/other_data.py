@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp.errors import UserError
-from jaxdp.run_config import DATA_PLACES, TEST_DATA
+from jaxdp.run_config import DATA_PLACES, TEST_DATA, RunConfig
 
 OTHER_DATA = (
     "source", *DATA_PLACES, *TEST_DATA, "name", "split", "eval_split",
@@ -28,7 +26,7 @@ def check_keys(given: Mapping[str, Any]) -> None:
             )
 
 
-def other_data(config: ConfigDict, split: str, given: Mapping[str, Any]) -> ConfigDict | None:
+def other_data(config: RunConfig, split: str, given: Mapping[str, Any]) -> RunConfig | None:
     """Returns the configuration of other data to evaluate on; None: a split of the run's own data is wanted.
 
     Args:
@@ -55,24 +53,22 @@ def other_data(config: ConfigDict, split: str, given: Mapping[str, Any]) -> Conf
     if split == "train":
         key = next(key for key in named if named[key])
         raise UserError(f"--split=train is that of the run, but data.{key} names other data: leave one of them out.")
-    other = config.copy_and_resolve_references()
-    with other.unlocked(), other.ignore_type():
-        other.data.update({**given, **named, **dict.fromkeys(TEST_DATA), "mixture": ()})
+    other = config.replaced(data={**given, **named, **dict.fromkeys(TEST_DATA), "mixture": ()})
     _check_source(config, other, given, "test" if split == "test" else "eval")
     return other
 
 
-def described(other: ConfigDict) -> str:
+def described(other: RunConfig) -> str:
     """Returns the name of other data for a person: the files, or the data set and its split."""
     data = other.data
     return data.eval_path or f"{data.path}, split {data.eval_split}"
 
 
-def _test(config: ConfigDict, given: Mapping[str, Any], key: str) -> Any:
-    return given[key] if key in given else config.data[key]
+def _test(config: RunConfig, given: Mapping[str, Any], key: str) -> Any:
+    return given[key] if key in given else getattr(config.data, key)
 
 
-def _check_source(config: ConfigDict, other: ConfigDict, given: Mapping[str, Any], kind: str) -> None:
+def _check_source(config: RunConfig, other: RunConfig, given: Mapping[str, Any], kind: str) -> None:
     """Checks that the source of other data is known, and reads what is named; `kind` is eval or test."""
     source = other.data.source
     if "source" not in given and (config.data.mixture or source == "stdlib"):
@@ -81,10 +77,10 @@ def _check_source(config: ConfigDict, other: ConfigDict, given: Mapping[str, Any
             f"the run {why}: say how the other data are read, with --config.data.source=text (or jsonl, csv, parquet, hf)."
         )
     needed, useless = ("split", "path") if source in ("hf", "hf_stream") else ("path", "split")
-    if other.data[f"eval_{useless}"]:
+    if getattr(other.data, f"eval_{useless}"):
         raise UserError(
-            f"data.{kind}_{useless}={other.data[f'eval_{useless}']} means nothing with data.source={source}: "
+            f"data.{kind}_{useless}={getattr(other.data, f'eval_{useless}')} means nothing with data.source={source}: "
             f"set data.{kind}_{needed} instead."
         )
-    if not other.data[f"eval_{needed}"]:
+    if not getattr(other.data, f"eval_{needed}"):
         raise UserError(f"data.source={source} is evaluated on data.{kind}_{needed}, which is not set: set it.")

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.arguments import (
     WEIGHTS,
@@ -22,6 +21,7 @@ from jaxdp.arguments import (
     whole_number,
 )
 from jaxdp.checkpoint.restoring import restore_part
+from jaxdp.data.named_files import with_word_lists
 from jaxdp.data.reading.file_sources import FORMATS
 from jaxdp.data.reading.raw_records import RawRecord, open_input, read_raw
 from jaxdp.data.reading.tables import parsed_delimiter
@@ -29,7 +29,7 @@ from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import Strategy
 from jaxdp.errors import UserError
-from jaxdp.experiment.named_files import with_word_lists
+from jaxdp.hardware.cores import num_cores
 from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.prediction_requests import (
     ERROR,
@@ -41,12 +41,15 @@ from jaxdp.inference.prediction_requests import (
 from jaxdp.inference.scoring import TextWriter, Written
 from jaxdp.inference.trained_run import open_run
 from jaxdp.model import parameter_shapes
-from jaxdp.parallel.devices import configure_backend, connected_topology, num_cores
+from jaxdp.parallel.devices import configure_backend, connected_topology
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.report.terminal import print_status
+from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task, pad_examples
-from jaxdp.training import parts
+from jaxdp.tasks.architecture import make_model
+from jaxdp.tasks.make import make_task
+from jaxdp.tasks.model_functions import apply_model
 
 MOST_ROWS = 32
 """Records that one device answers at a time."""
@@ -100,9 +103,9 @@ class Predictor:
         run = open_run(workdir, step)
         config, self._checkpoint, self._vocabularies = run.config, run.checkpoint, run.vocabularies
         if num_candidates is not None:
-            _set_candidates(config, num_candidates)
-        self._config = config = with_word_lists(config, self._vocabularies.files)
-        self._task = parts.make_task(config, self._vocabularies)
+            config = _with_candidates(config, num_candidates)
+        self._config, self._data = config, with_word_lists(config.data, self._vocabularies.files)
+        self._task = make_task(config, self._vocabularies)
         _check_task(self._task, config, workdir, writes=strategy is not None or num_samples > 1)
         check_seed(seed, num_samples)
         self._strategy, self._num_samples, self._seed = strategy, num_samples, seed
@@ -120,14 +123,14 @@ class Predictor:
         Raises:
             UserError: It cannot be read.
         """
-        columns = tuple(request_columns(self._config, self._task).values())
-        data = self._config.data
+        columns = tuple(request_columns(self._data, self._task).values())
+        data = self._data
         file = open_input(name, "--input", stdin, form, columns, parsed_delimiter(data.delimiter))
-        if data.encoding and data.source in FORMATS and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
+        if data.encoding and file.kind in (FORMATS[data.source].endings or (".txt", ".text")):
             file = dataclasses.replace(file, encoding=data.encoding)  # of the run's own format; others are UTF-8
         if form is None and not file.path.endswith(file.name):
             print_status(f"{file.path} is read as {file.kind[1:]}; another format is set by --format")
-        return read_raw(file, columns, self._config.data.errors)
+        return read_raw(file, columns, data.errors)
 
     def __call__(self, records: Iterable[RawRecord]) -> Iterator[dict[str, Any]]:
         """Yields one answer a record, in order; memory does not grow with their number.
@@ -141,7 +144,7 @@ class Predictor:
             UserError: There is no record, or the reader of the records fails.
         """
         prediction_names = (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
-        requests = RequestReader(self._config, self._task, self._vocabularies.tokenizer, prediction_names)(records)
+        requests = RequestReader(self._data, self._task, self._vocabularies.tokenizer, prediction_names)(records)
         answer, at_once = None, MOST_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
             examples = examples_of(some)
@@ -167,7 +170,7 @@ class Predictor:
         """(topology, model, abstract parameters, parameters), on no more CPU devices than there are rows."""
         configure_backend(self._cpu_devices, min(num_cores(), num_rows))
         topology = connected_topology()
-        model = parts.make_model(self._config, self._config.model.vocab_size, topology.platform, self._vocabularies)
+        model = make_model(self._config, self._task, self._config.model.vocab_size, topology.platform)
         abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
         return topology, model, abstract_params, restore_part(self._checkpoint, self._weights, abstract_params)
 
@@ -180,13 +183,13 @@ class Predictor:
         end_ids = dict.fromkeys(task.eos_fields, self._vocabularies.tokenizer.eos_id)
 
         def batch_of(some: Examples) -> dict[str, np.ndarray]:
-            return task.make_predict_batch(pad_examples(task, some, end_ids, rows)[0])
+            return task.make_request_batch(pad_examples(task, some, end_ids, rows)[0])
 
         spec = {
             name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
             for name, array in batch_of(first[:1]).items()
         }
-        apply = functools.partial(parts.apply_model, model)
+        apply = functools.partial(apply_model, model)
         program = compile_spmd(
             lambda params, batch: gather_rows(task.outputs(apply, params, batch)),
             topology,
@@ -272,7 +275,7 @@ def predict(
     return answers
 
 
-def _check_task(task: Task, config: ConfigDict, workdir: str, writes: bool) -> None:
+def _check_task(task: Task, config: RunConfig, workdir: str, writes: bool) -> None:
     if not task.predict_fields:
         raise UserError(f"--workdir={workdir} is of task={config.task}, which answers nothing: `jaxdp generate` continues texts with it.")
     if not task.generated_field and writes:
@@ -282,11 +285,11 @@ def _check_task(task: Task, config: ConfigDict, workdir: str, writes: bool) -> N
         )
 
 
-def _set_candidates(config: ConfigDict, num_candidates: int) -> None:
-    options = config.get(config.task, {})
+def _with_candidates(config: RunConfig, num_candidates: int) -> RunConfig:
+    options = config.task_options
     if "num_candidates" not in options:
         raise UserError(f"--num_candidates is for tasks that fill masks; task={config.task} fills none: leave it out.")
-    options.num_candidates = num_candidates
+    return config.replaced(task_groups=config.task_groups | {config.task: options | {"num_candidates": num_candidates}})
 
 
 def _with_alternatives(texts: Iterable[Written]) -> dict[str, Any]:

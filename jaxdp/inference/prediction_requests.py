@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.data.cleaning.cleaner import Cleaner, TextChanges
 from jaxdp.data.reading.raw_records import RawRecord
 from jaxdp.data.reading.records import MISSING, Record, encodable, value_at
+from jaxdp.data.source_entries import source_entries
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
-from jaxdp.experiment.sources import source_entries
 from jaxdp.quoting import quoted_names
+from jaxdp.run_config import DataConfig
 from jaxdp.tasks import Task
 
 ERROR = "error"
@@ -34,7 +34,7 @@ class Request:
 
     Attributes:
         passed: Fields of the record other than those that the task reads.
-        example: What `Task.prepare_for_predict` made of it; None if `error` says why there is nothing.
+        example: What `Task.prepare_request` made of it; None if `error` says why there is nothing.
         reserved: Names that answers of the task have, or an error.
         error: One sentence.
         is_cut: Whether it has more tokens than the model reads.
@@ -56,12 +56,12 @@ class Request:
         return passed | dict(found)
 
 
-def request_columns(config: ConfigDict, task: Task) -> dict[str, str]:
+def request_columns(data: DataConfig, task: Task) -> dict[str, str]:
     """Returns the column of each field that the task needs to predict: that of the run's sources, where they agree."""
     columns = {}
     for field in task.predict_fields:
-        named = {entry[f"{field}_column"] for entry in source_entries(config)}
-        columns[field] = named.pop() if len(named) == 1 else config.data[f"{field}_column"]
+        named = {entry[f"{field}_column"] for entry in source_entries(data)}
+        columns[field] = named.pop() if len(named) == 1 else getattr(data, f"{field}_column")
     return columns
 
 
@@ -69,17 +69,17 @@ class RequestReader:
     """Turns records into requests.
 
     Args:
-        config: Configuration of the run; `data` is used.
+        data: Data configuration of the run.
         task: Task of the run.
         tokenizer: Tokenizer of the run.
         prediction_names: Keys of an answer.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, tokenizer: Tokenizer, prediction_names: Sequence[str]):
-        self._data, self._task, self._tokenizer = config.data, task, tokenizer
-        self._columns = request_columns(config, task)
+    def __init__(self, data: DataConfig, task: Task, tokenizer: Tokenizer, prediction_names: Sequence[str]):
+        self._data, self._task, self._tokenizer = data, task, tokenizer
+        self._columns = request_columns(data, task)
         self._reserved = (*prediction_names, ERROR)
-        self._changes: TextChanges = Cleaner(config.data.cleaning, task.predict_fields).changes()
+        self._changes: TextChanges = Cleaner(data.cleaning, task.predict_fields).changes()
 
     def __call__(self, records: Iterable[RawRecord]) -> Iterator[Request]:
         """Yields one request a record, in order; a record that cannot be used becomes a request with an error."""
@@ -95,7 +95,7 @@ class RequestReader:
                 passed = {str(name): _plain(value) for name, value in record.value.items() if name not in asked}
             fields = self._fields(record)
             cleaned = self._changes.around(self._task.protected_strings, Record(fields, record.where))
-            example = self._task.prepare_for_predict(cleaned.fields, self._tokenizer)
+            example = self._task.prepare_request(cleaned.fields, self._tokenizer)
             return Request(passed, self._reserved, example, is_cut=self._is_long(example))
         except UserError as error:
             said = str(error)

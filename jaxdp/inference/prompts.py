@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.reading.records import Record
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
+from jaxdp.run_config import DataConfig
 from jaxdp.tasks import Task
 
 END_MARK = "<|end of prompt|>"
@@ -36,12 +36,12 @@ class Prompt:
         return added.removeprefix(" ") if loses_blank else added
 
 
-def make_prompts(texts: Sequence[str], config: ConfigDict, task: Task, tokenizer: Tokenizer) -> list[Prompt]:
+def make_prompts(texts: Sequence[str], data: DataConfig, task: Task, tokenizer: Tokenizer) -> list[Prompt]:
     """Prepares prompts as the training data was.
 
     Args:
         texts: Prompts as given; one without tokens begins a new document.
-        config: Configuration of the run; `data` is used.
+        data: Data configuration of the run.
         task: Task of the run.
         tokenizer: Tokenizer of the run.
 
@@ -49,7 +49,7 @@ def make_prompts(texts: Sequence[str], config: ConfigDict, task: Task, tokenizer
         UserError: A prompt cannot be expressed, leaves no room in the context, or begins a
             document where the run did not learn how one begins.
     """
-    changes = Cleaner(config.data.cleaning, ("text",)).changes()
+    changes = Cleaner(data.cleaning, ("text",)).changes()
     end = "" if task.prompt_end else END_MARK  # a source is a whole text
 
     def cleaned(text: str) -> str:
@@ -64,7 +64,7 @@ def make_prompts(texts: Sequence[str], config: ConfigDict, task: Task, tokenizer
             tokens = tokenizer.encode(text)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        prompts.append(Prompt(text, _with_end(tokens, where, tokenizer, task.end_before_text, config.data.length)))
+        prompts.append(Prompt(text, _with_end(tokens, where, tokenizer, task.end_before_text, data.length)))
     return prompts
 
 

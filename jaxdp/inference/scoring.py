@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from jaxdp.data.dataset import Dataset
+from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
 from jaxdp.evaluation import EvaluationInterrupted
-from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.control_word import compile_agreement
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
+from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Summary, Task
-from jaxdp.training import parts
+from jaxdp.tasks.model_functions import apply_model
 from jaxdp.typing import PyTree
 
 MOST_ROWS = 16
@@ -74,7 +74,7 @@ class TextWriter:
         self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.eos_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
         write = make_strategy(
-            *(decoding or (functools.partial(parts.apply_model, model), functools.partial(init_cache, model.config))),
+            *(decoding or (functools.partial(apply_model, model), functools.partial(init_cache, model.config))),
             strategy,
             num_new=task.row_lengths[task.generated_field],
             eos_id=self._tokenizer.eos_id,
@@ -163,10 +163,10 @@ class Scorer:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: RunConfig,
         task: Task,
         model: Transformer,
-        data: Data,
+        data: Dataset,
         topology: Topology,
         abstract_params: PyTree,
     ):

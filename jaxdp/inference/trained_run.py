@@ -5,16 +5,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
+from jaxdp.data.named_files import NamedFiles, check_named_files
+from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
-from jaxdp.experiment.named_files import NamedFiles, check_named_files
-from jaxdp.experiment.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.inference.initial_params import find_checkpoint
-from jaxdp.training.parts import make_task
+from jaxdp.run_config import RunConfig
+from jaxdp.tasks.make import make_task
 from jaxdp.workdir import WorkDir
 
 
@@ -30,7 +29,7 @@ class TrainedRun:
     """
 
     directory: WorkDir
-    config: ConfigDict
+    config: RunConfig
     checkpoint: Path
     vocabularies: Vocabularies
 
@@ -61,7 +60,7 @@ def open_run(workdir: str | os.PathLike, step: str = "latest") -> TrainedRun:
             # The run that trains there has deleted it meanwhile, and has saved a newer one before.
 
 
-def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
+def known_vocabularies(config: RunConfig, directory: WorkDir, steps: Sequence[int]) -> Vocabularies:
     """Loads the vocabularies that a run has before it reads its data.
 
     One that resumes has its own. One that starts from another has the tokenizers of
@@ -82,7 +81,7 @@ def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[i
         checkpoints = (directory.checkpoints / str(step) for step in reversed(steps))
         newest = next((checkpoint for checkpoint in checkpoints if read_manifest(checkpoint) is not None), None)
         known = load_vocabularies(directory) if newest is None else _vocabularies(directory, config, newest)
-        check_named_files(config, known.files, directory.root)
+        check_named_files(config.data, known.files, directory.root)
         return known
     if not config.init_from:
         return NONE
@@ -93,7 +92,7 @@ def known_vocabularies(config: ConfigDict, directory: WorkDir, steps: Sequence[i
     return dataclasses.replace(load_vocabularies(other), labels=None, files=NamedFiles())
 
 
-def _vocabularies(directory: WorkDir, config: ConfigDict, checkpoint: Path) -> Vocabularies:
+def _vocabularies(directory: WorkDir, config: RunConfig, checkpoint: Path) -> Vocabularies:
     check_run_files(checkpoint, directory)
     for path in _needed_files(directory, config):
         if not path.exists():
@@ -103,7 +102,7 @@ def _vocabularies(directory: WorkDir, config: ConfigDict, checkpoint: Path) -> V
     return load_vocabularies(directory)
 
 
-def _needed_files(directory: WorkDir, config: ConfigDict) -> list[Path]:
+def _needed_files(directory: WorkDir, config: RunConfig) -> list[Path]:
     """Vocabularies that the run has; only one of ready-made tokens has no tokenizer."""
     if config.data.source == "tokens" and not config.data.mixture:
         return []

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdp.cache_home import cache_home, why_unwritable
 from jaxdp.errors import UserError
+from jaxdp.hardware.cores import num_cores
 from jaxdp.hardware.host_memory import check_address_space
 from jaxdp.report.terminal import print_status
 
@@ -62,11 +63,6 @@ class Topology:
     @property
     def platform(self) -> str:
         return self.devices[0].platform
-
-
-def num_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def divisors_up_to(number: int, limit: int) -> list[int]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxdp.errors import UserError
 from jaxdp.parallel.devices import AXIS
+from jaxdp.run_config import ParallelConfig
 from jaxdp.typing import PyTree
 
 WIRE_DTYPES = ("float32", "bfloat16")
@@ -76,6 +77,20 @@ class GradientSync:
         if self.bucket_bytes is None:
             return split_into_buckets(sizes, math.inf)
         return split_into_buckets(sizes, self.bucket_bytes / jnp.dtype(self.wire_dtype).itemsize)
+
+
+def make_sync(parallel: ParallelConfig, platform: str) -> GradientSync:
+    """Returns the gradient synchronisation of a configuration: one buffer on CPU, buckets elsewhere.
+
+    Raises:
+        UserError: `parallel.sync` is unknown.
+    """
+    if parallel.sync != "pmean":
+        raise UserError(f"parallel.sync={parallel.sync!r} is unknown; choose pmean.")
+    bucket_mb = parallel.bucket_mb
+    if bucket_mb is None and platform != "cpu":
+        bucket_mb = 32.0
+    return GradientSync(parallel.wire_dtype, None if bucket_mb is None else int(bucket_mb * 2**20))
 
 
 def split_into_buckets(sizes: Sequence[int], limit: float) -> list[list[int]]:

@@ -14,8 +14,8 @@ from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.placement import abstract_batch
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import row_keys
-from jaxdp.training import parts
-from jaxdp.training.setup import Composition
+from jaxdp.tasks.model_functions import apply_model
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.trees import SCANNED_LAYERS, named_leaves
 from jaxdp.typing import PyTree
 
@@ -42,29 +42,29 @@ class Diagnosis:
         return f"{which}; {self.where}"
 
 
-def diagnose(composition: Composition, params: PyTree, step: int) -> Diagnosis:
+def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
     """Computes batch(step) again, watching every layer and every gradient.
 
     All processes must call it. Layers are unrolled and nothing is recomputed, so
     that each is seen for itself; dropout draws the masks it drew.
 
     Args:
-        composition: of the run.
+        setup: of the run.
         params: the parameters with which the batch was bad.
         step: batches consumed before it.
     """
     names: dict[str, list[str]] = {}
-    batch = composition.place(next(composition.feed.batches(step)))[0]
+    batch = setup.place(next(setup.loader.batches(step)))[0]
     spec = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in batch.items()}
     program = compile_spmd(
-        _probe(composition, step, names),
-        composition.topology,
-        composition.abstract_state.params,
-        abstract_batch(spec, composition.topology),
+        _probe(setup, step, names),
+        setup.topology,
+        setup.abstract_state.params,
+        abstract_batch(spec, setup.topology),
         mapped=(1,),
     )
     found = jax.device_get(program(params, batch))
-    rows = composition.feed.rows(step, found["row_ids"].reshape(-1))
+    rows = setup.loader.rows(step, found["row_ids"].reshape(-1))
     is_bad = found["bad_rows"].reshape(-1)
     are_culprits = bool(is_bad.any() and not is_bad.all())
     return Diagnosis(
@@ -72,22 +72,22 @@ def diagnose(composition: Composition, params: PyTree, step: int) -> Diagnosis:
     )
 
 
-def _probe(composition: Composition, step: int, names: dict[str, list[str]]):
+def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
     """One device's part: for each value whether it is not finite, with its name left in `names`."""
-    config = composition.model.config
+    config = setup.model.config
     model = Transformer(dataclasses.replace(config, scan_layers=False, remat="none"))
-    shape, task = composition.shape, composition.task
+    shape, task = setup.shape, setup.task
 
     def loss_and_layers(params, rows):
         layers: list[tuple[str, jax.Array]] = []
 
         def apply(params, *inputs, **options):
             with nn.intercept_methods(_recorder(layers)):
-                outputs = parts.apply_model(model, params, *inputs, **options)
+                outputs = apply_model(model, params, *inputs, **options)
             layers.append(("", _bad_rows(outputs)))
             return outputs
 
-        keys = row_keys(composition.config.seed, step, rows["row_ids"]) if config.dropout_rate else None
+        keys = row_keys(setup.config.seed, step, rows["row_ids"]) if config.dropout_rate else None
         sums = task.loss(apply, params, rows, keys, True)
         *layers, (_, bad_rows) = layers
         names["layers"] = [name for name, _ in layers]

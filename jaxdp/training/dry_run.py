@@ -1,19 +1,19 @@
 """`jaxdp train --dry_run`: the resolved configuration and the report of a run that is not started."""
 
-from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.manifest import committed_steps
-from jaxdp.experiment.data import read_data
+from jaxdp.config import ConfigLike, parse_config
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.report.terminal import print_status
-from jaxdp.training import parts
+from jaxdp.run_config import RunConfig
+from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.resume import check_configuration
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.training.startup_report import show_report
 from jaxdp.workdir import WorkDir
 
 
-def dry_run(config: ConfigDict, workdir: str) -> ConfigDict:
+def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
     """Does all that training does before step 1, in one process, and writes nothing but the cache of prepared data.
 
     Args:
@@ -26,15 +26,13 @@ def dry_run(config: ConfigDict, workdir: str) -> ConfigDict:
     Raises:
         UserError: As `train` would, for anything that the user can fix.
     """
-    directory = WorkDir(workdir)
+    config, directory = parse_config(config), WorkDir(workdir)
     steps = committed_steps(directory.checkpoints)
-    data = read_data(config, known_vocabularies(config, directory, steps))
-    config = parts.resolve(config, data.vocab_size, data.vocabularies)
-    total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+    prepared = prepare_run(config, known_vocabularies(config, directory, steps))
     if steps:
-        check_configuration(config, directory, steps)
-    composition = Composition(config, data, total_steps)
-    show_report(composition, composition.compile())
-    would = f"continue from checkpoint {steps[-1]} of {total_steps} steps" if steps else f"train {total_steps} steps from step 1"
+        check_configuration(prepared.config, directory, steps)
+    setup = TrainingSetup(prepared)
+    show_report(setup, setup.compile())
+    would = f"continue from checkpoint {steps[-1]} of {prepared.total_steps} steps" if steps else f"train {prepared.total_steps} steps from step 1"
     print_status(f"dry run: nothing was trained; the run would {would} in {directory.root}")
-    return config
+    return prepared.config

@@ -13,15 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp.config import to_json
 from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
 from jaxdp.nested import flatten
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.provenance import PACKAGES
-from jaxdp.run_config import DATA_PLACES
+from jaxdp.run_config import DATA_PLACES, RunConfig
 from jaxdp.source_code import normalized_source
 from jaxdp.workdir import WorkDir
 
@@ -33,7 +31,7 @@ _SHOWN = 8
 
 
 def statement(
-    config: ConfigDict, data: Mapping[str, Any], total_steps: int, initial_checksum: str | None = None
+    config: RunConfig, data: Mapping[str, Any], total_steps: int, initial_checksum: str | None = None
 ) -> dict[str, Any]:
     """What this process is about to train, with what.
 

@@ -1,4 +1,4 @@
-"""Start of a run on one of its processes: locks the work directory, then joins the control plane."""
+"""RunContext of a run on one of its processes: locks the work directory, then joins the control plane."""
 
 import contextlib
 from collections.abc import Callable

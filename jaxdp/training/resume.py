@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp.checkpoint.manifest import (
     MANIFEST,
     committed_steps,
@@ -24,6 +22,7 @@ from jaxdp.hooks.every import Every
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.report.terminal import print_status
 from jaxdp.report.writers import iterate_metrics
+from jaxdp.run_config import RunConfig
 from jaxdp.workdir import WorkDir
 
 RESUME_MODES = ("auto", "must", "never")
@@ -59,7 +58,7 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
     return steps
 
 
-def check_configuration(config: ConfigDict, directory: WorkDir, steps: Sequence[int]) -> None:
+def check_configuration(config: RunConfig, directory: WorkDir, steps: Sequence[int]) -> None:
     """Compares a configuration with that of the run's checkpoints.
 
     Args:
@@ -86,7 +85,7 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
 
 
 def why_it_is_over(
-    config: ConfigDict, directory: WorkDir, step: int, total_steps: int, control_plane: ControlPlane
+    config: RunConfig, directory: WorkDir, step: int, total_steps: int, control_plane: ControlPlane
 ) -> str | None:
     """Why nothing is left to do after the newest checkpoint, for a person; None: something is.
 
@@ -109,7 +108,7 @@ def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
 
 
 def early_stopping(
-    config: ConfigDict,
+    config: RunConfig,
     directory: WorkDir,
     step: int,
     evaluated: Callable[[int], Mapping[str, float]],

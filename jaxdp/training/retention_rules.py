@@ -1,8 +1,8 @@
 """The rules by which a run keeps checkpoints, from its configuration; needs no jax."""
 
-from ml_collections import ConfigDict
 
 from jaxdp.checkpoint.retention import Retention
+from jaxdp.run_config import RunConfig
 
 
 def farthest_rollback(max_skipped_in_a_row: int) -> int:
@@ -10,7 +10,7 @@ def farthest_rollback(max_skipped_in_a_row: int) -> int:
     return 2 * max_skipped_in_a_row
 
 
-def retention_of(config: ConfigDict, higher_is_better: bool) -> Retention:
+def retention_of(config: RunConfig, higher_is_better: bool) -> Retention:
     """Returns what `checkpoint.keep_*`, `eval.metric` and the rollbacks ask for.
 
     Args:

@@ -22,7 +22,7 @@ from jaxdp.errors import TrainingDiverged
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.report.terminal import print_status
 from jaxdp.training.diagnosis import diagnose
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.typing import PyTree
 
 
@@ -35,26 +35,26 @@ class Rollbacks:
     batches and leaves out the same.
     """
 
-    def __init__(self, composition: Composition, checkpoints: Path):
-        self._composition, self._checkpoints = composition, checkpoints
-        self._optim = composition.config.optim
+    def __init__(self, setup: TrainingSetup, checkpoints: Path):
+        self._setup, self._checkpoints = setup, checkpoints
+        self._optim = setup.config.optim
         self._count = 0
 
     def data_state(self, step: int) -> dict[str, Any]:
         """Position of the data after `step` batches, as a checkpoint records it."""
         count = {"rollbacks": self._count} if self._count else {}
-        return self._composition.feed.data_state(step) | count
+        return self._setup.loader.data_state(step) | count
 
-    def adopt(self, saved: Mapping[str, Any], step: int) -> None:
+    def load_state(self, saved: Mapping[str, Any], step: int) -> None:
         """Takes over what a checkpoint's data state says beside the position.
 
         Raises:
             UserError: the checkpoint was trained on other data.
         """
         own = ("exclusions", "rollbacks", "position")
-        states = (saved, self._composition.feed.data_state(step))
+        states = (saved, self._setup.loader.data_state(step))
         check_data_state(*({key: state[key] for key in state if key not in own} for state in states))
-        self._composition.feed.adopt({key: saved[key] for key in saved if key != "rollbacks"})
+        self._setup.loader.load_state({key: saved[key] for key in saved if key != "rollbacks"})
         self._count = max(self._count, saved.get("rollbacks", 0))
 
     def leave_out(self, diverged: Diverged, params: PyTree) -> int:
@@ -70,11 +70,11 @@ class Rollbacks:
         Raises:
             TrainingDiverged: that was done as often as it may be.
         """
-        if self._count >= self._optim.max_rollbacks or not self._composition.feed.can_exclude:
+        if self._count >= self._optim.max_rollbacks or not self._setup.loader.can_exclude:
             raise self._gave_up(diverged, params)
         batches = spoiled_batches(diverged)
-        slots = self._composition.feed.slots(batches)
-        self._composition.feed.exclude(slots)
+        slots = self._setup.loader.slots(batches)
+        self._setup.loader.exclude(slots)
         self._count += 1
         print_status(
             f"{self._described(diverged)}: going back to before step {batches.start + 1} and leaving out batches "
@@ -93,14 +93,14 @@ class Rollbacks:
         return f"the updates of steps {diverged.first_step} to {last} had {what} and were skipped"
 
     def _gave_up(self, diverged: Diverged, params: PyTree) -> TrainingDiverged:
-        if not self._composition.feed.can_exclude:
+        if not self._setup.loader.can_exclude:
             return TrainingDiverged(
                 f"training diverged: {self._described(diverged)}, and a stream cannot leave its batches out. "
-                f"{self._good_checkpoints()} Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
+                f"{self._good_checkpoints()} RunContext a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
                 "or a lower optim.clip_norm, or prepare the data (data.source=hf)."
             )
         try:
-            found = str(diagnose(self._composition, params, diverged.first_step - 1))
+            found = str(diagnose(self._setup, params, diverged.first_step - 1))
         except jax.errors.JaxRuntimeError as error:  # it may need more memory than the step
             found = f"it could not be computed again to find out more ({' '.join(str(error).split())[:200]})"
         return TrainingDiverged(

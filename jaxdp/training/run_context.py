@@ -7,7 +7,7 @@ from typing import Any
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.control_plane import ControlPlane
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.watchdog import Watchdog
 from jaxdp.workdir import WorkDir
 
@@ -21,11 +21,11 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class RunContext:
     """What is settled before the first program is compiled.
 
     Attributes:
-        composition: the parts of the run.
+        setup: the parts of the run.
         directory: its work directory.
         preemption: hears signals.
         watchdog: ends the process when it hangs; told of every phase.
@@ -36,7 +36,7 @@ class Start:
         provenance: returns the entry of this start, as a checkpoint records it.
     """
 
-    composition: Composition
+    setup: TrainingSetup
     directory: WorkDir
     preemption: Preemption
     watchdog: Watchdog

@@ -22,14 +22,14 @@ from jaxdp.trainer import Hook
 from jaxdp.training.resume import early_stopping
 from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
-from jaxdp.training.run_context import Start
+from jaxdp.training.run_context import RunContext
 from jaxdp.training.run_outputs import Write
-from jaxdp.training.setup import Composition, Programs
+from jaxdp.training.setup import Programs, TrainingSetup
 from jaxdp.trees import named_leaves
 
 
 def make_hooks(
-    start: Start,
+    context: RunContext,
     programs: Programs,
     rollbacks: Rollbacks,
     writer: CheckpointWriter,
@@ -39,20 +39,20 @@ def make_hooks(
     """All hooks, in the order in which the loop calls them.
 
     Args:
-        start: of the run.
+        context: Context of the run.
         programs: what evaluates, and what checks the replicas.
         rollbacks: knows where in the data the run is.
         writer: takes states.
         write: takes metrics.
         first_step: updates completed so far.
     """
-    config, phase = start.composition.config, start.watchdog.phase
-    evaluating = _evaluating(start, programs.evaluator, write)
-    checkpointing = _checkpointing(start, rollbacks, writer, evaluating)
+    config, phase = context.setup.config, context.watchdog.phase
+    evaluating = _evaluating(context, programs.evaluator, write)
+    checkpointing = _checkpointing(context, rollbacks, writer, evaluating)
     hooks = [
-        start.preemption,
-        Watching(start.watchdog),
-        _logging(start.composition, write),
+        context.preemption,
+        Watching(context.watchdog),
+        _logging(context.setup, write),
         Divergence(config.optim.max_skipped_in_a_row),
         # Before the checkpoint of the same step, which records its result.
         InPhase(evaluating, lambda: phase("evaluating")),
@@ -60,95 +60,95 @@ def make_hooks(
     ]
     if config.eval.patience:
         stopping = early_stopping(
-            config, start.directory, first_step, evaluating.last_at, bool(start.composition.metric.higher_is_better)
+            config, context.directory, first_step, evaluating.last_at, bool(context.setup.metric.higher_is_better)
         )
         hooks.append(stopping)
     if programs.checksums:
         # Before all hooks that use or save the state.
-        hooks.insert(0, _consistency(start.composition, programs, checkpointing))
-    if start.profile:
+        hooks.insert(0, _consistency(context.setup, programs, checkpointing))
+    if context.profile:
         profiling = Profiling(
-            start.directory.profile, start.profile.after_step, start.profile.num_steps, print_status, start.check_place
+            context.directory.profile, context.profile.after_step, context.profile.num_steps, print_status, context.check_place
         )
         hooks.append(InPhase(profiling, lambda: phase("profiling")))
     return hooks
 
 
-def _evaluating(start: Start, evaluator: Evaluator, write: Write) -> Evaluating:
+def _evaluating(context: RunContext, evaluator: Evaluator, write: Write) -> Evaluating:
     """Evaluation of the averaged parameters where the run has them; then, what it wrote is shown."""
-    composition = start.composition
+    setup = context.setup
 
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
         write(step, metrics)
-        if start.control_plane.is_main_process:
+        if context.control_plane.is_main_process:
             for sample in evaluator.reports.get("score", {}).get("samples", ()):
                 show_cut(tuple(sample.items()))
 
     return Evaluating(
-        Every(composition.config.eval.every_steps, composition.total_steps),
+        Every(setup.config.eval.every_steps, setup.total_steps),
         lambda state: evaluator(
             state.params if state.ema is None else state.ema,
-            progress=start.watchdog.beat,
-            request=start.preemption.request,
+            progress=context.watchdog.beat,
+            request=context.preemption.request,
         ),
         write_and_show,
-        functools.partial(_owes_evaluation, start),
-        functools.partial(_record_metrics, start),
+        functools.partial(_owes_evaluation, context),
+        functools.partial(_record_metrics, context),
     )
 
 
-def _owes_evaluation(start: Start, step: int) -> bool:
+def _owes_evaluation(context: RunContext, step: int) -> bool:
     """Whether the checkpoint of this step was saved in the middle of its evaluation."""
-    checkpoint = start.directory.checkpoints / str(step)
-    return start.control_plane.broadcast(start.control_plane.is_main_process and step > 0 and not read_manifest(checkpoint).metrics)
+    checkpoint = context.directory.checkpoints / str(step)
+    return context.control_plane.broadcast(context.control_plane.is_main_process and step > 0 and not read_manifest(checkpoint).metrics)
 
 
-def _record_metrics(start: Start, step: int, metrics: Mapping[str, float]) -> None:
-    if start.control_plane.is_main_process:
-        start.check_place()
-        record_metrics(start.directory.checkpoints / str(step), metrics)
+def _record_metrics(context: RunContext, step: int, metrics: Mapping[str, float]) -> None:
+    if context.control_plane.is_main_process:
+        context.check_place()
+        record_metrics(context.directory.checkpoints / str(step), metrics)
 
 
 def _checkpointing(
-    start: Start, rollbacks: Rollbacks, writer: CheckpointWriter, evaluating: Evaluating
+    context: RunContext, rollbacks: Rollbacks, writer: CheckpointWriter, evaluating: Evaluating
 ) -> Checkpointing:
-    config = start.composition.config
-    retention = retention_of(config, bool(start.composition.metric.higher_is_better))
-    best = BestSoFar(retention, saved_metrics(start.directory.checkpoints))
+    config = context.setup.config
+    retention = retention_of(config, bool(context.setup.metric.higher_is_better))
+    best = BestSoFar(retention, saved_metrics(context.directory.checkpoints))
     return Checkpointing(
         writer,
-        Every(config.checkpoint.every_steps, start.composition.total_steps),
+        Every(config.checkpoint.every_steps, context.setup.total_steps),
         rollbacks.data_state,
         to_json(config),
         evaluating.last_at,
         evaluations=evaluating.wants_state if retention.keep_best else lambda step: False,
         # Process 0 alone knows for certain what is saved, and deletes it.
-        is_best=lambda step, metrics: start.control_plane.broadcast(best.add(step, metrics)),
+        is_best=lambda step, metrics: context.control_plane.broadcast(best.add(step, metrics)),
         minutes=config.checkpoint.every_minutes,
-        remaining_secs=start.preemption.remaining_secs,
+        remaining_secs=context.preemption.remaining_secs,
         log=print_status,
     )
 
 
-def _logging(composition: Composition, write: Write) -> Logging:
-    peak = peak_flops(composition.topology.kind)
+def _logging(setup: TrainingSetup, write: Write) -> Logging:
+    peak = peak_flops(setup.topology.kind)
     return Logging(
-        Every(composition.config.log.every_steps, composition.total_steps),
+        Every(setup.config.log.every_steps, setup.total_steps),
         write,
-        flops_per_step=composition.flops_per_step,
-        peak_flops=peak and peak * composition.topology.num_devices,
-        batch_hash=composition.config.log.batch_hash,
-        shares=composition.feed.shares,
+        flops_per_step=setup.flops_per_step,
+        peak_flops=peak and peak * setup.topology.num_devices,
+        batch_hash=setup.config.log.batch_hash,
+        shares=setup.loader.shares,
     )
 
 
 def _consistency(
-    composition: Composition, programs: Programs, checkpointing: Checkpointing
+    setup: TrainingSetup, programs: Programs, checkpointing: Checkpointing
 ) -> Consistency:
     return Consistency(
         programs.checksums,
-        [name for name, _ in named_leaves(composition.abstract_state)],
-        composition.topology,
-        Every(composition.config.parallel.check_every_steps),
+        [name for name, _ in named_leaves(setup.abstract_state)],
+        setup.topology,
+        Every(setup.config.parallel.check_every_steps),
         checkpointing.wants_state,
     )

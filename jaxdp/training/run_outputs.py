@@ -10,13 +10,13 @@ from pathlib import Path
 
 from jaxdp.atomic_files import write_atomically
 from jaxdp.config import to_json
+from jaxdp.data.vocabularies import save_vocabularies
 from jaxdp.errors import UserError
-from jaxdp.experiment.vocabularies import save_vocabularies
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.report.terminal import ProgressLine, print_status
 from jaxdp.report.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
-from jaxdp.training.run_context import Start
+from jaxdp.training.run_context import RunContext
 from jaxdp.user_code import user_place, user_sentence
 
 Write = Callable[[int, Mapping[str, float | str]], None]
@@ -63,11 +63,11 @@ def logging_to(log: Path) -> Iterator[None]:
             handler.close()
 
 
-def record_config(start: Start, first_step: int) -> None:
+def record_config(context: RunContext, first_step: int) -> None:
     """Writes config.json, with the vocabularies; the one it replaces stays as config.<first_step>.json."""
-    start.check_place()
-    data, directory = start.composition.data, start.directory
-    text = json.dumps(to_json(start.composition.config), indent=2) + "\n"
+    context.check_place()
+    data, directory = context.setup.data, context.directory
+    text = json.dumps(to_json(context.setup.config), indent=2) + "\n"
     path = directory.config
     if path.is_file() and path.read_bytes() != text.encode():
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
@@ -75,33 +75,33 @@ def record_config(start: Start, first_step: int) -> None:
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
 
 
-def record_provenance(start: Start, first_step: int) -> None:
+def record_provenance(context: RunContext, first_step: int) -> None:
     """Adds this start to provenance.json.
 
     Raises:
         UserError: it cannot be written.
     """
-    start.check_place()
+    context.check_place()
     try:
-        add_entry(start.directory.provenance, {**start.provenance(), "first_step": first_step}, print_status)
+        add_entry(context.directory.provenance, {**context.provenance(), "first_step": first_step}, print_status)
     except OSError as error:
         raise UserError(
-            f"{start.directory.provenance} cannot be written ({error.strerror}); make room, or change its permissions, "
+            f"{context.directory.provenance} cannot be written ({error.strerror}); make room, or change its permissions, "
             "then run the same command again."
         ) from error
 
 
 @contextlib.contextmanager
-def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
+def metrics_writers(context: RunContext, first_step: int) -> Iterator[Write]:
     """What takes metrics from `first_step` on; only the first process writes."""
-    if not start.control_plane.is_main_process:
+    if not context.control_plane.is_main_process:
         yield lambda step, values: None
         return
-    config, directory = start.composition.config, start.directory
-    start.check_place()
+    config, directory = context.setup.config, context.directory
+    context.check_place()
     truncate_after(directory.metrics, first_step)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(ProgressLine(first_step, start.composition.total_steps))
+        progress = stack.enter_context(ProgressLine(first_step, context.setup.total_steps))
         writers = [MetricsFile(directory.metrics), progress]
         if config.log.tensorboard:
             writers.append(TensorBoardWriter(directory.tensorboard, first_step))
@@ -111,7 +111,7 @@ def metrics_writers(start: Start, first_step: int) -> Iterator[Write]:
             stack.callback(writer.close)
 
         def write(step: int, values: Mapping[str, float | str]) -> None:
-            start.check_place()
+            context.check_place()
             for writer in writers:
                 writer.write(step, values)
 

@@ -5,12 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from jaxdp.data.batch_hash import batch_hash
+from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
-from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.feed import make_feed
 from jaxdp.inference.evaluate import Evaluator
 from jaxdp.metrics import MetricSpec
 from jaxdp.model import flops_per_row
@@ -34,11 +32,16 @@ from jaxdp.parallel.placement import (
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
+from jaxdp.parallel.sync import make_sync
+from jaxdp.run_config import RunConfig
 from jaxdp.state import TrainState
 from jaxdp.step import UpdateConfig, make_train_step
 from jaxdp.tasks import declared_metrics
-from jaxdp.training import parts
+from jaxdp.tasks.architecture import make_model
+from jaxdp.tasks.make import batch_spec, make_training_batch
+from jaxdp.training.prepared_run import PreparedRun
 from jaxdp.training.size_limits import check_batch_size
+from jaxdp.training.update import make_initial_state, make_update, training_loss
 from jaxdp.watchdog import max_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
@@ -60,27 +63,20 @@ class Programs:
     checksums: Callable[[TrainState], jax.Array] | None
 
 
-class Composition:
+class TrainingSetup:
     """The parts of a training run; making it starts the backend."""
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        data: Data,
-        total_steps: int,
-        processes: Processes = ALONE,
-    ):
+    def __init__(self, prepared: PreparedRun, processes: Processes = ALONE):
         """
         Args:
-            config: resolved.
-            data: read before, since no backend may run while data is prepared.
-            total_steps: length of the run, which schedules need.
-            processes: those that train together; all are known to be there.
+            prepared: Configuration, dataset and task; no backend may run while data is prepared.
+            processes: Processes that train together; all are known to be there.
 
         Raises:
             UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
         """
-        self.config, self.data, self.total_steps = config, data, total_steps
+        self.config, self.data, self.task, self.total_steps = prepared.config, prepared.data, prepared.task, prepared.total_steps
+        config, data = self.config, self.data
         configure_backend(
             config.parallel.cpu_devices,
             fitting_cpu_devices(config.global_batch_size),
@@ -96,15 +92,17 @@ class Composition:
         self.shape: BatchShape = divide_batch(
             config.global_batch_size, config.microbatch_size, self.topology.num_devices
         )
-        self.task = parts.make_task(config, data.vocabularies)
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
-        self.model = parts.make_model(config, data.vocab_size, self.topology.platform, data.vocabularies)
+        self.model = make_model(config, self.task, data.vocab_size, self.topology.platform)
         prefetch_batches = 0 if data.stream else config.data.prefetch_batches  # those of a stream come as slowly as it does
         check_batch_size(self.task, self.model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
-        self.update = parts.make_update(config, total_steps, self.topology.platform)
-        self.feed = make_feed(config, data, self.task, self.topology)
-        self._initialise = parts.make_initial_state(config, self.model, self.update)
+        self.update = make_update(config.optim, self.total_steps, self.topology.platform)
+        self.loader = make_loader(
+            prepared.spec, data, self.task, make_training_batch(prepared.spec, self.task, data.vocabularies),
+            Shard(self.topology.num_processes, self.topology.process_index),
+        )  # fmt: skip
+        self._initialise = make_initial_state(config.seed, self.model, self.update)
         with fixed_settings():
             self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
 
@@ -135,13 +133,13 @@ class Composition:
         """
         shape = shape or self.shape
         step = make_train_step(
-            parts.training_loss(self.config, self.task, self.model),
+            training_loss(self.config.optim, self.task, self.model),
             update or self.update,
-            parts.make_sync(self.config, self.topology.platform),
+            make_sync(self.config.parallel, self.topology.platform),
             shape,
             self.config.seed,
         )
-        batch = parts.batch_spec(self.task, shape.device_batch_size)
+        batch = batch_spec(self.task, shape.device_batch_size)
         return compile_spmd(
             step,
             self.topology,
@@ -187,7 +185,7 @@ class Composition:
         return control_word_maker(self.topology)
 
 
-def _chosen_metric(config: ConfigDict, metrics: Mapping[str, MetricSpec]) -> MetricSpec:
+def _chosen_metric(config: RunConfig, metrics: Mapping[str, MetricSpec]) -> MetricSpec:
     """Returns the declaration of `eval.metric`.
 
     Raises:
@@ -200,6 +198,6 @@ def _chosen_metric(config: ConfigDict, metrics: Mapping[str, MetricSpec]) -> Met
     return metrics[name]
 
 
-def _heartbeat_secs(config: ConfigDict) -> float:
+def _heartbeat_secs(config: RunConfig) -> float:
     """When JAX may abort for a process that no longer answers: after our watchdog, which says where it hangs."""
     return max(MIN_HEARTBEAT_SECS, 2 * max_limit_secs(config.parallel.watchdog_secs))

@@ -1,4 +1,4 @@
-"""Memory limits of the host: models and batches that it cannot hold are refused before anything of them is built."""
+"""Memory limits of the host: batches that it cannot hold are refused before anything is compiled."""
 
 import math
 
@@ -6,31 +6,10 @@ import jax.numpy as jnp
 
 from jaxdp.errors import UserError
 from jaxdp.hardware.host_memory import host_memory_bytes
-from jaxdp.model import TransformerConfig, min_parameters
+from jaxdp.model import TransformerConfig
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size
 from jaxdp.tasks import Task
-
-MAX_LAYERS = 10_000
-"""Largest depth that is built; the deepest Transformers published have 1,000."""
-
-
-def check_model_size(model: TransformerConfig) -> None:
-    """Refuses a model that would take all memory, or hours, before anything of it is built.
-
-    Raises:
-        UserError: It has too many layers, or its parameters alone are larger than the memory of this host.
-    """
-    layers = max(model.num_layers, model.num_decoder_layers or 0)
-    if layers > MAX_LAYERS:
-        raise UserError(f"model.num_layers={layers} must be at most {MAX_LAYERS:,}: each layer is traced and compiled.")
-    needed, present = 4 * min_parameters(model), host_memory_bytes()
-    if needed > present:
-        raise UserError(
-            f"The parameters of this model (model.embed_dim={model.embed_dim}, num_layers={model.num_layers}, "
-            f"mlp_dim={model.mlp_dim}, vocab_size={model.vocab_size}, data.length={model.max_length}) take at least {memory_size(needed)}, and this host has "
-            f"{memory_size(present)}: make the model smaller, or use a larger machine."
-        )
 
 
 def check_batch_size(

@@ -7,25 +7,25 @@ from jaxdp.model import TransformerConfig, num_parameters
 from jaxdp.optim import OptimizerConfig, make_schedule
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size, quantity, show_table
-from jaxdp.training.parts import optimizer_config
-from jaxdp.training.setup import Composition, Programs
+from jaxdp.training.setup import Programs, TrainingSetup
+from jaxdp.training.update import optimizer_config
 
 MIN_RATE_CHANGE = 0.01
 """Relative change of the learning rate that is worth a sentence when a run goes on."""
 
 
-def show_report(composition: Composition, programs: Programs) -> None:
+def show_report(setup: TrainingSetup, programs: Programs) -> None:
     """Prints the report as a table."""
-    config, model, step = composition.config, composition.model.config, programs.step
+    config, model, step = setup.config, setup.model.config, programs.step
     show_table(
         [
-            ("devices", devices_line(composition.topology)),
-            *[("data", line) for line in composition.data.summary],
+            ("devices", devices_line(setup.topology)),
+            *[("data", line) for line in setup.data.summary],
             ("model", model_line(model, num_parameters(model), config.model.preset)),
-            ("batch", batch_line(composition.shape, config.data.length)),
-            ("schedule", schedule_line(optimizer_config(config, composition.total_steps))),
-            ("compute", compute_line(composition.flops_per_step, step.compile_secs)),
-            ("memory", memory_line(step.device_bytes, composition.topology)),
+            ("batch", batch_line(setup.shape, config.data.length)),
+            ("schedule", schedule_line(optimizer_config(config.optim, setup.total_steps))),
+            ("compute", compute_line(setup.flops_per_step, step.compile_secs)),
+            ("memory", memory_line(step.device_bytes, setup.topology)),
         ]
     )
 

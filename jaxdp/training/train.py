@@ -5,12 +5,9 @@ import os
 import threading
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp.arguments import check_caller, check_type
 from jaxdp.checkpoint.manifest import committed_steps
-from jaxdp.config import check_config
-from jaxdp.experiment.data import read_data
+from jaxdp.config import ConfigLike, parse_config
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.inference.initial_params import initial_checksum
 from jaxdp.inference.trained_run import known_vocabularies
@@ -19,20 +16,21 @@ from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
 from jaxdp.report.terminal import print_status
-from jaxdp.training import parts
+from jaxdp.run_config import RunConfig
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
+from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
 from jaxdp.training.resume import check_configuration, steps_to_resume, why_it_is_over
-from jaxdp.training.run_context import Profile, Start
+from jaxdp.training.run_context import Profile, RunContext
 from jaxdp.training.run_outputs import logging_to
 from jaxdp.training.session import Result, run_session
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
 
 
 def run(
-    config: ConfigDict,
+    config: ConfigLike,
     workdir: str | os.PathLike,
     *,
     resume: str = "auto",
@@ -42,7 +40,7 @@ def run(
     """Trains `config` in `workdir`, from its newest checkpoint if there is one.
 
     Args:
-        config: from `load_config`.
+        config: From `load_config`, or a dict of the keys that differ from the defaults.
         workdir: made if missing; holds one run.
         resume: auto: continue if there is a checkpoint; must: refuse if there is
             none; never: refuse if there is one.
@@ -53,7 +51,7 @@ def run(
         UserError: anything the user can fix.
     """
     check_caller("jaxdp.train")
-    config = check_config(config)
+    config = parse_config(config)
     check_type("profile", profile, (Profile, type(None)), "a jaxdp.training.run_context.Profile or None")
     check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
     directory = WorkDir(workdir)
@@ -69,7 +67,7 @@ def run(
 
 
 def _run(
-    config: ConfigDict, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes
+    config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes
 ) -> Result:
     """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
@@ -90,11 +88,10 @@ def _run(
         check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
-            data = read_data(config, known_vocabularies(config, directory, steps))
-            config = parts.resolve(config, data.vocab_size, data.vocabularies)
-            total_steps = parts.count_steps(config, data.train.num_rows if data.train else None)
+            prepared = prepare_run(config, known_vocabularies(config, directory, steps))
+            config, total_steps = prepared.config, prepared.total_steps
             initial = initial_checksum(config.init_from) if config.init_from and not steps else None
-            check_same(control_plane, statement(config, data.identity, total_steps, initial))
+            check_same(control_plane, statement(config, prepared.data.identity, total_steps, initial))
         if steps:
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, control_plane):
@@ -103,12 +100,12 @@ def _run(
         if control_plane.num_processes > 1:
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
-            composition = Composition(config, data, total_steps, processes)
+            setup = TrainingSetup(prepared, processes)
 
         def provenance() -> dict[str, Any]:
-            return finish_entry() | _topology_facts(composition.topology)
+            return finish_entry() | _topology_facts(setup.topology)
 
-        return run_session(Start(composition, directory, preemption, watchdog, control_plane, profile, check_place, provenance))
+        return run_session(RunContext(setup, directory, preemption, watchdog, control_plane, profile, check_place, provenance))
 
 
 def _topology_facts(topology: Topology) -> dict[str, Any]:

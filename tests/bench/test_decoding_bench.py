@@ -11,7 +11,7 @@ from tiny_tasks_data import CONFIG, write_records
 
 from jaxdp.bench.decoding import cached, measure_prediction, uncached
 from jaxdp.cli.main import main
-from jaxdp.config import load_config
+from jaxdp.config import load_config, parse_config
 from jaxdp.decoding.beam import BeamSearch, make_beam_search
 from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
@@ -78,7 +78,7 @@ def config_file(tmp_path_factory):
 def test_writing_is_measured(config_file):
     """Five texts on eight devices, none of which may end."""
     overrides = ["--config.task=seq2seq", "--config.eval.num_scored=5", "--config.model.num_decoder_layers=1"]
-    result = measure_prediction(load_config(str(config_file), overrides))
+    result = measure_prediction(parse_config(load_config(str(config_file), overrides)))
     assert {"sentences": 5, "uncached_sentences": 5, "most_tokens": 24, "ends": False}.items() <= result.items()
     for name in ("greedy", "beam_4"):
         each = result[name]

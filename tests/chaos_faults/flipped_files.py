@@ -14,11 +14,10 @@ from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checksum import leaf_checksums
 from jaxdp.cli.main import main
-from jaxdp.config import load_config
-from jaxdp.experiment.data import read_data
+from jaxdp.config import load_config, parse_config
 from jaxdp.state import TrainState
-from jaxdp.training import parts
-from jaxdp.training.setup import Composition
+from jaxdp.training.prepared_run import prepare_run
+from jaxdp.training.setup import TrainingSetup
 
 OPTIONS = ["--cpu_devices=2", "--config.total_steps=12", "--config.checkpoint.every_steps=6"]
 
@@ -92,6 +91,5 @@ def _quietly(arguments: list[str]) -> tuple[int, str]:
 def _abstract_state(workshop: Workshop) -> TrainState:
     """What the run restores into."""
     overrides = ["--config.parallel.cpu_devices=2", "--config.microbatch_size=2", "--config.optim.schedule=constant"]
-    config = load_config(str(workshop.config), overrides)
-    data = read_data(config)
-    return Composition(parts.resolve(config, data.vocab_size), data, 12).abstract_state
+    config = parse_config(load_config(str(workshop.config), overrides))
+    return TrainingSetup(prepare_run(config)).abstract_state

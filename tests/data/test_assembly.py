@@ -6,15 +6,15 @@ import sysconfig
 
 import numpy as np
 import pytest
-from tiny_runs import load
+from tiny_runs import load, read_data
 
+from jaxdp.data import source_scan as sources
+from jaxdp.data import tokenization as tokenizing
 from jaxdp.data.pipeline import train_batches
+from jaxdp.data.samplers.make import row_order, source_shares
+from jaxdp.data.source_scan import source_entries
 from jaxdp.errors import UserError
-from jaxdp.experiment import sources, tokenizing
-from jaxdp.experiment.data import read_data
-from jaxdp.experiment.order import row_order, source_shares
-from jaxdp.experiment.sources import source_entries
-from jaxdp.training.parts import make_task
+from jaxdp.tasks.make import dataset_spec, make_task
 
 WORDS = ["the", "of", "and", "that", "his", "with", "for", "had", "you", "not", "her", "from", "which", "have"]
 
@@ -66,7 +66,7 @@ def batches_of(config, data, start_step=0, num_processes=1, process_index=0):
     return train_batches(
         data.train,
         make_task(config, data.vocabularies).make_batch,
-        row_order(config, data),
+        row_order(dataset_spec(config), data),
         partition=config.data.partition,
         num_processes=num_processes,
         process_index=process_index,
@@ -327,7 +327,7 @@ def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, 
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
-    order = row_order(config, data)
+    order = row_order(dataset_spec(config), data)
     shares = source_shares(order, data, 0, 300)  # three blocks of 1000 rows
     assert shares == {"data/share/text": pytest.approx(0.667), "data/share/lines.jsonl": pytest.approx(0.333)}
     drawn = np.concatenate([order.rows(step, np.arange(10)) for step in range(300)])
@@ -347,7 +347,7 @@ def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
 )
 def test_mixtures_that_mean_nothing(config_file, overrides, message):
     with pytest.raises(UserError, match=message):
-        source_entries(load(config_file, *overrides))
+        source_entries(load(config_file, *overrides).data)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import tokenizers
 from tiny_records import JSONL, LABELLED, TEXTS, write_records
-from tiny_runs import load
+from tiny_runs import load, read_data
 
+from jaxdp.data import assembly as experiment_data
+from jaxdp.data import tokenization as tokenizing
+from jaxdp.data.cache_keys import prepare_version
 from jaxdp.data.labels import LABELS_FORMAT
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, DataChanged
@@ -15,10 +18,6 @@ from jaxdp.data.sequences.packing import PLAN_FORMAT
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.errors import UserError
-from jaxdp.experiment import data as experiment_data
-from jaxdp.experiment import tokenizing
-from jaxdp.experiment.cache_entries import prepare_version
-from jaxdp.experiment.data import read_data
 from jaxdp.source_code import normalized_source
 from jaxdp.tasks import CausalLM, Classification, MaskedLM, Seq2Seq
 
@@ -78,7 +77,7 @@ def test_held_out_texts_that_change_leave_no_entry(read, tmp_path, monkeypatch):
         return held_out_texts(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxdp.experiment.rows.held_out_texts", change_first)
+        patch.setattr("jaxdp.data.sequences.make.held_out_texts", change_first)
         with pytest.raises(DataChanged):
             read(*overrides)
     write_records(tmp_path / "data.jsonl")

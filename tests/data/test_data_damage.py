@@ -8,7 +8,7 @@ from tiny_runs import assert_refused, metrics_lines, train
 
 from jaxdp.cli.main import main
 from jaxdp.data import block_file
-from jaxdp.experiment.feed import RowFeed
+from jaxdp.data.loader import IndexedLoader
 
 MIB = 1 << 20
 STEADY = ("--config.eval.every_steps=0", "--config.checkpoint.every_steps=0")
@@ -31,7 +31,7 @@ def tokens_run(tmp_path, monkeypatch):
 
 def at_step(monkeypatch, step, act):
     """Calls `act` before batch(step) is made."""
-    batches_from = RowFeed.batches
+    batches_from = IndexedLoader.batches
 
     def batches(feed, first_step):
         for number, batch in enumerate(batches_from(feed, first_step), first_step):
@@ -39,7 +39,7 @@ def at_step(monkeypatch, step, act):
             if number + 1 == step:
                 act()
 
-    monkeypatch.setattr(RowFeed, "batches", batches)
+    monkeypatch.setattr(IndexedLoader, "batches", batches)
 
 
 @pytest.mark.parametrize("size", [0, 2, 1000])
@@ -72,8 +72,8 @@ def test_a_token_file_that_is_cut_short_in_other_commands(tokens_run, config_fil
     if command == "eval":
         assert train(config_file, tmp_path / "run", *options) == 0
         capsys.readouterr()
-    fingerprint = "jaxdp.experiment.ready_data.fingerprint_tokens"
-    digest = __import__("jaxdp.experiment.ready_data", fromlist=["_"]).fingerprint_tokens
+    fingerprint = "jaxdp.data.direct_sources.fingerprint_tokens"
+    digest = __import__("jaxdp.data.direct_sources", fromlist=["_"]).fingerprint_tokens
 
     def cut_after(files):
         found = digest(files)

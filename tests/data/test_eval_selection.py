@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import load, train
+from tiny_runs import load, read_data, train
 from tiny_tasks_data import CONFIG
 
 from jaxdp.cli.main import main
 from jaxdp.config import default_values
 from jaxdp.config_diff import check_resumable
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
 
 WORDS = ("ant", "bee", "cat", "dog")
 

@@ -26,7 +26,7 @@ from tiny_translation import (
 from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.model import init_cache
-from jaxdp.training.parts import apply_model
+from jaxdp.tasks.model_functions import apply_model
 
 GREEDY = Sampling(temperature=0)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.model import Transformer, init_cache, model_config, parameter_shapes
-from jaxdp.training.parts import apply_model
+from jaxdp.tasks.model_functions import apply_model
 from jaxdp.trees import leaf_name
 
 SOURCE_WORDS, TARGET_WORDS, SOURCE_LENGTH, TARGET_LENGTH, END = 17, 11, 6, 9, 0

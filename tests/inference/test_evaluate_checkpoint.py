@@ -6,12 +6,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_runs import assert_refused, metrics_lines, write_text
+from tiny_runs import assert_refused, metrics_lines, model_of, read_data, write_text
 
 import jaxdp
 from jaxdp.cli.main import main
-from jaxdp.experiment.data import read_data
-from jaxdp.training import parts
 
 DEVICES = "--cpu_devices=8"
 
@@ -34,7 +32,7 @@ def reference(checkpoint, source, num_rows):
     rows = source.rows(np.arange(min(num_rows, source.num_rows)))
     inputs, targets = rows["tokens"][:, :-1], rows["tokens"][:, 1:]
     valid = np.arange(1, inputs.shape[1] + 1) < rows["num_tokens"][:, None]
-    model = parts.make_model(checkpoint.config, 257, "cpu")
+    model = model_of(checkpoint.config, 257, "cpu")
     logits = np.asarray(jax.jit(model.apply)({"params": checkpoint.params}, inputs), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nats = -np.take_along_axis(log_probabilities, targets[..., None], -1)[..., 0]

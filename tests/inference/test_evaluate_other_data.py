@@ -5,14 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_runs import assert_refused, load, train, write_text
+from tiny_runs import assert_refused, load, read_data, train, write_text
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
 from jaxdp import defaults
 from jaxdp.cli.main import main
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
 from jaxdp.inference.evaluate import _merged
 from jaxdp.inference.other_data import other_data
 

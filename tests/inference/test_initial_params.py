@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_runs import saved_arrays
+from tiny_runs import model_of, saved_arrays
 
 import jaxdp
 from jaxdp.errors import DamageFound, UserError
@@ -40,10 +40,9 @@ def test_a_checkpoint_by_itself_loads(trained, tmp_path):
 
 
 def test_the_model_of_a_loaded_checkpoint_runs(trained):
-    from jaxdp.training import parts
 
     loaded = jaxdp.load_checkpoint(str(trained), step="best")
-    model = parts.make_model(loaded.config, loaded.config.model.vocab_size, "cpu")
+    model = model_of(loaded.config, loaded.config.model.vocab_size, "cpu")
     assert model.apply({"params": loaded.params}, np.zeros((1, 4), np.int32)).shape == (1, 4, 257)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from tiny_runs import load
+from tiny_runs import load, read_data
 from tokenizers import decoders, models, pre_tokenizers
 
 import jaxdp
@@ -13,9 +13,8 @@ from jaxdp.data.tokenizers import ByteTokenizer, load_tokenizer, make_tokenizer
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
 from jaxdp.inference.prompts import make_prompts
-from jaxdp.training.parts import make_task
+from jaxdp.tasks.make import make_task
 
 GREEDY = Sampling(temperature=0)
 SENTENCE = "the cat sat on a mat"

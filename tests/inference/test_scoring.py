@@ -10,10 +10,10 @@ from tiny_tokenizer import LetterTokenizer
 from tiny_training import topology
 
 from jaxdp import defaults
+from jaxdp.data.dataset import Pairs
+from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.evaluation import EvaluationInterrupted
-from jaxdp.experiment.dataset import Pairs
-from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference import scoring
 from jaxdp.inference.scoring import Scorer, TextWriter
 from jaxdp.model import Transformer, model_config

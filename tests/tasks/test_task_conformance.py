@@ -43,7 +43,7 @@ from jaxdp.state import initial_state
 from jaxdp.step import UpdateConfig, make_eval_step, make_train_step
 from jaxdp.tasks import declared_metrics, pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
-from jaxdp.training.parts import make_task
+from jaxdp.tasks.make import make_task
 
 SEED = 5
 NUM_STEPS = 200

@@ -7,23 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from faults import poison
-from tiny_runs import load
+from tiny_runs import load, setup_of
 
-from jaxdp.experiment.data import read_data
-from jaxdp.training import parts
 from jaxdp.training.diagnosis import diagnose
-from jaxdp.training.setup import Composition
 from jaxdp.trees import leaf_name
 
 STEP = 2
 
 
 def make_run(config_file, *overrides):
-    """A composition and its first state, of two layers."""
+    """A setup and its first state, of two layers."""
     config = load(config_file, "model.num_layers=2", *overrides)
-    data = read_data(config)
-    composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
-    return types.SimpleNamespace(composition=composition, params=composition.fresh_state().params)
+    setup = setup_of(config)
+    return types.SimpleNamespace(setup=setup, params=setup.fresh_state().params)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +42,11 @@ def changed(params, name, value):
 
 
 def all_rows(run):
-    return sorted(run.composition.feed.rows(STEP, np.arange(16, dtype=np.int32)).tolist())
+    return sorted(run.setup.loader.rows(STEP, np.arange(16, dtype=np.int32)).tolist())
 
 
 def test_a_finite_batch(run):
-    found = diagnose(run.composition, run.params, STEP)
+    found = diagnose(run.setup, run.params, STEP)
     assert found.where == "computed again, everything on every device is finite"
     assert (found.rows, found.are_culprits) == (all_rows(run), False)
     first = ", ".join(map(str, all_rows(run)[:8]))
@@ -58,27 +54,27 @@ def test_a_finite_batch(run):
 
 
 def test_a_parameter(run):
-    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", np.nan), STEP)
+    found = diagnose(run.setup, changed(run.params, "mlp/up/kernel", np.nan), STEP)
     assert found.where == "the parameters layer_1/mlp/up/kernel themselves are not finite"
 
 
 @pytest.mark.parametrize("name", ["mlp/up", "attention/query"])
 def test_an_output(run, name):
-    found = diagnose(run.composition, changed(run.params, f"{name}/kernel", 3e38), STEP)
+    found = diagnose(run.setup, changed(run.params, f"{name}/kernel", 3e38), STEP)
     assert found.where == f"the first layer whose output is not finite is layer_1/{name}"
     assert (found.rows, found.are_culprits) == (all_rows(run), False)
 
 
 def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
     run = make_run(config_file, "model.scan_layers=True", "model.remat=full")
-    found = diagnose(run.composition, changed(run.params, "mlp/up/kernel", 3e38), STEP)
+    found = diagnose(run.setup, changed(run.params, "mlp/up/kernel", 3e38), STEP)
     assert found.where == "the first layer whose output is not finite is layer_1/mlp/up"
 
 
 def test_some_rows(run, monkeypatch):
     poison(monkeypatch.setattr, STEP)
-    found = diagnose(run.composition, run.params, STEP)
-    culprits = run.composition.feed.rows(STEP, np.arange(2, dtype=np.int32))
+    found = diagnose(run.setup, run.params, STEP)
+    culprits = run.setup.loader.rows(STEP, np.arange(2, dtype=np.int32))
     assert (found.rows, found.are_culprits) == (sorted(culprits.tolist()), True)
     assert found.where == "the first layer whose output is not finite is embed"
     assert str(found).startswith(f"not finite in rows {found.rows[0]}, {found.rows[1]} of the training data alone; ")
@@ -98,11 +94,11 @@ def test_some_rows(run, monkeypatch):
     ],
 )
 def test_the_loss_and_the_way_back(run, monkeypatch, extra, where):
-    loss_of = run.composition.task.loss
+    loss_of = run.setup.task.loss
 
     def loss(apply, params, *rest):
         sums = loss_of(apply, params, *rest)
         return sums._replace(loss=sums.loss + extra(params))
 
-    monkeypatch.setattr(run.composition.task, "loss", loss)
-    assert diagnose(run.composition, run.params, STEP).where == where
+    monkeypatch.setattr(run.setup.task, "loss", loss)
+    assert diagnose(run.setup, run.params, STEP).where == where

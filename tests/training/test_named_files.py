@@ -7,14 +7,13 @@ import shutil
 import pytest
 from tiny_processes import as_processes
 from tiny_records import LABELLED, write_records
-from tiny_runs import assert_refused, load, metrics_lines, train, without_run_files
+from tiny_runs import assert_refused, load, metrics_lines, read_data, train, without_run_files
 
 from jaxdp.cli.main import main
+from jaxdp.data import tokenization as tokenizing
+from jaxdp.data.named_files import NamedFiles, load_named_files
 from jaxdp.data.tokenizers import load_tokenizer, make_tokenizer
 from jaxdp.errors import UserError
-from jaxdp.experiment import tokenizing
-from jaxdp.experiment.data import read_data
-from jaxdp.experiment.named_files import NamedFiles, load_named_files
 from jaxdp.training.preflight import check_same, statement
 
 
@@ -138,7 +137,7 @@ def test_a_file_that_changes_while_data_are_prepared_is_read_once(config_file, p
         (place / name).write_text("cat\n" if name == "words.txt" else content.replace('"cat"', '"tac"'))
         return make_vocabularies(*arguments)
 
-    monkeypatch.setattr("jaxdp.experiment.data.make_vocabularies", change_first)
+    monkeypatch.setattr("jaxdp.data.assembly.make_vocabularies", change_first)
     changed = read_data(load(config_file, *overrides, f"data.cache_dir={place}/cache"))
     assert changed.identity == whole.identity
     assert sorted(os.listdir(place / "cache")) == sorted(os.listdir(place / "whole"))

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from tiny_runs import assert_refused, load, train
+from tiny_runs import assert_refused, load, read_data, train
 from tiny_tasks_data import CONFIG
 
 from jaxdp.cli.main import main
-from jaxdp.experiment.data import read_data
 
 TASK = ("task=classification", "data.source=csv", "data.length=16")
 KEYS = ("data.delimiter=;", "data.encoding=cp1252")

@@ -1,13 +1,21 @@
-"""From configuration groups to typed parts."""
+"""Parts of a run made from its configuration: durations, paths, model, update and state."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import load
+from tiny_runs import load, model_of
 
 from jaxdp.errors import UserError
-from jaxdp.training import parts
+from jaxdp.parallel.sync import make_sync
+from jaxdp.tasks.make import make_task
+from jaxdp.tasks.model_functions import task_loss
+from jaxdp.training.resolved_config import resolve
+from jaxdp.training.update import make_initial_state, make_update
+
+
+def resolved_of(config):
+    return resolve(config, make_task(config), 257)
 
 
 @pytest.mark.parametrize(
@@ -25,18 +33,18 @@ from jaxdp.training import parts
 )
 def test_durations_in_steps(config_file, duration, num_rows, steps):
     """16 rows of 16 tokens in a batch."""
-    assert parts.count_steps(load(config_file, duration), num_rows) == steps
+    assert load(config_file, duration).num_steps(num_rows) == steps
 
 
 def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = load(config_file, "model.preset=llama_nano", "model.mlp_dim=48", "init_from=~/other")
-    resolved = parts.resolve(config, 257)
+    resolved = resolved_of(config)
     assert (resolved.model.mlp_dim, resolved.model.norm, resolved.model.num_kv_heads) == (48, "rmsnorm", 2)
     assert resolved.model.preset == "llama_nano" and resolved.model.vocab_size == 257
     assert resolved.init_from == str(tmp_path / "other")
     assert config.model.norm is None  # the caller's is as it was
-    assert parts.resolve(resolved, 257).to_json() == resolved.to_json()
+    assert resolved_of(resolved) == resolved
 
 
 def test_paths_become_absolute(config_file, tmp_path, monkeypatch):
@@ -46,12 +54,12 @@ def test_paths_become_absolute(config_file, tmp_path, monkeypatch):
         config_file, "data.path=corpus/a.txt", "data.eval_path=b.*", "data.target_path=c", "data.eval_target_path=~/d",
         "data.mixture=({'source':'text','path':'a'},{'source':'stdlib','weight':1.0})",
     )  # fmt: skip
-    data = parts.resolve(config, 257).data
+    data = resolved_of(config).data
     assert data.path == str(tmp_path / "corpus" / "a.txt")
     assert data.eval_path == str(tmp_path / "b.*")
     assert (data.target_path, data.eval_target_path) == (str(tmp_path / "c"), str(tmp_path / "d"))
     assert data.mixture == ({"source": "text", "path": str(tmp_path / "a")}, {"source": "stdlib", "weight": 1.0})
-    assert parts.resolve(load(config_file), 257).data.eval_path is None
+    assert resolved_of(load(config_file)).data.eval_path is None
 
 
 def test_what_is_no_path_of_this_machine_stays(config_file, tmp_path, monkeypatch):
@@ -65,7 +73,7 @@ def test_what_is_no_path_of_this_machine_stays(config_file, tmp_path, monkeypatc
         ("hf_stream", "*.jsonl", str(tmp_path / "*.jsonl")),
     ):
         config = load(config_file, f"data.source={source}", f"data.path={path}")
-        assert parts.resolve(config, 257).data.path == expected
+        assert resolved_of(config).data.path == expected
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_what_is_no_path_of_this_machine_stays(config_file, tmp_path, monkeypatc
 )  # fmt: skip
 def test_auto_dtype_goes_by_the_platform(config_file, platform, override, dtype):
     config = load(config_file, f"model.dtype={override}")
-    assert parts.make_model(config, 257, platform).config.dtype == dtype
+    assert model_of(config, 257, platform).config.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -84,14 +92,14 @@ def test_auto_dtype_goes_by_the_platform(config_file, platform, override, dtype)
 )
 def test_gradients_travel_in_one_buffer_on_cpu(config_file, platform, bucket_mb, bucket_bytes):
     config = load(config_file, *([] if bucket_mb is None else [f"parallel.bucket_mb={bucket_mb}"]))
-    sync = parts.make_sync(config, platform)
+    sync = make_sync(config.parallel, platform)
     assert (sync.bucket_bytes, sync.wire_dtype) == (bucket_bytes, "float32")
 
 
 def test_state_is_drawn_from_the_seed(config_file):
     def initialise(*overrides):
         config = load(config_file, *overrides)
-        return parts.make_initial_state(config, parts.make_model(config, 257, "cpu"), parts.make_update(config, 6, "cpu"))
+        return make_initial_state(config.seed, model_of(config, 257), make_update(config.optim, 6, "cpu"))
 
     state, other = jax.jit(initialise())(), jax.jit(initialise("seed=1"))()
     for leaf, average in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):
@@ -112,7 +120,7 @@ def test_dropout_only_in_training(config_file, dropout_rate, train, draws):
             assert is_train is train
             return row_keys
 
-    loss = parts.task_loss(Task(), parts.make_model(config, 257, "cpu"), train=train)
+    loss = task_loss(Task(), model_of(config, 257, "cpu"), train=train)
     assert loss(None, None, "keys") == ("keys" if draws else None)
 
 
@@ -128,4 +136,4 @@ def test_a_giant_model_is_refused_before_anything_of_it_is_built(config_file, mo
     monkeypatch.setattr("jax.eval_shape", lambda *_: pytest.fail("something was built"))
     config = load(config_file, *changes)
     with pytest.raises(UserError, match=sentence):
-        parts.make_model(config, config.model.vocab_size or 257, "cpu")
+        model_of(config, config.model.vocab_size or 257, "cpu")

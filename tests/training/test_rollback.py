@@ -10,14 +10,14 @@ import pytest
 from faults import poison
 from tiny_runs import assert_refused, assert_same_bits, load, metrics_lines, saved_arrays, train
 
+from jaxdp.data.loader import IndexedLoader
 from jaxdp.errors import TrainingDiverged
-from jaxdp.experiment.feed import RowFeed
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.training import rollback
 from jaxdp.training.retention_rules import farthest_rollback
 from jaxdp.training.rollback import Rollbacks, spoiled_batches
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 
 STEPS = 12
 OPTIONS = [
@@ -39,14 +39,14 @@ def checkpoints(workdir):
 def without(config_file, tmp_path_factory):
     """A run that never saw the batches that are left out."""
     workdir = tmp_path_factory.mktemp("without")
-    initialise = Composition.__init__
+    initialise = TrainingSetup.__init__
 
-    def excluding(composition, *given):
-        initialise(composition, *given)
-        composition.feed.exclude(LEFT_OUT)
+    def excluding(setup, *given):
+        initialise(setup, *given)
+        setup.loader.exclude(LEFT_OUT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Composition, "__init__", excluding)
+        patch.setattr(TrainingSetup, "__init__", excluding)
         assert train(config_file, workdir, *OPTIONS) == 0
     return workdir
 
@@ -142,13 +142,13 @@ def test_bad_last_updates_are_no_end(config_file, tmp_path, capsys, monkeypatch)
 def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_file, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, *range(5, 30))
     seen = []
-    rows_of = RowFeed.rows
+    rows_of = IndexedLoader.rows
 
-    def rows(composition, step, row_ids):
-        seen.append((step, rows_of(composition, step, row_ids)))
+    def rows(setup, step, row_ids):
+        seen.append((step, rows_of(setup, step, row_ids)))
         return seen[-1][1]
 
-    monkeypatch.setattr(RowFeed, "rows", rows)
+    monkeypatch.setattr(IndexedLoader, "rows", rows)
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=1") == 3
     err = capsys.readouterr().err
     assert "(rollback 1 of 1, optim.max_rollbacks)" in err

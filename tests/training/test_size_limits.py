@@ -1,13 +1,13 @@
 """Limits of the host's memory: what is refused before it is built, and that the bound is never above what XLA allocates."""
 
 import pytest
-from tiny_runs import assert_refused, load, train
+from tiny_runs import assert_refused, load, model_of, setup_of, train
 from tiny_tasks_data import CONFIG, write_records
 
-from jaxdp.experiment.data import read_data
+from jaxdp.errors import UserError
 from jaxdp.parallel.devices import divide_batch
-from jaxdp.training import parts, size_limits
-from jaxdp.training.setup import Composition
+from jaxdp.training import size_limits
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.training.size_limits import batch_bytes, min_activation_bytes
 
 TASKS = {
@@ -40,20 +40,18 @@ def config_of_tasks(tmp_path_factory):
 def test_the_bound_is_below_what_xla_allocates(config_of_tasks, task):
     rows, microbatch_size = 16, 8
     config = load(config_of_tasks, *TASKS[task], f"global_batch_size={8 * rows}")
-    data = read_data(config)
-    composition = Composition(parts.resolve(config, data.vocab_size, data.vocabularies), data, 6)
+    setup = setup_of(config)
     shape = divide_batch(8 * rows, microbatch_size, 8)
-    allocated = composition.compile_step(shape=shape).device_bytes
-    bound = batch_bytes(composition.task, rows) + min_activation_bytes(composition.task, composition.model.config, shape.microbatch_size)
+    allocated = setup.compile_step(shape=shape).device_bytes
+    bound = batch_bytes(setup.task, rows) + min_activation_bytes(setup.task, setup.model.config, shape.microbatch_size)
     assert 0 < bound < allocated
 
 
 def test_the_size_of_a_batch_is_that_of_its_arrays(config_file):
     config = load(config_file)
-    data = read_data(config)
-    composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
-    batch = next(composition.feed.batches(0))
-    assert batch_bytes(composition.task, 16) == sum(array.nbytes for array in batch.values())
+    setup = setup_of(config)
+    batch = next(setup.loader.batches(0))
+    assert batch_bytes(setup.task, 16) == sum(array.nbytes for array in batch.values())
 
 
 LARGE = {
@@ -67,7 +65,7 @@ LARGE = {
 @pytest.mark.parametrize("case", LARGE)
 def test_a_batch_that_the_host_cannot_hold_is_refused_before_it_is_compiled(config_file, tmp_path, monkeypatch, capsys, case):
     monkeypatch.setattr(size_limits, "host_memory_bytes", lambda: 2 << 20)
-    monkeypatch.setattr(Composition, "compile", lambda self: pytest.fail("it was compiled"))
+    monkeypatch.setattr(TrainingSetup, "compile", lambda self: pytest.fail("it was compiled"))
     changes, sentence = LARGE[case]
     capsys.readouterr()
     assert train(config_file, tmp_path / "run", *(f"--config.{change}" for change in changes)) == 2
@@ -80,29 +78,27 @@ def test_microbatches_that_fit_are_not_refused(config_file, tmp_path, monkeypatc
     """The cure that the message names is one."""
     monkeypatch.setattr(size_limits, "host_memory_bytes", lambda: 2 << 20)
     config = load(config_file, "global_batch_size=800", "microbatch_size=1", "data.prefetch_batches=1")
-    data = read_data(config)
-    Composition(parts.resolve(config, data.vocab_size), data, 6)
+    setup_of(config)
 
 
 def test_learned_positions_count_among_the_parameters(config_file):
     config = load(config_file, "data.length=1000000000000", "model.positions=learned")
-    with pytest.raises(parts.UserError, match=r"data\.length=1000000000000\) take at least .* TiB, and this host has"):
-        parts.make_model(config, 257, "cpu")
+    with pytest.raises(UserError, match=r"data\.length=1000000000000\) take at least .* TiB, and this host has"):
+        model_of(config, 257)
 
 
 def test_accelerators_hold_one_batch_on_the_host(config_file, monkeypatch):
     config = load(config_file)
-    data = read_data(config)
-    composition = Composition(parts.resolve(config, data.vocab_size), data, 6)
-    size = batch_bytes(composition.task, 16)
+    setup = setup_of(config)
+    size = batch_bytes(setup.task, 16)
 
     class Accelerators:
         platform, num_processes, num_local_devices = "gpu", 1, 8
 
     def check(memory):
         monkeypatch.setattr(size_limits, "host_memory_bytes", lambda: memory)
-        size_limits.check_batch_size(composition.task, composition.model.config, composition.shape, Accelerators, num_batches=3)
+        size_limits.check_batch_size(setup.task, setup.model.config, setup.shape, Accelerators, num_batches=3)
 
     check(size)
-    with pytest.raises(parts.UserError, match="for the arrays of one batch"):
+    with pytest.raises(UserError, match="for the arrays of one batch"):
         check(size - 1)

@@ -5,13 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from tiny_runs import assert_same_bits, load, metrics_lines, saved_arrays
-from tiny_training import topology
+from tiny_runs import assert_same_bits, load, metrics_lines, read_data, saved_arrays
 
+from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
-from jaxdp.experiment.feed import make_feed
-from jaxdp.training.parts import make_task
+from jaxdp.tasks.make import dataset_spec, make_task
 from jaxdp.training.train import run
 
 
@@ -56,8 +54,9 @@ def test_it_gives_the_batches_and_the_held_out_rows_of_prepared_data(config_file
     assert num_steps > 5
     batches = []
     for config, data in (one, other):
-        feed = make_feed(config, data, make_task(config, data.vocabularies), topology(1))
-        batches.append(list(itertools.islice(feed.batches(0), num_steps)))
+        task = make_task(config, data.vocabularies)
+        loader = make_loader(dataset_spec(config), data, task, task.make_batch, Shard(1, 0))
+        batches.append(list(itertools.islice(loader.batches(0), num_steps)))
     for left, right in zip(*batches, strict=True):
         assert left.keys() == right.keys()
         for name, array in left.items():

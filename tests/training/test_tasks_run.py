@@ -24,7 +24,7 @@ from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.cli.main import main
-from jaxdp.inference import evaluate, predict
+from jaxdp.decoding import evaluate, predict
 from jaxdp.inference.scoring import TextWriter
 
 TASKS = {

@@ -5,19 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import assert_refused, metrics_lines, train
+from tiny_runs import assert_refused, metrics_lines, model_of, train
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
 from jaxdp.cli.main import main
-from jaxdp.config import load_config
+from jaxdp.config import load_config, parse_config
+from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.errors import UserError
-from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.inference.initial_params import _check_body
 from jaxdp.model import parameter_shapes
 from jaxdp.tasks import Labels
-from jaxdp.training import parts
-from jaxdp.training.setup import Composition
+from jaxdp.training.setup import TrainingSetup
 from jaxdp.trees import named_leaves
 
 CONFIGS = Path(jaxdp.__file__).parents[1] / "configs"
@@ -102,8 +101,8 @@ def test_recipes_that_are_said_to_go_on_from_bert_small_have_its_body(recipe, ov
 
 
 def body_of(recipe, overrides=()):
-    config = load_config(str(CONFIGS / f"{recipe}.py"), overrides)
-    model = parts.make_model(config, 300, "cpu", Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))))
+    config = parse_config(load_config(str(CONFIGS / f"{recipe}.py"), overrides))
+    model = model_of(config, 300, "cpu", Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))))
     return dict(named_leaves(parameter_shapes(model.config)))
 
 
@@ -116,7 +115,7 @@ def body_of(recipe, overrides=()):
     ],
 )
 def test_another_body_is_refused(override, told, config_file, pretrained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Composition, "compile", lambda self: pytest.fail("compiled a program for a model that is refused"))
+    monkeypatch.setattr(TrainingSetup, "compile", lambda self: pytest.fail("compiled a program for a model that is refused"))
     assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", override) == 2
     sentence = assert_refused(capsys)
     assert f"init_from={pretrained} holds another model: " in sentence and "Set model.*" in sentence

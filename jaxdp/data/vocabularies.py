@@ -5,9 +5,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxdp.data.labels import Labels, load_labels
+from jaxdp.data.named_files import NamedFiles, load_named_files
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
-from jaxdp.experiment.named_files import NamedFiles, load_named_files
-from jaxdp.tasks import Labels, load_labels
 from jaxdp.workdir import WorkDir
 
 

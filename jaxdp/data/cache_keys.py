@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol
 
-from ml_collections import ConfigDict
-
 from jaxdp.cache_home import cache_home
 from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.labels import LABELS_FORMAT
@@ -22,93 +20,91 @@ from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
 from jaxdp.data.preparing.selection import SELECTION_FORMAT, Selection
 from jaxdp.data.sequences.packing import PLAN_FORMAT
+from jaxdp.data.spec import DatasetSpec
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
+from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.errors import UserError
-from jaxdp.experiment.vocabularies import Vocabularies
 from jaxdp.paths import local_path
+from jaxdp.run_config import DataConfig
 from jaxdp.source_code import normalized_source
-from jaxdp.tasks import Task
-from jaxdp.training.parts import make_task
 
 Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
 """Of each source its scan, and name that the task knows -> column."""
 
 
 def scan_entry(
-    config: ConfigDict, source: Mapping[str, Any], evaluation_is_separate: bool, selection: Selection | None
+    spec: DatasetSpec, source: Mapping[str, Any], evaluation_is_separate: bool, selection: Selection | None
 ) -> Path:
     """The scan of a source that is described by `source`."""
     key = source | {
         "format": SCAN_FORMAT,
-        "cleaning": cleaning_identity(config),
-        "eval_fraction": None if evaluation_is_separate else config.data.eval_fraction,
+        "cleaning": cleaning_identity(spec.data),
+        "eval_fraction": None if evaluation_is_separate else spec.data.eval_fraction,
     }
     if selection and not evaluation_is_separate:
         key["selection"] = [SELECTION_FORMAT, selection.kind, selection.seed, selection.key]
-    return entry_path(_cache_dir(config), "scan", key)
+    return entry_path(_cache_dir(spec.data), "scan", key)
 
 
 def tokenizer_entry(
-    config: ConfigDict, name: str, fields: Sequence[str], scanned: Scanned, file_digest: str | None
+    spec: DatasetSpec, name: str, fields: Sequence[str], scanned: Scanned, file_digest: str | None
 ) -> Path:
     """Returns the entry of the tokenizer `name`, made from these fields of the sources or from a file."""
     key = {
         "format": [VOCABULARY_FORMAT, SCAN_FORMAT],
         "name": name,
-        "special_tokens": make_task(config).special_tokens,
+        "special_tokens": spec.task.special_tokens,
         "file": file_digest,
         "data": [[scan.fingerprint, scan.split_key, [columns[field] for field in fields]] for scan, columns in scanned],
-        "cleaning": cleaning_identity(config),
+        "cleaning": cleaning_identity(spec.data),
     }
-    if name == "char" and make_task(config).prompt_end:
-        key["characters"] = make_task(config).prompt_end
-    return entry_path(_cache_dir(config), "tokenizer", key)
+    if name == "char" and spec.task.prompt_end:
+        key["characters"] = spec.task.prompt_end
+    return entry_path(_cache_dir(spec.data), "tokenizer", key)
 
 
-def labels_entry(config: ConfigDict, scanned: Scanned) -> Path:
+def labels_entry(spec: DatasetSpec, scanned: Scanned) -> Path:
     """The labels of the sources' training parts."""
-    options = config[config.task]
     key = {
         "format": [LABELS_FORMAT, SCAN_FORMAT],
         "data": [[scan.fingerprint, scan.split_key, dict(columns)] for scan, columns in scanned],
-        "cleaning": cleaning_identity(config),
-        "kind": options.kind,
-        "separator": options.label_separator,
+        "cleaning": cleaning_identity(spec.data),
+        "kind": spec.task.label_kind,
+        "separator": spec.task.label_separator,
     }
-    return entry_path(_cache_dir(config), "labels", key)
+    return entry_path(_cache_dir(spec.data), "labels", key)
 
 
 def tokens_entry(
-    config: ConfigDict, scan: Scan, columns: Mapping[str, str], vocabularies: Vocabularies
+    spec: DatasetSpec, scan: Scan, columns: Mapping[str, str], vocabularies: Vocabularies
 ) -> Path:
     """The tokens of one source."""
-    task = make_task(config, Vocabularies(labels=vocabularies.labels))
     tokenizers = (vocabularies.tokenizer, vocabularies.target_tokenizer)
     key = {
         "format": [EXAMPLES_FORMAT, SCAN_FORMAT, ENCODING_FORMAT],
-        "prepare": prepare_version(type(task)),
+        "prepare": prepare_version(spec.task.kind),
         "data": scan.fingerprint,
         "split": scan.split_key,
         "columns": dict(columns),
-        "cleaning": cleaning_identity(config),
+        "cleaning": cleaning_identity(spec.data),
         "tokenizers": [digest(tokenizer.to_json()) for tokenizer in tokenizers if tokenizer],
-        "task": config.task,
-        "prepared_with": dict(task.prepared_with),
+        "task": spec.task.name,
+        "prepared_with": dict(spec.task.bind(Vocabularies(labels=vocabularies.labels)).prepared_with),
     }
-    return entry_path(_cache_dir(config), "tokens", key)
+    return entry_path(_cache_dir(spec.data), "tokens", key)
 
 
-def plan_entry(config: ConfigDict, tokens: Path, split: str, shape: Mapping[str, Any]) -> Path:
+def plan_entry(spec: DatasetSpec, tokens: Path, split: str, shape: Mapping[str, Any]) -> Path:
     """How the documents of some tokens are packed into rows of this shape."""
     key = {"format": PLAN_FORMAT, "tokens": tokens.name, "split": split, **shape}
-    return entry_path(_cache_dir(config), "plan", key)
+    return entry_path(_cache_dir(spec.data), "plan", key)
 
 
-def texts_entry(config: ConfigDict, tokens: Path, field: str, numbers: Sequence[int]) -> Path:
+def texts_entry(spec: DatasetSpec, tokens: Path, field: str, numbers: Sequence[int]) -> Path:
     """The cleaned texts of some held-out records: a field of those that became these examples of some tokens."""
     key = {"tokens": tokens.name, "field": field, "numbers": list(numbers)}
-    return entry_path(_cache_dir(config), "texts", key)
+    return entry_path(_cache_dir(spec.data), "texts", key)
 
 
 def digest(value: str | Sequence[str]) -> str:
@@ -120,17 +116,17 @@ def digest(value: str | Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def _cache_dir(config: ConfigDict) -> Path:
-    given = config.data.cache_dir
+def _cache_dir(data: DataConfig) -> Path:
+    given = data.cache_dir
     return Path(os.path.abspath(local_path(given, "data.cache_dir"))) if given else cache_home() / "data"
 
 
-def cleaning_identity(config: ConfigDict) -> tuple[str, ...]:
+def cleaning_identity(data: DataConfig) -> tuple[str, ...]:
     """Returns the steps of `data.cleaning`, with the content of a word list instead of its name: see `Cleaner`."""
-    return Cleaner(config.data.cleaning, ()).identity
+    return Cleaner(data.cleaning, ()).identity
 
 
-def prepare_version(task: type[Task]) -> list[Any]:
+def prepare_version(task: type) -> list[Any]:
     """Returns what an example depends on besides record and tokenizer: the task's number, and a user task's code.
 
     Raises:

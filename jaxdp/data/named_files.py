@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from jaxdp.atomic_files import write_atomically
 from jaxdp.data.cleaning.steps import is_list_step, listed_step, read_words
 from jaxdp.data.tokenizers.files import read_tokenizer_file
 from jaxdp.errors import UserError
 from jaxdp.json_files import parse_json, read_regular
+from jaxdp.run_config import DataConfig
 
 TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
 
@@ -72,48 +71,44 @@ def load_named_files(path: Path) -> NamedFiles:
         ) from error
 
 
-def read_named_files(config: ConfigDict, kept: NamedFiles, has_tokenizer: bool) -> NamedFiles:
+def read_named_files(data: DataConfig, kept: NamedFiles, has_tokenizer: bool) -> NamedFiles:
     """Reads every named file once, so that what is made of it and what is said of it are of one content.
 
     Args:
-        config: `data` is used.
         kept: What the run began with, which is not read again.
         has_tokenizer: The run has its tokenizers, and needs no file of them.
 
     Raises:
         UserError: A file that cannot be read.
     """
-    steps = [step for step in config.data.cleaning if is_list_step(step)]
+    steps = [step for step in data.cleaning if is_list_step(step)]
     words = {step: kept.words[step] if step in kept.words else sorted(read_words(step)) for step in steps}
-    names = () if has_tokenizer else [name for key in TOKENIZER_KEYS if (name := config.data[key]) and name.endswith(".json")]
+    names = () if has_tokenizer else [name for key in TOKENIZER_KEYS if (name := getattr(data, key)) and name.endswith(".json")]
     texts = {name: read_tokenizer_file(name) for name in names}
     return NamedFiles(words, {**kept.tokenizers, **{name: _digest(text) for name, text in texts.items()}}, texts)
 
 
-def with_word_lists(config: ConfigDict, files: NamedFiles) -> ConfigDict:
+def with_word_lists(data: DataConfig, files: NamedFiles) -> DataConfig:
     """Returns the configuration with words in place of the names of their files."""
     if not files.words:
-        return config
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-        changed.data.cleaning = tuple(
-            listed_step(files.words[step]) if step in files.words else step for step in config.data.cleaning
-        )
-    return changed
+        return data
+    return dataclasses.replace(
+        data, cleaning=tuple(listed_step(files.words[step]) if step in files.words else step for step in data.cleaning)
+    )
 
 
-def check_named_files(config: ConfigDict, kept: NamedFiles, workdir: Path) -> None:
+def check_named_files(data: DataConfig, kept: NamedFiles, workdir: Path) -> None:
     """Refuses to continue a run whose named files have changed; one that is gone is not needed.
 
     Raises:
         UserError: A file holds something else than when the run began.
     """
     present: dict[str, Any] = {}
-    for step in config.data.cleaning:
+    for step in data.cleaning:
         if step in kept.words and glob.glob(os.path.expanduser(step.partition(":")[2])):
             present[f"data.cleaning: {step}"] = (kept.words[step], sorted(read_words(step)))
     for key in TOKENIZER_KEYS:
-        name = config.data[key]
+        name = getattr(data, key)
         if name in kept.tokenizers and Path(name).expanduser().is_file():
             present[f"data.{key}: {name}"] = (kept.tokenizers[name], _digest(read_tokenizer_file(name)))
     changed = [what for what, (before, now) in present.items() if list(before) != list(now)]

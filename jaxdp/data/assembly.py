@@ -6,26 +6,25 @@ Starts no backend: it runs before JAX does, and before processes of a run meet.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxdp.data.pipeline import SequenceDataset
-from jaxdp.data.preparing.cache import discard
-from jaxdp.data.preparing.examples import Examples
-from jaxdp.data.preparing.scan import DataChanged
-from jaxdp.data.samplers.mixture import ConcatenatedSequences
-from jaxdp.experiment.cache_entries import cleaning_identity, digest
-from jaxdp.experiment.dataset import Data, Group, Pairs
-from jaxdp.experiment.label_counts import label_lines
-from jaxdp.experiment.named_files import with_word_lists
-from jaxdp.experiment.ready_data import (
+from jaxdp.data.cache_keys import cleaning_identity, digest
+from jaxdp.data.dataset import Dataset, Group, Pairs
+from jaxdp.data.direct_sources import (
     evaluation_stream,
     evaluation_tokens,
     ready_tokens,
     streamed,
 )
-from jaxdp.experiment.rows import check_packing, make_rows, scored_pairs
-from jaxdp.experiment.sources import Source, open_evaluation_source, open_sources
-from jaxdp.experiment.tokenizing import (
+from jaxdp.data.label_counts import label_lines
+from jaxdp.data.pipeline import SequenceDataset
+from jaxdp.data.preparing.cache import discard
+from jaxdp.data.preparing.examples import Examples
+from jaxdp.data.preparing.scan import DataChanged
+from jaxdp.data.samplers.mixture import ConcatenatedSequences
+from jaxdp.data.sequences.make import check_packing, make_rows, scored_pairs
+from jaxdp.data.source_scan import Source, open_evaluation_source, open_sources
+from jaxdp.data.spec import BoundTask, DatasetSpec
+from jaxdp.data.tokenization import (
     SPLITS,
     Prepared,
     check_tokenizers,
@@ -33,44 +32,42 @@ from jaxdp.experiment.tokenizing import (
     prepare_source,
     with_named_files,
 )
-from jaxdp.experiment.vocabularies import NONE, Vocabularies
+from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.report.terminal import quantity
-from jaxdp.tasks import Task
-from jaxdp.training.parts import make_task, model_vocab_size
 
 
-def read_data(config: ConfigDict, known: Vocabularies = NONE) -> Data:
+def load_dataset(spec: DatasetSpec, known: Vocabularies = NONE) -> Dataset:
     """Prepares both splits where that has not been done, and opens them.
 
     Args:
-        config: `task` and its group, `data` and `model.vocab_size` are used.
+        spec: Specification of the dataset.
         known: the run's own tokenizers and labels, as far as they exist already.
 
     Raises:
         UserError: anything wrong with the data or the keys that describe it.
     """
-    check_packing(config)
-    check_tokenizers(config)
-    if config.data.source == "tokens" and not config.data.mixture:
-        return ready_tokens(config)
-    if config.data.source == "hf_stream" and not config.data.mixture:
-        return streamed(config, known)
-    known = with_named_files(config, known)
-    config = with_word_lists(config, known.files)
-    sources = open_sources(config)
+    check_packing(spec)
+    check_tokenizers(spec)
+    if not spec.has_texts:
+        return ready_tokens(spec)
+    if spec.is_stream:
+        return streamed(spec, known)
+    known = with_named_files(spec, known)
+    spec = spec.with_word_lists(known.files)
+    sources = open_sources(spec)
     try:
-        return _prepared(config, known, sources)
+        return _prepared(spec, known, sources)
     except DataChanged:
         for source in sources:
             discard(source.scan_entry)  # should it be what is wrong, the next start scans again
         raise
 
 
-def read_evaluation_data(config: ConfigDict, known: Vocabularies) -> Data:
+def load_evaluation_dataset(spec: DatasetSpec, known: Vocabularies) -> Dataset:
     """Prepares and opens data to evaluate on, of which nothing is trained on.
 
     Args:
-        config: `task` and its group, `data` and `model.vocab_size` are used; see `open_evaluation_source`.
+        spec: Specification of the dataset; see `open_evaluation_source`.
         known: The run's own tokenizers and labels.
 
     Returns:
@@ -79,42 +76,42 @@ def read_evaluation_data(config: ConfigDict, known: Vocabularies) -> Data:
     Raises:
         UserError: Anything wrong with the data or the keys that describe it, e.g. a label that the run does not know.
     """
-    check_packing(config)
-    if config.data.source == "tokens":
-        return evaluation_tokens(config)
-    if config.data.source == "hf_stream":
-        return evaluation_stream(config, known)
-    known = with_named_files(config, known)
-    config = with_word_lists(config, known.files)
-    source = open_evaluation_source(config)
+    check_packing(spec)
+    if spec.data.source == "tokens":
+        return evaluation_tokens(spec)
+    if spec.data.source == "hf_stream":
+        return evaluation_stream(spec, known)
+    known = with_named_files(spec, known)
+    spec = spec.with_word_lists(known.files)
+    source = open_evaluation_source(spec)
     try:
-        prepared = prepare_source(config, source, known, ("eval",))
-        task = make_task(config, known)
-        pairs = scored_pairs(config, task, [source], [prepared])
+        prepared = prepare_source(spec, source, known, ("eval",))
+        task = spec.task.bind(known)
+        pairs = scored_pairs(spec, task, [source], [prepared])
     except DataChanged:
         discard(source.scan_entry)
         raise
-    return Data(
-        known, model_vocab_size(config, known.tokenizer), None, make_rows(config, task, prepared["eval"]),
+    return Dataset(
+        known, spec.model_vocab_size(known.tokenizer), None, make_rows(spec, task, prepared["eval"]),
         (Group(source.label, 0),), source.scan.fingerprint, source.scan.num_characters, (), pairs=pairs,
     )  # fmt: skip
 
 
-def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]) -> Data:
+def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source]) -> Dataset:
     """The rows of sources that are scanned."""
-    vocabularies = make_vocabularies(config, sources, known)
-    vocab_size = model_vocab_size(config, vocabularies.tokenizer)
-    prepared = [prepare_source(config, source, vocabularies) for source in sources]
-    task = make_task(config, vocabularies)
+    vocabularies = make_vocabularies(spec, sources, known)
+    vocab_size = spec.model_vocab_size(vocabularies.tokenizer)
+    prepared = [prepare_source(spec, source, vocabularies) for source in sources]
+    task = spec.task.bind(vocabularies)
     rows = {
-        split: {source.label: make_rows(config, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
+        split: {source.label: make_rows(spec, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
         for split in SPLITS
     }
-    pairs = scored_pairs(config, task, sources, prepared)
+    pairs = scored_pairs(spec, task, sources, prepared)
     fingerprint = sources[0].scan.fingerprint
     if len(sources) > 1:
         fingerprint = digest([source.scan.fingerprint for source in sources])
-    return Data(
+    return Dataset(
         vocabularies,
         vocab_size,
         _joined(rows["train"]),
@@ -124,17 +121,17 @@ def _prepared(config: ConfigDict, known: Vocabularies, sources: Sequence[Source]
         sum(source.scan.num_characters for source in sources),
         (
             *_summary(task, sources, prepared, rows, vocabularies),
-            *label_lines(vocabularies.labels, prepared, can_stratify=_can_stratify(config, sources)),
+            *label_lines(vocabularies.labels, prepared, can_stratify=_can_stratify(spec, sources)),
             *_scored(task, pairs),
         ),
         pairs=pairs,
-        cleaning=cleaning_identity(config),
+        cleaning=cleaning_identity(spec.data),
     )
 
 
-def _can_stratify(config: ConfigDict, sources: Sequence[Source]) -> bool:
+def _can_stratify(spec: DatasetSpec, sources: Sequence[Source]) -> bool:
     """Whether the validation split is selected, and not by label."""
-    return config.data.eval_selection != "stratified" and any(source.evaluation is None for source in sources)
+    return spec.data.eval_selection != "stratified" and any(source.evaluation is None for source in sources)
 
 
 def _joined(rows: Mapping[str, SequenceDataset]) -> SequenceDataset:
@@ -142,7 +139,7 @@ def _joined(rows: Mapping[str, SequenceDataset]) -> SequenceDataset:
 
 
 def _summary(
-    task: Task,
+    task: BoundTask,
     sources: Sequence[Source],
     prepared: Sequence[Mapping[str, Prepared]],
     rows: Mapping[str, Mapping[str, SequenceDataset]],
@@ -167,7 +164,7 @@ def _summary(
     return lines
 
 
-def _long(task: Task, rows: SequenceDataset, examples: Examples) -> str:
+def _long(task: BoundTask, rows: SequenceDataset, examples: Examples) -> str:
     """How many examples were too long for a row; nothing where none was, or where rows are windows."""
     num_cut, num_dropped = (getattr(rows, name, 0) for name in ("num_cut", "num_dropped"))
     if not num_cut and not num_dropped:
@@ -176,14 +173,14 @@ def _long(task: Task, rows: SequenceDataset, examples: Examples) -> str:
     return f" ({num_cut or num_dropped:,} of {examples.num_examples:,} {what}, longer than {_places(task)})"
 
 
-def _places(task: Task) -> str:
+def _places(task: BoundTask) -> str:
     """Room of a row, in words."""
     places, target_places = task.row_lengths["tokens"], task.row_lengths.get("target_tokens")
     words = f"{places:,} tokens"
     return words if target_places in (None, places) else f"{words} or a target of {target_places:,}"
 
 
-def _scored(task: Task, pairs: Pairs | None) -> list[str]:
+def _scored(task: BoundTask, pairs: Pairs | None) -> list[str]:
     """A line where what is scored is not read whole."""
     if pairs is None or not pairs.num_cut:
         return []

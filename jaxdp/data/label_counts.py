@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxdp.experiment.tokenizing import SPLITS, Prepared
+from jaxdp.data.labels import Labels
+from jaxdp.data.tokenization import SPLITS, Prepared
 from jaxdp.quoting import MAX_NAMES, quoted, quoted_names
-from jaxdp.tasks import Labels
 
 
 def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]], *, can_stratify: bool) -> list[str]:

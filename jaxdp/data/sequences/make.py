@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from jaxdp.data.cache_keys import plan_entry
+from jaxdp.data.dataset import Pairs
 from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.preparing.cache import cached
 from jaxdp.data.preparing.examples import Examples
@@ -14,41 +15,36 @@ from jaxdp.data.sequences.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.sequences.packing import PackedSequences, PackPlan, pack
 from jaxdp.data.sequences.padded import PaddedSequences
 from jaxdp.data.sequences.windows import TokenWindows
+from jaxdp.data.source_scan import Source
+from jaxdp.data.spec import BoundTask, DatasetSpec
+from jaxdp.data.tokenization import Prepared, held_out_texts
 from jaxdp.errors import UserError
-from jaxdp.experiment.cache_entries import plan_entry
-from jaxdp.experiment.dataset import Pairs
-from jaxdp.experiment.sources import Source
-from jaxdp.experiment.tokenizing import Prepared, held_out_texts
 from jaxdp.report.terminal import print_status
-from jaxdp.tasks import Task
-from jaxdp.training.parts import make_task, packing
 
 
-def check_packing(config: ConfigDict) -> None:
+def check_packing(spec: DatasetSpec) -> None:
     """Raises UserError where the task cannot read the rows that the data would give."""
-    if packing(config) not in _PACKINGS:
-        raise UserError(f"data.packing={config.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
-    task = make_task(config)
-    readable = task.packings
-    has_texts = config.data.source != "tokens" or bool(config.data.mixture)
-    if not has_texts and (task.special_tokens or "cut" not in readable):
+    packing, readable = spec.packing, spec.task.packings
+    if packing not in _PACKINGS:
+        raise UserError(f"data.packing={spec.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
+    if not spec.has_texts and (spec.task.special_tokens or "cut" not in readable):
         raise UserError(
-            f"data.source=tokens has neither texts nor a tokenizer, which task={config.task!r} needs as it is set: read "
+            f"data.source=tokens has neither texts nor a tokenizer, which task={spec.task.name!r} needs as it is set: read "
             "the texts that the tokens were made from, with data.source=text for instance."
         )
-    if packing(config) not in readable:
+    if packing not in readable:
         raise UserError(
-            f"data.packing={config.data.packing!r} does not serve task={config.task!r}; choose {' or '.join(readable)}."
+            f"data.packing={spec.data.packing!r} does not serve task={spec.task.name!r}; choose {' or '.join(readable)}."
         )
-    if not has_texts and packing(config) != "cut":
-        raise UserError(f"data.packing={packing(config)!r} needs documents, which data.source=tokens does not know; choose cut.")
+    if not spec.has_texts and packing != "cut":
+        raise UserError(f"data.packing={packing!r} needs documents, which data.source=tokens does not know; choose cut.")
 
 
-def make_rows(config: ConfigDict, task: Task, prepared: Prepared) -> SequenceDataset:
-    return _PACKINGS[packing(config)](config, task, prepared)
+def make_rows(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> SequenceDataset:
+    return _PACKINGS[spec.packing](spec, task, prepared)
 
 
-def _cut(config: ConfigDict, task: Task, prepared: Prepared) -> TokenWindows:
+def _cut(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> TokenWindows:
     tokens = prepared.examples.flat("tokens")
     # End of text stands between two documents; after the last there is nothing to end.
     return TokenWindows(
@@ -56,26 +52,26 @@ def _cut(config: ConfigDict, task: Task, prepared: Prepared) -> TokenWindows:
     )
 
 
-def _documents(config: ConfigDict, task: Task, prepared: Prepared) -> PackedSequences | PackedPairs:
+def _documents(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> PackedSequences | PackedPairs:
     examples = prepared.examples
     if "target_tokens" in examples.names:
-        return _packed_pairs(config, task, examples)
+        return _packed_pairs(spec, task, examples)
     tokens = examples.ragged("tokens")
-    shape = {"length": task.row_lengths["tokens"], "long_documents": config.data.long_documents}
+    shape = {"length": task.row_lengths["tokens"], "long_documents": spec.data.long_documents}
 
     def build(directory: Path) -> None:
         # Where a row begins, its first target is predicted from the token before it, which is not of the row.
-        skips = _skips(config, examples, task.row_lengths["tokens"], least_read=0)
+        skips = _skips(spec, examples, task.row_lengths["tokens"], least_read=0)
         pack(tokens.lengths(), **shape, skips=skips).save(directory)
 
-    plan = cached(plan_entry(config, prepared.entry, prepared.split, shape), build, print_status)
+    plan = cached(plan_entry(spec, prepared.entry, prepared.split, shape), build, print_status)
     beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
     return PackedSequences(PackPlan.load(plan, plan), tokens.flat, beside)
 
 
-def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedPairs:
+def _packed_pairs(spec: DatasetSpec, task: BoundTask, examples: Examples) -> PackedPairs:
     sources, targets = examples.ragged("tokens"), examples.ragged("target_tokens")
-    lengths, places = task.row_lengths, config.data.long_documents
+    lengths, places = task.row_lengths, spec.data.long_documents
     is_long = find_long(sources.lengths(), lengths["tokens"], places)
     is_long |= find_long(targets.lengths(), lengths["target_tokens"], places, "data.target_length")
     kept = np.flatnonzero(~is_long) if places == "drop" else None
@@ -86,20 +82,20 @@ def _packed_pairs(config: ConfigDict, task: Task, examples: Examples) -> PackedP
     return PackedPairs(plan, sources, targets, task.start_id)
 
 
-def _padded(config: ConfigDict, task: Task, prepared: Prepared) -> PaddedSequences:
+def _padded(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> PaddedSequences:
     examples = prepared.examples
     lengths = {name: task.row_lengths[name] for name in examples.names if examples.is_ragged(name)}
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
     # The first target of a row is predicted from the first token of it.
-    skips = _skips(config, examples, lengths["tokens"], least_read=1)
-    return PaddedSequences(arrays, lengths, config.data.long_documents, skips)
+    skips = _skips(spec, examples, lengths["tokens"], least_read=1)
+    return PaddedSequences(arrays, lengths, spec.data.long_documents, skips)
 
 
-def _skips(config: ConfigDict, examples: Examples, length: int, least_read: int) -> np.ndarray | None:
+def _skips(spec: DatasetSpec, examples: Examples, length: int, least_read: int) -> np.ndarray | None:
     """Where the rows of long examples begin that have tokens to read and to learn; None: at their start."""
-    if "loss_mask" not in examples.names or config.data.long_documents != "cut":
+    if "loss_mask" not in examples.names or spec.data.long_documents != "cut":
         return None
     return skips_before_learned(examples.ragged("loss_mask"), length, least_read)
 
@@ -108,7 +104,7 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 
 
 def scored_pairs(
-    config: ConfigDict, task: Task, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
+    spec: DatasetSpec, task: BoundTask, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
 ) -> Pairs | None:
     """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as its share.
 
@@ -116,11 +112,11 @@ def scored_pairs(
     the texts themselves, and a pair that is too long for a row counts too, its source cut,
     where `eval/loss` is a mean without those that `data.long_documents=drop` leaves out.
     """
-    if not task.score_metrics or not config.eval.num_scored:
+    if not spec.task.generates_targets or not spec.num_scored:
         return None
     held_out = [splits["eval"] for splits in prepared]
     ends = np.cumsum([each.examples.num_examples for each in held_out])
-    chosen = np.linspace(0, ends[-1] - 1, min(config.eval.num_scored, ends[-1])).astype(np.int64)
+    chosen = np.linspace(0, ends[-1] - 1, min(spec.num_scored, ends[-1])).astype(np.int64)
     most = task.row_lengths["tokens"]
     texts, references = [], []
     by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
@@ -129,6 +125,6 @@ def scored_pairs(
             local = numbers - (end - each.examples.num_examples)
             tokens, lengths = each.examples.ragged("tokens").take(local)
             texts += np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1])
-            references += held_out_texts(config, source, each, "target", local.tolist())
+            references += held_out_texts(spec, source, each, "target", local.tolist())
     num_cut = sum(len(text) > most for text in texts)
     return Pairs(tuple(text[:most] for text in texts), tuple(references), num_cut)

@@ -1,37 +1,37 @@
 """Which rows are in which batch, as the configuration asks."""
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from jaxdp.data.dataset import Dataset
 from jaxdp.data.samplers.balanced import BalancedSampler, balanced_sampler
 from jaxdp.data.samplers.epochs import EpochSampler, Sampler
 from jaxdp.data.samplers.mixture import MixtureSampler, mixture_weights
 from jaxdp.data.samplers.shards import PARTITIONS
 from jaxdp.data.sequences.padded import PaddedSequences
+from jaxdp.data.spec import DatasetSpec
 from jaxdp.errors import UserError
-from jaxdp.experiment.dataset import Data
 
 
-def row_order(config: ConfigDict, data: Data, exclusions: tuple[int, ...] = ()) -> Sampler:
+def row_order(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] = ()) -> Sampler:
     """Which rows are in which batch."""
-    if config.data.partition not in PARTITIONS:
-        raise UserError(f"data.partition={config.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
+    if spec.data.partition not in PARTITIONS:
+        raise UserError(f"data.partition={spec.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
     shared = {
-        "global_batch_size": config.global_batch_size,
-        "seed": config.seed,
-        "shuffle": config.data.shuffle,
+        "global_batch_size": spec.global_batch_size,
+        "seed": spec.seed,
+        "shuffle": spec.data.shuffle,
         "exclusions": exclusions,
     }
-    if config.data.balanced:
-        return balanced_sampler(_labels_of_rows(config, data), len(data.vocabularies.labels.names), **shared)
+    if spec.data.balanced:
+        return balanced_sampler(_labels_of_rows(data), len(data.vocabularies.labels.names), **shared)
     if len(data.groups) == 1:
         return EpochSampler(num_rows=data.train.num_rows, **shared)
     sizes = tuple(group.num_rows for group in data.groups)
-    weights = mixture_weights(sizes, [group.weight for group in data.groups], config.data.temperature)
+    weights = mixture_weights(sizes, [group.weight for group in data.groups], spec.data.temperature)
     return MixtureSampler(sizes=sizes, weights=weights, **shared)
 
 
-def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
+def _labels_of_rows(data: Dataset) -> np.ndarray:
     """[num_rows] integers.
 
     Raises:
@@ -47,7 +47,7 @@ def _labels_of_rows(config: ConfigDict, data: Data) -> np.ndarray:
 
 
 def source_shares(
-    order: Sampler, data: Data, first_step: int, last_step: int
+    order: Sampler, data: Dataset, first_step: int, last_step: int
 ) -> dict[str, float]:
     """`data/share/<name>`: which share of the rows of some batches each source of a mixture gave, or each
     label that is balanced; nothing otherwise."""

@@ -1,4 +1,4 @@
-"""What reading the data comes to: both splits as rows, and what is known of them."""
+"""Prepared dataset of a run: training and validation split, and their metadata."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.reading.record_stream import RecordStream
-from jaxdp.experiment.vocabularies import Vocabularies
+from jaxdp.data.vocabularies import Vocabularies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class Dataset:
     """Both splits as rows.
 
     Attributes:

@@ -1,6 +1,6 @@
-"""What a run is fed with: this process's batches from any step on, and where in the data that is.
+"""Training data loaders: batches of this process from any step, and the data state that a checkpoint records.
 
-Rows by number can be reached at once, and left out; a stream goes on from the
+Indexed data is reached at any position, and batches can be left out; a stream goes on from the
 state of the batch before.
 """
 
@@ -10,52 +10,56 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxdp.data.pipeline import data_state, train_batches
+from jaxdp.data.dataset import Dataset
+from jaxdp.data.pipeline import MakeBatch, data_state, train_batches
+from jaxdp.data.samplers.make import row_order, source_shares
+from jaxdp.data.spec import BoundTask, DatasetSpec
 from jaxdp.data.stream import StreamBatches
-from jaxdp.experiment.dataset import Data
-from jaxdp.experiment.order import row_order, source_shares
-from jaxdp.parallel.devices import Topology
-from jaxdp.tasks import Task
-from jaxdp.training import parts
 
-STATES_KEPT = 64
-"""States of a stream that are kept beside those of the batches in the queue: the loop is a step or two behind."""
+MAX_STATES = 64
+"""Largest number of states of a stream that are kept besides those of the batches in the queue: the loop is a step or two behind."""
 
 
-class Feed(Protocol):
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The share of one process in every batch."""
+
+    num_processes: int
+    process_index: int
+
+
+class DataLoader(Protocol):
     """Training data as batches by step.
 
     Attributes:
-        can_exclude: whether batches can be left out.
+        can_exclude: Whether batches can be left out.
     """
 
     can_exclude: bool
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
-        """This process's host batches from batch(first_step) on."""
+        """Yields this process's host batches from batch(first_step) on."""
 
     def data_state(self, step: int) -> dict[str, Any]:
-        """Position of the data after `step` batches, as a checkpoint records it."""
+        """Returns the position in the data after `step` batches, as a checkpoint records it."""
 
-    def adopt(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from what a checkpoint recorded, which is of this data."""
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Continues from the data state of a checkpoint, which is of this data."""
 
     def shares(self, first_step: int, last_step: int) -> dict[str, float]:
-        """Share of the rows of batch(first_step) .. batch(last_step - 1) that each source gave."""
+        """Returns the share of each source in the sequences of batch(first_step) .. batch(last_step - 1)."""
 
 
-class RowFeed:
-    """Rows by number: batch(N) is a function of the seed, N and what is left out."""
+class IndexedLoader:
+    """Loader of indexed data: batch(N) is a function of the seed, N and the exclusions."""
 
     can_exclude = True
 
-    def __init__(self, config: ConfigDict, data: Data, task: Task, topology: Topology):
-        self._data, self._topology = data, topology
-        self._make_batch = parts.make_training_batch(config, task, data.vocabularies)
-        self._partition = config.data.partition
-        self._order = row_order(config, data)
+    def __init__(self, spec: DatasetSpec, data: Dataset, make_batch: MakeBatch, shard: Shard):
+        self._data, self._make_batch, self._shard = data, make_batch, shard
+        self._partition = spec.data.partition
+        self._order = row_order(spec, data)
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
         return train_batches(
@@ -63,15 +67,15 @@ class RowFeed:
             self._make_batch,
             self._order,
             partition=self._partition,
-            num_processes=self._topology.num_processes,
-            process_index=self._topology.process_index,
+            num_processes=self._shard.num_processes,
+            process_index=self._shard.process_index,
             start_step=first_step,
         )
 
     def data_state(self, step: int) -> dict[str, Any]:
         return data_state(self._order, self._data.fingerprint, step, self._data.cleaning)
 
-    def adopt(self, saved: Mapping[str, Any]) -> None:
+    def load_state(self, saved: Mapping[str, Any]) -> None:
         self.exclude(saved.get("exclusions", ()))
 
     def shares(self, first_step: int, last_step: int) -> dict[str, float]:
@@ -91,12 +95,12 @@ class RowFeed:
         self._order = dataclasses.replace(self._order, exclusions=tuple(exclusions))
 
 
-class StreamFeed:
-    """Records as they come: each batch leaves a state to go on from."""
+class StreamLoader:
+    """Loader of a stream of records: each batch leaves a state to continue from."""
 
     can_exclude = False
 
-    def __init__(self, config: ConfigDict, data: Data, task: Task, topology: Topology):
+    def __init__(self, spec: DatasetSpec, data: Dataset, task: BoundTask, make_batch: MakeBatch, shard: Shard):
         def prepare(fields):
             return task.prepare({name: fields[column] for name, column in data.columns.items()}, data.vocabularies.tokenizer)
 
@@ -104,14 +108,14 @@ class StreamFeed:
             stream=data.stream,
             prepare=prepare,
             eos_id=data.vocabularies.tokenizer.eos_id,
-            make_batch=parts.make_training_batch(config, task, data.vocabularies),
+            make_batch=make_batch,
             length=task.row_lengths["tokens"],
-            global_batch_size=config.global_batch_size,
-            partition=config.data.partition,
-            num_processes=topology.num_processes,
-            process_index=topology.process_index,
+            global_batch_size=spec.global_batch_size,
+            partition=spec.data.partition,
+            num_processes=shard.num_processes,
+            process_index=shard.process_index,
         )
-        self._most_states = STATES_KEPT + config.data.prefetch_batches
+        self._max_states = MAX_STATES + spec.data.prefetch_batches
         self._states: OrderedDict[int, Mapping[str, Any]] = OrderedDict()
         self._remember(self._batches.first_state)
 
@@ -123,14 +127,14 @@ class StreamFeed:
 
     def _remember(self, state: Mapping[str, Any]) -> None:
         self._states[state["step"]] = state
-        while len(self._states) > self._most_states:
+        while len(self._states) > self._max_states:
             self._states.popitem(last=False)
 
     def data_state(self, step: int) -> dict[str, Any]:
         # Asked before anything is read only to see what identifies the data.
         return dict(self._states.get(step) or {**self._batches.first_state, "step": step})
 
-    def adopt(self, saved: Mapping[str, Any]) -> None:
+    def load_state(self, saved: Mapping[str, Any]) -> None:
         self._states.clear()
         self._remember(dict(saved))
 
@@ -138,6 +142,18 @@ class StreamFeed:
         return {}
 
 
-def make_feed(config: ConfigDict, data: Data, task: Task, topology: Topology) -> "RowFeed | StreamFeed":
-    """The feed of prepared rows, or of a stream."""
-    return (RowFeed if data.stream is None else StreamFeed)(config, data, task, topology)
+def make_loader(
+    spec: DatasetSpec, data: Dataset, task: BoundTask, make_batch: MakeBatch, shard: Shard
+) -> IndexedLoader | StreamLoader:
+    """Returns the training data loader of a dataset.
+
+    Args:
+        spec: Specification of the dataset.
+        data: The dataset.
+        task: Task with the vocabularies of the dataset.
+        make_batch: Turns sequences into the arrays of a batch, augmentation included.
+        shard: The share of this process.
+    """
+    if data.stream is None:
+        return IndexedLoader(spec, data, make_batch, shard)
+    return StreamLoader(spec, data, task, make_batch, shard)

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from jaxdp.data.assembly import load_dataset
 from jaxdp.data.preparing.cache import is_whole
-from jaxdp.errors import UserError
-from jaxdp.experiment.data import read_data
-from jaxdp.experiment.named_files import with_word_lists
-from jaxdp.experiment.sources import Source, open_sources
-from jaxdp.experiment.tokenizing import (
+from jaxdp.data.source_scan import Source, open_sources
+from jaxdp.data.spec import DatasetSpec
+from jaxdp.data.tokenization import (
     existing_vocabularies,
     num_workers,
     tokens_place,
     with_named_files,
 )
-from jaxdp.experiment.vocabularies import NONE
+from jaxdp.data.vocabularies import NONE
+from jaxdp.errors import UserError
 from jaxdp.report.terminal import memory_size, quantity
 
 USUAL_CHARACTERS_A_TOKEN = 3.5
@@ -25,11 +24,11 @@ USUAL_CHARACTERS_A_TOKEN = 3.5
 Rows = list[tuple[str, str]]
 
 
-def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
+def prepare(spec: DatasetSpec, *, dry_run: bool = False) -> Rows:
     """Makes the data ready, and says what there is.
 
     Args:
-        config: `task`, `data` and `model.vocab_size` are used.
+        spec: Specification of the dataset.
         dry_run: only reads, to say what would be done.
 
     Returns:
@@ -38,26 +37,26 @@ def prepare(config: ConfigDict, *, dry_run: bool = False) -> Rows:
     Raises:
         UserError: anything wrong with the data or the keys that describe it.
     """
-    if config.data.source == "tokens" and not config.data.mixture:
+    if not spec.has_texts:
         raise UserError("data.source=tokens is read as it is and has nothing to prepare.")
     if dry_run:
-        return _plan(config)
-    data = read_data(config)
-    config = with_word_lists(config, data.vocabularies.files)
+        return _plan(spec)
+    data = load_dataset(spec)
+    spec = spec.with_word_lists(data.vocabularies.files)
     rows = [("data", line) for line in data.summary]
     rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
-    sources = open_sources(config)
-    places = [tokens_place(config, source, data.vocabularies) for source in sources]
+    sources = open_sources(spec)
+    places = [tokens_place(spec, source, data.vocabularies) for source in sources]
     return rows + _cleaned(sources) + [("cache", str(place)) for place in places]
 
 
-def _plan(config: ConfigDict) -> Rows:
+def _plan(spec: DatasetSpec) -> Rows:
     """What `prepare` would do."""
-    files = with_named_files(config, NONE).files
-    config = with_word_lists(config, files)
-    sources = open_sources(config, dry_run=True)
-    vocabularies = existing_vocabularies(config, sources, files)
-    are_made = vocabularies.tokenizer and (vocabularies.target_tokenizer or not config.data.target_tokenizer)
+    files = with_named_files(spec, NONE).files
+    spec = spec.with_word_lists(files)
+    sources = open_sources(spec, dry_run=True)
+    vocabularies = existing_vocabularies(spec, sources, files)
+    are_made = vocabularies.tokenizer and (vocabularies.target_tokenizer or not spec.data.target_tokenizer)
     rows: Rows = []
     for source in sources:
         scan = source.scan
@@ -68,21 +67,21 @@ def _plan(config: ConfigDict) -> Rows:
                 f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
             )
         )
-        place = are_made and tokens_place(config, source, vocabularies)
+        place = are_made and tokens_place(spec, source, vocabularies)
         if place and is_whole(place):
             rows.append(("", f"is ready: {place}"))
             continue
-        workers = num_workers(config, scan.num_characters)
-        rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(config, scan.num_characters)}"))
+        workers = num_workers(spec, scan.num_characters)
+        rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(spec, scan.num_characters)}"))
     if not are_made:
-        names = " and ".join(filter(None, (config.data.tokenizer, config.data.target_tokenizer)))
+        names = " and ".join(filter(None, (spec.data.tokenizer, spec.data.target_tokenizer)))
         rows.append(("tokenizer", f"{names} would be made from the training part"))
     return rows + _cleaned(sources)
 
 
-def _size(config: ConfigDict, num_characters: int) -> str:
+def _size(spec: DatasetSpec, num_characters: int) -> str:
     """Tokens and bytes on disk, as far as they are known before a tokenizer is there."""
-    kind, _, size = config.data.tokenizer.partition(":")
+    kind, _, size = spec.data.tokenizer.partition(":")
     characters_a_token = 1 if kind in ("byte", "char") else USUAL_CHARACTERS_A_TOKEN
     vocab_size = int(size) if size.isascii() and size.isdigit() else 257 if kind == "byte" else 1 << 16
     token_bytes = np.min_scalar_type(vocab_size - 1).itemsize

@@ -1,0 +1,142 @@
+"""Data that is read as it comes, without a cache: files of tokens, and streams of records."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxdp.data.dataset import Dataset, Group
+from jaxdp.data.reading.sources import check_keys
+from jaxdp.data.reading.stream_source import open_stream
+from jaxdp.data.sequences.tokens_file import (
+    CheckedWindows,
+    fingerprint_tokens,
+    open_token_splits,
+    open_tokens,
+)
+from jaxdp.data.sequences.windows import TokenWindows
+from jaxdp.data.source_entries import source_entries, source_label, source_spec
+from jaxdp.data.spec import DatasetSpec
+from jaxdp.data.stream import head_tokens
+from jaxdp.data.tokenization import with_named_files
+from jaxdp.data.tokenizers import Tokenizer, make_tokenizer
+from jaxdp.data.vocabularies import NONE, Vocabularies
+from jaxdp.errors import UserError
+from jaxdp.report.terminal import memory_size, print_status, quantity
+
+
+def ready_tokens(spec: DatasetSpec) -> Dataset:
+    [entry] = source_entries(spec.data)
+    check_keys(source_spec(entry, spec.task.fields)[0])
+    if spec.data.eval_selection != "tail":
+        raise UserError(
+            f"data.eval_selection={spec.data.eval_selection} holds out records, which data.source=tokens does not "
+            "know: set tail, or write two files, train.bin and val.bin."
+        )
+    vocab_size = spec.vocab_size
+    if not vocab_size:
+        raise UserError(
+            "data.source=tokens needs model.vocab_size: that of the tokenizer which wrote the file "
+            "(GPT-2: 50257)."
+        )
+    files = open_token_splits(spec.data.path, spec.data.eval_fraction)
+    train, evaluation = (
+        CheckedWindows(TokenWindows(file.tokens, spec.data.length, keep_tail), file, vocab_size)
+        for file, keep_tail in zip(files, (False, True), strict=True)
+    )
+    return Dataset(
+        NONE,
+        vocab_size,
+        train,
+        evaluation,
+        (Group(os.path.basename(os.path.normpath(spec.data.path)), train.num_rows),),
+        fingerprint_tokens(files),
+        0,
+        (
+            f"tokens: {quantity(len(files[0].tokens))} to train on, {quantity(len(files[1].tokens))} held out "
+            f"({memory_size(sum(file.tokens.nbytes for file in files))})",
+        ),
+    )
+
+
+def evaluation_tokens(spec: DatasetSpec) -> Dataset:
+    """Opens the tokens of `data.eval_path`, a `.bin` file, to evaluate on."""
+    if not spec.data.eval_path:
+        raise UserError("data.source=tokens is evaluated on one .bin file: set data.eval_path.")
+    file, vocab_size = open_tokens(os.path.expanduser(spec.data.eval_path), "data.eval_path"), spec.vocab_size
+    rows = CheckedWindows(TokenWindows(file.tokens, spec.data.length, keep_tail=True), file, vocab_size)
+    group = Group(os.path.basename(file.path), 0)
+    return Dataset(NONE, vocab_size, None, rows, (group,), fingerprint_tokens([file]), 0, ())
+
+
+def evaluation_stream(spec: DatasetSpec, known: Vocabularies) -> Dataset:
+    """Reads the first rows of `data.eval_split` of a stream into memory, to evaluate on."""
+    _check_stream(spec)
+    [entry] = source_entries(spec.data)
+    tokens, fingerprint = _held_out_tokens(spec, known.tokenizer)
+    rows = TokenWindows(tokens, spec.task.bind(known).row_lengths["tokens"], keep_tail=True)
+    return Dataset(known, spec.model_vocab_size(known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ())
+
+
+def _held_out_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+    """The first `eval.num_batches` batches of `data.eval_split`, and the fingerprint of the stream."""
+    [entry] = source_entries(spec.data)
+    source, columns = source_spec(entry, spec.task.fields)
+    task = spec.task.bind(NONE)
+    held_out, length = open_stream(source, spec.data.eval_split), task.row_lengths["tokens"]
+
+    def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+
+    num_tokens = spec.num_eval_batches * spec.global_batch_size * length + 1
+    return head_tokens(held_out, prepare, tokenizer.eos_id, num_tokens), held_out.fingerprint
+
+
+def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
+    """A stream to train on, and the first rows of its held-out split in memory."""
+    _check_stream(spec)
+    [entry] = source_entries(spec.data)
+    source, columns = source_spec(entry, spec.task.fields)
+    known = with_named_files(spec, known)
+    name = spec.data.tokenizer
+    tokenizer = known.tokenizer or make_tokenizer(name, (), spec.task.special_tokens, known.files.texts.get(name))
+    shuffle = {"seed": spec.seed, "shuffle": spec.data.shuffle, "shuffle_buffer": spec.data.shuffle_buffer}
+    stream = open_stream(source, spec.data.split or "train", **shuffle)
+    if not stream.exact:
+        print_status(stream.inexact_reason)
+    tokens, _ = _held_out_tokens(spec, tokenizer)
+    return Dataset(
+        Vocabularies(tokenizer, files=known.files),
+        spec.model_vocab_size(tokenizer),
+        None,
+        TokenWindows(tokens, spec.task.bind(NONE).row_lengths["tokens"], keep_tail=True),
+        (Group(source_label(entry), 0),),
+        stream.fingerprint,
+        0,
+        (
+            f"{source_label(entry)}: a stream, resumed {'exactly' if stream.exact else 'inexactly'}, "
+            f"{quantity(len(tokens))} tokens held out, {tokenizer.describe()}",
+        ),
+        stream,
+        columns,
+    )
+
+
+def _check_stream(spec: DatasetSpec) -> None:
+    """Refuses what a stream cannot do, with what can."""
+    kind = spec.data.tokenizer.partition(":")[0]
+    trained = kind in ("char", "bpe", "wordpiece", "unigram")
+    prepare = "prepare the data with data.source=hf"
+    reads_windows = "cut" in spec.task.packings
+    for wrong, what, cure in (
+        (not reads_windows, f"task={spec.task.name}", f"as it is set it reads whole examples, which no stream gives; {prepare}"),
+        (spec.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
+        (spec.num_eval_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
+        (spec.counts_epochs, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
+        (spec.packing != "cut", f"data.packing={spec.packing}", f"choose cut, or {prepare}"),
+        (spec.data.cleaning != (), "data.cleaning", f"clean it beforehand, or {prepare}"),
+        (trained, f"data.tokenizer={spec.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
+    ):
+        if wrong:
+            raise UserError(f"data.source=hf_stream with {what}: {cure}.")

@@ -1,1 +1,0 @@
-"""The composition root: a configuration becomes parts, and the parts a run."""

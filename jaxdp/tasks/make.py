@@ -1,0 +1,99 @@
+"""Tasks made from a configuration: the task itself, what it needs of its data, and its training batches."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxdp.data.augmentation import augmented, make_augmentation
+from jaxdp.data.pipeline import MakeBatch
+from jaxdp.data.spec import DatasetSpec, TaskData
+from jaxdp.data.vocabularies import NONE, Vocabularies
+from jaxdp.errors import UserError
+from jaxdp.run_config import RunConfig
+from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
+
+
+def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
+    """Returns the task that `config.task` names.
+
+    Args:
+        config: The task's own group, `data` and `optim` are used.
+        vocabularies: Vocabularies of the run; without tokenizers while data is prepared, without labels before
+            they are read.
+
+    Raises:
+        UserError: No task of that name is registered.
+    """
+    factories = registered_tasks()
+    if config.task not in factories:
+        raise UserError(f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}.")
+    inputs = TaskInputs(
+        length=config.data.length,
+        target_length=config.data.target_length,
+        tokenizer=vocabularies.tokenizer,
+        target_tokenizer=vocabularies.target_tokenizer,
+        packing=config.data.packing,
+        label_smoothing=config.optim.label_smoothing,
+        z_loss=config.optim.z_loss,
+        labels=vocabularies.labels,
+        options=dict(config.task_options),
+    )
+    factory = factories[config.task]
+    if inputs.packing is None:
+        inputs = dataclasses.replace(inputs, packing=factory(inputs).packings[0])
+    return factory(inputs)
+
+
+def dataset_spec(config: RunConfig) -> DatasetSpec:
+    """Returns the specification of the dataset that a configuration describes."""
+    task, options = make_task(config), config.task_options
+    needs = TaskData(
+        name=config.task,
+        kind=type(task),
+        fields=task.fields,
+        eos_fields=task.eos_fields,
+        packings=task.packings,
+        special_tokens=task.special_tokens,
+        prompt_end=task.prompt_end,
+        generates_targets=bool(task.score_metrics),
+        label_kind=options.get("kind", "single_label") if "label" in task.fields else None,
+        label_separator=options.get("label_separator", ","),
+        bind=functools.partial(make_task, config),
+    )
+    return DatasetSpec(
+        data=config.data,
+        task=needs,
+        seed=config.seed,
+        vocab_size=config.model.vocab_size,
+        global_batch_size=config.global_batch_size,
+        num_eval_batches=config.eval.num_batches,
+        num_scored=config.eval.num_scored,
+        counts_epochs=config.total_epochs is not None,
+    )
+
+
+def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularies) -> MakeBatch:
+    """Returns `task.make_batch` with `data.augmentation` before it.
+
+    Raises:
+        UserError: Augmentation does not suit the task or its sequences.
+    """
+    steps = spec.data.augmentation
+    if not steps:
+        return task.make_batch
+    if not task.can_augment or spec.packing != "none":
+        raise UserError(
+            f"data.augmentation={steps} needs one text a row that is read and not also "
+            f"what is learned, which task={spec.task.name} with data.packing={spec.packing} has not; leave it empty."
+        )
+    tokenizer = vocabularies.tokenizer
+    special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
+    blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
+    return augmented(task.make_batch, make_augmentation(steps, special_ids, blank_id))
+
+
+def batch_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of the arrays that a device receives: those of the task, and `row_ids`."""
+    return task.batch_spec(rows) | {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}

@@ -1,0 +1,33 @@
+"""Resolved configuration, as `config.json` keeps it: defaults of task and preset written out, paths absolute."""
+
+import dataclasses
+import os
+
+from jaxdp.data.source_entries import absolute_places
+from jaxdp.run_config import RunConfig
+from jaxdp.tasks import Task
+from jaxdp.tasks.architecture import architecture, default_preset
+
+
+def resolve(config: RunConfig, task: Task, vocab_size: int) -> RunConfig:
+    """Returns the configuration with everything that a later reader needs.
+
+    Args:
+        config: Configuration of the run.
+        task: Task with the vocabularies of the run.
+        vocab_size: Size of the token embedding.
+
+    Raises:
+        UserError: A value does not fit, or the model cannot learn the task.
+    """
+    model, data = architecture(config, task, vocab_size), dataclasses.asdict(config.data)
+    unset = {key: getattr(model, key) for key, value in dataclasses.asdict(config.model).items() if value is None and key != "preset"}
+    return config.replaced(
+        data={
+            "packing": config.data.packing or task.packings[0],
+            "mixture": tuple({**entry, **absolute_places(entry)} for entry in config.data.mixture),
+            **absolute_places(data),
+        },
+        model={"preset": config.model.preset or default_preset(task), **unset},
+        init_from=config.init_from and os.path.abspath(os.path.expanduser(config.init_from)),
+    )

@@ -1,0 +1,68 @@
+"""Optimizer update, training objective and initial state of a run."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+
+from jaxdp.model import Transformer, init_params
+from jaxdp.optim import (
+    OptimizerConfig,
+    holding_frozen,
+    make_optimizer,
+    make_schedule,
+    penalized,
+    scaling_rules,
+    track_loss,
+)
+from jaxdp.run_config import OptimConfig
+from jaxdp.state import TrainState, initial_state
+from jaxdp.step import Loss, UpdateConfig
+from jaxdp.tasks import Task
+from jaxdp.tasks.model_functions import task_loss
+
+
+def optimizer_config(optim: OptimConfig, total_steps: int) -> OptimizerConfig:
+    """Returns the settings of the optimizer for a run of this length.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+    names = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    return OptimizerConfig(
+        **{key: value for key, value in dataclasses.asdict(optim).items() if key in names}, total_steps=total_steps
+    )
+
+
+def make_update(optim: OptimConfig, total_steps: int, platform: str) -> UpdateConfig:
+    """Returns optimizer, schedule, clipping and averaging of parameters."""
+    settings = optimizer_config(optim, total_steps)
+    optimizer = make_optimizer(settings)
+    if optim.spike_factor:
+        optimizer = optax.chain(optimizer, track_loss())
+    return UpdateConfig(
+        optimizer,
+        make_schedule(settings),
+        clip_norm=optim.clip_norm,
+        ema_decay=optim.ema_decay,
+        spike_factor=optim.spike_factor,
+        max_skipped_in_a_row=optim.max_skipped_in_a_row,
+        skip_by="branch" if platform == "cpu" else "select",
+    )
+
+
+def training_loss(optim: OptimConfig, task: Task, model: Transformer) -> Loss:
+    """Returns the training objective: the task's loss and the penalties; frozen parameters get no gradient."""
+    loss = penalized(task_loss(task, model, train=True), optim.l1, optim.l2)
+    return holding_frozen(loss, scaling_rules(optim.freeze, optim.scales))
+
+
+def make_initial_state(seed: int, model: Transformer, update: UpdateConfig) -> Callable[[], TrainState]:
+    """Returns a traceable function that initialises state 0 from the seed."""
+
+    def initialise() -> TrainState:
+        params = init_params(model.config, jax.random.key(seed))
+        return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
+
+    return initialise
