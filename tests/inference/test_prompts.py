@@ -83,7 +83,7 @@ def test_the_tokens_of_a_prompt_are_those_of_a_training_row(packing, options, co
     config = load(config_file, *settings(tmp_path / "data.jsonl", f"data.packing={packing}", *options))
     data = read_data(config)
     tokenizer = data.vocabularies.tokenizer
-    [prompt] = make_prompts(["ab"], config, make_task(config, data.vocabularies), tokenizer)
+    [prompt] = make_prompts(["ab"], config.data, make_task(config, data.vocabularies), tokenizer)
     assert prompt.text == ("ab\n" if options else "ab")
     row = data.train.rows(np.array([0]))
     read = row["tokens"][0][: len(prompt.tokens)]
@@ -94,7 +94,7 @@ def test_the_tokens_of_a_prompt_are_those_of_a_training_row(packing, options, co
 def test_an_empty_prompt_needs_rows_in_which_a_text_begins(pairs, config_file):
     def prompts(packing, *texts):
         config = load(config_file, *settings(pairs, f"data.packing={packing}"))
-        return make_prompts(texts, config, make_task(config), ByteTokenizer())
+        return make_prompts(texts, config.data, make_task(config), ByteTokenizer())
 
     assert [prompt.tokens.tolist() for packing in ("documents", "cut") for prompt in prompts(packing, "")] == [[256], [256]]
     with pytest.raises(UserError, match=r"the prompt has no token, expected one or more: with data\.packing=none"):
@@ -109,7 +109,7 @@ def test_an_empty_prompt_needs_rows_in_which_a_text_begins(pairs, config_file):
 def test_prompts_are_cleaned_as_the_training_texts_were(pairs, config_file):
     cleaning = "data.cleaning=('unicode:NFC','lowercase','whitespace')"
     config = load(config_file, *settings(pairs, cleaning))
-    prompts = make_prompts(["The  CAFE\u0301 ", "a \n"], config, make_task(config), ByteTokenizer())
+    prompts = make_prompts(["The  CAFE\u0301 ", "a \n"], config.data, make_task(config), ByteTokenizer())
     assert [prompt.text for prompt in prompts] == ["the caf\u00e9 ", "a\n"]
 
 
