@@ -190,12 +190,12 @@ def uncached(model: Transformer, most: int) -> Decoding:
     """
     whole = functools.partial(apply_model, model)
 
-    def apply(params, tokens, *, method, cache=None, source=None, **options):
+    def apply(params, tokens, *, method, cache=None, encoder_output=None, **options):
         if method == "encode":
             return tokens, options["attention_mask"]
         rows, num_tokens = tokens.shape
         stored = jax.lax.dynamic_update_slice(cache.tokens, tokens, (0, cache.index))
-        read = _Read(stored, cache.index + num_tokens, cache.source if source is None else source)
+        read = _Read(stored, cache.index + num_tokens, cache.source if encoder_output is None else encoder_output)
         texts, sizes = _texts(read, options["attention_mask"], most)
         given = {}
         if read.source is not None:
@@ -203,7 +203,7 @@ def uncached(model: Transformer, most: int) -> Decoding:
             (source_tokens, mask), texts = jax.lax.optimization_barrier((read.source, texts))
             encoded = whole(params, source_tokens, method="encode", attention_mask=mask)
             number = len(texts) // rows
-            given = {"source": jnp.repeat(encoded, number, axis=0), "source_mask": jnp.repeat(mask, number, axis=0)}
+            given = {"encoder_output": jnp.repeat(encoded, number, axis=0), "source_mask": jnp.repeat(mask, number, axis=0)}
         # The cache is empty, and is thrown away.
         logits, _ = whole(
             params,

@@ -1,1 +1,1 @@
-"""Generating text with a KV cache: drawn token by token, or searched for with beams."""
+"""Text generation with a KV cache: sampling and beam search."""

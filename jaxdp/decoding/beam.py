@@ -1,11 +1,10 @@
-"""Beam search on one device: several hypotheses a row, the best of them returned.
+"""Beam search on one device, with a KV cache that is never reordered.
 
-The hypotheses of a row are further tokens of that row. At each step all of them are
-fed together, as `[rows, num_beams]` tokens at one position, into `num_beams` slots of
-the row's cache; a mask says which slots hold the past of which hypothesis. So no key
-or value ever moves when hypotheses are kept, dropped or split (copying the caches
-would read and write all of them at each step), and the source and the prompt are kept
-once a row.
+All hypotheses of a sequence share one cache. Each step appends one token of every
+hypothesis, `[batch, num_beams]` tokens at the same position, to `num_beams` slots; a mask
+records the slots that belong to each hypothesis. Keys and values therefore stay in place
+when hypotheses are kept, dropped or split, whereas reordering would copy the whole cache
+at every step. Source and prompt are stored once per sequence.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdp.decoding.prefill import read_prompt
+from jaxdp.decoding.prefill import prefill
 from jaxdp.decoding.sampling import check_numbers
 from jaxdp.errors import UserError
 from jaxdp.typing import PyTree
@@ -24,19 +23,19 @@ from jaxdp.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
-    """How hypotheses are compared, and how many.
+    """Beam search settings.
 
-    A hypothesis Y with tokens up to and including end of text is worth
-    `log P(Y) / lp(Y)`, with `lp(Y) = ((5 + |Y|) / 6) ** length_penalty`.
+    The score of a hypothesis Y, including its eos token, is `log P(Y) / lp(Y)` with
+    `lp(Y) = ((5 + |Y|) / 6) ** length_penalty`.
 
-    Source: Wu et al. 2016, section 7, equation 14. Departs: no coverage penalty, and
-    no pruning but by the number of beams.
+    Source: Wu et al. 2016, section 7, equation 14. Differs: no coverage penalty, and no
+    pruning other than by the number of beams.
 
     Attributes:
-        num_beams: live hypotheses of each row; 1: greedy.
-        length_penalty: 0: plain log-probability, which favours short ones; 1: nearly
-            the mean a token.
-        num_returned: the best that many are returned.
+        num_beams: Number of live hypotheses per sequence; 1: greedy decoding.
+        length_penalty: Exponent of the length penalty; 0: total log-probability, which
+            favours short hypotheses; 1: close to the mean log-probability per token.
+        num_returned: Number of best hypotheses to return.
     """
 
     num_beams: int
@@ -52,21 +51,22 @@ class BeamSearch:
             raise UserError(f"length_penalty = {self.length_penalty} must be 0 (off) or more.")
         if not 1 <= self.num_returned <= self.num_beams:
             raise UserError(
-                f"{self.num_returned} hypotheses cannot be returned of --num_beams={self.num_beams}; "
-                "ask for more beams."
+                f"{self.num_returned} hypotheses cannot be returned with --num_beams={self.num_beams}; "
+                f"set it to at least {self.num_returned}."
             )
 
     def divisor(self, num_tokens):
-        """lp(Y) of a hypothesis of that many tokens."""
+        """Returns the length penalty lp(Y) of a hypothesis with `num_tokens` tokens."""
         return ((5.0 + num_tokens) / 6.0) ** self.length_penalty
 
 
 class _Hypotheses(NamedTuple):
-    """Some hypotheses of each row, best first.
+    """Hypotheses of each sequence, best first.
 
-    tokens: [rows, number, num_new] int32, filled up with the end.
-    log_probabilities: [rows, number] float32; -inf: there is no such hypothesis.
-    scores: [rows, number] float32, log-probability / length penalty.
+    Attributes:
+        tokens: Tokens, padded with eos, `[batch, number, num_new] int32`.
+        log_probabilities: Total log-probabilities, `[batch, number] float32`; -inf: empty entry.
+        scores: Log-probability / length penalty, `[batch, number] float32`.
     """
 
     tokens: jax.Array
@@ -77,13 +77,14 @@ class _Hypotheses(NamedTuple):
 class _Search(NamedTuple):
     """State of the search.
 
-    count: [] int32, tokens of every live hypothesis.
-    live: those not at their end; their scores are as if they ended here.
-    past: [rows, num_beams, num_new] int32, which of a step's slots holds the token of
-        that step of each live hypothesis.
-    finished: those at their end.
-    done: [rows] bool, nothing more can be returned.
-    cache: keys and values of prompt and hypotheses, but for the last tokens.
+    Attributes:
+        count: Number of tokens of every live hypothesis, `[] int32`.
+        live: Hypotheses without eos, with the scores that they would have if they ended here.
+        past: Slot, among those of each step, of the token of every live hypothesis,
+            `[batch, num_beams, num_new] int32`.
+        finished: Hypotheses with eos.
+        done: Whether the result of the sequence is final, `[batch] bool`.
+        cache: Keys and values of prompt and hypotheses, except their last tokens.
     """
 
     count: jax.Array
@@ -104,40 +105,40 @@ def make_beam_search(
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds beam_search(params, batch) for `parallel.spmd`.
 
-    `batch` holds tokens, prompt_mask and, of an encoder-decoder, source_tokens and
-    source_mask, as `make_decode` takes them.
+    `batch` contains `tokens`, `prompt_mask` and, for an encoder-decoder, `source_tokens`
+    and `source_mask`, as for `make_decode`.
 
-    beam_search returns, of each row, the best `num_returned` hypotheses, best first:
-        tokens: [rows, num_returned, num_new] int32, filled up with `eos_id`.
-        log_probabilities: [rows, num_returned] float32, end of text included.
-        scores: [rows, num_returned] float32, divided by the length penalty; -inf: there
-            is no such hypothesis.
-        finished: [rows, num_returned] bool; False: cut at `num_new` tokens.
+    beam_search returns the `num_returned` best hypotheses of each sequence, best first:
+        tokens: Tokens, padded with `eos_id`, `[batch, num_returned, num_new] int32`.
+        log_probabilities: Total log-probability including eos, `[batch, num_returned] float32`.
+        scores: Log-probability / length penalty, `[batch, num_returned] float32`; -inf: fewer
+            hypotheses than requested.
+        finished: False if the hypothesis was cut at `num_new` tokens, `[batch, num_returned] bool`.
 
-    A step extends every live hypothesis by every token. Of the `num_beams` best
-    extensions those at end of text are finished; the best `num_beams` of the others live
-    on. A row is done when `num_beams` have finished, or when `num_returned` have and no
-    live one could still beat them, were all its further tokens certain; the second
-    saves steps and changes nothing. What has not finished after `num_new` tokens stands
-    behind all that has. Rows do not feel each other: one that is done waits unchanged.
+    Each step extends every live hypothesis by every token. Among the `num_beams` best
+    extensions, those that end in eos are finished; the best `num_beams` of the others stay
+    live. A sequence is done when `num_beams` hypotheses have finished, or when
+    `num_returned` have and no live hypothesis could still exceed their scores; the latter
+    saves steps without changing the result. Hypotheses cut at `num_new` tokens rank after
+    all finished ones. Sequences are independent of each other.
 
     Args:
-        apply: (params, tokens, method=, **options) -> that method of the model.
-        make_cache: (rows, slots) -> an empty cache.
-        search: how hypotheses are compared, and how many.
-        num_new: tokens of a hypothesis at most.
-        eos_id: ends a hypothesis.
+        apply: Function (params, tokens, method=, **options) that calls a method of the model.
+        make_cache: Function (batch_size, slots) -> empty cache.
+        search: Beam search settings.
+        num_new: Maximum number of new tokens.
+        eos_id: Id of the end-of-sequence token.
     """
     num_beams = search.num_beams
 
     def beam_search(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        rows, prompt_length = batch["tokens"].shape
+        batch_size, prompt_length = batch["tokens"].shape
         slots = prompt_length + num_new * num_beams
-        prompt = read_prompt(apply, params, batch, make_cache(rows, slots), slots)
+        prompt = prefill(apply, params, batch, make_cache(batch_size, slots), slots)
 
         def forward(state: _Search) -> tuple[jax.Array, PyTree]:
             last = state.count - 1
-            positions = jnp.broadcast_to((prompt.sizes + last)[:, None], (rows, num_beams))
+            positions = jnp.broadcast_to((prompt.prompt_lengths + last)[:, None], (batch_size, num_beams))
             tokens = jax.lax.dynamic_index_in_dim(state.live.tokens, last, 2, keepdims=False)
             return apply(
                 params,
@@ -155,50 +156,50 @@ def make_beam_search(
             logits, cache = forward(state)
             return _extend(search, eos_id, state._replace(cache=cache), logits)
 
-        start = _start(search, rows, num_new, eos_id, prompt.cache)
-        first = jnp.broadcast_to(prompt.logits[:, None], (rows, num_beams, prompt.logits.shape[-1]))
+        start = _start(search, batch_size, num_new, eos_id, prompt.cache)
+        first = jnp.broadcast_to(prompt.logits[:, None], (batch_size, num_beams, prompt.logits.shape[-1]))
         state = _extend(search, eos_id, start, first)
         return _best(search, jax.lax.while_loop(unfinished, body, state))
 
     return beam_search
 
 
-def _start(search: BeamSearch, rows: int, num_new: int, end: int, cache: PyTree) -> _Search:
-    """One live hypothesis a row, without tokens."""
-    shape = (rows, search.num_beams)
-    none = _Hypotheses(
-        tokens=jnp.full((*shape, num_new), end, jnp.int32),
+def _start(search: BeamSearch, batch_size: int, num_new: int, eos_id: int, cache: PyTree) -> _Search:
+    """Builds the initial state with one live hypothesis per sequence, without tokens."""
+    shape = (batch_size, search.num_beams)
+    empty = _Hypotheses(
+        tokens=jnp.full((*shape, num_new), eos_id, jnp.int32),
         log_probabilities=jnp.full(shape, -jnp.inf),
         scores=jnp.full(shape, -jnp.inf),
     )
     return _Search(
         count=jnp.zeros((), jnp.int32),
-        live=none._replace(log_probabilities=none.log_probabilities.at[:, 0].set(0.0)),
+        live=empty._replace(log_probabilities=empty.log_probabilities.at[:, 0].set(0.0)),
         past=jnp.zeros((*shape, num_new), jnp.int32),
-        finished=none,
-        done=jnp.zeros(rows, bool),
+        finished=empty,
+        done=jnp.zeros(batch_size, bool),
         cache=cache,
     )
 
 
 def _past_mask(prompt_mask: jax.Array, past: jax.Array, count: jax.Array) -> jax.Array:
-    """The slots each live hypothesis may attend to, `[rows, num_beams, slots] bool`."""
-    rows, num_beams, num_new = past.shape
+    """Returns the slots that each live hypothesis attends to, `[batch, num_beams, slots] bool`."""
+    batch_size, num_beams, num_new = past.shape
     own = past[:, :, :, None] == jnp.arange(num_beams)[None, None, None, :]
     own = own & (jnp.arange(num_new) < count)[None, None, :, None]
-    prompt = jnp.broadcast_to(prompt_mask[:, None], (rows, num_beams, prompt_mask.shape[1]))
-    return jnp.concatenate([prompt, own.reshape(rows, num_beams, -1)], axis=2)
+    prompt = jnp.broadcast_to(prompt_mask[:, None], (batch_size, num_beams, prompt_mask.shape[1]))
+    return jnp.concatenate([prompt, own.reshape(batch_size, num_beams, -1)], axis=2)
 
 
-def _extend(search: BeamSearch, end: int, state: _Search, logits: jax.Array) -> _Search:
-    """One token more, from `logits` `[rows, num_beams, vocab_size] float32` of the live hypotheses."""
+def _extend(search: BeamSearch, eos_id: int, state: _Search, logits: jax.Array) -> _Search:
+    """Extends the live hypotheses by one token, given their logits `[batch, num_beams, vocab_size] float32`."""
     num_beams = search.num_beams
-    totals, parents, words = _extensions(state.live.log_probabilities, logits)
+    totals, parents, new_tokens = _extensions(state.live.log_probabilities, logits)
     scores = totals / search.divisor(state.count + 1)
-    ends = words == end
+    ends = new_tokens == eos_id
 
     tokens = _gather(state.live.tokens, parents)
-    tokens = jax.lax.dynamic_update_index_in_dim(tokens, words, state.count, 2)
+    tokens = jax.lax.dynamic_update_index_in_dim(tokens, new_tokens, state.count, 2)
     extended = _Hypotheses(tokens, totals, scores)
 
     best = jnp.arange(2 * num_beams)[None, :] < num_beams
@@ -208,20 +209,20 @@ def _extend(search: BeamSearch, end: int, state: _Search, logits: jax.Array) -> 
     _, survivors = jax.lax.top_k(jnp.where(ends, -jnp.inf, totals), num_beams)
     live = jax.tree.map(lambda leaf: _gather(leaf, survivors), extended)
     past = _gather(state.past, _gather(parents, survivors))
-    # Their tokens will stand in the slots of this step in their own order.
+    # The next forward pass stores their tokens in the slots of this step, in this order.
     own = jnp.broadcast_to(jnp.arange(num_beams)[None, :], survivors.shape)
     past = jax.lax.dynamic_update_index_in_dim(past, own, state.count, 2)
 
     enough = jnp.isfinite(finished.scores[:, -1])
-    # Log-probabilities only fall and the divisor only grows.
-    reachable = live.log_probabilities[:, 0] / search.divisor(state.past.shape[2])
-    safe = finished.scores[:, search.num_returned - 1] >= reachable
+    # Upper bound of a live score: log-probabilities only decrease, and the divisor only increases.
+    max_score = live.log_probabilities[:, 0] / search.divisor(state.past.shape[2])
+    final = finished.scores[:, search.num_returned - 1] >= max_score
     return _Search(
         count=state.count + 1,
         live=live,
         past=past,
         finished=finished,
-        done=state.done | enough | safe,
+        done=state.done | enough | final,
         cache=state.cache,
     )
 
@@ -229,50 +230,50 @@ def _extend(search: BeamSearch, end: int, state: _Search, logits: jax.Array) -> 
 def _extensions(
     log_probabilities: jax.Array, logits: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best 2 x num_beams extensions of each row by one token, best first.
+    """Returns the best 2 * num_beams extensions of each sequence by one token, best first.
 
-    At most num_beams of them end, so num_beams are left to live on. Each hypothesis
-    offers its best num_beams + 1 by their logits, in which equals are told apart as
-    greedy decoding does.
+    At most num_beams of them end in eos, so at least num_beams stay live. The candidates
+    are the best num_beams + 1 tokens of each hypothesis, ranked by logits so that ties are
+    resolved as in greedy decoding.
 
     Returns:
-        Log-probabilities `[rows, 2 * num_beams] float32`, parents and words `[rows,
-        2 * num_beams] int32`.
+        Log-probabilities `[batch, 2 * num_beams] float32`, and parents and new tokens, each
+        `[batch, 2 * num_beams] int32`.
     """
-    rows, num_beams, vocab_size = logits.shape
+    batch_size, num_beams, vocab_size = logits.shape
     if num_beams >= vocab_size:
         raise UserError(
             f"--num_beams={num_beams} is too many for a vocabulary of {vocab_size} tokens; "
-            "choose fewer than it has."
+            f"set it to at most {vocab_size - 1}."
         )
-    best, words = jax.lax.top_k(logits, num_beams + 1)
+    best, tokens = jax.lax.top_k(logits, num_beams + 1)
     log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    totals = (log_probabilities[:, :, None] + (best - log_z)).reshape(rows, -1)
-    totals, places = jax.lax.top_k(totals, 2 * num_beams)
-    return totals, places // (num_beams + 1), _gather(words.reshape(rows, -1), places)
+    totals = (log_probabilities[:, :, None] + (best - log_z)).reshape(batch_size, -1)
+    totals, indices = jax.lax.top_k(totals, 2 * num_beams)
+    return totals, indices // (num_beams + 1), _gather(tokens.reshape(batch_size, -1), indices)
 
 
 def _merge(old: _Hypotheses, new: _Hypotheses) -> _Hypotheses:
-    """The best of both, as many as `old` holds."""
+    """Merges two sets of hypotheses and keeps the best ones, as many as in `old`."""
     both = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=1), old, new)
-    scores, places = jax.lax.top_k(both.scores, old.scores.shape[1])
-    return jax.tree.map(lambda leaf: _gather(leaf, places), both)._replace(scores=scores)
+    scores, indices = jax.lax.top_k(both.scores, old.scores.shape[1])
+    return jax.tree.map(lambda leaf: _gather(leaf, indices), both)._replace(scores=scores)
 
 
 def _best(search: BeamSearch, state: _Search) -> dict[str, jax.Array]:
-    """What is returned: those that finished, then those that were cut."""
+    """Returns the best finished hypotheses, followed by hypotheses that were cut."""
     number = search.num_returned
     finished = jnp.isfinite(state.finished.scores)
-    behind = jnp.arange(search.num_beams)[None, :] - finished.sum(axis=1, keepdims=True)
-    cut = jax.tree.map(lambda leaf: _gather(leaf, jnp.maximum(behind, 0)), state.live)
-    chosen = jax.tree.map(
-        lambda end, live: jnp.where(finished.reshape(finished.shape + (1,) * (end.ndim - 2)), end, live)[:, :number],
+    cut_index = jnp.arange(search.num_beams)[None, :] - finished.sum(axis=1, keepdims=True)
+    cut = jax.tree.map(lambda leaf: _gather(leaf, jnp.maximum(cut_index, 0)), state.live)
+    result = jax.tree.map(
+        lambda done, live: jnp.where(finished.reshape(finished.shape + (1,) * (done.ndim - 2)), done, live)[:, :number],
         state.finished,
         cut,
     )
-    return chosen._asdict() | {"finished": finished[:, :number]}
+    return result._asdict() | {"finished": finished[:, :number]}
 
 
-def _gather(values: jax.Array, places: jax.Array) -> jax.Array:
-    """`values` `[rows, number, ...]` at `places` `[rows, chosen] int32` of axis 1."""
-    return jnp.take_along_axis(values, places.reshape(places.shape + (1,) * (values.ndim - 2)), axis=1)
+def _gather(values: jax.Array, indices: jax.Array) -> jax.Array:
+    """Selects from `values` `[batch, number, ...]` along axis 1 at `indices` `[batch, selected] int32`."""
+    return jnp.take_along_axis(values, indices.reshape(indices.shape + (1,) * (values.ndim - 2)), axis=1)

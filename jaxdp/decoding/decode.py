@@ -1,4 +1,4 @@
-"""The decode loop of one device: prompts in, new tokens out, one forward pass of one token a step."""
+"""Sampling loop of one device: one new token per sequence and forward pass."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,20 +6,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdp.decoding.prefill import read_prompt
-from jaxdp.decoding.sampling import Sampling, draw
+from jaxdp.decoding.prefill import prefill
+from jaxdp.decoding.sampling import Sampling, sample_tokens
 from jaxdp.typing import PyTree
 
 
 class _Loop(NamedTuple):
-    """State of the loop.
+    """State of the sampling loop.
 
-    count: [] int32, tokens drawn so far.
-    logits: [rows, vocab_size] float32, for the token to be drawn.
-    cache: keys and values of all tokens before it.
-    tokens: [rows, num_new] int32, those drawn, and the fill after the end.
-    log_probabilities: [rows] float32, of those drawn.
-    done: [rows] bool, end of text was drawn.
+    Attributes:
+        count: Number of tokens sampled so far, `[] int32`.
+        logits: Logits of the next token, `[batch, vocab_size] float32`.
+        cache: Keys and values of all previous tokens.
+        tokens: Sampled tokens, padded after the end, `[batch, num_new] int32`.
+        log_probabilities: Log-probability of the sampled tokens, `[batch] float32`.
+        done: Whether the sequence has ended, `[batch] bool`.
     """
 
     count: jax.Array
@@ -40,67 +41,67 @@ def make_decode(
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds decode(params, batch) for `parallel.spmd`.
 
-    `batch` holds, for this device's rows:
-        tokens: [rows, prompt_length] int32, padded on the left; of an encoder-decoder
-            the first tokens of the target.
-        prompt_mask: [rows, prompt_length] bool, False on the padding.
-        seeds: [rows] uint32, one for each row; equal seeds draw equally.
-        offset: [rows] int32, tokens drawn for this row by earlier calls.
-        source_tokens, source_mask: [rows, source_length] int32 and bool, of an
-            encoder-decoder.
+    `batch` contains, for the sequences of this device:
+        tokens: Prompt tokens with left padding, `[batch, prompt_length] int32`; the first
+            target tokens in an encoder-decoder.
+        prompt_mask: True at valid prompt tokens, `[batch, prompt_length] bool`.
+        seeds: Seed of each sequence, `[batch] uint32`; equal seeds give equal samples.
+        offset: Number of tokens sampled for each sequence by previous calls, `[batch] int32`.
+        source_tokens, source_mask: Source of an encoder-decoder,
+            `[batch, source_length] int32` and `bool`.
 
-    decode returns what `make_beam_search` does, of one text a row:
-        tokens: [rows, 1, num_new] int32; a row that drew `eos_id` is filled up
-            with it, and a device whose rows have all done so stops early.
-        log_probabilities: [rows, 1] float32, the model's own, whatever was kept from
-            being drawn; end of text included.
-        scores: the same.
-        finished: [rows, 1] bool; False: cut at `num_new` tokens.
+    decode returns the same arrays as `make_beam_search`, with one text per sequence:
+        tokens: Sampled tokens, `[batch, 1, num_new] int32`, padded with `eos_id`. The loop
+            ends early once all sequences of the device have ended.
+        log_probabilities: Log-probability under the unfiltered model including eos,
+            `[batch, 1] float32`.
+        scores: Equal to `log_probabilities`.
+        finished: False if the text was cut at `num_new` tokens, `[batch, 1] bool`.
 
     Args:
-        apply: (params, tokens, method=, **options) -> that method of the model.
-        make_cache: (rows, slots) -> an empty cache.
-        sampling: how tokens are drawn.
-        num_new: tokens to draw at most.
-        eos_id: None: there is none.
+        apply: Function (params, tokens, method=, **options) that calls a method of the model.
+        make_cache: Function (batch_size, slots) -> empty cache.
+        sampling: Sampling settings.
+        num_new: Maximum number of new tokens.
+        eos_id: Id of the end-of-sequence token; None: the model has none.
     """
-    fill = 0 if eos_id is None else eos_id
+    padding = 0 if eos_id is None else eos_id
 
     def decode(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        rows, prompt_length = batch["tokens"].shape
+        batch_size, prompt_length = batch["tokens"].shape
         slots = prompt_length + num_new
         row_keys = jax.vmap(jax.random.key)(batch["seeds"])
-        # Slots after the prompt are all real; the cache hides those not yet written.
+        # Slots after the prompt are all valid; causality masks those that are still empty.
         slots_mask = jnp.pad(batch["prompt_mask"], ((0, 0), (0, num_new)), constant_values=True)
-        prompt = read_prompt(apply, params, batch, make_cache(rows, slots), slots)
+        prompt = prefill(apply, params, batch, make_cache(batch_size, slots), slots)
 
         def unfinished(loop: _Loop) -> jax.Array:
             return (loop.count < num_new) & ~jnp.all(loop.done)
 
         def body(loop: _Loop) -> _Loop:
             keys = jax.vmap(jax.random.fold_in)(row_keys, batch["offset"] + loop.count)
-            drawn = jnp.where(loop.done, fill, draw(loop.logits, keys, sampling))
-            gained = jnp.where(loop.done, 0.0, _log_probability(loop.logits, drawn))
-            done = loop.done if eos_id is None else loop.done | (drawn == eos_id)
-            tokens = jax.lax.dynamic_update_slice(loop.tokens, drawn[:, None], (0, loop.count))
+            new = jnp.where(loop.done, padding, sample_tokens(loop.logits, keys, sampling))
+            gain = jnp.where(loop.done, 0.0, _log_probability(loop.logits, new))
+            done = loop.done if eos_id is None else loop.done | (new == eos_id)
+            tokens = jax.lax.dynamic_update_slice(loop.tokens, new[:, None], (0, loop.count))
             logits, cache = apply(
                 params,
-                drawn[:, None],
+                new[:, None],
                 method="decode",
-                positions=(prompt.sizes + loop.count)[:, None],
+                positions=(prompt.prompt_lengths + loop.count)[:, None],
                 attention_mask=slots_mask,
                 cache=loop.cache,
             )
-            total = loop.log_probabilities + gained
+            total = loop.log_probabilities + gain
             return _Loop(loop.count + 1, logits[:, 0], cache, tokens, total, done)
 
         start = _Loop(
             count=jnp.zeros((), jnp.int32),
             logits=prompt.logits,
             cache=prompt.cache,
-            tokens=jnp.full((rows, num_new), fill, jnp.int32),
-            log_probabilities=jnp.zeros(rows),
-            done=jnp.zeros(rows, bool),
+            tokens=jnp.full((batch_size, num_new), padding, jnp.int32),
+            log_probabilities=jnp.zeros(batch_size),
+            done=jnp.zeros(batch_size, bool),
         )
         end = jax.lax.while_loop(unfinished, body, start)
         return {
@@ -114,6 +115,6 @@ def make_decode(
 
 
 def _log_probability(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Of one token a row, `[rows] float32`."""
-    chosen = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-    return chosen - jax.nn.logsumexp(logits, axis=1)
+    """Returns the log-probability of one token per sequence, `[batch] float32`."""
+    selected = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    return selected - jax.nn.logsumexp(logits, axis=1)

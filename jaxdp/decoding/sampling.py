@@ -1,4 +1,4 @@
-"""From the logits of the next token to a token: temperature, top-k, top-p."""
+"""Sampling of the next token: temperature, top-k and top-p (nucleus) sampling."""
 
 import dataclasses
 import numbers
@@ -12,13 +12,13 @@ from jaxdp.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.
+    """Sampling settings.
 
     Attributes:
-        temperature: divides the logits; 0: the likeliest token, always.
-        top_k: draw among the k likeliest; 0: off.
-        top_p: draw among the likeliest that together reach this probability
-            (nucleus sampling, Holtzman et al. 2020, section 3.1); 1: off.
+        temperature: Divisor of the logits; 0: greedy decoding.
+        top_k: Number of most likely tokens to sample from; 0: off.
+        top_p: Probability mass of the most likely tokens to sample from (nucleus sampling);
+            1: off. Source: Holtzman et al. 2020, section 3.1.
     """
 
     temperature: float = 1.0
@@ -37,7 +37,7 @@ class Sampling:
 
 
 def check_numbers(kind: type = numbers.Real, /, **values: Any) -> None:
-    """Raises UserError for an option that is no number of this kind; NumPy's are numbers too."""
+    """Raises UserError for an option that is not a number of this kind; NumPy numbers are accepted."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, kind):
             expected = "whole number" if kind is numbers.Integral else "number"
@@ -48,7 +48,7 @@ MAX_SEED = 2**32 - 1
 
 
 def check_seed(seed: int, num_samples: int) -> None:
-    """Refuses seeds of which one of seed .. seed + num_samples - 1 is no uint32, and fewer samples than one."""
+    """Raises UserError unless seed to seed + num_samples - 1 are all uint32, and num_samples is at least 1."""
     if num_samples < 1:
         raise UserError(f"--num_samples={num_samples} must be at least 1.")
     if not 0 <= seed <= MAX_SEED + 1 - num_samples:
@@ -58,7 +58,7 @@ def check_seed(seed: int, num_samples: int) -> None:
 
 
 def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """`[rows, vocab_size] float32` with what must not be drawn at -inf; temperature first."""
+    """Divides logits `[batch, vocab_size] float32` by the temperature and sets excluded tokens to -inf."""
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         smallest = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
@@ -66,26 +66,26 @@ def filtered_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.top_p < 1:
         descending = -jnp.sort(-logits, axis=-1)
         probabilities = jax.nn.softmax(descending, axis=-1)
-        # Keep a token while those before it have not reached top_p: the first always stays.
+        # A token is kept if the more likely tokens have not reached top_p; the first one always is.
         before = jnp.cumsum(probabilities, axis=-1) - probabilities
         kept = jnp.where(before < sampling.top_p, descending, jnp.inf)
         logits = jnp.where(logits < jnp.min(kept, axis=-1, keepdims=True), -jnp.inf, logits)
     return logits
 
 
-def draw(logits: jax.Array, row_keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row.
+def sample_tokens(logits: jax.Array, row_keys: jax.Array, sampling: Sampling) -> jax.Array:
+    """Samples one token per sequence.
 
     Args:
-        logits: [rows, vocab_size] float32.
-        row_keys: [rows] typed keys; a row's draw depends on its own key alone.
-        sampling: how.
+        logits: Logits of the next token, `[batch, vocab_size] float32`.
+        row_keys: Typed PRNG key of each sequence, `[batch]`; a sample depends on its own key only.
+        sampling: Sampling settings.
 
     Returns:
-        [rows] int32.
+        Sampled tokens, `[batch] int32`.
     """
     if sampling.temperature == 0:
-        # The first of equals, as argmax, which is six times slower on XLA:CPU.
+        # Equal to argmax, also for ties, which is six times slower on XLA:CPU.
         return jax.lax.top_k(logits, 1)[1][:, 0]
-    drawn = jax.vmap(jax.random.categorical)(row_keys, filtered_logits(logits, sampling))
-    return drawn.astype(jnp.int32)
+    tokens = jax.vmap(jax.random.categorical)(row_keys, filtered_logits(logits, sampling))
+    return tokens.astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Decoding strategies: texts are drawn token by token, or searched for with beams; one interface for both."""
+"""Decoding strategies: common interface of sampling and beam search."""
 
 from collections.abc import Callable
 
@@ -21,15 +21,15 @@ def make_strategy(
     num_new: int,
     eos_id: int,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
-    """The function (params, batch) -> texts of `make_beam_search` or of `make_decode`.
+    """Builds decode(params, batch) of `make_beam_search` or `make_decode`.
 
-    A batch may have what only one of them reads, `seeds` and `offset`.
+    Beam search ignores the entries `seeds` and `offset` of the batch.
     """
     make = make_beam_search if isinstance(strategy, BeamSearch) else make_decode
     return make(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
 
 
 def until_end(tokens: np.ndarray, eos_id: int) -> np.ndarray:
-    """Of a text `[num_new] int32` that was written, what stands before its end."""
+    """Returns the tokens of a generated text `[num_new] int32` before the first eos."""
     ends = np.flatnonzero(tokens == eos_id)
     return tokens[: ends[0]] if ends.size else tokens

@@ -17,7 +17,7 @@ from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.checkpoint.retention import choose_step, without_manifest
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.model import HEAD_PARAMETERS, POSITIONS
+from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
 from jaxdp.paths import check_unicode, resolved_path
 from jaxdp.report.terminal import quantity
 from jaxdp.run_config import RunConfig
@@ -197,7 +197,7 @@ def _check_body(path: str, shapes: Mapping[str, tuple], drawn: Mapping[str, jax.
     for name in sorted((drawn.keys() | shapes.keys()) - _heads(drawn) - _heads(shapes)):
         there = shapes[name][0] if name in shapes else None
         here = drawn[name].shape if name in drawn else None
-        is_longer = name == POSITIONS and there and here and there[0] > here[0] and there[1:] == here[1:]
+        is_longer = name == POSITION_EMBEDDING and there and here and there[0] > here[0] and there[1:] == here[1:]
         if there != here and not is_longer:
             problems.append(f"{name} is {there or 'absent'} there and {here or 'absent'} here")
     if problems:

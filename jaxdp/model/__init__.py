@@ -1,7 +1,7 @@
-"""The Transformer: configuration, presets, module, KV cache, and its sizes."""
+"""Transformer model: configuration, presets, module, KV cache, parameter counts and FLOPs."""
 
 from jaxdp.model.accounting import (
-    flops_per_row,
+    flops_per_sequence,
     flops_per_token,
     init_params,
     min_parameters,
@@ -14,11 +14,11 @@ from jaxdp.model.config import (
     HEAD_PARAMETERS,
     HEADS,
     POOLINGS,
-    POSITIONS,
+    POSITION_EMBEDDING,
     TransformerConfig,
 )
 from jaxdp.model.presets import PRESETS, model_config, preset_values
-from jaxdp.model.stacking import stack_layers, unstack_layers
+from jaxdp.model.scanned_layers import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "HEADS",
     "HEAD_PARAMETERS",
     "POOLINGS",
-    "POSITIONS",
+    "POSITION_EMBEDDING",
     "PRESETS",
     "KVCache",
     "Transformer",
     "TransformerConfig",
-    "flops_per_row",
+    "flops_per_sequence",
     "flops_per_token",
     "init_cache",
     "init_params",

@@ -1,4 +1,4 @@
-"""Multi-head attention.
+"""Multi-head attention and grouped-query attention, with a reference and a fused implementation.
 
 Axes: b batch, q query length, k key length, h query heads, g key/value heads
 (h is a multiple of g), d head_dim.
@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.errors import UserError
-from jaxdp.model.cache import KVCache, SourceCache
+from jaxdp.model.cache import CrossAttentionCache, KVCache
 from jaxdp.model.config import TransformerConfig, cudnn_obstacle
-from jaxdp.model.dense import Dense, matmul_float32
 from jaxdp.model.dropout import dropout
+from jaxdp.model.layers import Dense, matmul_float32
 from jaxdp.model.masks import AttentionMask
-from jaxdp.model.positions import rotate
+from jaxdp.model.positions import apply_rotary
 
 
-def plain_attention(
+def reference_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
@@ -29,24 +29,24 @@ def plain_attention(
     bias: jax.Array | None = None,
     drop=lambda weights: weights,
 ) -> jax.Array:
-    """Scaled dot-product attention, written out; runs everywhere and knows dropout.
+    """Computes scaled dot-product attention from matrix products; runs on every platform and supports dropout.
 
-    Source: Vaswani et al. 2017, section 3.2.1; groups: Ainslie et al. 2023.
+    Source: Vaswani et al. 2017, section 3.2.1; grouped queries: Ainslie et al. 2023.
 
     Args:
-        query: `[b, h, q, d]`.
-        key: `[b, g, k, d]`.
-        value: `[b, g, k, d]`.
-        mask: Who may attend to whom.
-        bias: Added to the scores, `[b or 1, h, q, k] float32`.
-        drop: Applied to the attention probabilities `[b, h, q, k]`.
+        query: Queries, `[b, h, q, d]`.
+        key: Keys, `[b, g, k, d]`.
+        value: Values, `[b, g, k, d]`.
+        mask: Attention mask.
+        bias: Bias added to the scores, `[b or 1, h, q, k] float32`.
+        drop: Function applied to the attention probabilities `[b, h, q, k]`, e.g. dropout.
 
     Returns:
-        `[b, h, q, d]`.
+        Attention outputs, `[b, h, q, d]`.
     """
     batch, heads, query_length, head_dim = query.shape
     groups, key_length = key.shape[1:3]
-    # The query heads that share a key head are further queries to it.
+    # Query heads that share a key head are computed as additional queries of that head.
     grouped = query.reshape(batch, groups, -1, head_dim)
     scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
     scores = scores * (1 / math.sqrt(head_dim))
@@ -60,20 +60,20 @@ def plain_attention(
     return outputs.reshape(query.shape)
 
 
-def library_attention(
+def fused_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: str = "cudnn"
 ) -> jax.Array:
-    """Scaled dot-product attention by a kernel that never stores the scores.
+    """Computes scaled dot-product attention with a fused kernel, which never stores the scores.
 
     Args:
-        query: `[b, q, h, d]`.
-        key: `[b, k, g, d]`.
-        value: `[b, k, g, d]`.
-        mask: Who may attend to whom; its offset is 0.
-        implementation: As in `jax.nn.dot_product_attention`.
+        query: Queries, `[b, q, h, d]`.
+        key: Keys, `[b, k, g, d]`.
+        value: Values, `[b, k, g, d]`.
+        mask: Attention mask with offset 0.
+        implementation: Kernel, as in `jax.nn.dot_product_attention`.
 
     Returns:
-        `[b, q, h, d]`.
+        Attention outputs, `[b, q, h, d]`.
     """
     allowed = mask.allowed
     if allowed is not None:
@@ -85,21 +85,21 @@ def library_attention(
 
 
 def uses_cudnn(config: TransformerConfig, cached: bool) -> bool:
-    """Whether this forward pass goes through cuDNN attention.
+    """Returns whether this forward pass uses cuDNN attention.
 
     Args:
-        config: The model; `attention` decides, auto takes cuDNN where it applies.
-        cached: Whether the pass reads a KV cache.
+        config: Model configuration; `attention="auto"` uses cuDNN where it is supported.
+        cached: Whether the forward pass reads a KV cache.
 
     Raises:
-        UserError: cudnn is asked for where it cannot run.
+        UserError: `attention="cudnn"` is not supported on this platform or with a KV cache.
     """
     on_gpu = jax.default_backend() == "gpu"
     if config.attention == "auto":
         return on_gpu and not cached and cudnn_obstacle(config) is None
     if config.attention == "cudnn" and not on_gpu:
         raise UserError(
-            f"model.attention = cudnn needs a GPU, and this process computes on "
+            f"model.attention = cudnn needs a GPU, but this process runs on "
             f"{jax.default_backend()}; set model.attention = auto."
         )
     if config.attention == "cudnn" and cached:
@@ -110,11 +110,11 @@ def uses_cudnn(config: TransformerConfig, cached: bool) -> bool:
 
 
 class Attention(nn.Module):
-    """Multi-head attention from one sequence to another, or to itself."""
+    """Multi-head self-attention or cross-attention, with projections, rotary positions and KV cache."""
 
     config: TransformerConfig
-    branch_stddev: float  # of the new kernel that joins the residual stream
-    site: str  # of dropout
+    branch_stddev: float  # standard deviation of the initial output projection
+    site: str  # dropout site
 
     def setup(self):
         config = self.config
@@ -136,37 +136,38 @@ class Attention(nn.Module):
         rotary: tuple[jax.Array, jax.Array] | None = None,
         bias: jax.Array | None = None,
         row_keys: jax.Array | None = None,
-        cache: KVCache | SourceCache | None = None,
-    ) -> tuple[jax.Array, KVCache | SourceCache | None]:
-        """Attend from `query_inputs` to `key_inputs`, or to what is cached of them.
+        cache: KVCache | CrossAttentionCache | None = None,
+    ) -> tuple[jax.Array, KVCache | CrossAttentionCache | None]:
+        """Attends from `query_inputs` to `key_inputs`, or to the cached keys and values.
 
         Args:
-            query_inputs: `[batch, query_length, embed_dim]`.
-            key_inputs: `[batch, key_length, embed_dim]`; the same array in self-attention;
-                None: the cache holds their keys and values already.
-            mask: Who may attend to whom.
+            query_inputs: Inputs of the queries, `[batch, query_length, embed_dim]`.
+            key_inputs: Inputs of keys and values, `[batch, key_length, embed_dim]`, equal to
+                `query_inputs` in self-attention; None: the cache already holds the keys and values.
+            mask: Attention mask.
             layer: Index of the layer in its stack, for the cache.
-            dropout_layer: Number of the layer in the count over all stacks.
-            rotary: Tables to turn queries and keys by.
-            bias: Added to the scores, `[batch or 1, num_heads, query_length, key_length] float32`.
-            row_keys: `[batch]` typed PRNG keys of dropout, or None.
-            cache: Keys and values to write to and attend to instead, or None.
+            dropout_layer: Index of the layer counted over all stacks, for dropout.
+            rotary: Tables of `rotary_tables`, or None.
+            bias: Bias added to the scores,
+                `[batch or 1, num_heads, query_length, key_length] float32`, or None.
+            row_keys: Typed PRNG key of each sequence for dropout, `[batch]`, or None.
+            cache: Cache to write new keys and values to and to attend to, or None.
 
         Returns:
-            `[batch, query_length, embed_dim]`, and the cache with this layer's slots written.
+            Outputs `[batch, query_length, embed_dim]`, and the updated cache.
         """
         config = self.config
-        # One product with the three kernels side by side was no faster (XLA:CPU).
+        # A single product with the concatenated kernels was not faster on XLA:CPU.
         query = self._heads(self.query(query_inputs), rotary)
         key = value = None
         if key_inputs is not None:
             key = self._heads(self.key(key_inputs), rotary)
             value = self._heads(self.value(key_inputs))
-        # Initialising runs on any machine and any row: it needs shapes, not speed.
+        # Initialisation needs only shapes, and must run on any platform.
         if not self.is_initializing() and uses_cudnn(config, cache is not None):
-            outputs = library_attention(query, key, value, mask)
+            outputs = fused_attention(query, key, value, mask)
         else:
-            # Heads before length: twice as fast on XLA:CPU.
+            # With heads before length, XLA:CPU is twice as fast.
             query, key, value = (
                 part if part is None else part.transpose(0, 2, 1, 3) for part in (query, key, value)
             )
@@ -176,11 +177,11 @@ class Attention(nn.Module):
             drop = functools.partial(
                 dropout, row_keys=row_keys, rate=config.dropout_rate, layer=dropout_layer, site=self.site
             )
-            outputs = plain_attention(query, key, value, mask, bias=bias, drop=drop)
+            outputs = reference_attention(query, key, value, mask, bias=bias, drop=drop)
             outputs = outputs.transpose(0, 2, 1, 3)
         return self.out(outputs.reshape(query_inputs.shape)), cache
 
     def _heads(self, features: jax.Array, rotary=None) -> jax.Array:
-        """`[batch, length, heads * head_dim]` as `[batch, length, heads, head_dim]`, turned if told to."""
+        """Splits `[batch, length, heads * head_dim]` into heads and applies rotary positions, if any."""
         heads = features.reshape(*features.shape[:2], -1, self.config.head_dim)
-        return heads if rotary is None else rotate(heads, rotary)
+        return heads if rotary is None else apply_rotary(heads, rotary)

@@ -1,4 +1,4 @@
-"""One layer: residual branches around attention and the MLP, and how layers are stacked."""
+"""Transformer block: attention, cross-attention and MLP with residual connections; rematerialization and scan over layers."""
 
 import flax.linen as nn
 import flax.struct
@@ -8,40 +8,41 @@ from jaxdp.model.attention import Attention
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
+from jaxdp.model.layers import MLP, make_norm
 from jaxdp.model.masks import AttentionMask
-from jaxdp.model.mlp import MLP
-from jaxdp.model.norm import Norm
 
 Carry = tuple[jax.Array, KVCache | None]
 
 
 @flax.struct.dataclass
 class LayerInputs:
-    """What every layer of a stack is given, the same to each.
+    """Inputs shared by all layers of a stack.
 
     Attributes:
-        mask: Which tokens of its own row a token may attend to.
+        mask: Mask of self-attention.
         rotary: Tables of rotary positions, or None.
-        bias: Of relative positions, `[batch or 1, num_heads, length, key_length] float32`, or None.
-        row_keys: `[batch]` typed PRNG keys of dropout, or None.
-        source: `[batch, source_length, embed_dim]`, for cross-attention; None: there is
-            none, or the cache holds its keys and values.
-        source_mask: Which tokens of the source a token may attend to.
+        bias: Bias of relative positions, `[batch or 1, num_heads, length, key_length] float32`, or None.
+        row_keys: Typed PRNG key of each sequence for dropout, `[batch]`, or None.
+        encoder_output: Hidden states for cross-attention, `[batch, source_length, embed_dim]`;
+            None: no cross-attention, or the cache already holds their keys and values.
+        source_mask: Mask of cross-attention.
     """
 
     mask: AttentionMask
     rotary: tuple[jax.Array, jax.Array] | None = None
     bias: jax.Array | None = None
     row_keys: jax.Array | None = None
-    source: jax.Array | None = None
+    encoder_output: jax.Array | None = None
     source_mask: AttentionMask | None = None
 
 
 class Block(nn.Module):
-    """Attention, attention to a source where there is one, then the MLP; each a residual branch.
+    """Transformer block: self-attention, cross-attention (decoder of an encoder-decoder) and MLP.
 
-    Source: Vaswani et al. 2017, section 3.1 (post); Radford et al. 2019,
-    section 2.3 (pre).
+    Each is a branch of the residual stream. With `norm_position="pre"` a branch computes
+    `x + dropout(branch(norm(x)))`; with "post" it computes `norm(x + dropout(branch(x)))`.
+
+    Source: Vaswani et al. 2017, section 3.1 (post); Radford et al. 2019, section 2.3 (pre).
     """
 
     config: TransformerConfig
@@ -60,24 +61,26 @@ class Block(nn.Module):
     def __call__(
         self, carry: Carry, layer: jax.Array | int, inputs: LayerInputs
     ) -> tuple[Carry, None]:
-        """Run one layer.
+        """Runs one layer.
 
         Args:
-            carry: `(hidden, cache)`: `[batch, length, embed_dim]`, and the cache or None.
-            layer: Index of the layer in its stack, `int32` scalar.
-            inputs: What all layers share.
+            carry: Hidden states `[batch, length, embed_dim]`, and the cache or None.
+            layer: Index of the layer in its stack, `[] int32`.
+            inputs: Inputs shared by all layers.
 
         Returns:
-            The new carry, and nothing beside it, as `flax.linen.scan` wants.
+            The next carry, and None as the per-layer output that `flax.linen.scan` requires.
         """
         hidden, cache = carry
         pre = self.config.norm_position == "pre"
         layers = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
 
-        def enter(norm):
+        # pre:  hidden + dropout(branch(norm(hidden)))
+        # post: norm(hidden + dropout(branch(hidden)))
+        def normalize_input(norm):
             return norm(hidden) if pre else hidden
 
-        def add(norm, branch, site):
+        def add_residual(norm, branch, site):
             drop = dropout(
                 branch,
                 inputs.row_keys,
@@ -87,7 +90,7 @@ class Block(nn.Module):
             )
             return hidden + drop if pre else norm(hidden + drop)
 
-        queries = enter(self.attention_norm)
+        queries = normalize_input(self.attention_norm)
         branch, cache = self.attention(
             queries,
             queries,
@@ -98,46 +101,41 @@ class Block(nn.Module):
             cache=cache,
             **layers,
         )
-        hidden = add(self.attention_norm, branch, "attention_residual")
+        hidden = add_residual(self.attention_norm, branch, "attention_residual")
         if self.stack.cross_attention:
-            branch, source_cache = self.cross_attention(
-                enter(self.cross_attention_norm),
-                inputs.source,
+            branch, cross_cache = self.cross_attention(
+                normalize_input(self.cross_attention_norm),
+                inputs.encoder_output,
                 mask=inputs.source_mask,
                 row_keys=inputs.row_keys,
-                cache=None if cache is None else cache.source,
+                cache=None if cache is None else cache.cross_attention,
                 **layers,
             )
-            cache = None if cache is None else cache.replace(source=source_cache)
-            hidden = add(self.cross_attention_norm, branch, "cross_attention_residual")
-        hidden = add(self.mlp_norm, self.mlp(enter(self.mlp_norm)), "mlp_residual")
+            cache = None if cache is None else cache.replace(cross_attention=cross_cache)
+            hidden = add_residual(self.cross_attention_norm, branch, "cross_attention_residual")
+        hidden = add_residual(self.mlp_norm, self.mlp(normalize_input(self.mlp_norm)), "mlp_residual")
         return (hidden, cache), None
 
 
-def make_norm(config: TransformerConfig) -> Norm:
-    """A new norm of this model."""
-    return Norm(config.norm, config.norm_epsilon, config.use_bias, config.dtype)
-
-
 REMAT_POLICIES = {
-    # The scores are products over batch and heads: they are recomputed too.
+    # Attention scores are products with batch dimensions, so they are recomputed as well.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
 def block_class(config: TransformerConfig) -> type[Block]:
-    """Block, its backward pass recomputing what `config.remat` says."""
+    """Returns `Block`, rematerialized in the backward pass according to `config.remat`."""
     if config.remat == "none":
         return Block
-    # Inside a scan, common subexpressions cannot undo the recomputation.
+    # Inside a scan, common subexpression elimination cannot undo the recomputation.
     return nn.remat(
         Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers
     )
 
 
 def scanned_class(config: TransformerConfig, stack: StackConfig) -> type[Block]:
-    """All layers as one module: parameters carry the layer as axis 0."""
+    """Returns all layers as one scanned module, whose parameters have the layer as axis 0."""
     return nn.scan(
         block_class(config),
         variable_axes={"params": 0},

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens seen so far, so that decoding does not recompute them."""
+"""KV cache for incremental decoding, with a cross-attention cache for encoder-decoders."""
 
 import flax.struct
 import jax
@@ -7,94 +7,95 @@ import jax.numpy as jnp
 from jaxdp.model.config import TransformerConfig
 
 Layers = jax.Array | tuple[jax.Array, ...]
-"""One array for each layer; scanned layers have one for all, with the layer as axis 0.
+"""One array per layer; scanned layers share one array with the layer as axis 0.
 
-A compiled decode loop updates both in place. But of one array for all, XLA:CPU copies
-a layer out before it is read, which is what decoding then waits for.
+A compiled decode loop updates both forms in place. From a shared array, however, XLA:CPU
+copies each layer before reading it, which dominates the time of decoding.
 """
 
 
 @flax.struct.dataclass
-class SourceCache:
-    """What the decoder of an encoder-decoder remembers of the source: written once, then read.
+class CrossAttentionCache:
+    """Keys and values of the encoder output: set once, then read at every step.
 
     Attributes:
-        keys: Of each layer, `[batch, num_kv_heads, head_dim, source_length]` in the
+        keys: Keys of each layer, `[batch, num_kv_heads, head_dim, source_length]` in the
             compute dtype.
-        values: Of each layer, `[batch, num_kv_heads, source_length, head_dim]`.
-        mask: `[batch, source_length] bool`, False on padding.
+        values: Values of each layer, `[batch, num_kv_heads, source_length, head_dim]`.
+        mask: True at valid source tokens, `[batch, source_length] bool`.
     """
 
     keys: Layers
     values: Layers
     mask: jax.Array
 
-    def update(self, layer, keys: jax.Array, values: jax.Array) -> "SourceCache":
-        """Write `[batch, num_kv_heads, source_length, head_dim]` of one layer."""
+    def update(self, layer, keys: jax.Array, values: jax.Array) -> "CrossAttentionCache":
+        """Stores keys and values `[batch, num_kv_heads, source_length, head_dim]` of one layer."""
         return self.replace(
-            keys=_written(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, 0)),
-            values=_written(self.values, layer, values, (0, 0, 0, 0)),
+            keys=_store(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, 0)),
+            values=_store(self.values, layer, values, (0, 0, 0, 0)),
         )
 
     def layer(self, layer) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of one layer, each `[batch, num_kv_heads, source_length, head_dim]`."""
+        """Returns keys and values of one layer, each `[batch, num_kv_heads, source_length, head_dim]`."""
         return _read(self.keys, layer).swapaxes(2, 3), _read(self.values, layer)
 
 
 @flax.struct.dataclass
 class KVCache:
-    """The memory of one batch of sequences, all layers together.
+    """KV cache of one batch of sequences, for all layers.
 
-    Keys have their slots last, as the product with a few queries wants them: three
-    times faster on XLA:CPU with four.
+    The slots are the last axis of the keys, which makes the product with four queries
+    three times faster on XLA:CPU.
 
     Attributes:
-        keys: Of each layer, `[batch, num_kv_heads, head_dim, slots]` in the compute
-            dtype, rotary positions applied.
-        values: Of each layer, `[batch, num_kv_heads, slots, head_dim]`.
-        index: Slots filled so far, `int32` scalar. The caller keeps it within
-            `slots`; beyond, new tokens would overwrite the last slots.
-        positions: `[1, slots] int32`, of the tokens in the slots; relative positions
-            need them, with others it is None. Only distances count, which all rows
-            share: they may be shifted against each other (padding on the left), not more.
-        source: Of an encoder-decoder, once the source is encoded; else None.
+        keys: Keys of each layer after rotary positions,
+            `[batch, num_kv_heads, head_dim, slots]` in the compute dtype.
+        values: Values of each layer, `[batch, num_kv_heads, slots, head_dim]`.
+        index: Number of filled slots, `[] int32`. The caller keeps it within `slots`;
+            beyond that, new tokens would overwrite the last slots.
+        positions: Positions of the tokens in the slots, `[1, slots] int32`; None unless
+            positions are relative. Only distances matter, and all sequences must share
+            them: sequences may be shifted against each other by left padding only.
+        cross_attention: Cache of the encoder output in an encoder-decoder; None in a
+            decoder and before the source is encoded.
     """
 
     keys: Layers
     values: Layers
     index: jax.Array
     positions: jax.Array | None = None
-    source: SourceCache | None = None
+    cross_attention: CrossAttentionCache | None = None
 
     @property
     def slots(self) -> int:
-        """Tokens the cache has room for."""
+        """Capacity of the cache in tokens."""
         return jax.tree.leaves(self.keys)[0].shape[-1]
 
     def update(self, layer, keys: jax.Array, values: jax.Array) -> "KVCache":
-        """Write `[batch, num_kv_heads, length, head_dim]` of one layer at `index`, which stays."""
+        """Stores keys and values `[batch, num_kv_heads, length, head_dim]` of one layer at `index`, which is unchanged."""
         return self.replace(
-            keys=_written(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, self.index)),
-            values=_written(self.values, layer, values, (0, 0, self.index, 0)),
+            keys=_store(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, self.index)),
+            values=_store(self.values, layer, values, (0, 0, self.index, 0)),
         )
 
     def layer(self, layer) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of one layer, each `[batch, num_kv_heads, slots, head_dim]`."""
+        """Returns keys and values of one layer, each `[batch, num_kv_heads, slots, head_dim]`."""
         return _read(self.keys, layer).swapaxes(2, 3), _read(self.values, layer)
 
-    def place(self, positions: jax.Array) -> "KVCache":
-        """Note the positions `[1, length] int32` of the tokens written next."""
+    def set_positions(self, positions: jax.Array) -> "KVCache":
+        """Stores the positions `[1, length] int32` of the next tokens at `index`."""
         return self.replace(
             positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index))
         )
 
 
-def _written(stored: Layers, layer, values: jax.Array, start: tuple) -> Layers:
-    """`values` written into one layer from `start` on."""
+def _store(stored: Layers, layer, values: jax.Array, start: tuple) -> Layers:
+    """Returns `stored` with `values` in one layer from `start` on."""
     if not isinstance(stored, tuple):
         return jax.lax.dynamic_update_slice(stored, values[None], (layer, *start))
-    written = jax.lax.dynamic_update_slice(stored[layer], values, start)
-    return (*stored[:layer], written, *stored[layer + 1 :])
+    updated = jax.lax.dynamic_update_slice(stored[layer], values, start)
+    return (*stored[:layer], updated, *stored[layer + 1 :])
 
 
 def _read(stored: Layers, layer) -> jax.Array:
@@ -104,7 +105,7 @@ def _read(stored: Layers, layer) -> jax.Array:
 
 
 def _empty(config: TransformerConfig, shape: tuple[int, ...]) -> Layers:
-    """Zeros of this shape for every layer of the decoder."""
+    """Returns zeros of this shape for every layer of the decoder."""
     num_layers = config.decoder.num_layers
     if config.scan_layers:
         return jnp.zeros((num_layers, *shape), config.dtype)
@@ -112,7 +113,7 @@ def _empty(config: TransformerConfig, shape: tuple[int, ...]) -> Layers:
 
 
 def init_cache(config: TransformerConfig, batch: int, slots: int) -> KVCache:
-    """An empty cache for `batch` sequences of at most `slots` tokens."""
+    """Returns an empty cache for `batch` sequences of at most `slots` tokens."""
     heads = (batch, config.num_kv_heads)
     return KVCache(
         keys=_empty(config, (*heads, config.head_dim, slots)),
@@ -122,11 +123,11 @@ def init_cache(config: TransformerConfig, batch: int, slots: int) -> KVCache:
     )
 
 
-def init_source_cache(config: TransformerConfig, mask: jax.Array) -> SourceCache:
-    """An empty memory of the sources whose valid tokens `mask` `[batch, source_length] bool` marks."""
+def init_cross_attention_cache(config: TransformerConfig, mask: jax.Array) -> CrossAttentionCache:
+    """Returns an empty cache for source sequences with the valid tokens `mask`, `[batch, source_length] bool`."""
     batch, length = mask.shape
     heads = (batch, config.num_kv_heads)
-    return SourceCache(
+    return CrossAttentionCache(
         keys=_empty(config, (*heads, config.head_dim, length)),
         values=_empty(config, (*heads, length, config.head_dim)),
         mask=mask,

@@ -1,4 +1,4 @@
-"""The shape of one Transformer: every number and choice that the model depends on."""
+"""Transformer configuration: sizes, architecture choices and their validation."""
 
 import dataclasses
 import math
@@ -15,46 +15,46 @@ CHOICES = {
     "remat": ("none", "dots", "full"),
     "attention": ("auto", "plain", "cudnn"),
 }
-"""The values that each choice of the configuration can take."""
+"""Valid values of each choice in the configuration."""
 
 HEADS = {
     "language_model": ("decoder", "encoder", "encoder_decoder"),
     "masked_lm": ("encoder",),
     "classification": ("encoder", "decoder"),
 }
-"""What stands on the last layer, and the architectures that it fits."""
+"""Model heads, and the architectures that support them."""
 
 HEAD_PARAMETERS = ("classifier", "masked_lm", "output", "output_bias")
-"""First part of the paths of parameters that belong to a head; all others are the body."""
+"""First path element of head parameters; all other parameters are the body."""
 
-POSITIONS = "position_embedding"
-"""Path of learned positions: the one parameter of the body whose size is a length."""
+POSITION_EMBEDDING = "position_embedding"
+"""Path of learned positions, the only body parameter whose size depends on the sequence length."""
 
 POOLINGS = ("first", "mean", "last")
-"""How a classifier makes one vector of a row."""
+"""Methods of a classifier to reduce the hidden states of a sequence to one vector."""
 
 _COUNTS = (
     "vocab_size", "target_vocab_size", "max_length", "max_target_length", "num_layers",
     "num_decoder_layers", "num_heads", "num_kv_heads", "embed_dim", "mlp_dim",
 )
 
-_NOT_UNDER_MODEL = {"max_length": "data.length", "max_target_length": "data.target_length"}
+_DATA_KEYS = {"max_length": "data.length", "max_target_length": "data.target_length"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """What sets one stack of layers apart from the other one of its model.
+    """Settings of one stack (encoder or decoder) that can differ between the stacks of a model.
 
     Attributes:
-        num_layers: Blocks.
-        max_length: Longest row in tokens.
-        length_key: The configuration key behind it, for messages.
-        causal: Whether a token sees only itself and earlier tokens.
-        cross_attention: Whether each block also attends to an encoded source.
-        first_layer: Number of the first block in the count over all stacks,
-            which tells the dropout masks of the stacks apart.
-        branch_init_stddev: Standard deviation of new kernels that join the
-            residual stream. Source: Radford et al. 2019, section 2.3.
+        num_layers: Number of blocks.
+        max_length: Maximum sequence length in tokens.
+        length_key: Configuration key of `max_length`, for error messages.
+        causal: Whether a token attends only to itself and earlier tokens.
+        cross_attention: Whether each block also attends to the encoder output.
+        first_layer: Index of the first block, counted over all stacks, so that the stacks
+            have different dropout masks.
+        branch_init_stddev: Standard deviation of the initial output projection of each
+            residual branch. Source: Radford et al. 2019, section 2.3.
     """
 
     num_layers: int
@@ -68,50 +68,52 @@ class StackConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """A complete description of a Transformer; equal configs make equal models.
+    """Complete configuration of a Transformer; equal configurations build equal models.
 
-    Names without `target` are those of what the model reads. An encoder-decoder
-    writes as well: its decoder has the sizes with `target`, which the others ignore.
+    Sizes with `target` apply to the decoder of an encoder-decoder; other architectures
+    ignore them.
 
     Attributes:
-        architecture: decoder (a token sees itself and earlier ones) | encoder (every
-            token sees every other) | encoder_decoder (an encoder for the source, and a
-            decoder that attends to it).
-        vocab_size: Rows of the token embedding.
-        target_vocab_size: Words that the decoder of an encoder-decoder knows.
-        max_length: Longest row in tokens: the size of the learned position table.
-        max_target_length: The same of the decoder of an encoder-decoder.
-        num_layers: Blocks; in an encoder-decoder those of the encoder.
-        num_decoder_layers: Blocks of the decoder of an encoder-decoder.
-        num_heads: Query heads of one attention.
-        num_kv_heads: Key and value heads, a divisor of `num_heads`; fewer is
-            grouped-query attention (Source: Ainslie et al. 2023).
+        architecture: "decoder" (causal attention), "encoder" (bidirectional attention) or
+            "encoder_decoder" (an encoder for the source, and a decoder with cross-attention).
+        vocab_size: Vocabulary size of the tokens; of the source tokens in an encoder-decoder.
+        target_vocab_size: Vocabulary size of the target tokens.
+        max_length: Maximum sequence length in tokens; the size of the learned position table.
+        max_target_length: Maximum target length in tokens.
+        num_layers: Number of blocks; of the encoder in an encoder-decoder.
+        num_decoder_layers: Number of decoder blocks in an encoder-decoder.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key and value heads, a divisor of `num_heads`; a smaller
+            number gives grouped-query attention. Source: Ainslie et al. 2023.
         embed_dim: Width of the residual stream.
-        mlp_dim: Width inside the MLP.
-        dropout_rate: On embeddings, attention probabilities, residual branches and
-            what a classifier reads.
-        norm: layernorm | rmsnorm.
-        norm_position: pre (before each branch, and at the end) | post (after each addition).
-        norm_epsilon: Added to the variance.
-        embedding_norm: Normalise the sum of the embeddings too.
-        positions: learned | sinusoidal | rotary | relative.
-        rotary_base: Wavelength base of rotary positions; unused by the others.
-        num_token_types: Rows of the table of token types (the sentences of a pair); 0: none.
-        activation: gelu | gelu_tanh | relu | relu2 | swiglu.
-        use_bias: Biases in dense layers and layernorm.
-        tie_embeddings: The output layer is the (target's) token embedding transposed.
-        share_embeddings: Source and target have one token embedding; encoder-decoder only.
-        head: language_model | masked_lm (a transformation before the vocabulary) |
-            classification (one vector of scores a row).
-        num_labels: Scores of a classifier; 0 for other heads.
-        pooling: first | mean | last: what a classifier reads of a row's valid tokens.
-        dtype: What is computed in, float32 | bfloat16; parameters are always float32.
-        remat: What the backward pass recomputes: none | dots (all but matrix products) | full.
-        scan_layers: One compiled layer run `num_layers` times; parameters get a layer axis.
-        attention: auto | plain | cudnn.
+        mlp_dim: Width of the hidden layer of the MLP.
+        dropout_rate: Dropout rate of embeddings, attention probabilities, residual branches
+            and the input of a classifier.
+        norm: "layernorm" or "rmsnorm".
+        norm_position: "pre" (before each branch, and after the last block) or "post" (after
+            each residual addition).
+        norm_epsilon: Constant added to the variance.
+        embedding_norm: Whether to normalise the sum of the embeddings.
+        positions: "learned", "sinusoidal", "rotary" or "relative".
+        rotary_base: Base of the wavelengths of rotary positions.
+        num_token_types: Number of token types (segments of a pair); 0: no type embedding.
+        activation: "gelu", "gelu_tanh", "relu", "relu2" or "swiglu".
+        use_bias: Whether dense layers and LayerNorm have biases.
+        tie_embeddings: Whether the output layer is the transpose of the (target) token embedding.
+        share_embeddings: Whether source and target share one token embedding.
+        head: "language_model", "masked_lm" (a transform before the output layer) or
+            "classification" (one vector of class scores per sequence).
+        num_labels: Number of classes; 0 for other heads.
+        pooling: Pooling of a classifier over the valid tokens: "first", "mean" or "last".
+        dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.
+        remat: Rematerialization in the backward pass: "none", "dots" (recomputes everything
+            except matrix products) or "full".
+        scan_layers: Whether to compile one layer and scan over all; parameters then have a
+            layer axis.
+        attention: Attention implementation: "auto", "plain" or "cudnn".
 
     Raises:
-        UserError: a value is out of range or two values do not fit each other.
+        UserError: A value is out of range, or two values are incompatible.
     """
 
     architecture: str
@@ -147,37 +149,37 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """Number of features per head."""
         return self.embed_dim // self.num_heads
 
     @property
     def init_stddev(self) -> float:
-        """Standard deviation of new kernels and embeddings.
+        """Standard deviation of initial kernels and embeddings.
 
         Source: Nguyen and Salazar 2019, Transformers without Tears, section 2.2
-        (SmallInit). At GPT-2's width it is GPT-2's constant (0.023 and 0.02 at 768);
-        a narrow model learns much faster than from that constant.
+        (SmallInit). At GPT-2's width of 768 it is close to GPT-2's constant (0.023
+        instead of 0.02); narrow models learn much faster with it than with the constant.
         """
         return math.sqrt(2 / (5 * self.embed_dim))
 
     @property
     def has_source(self) -> bool:
-        """Whether there are two stacks: an encoder for the source, a decoder for the target."""
+        """True for an encoder-decoder, which has a source and a target."""
         return self.architecture == "encoder_decoder"
 
     @property
     def output_vocab_size(self) -> int:
-        """Words that the model gives a score to."""
+        """Vocabulary size of the predicted tokens."""
         return self.target_vocab_size if self.has_source else self.vocab_size
 
     @property
     def encoder(self) -> StackConfig:
-        """The stack that reads the source, or the only one of an encoder."""
+        """Settings of the encoder."""
         return self._stack(causal=False, cross_attention=False)
 
     @property
     def decoder(self) -> StackConfig:
-        """The stack that writes the target, or the only one of a decoder."""
+        """Settings of the decoder."""
         return self._stack(causal=True, cross_attention=self.has_source)
 
     def _stack(self, *, causal: bool, cross_attention: bool) -> StackConfig:
@@ -187,7 +189,7 @@ class TransformerConfig:
         return StackConfig(
             num_layers=num_layers,
             max_length=getattr(self, length_key),
-            length_key=_NOT_UNDER_MODEL[length_key],
+            length_key=_DATA_KEYS[length_key],
             causal=causal,
             cross_attention=cross_attention,
             first_layer=self.num_layers if cross_attention else 0,
@@ -212,12 +214,12 @@ def _check_numbers(config: TransformerConfig) -> None:
     for key in _COUNTS:
         value = getattr(config, key)
         if not isinstance(value, int) or value < 1:
-            name = _NOT_UNDER_MODEL.get(key, f"model.{key}")
+            name = _DATA_KEYS.get(key, f"model.{key}")
             raise UserError(f"{name} is {value!r}; set it to an integer of at least 1.")
     if config.embed_dim % config.num_heads:
         raise UserError(
             f"model.embed_dim = {config.embed_dim} is not divisible by model.num_heads = "
-            f"{config.num_heads}; set one so that every head is equally wide."
+            f"{config.num_heads}; change one of them so that all heads have equal width."
         )
     if config.num_heads % config.num_kv_heads:
         raise UserError(
@@ -230,13 +232,13 @@ def _check_numbers(config: TransformerConfig) -> None:
         )
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
-            f"model.positions = rotary turns pairs of numbers, but model.embed_dim / "
-            f"model.num_heads = {config.head_dim} is odd; make the heads even."
+            f"model.positions = rotary needs an even head width, but model.embed_dim / "
+            f"model.num_heads = {config.head_dim} is odd; change one of them."
         )
     if config.positions == "sinusoidal" and config.embed_dim % 2:
         raise UserError(
-            f"model.positions = sinusoidal pairs sines with cosines, but model.embed_dim = "
-            f"{config.embed_dim} is odd; make it even."
+            f"model.positions = sinusoidal needs an even width, but model.embed_dim = "
+            f"{config.embed_dim} is odd; set it to an even number."
         )
     for key in ("rotary_base", "norm_epsilon"):
         if not getattr(config, key) > 0:
@@ -248,7 +250,7 @@ def _check_numbers(config: TransformerConfig) -> None:
 
 
 def _check_parts(config: TransformerConfig) -> None:
-    """Embeddings and heads that the architecture cannot have."""
+    """Raises for embeddings and heads that the architecture does not support."""
     if config.head not in HEADS or config.pooling not in POOLINGS:
         raise ValueError(f"unknown head {config.head!r} or pooling {config.pooling!r}")
     if (config.num_labels > 0) != (config.head == "classification"):
@@ -256,7 +258,7 @@ def _check_parts(config: TransformerConfig) -> None:
     if config.architecture not in HEADS[config.head]:
         fitting = " or ".join(HEADS[config.head])
         raise UserError(
-            f"model.architecture = {config.architecture} cannot have the head {config.head}; choose a "
+            f"model.architecture = {config.architecture} does not support the head {config.head}; choose a "
             f"model.preset whose architecture is {fitting}."
         )
     if config.has_source and config.num_token_types:
@@ -272,17 +274,17 @@ def _check_parts(config: TransformerConfig) -> None:
 
 
 def cudnn_obstacle(config: TransformerConfig) -> str | None:
-    """Why cuDNN attention cannot run this model, in words; None: it can, given a GPU."""
+    """Returns the reason why cuDNN attention does not support this model, or None if it does."""
     if config.dtype != "bfloat16":
-        return f"it computes in bfloat16, and model.dtype is {config.dtype}"
+        return f"it needs model.dtype = bfloat16, found {config.dtype}"
     if config.dropout_rate > 0:
-        return f"it has no dropout, and model.dropout_rate is {config.dropout_rate}"
+        return f"it needs model.dropout_rate = 0, found {config.dropout_rate}"
     if config.positions == "relative":
-        return "the bias of model.positions = relative is not made for it"
+        return "it does not support model.positions = relative"
     if config.head_dim % 8 or config.head_dim > 128:
         return (
-            "it wants heads of at most 128 and a multiple of 8, and model.embed_dim / "
-            f"model.num_heads is {config.head_dim}"
+            "it needs a head width (model.embed_dim / model.num_heads) that is a multiple of 8 and "
+            f"at most 128, found {config.head_dim}"
         )
     return None
 
@@ -291,6 +293,6 @@ def _check_cudnn(config: TransformerConfig) -> None:
     obstacle = cudnn_obstacle(config)
     if config.attention == "cudnn" and obstacle:
         raise UserError(
-            f"model.attention = cudnn is impossible here: {obstacle}; "
+            f"model.attention = cudnn does not support this model: {obstacle}; "
             "change that or set model.attention = plain."
         )

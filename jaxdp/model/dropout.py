@@ -1,4 +1,4 @@
-"""Dropout whose mask belongs to the row, not to the device or the batch around it."""
+"""Dropout with one PRNG key per sequence: masks do not depend on the device or the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -7,36 +7,36 @@ SITES = (
     "embedding", "attention", "attention_residual", "mlp_residual",
     "cross_attention", "cross_attention_residual", "classifier",
 )
-"""Where one layer drops out; the embedding counts as a site of its stack's first layer."""
+"""Dropout sites of a layer; the embedding is a site of the first layer of its stack."""
 
 _GROUP = 4  # sites
-_GROUP_NUMBERS = 2**24  # room for that many layers and sites
+_GROUP_NUMBERS = 2**24  # numbers reserved for each group of sites: layers times sites
 
-_NUM_LEVELS = 2**16  # values of the random number that decides about one value
+_NUM_LEVELS = 2**16  # values of the random number for one element
 
 
 def dropout(
     values: jax.Array, row_keys: jax.Array | None, *, rate: float, layer: jax.Array | int, site: str
 ) -> jax.Array:
-    """Zero each value with probability `rate` and scale up the rest.
+    """Zeroes each element with probability `rate` and scales up the others.
 
-    The mask is a function of the row's key, the layer and the site alone, so a
-    row drops the same values in any batch, on any device, scanned, unrolled or
-    recomputed.
+    The mask is a function of the sequence's key, the layer and the site only. A sequence
+    therefore has the same mask in any batch, on any device, and in scanned, unrolled or
+    rematerialized layers.
 
-    Source: Srivastava et al. 2014, section 4, in the inverted form. Departs: 16
-    random bits decide about a value, two values a draw, which halves the cost;
-    the rate is exact to 1 / 65536, and the scale is that of the rate applied.
+    Source: Srivastava et al. 2014, section 4, in the inverted form. Differs: each random
+    32-bit word serves two elements, which halves the cost. The rate is therefore rounded
+    to a multiple of 1 / 65536, and the scale is that of the rounded rate.
 
     Args:
-        values: `[batch, ...]`.
-        row_keys: `[batch]` typed PRNG keys; None: no dropout.
-        rate: At least 0 and below 1; 0: no dropout.
-        layer: Number of the layer in the count over all stacks.
-        site: One of SITES.
+        values: Activations, `[batch, ...]`.
+        row_keys: Typed PRNG key of each sequence, `[batch]`; None: no dropout.
+        rate: Dropout rate, at least 0 and below 1; 0: no dropout.
+        layer: Index of the layer, counted over all stacks.
+        site: Dropout site, one of `SITES`.
 
     Returns:
-        The same shape and dtype.
+        Activations of the same shape and dtype.
     """
     if row_keys is None or rate == 0:
         return values
@@ -55,10 +55,10 @@ def dropout(
 
 
 def _number(layer: jax.Array | int, site: str) -> jax.Array | int:
-    """What is folded into a row's key, different for every layer and site.
+    """Returns the number folded into a sequence's key, different for every layer and site.
 
-    Sites come in groups of four, each with numbers of its own: a group added later
-    leaves the masks of all earlier ones as they are.
+    Each group of four sites has its own range of numbers, so adding a group does not
+    change the masks of existing sites.
     """
-    group, place = divmod(SITES.index(site), _GROUP)
-    return group * _GROUP_NUMBERS + layer * _GROUP + place
+    group, index = divmod(SITES.index(site), _GROUP)
+    return group * _GROUP_NUMBERS + layer * _GROUP + index

@@ -1,4 +1,4 @@
-"""Who may attend to whom: every attention mask of the model is made here."""
+"""Attention masks: causality, packing (segment ids) and padding. The model builds every mask here."""
 
 import flax.struct
 import jax
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class AttentionMask:
-    """The keys that each query may attend to: causality and a table, kept apart.
+    """Keys that each query may attend to: a causal flag and a boolean table, kept separate.
 
-    Attention kernels know causality without a table, and skip what it hides.
+    Fused attention kernels take causality as a flag and skip the masked blocks.
 
     Attributes:
-        allowed: `[batch, 1, query_length or 1, key_length] bool`, True = attend;
-            None: all keys, but for causality.
-        offset: Index among the keys of the first query, `int32` scalar.
-        causal: Whether keys after the query's own index are hidden.
+        allowed: True where attention is allowed, `[batch, 1, query_length or 1, key_length] bool`;
+            None: all keys, subject to causality.
+        offset: Index of the first query among the keys, `[] int32`.
+        causal: Whether keys after the query are masked.
     """
 
     allowed: jax.Array | None
@@ -23,7 +23,7 @@ class AttentionMask:
     causal: bool = flax.struct.field(pytree_node=False)
 
     def table(self, query_length: int, key_length: int) -> jax.Array | None:
-        """Everything in one `[batch or 1, 1, query_length or 1, key_length] bool`, or None."""
+        """Returns the combined mask, `[batch or 1, 1, query_length or 1, key_length] bool`, or None if all is allowed."""
         if not self.causal:
             return self.allowed
         queries = jnp.arange(query_length)[:, None] + self.offset
@@ -39,18 +39,20 @@ def make_mask(
     key_segment_ids: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
 ) -> AttentionMask:
-    """Combine causality, packing and padding.
+    """Combines causality, packing and padding into one mask.
 
     Args:
-        causal: Hide keys after the query.
-        offset: Index among the keys of the first query.
-        segment_ids: `[batch, query_length] int32`; a token attends within its own id.
-        key_segment_ids: `[batch, key_length] int32`; None: the same ids, in self-attention.
-        attention_mask: `[batch, key_length] bool`, True = attend to that key; or
-            `[batch, query_length, key_length] bool`, for each query by itself.
+        causal: Whether to mask keys after the query.
+        offset: Index of the first query among the keys.
+        segment_ids: Segment of each query, `[batch, query_length] int32`; a token attends
+            only to its own segment.
+        key_segment_ids: Segment of each key, `[batch, key_length] int32`; None:
+            `segment_ids`, as in self-attention.
+        attention_mask: True where attention is allowed, `[batch, key_length] bool`, or
+            `[batch, query_length, key_length] bool` for a mask per query.
 
     Returns:
-        The mask; a query that may attend to nothing gets finite, meaningless output.
+        Attention mask. The output of a query without any allowed key is finite but meaningless.
     """
     allowed = None
     if segment_ids is not None:
@@ -58,7 +60,7 @@ def make_mask(
             key_segment_ids = segment_ids
         allowed = (segment_ids[:, :, None] == key_segment_ids[:, None, :])[:, None]
     if attention_mask is not None:
-        each = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None]
-        keys = each[:, None]
+        per_query = attention_mask if attention_mask.ndim == 3 else attention_mask[:, None]
+        keys = per_query[:, None]
         allowed = keys if allowed is None else allowed & keys
     return AttentionMask(allowed=allowed, offset=offset, causal=causal)

@@ -1,7 +1,7 @@
-"""Named architectures: complete tables of shapes, each from a published model.
+"""Model presets: complete configurations of published architectures by name.
 
-`num_kv_heads` None is `num_heads`, `mlp_dim` None is `4 * embed_dim`, and
-`num_decoder_layers` None is `num_layers`.
+In a preset, `num_kv_heads` None stands for `num_heads`, `mlp_dim` None for
+`4 * embed_dim`, and `num_decoder_layers` None for `num_layers`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ from jaxdp.nearest import closest
 
 
 def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
-    """Source: Radford et al. 2019, table 2; GELU in its tanh form as in the released code."""
+    """Builds a GPT-2 preset.
+
+    Source: Radford et al. 2019, table 2; tanh approximation of GELU as in the released code.
+    """
     return {
         "architecture": "decoder",
         "num_layers": num_layers,
@@ -39,9 +42,10 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
 def _llama(
     num_layers: int, num_heads: int, num_kv_heads: int, embed_dim: int, mlp_dim: int, rotary_base: float
 ) -> dict:
-    """Source: Llama 3 (Grattafiori et al. 2024, table 3) and the Llama 3.2 model card.
+    """Builds a Llama 3 preset.
 
-    Departs: no rescaling of the rotary frequencies for contexts beyond 8192 tokens.
+    Source: Grattafiori et al. 2024, table 3; Llama 3.2 model card. Differs: rotary
+    frequencies are not rescaled for contexts beyond 8192 tokens.
     """
     return _gpt2(num_layers, num_heads, embed_dim) | {
         "num_kv_heads": num_kv_heads,
@@ -56,9 +60,9 @@ def _llama(
 
 
 def _bert(num_layers: int, embed_dim: int) -> dict:
-    """Heads of 64.
+    """Builds a BERT preset, with 64 features per head.
 
-    Source: Devlin et al. 2019, section 3; the small ones from Turc et al. 2019, table 1.
+    Source: Devlin et al. 2019, section 3; small models: Turc et al. 2019, table 1.
     """
     return _gpt2(num_layers, embed_dim // 64, embed_dim) | {
         "architecture": "encoder",
@@ -71,9 +75,10 @@ def _bert(num_layers: int, embed_dim: int) -> dict:
 
 
 def _vaswani(num_layers: int, num_heads: int, embed_dim: int, dropout_rate: float) -> dict:
-    """Source: Vaswani et al. 2017, table 3; one embedding for all three uses, section 3.4.
+    """Builds a preset of the original Transformer.
 
-    Departs: all dense layers have biases; the paper writes them in the MLP only.
+    Source: Vaswani et al. 2017, table 3; shared embeddings: section 3.4. Differs: all
+    dense layers have biases; in the paper only the MLP has them.
     """
     return _gpt2(num_layers, num_heads, embed_dim) | {
         "architecture": "encoder_decoder",
@@ -87,10 +92,11 @@ def _vaswani(num_layers: int, num_heads: int, embed_dim: int, dropout_rate: floa
 
 
 def _t5(num_layers: int, num_heads: int, embed_dim: int) -> dict:
-    """Source: Raffel et al. 2020, section 2.1, and its released code.
+    """Builds a T5 preset.
 
-    Departs: scores are scaled by `1 / sqrt(head_dim)`, and logits are not scaled (both
-    can be folded into parameters); no dropout inside the MLP.
+    Source: Raffel et al. 2020, section 2.1, and its released code. Differs: scores are
+    scaled by `1 / sqrt(head_dim)` and logits are not scaled (both can be folded into
+    parameters); no dropout inside the MLP.
     """
     return _gpt2(num_layers, num_heads, embed_dim) | {
         "architecture": "encoder_decoder",
@@ -110,10 +116,10 @@ PRESETS: dict[str, dict] = {
     "gpt2_medium": _gpt2(24, 16, 1024),
     "gpt2_large": _gpt2(36, 20, 1280),
     "gpt2_xl": _gpt2(48, 25, 1600),
-    # Llama's parts at nano's size; the MLP is 8/3 as wide as the stream, rounded up to 128.
+    # Llama architecture at nano size; the MLP width is 8/3 of embed_dim, rounded up to a multiple of 128.
     "llama_nano": _llama(4, 4, 2, 128, 384, 10000.0),
     "llama3_1b": _llama(16, 32, 8, 2048, 8192, 500000.0),
-    # An encoder for a CPU: BERT's parts at nano's size, with norms that need no long warm-up.
+    # BERT architecture at nano size for CPUs; pre-norm trains without a long warm-up.
     "encoder_nano": _bert(4, 128) | {
         "num_heads": 4, "norm_position": "pre", "embedding_norm": False, "num_token_types": 0
     },
@@ -123,7 +129,7 @@ PRESETS: dict[str, dict] = {
     "bert_medium": _bert(8, 512),
     "bert_base": _bert(12, 768),
     "bert_large": _bert(24, 1024),
-    # An encoder-decoder for a CPU, with norms that need no long warm-up.
+    # Small encoder-decoder for CPUs; pre-norm trains without a long warm-up.
     "seq2seq_nano": _vaswani(3, 4, 256, 0.1) | {"norm_position": "pre"},
     "transformer_base": _vaswani(6, 8, 512, 0.1),
     "transformer_big": _vaswani(6, 16, 1024, 0.3),
@@ -144,22 +150,23 @@ def model_config(
     num_labels: int = 0,
     pooling: str = "first",
 ) -> TransformerConfig:
-    """The configuration of a preset with some keys changed.
+    """Builds the configuration of a preset with overrides.
 
     Args:
-        preset: A key of PRESETS.
-        overrides: Keys of `config.model` but `preset` and `vocab_size`; one that
-            is not None beats the preset. `dtype` is float32 or bfloat16, not auto.
-        vocab_size: Rows of the token embedding.
-        max_length: Longest row in tokens.
-        target_vocab_size: Of the decoder of an encoder-decoder; None: vocab_size.
-        max_target_length: Of the decoder of an encoder-decoder; None: max_length.
-        head: language_model | masked_lm | classification.
-        num_labels: Scores of a classifier.
-        pooling: first | mean | last: what a classifier reads.
+        preset: Name of a preset, a key of `PRESETS`.
+        overrides: Values that replace those of the preset, by key of `config.model` except
+            `preset` and `vocab_size`; None keeps the preset's value. `dtype` must be
+            "float32" or "bfloat16", not "auto".
+        vocab_size: Vocabulary size of the tokens.
+        max_length: Maximum sequence length in tokens.
+        target_vocab_size: Vocabulary size of the target in an encoder-decoder; None: `vocab_size`.
+        max_target_length: Maximum target length in an encoder-decoder; None: `max_length`.
+        head: Model head: "language_model", "masked_lm" or "classification".
+        num_labels: Number of classes of a classifier.
+        pooling: Pooling of a classifier: "first", "mean" or "last".
 
     Raises:
-        UserError: an unknown preset or key, or a value that does not fit.
+        UserError: The preset or a key is unknown, or a value is invalid.
     """
     if preset not in PRESETS:
         raise UserError(f"model.preset is {preset!r}{_nearest(preset, PRESETS)}")
@@ -180,19 +187,19 @@ def model_config(
 
 
 def preset_values(preset: str, overrides: Mapping[str, object]) -> dict[str, object]:
-    """The whole table of a preset, with the overrides that are not None in it or beside it; unchecked."""
+    """Returns all values of a preset, updated with the overrides that are not None; without validation."""
     values = PRESETS[preset] | {key: value for key, value in overrides.items() if value is not None}
-    for key, other, factor in _FOLLOWING:
+    for key, other, factor in _DERIVED:
         if values[key] is None:
             values[key] = values[other] * factor
     return values
 
 
-_FOLLOWING = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("num_decoder_layers", "num_layers", 1))
-"""(key, key that it follows where it is None, how many times)."""
+_DERIVED = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("num_decoder_layers", "num_layers", 1))
+"""(key, other key, factor): a key that is None becomes the other key times the factor."""
 
 
 def _nearest(name: str, known) -> str:
-    """The end of an error message: the nearest valid name, and all of them."""
+    """Returns the end of an error message: the nearest valid name, and all valid names."""
     near = closest(name, known)
     return f"{f'; did you mean {near}?' if near else '.'} Valid are: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""A stack of blocks: positions are added, layers run in turn, the last is normalised."""
+"""Encoder or decoder stack: position encodings, blocks and final norm."""
 
 import math
 
@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.errors import UserError
-from jaxdp.model.block import Carry, LayerInputs, block_class, make_norm, scanned_class
+from jaxdp.model.block import Carry, LayerInputs, block_class, scanned_class
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
+from jaxdp.model.layers import make_norm
 from jaxdp.model.masks import AttentionMask, make_mask
 from jaxdp.model.positions import (
     NUM_BUCKETS,
@@ -21,8 +22,8 @@ from jaxdp.model.positions import (
 )
 
 
-class Stack(nn.Module):
-    """From the vectors of tokens to hidden states: an encoder, or a decoder."""
+class TransformerStack(nn.Module):
+    """Encoder or decoder: maps token embeddings to hidden states."""
 
     config: TransformerConfig
     stack: StackConfig
@@ -35,7 +36,7 @@ class Stack(nn.Module):
                 "position_embedding", init, (stack.max_length, config.embed_dim), jnp.float32
             )
         if config.positions == "relative":
-            # One table for all layers, as published.
+            # One table shared by all layers, as in T5.
             self.relative_embedding = self.param(
                 "relative_embedding", init, (NUM_BUCKETS, config.num_heads), jnp.float32
             )
@@ -49,14 +50,14 @@ class Stack(nn.Module):
             self.layers = scanned_class(config, stack)(config, stack)
         else:
             block = block_class(config)
-            # Flax names the members of a list layer_0, layer_1, ...
+            # Flax names the elements of this list layer_0, layer_1, ...
             self.layer = [block(config, stack) for _ in range(stack.num_layers)]
         if config.norm_position == "pre":
             self.final_norm = make_norm(config)
 
     def __call__(
         self,
-        vectors: jax.Array,
+        embeddings: jax.Array,
         *,
         positions: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
@@ -64,31 +65,34 @@ class Stack(nn.Module):
         token_types: jax.Array | None = None,
         row_keys: jax.Array | None = None,
         cache: KVCache | None = None,
-        source: jax.Array | None = None,
+        encoder_output: jax.Array | None = None,
         source_mask: AttentionMask | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Run all layers.
+        """Runs all layers.
 
         Args:
-            vectors: Token embeddings, `[batch, length, embed_dim]`.
-            positions: `[batch or 1, length] int32`; None: 0, 1, 2, ..., from the cache's index on.
-                With a cache and relative positions, rows differ by padding on the left only.
-            segment_ids: `[batch, length] int32`; tokens attend within their own id. Not with a cache.
-            attention_mask: `[batch, key_length] bool`, True = attend to that key; or
-                `[batch, length, key_length] bool`; key_length is length, or the slots of the cache.
-            token_types: `[batch, length] int32`; None: all 0.
-            row_keys: `[batch]` typed PRNG keys; dropout is on exactly when given.
-            cache: Keys and values of earlier tokens; the new tokens are added to it.
-            source: Hidden states of an encoder, `[batch, source_length, embed_dim]`.
-            source_mask: Which of them a token may attend to.
+            embeddings: Token embeddings, `[batch, length, embed_dim]`.
+            positions: Positions, `[batch or 1, length] int32`; None: counted from the cache's
+                index, or from 0. With a cache and relative positions, the sequences may
+                differ by left padding only.
+            segment_ids: Segment of each token, `[batch, length] int32`; a token attends only
+                to its own segment. Not supported with a cache.
+            attention_mask: True where attention is allowed, `[batch, key_length] bool` or
+                `[batch, length, key_length] bool`, where key_length is the length or the
+                slots of the cache.
+            token_types: Token types, `[batch, length] int32`; None: all 0.
+            row_keys: Typed PRNG key of each sequence, `[batch]`; None: no dropout.
+            cache: Keys and values of earlier tokens, to which the new tokens are appended.
+            encoder_output: Hidden states of the encoder, `[batch, source_length, embed_dim]`.
+            source_mask: Mask of cross-attention.
 
         Returns:
-            `[batch, length, embed_dim]` in the compute dtype, and the cache.
+            Hidden states `[batch, length, embed_dim]` in the compute dtype, and the cache.
 
         Raises:
-            UserError: the row or the cache is longer than the model's positions.
+            UserError: The sequence or the cache is longer than the learned positions.
         """
-        self._check_lengths(vectors, positions, segment_ids, attention_mask, cache)
+        self._check_lengths(embeddings, positions, segment_ids, attention_mask, cache)
         offset = 0 if cache is None else cache.index
         mask = make_mask(
             causal=self.stack.causal,
@@ -96,7 +100,7 @@ class Stack(nn.Module):
             segment_ids=segment_ids,
             attention_mask=attention_mask,
         )
-        hidden = self._embed(vectors, positions, offset, token_types)
+        hidden = self._embed(embeddings, positions, offset, token_types)
         hidden = dropout(
             hidden,
             row_keys,
@@ -104,38 +108,38 @@ class Stack(nn.Module):
             layer=self.stack.first_layer,
             site="embedding",
         )
-        places = _positions_or_count(positions, vectors, offset)
+        positions = _positions_or_count(positions, embeddings, offset)
         if cache is not None and self.config.positions == "relative":
-            # Of the row that is furthest on; every other is behind it by its padding.
-            places = places.max(axis=0, keepdims=True)
-            cache = cache.place(places)
+            # Of the sequence without padding; the others are shifted by their left padding.
+            positions = positions.max(axis=0, keepdims=True)
+            cache = cache.set_positions(positions)
         inputs = LayerInputs(
             mask=mask,
-            rotary=self._rotary(places),
-            bias=self._bias(places, cache),
+            rotary=self._rotary(positions),
+            bias=self._bias(positions, cache),
             row_keys=row_keys,
-            source=source,
+            encoder_output=encoder_output,
             source_mask=source_mask,
         )
         hidden, cache = self._run_layers((hidden, cache), inputs)
         if self.config.norm_position == "pre":
             hidden = self.final_norm(hidden)
-        return hidden, None if cache is None else cache.replace(index=offset + vectors.shape[1])
+        return hidden, None if cache is None else cache.replace(index=offset + embeddings.shape[1])
 
     def _embed(self, hidden, positions, offset, token_types) -> jax.Array:
-        """Positions and types added, `[batch, length, embed_dim]` in the compute dtype.
+        """Adds position and token type embeddings, `[batch, length, embed_dim]` in the compute dtype.
 
-        A position or type outside its table becomes NaN, not a neighbour's vector.
+        A position or type outside its table becomes NaN instead of being clamped.
         """
         config = self.config
         if config.positions == "learned" and positions is None and isinstance(offset, int):
-            # A slice: its gradient is a sum over the batch, a gather's is a scatter.
+            # The gradient of a slice is a sum over the batch; that of a gather is a slower scatter.
             hidden = hidden + self.position_embedding[None, : hidden.shape[1]]
         elif config.positions == "learned":
             positions = _positions_or_count(positions, hidden, offset)
             hidden = hidden + jnp.take(self.position_embedding, positions, axis=0, mode="fill")
         elif config.positions == "sinusoidal":
-            # Source: Vaswani et al. 2017, section 3.4: waves of height 1 would drown the tokens.
+            # Source: Vaswani et al. 2017, section 3.4. Unscaled embeddings would be small against the sines.
             positions = _positions_or_count(positions, hidden, offset)
             hidden = hidden * math.sqrt(config.embed_dim) + sinusoidal_embedding(
                 positions, config.embed_dim
@@ -149,13 +153,13 @@ class Stack(nn.Module):
         return hidden.astype(config.dtype)
 
     def _rotary(self, positions: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-        """Tables that turn queries and keys."""
+        """Returns the tables of rotary positions, or None."""
         if self.config.positions != "rotary":
             return None
         return rotary_tables(positions, self.config.head_dim, self.config.rotary_base)
 
     def _bias(self, positions: jax.Array, cache: KVCache | None) -> jax.Array | None:
-        """What relative positions add to the scores of every layer."""
+        """Returns the bias of relative positions, shared by all layers, or None."""
         if self.config.positions != "relative":
             return None
         key_positions = positions if cache is None else cache.positions
@@ -163,29 +167,29 @@ class Stack(nn.Module):
         return relative_bias(self.relative_embedding, buckets)
 
     def _run_layers(self, carry: Carry, inputs: LayerInputs) -> Carry:
-        """All blocks in turn on `(hidden, cache)`."""
+        """Runs all blocks on `(hidden, cache)`."""
         if self.config.scan_layers:
             return self.layers(carry, jnp.arange(self.stack.num_layers), inputs)[0]
         for layer, block in enumerate(self.layer):
             carry, _ = block(carry, layer, inputs)
         return carry
 
-    def _check_lengths(self, vectors, positions, segment_ids, attention_mask, cache) -> None:
-        """Refuse what would read past a table, or mask the wrong keys, without a word."""
-        batch, length = vectors.shape[:2]
+    def _check_lengths(self, embeddings, positions, segment_ids, attention_mask, cache) -> None:
+        """Raises for inputs that would silently read past a table or mask the wrong keys."""
+        batch, length = embeddings.shape[:2]
         key_length = length if cache is None else cache.slots
-        # Positions that are given may count otherwise than slots do.
-        room = key_length if positions is None else length
-        if self.config.positions == "learned" and room > self.stack.max_length:
+        # Explicit positions need not equal the slot numbers, so only their count is checked.
+        num_positions = key_length if positions is None else length
+        if self.config.positions == "learned" and num_positions > self.stack.max_length:
             raise UserError(
-                f"model.positions = learned holds {self.stack.max_length} positions "
-                f"({self.stack.length_key}), but the row has room for {room} tokens; shorten it "
+                f"model.positions = learned has {self.stack.max_length} positions "
+                f"({self.stack.length_key}), but the sequence has {num_positions} tokens; shorten it "
                 "or use model.positions = rotary."
             )
         if length > key_length:
             raise ValueError(f"{length} tokens do not fit a cache of {key_length} slots")
         if cache is not None and segment_ids is not None:
-            raise ValueError("segment_ids cannot be used with a cache, which does not keep them")
+            raise ValueError("segment_ids are not supported with a cache, which does not store them")
         expected = [(batch, key_length), (batch, length, key_length)]
         if attention_mask is not None and attention_mask.shape not in expected:
             raise ValueError(
@@ -193,8 +197,8 @@ class Stack(nn.Module):
             )
 
 
-def _positions_or_count(positions, vectors: jax.Array, offset) -> jax.Array:
-    """The given positions, or a count from `offset` on, `[batch or 1, length] int32`."""
+def _positions_or_count(positions, embeddings: jax.Array, offset) -> jax.Array:
+    """Returns the given positions, or a count from `offset`, `[batch or 1, length] int32`."""
     if positions is not None:
         return positions
-    return jnp.arange(vectors.shape[1])[None, :] + offset
+    return jnp.arange(embeddings.shape[1])[None, :] + offset

@@ -1,22 +1,24 @@
-"""The Transformer: embeddings, one or two stacks of blocks, and a head."""
+"""Transformer: a decoder, encoder or encoder-decoder with token embeddings and a head."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdp.model.cache import KVCache, init_source_cache
+from jaxdp.model.cache import KVCache, init_cross_attention_cache
 from jaxdp.model.config import TransformerConfig
-from jaxdp.model.dense import Dense, matmul_float32
 from jaxdp.model.heads import Classifier, MaskedLMHead
+from jaxdp.model.layers import Dense, matmul_float32
 from jaxdp.model.masks import make_mask
-from jaxdp.model.stack import Stack
+from jaxdp.model.stack import TransformerStack
 
 
 class Transformer(nn.Module):
-    """A decoder, an encoder, or an encoder-decoder, as `config.architecture` says.
+    """Decoder, encoder or encoder-decoder, selected by `config.architecture`.
 
-    Parameters are float32, and every kernel is `[in, out]`. Init is normal with the
-    standard deviations `TransformerConfig.init_stddev` and `StackConfig.branch_init_stddev`.
+    Parameters are float32, and every kernel is `[in, out]`. Kernels and embeddings are
+    initialised from a normal distribution with the standard deviation
+    `TransformerConfig.init_stddev`, or `StackConfig.branch_init_stddev` for the output
+    projection of a residual branch.
     """
 
     config: TransformerConfig
@@ -33,14 +35,14 @@ class Transformer(nn.Module):
                 self.target_token_embedding = self.param(
                     "target_token_embedding", init, shape, jnp.float32
                 )
-            self.encoder = Stack(config, config.encoder)
-            self.decoder = Stack(config, config.decoder)
+            self.encoder = TransformerStack(config, config.encoder)
+            self.decoder = TransformerStack(config, config.decoder)
         else:
-            self.only_stack = Stack(
+            self.body = TransformerStack(
                 config, config.decoder if config.architecture == "decoder" else config.encoder
             )
-            # Its layers are those of the model: no name of its own in their paths.
-            nn.share_scope(self, self.only_stack)
+            # Parameter paths omit the name of the only stack: layer_0/..., not body/layer_0/...
+            nn.share_scope(self, self.body)
         if config.head == "masked_lm":
             self.masked_lm = MaskedLMHead(config)
             if config.use_bias:
@@ -73,38 +75,42 @@ class Transformer(nn.Module):
         row_keys: jax.Array | None = None,
         cache: KVCache | None = None,
     ) -> jax.Array | tuple[jax.Array, KVCache]:
-        """Scores of the vocabulary at every token, or of the labels for every row.
+        """Computes logits over the vocabulary for every token, or over the labels for every sequence.
 
         Args:
-            tokens: `[batch, length] int32`: the row; in an encoder-decoder the source.
-            positions: `[batch or 1, length] int32`; None: 0, 1, 2, ..., from the cache's index on.
-            segment_ids: `[batch, length] int32`; tokens attend within their own id. Not with a cache.
-            attention_mask: `[batch, key_length] bool`, True = attend to that key; or
-                `[batch, length, key_length] bool`, for each query by itself. key_length is
-                length, or the slots of the cache.
-            token_types: `[batch, length] int32`, where the model has types; None: all 0.
-            target_tokens: What the decoder of an encoder-decoder reads,
-                `[batch, target_length] int32`: the target shifted by one.
-            target_positions: `[batch or 1, target_length] int32`, as `positions`.
-            target_segment_ids: `[batch, target_length] int32`, beside `segment_ids`; a
-                target token attends to the target and to the source within its own id.
-            predict_at: `[batch, num_predicted] int32`: positions that scores of the
-                vocabulary are wanted of; None: all.
-            row_keys: `[batch]` typed PRNG keys; dropout is on exactly when given.
-            cache: Of a decoder: keys and values of earlier tokens; the new tokens are
-                added to it. An encoder-decoder takes it in `decode`.
+            tokens: Input tokens, `[batch, length] int32`; the source in an encoder-decoder.
+            positions: Positions, `[batch or 1, length] int32`; None: counted from the cache's
+                index, or from 0.
+            segment_ids: Segment of each token, `[batch, length] int32`; a token attends only
+                to its own segment. Not supported with a cache.
+            attention_mask: True where attention is allowed, `[batch, key_length] bool`, or
+                `[batch, length, key_length] bool` for a mask per query, where key_length is
+                the length or the slots of the cache.
+            token_types: Token types, `[batch, length] int32`, if the model has any; None: all 0.
+            target_tokens: Decoder inputs of an encoder-decoder, `[batch, target_length] int32`:
+                the target shifted right by one.
+            target_positions: Positions of the target, `[batch or 1, target_length] int32`, as
+                `positions`.
+            target_segment_ids: Segment of each target token, `[batch, target_length] int32`,
+                together with `segment_ids`; a target token attends only to target and source
+                tokens of its own segment.
+            predict_at: Positions to compute logits for, `[batch, num_predicted] int32`; None:
+                all positions.
+            row_keys: Typed PRNG key of each sequence, `[batch]`; None: no dropout.
+            cache: Keys and values of earlier tokens of a decoder, to which the new tokens are
+                appended. For an encoder-decoder use `decode`.
 
         Returns:
-            `[batch, length, vocab_size] float32` (target_length and target_vocab_size in an
-            encoder-decoder, num_predicted where given), or `[batch, num_labels] float32` of a
-            classifier; with a cache `(logits, cache)`.
+            Logits, `[batch, length, vocab_size] float32` (target_length and target_vocab_size
+            in an encoder-decoder, num_predicted with `predict_at`), or
+            `[batch, num_labels] float32` of a classifier. With a cache `(logits, cache)`.
 
         Raises:
-            UserError: the row or the cache is longer than the model's positions.
+            UserError: The sequence or the cache is longer than the learned positions.
         """
         config = self.config
         _check_target(config, target_tokens, cache)
-        reading = {
+        inputs = {
             "positions": positions,
             "segment_ids": segment_ids,
             "attention_mask": attention_mask,
@@ -112,13 +118,13 @@ class Transformer(nn.Module):
             "row_keys": row_keys,
         }
         if config.has_source:
-            source = self.encode(tokens, **reading)
+            encoder_output = self.encode(tokens, **inputs)
             hidden, _ = self.decoder(
                 self._embed(target_tokens),
                 positions=target_positions,
                 segment_ids=target_segment_ids,
                 row_keys=row_keys,
-                source=source,
+                encoder_output=encoder_output,
                 source_mask=make_mask(
                     causal=False,
                     segment_ids=target_segment_ids,
@@ -127,26 +133,27 @@ class Transformer(nn.Module):
                 ),
             )
         else:
-            hidden, cache = self.only_stack(self._embed(tokens), cache=cache, **reading)
+            hidden, cache = self.body(self._embed(tokens), cache=cache, **inputs)
         if config.head == "classification":
             return self.classifier(hidden, attention_mask, row_keys)
         logits = self._logits(hidden, predict_at)
         return logits if cache is None else (logits, cache)
 
     def encode(self, tokens: jax.Array, **inputs) -> jax.Array:
-        """Hidden states after the last norm, of the encoder or of the only stack.
+        """Computes the final hidden states of the encoder, or of the only stack.
 
         Args:
-            tokens: `[batch, length] int32`.
-            **inputs: positions, segment_ids, attention_mask, token_types and row_keys of `__call__`.
+            tokens: Input tokens, `[batch, length] int32`.
+            **inputs: `positions`, `segment_ids`, `attention_mask`, `token_types` and `row_keys`
+                as in `__call__`.
 
         Returns:
-            `[batch, length, embed_dim]` in the compute dtype.
+            Hidden states, `[batch, length, embed_dim]` in the compute dtype.
         """
         if not self.config.has_source:
-            return self.only_stack(self._embed(tokens), **inputs)[0]
-        vectors = jnp.take(self.token_embedding, tokens, axis=0, mode="fill")
-        return self.encoder(vectors, **inputs)[0]
+            return self.body(self._embed(tokens), **inputs)[0]
+        embeddings = jnp.take(self.token_embedding, tokens, axis=0, mode="fill")
+        return self.encoder(embeddings, **inputs)[0]
 
     def decode(
         self,
@@ -155,56 +162,58 @@ class Transformer(nn.Module):
         cache: KVCache,
         positions: jax.Array | None = None,
         attention_mask: jax.Array | None = None,
-        source: jax.Array | None = None,
+        encoder_output: jax.Array | None = None,
         source_mask: jax.Array | None = None,
         predict_at: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """One piece of what is being written, after what the cache remembers.
+        """Runs the decoder on the next tokens, given a cache of the earlier ones.
 
         Args:
-            tokens: `[batch, length] int32`.
-            cache: From `init_cache`, or from the piece before.
-            positions: `[batch or 1, length] int32`; None: from the cache's index on.
-            attention_mask: `[batch, slots]` or `[batch, length, slots] bool`, True = attend.
-            source: From `encode`, `[batch, source_length, embed_dim]`, with the first piece
-                of an encoder-decoder; the cache remembers its keys and values.
-            source_mask: `[batch, source_length] bool`, False on padding; beside `source`.
-            predict_at: `[batch, num_predicted] int32`, as in `__call__`.
+            tokens: Next tokens, `[batch, length] int32`.
+            cache: Result of `init_cache` or of the previous call.
+            positions: Positions, `[batch or 1, length] int32`; None: counted from the cache's index.
+            attention_mask: True where attention is allowed, `[batch, slots]` or
+                `[batch, length, slots] bool`.
+            encoder_output: Result of `encode`, `[batch, source_length, embed_dim]`, in the first
+                call of an encoder-decoder; the cache stores its keys and values.
+            source_mask: True at valid source tokens, `[batch, source_length] bool`, together
+                with `encoder_output`.
+            predict_at: Positions to compute logits for, `[batch, num_predicted] int32`; None: all.
 
         Returns:
             Logits `[batch, length or num_predicted, vocab_size] float32`, and the cache.
         """
-        stack = self.decoder if self.config.has_source else self.only_stack
+        stack = self.decoder if self.config.has_source else self.body
         cross_mask = None
-        if source is not None:
-            cache = cache.replace(source=init_source_cache(self.config, source_mask))
-        if cache.source is not None:
-            cross_mask = make_mask(causal=False, attention_mask=cache.source.mask)
+        if encoder_output is not None:
+            cache = cache.replace(cross_attention=init_cross_attention_cache(self.config, source_mask))
+        if cache.cross_attention is not None:
+            cross_mask = make_mask(causal=False, attention_mask=cache.cross_attention.mask)
         hidden, cache = stack(
             self._embed(tokens),
             positions=positions,
             attention_mask=attention_mask,
             cache=cache,
-            source=source,
+            encoder_output=encoder_output,
             source_mask=cross_mask,
         )
         return self._logits(hidden, predict_at), cache
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
-        """Vectors of what the model writes, `[batch, length, embed_dim] float32`.
+        """Embeds the tokens of the decoder or of the only stack, `[batch, length, embed_dim] float32`.
 
-        A token outside its table becomes NaN, not a neighbour's vector.
+        A token outside the vocabulary becomes NaN instead of being clamped.
         """
         return jnp.take(self._output_embedding(), tokens, axis=0, mode="fill")
 
     def _output_embedding(self) -> jax.Array:
-        """The token embedding on the side of the output, `[vocab_size, embed_dim] float32`."""
+        """Returns the token embedding of the predicted tokens, `[vocab_size, embed_dim] float32`."""
         config = self.config
         separate = config.has_source and not config.share_embeddings
         return self.target_token_embedding if separate else self.token_embedding
 
     def _logits(self, hidden: jax.Array, predict_at: jax.Array | None) -> jax.Array:
-        """Scores of the vocabulary, `[batch, length, vocab_size] float32`."""
+        """Computes logits over the vocabulary, `[batch, length, vocab_size] float32`."""
         config = self.config
         if predict_at is not None:
             hidden = jnp.take_along_axis(hidden, predict_at[:, :, None], axis=1)
@@ -219,9 +228,9 @@ class Transformer(nn.Module):
 
 
 def _check_target(config: TransformerConfig, target_tokens, cache) -> None:
-    """A caller who gives what the architecture does not have, or leaves out what it needs."""
+    """Raises if `target_tokens` or `cache` do not fit the architecture."""
     if config.has_source != (target_tokens is not None):
         needs = "needs" if config.has_source else "has no"
         raise ValueError(f"architecture {config.architecture} {needs} target_tokens")
     if cache is not None and config.architecture != "decoder":
-        raise ValueError(f"architecture {config.architecture} has no cache here")
+        raise ValueError(f"architecture {config.architecture} takes no cache in __call__")

@@ -1,4 +1,4 @@
-"""Optimizers: name to Optax chain, learning rate schedules, clipping, parameter averaging."""
+"""Optimizers, learning rate schedules, gradient clipping, EMA, penalties and per-parameter learning rates."""
 
 from jaxdp.optim.config import OptimizerConfig
 from jaxdp.optim.optimizers import clip_factor, make_optimizer, update_ema

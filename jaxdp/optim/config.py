@@ -1,4 +1,4 @@
-"""What an optimizer needs to know, checked once."""
+"""Optimizer configuration and its validation."""
 
 import math
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ ScheduleName = Literal["constant", "linear", "cosine", "rsqrt", "wsd"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The keys of `config.optim` that concern the update, and the length of the run.
+    """Keys of `config.optim` that affect the update, and the length of the run.
 
-    An optimizer ignores the keys it has no use for: `jaxdp.optim.optimizers`
-    says which ones each reads.
+    Each optimizer reads a subset of the keys, documented at its function in
+    `jaxdp.optim.optimizers`.
 
     Raises:
-        UserError: a value is out of its range; the message names `optim.<key>`.
+        UserError: A value is out of range; the message names `optim.<key>`.
     """
 
     name: OptimizerName
-    learning_rate: float  # peak, after warm-up
+    learning_rate: float  # peak, reached after warm-up
     schedule: ScheduleName
     warmup_steps: int  # updates
     end_learning_rate: float  # at total_steps
-    weight_decay: float  # decoupled, multiplied by the learning rate
+    weight_decay: float  # decoupled; multiplied by the learning rate
     b1: float  # decay of the first moment
     b2: float  # decay of the second moment
-    eps: float  # keeps denominators from zero
+    eps: float  # constant in the denominator
     momentum: float
-    clip_norm: float  # largest global gradient norm; 0: off
+    clip_norm: float  # maximum global gradient norm; 0: off
     total_steps: int  # updates
-    freeze: tuple[str, ...] = ()  # patterns of paths of parameters that stay as they are
-    scales: tuple[tuple[str, float], ...] = ()  # (pattern, factor of the learning rate)
-    layer_decay: float = 1.0  # factor of the learning rate from a layer to the one below it
+    freeze: tuple[str, ...] = ()  # path patterns of frozen parameters
+    scales: tuple[tuple[str, float], ...] = ()  # (path pattern, learning rate factor)
+    layer_decay: float = 1.0  # learning rate of a layer relative to the layer above
 
     def __post_init__(self):
         _check_choice("name", self.name, get_args(OptimizerName))

@@ -1,14 +1,14 @@
-"""Name of an optimizer to its Optax chain.
+"""Optimizers as Optax chains, gradient clipping and EMA of the parameters.
 
-A chain is always direction, then weight decay, then learning rate:
+Every chain applies the direction, then weight decay, then the learning rate:
 
     params -= scale * learning_rate(n) * (direction + weight_decay * params)
 
-so decay is decoupled from the gradient's scaling (Loshchilov and Hutter 2019)
-and multiplied by the learning rate, as in PyTorch's AdamW, for every optimizer.
-It applies to the parameters of `decay_mask`. `scale` is 1 but for the parameters that
-`jaxdp.optim.scaling` has a rule for. Clipping is not in the chain: the
-step knows the norm already and multiplies by `clip_factor`.
+Weight decay is therefore decoupled from the scaling of the gradient (Loshchilov and
+Hutter 2019) and multiplied by the learning rate, as in PyTorch's AdamW, for every
+optimizer. It applies to the parameters of `decay_mask`. `scale` is 1 except for
+parameters with a rule in `jaxdp.optim.scaling`. Clipping is not part of the chain: the
+train step already has the gradient norm and multiplies by `clip_factor`.
 """
 
 from collections.abc import Callable
@@ -24,32 +24,32 @@ from jaxdp.optim.schedules import make_schedule
 from jaxdp.trees import leaf_name
 from jaxdp.typing import PyTree
 
-# One row an iteration, Jordan's same row each time: given a single row Optax
-# unrolls the iterations, which on CPU takes twice the time and several times the memory.
+# Jordan's coefficients once per iteration: given a single tuple, Optax unrolls the
+# iterations, which takes twice the time and several times the memory on CPU.
 MUON_COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
-MUON_UPDATE_RMS = 0.2  # root mean square of an AdamW update, which Muon's is made to match
+MUON_UPDATE_RMS = 0.2  # root mean square of a typical AdamW update, to which Muon's update is rescaled
 
 
 def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Source: Kingma and Ba 2015, algorithm 1. Reads b1, b2, eps."""
+    """Builds Adam's direction. Source: Kingma and Ba 2015, algorithm 1. Reads b1, b2, eps."""
     return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
 
 
 def _sgd(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The gradient itself."""
+    """Returns the gradient itself as the direction."""
     return optax.identity()
 
 
 def _momentum(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Heavy ball: m = momentum * m + gradient. Source: Polyak 1964. Reads momentum."""
+    """Builds heavy-ball momentum, m = momentum * m + gradient. Source: Polyak 1964. Reads momentum."""
     return optax.trace(decay=config.momentum)
 
 
 def _rmsprop(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradient / (root of the mean square + eps), then heavy ball, as in PyTorch.
+    """Builds RMSprop, gradient / (root mean square + eps), with heavy-ball momentum as in PyTorch.
 
-    Source: Tieleman and Hinton 2012, lecture 6.5. Reads b2 (decay of the mean
-    square, which starts at 0 and is not corrected for it), eps, momentum.
+    Source: Tieleman and Hinton 2012, lecture 6.5. Reads b2 (decay of the mean square,
+    which starts at 0 without bias correction), eps, momentum.
     """
     return optax.chain(
         optax.scale_by_rms(decay=config.b2, eps=config.eps, eps_in_sqrt=False),
@@ -58,22 +58,23 @@ def _rmsprop(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _adagrad(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradient / sqrt(sum of squares + eps^2).
+    """Builds Adagrad, gradient / sqrt(sum of squares + eps^2).
 
     Source: Duchi et al. 2011, section 1. Reads eps.
-    Departs: eps^2 under the root, where the paper has eps beside it. The sum
-    starts at 0; Optax's own 0.1 would outweigh a language model's gradients.
+    Differs: eps^2 is inside the root; in the paper eps is added to the root. The sum
+    starts at 0, because Optax's default of 0.1 would outweigh a language model's gradients.
     """
     return optax.scale_by_rss(initial_accumulator_value=0.0, eps=config.eps**2)
 
 
 def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Source: Shazeer and Stern 2018, Adafactor, algorithms 4 and 5, without first moment.
+    """Builds Adafactor without a first moment.
 
-    Reads none of the constants. Steps are relative to each parameter's own root
-    mean square, so its learning rate is some ten times AdamW's: 1e-2 is usual.
-    Departs: factors only where both axes have at least 128 entries, as the
-    authors' own code does.
+    Source: Shazeer and Stern 2018, Adafactor, algorithms 4 and 5. Reads none of the
+    constants. Steps are relative to the root mean square of each parameter, so the
+    learning rate is about ten times that of AdamW; 1e-2 is common.
+    Differs: second moments are factored only if both axes have at least 128 entries, as
+    in the authors' code.
     """
     return per_layer(
         optax.chain(
@@ -85,23 +86,24 @@ def _adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _lion(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2.
+    """Builds Lion.
 
-    Reads b1, b2. Every entry moves by the full learning rate, so it wants a
-    third to a tenth of AdamW's, and as much more weight decay.
+    Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2.
+    Reads b1, b2. Every entry moves by the full learning rate, so a learning rate 3 to 10
+    times smaller than AdamW's and a weight decay larger by the same factor are common.
     """
     return optax.scale_by_lion(b1=config.b1, b2=config.b2)
 
 
 def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Muon's direction for the matrices of the layers, AdamW's for all other parameters.
+    """Builds Muon for the matrices of the layers, and AdamW for all other parameters.
 
-    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural
-    networks; the scale is that of Liu et al. 2025, Muon is Scalable for LLM
-    Training, section 2.2, under which one learning rate and one weight decay
-    serve Muon and AdamW alike. Reads momentum (Nesterov), b1, b2, eps.
-    Departs: both averages of the momentum are corrected for their start at 0,
-    which in the first updates weighs the gradient more.
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks.
+    The scale is that of Liu et al. 2025, Muon is Scalable for LLM Training, section 2.2,
+    so that Muon and AdamW share one learning rate and one weight decay. Reads momentum
+    (Nesterov), b1, b2, eps.
+    Differs: the momentum is bias-corrected, which gives the gradient more weight in the
+    first updates.
     """
     last_two_axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     orthogonalized = optax.contrib.scale_by_muon(
@@ -134,19 +136,19 @@ DIRECTIONS: dict[OptimizerName, Callable[[OptimizerConfig], optax.GradientTransf
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The optimizer of `config`, without clipping.
+    """Builds the optimizer, without clipping.
 
-    Its schedule counts the updates it was asked for, so a step that skips a bad
-    update must keep the old optimizer state. Scanned and unrolled models take
-    equal updates. The state is a nest of tuples and dicts of arrays.
+    The schedule counts calls of `update`, so a step that skips a bad update must keep the
+    old optimizer state. Scanned and unrolled models receive equal updates. The optimizer
+    state consists of tuples, dicts and arrays only.
 
     Args:
-        config: which keys each optimizer reads is said at its function above;
-            all read the schedule's keys and weight_decay, but for adam, which
-            by definition does not decay: with decay it is adamw.
+        config: Optimizer configuration. Each optimizer reads the keys documented at its
+            function above, the keys of the schedule, and weight_decay. The exception is
+            adam, which ignores weight_decay; use adamw instead.
 
     Returns:
-        An Optax transformation; `update` needs the parameters.
+        Optax transformation whose `update` requires the parameters.
     """
     parts = [DIRECTIONS[config.name](config)]
     if config.weight_decay > 0 and config.name != "adam":
@@ -159,28 +161,28 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_factor(norm: jax.Array, max_norm: float) -> jax.Array | float:
-    """What gradients are multiplied by, so that their global norm is at most `max_norm`.
+    """Returns the factor that scales gradients to a global norm of at most `max_norm`.
 
     Source: Pascanu et al. 2013, On the difficulty of training recurrent neural
     networks, section 3.2.
 
     Args:
-        norm: `[]` float32, the global norm of the gradients.
-        max_norm: 0 for no clipping.
+        norm: Global norm of the gradients, `[] float32`.
+        max_norm: Maximum global norm; 0: no clipping.
     """
     return jnp.minimum(1.0, max_norm / norm) if max_norm else 1.0
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float) -> PyTree:
-    """Exponential moving average of the parameters after one more update.
+    """Updates the exponential moving average (EMA) of the parameters.
 
     Args:
-        ema: tree of float32 arrays; at the start a copy of the parameters.
-        params: the updated parameters, a tree of the same structure.
-        decay: share of the old average that stays, 0 to below 1.
+        ema: Previous average, float32; initially a copy of the parameters.
+        params: Updated parameters, a tree of the same structure.
+        decay: Weight of the previous average, at least 0 and below 1.
 
     Returns:
-        decay * ema + (1 - decay) * params, written as a small correction of
-        `ema`, which rounds less when decay is near 1.
+        decay * ema + (1 - decay) * params, computed as a small correction of `ema`, which
+        has a smaller rounding error if the decay is near 1.
     """
     return jax.tree.map(lambda average, param: average + (1 - decay) * (param - average), ema, params)

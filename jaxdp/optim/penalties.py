@@ -1,7 +1,7 @@
-"""L1 and L2 penalties on the parameters, as a part of what is minimised.
+"""L1 and L2 penalties on the parameters, added to the loss.
 
-Unlike decoupled weight decay they go through the optimizer: the gradient that it
-sees, and that is clipped, is that of the whole objective.
+In contrast to decoupled weight decay, penalties contribute to the gradient that is
+clipped and passed to the optimizer.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxdp.typing import PyTree
 
 
 def penalty(params: PyTree, l1: float, l2: float) -> jax.Array:
-    """l1 x sum |p| + l2 / 2 x sum p^2 over the parameters that also decay: `[] float32`.
+    """Computes l1 * sum |p| + l2 / 2 * sum p^2 over the parameters of `decay_mask`, `[] float32`.
 
     Source: Tibshirani 1996 (the lasso); Hoerl and Kennard 1970 (ridge regression).
     """
@@ -29,22 +29,22 @@ def penalty(params: PyTree, l1: float, l2: float) -> jax.Array:
 
 
 def penalized(loss: Callable, l1: float, l2: float) -> Callable:
-    """A loss with the penalties of `optim.l1` and `optim.l2` added.
+    """Adds the penalties of `optim.l1` and `optim.l2` to a loss.
 
-    The step divides sums by the sum of weights, so the penalty is added once for
-    each unit of weight: the mean then holds it once, exactly, however the rows fall
-    on microbatches and devices, and one with nothing but padding adds nothing.
+    The train step divides the sum of losses by the sum of weights, so the penalty is
+    multiplied by the weight of the batch. The mean then contains it exactly once for any
+    distribution of the examples over microbatches and devices.
 
     Args:
-        loss: (params, ...) -> sums, a named tuple with `loss` and `weight`.
-        l1: 0: off.
-        l2: 0: off.
+        loss: Function (params, ...) -> named tuple of sums with `loss` and `weight`.
+        l1: Coefficient of the L1 penalty; 0: off.
+        l2: Coefficient of the L2 penalty; 0: off.
 
     Returns:
-        `loss` itself if both are off.
+        Loss with the penalties; `loss` itself if both are off.
 
     Raises:
-        UserError: one of them is not a number of 0 or more.
+        UserError: A coefficient is negative or not finite.
     """
     for key, value in (("l1", l1), ("l2", l2)):
         if not 0 <= value < float("inf"):

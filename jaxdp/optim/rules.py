@@ -1,7 +1,7 @@
-"""Which rule a parameter falls under, by its path and the rank of one layer's share.
+"""Parameter classification by path and per-layer rank: weight decay, layer matrices.
 
-Scanned stacks of layers have an axis of layers that unrolled ones lack; every
-rule here gives both the same answer.
+Scanned layers have a layer axis that unrolled layers lack. Every rule here gives the
+same result for both.
 """
 
 import re
@@ -16,10 +16,10 @@ _UNROLLED_LAYER = re.compile(r"layer_\d+")
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """True for parameters that decay: all of rank 2 or more, embeddings included.
+    """Returns a tree that is True for parameters with weight decay: those of per-layer rank 2 or more.
 
-    Scales of norms and biases never decay. The rule is nanoGPT's
-    (`configure_optimizers`), on the rank that the parameter has in one layer.
+    This includes embeddings, and excludes norm scales and biases. The rule is that of
+    nanoGPT's `configure_optimizers`.
     """
     return jax.tree.map_with_path(
         lambda path, leaf: per_layer_rank(leaf_name(path), leaf) >= 2, params
@@ -27,7 +27,7 @@ def decay_mask(params: PyTree) -> PyTree:
 
 
 def is_layer_matrix(name: str, leaf) -> bool:
-    """Whether the leaf is a matrix inside a layer: no embedding, output layer, norm or bias."""
+    """Returns whether the leaf is a matrix inside a layer, which excludes embeddings and the output layer."""
     in_layer = any(
         part == SCANNED_LAYERS or _UNROLLED_LAYER.fullmatch(part) for part in name.split("/")
     )
@@ -35,18 +35,18 @@ def is_layer_matrix(name: str, leaf) -> bool:
 
 
 def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The transformation, with each layer of a scanned stack as a parameter of its own.
+    """Applies a transformation separately to each layer of scanned layers.
 
     Args:
-        transformation: one that treats every parameter alone, but looks at its
-            shape or takes means over it, which an axis of layers would spoil.
+        transformation: Optax transformation that treats parameters separately, but whose
+            result depends on their shape or on means over them.
     """
     mapped = optax.GradientTransformation(
         jax.vmap(transformation.init), jax.vmap(transformation.update)
     )
 
     def group(path, leaf) -> str:
-        # Stacks of unequal depth (encoder, decoder) cannot share one vmap.
+        # Encoder and decoder can have different numbers of layers, which one vmap cannot combine.
         return f"layers_{leaf.shape[0]}" if is_scanned(leaf_name(path)) else "single"
 
     def grouped(params: PyTree) -> optax.GradientTransformation:

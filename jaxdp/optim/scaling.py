@@ -1,9 +1,9 @@
-"""Learning rates of single parameters: by rules on their paths, by layer, down to frozen.
+"""Per-parameter learning rates: rules by path, layer-wise decay and frozen parameters.
 
-A rule is a regular expression and a factor. It must match the whole path of a
-parameter as it stands in an unrolled model, `layer_3/attention/query/kernel`; of
-several that match the first counts. In a scanned stack every layer gets the factor
-of its own path, so both kinds of model learn alike. A factor of 0 freezes.
+A rule is a regular expression and a factor. The expression must match the whole path of
+a parameter in the unrolled model, e.g. `layer_3/attention/query/kernel`; the first
+matching rule applies. In scanned layers every layer receives the factor of its own path,
+so scanned and unrolled models train equally. A factor of 0 freezes the parameter.
 """
 
 import re
@@ -19,16 +19,16 @@ from jaxdp.trees import SCANNED_LAYERS, is_scanned, leaf_name, named_leaves
 from jaxdp.typing import PyTree
 
 Rules = Sequence[tuple[str, float]]
-"""(pattern, factor) pairs, the first match counting."""
+"""Pairs (pattern, factor); the first matching pattern applies."""
 
 _LAYER = re.compile(r"(.*?)layer_(\d+)/.*")
 
 
 def scaling_rules(freeze: Sequence[str], scales: Rules) -> Rules:
-    """The rules of `optim.freeze` and `optim.scales`: what is frozen comes first.
+    """Builds the rules of `optim.freeze` and `optim.scales`, with frozen parameters first.
 
     Raises:
-        UserError: a pattern that is none, or a factor below 0.
+        UserError: A pattern is not a regular expression, or a factor is below 0.
     """
     rules = [*((pattern, 0.0) for pattern in freeze), *scales]
     for key, rule in zip(["freeze"] * len(freeze) + ["scales"] * len(scales), rules, strict=True):
@@ -38,28 +38,28 @@ def scaling_rules(freeze: Sequence[str], scales: Rules) -> Rules:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise UserError(f"optim.{key} has {pattern!r}, which is no regular expression: {error}.") from error
+            raise UserError(f"optim.{key} has {pattern!r}, which is not a regular expression: {error}.") from error
         if not (isinstance(factor, int | float) and 0 <= factor < float("inf")):
             raise UserError(f"optim.{key} has the factor {factor!r} for {pattern!r}; expected 0 or above.")
     return tuple((pattern, float(factor)) for pattern, factor in rules)
 
 
 def layer_scales(params: PyTree, layer_decay: float) -> dict[str, float]:
-    """Factors that fall from the top of the model to its embeddings.
+    """Computes learning rate factors that decrease from the top of the model to the embeddings.
 
-    The last layer of a stack, and what is above, has 1 * decay and 1; each layer
-    below has `decay` times the factor of the one above it, and embeddings one more.
+    Parameters above the layers have factor 1, the last layer has `layer_decay`, and each
+    layer has `layer_decay` times the factor of the layer above. Embeddings count as one
+    more layer below the first.
 
     Source: Howard and Ruder 2018, ULMFiT, section 3.2; in this form Clark et al. 2020,
-    ELECTRA, appendix B. Departs: encoder and decoder count their layers each from
-    its own top.
+    ELECTRA, appendix B. Differs: encoder and decoder each count from their own last layer.
 
     Args:
-        params: or their shapes.
-        layer_decay: above 0, at most 1; 1: all alike.
+        params: Parameters, or their shapes.
+        layer_decay: Factor from one layer to the next lower one, above 0 and at most 1; 1: off.
 
     Returns:
-        The factor of every parameter by its path in the unrolled model.
+        Factor of every parameter by its path in the unrolled model.
     """
     names = [name for unrolled in _unrolled_names(params).values() for name in unrolled]
     found = {name: _LAYER.fullmatch(name) for name in names}
@@ -78,22 +78,22 @@ def layer_scales(params: PyTree, layer_decay: float) -> dict[str, float]:
 
 
 def update_scales(params: PyTree, rules: Rules, layer_decay: float) -> PyTree:
-    """What the learning rate of every parameter is multiplied by.
+    """Computes the learning rate factor of every parameter.
 
     Args:
-        params: or their shapes.
-        rules: from `scaling_rules`; a parameter that none matches has the factor 1.
-        layer_decay: see `layer_scales`; multiplies the rule's factor.
+        params: Parameters, or their shapes.
+        rules: Result of `scaling_rules`; a parameter without a matching rule has factor 1.
+        layer_decay: Decay of `layer_scales`, multiplied by the factor of the rule.
 
     Returns:
-        A tree of float32 arrays: `[]`, and in scanned stacks `[num_layers, 1, ...]`,
-        which broadcasts to the parameter.
+        Tree of float32 arrays that broadcast to the parameters: `[]`, or
+        `[num_layers, 1, ...]` for scanned layers.
 
     Raises:
-        UserError: a rule that matches nothing, or nothing is left to learn.
+        UserError: A rule matches no parameter, or all parameters are frozen.
     """
     if not 0 < layer_decay <= 1:
-        raise UserError(f"optim.layer_decay is {layer_decay}; expected above 0 and at most 1, 1 being off.")
+        raise UserError(f"optim.layer_decay is {layer_decay}; expected above 0 and at most 1 (off).")
     unrolled = _unrolled_names(params)
     by_name = layer_scales(params, layer_decay)
     for name in by_name:
@@ -103,11 +103,11 @@ def update_scales(params: PyTree, rules: Rules, layer_decay: float) -> PyTree:
         if not any(re.fullmatch(pattern, name) for name in by_name):
             shown = ", ".join(sorted(by_name)[:3])
             raise UserError(
-                f"optim.freeze or optim.scales has {pattern!r}, which matches no parameter: expected a "
-                f"regular expression of whole paths, such as {shown}; jaxdp inspect lists them all."
+                f"optim.freeze or optim.scales has {pattern!r}, which matches no parameter; expected a "
+                f"regular expression for whole paths such as {shown}; jaxdp inspect lists all paths."
             )
     if not any(by_name.values()):
-        raise UserError("optim.freeze and optim.scales freeze every parameter: leave one to be learned.")
+        raise UserError("optim.freeze and optim.scales freeze every parameter; leave at least one to train.")
 
     def scale(path, leaf) -> np.ndarray:
         name = leaf_name(path)
@@ -118,10 +118,10 @@ def update_scales(params: PyTree, rules: Rules, layer_decay: float) -> PyTree:
 
 
 def scale_by_rules(rules: Rules, layer_decay: float) -> optax.GradientTransformation:
-    """Multiplies finished updates, weight decay and all; the last of an optimizer's chain."""
+    """Builds a transformation that scales complete updates, including weight decay; the last one of a chain."""
 
     def scaled(updates: PyTree, _params) -> PyTree:
-        # Where, so that an update which is not finite cannot get through a factor of 0.
+        # 0 times an update that is not finite would be NaN, so frozen parameters are set to 0.
         return jax.tree.map(
             lambda update, scale: jnp.where(scale > 0, update * scale, 0.0),
             updates,
@@ -132,13 +132,13 @@ def scale_by_rules(rules: Rules, layer_decay: float) -> optax.GradientTransforma
 
 
 def holding_frozen(loss: Callable, rules: Rules) -> Callable:
-    """A loss whose gradient for frozen parameters is 0, and is not computed where it is not needed.
+    """Stops the gradient of a loss at frozen parameters, so that it is not computed.
 
-    The norm that gradients are clipped by is then that of what is learned.
+    The gradient norm used for clipping then covers the trained parameters only.
 
     Args:
-        loss: (params, ...) -> anything.
-        rules: from `scaling_rules`.
+        loss: Function (params, ...) -> any result.
+        rules: Result of `scaling_rules`.
     """
     if all(factor > 0 for _, factor in rules):
         return loss
@@ -156,15 +156,15 @@ def holding_frozen(loss: Callable, rules: Rules) -> Callable:
 
 
 def _unrolled_names(params: PyTree) -> dict[str, list[str]]:
-    """Each parameter's path -> its paths in the unrolled model, one a layer of a scanned stack."""
+    """Returns, by path, the paths of each parameter in the unrolled model: one per scanned layer."""
     names = {}
     for name, leaf in named_leaves(params):
         names[name] = [name]
         if is_scanned(name):
             parts = name.split("/")
-            place = parts.index(SCANNED_LAYERS)
+            index = parts.index(SCANNED_LAYERS)
             names[name] = [
-                "/".join([*parts[:place], f"layer_{number}", *parts[place + 1 :]])
+                "/".join([*parts[:index], f"layer_{number}", *parts[index + 1 :]])
                 for number in range(leaf.shape[0])
             ]
     return names

@@ -1,22 +1,22 @@
-"""Learning rate as a function of the number of updates already applied.
+"""Learning rate schedules: constant, linear, cosine, rsqrt, wsd, all with linear warm-up.
 
-Let `n` be that number (0 at the first update), `w` = `warmup_steps`, `t` =
-`total_steps`, `peak` = `learning_rate` and `end` = `end_learning_rate`. While
+Let `n` be the number of applied updates (0 at the first update), `w` = `warmup_steps`,
+`t` = `total_steps`, `peak` = `learning_rate` and `end` = `end_learning_rate`. For
 `n < w`, every schedule gives
 
     peak * (n + 1) / (w + 1)
 
-and from `n = w` on
+and for `n >= w`
 
     constant    peak
     linear      end + (peak - end) * (1 - r)
     cosine      end + (peak - end) * (1 + cos(pi * r)) / 2
     rsqrt       peak * sqrt(max(w, 1) / max(n, 1))
-    wsd         peak, and over the last fifth of t linear from peak to end
+    wsd         peak, then linear from peak to end over the last fifth of t
 
-with `r = min((n - w) / (t - w), 1)`, so `end` is reached at `n = t`, one past
-the last update, and holds after it. A warm-up longer than the run is not
-shortened: the run ends while the rate still rises.
+with `r = min((n - w) / (t - w), 1)`. `end` is reached at `n = t`, one past the last
+update, and kept from there on. A warm-up longer than the run is not shortened: the run
+ends while the learning rate still increases.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ import optax
 
 from jaxdp.optim.config import OptimizerConfig, ScheduleName
 
-DECAY_SHARE = 0.2  # of total_steps, at the end of a wsd run
+DECAY_SHARE = 0.2  # length of the decay of wsd as a fraction of total_steps
 
 
 def _ramp(count: jax.Array, start: int, stop: int) -> jax.Array:
-    """0 up to `start`, 1 from `stop` on, linear between."""
+    """Returns 0 up to `start`, 1 from `stop` on, and a linear ramp in between."""
     return jnp.clip((count - start) / max(stop - start, 1), 0.0, 1.0)
 
 
@@ -45,26 +45,27 @@ def _linear(count: jax.Array, config: OptimizerConfig) -> jax.Array:
 
 
 def _cosine(count: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Source: Loshchilov and Hutter 2017, SGDR, section 3, without restarts."""
+    """Computes the cosine decay. Source: Loshchilov and Hutter 2017, SGDR, section 3, without restarts."""
     span = config.learning_rate - config.end_learning_rate
     half_turn = jnp.pi * _ramp(count, config.warmup_steps, config.total_steps)
     return config.end_learning_rate + span * 0.5 * (1.0 + jnp.cos(half_turn))
 
 
 def _rsqrt(count: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Source: Vaswani et al. 2017, Attention Is All You Need, section 5.3.
+    """Computes the inverse square root decay.
 
-    Departs: scaled so that the peak is `learning_rate`, whatever the width.
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 5.3.
+    Differs: scaled to the peak `learning_rate`, independent of the model width.
     """
     warmup = max(config.warmup_steps, 1)
     return config.learning_rate * jnp.sqrt(warmup / jnp.maximum(count, warmup))
 
 
 def _wsd(count: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Warm-up, stable, decay.
+    """Computes the warmup-stable-decay (WSD) schedule.
 
     Source: Hu et al. 2024, MiniCPM, section 4.
-    Departs: the decay is linear and takes a fifth of the run, not exponential over a tenth.
+    Differs: linear decay over a fifth of the run instead of exponential decay over a tenth.
     """
     decay_steps = round(DECAY_SHARE * config.total_steps)
     start = max(config.total_steps - decay_steps, config.warmup_steps)
@@ -82,15 +83,17 @@ SCHEDULES: dict[ScheduleName, Callable[[jax.Array, OptimizerConfig], jax.Array]]
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """The learning rate of `config`, by the formulas at the top of this file.
+    """Builds the learning rate schedule by the formulas at the top of this file.
+
+    Warm-up and cosine decay equal those of nanoGPT's `get_lr`.
 
     Args:
-        config: reads schedule, learning_rate, end_learning_rate, warmup_steps, total_steps.
+        config: Optimizer configuration; reads schedule, learning_rate, end_learning_rate,
+            warmup_steps and total_steps.
 
     Returns:
-        `schedule(count) -> learning rate`: count of applied updates, int or
-        `[...] int32`; the rate `[...] float32`. It can be jitted. Warm-up and
-        cosine are those of nanoGPT's `get_lr`.
+        Function from the number of applied updates (int or `[...] int32`) to the learning
+        rate (`[...] float32`); can be jitted.
     """
     after_warmup = SCHEDULES[config.schedule]
 

@@ -1,8 +1,8 @@
-"""Which losses are spikes: far above the running mean of the losses before.
+"""Loss spike detection: compares each loss with a running mean of the previous losses.
 
-The mean is kept in the optimizer's state, as Optax's own rules that watch the
-loss do: it is saved and restored with it, equal on all devices, and a skipped
-update, whose loss must not raise it, leaves it untouched like all else.
+The mean is part of the optimizer state, as in Optax's own transformations that depend on
+the loss. It is therefore saved with checkpoints, equal on all devices, and unaffected by
+skipped updates.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,23 @@ import optax
 from jaxdp.typing import PyTree
 
 SPIKE_MEMORY = 50
-"""Updates over which the mean forgets: its weight of the newest loss is 1 / SPIKE_MEMORY."""
+"""Time constant of the running mean in updates: the newest loss has the weight 1 / SPIKE_MEMORY."""
 
 SPIKE_WARMUP = 20
-"""Losses that must have been seen before one can be a spike: the first ones fall too quickly."""
+"""Number of losses before detection starts, because the first losses fall too quickly."""
 
 
 class LossMean(NamedTuple):
     """State of `track_loss`."""
 
-    loss_mean: jax.Array  # [] float32, of the updates that were applied
-    loss_count: jax.Array  # [] int32, how many there were
+    loss_mean: jax.Array  # [] float32, running mean over applied updates
+    loss_count: jax.Array  # [] int32, number of applied updates
 
 
 def track_loss() -> optax.GradientTransformationExtraArgs:
-    """Leaves updates as they are and averages the losses, given to `update` as `value`.
+    """Builds a transformation that averages the losses passed to `update` as `value`, and keeps updates unchanged.
 
-    The plain mean of the first SPIKE_MEMORY losses, then an exponential one.
+    The mean is arithmetic over the first `SPIKE_MEMORY` losses, then exponential.
     """
 
     def init(params: PyTree) -> LossMean:
@@ -46,11 +46,11 @@ def track_loss() -> optax.GradientTransformationExtraArgs:
 
 
 def is_spike(opt_state: PyTree, loss: jax.Array, factor: float) -> jax.Array:
-    """Whether a loss is more than `factor` times the mean in the state of `track_loss`, [] bool.
+    """Returns whether a loss exceeds `factor` times the running mean of `track_loss`, `[] bool`.
 
-    Source: Chowdhery et al. 2022, PaLM, section 5.1, which restarts before a
-    spike and skips the batches around it. Departs: a spike is told by a factor,
-    and its update is skipped before it does harm.
+    Source: Chowdhery et al. 2022, PaLM, section 5.1, which restarts before a spike and
+    skips the batches around it. Differs: spikes are detected by a factor, and their
+    updates are skipped before they affect the parameters.
     """
     mean, count = (optax.tree.get(opt_state, name) for name in LossMean._fields)
     return (count >= SPIKE_WARMUP) & (loss > factor * mean)

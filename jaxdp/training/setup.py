@@ -11,7 +11,7 @@ from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
 from jaxdp.inference.evaluate import Evaluator
 from jaxdp.metrics import MetricSpec
-from jaxdp.model import flops_per_row
+from jaxdp.model import flops_per_sequence
 from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import (
@@ -172,7 +172,7 @@ class TrainingSetup:
         """Model FLOPs of one update over all devices."""
         length, num_predicted = self.config.data.length, self.task.num_predicted
         model = self.model.config
-        flops = flops_per_row(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
+        flops = flops_per_sequence(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
         return float(flops) * self.config.global_batch_size
 
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:

@@ -223,7 +223,7 @@ def test_equals_are_told_apart_as_greedy_does():
         ({"num_beams": 0}, "--num_beams=0 must be 1"),
         ({"num_beams": 2, "length_penalty": -0.1}, "length_penalty = -0.1"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty = nan"),
-        ({"num_beams": 2, "num_returned": 3}, "3 hypotheses cannot be returned of --num_beams=2"),
+        ({"num_beams": 2, "num_returned": 3}, "3 hypotheses cannot be returned with --num_beams=2"),
         ({"num_beams": 2, "num_returned": 0}, "0 hypotheses"),
     ],
 )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdp.decoding.sampling import Sampling, draw, filtered_logits
+from jaxdp.decoding.sampling import Sampling, filtered_logits, sample_tokens
 from jaxdp.errors import UserError
 
 VOCAB_SIZE = 11
@@ -69,7 +69,7 @@ def test_the_likeliest_token_always_stays():
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_k=1), Sampling(top_p=1e-9)])
 def test_greedy(sampling):
     logits = logits_of(20)
-    tokens = draw(jnp.asarray(logits), jax.random.split(jax.random.key(0), 20), sampling)
+    tokens = sample_tokens(jnp.asarray(logits), jax.random.split(jax.random.key(0), 20), sampling)
     assert tokens.dtype == jnp.int32
     np.testing.assert_array_equal(tokens, logits.argmax(axis=1))
 
@@ -77,7 +77,7 @@ def test_greedy(sampling):
 def test_tokens_are_drawn_with_their_probabilities():
     logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
     draws = 20000
-    tokens = jax.jit(draw, static_argnums=2)(
+    tokens = jax.jit(sample_tokens, static_argnums=2)(
         jnp.asarray(np.tile(logits, (draws, 1))),
         jax.random.split(jax.random.key(0), draws),
         Sampling(temperature=2.0, top_k=3),
@@ -91,10 +91,10 @@ def test_tokens_are_drawn_with_their_probabilities():
 def test_a_rows_draw_depends_on_its_key_and_logits_alone():
     keys, logits = jax.random.split(jax.random.key(1), 8), jnp.asarray(logits_of(8))
     sampling = Sampling(top_p=0.95)
-    whole = draw(logits, keys, sampling)
+    whole = sample_tokens(logits, keys, sampling)
     order = np.array([5, 2, 7])
-    np.testing.assert_array_equal(draw(logits[order], keys[order], sampling), whole[order])
-    other = draw(logits, jax.random.split(jax.random.key(2), 8), sampling)
+    np.testing.assert_array_equal(sample_tokens(logits[order], keys[order], sampling), whole[order])
+    other = sample_tokens(logits, jax.random.split(jax.random.key(2), 8), sampling)
     assert (np.asarray(other) != np.asarray(whole)).any()
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny_models import LENGTH, VOCAB_SIZE, quick_jit, random_params, tiny_config
 
 from jaxdp.model import (
-    flops_per_row,
+    flops_per_sequence,
     flops_per_token,
     init_params,
     model_config,
@@ -86,10 +86,10 @@ def test_flops_of_an_encoder_decoder_by_hand():
     decoder = 3 * (2 * attention + mlp + 3 * norm) + norm - of_source
     pairs = 8 * 8 + 3 * (5 * 5 + 5 * 8)
     expected = 6 * (encoder * 8 + of_source * 8 + decoder * 5 + 16 * 11 * 5) + 12 * 4 * 4 * pairs
-    assert flops_per_row(config, 8, target_length=5) == expected
+    assert flops_per_sequence(config, 8, target_length=5) == expected
     assert flops_per_token(config, 8, target_length=5) == expected / 8
     with pytest.raises(ValueError, match="target_length"):
-        flops_per_row(config, 8)
+        flops_per_sequence(config, 8)
 
 
 def test_flops_of_heads_by_hand():
@@ -98,10 +98,10 @@ def test_flops_of_heads_by_hand():
     attention = 12 * 2 * 4 * 4 * LENGTH * LENGTH
     masked = tiny_config(architecture="encoder", head="masked_lm")
     head = 16 * 16 + 16 + 16 * VOCAB_SIZE
-    assert flops_per_row(masked, LENGTH, num_predicted=2) == 6 * (layers * LENGTH + head * 2) + attention
+    assert flops_per_sequence(masked, LENGTH, num_predicted=2) == 6 * (layers * LENGTH + head * 2) + attention
     labels = tiny_config(architecture="encoder", head="classification", num_labels=3)
     head = 16 * 16 + 16 + 16 * 3 + 3
-    assert flops_per_row(labels, LENGTH) == 6 * (layers * LENGTH + head) + attention
+    assert flops_per_sequence(labels, LENGTH) == 6 * (layers * LENGTH + head) + attention
 
 
 @pytest.mark.parametrize("tie_embeddings", [True, False])

@@ -11,7 +11,7 @@ from tiny_models import jitted, quick_jit, random_params, random_tokens, tiny_co
 from jaxdp.errors import UserError
 from jaxdp.model import attention as attention_module
 from jaxdp.model import init_cache
-from jaxdp.model.attention import library_attention, plain_attention, uses_cudnn
+from jaxdp.model.attention import fused_attention, reference_attention, uses_cudnn
 from jaxdp.model.masks import make_mask
 
 CUDNN = {"dtype": "bfloat16", "embed_dim": 32}
@@ -20,7 +20,7 @@ CUDNN = {"dtype": "bfloat16", "embed_dim": 32}
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
+def test_fused_attention_equals_the_reference(causal, num_kv_heads, masked):
     """The layout and mask of the cuDNN path, on the implementation that runs here."""
     random = np.random.default_rng(0)
     query = jnp.asarray(random.normal(size=(2, 6, 4, 8)), jnp.float32)
@@ -32,19 +32,19 @@ def test_library_attention_equals_plain_attention(causal, num_kv_heads, masked):
         attention_mask=padding if masked else None,
     )
 
-    def plain(query, key, value):
+    def reference(query, key, value):
         heads_first = (part.transpose(0, 2, 1, 3) for part in (query, key, value))
-        return plain_attention(*heads_first, mask).transpose(0, 2, 1, 3)
+        return reference_attention(*heads_first, mask).transpose(0, 2, 1, 3)
 
-    def library(query, key, value):
-        return library_attention(query, key, value, mask, implementation="xla")
+    def fused(query, key, value):
+        return fused_attention(query, key, value, mask, implementation="xla")
 
     def weighted(attend):
         return quick_jit(
             jax.value_and_grad(lambda *parts: (attend(*parts) * jnp.cos(query)).sum(), argnums=(0, 1, 2))
         )(query, key, value)
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), weighted(library), weighted(plain))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), weighted(fused), weighted(reference))
 
 
 def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):
@@ -53,11 +53,11 @@ def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):
     expected = jitted(plain)(params, tokens)
     calls = []
 
-    def library(*arguments):
+    def fused(*arguments):
         calls.append(arguments)
-        return library_attention(*arguments, implementation="xla")
+        return fused_attention(*arguments, implementation="xla")
 
-    monkeypatch.setattr(attention_module, "library_attention", library)
+    monkeypatch.setattr(attention_module, "fused_attention", fused)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(jitted(config)(params, tokens), expected, atol=0.1)
     assert len(calls) == config.num_layers

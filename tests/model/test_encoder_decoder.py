@@ -189,13 +189,13 @@ def test_cached_decoding_equals_full_forward(positions, options):
     assert encoded.shape == (2, SOURCE, 16)
     decode = jitted(config, method="decode")
     cache, logits, start = init_cache(config, 2, TARGET), [], 0
-    given = {"source": encoded, "source_mask": valid}
+    given = {"encoder_output": encoded, "source_mask": valid}
     for length in (3, 1, 1, 1, 1, 1):
         part, cache = decode(params, target[:, start : start + length], cache=cache, **given)
         logits.append(part)
         start, given = start + length, {}
         assert cache.index == start
-    assert {leaf.shape[-4:] for leaf in jax.tree.leaves(cache.source.values)} == {(2, config.num_kv_heads, SOURCE, 4)}
+    assert {leaf.shape[-4:] for leaf in jax.tree.leaves(cache.cross_attention.values)} == {(2, config.num_kv_heads, SOURCE, 4)}
     expected = jitted(config)(params, source, attention_mask=valid, target_tokens=target)
     np.testing.assert_allclose(np.concatenate(logits, 1), expected, atol=2e-5)
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.model.stacking import stack_layers
+from jaxdp.model.scanned_layers import stack_layers
 from jaxdp.optim.scaling import (
     holding_frozen,
     layer_scales,
@@ -134,7 +134,7 @@ def test_the_model_stacks_as_this_test_does():
 @pytest.mark.parametrize(
     ("freeze", "scales", "problem"),
     [
-        (("layer_[",), (), r"optim\.freeze has 'layer_\[', which is no regular expression"),
+        (("layer_[",), (), r"optim\.freeze has 'layer_\[', which is not a regular expression"),
         ((), (("a", -1.0),), r"optim\.scales has the factor -1.0 for 'a'; expected 0 or above"),
         ((), ("ab",), r"optim\.scales has the factor 'b'"),
         ((), ("abc",), r"optim\.scales has 'abc'; expected pairs"),

@@ -1,4 +1,4 @@
-"""Parameters of scanned and of unrolled layers, each made from the other."""
+"""Conversion of parameters between scanned layers (one array for all layers) and unrolled layers."""
 
 import re
 
@@ -9,17 +9,17 @@ from jaxdp.trees import SCANNED_LAYERS
 from jaxdp.typing import PyTree
 
 STACKS = ("encoder", "decoder")
-"""Subtrees with layers of their own: the stacks of an encoder-decoder."""
+"""Subtrees of an encoder-decoder, each with layers of its own."""
 
 
 def _layer_names(params: PyTree) -> list[str]:
-    """`layer_0`, `layer_1`, ... in order of their number."""
+    """Returns `layer_0`, `layer_1`, ... in numerical order."""
     names = [name for name in params if re.fullmatch(r"layer_\d+", name)]
     return sorted(names, key=lambda name: int(name.removeprefix("layer_")))
 
 
 def stack_layers(params: PyTree) -> PyTree:
-    """Turn subtrees `layer_0`, `layer_1`, ... into one `layers` with the layer as axis 0."""
+    """Stacks the subtrees `layer_0`, `layer_1`, ... into one subtree `layers` with the layer as axis 0."""
     names = _layer_names(params)
     stacked = _by_stack(stack_layers, {name: leaf for name, leaf in params.items() if name not in names})
     if names:
@@ -29,7 +29,7 @@ def stack_layers(params: PyTree) -> PyTree:
 
 
 def unstack_layers(params: PyTree) -> PyTree:
-    """Turn the subtree `layers` into `layer_0`, `layer_1`, ...: the inverse of `stack_layers`."""
+    """Splits the subtree `layers` into `layer_0`, `layer_1`, ...; the inverse of `stack_layers`."""
     rest = {name: leaf for name, leaf in params.items() if name != SCANNED_LAYERS}
     unstacked = _by_stack(unstack_layers, rest)
     if SCANNED_LAYERS in params:
@@ -40,5 +40,5 @@ def unstack_layers(params: PyTree) -> PyTree:
 
 
 def _by_stack(convert, params: PyTree) -> PyTree:
-    """The stacks of an encoder-decoder converted one by one, the rest as it is."""
+    """Converts the encoder and the decoder separately and keeps all other parameters."""
     return {name: convert(leaf) if name in STACKS else leaf for name, leaf in params.items()}
