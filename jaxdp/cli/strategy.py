@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jaxdp.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxdp.decoding.strategy import Strategy
+    from jaxdp.decoding.strategy import DecodingStrategy
 
 TEMPERATURE, LENGTH_PENALTY = 0.8, 0.6
 
@@ -25,7 +25,7 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="text i is drawn from seed + i")
 
 
-def chosen_strategy(options: argparse.Namespace, draws: bool) -> tuple["Strategy | None", int]:
+def chosen_strategy(options: argparse.Namespace, draws: bool) -> tuple["DecodingStrategy | None", int]:
     """How texts are written, and how many are drawn for each request.
 
     Args:

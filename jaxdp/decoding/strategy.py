@@ -10,13 +10,13 @@ from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.typing import PyTree
 
-Strategy = BeamSearch | Sampling
+DecodingStrategy = BeamSearch | Sampling
 
 
-def make_strategy(
+def make_decode_function(
     apply: Callable,
     make_cache: Callable[[int, int], PyTree],
-    strategy: Strategy,
+    strategy: DecodingStrategy,
     *,
     num_new: int,
     eos_id: int,
@@ -29,7 +29,7 @@ def make_strategy(
     return make(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
 
 
-def until_end(tokens: np.ndarray, eos_id: int) -> np.ndarray:
+def truncate_at_eos(tokens: np.ndarray, eos_id: int) -> np.ndarray:
     """Returns the tokens of a generated text `[num_new] int32` before the first eos."""
     ends = np.flatnonzero(tokens == eos_id)
     return tokens[: ends[0]] if ends.size else tokens

@@ -23,7 +23,7 @@ from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.data.named_files import with_word_lists
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
-from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
+from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
 from jaxdp.errors import UserError
 from jaxdp.hardware.cores import num_cores
 from jaxdp.inference.initial_params import weights_key
@@ -71,7 +71,7 @@ def generate(
     prompts: str | Iterable[str],
     *,
     max_new_tokens: int | None = None,
-    strategy: Strategy = DEFAULT_SAMPLING,
+    strategy: DecodingStrategy = DEFAULT_SAMPLING,
     num_samples: int = 1,
     seed: int = 0,
     step: str | int = "latest",
@@ -187,7 +187,7 @@ class _Decoder:
         model: Transformer,
         params: PyTree,
         topology: Topology,
-        strategy: Strategy,
+        strategy: DecodingStrategy,
         eos_id: int,
     ):
         self._model, self._params, self._topology = model, params, topology
@@ -219,7 +219,7 @@ class _Decoder:
         """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
         found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
         return [
-            [(until_end(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            [(truncate_at_eos(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
             for texts, scores in zip(found["tokens"], found["scores"], strict=True)
         ]
 
@@ -238,7 +238,7 @@ class _Decoder:
             drawn += num_new
             if all(self._eos_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
                 break
-        return [until_end(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
+        return [truncate_at_eos(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
 
     def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
         """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""
@@ -262,7 +262,7 @@ class _Decoder:
         return {name: array.reshape(num_rows, *array.shape[2:])[: len(texts)] for name, array in found.items()}
 
     def _compile(self, rows: int, width: int, num_new: int):
-        decode = make_strategy(
+        decode = make_decode_function(
             functools.partial(apply_model, self._model),
             functools.partial(init_cache, self._model.config),
             self._strategy,

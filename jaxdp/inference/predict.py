@@ -27,7 +27,7 @@ from jaxdp.data.reading.raw_records import RawRecord, open_input, read_raw
 from jaxdp.data.reading.tables import parsed_delimiter
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
-from jaxdp.decoding.strategy import Strategy
+from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.hardware.cores import num_cores
 from jaxdp.inference.initial_params import weights_key
@@ -92,7 +92,7 @@ class Predictor:
         self,
         workdir: str | os.PathLike,
         *,
-        strategy: Strategy | None = None,
+        strategy: DecodingStrategy | None = None,
         num_samples: int = 1,
         seed: int = 0,
         num_candidates: int | None = None,
@@ -230,7 +230,7 @@ def predict(
     workdir: str | os.PathLike,
     records: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]],
     *,
-    strategy: Strategy | None = None,
+    strategy: DecodingStrategy | None = None,
     num_samples: int = 1,
     seed: int = 0,
     num_candidates: int | None = None,

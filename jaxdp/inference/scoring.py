@@ -10,7 +10,7 @@ import numpy as np
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.decoding.beam import BeamSearch
-from jaxdp.decoding.strategy import Strategy, make_strategy, until_end
+from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
 from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.control_word import compile_agreement
@@ -56,7 +56,7 @@ class TextWriter:
         abstract_params: shapes and shardings of the parameters to come.
         strategy: how texts are written.
         num_texts: how many are asked for at once, about.
-        decoding: (apply, make_cache) as `make_strategy` takes them; None: the model's own.
+        decoding: (apply, make_cache) as `make_decode_function` takes them; None: the model's own.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class TextWriter:
         vocabularies: Vocabularies,
         topology: Topology,
         abstract_params: PyTree,
-        strategy: Strategy,
+        strategy: DecodingStrategy,
         num_texts: int,
         decoding: tuple[Callable, Callable] | None = None,
     ):
         self._task, self._topology = task, topology
         self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.eos_id
         self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
-        write = make_strategy(
+        write = make_decode_function(
             *(decoding or (functools.partial(apply_model, model), functools.partial(init_cache, model.config))),
             strategy,
             num_new=task.row_lengths[task.generated_field],
@@ -148,7 +148,7 @@ class TextWriter:
         """What was found for a row; a search that ran out of hypotheses found fewer than were asked for."""
         texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
         return [
-            Written(self._tokenizer.decode(until_end(tokens, self._tokenizer.eos_id)), *values)
+            Written(self._tokenizer.decode(truncate_at_eos(tokens, self._tokenizer.eos_id)), *values)
             for number, (tokens, values) in enumerate(zip(found["tokens"][row], texts, strict=True))
             if number == 0 or values[0] != -np.inf
         ]
