@@ -214,7 +214,7 @@ def test_what_the_architecture_does_not_have_is_refused():
     params, (source, target), apply = random_params(config), random_pair(), jitted(config)
     with pytest.raises(ValueError, match="encoder_decoder needs target_tokens"):
         apply(params, source)
-    with pytest.raises(ValueError, match="no cache here"):
+    with pytest.raises(ValueError, match="takes no cache in __call__"):
         apply(params, source, target_tokens=target, cache=init_cache(config, 2, 4))
     with pytest.raises(ValueError, match="decoder has no target_tokens"):
         jitted(tiny_config())(random_params(tiny_config()), source, target_tokens=target)

@@ -148,7 +148,7 @@ def test_rules_that_are_none_are_refused(freeze, scales, problem):
 @pytest.mark.parametrize(
     ("rules", "layer_decay", "problem"),
     [
-        ((("embedding", 0.1),), 1.0, r"has 'embedding', which matches no parameter: .* such as classifier/kernel, "),
+        ((("embedding", 0.1),), 1.0, r"has 'embedding', which matches no parameter; .* such as classifier/kernel, "),
         (((".*", 0.0),), 1.0, "freeze every parameter"),
         ((), 0.0, r"optim\.layer_decay is 0.0; expected above 0"),
         ((), 1.5, r"optim\.layer_decay is 1.5"),
