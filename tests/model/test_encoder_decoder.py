@@ -218,7 +218,7 @@ def test_what_the_architecture_does_not_have_is_refused():
         apply(params, source, target_tokens=target, cache=init_cache(config, 2, 4))
     with pytest.raises(ValueError, match="decoder has no target_tokens"):
         jitted(tiny_config())(random_params(tiny_config()), source, target_tokens=target)
-    with pytest.raises(UserError, match=r"7 positions \(data\.length\), but the row has room for 8"):
+    with pytest.raises(UserError, match=r"7 positions \(data\.length\), but the sequence has 8 tokens"):
         apply(params, target, target_tokens=target)
-    with pytest.raises(UserError, match=r"8 positions \(data\.target_length\).*room for 9"):
+    with pytest.raises(UserError, match=r"8 positions \(data\.target_length\).*the sequence has 9 tokens"):
         apply(params, source, target_tokens=jnp.zeros((2, 9), jnp.int32))

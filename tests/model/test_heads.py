@@ -104,9 +104,9 @@ def test_hidden_states_are_those_that_the_head_reads():
 
 
 def test_a_head_that_does_not_fit_is_refused():
-    with pytest.raises(UserError, match=r"architecture = decoder cannot have the head masked_lm.*is encoder"):
+    with pytest.raises(UserError, match=r"architecture = decoder does not support the head masked_lm.*is encoder"):
         tiny_config(head="masked_lm")
-    with pytest.raises(UserError, match=r"encoder_decoder cannot have the head classification.*encoder or decoder"):
+    with pytest.raises(UserError, match=r"encoder_decoder does not support the head classification.*encoder or decoder"):
         classifier_config(architecture="encoder_decoder")
     with pytest.raises(ValueError, match="num_labels = 0"):
         classifier_config(num_labels=0)
