@@ -121,15 +121,11 @@ def summarize_multi_label(probabilities: np.ndarray, labels: np.ndarray, names: 
         calibration takes every label of every example as one statement, and
         `confusion_matrix` is one [[without, wrongly given], [missed, rightly given]] a label.
     """
+    from sklearn.metrics import multilabel_confusion_matrix
+
     probabilities = np.asarray(probabilities, np.float64)
     is_true, is_given = np.asarray(labels) > 0, probabilities > THRESHOLD
-    confusion = [
-        [
-            [int((~true & ~given).sum()), int((~true & given).sum())],
-            [int((true & ~given).sum()), int((true & given).sum())],
-        ]
-        for true, given in zip(is_true.T, is_given.T, strict=True)
-    ]
+    confusion = multilabel_confusion_matrix(is_true, is_given) if len(is_true) else np.zeros((len(names), 2, 2), int)
     return _summary(
         "multi_label",
         names,
@@ -138,7 +134,7 @@ def summarize_multi_label(probabilities: np.ndarray, labels: np.ndarray, names: 
         probabilities=probabilities,
         accuracy=_mean((is_true == is_given).all(axis=1)),
         calibration=calibration(probabilities.ravel(), is_true.ravel()),
-        confusion=confusion,
+        confusion=confusion.tolist(),
     )
 
 
@@ -154,13 +150,15 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
         (Pearson). Report: the same with both errors, and up to CURVE_POINTS `pairs`
         of [true, predicted], evenly spread over the true ones.
     """
+    from sklearn.metrics import r2_score
+
     values, targets = np.asarray(values, np.float64), np.asarray(targets, np.float64)
     errors, spread = values - targets, targets - targets.mean() if len(targets) else targets
     variance = float((spread**2).sum())
     moved = values - values.mean() if len(values) else values
     product = math.sqrt(variance) * math.sqrt(float((moved**2).sum()))  # the product of the sums may overflow
     metrics = {
-        "r2": 1.0 - float((errors**2).sum()) / variance if variance > 0 else math.nan,
+        "r2": float(r2_score(targets, values)) if variance > 0 else math.nan,
         "correlation": float((moved * spread).sum()) / product if product > 0 else math.nan,
     }
     order = np.argsort(targets, kind="stable")
@@ -247,42 +245,46 @@ def _summary(
     return Summary(metrics, report)
 
 
-def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, float]]:
-    from sklearn.metrics import precision_recall_fscore_support
+def _report(is_true: np.ndarray, is_given: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns scikit-learn's classification report: precision, recall, F1 and support by label number and average."""
+    from sklearn.metrics import classification_report
 
-    averages = {}
-    for average in ("macro", "micro", "weighted"):
-        values, counted = [math.nan] * 3, None
-        if average == "macro":
-            counted = np.flatnonzero(is_true.any(axis=0))  # a label that the split lacks says nothing about the model
-        if len(is_true) and (counted is None or len(counted)):
-            values = precision_recall_fscore_support(
-                is_true, is_given, labels=counted, average=average, zero_division=0
-            )[:3]
-        averages[average] = dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
-    return averages
+    names = list(map(str, labels.tolist()))
+    return classification_report(
+        is_true, is_given, labels=labels, target_names=names, output_dict=True, zero_division=0
+    )
+
+
+def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, float]]:
+    """Returns precision, recall and F1 by average; NaN where no example or no label counts."""
+    rows = dict.fromkeys(("macro", "micro", "weighted"), dict.fromkeys(("precision", "recall", "f1-score"), math.nan))
+    if len(is_true):
+        whole = _report(is_true, is_given, np.arange(is_true.shape[1]))
+        rows |= {"micro": whole["micro avg"], "weighted": whole["weighted avg"]}
+    if len(occurring := np.flatnonzero(is_true.any(axis=0))):  # a label that the split lacks says nothing about the model
+        rows["macro"] = _report(is_true, is_given, occurring)["macro avg"]
+    return {
+        name: {"precision": row["precision"], "recall": row["recall"], "f1": row["f1-score"]}
+        for name, row in rows.items()
+    }
 
 
 def _classes(
     names: Sequence[str], is_true: np.ndarray, is_given: np.ndarray, probabilities: np.ndarray
 ) -> list[dict[str, Any]]:
-    """One row a label: {"label", "precision", "recall", "f1", "support", "roc_auc", "average_precision"}.
+    """Returns a row for each label: {"label", "precision", "recall", "f1", "support", "roc_auc", "average_precision"}.
 
-    Precision of a label that is never given, and recall of one that never occurs, count as 0.
+    The precision of a label that is never predicted, and the recall of one that never occurs, are 0.
     """
-    from sklearn.metrics import (
-        average_precision_score,
-        precision_recall_fscore_support,
-        roc_auc_score,
-    )
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
-    columns = np.zeros((4, len(names)))
-    if len(is_true):
-        columns = precision_recall_fscore_support(is_true, is_given, average=None, zero_division=0)
+    report = _report(is_true, is_given, np.arange(len(names))) if len(is_true) else {}
     rows = []
-    for number, (name, *scores, support) in enumerate(zip(names, *columns, strict=True)):
-        row = {"label": name, **dict(zip(("precision", "recall", "f1"), map(float, scores), strict=True))}
-        row |= {"support": int(support), "roc_auc": None, "average_precision": None}
+    for number, name in enumerate(names):
+        scores = report.get(str(number), {"precision": 0.0, "recall": 0.0, "f1-score": 0.0, "support": 0})
+        support = int(scores["support"])
+        row = {"label": name, "precision": scores["precision"], "recall": scores["recall"], "f1": scores["f1-score"]}
+        row |= {"support": support, "roc_auc": None, "average_precision": None}
         if 0 < support < len(is_true):
             row["roc_auc"] = float(roc_auc_score(is_true[:, number], probabilities[:, number]))
             row["average_precision"] = float(average_precision_score(is_true[:, number], probabilities[:, number]))
