@@ -1,4 +1,4 @@
-"""Tasks by name: importing this package registers the built-in ones."""
+"""Task registry: importing this package registers the built-in tasks."""
 
 from jaxdp.data.labels import LabelCensus, Labels, load_labels
 from jaxdp.metrics import MetricSpec

@@ -1,4 +1,4 @@
-"""Causal language modelling: predict each next token (GPT)."""
+"""Causal language modelling task: next-token prediction (GPT)."""
 
 import math
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
 _PACKED = ("segment_ids", "positions")
-"""What packed rows say beside their tokens."""
+"""Arrays of a packed sequence in addition to its tokens."""
 
 
 class CausalLM(Task):
-    """Rows are windows of `length + 1` tokens, whole documents, or one document each.
+    """Next-token prediction on windows of `length + 1` tokens, packed documents, or single documents.
 
-    A window gives inputs, and the same shifted by one as targets. Packed rows bring
-    targets of their own, and say which tokens belong together.
+    The targets of a window are its tokens shifted by one. Packed sequences bring
+    targets of their own, and segment ids that separate the documents.
 
     With the option `completion_only` a record is a `source` and a `target`, joined by
-    the option `separator`: the model reads both and learns the target alone. A record
-    that is cut loses the beginning of its source, so that there is something to learn.
+    the option `separator`: the model reads both and learns only the target. A record
+    that is cut loses the beginning of its source, so that the target remains.
     """
 
     packings = ("cut", "documents", "none")
@@ -45,25 +45,27 @@ class CausalLM(Task):
         self.model_options = {"head": "language_model"}
         self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing, "between")
         self.fields, self.eos_fields = ("text",), ("tokens",)
-        # A packed row says itself what its targets are; any other is read one token further.
-        places = self._length + (inputs.packing == "none")
-        self.row_lengths = {"tokens": places}
+        # A packed sequence has targets of its own; any other is read one token further.
+        capacity = self._length + (inputs.packing == "none")
+        self.row_lengths = {"tokens": capacity}
         if self._completion_only:
             self.prompt_end = inputs.options["separator"]
             self.prepared_with = {"separator": self.prompt_end}
-            # End of text is a part of what is learned, so it comes from `prepare`.
+            # The eos token is part of the learned target, so `prepare` adds it.
             self.fields, self.eos_fields = ("source", "target"), ()
             self.packings = ("none", "documents")
-            self.row_lengths = {"tokens": places, "loss_mask": places}
+            self.row_lengths = {"tokens": capacity, "loss_mask": capacity}
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """{"text"} -> {"tokens": [num_tokens] int32}.
+        """Tokenizes a record.
 
-        {"source", "target"} -> {"tokens", "loss_mask": [num_tokens] int32}, end of text
-        included; the mask is 1 for the tokens of the target and its end of text.
+        Returns:
+            {"tokens": [num_tokens] int32} of {"text"}; of {"source", "target"} {"tokens",
+            "loss_mask": [num_tokens] int32}, eos included, where the mask is 1 for the
+            tokens of the target and its eos token.
 
         Raises:
-            UserError: the target is empty.
+            UserError: The target is empty.
         """
         if not self._completion_only:
             return {"tokens": tokenizer.encode(record["text"])}
@@ -79,15 +81,18 @@ class CausalLM(Task):
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows -> inputs, targets and weights; nothing here is random.
+        """Splits sequences into inputs, targets and weights, without randomness.
 
         Args:
             examples: windows and single documents: {"tokens": [rows, length + 1] int32,
                 "num_tokens": [rows] int32}, tokens past `num_tokens` being padding;
                 packed: {"tokens", "targets", "segment_ids", "positions":
                 [rows, length] int32, "num_tokens"}. With `completion_only` also
-                "loss_mask": [rows, length + 1] int32 as `prepare` gives it; packed:
+                "loss_mask": [rows, length + 1] int32 as `prepare` returns it; packed:
                 [rows, length] int32, that of each target.
+            seed: unused.
+            step: unused.
+            row_ids: unused.
         """
         num_tokens = examples["num_tokens"] - (not self._packed)
         valid = np.arange(self._length)[None, :] < num_tokens[:, None]
@@ -105,10 +110,10 @@ class CausalLM(Task):
         return batch | {"loss_weights": valid.astype(np.float32)}
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """{"tokens", "targets": [rows, length] int32, "loss_weights": [rows, length] float32}.
+        """Returns {"tokens", "targets": [rows, length] int32, "loss_weights": [rows, length] float32}.
 
-        Packed rows have `segment_ids` and `positions` [rows, length] int32 too; with
-        `completion_only` there is `num_tokens` [rows] int32, the inputs that are read.
+        Packed sequences add `segment_ids` and `positions` [rows, length] int32;
+        `completion_only` adds `num_tokens` [rows] int32, the number of inputs read.
         """
         shape = (rows, self._length)
         names = ("tokens", "targets", *(_PACKED if self._packed else ()))
@@ -120,14 +125,14 @@ class CausalLM(Task):
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
     ) -> LossSums:
-        """Summed next-token cross-entropy; when evaluating, pure and with its metrics.
+        """Sums the next-token cross-entropy; in evaluation without regularisers, with metrics.
 
-        Padding stands only at the end of a row, where causality keeps it from
-        every valid position, so no attention mask is needed. Packed documents
-        attend within themselves.
+        Padding is only at the end of a sequence, where causality hides it from every
+        valid position, so no attention mask is needed. Packed documents attend only
+        within themselves.
         """
         logits = self._logits(apply, params, batch, row_keys=row_keys)
-        # What is read but not predicted counts for the speed alone.
+        # Tokens that are read but not predicted count only for the throughput.
         read = jnp.sum(batch["num_tokens"].astype(jnp.float32)) if self._completion_only else None
         sums = token_loss_sums(
             logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
@@ -139,7 +144,7 @@ class CausalLM(Task):
         return sums._replace(metrics=sums.metrics | {"bits_per_byte": bits})
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """{"logits": [rows, length, vocab_size] float32}."""
+        """Returns {"logits": [rows, length, vocab_size] float32}."""
         return {"logits": self._logits(apply, params, batch)}
 
     def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
@@ -147,5 +152,5 @@ class CausalLM(Task):
         return apply(params, batch["tokens"], **packed, **options)
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Perplexity of a token, e to the mean cross-entropy in nats."""
+        """Returns the perplexity of a token, e to the mean cross-entropy in nats."""
         return {"perplexity": perplexity(means["loss"])}

@@ -1,4 +1,4 @@
-"""Text classification: one label of several, any number of labels, or a number."""
+"""Text classification and regression task: single-label, multi-label or numeric targets."""
 
 import dataclasses
 import functools
@@ -42,10 +42,11 @@ MEAN_METRICS = {
 
 
 class Classification(Task):
-    """Rows are one text each, with its label.
+    """Classification of one text a sequence.
 
-    An encoder gets `[CLS]`, text and `[SEP]` where its tokenizer has those, as it was
-    pre-trained; with pooling `last` the text and end of text, as a decoder knows it.
+    An encoder reads `[CLS]`, text and `[SEP]` where its tokenizer has these tokens, as
+    in pre-training; with pooling `last` the model reads the text and eos, as a decoder
+    does in pre-training.
     """
 
     fields = ("text", "label")
@@ -66,13 +67,13 @@ class Classification(Task):
         self._num_text = inputs.length - len(self._before) - len(self._after)
         if self._num_text < 1:
             raise UserError(
-                f"data.length={inputs.length} is too short: expected room for a token beside the "
-                f"{len(self._before) + len(self._after)} special ones."
+                f"data.length={inputs.length} is too short: expected room for a token and "
+                f"{len(self._before) + len(self._after)} special tokens."
             )
         self.row_lengths = {"tokens": self._num_text}
         self.prepared_with = {"kind": options.kind, "separator": options.label_separator}
         if options.kind == "regression":
-            self.prepared_with["label_dtype"] = "float64"  # of prepared data that earlier versions rounded to float32
+            self.prepared_with["label_dtype"] = "float64"  # earlier versions cached float32
         self.eval_outputs = ("values" if options.kind == "regression" else "probabilities", "labels", "weights")
         self.metrics, self.summary_metrics = MEAN_METRICS[options.kind], SUMMARY_METRICS[options.kind]
         self.prediction_names = ("label",) if options.kind == "regression" else ("label", "probabilities")
@@ -87,14 +88,14 @@ class Classification(Task):
                 self.row_lengths["labels"] = self._num_outputs
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
-        """{"text", "label"} -> {"tokens": [num_tokens] int32} and the label.
+        """Tokenizes a record {"text", "label"} and encodes its label.
 
         Returns:
-            Beside the tokens {"label": [] int32}; of several labels {"labels":
-            [num_labels] int32}; of a number {"label": [] float64}.
+            {"tokens": [num_tokens] int32} and, by kind, single_label: {"label": [] int32};
+            multi_label: {"labels": [num_labels] int32}; regression: {"label": [] float64}.
 
         Raises:
-            UserError: the text is empty, or the label is none that is known.
+            UserError: The text is empty, or the label is unknown.
         """
         labels, value = self._labels, record["label"]
         try:
@@ -109,10 +110,10 @@ class Classification(Task):
         return example | {"labels": np.array([labels.number(name) for name in names], np.int32)}
 
     def prepare_for_predict(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
-        """{"text"} -> {"tokens": [num_tokens] int32}.
+        """Returns {"tokens": [num_tokens] int32} of {"text"}.
 
         Raises:
-            UserError: the text is empty.
+            UserError: The text is empty.
         """
         tokens = tokenizer.encode(record["text"])
         if not len(tokens):
@@ -122,15 +123,18 @@ class Classification(Task):
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows -> tokens, what is no padding, labels and weights; nothing here is random.
+        """Builds tokens, attention mask, labels and weights, without randomness.
 
-        Numbers are standardised here, in float64: in float32 those that are large
-        against their spread, such as Unix times, would become one.
+        Numbers are standardised here, in float64: in float32, numbers that are large
+        compared with their spread, such as Unix times, would all become equal.
 
         Args:
             examples: {"tokens": [rows, row_lengths["tokens"]] int32, "num_tokens":
-                [rows] int32, "label": [rows]}; of several labels "labels": [rows,
+                [rows] int32, "label": [rows]}; for multi_label "labels": [rows,
                 num_labels] int32 and "num_labels": [rows] int32 instead.
+            seed: unused.
+            step: unused.
+            row_ids: [rows] int32; only its length is used.
         """
         batch = self.make_predict_batch(examples)
         if self._options.kind == "multi_label":
@@ -145,7 +149,7 @@ class Classification(Task):
         return batch | {"labels": examples["label"].astype(batch["labels"].dtype)}
 
     def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
-        """The same without labels: they are 0."""
+        """Builds the same arrays with labels of 0."""
         num_tokens = examples["num_tokens"]
         tokens, is_read = frame(examples["tokens"], num_tokens, num_tokens > 0, self._before, self._after)
         labels = self.batch_spec(len(num_tokens))["labels"]
@@ -157,11 +161,12 @@ class Classification(Task):
         }
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch.
+        """Returns the shapes of a batch.
 
         {"tokens" int32, "attention_mask" bool: [rows, length], "loss_weights": [rows]
-        float32} and "labels": [rows] int32; several: [rows, num_labels] float32, 1 for
-        those that it has; a number: [rows] float32, standardised.
+        float32} and "labels", by kind: single_label: [rows] int32; multi_label: [rows,
+        num_labels] float32, 1 for each label of the example; regression: [rows]
+        float32, standardised.
         """
         shape, dtype = {
             "single_label": ((rows,), jnp.int32),
@@ -178,11 +183,11 @@ class Classification(Task):
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
     ) -> LossSums:
-        """Summed loss of the rows; when evaluating, without smoothing and class weights, with metrics.
+        """Sums the loss; in evaluation without smoothing and class weights, with metrics.
 
-        Several labels: the mean over the labels of their binary cross-entropies. A
-        number: the squared error in units of the deviation of the training labels, as the
-        absolute one is here; see `derived_metrics`.
+        multi_label: the mean over the labels of their binary cross-entropies.
+        regression: the squared error in units of the standard deviation of the training
+        labels, like the absolute error here; see `derived_metrics`.
         """
         scores = _scores(apply, params, batch, row_keys=row_keys)
         weights = batch["loss_weights"]
@@ -219,7 +224,7 @@ class Classification(Task):
         return jnp.sum(jnp.square(errors) * weights), {"mean_absolute_error": absolute}
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Of numbers the mean absolute error and the root of the mean squared one, both in the unit of the labels."""
+        """Returns, for regression, the mean absolute and root mean squared error in the unit of the labels."""
         if self._options.kind != "regression":
             return {}
         return {
@@ -228,11 +233,11 @@ class Classification(Task):
         }
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """What the model says of each row, beside what is true of it.
+        """Returns the outputs of the model and the true labels of each example.
 
         Returns:
-            {"probabilities": [rows, num_labels] float32}, or of a number {"values":
-            [rows] float32, standardised}; the batch's "labels", and its "loss_weights" as "weights".
+            {"probabilities": [rows, num_labels] float32}, or for regression {"values":
+            [rows] float32, standardised}; "labels" of the batch, and its "loss_weights" as "weights".
         """
         scores = _scores(apply, params, batch)
         truth = {"labels": batch["labels"], "weights": batch["loss_weights"]}
@@ -242,7 +247,7 @@ class Classification(Task):
         return truth | {"probabilities": jax.nn.softmax(scores, axis=-1) if single else jax.nn.sigmoid(scores)}
 
     def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:
-        """All metrics of a split; see `jaxdp.tasks.classification_metrics`."""
+        """Computes all metrics of a split; see `jaxdp.tasks.classification_metrics`."""
         is_row = outputs["weights"] > 0
         found, truth = outputs[self.eval_outputs[0]][is_row], outputs["labels"][is_row]
         if self._options.kind == "regression":
@@ -252,10 +257,11 @@ class Classification(Task):
         return summarize_finite(functools.partial(summarize, names=self._labels.names), found, truth)
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """{"label", "probabilities": {label: probability}} of each row.
+        """Returns {"label", "probabilities": {label: probability}} for each row.
 
-        Of several labels "label" is the list of those above one half; of a number it
-        is that number in float64, without probabilities. It is None where the output is not finite.
+        For multi_label, "label" is the list of labels with a probability above 1/2; for
+        regression it is a float64 number, without probabilities. It is None where the
+        output is not finite.
         """
         if self._options.kind == "regression":
             values = self._labels.in_unit_of_labels(outputs["values"]).tolist()
@@ -273,7 +279,7 @@ class Classification(Task):
 
 
 def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids before and behind each text."""
+    """Returns the ids before and after each text."""
     if pooling == "last":
         return (), (tokenizer.eos_id,)
     if pooling == "first" or {CLASS, SEPARATOR} <= tokenizer.special_ids.keys():
@@ -282,14 +288,14 @@ def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def _count_right(is_right: jax.Array, scores: jax.Array, weights: jax.Array) -> jax.Array:
-    """[] float32, summed weights of rows that are right; NaN where scores `[rows, num_labels]` that count are not finite.
+    """Sums the weights of correct rows, [] float32; NaN where counted scores `[rows, num_labels]` are not finite.
 
-    The comparisons that say who is right have an answer for NaN too.
+    Comparisons with NaN return a result, so NaN has to be propagated explicitly.
     """
     is_known = jnp.all(jnp.isfinite(scores), axis=-1) | (weights == 0)
     return jnp.sum(jnp.where(is_known, is_right * weights, jnp.nan))
 
 
 def _scores(apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
-    """`[rows, num_labels] float32`."""
+    """Returns the logits `[rows, num_labels] float32`."""
     return apply(params, batch["tokens"], attention_mask=batch["attention_mask"], **options)

@@ -1,12 +1,12 @@
-"""How good labels are over a whole split: numbers, tables and curves, as plain JSON values.
+"""Classification and regression metrics of a whole split: scores, tables and curves, as plain JSON values.
 
-scikit-learn computes whatever it has, in float64 on the host, from the
-probabilities of all rows at once, so nothing depends on batches or devices. It is
-imported where it is used: that takes a second.
+scikit-learn computes them in float64 on the host, from the probabilities of all
+examples at once, so nothing depends on batches or devices. It is imported inside
+functions because its import takes a second.
 
-What is undefined, such as the area under the curve of a label that the split lacks,
-is NaN among the metrics and null in the report. So is every metric of a split of which
-an example has an output that is not finite; see `summarize_finite`.
+Undefined values, such as the area under the curve of a label that the split lacks,
+are NaN among the metrics and null in the report. So is every metric of a split with
+an output that is not finite; see `summarize_finite`.
 """
 
 import math
@@ -20,16 +20,16 @@ from jaxdp.metrics import MetricSpec
 from jaxdp.tasks.task import Summary
 
 THRESHOLD = 0.5
-"""A label of several is given where its probability is above."""
+"""multi_label: a label is predicted if its probability is above this value."""
 
 NUM_BINS = 15
-"""Of equal width, for calibration; Guo et al. 2017 and most others since use as many."""
+"""Number of calibration bins of equal width, as in Guo et al. 2017."""
 
 CURVE_POINTS = 200
-"""Most points of a curve in a report; areas are those of the whole curve."""
+"""Maximum number of points of a curve in a report; areas are those of the whole curve."""
 
 CURVES = 20
-"""Most labels with curves in a report: those with most examples."""
+"""Maximum number of labels with curves in a report: those with most examples."""
 
 _CLASSIFICATION = (
     MetricSpec("macro_f1", "", True, "mean F1 of the labels that occur"),
@@ -56,13 +56,14 @@ SUMMARY_METRICS = {
 def summarize_finite(
     summarize: Callable[[np.ndarray, np.ndarray], Summary], outputs: np.ndarray, truth: np.ndarray
 ) -> Summary:
-    """The summary of a split whose model may have overflowed.
+    """Summarizes a split whose outputs may not be finite.
 
-    Its metrics are NaN then, as the mean loss is, or a model could win by the examples that
-    it did not spoil. The report is about the others, and has `num_not_finite` too.
+    If any output is not finite, all metrics are NaN, as the mean loss is; otherwise such
+    a model could rank best by its other examples. The report covers the finite examples
+    and counts the others in `num_not_finite`.
 
     Args:
-        summarize: (outputs, truth) -> the summary of examples whose outputs are finite.
+        summarize: function (outputs, truth) -> Summary of examples with finite outputs.
         outputs: [num_examples] or [num_examples, num_labels].
         truth: [num_examples, ...].
     """
@@ -75,17 +76,17 @@ def summarize_finite(
 
 
 def summarize_single_label(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Summary:
-    """Everything about a split with one label an example.
+    """Summarizes a split with one label an example.
 
     Args:
         probabilities: [num_examples, num_labels], each row a distribution.
         labels: [num_examples] integers.
-        names: of the labels.
+        names: names of the labels.
 
     Returns:
         Metrics: `SUMMARY_METRICS["single_label"]`; macro averages, areas and average
         precisions are means over the labels that occur in the split, each against all
-        others. Report: `kind`, `labels`, `absent_labels` (those that do not occur),
+        others. Report: `kind`, `labels`, `absent_labels` (labels that do not occur),
         `num_examples`, `accuracy`, `averages`, `classes`, `confusion_matrix` (rows:
         true, columns: predicted), `roc`, `precision_recall`, `calibration`.
     """
@@ -109,17 +110,18 @@ def summarize_single_label(probabilities: np.ndarray, labels: np.ndarray, names:
 
 
 def summarize_multi_label(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Summary:
-    """Everything about a split whose examples have any number of labels.
+    """Summarizes a split with any number of labels an example.
 
     Args:
-        probabilities: [num_examples, num_labels], each of its own.
+        probabilities: [num_examples, num_labels], independent of each other.
         labels: [num_examples, num_labels], 1 where an example has the label.
-        names: of the labels.
+        names: names of the labels.
 
     Returns:
-        As `summarize_single_label`; accuracy counts examples with all labels right,
-        calibration takes every label of every example as one statement, and
-        `confusion_matrix` is one [[without, wrongly given], [missed, rightly given]] a label.
+        As `summarize_single_label`; accuracy is the share of examples with all labels
+        correct, calibration counts every label of every example as one prediction, and
+        `confusion_matrix` has one [[true negatives, false positives], [false negatives,
+        true positives]] a label.
     """
     from sklearn.metrics import multilabel_confusion_matrix
 
@@ -139,16 +141,16 @@ def summarize_multi_label(probabilities: np.ndarray, labels: np.ndarray, names: 
 
 
 def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
-    """How near predicted numbers are to the true ones.
+    """Summarizes a split with numeric targets.
 
     Args:
         values: [num_examples], predicted.
         targets: [num_examples], true.
 
     Returns:
-        Metrics: `r2`, the share of the variance that is explained, and `correlation`
-        (Pearson). Report: the same with both errors, and up to CURVE_POINTS `pairs`
-        of [true, predicted], evenly spread over the true ones.
+        Metrics: `r2`, the explained share of the variance, and `correlation` (Pearson).
+        Report: the same with both errors, and up to CURVE_POINTS `pairs` of [true,
+        predicted], evenly spaced in the order of the true values.
     """
     from sklearn.metrics import r2_score
 
@@ -175,7 +177,7 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
 
 
 def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
-    """Whether statements made with some confidence are right as often.
+    """Compares the confidence of predictions with their accuracy.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 2:
     expected calibration error over bins of equal width.
@@ -185,18 +187,18 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
         is_right: [n] bool.
 
     Returns:
-        {"error": the mean distance, "bins": [{"confidence", "accuracy", "count"}]
-        of the bins that are not empty}.
+        {"error": the mean distance, "bins": [{"confidence", "accuracy", "count"}] for
+        each bin that is not empty}.
     """
     number = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     counts = np.bincount(number, minlength=NUM_BINS)
     kept = counts > 0
-    said = np.bincount(number, confidence, NUM_BINS)[kept] / counts[kept]
-    held = np.bincount(number, is_right, NUM_BINS)[kept] / counts[kept]
-    error = float((np.abs(said - held) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
+    mean_confidence = np.bincount(number, confidence, NUM_BINS)[kept] / counts[kept]
+    accuracy = np.bincount(number, is_right, NUM_BINS)[kept] / counts[kept]
+    error = float((np.abs(mean_confidence - accuracy) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
     bins = [
         {"confidence": mean, "accuracy": share, "count": count}
-        for mean, share, count in zip(said.tolist(), held.tolist(), counts[kept].tolist(), strict=True)
+        for mean, share, count in zip(mean_confidence.tolist(), accuracy.tolist(), counts[kept].tolist(), strict=True)
     ]
     return {"error": nullify_non_finite(float(error)), "bins": bins}
 
@@ -212,11 +214,11 @@ def _summary(
     calibration: dict[str, Any],
     confusion: list,
 ) -> Summary:
-    """The parts that both kinds share, from truth values `[num_examples, num_labels]`."""
+    """Builds the part of a summary that both kinds of labels share, from booleans `[num_examples, num_labels]`."""
     classes = _classes(names, is_true, is_given, probabilities)
     averages = _averages(is_true, is_given)
-    most_common = sorted(range(len(names)), key=lambda number: -classes[number]["support"])[:CURVES]
-    shown = [number for number in sorted(most_common) if 0 < classes[number]["support"] < len(is_true)]
+    by_support = sorted(range(len(names)), key=lambda number: -classes[number]["support"])[:CURVES]
+    shown = [number for number in sorted(by_support) if 0 < classes[number]["support"] < len(is_true)]
     metrics = {
         "macro_f1": averages["macro"]["f1"],
         "micro_f1": averages["micro"]["f1"],
@@ -321,7 +323,7 @@ def _precision_recall(
 
 
 def _thinned(num_points: int) -> np.ndarray:
-    """Which of some points are kept: the first, the last, and evenly between them."""
+    """Returns the indices of at most CURVE_POINTS points: the first, the last, and evenly spaced ones between them."""
     return np.unique(np.linspace(0, max(num_points - 1, 0), min(num_points, CURVE_POINTS)).round().astype(np.int64))
 
 

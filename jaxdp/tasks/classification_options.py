@@ -1,4 +1,4 @@
-"""Options of text classification, and the class weights that they ask for."""
+"""Options of text classification, and the class weights of its loss."""
 
 import dataclasses
 
@@ -11,18 +11,18 @@ from jaxdp.model import POOLINGS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationOptions:
-    """The keys of `config.classification`.
+    """Keys of `config.classification`.
 
     Attributes:
         kind: single_label | multi_label | regression.
-        pooling: first | mean | last: which hidden states stand for the text.
-        class_weights: how much each label counts in the loss: none | balanced (rare
-            labels as much as frequent ones) | numbers with commas, one a label in the
+        pooling: first | mean | last: hidden states that represent the text.
+        class_weights: weight of each label in the loss: none | balanced (rare labels
+            count as much as frequent ones) | comma-separated numbers, one a label in the
             order of their names.
-        label_separator: between several labels of one text.
+        label_separator: string between several labels of one text.
 
     Raises:
-        UserError: a value is out of its range.
+        UserError: A value is out of its range.
     """
 
     kind: Kind
@@ -37,26 +37,26 @@ class ClassificationOptions:
                     f"classification.{key}={getattr(self, key)!r} is unknown; choose one of: {', '.join(choices)}."
                 )
         if not self.label_separator:
-            raise UserError("classification.label_separator is empty; expected a text such as ',' or '|'.")
+            raise UserError("classification.label_separator is empty; expected a string such as ',' or '|'.")
         if self.kind == "regression" and self.class_weights != "none":
             raise UserError(
-                f"classification.class_weights={self.class_weights!r} does not serve "
+                f"classification.class_weights={self.class_weights!r} does not apply to "
                 "classification.kind=regression, which has no classes; set it to none."
             )
 
 
 def class_weights(options: ClassificationOptions, labels: Labels) -> np.ndarray:
-    """What each label counts in the loss.
+    """Returns the weight of each label in the loss.
 
-    Of single labels the weight of an example, whose mean over the training records
-    is 1 if `balanced`, so that the learning rate keeps its meaning. Of several labels
-    what having one counts against not having it; `balanced` gives both the same sum.
+    single_label: the weight of an example; with `balanced` its mean over the training
+    records is 1, so that the learning rate keeps its meaning. multi_label: the weight of
+    having a label relative to not having it; `balanced` gives both the same sum.
 
     Returns:
-        [num_labels] float32; [1] for numbers.
+        [num_labels] float32; [1] for regression.
 
     Raises:
-        UserError: given weights that are none, or not one a label.
+        UserError: The configured weights are not numbers of 0 or more, one a label.
     """
     counts = np.array(labels.counts or (1,), np.float64)
     if options.class_weights == "none":
@@ -73,7 +73,7 @@ def class_weights(options: ClassificationOptions, labels: Labels) -> np.ndarray:
         weights = np.zeros(0)
     if len(weights) != len(counts) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
         raise UserError(
-            f"classification.class_weights={options.class_weights!r} is not understood; expected none, "
-            f"balanced or {len(counts)} numbers of 0 or more with commas, for {', '.join(labels.names)}."
+            f"classification.class_weights={options.class_weights!r} is invalid; expected none, "
+            f"balanced or {len(counts)} comma-separated numbers of 0 or more, for {', '.join(labels.names)}."
         )
     return weights.astype(np.float32)

@@ -1,14 +1,14 @@
-"""Messages for texts without tokens, with a fix that suits the text."""
+"""Error messages for texts without tokens, each with its fix."""
 
 from jaxdp.quoting import quoted
 
 
 def reason(name: str, text: str) -> str:
-    """Returns why a text cannot be used, for a prediction as for training.
+    """Returns why a text cannot be used, in prediction as in training.
 
     Args:
-        name: What the task calls it: text, source or target.
-        text: Text after cleaning, of which a tokenizer makes no token.
+        name: Field of the text: text, source or target.
+        text: Text after cleaning that has no token.
     """
     if not text:
         return f"the {name} is empty, expected some text"
@@ -20,6 +20,6 @@ def cure(text: str) -> str:
     if not text:
         return "leave such records out, with 'min_chars:1' as the last step of data.cleaning"
     if text.isspace():
-        fewest = 2 if "\n" in text else 1  # of an empty line `whitespace` leaves its end
-        return f"leave such records out, with 'whitespace' and then 'min_chars:{fewest}' as the last steps of data.cleaning"
+        min_chars = 2 if "\n" in text else 1  # `whitespace` keeps the line break of an empty line
+        return f"leave such records out, with 'whitespace' and then 'min_chars:{min_chars}' as the last steps of data.cleaning"
     return "leave the record out, or choose a data.tokenizer that has tokens for it, such as byte"

@@ -1,11 +1,11 @@
-"""Special tokens around a text, as an encoder expects them."""
+"""Special tokens around the texts of encoder inputs: [CLS] and [SEP]."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 CLASS, SEPARATOR = "[CLS]", "[SEP]"
-"""What stands before and after a text in BERT's rows (Devlin et al. 2019, section 3)."""
+"""Tokens before and after a text in the inputs of BERT (Devlin et al. 2019, section 3)."""
 
 
 def frame(
@@ -18,21 +18,21 @@ def frame(
     """Puts tokens before and after each text.
 
     Args:
-        text: [rows, places] int32, padded at the end.
-        num_text: [rows] integers, tokens of each text, at most `places`.
-        is_row: [rows] bool; False: a row of padding, which gets nothing.
-        before: ids in front of each text.
-        after: ids behind it.
+        text: [rows, capacity] int32, padded at the end.
+        num_text: [rows] integers, number of tokens of each text, at most `capacity`.
+        is_row: [rows] bool; False for rows of padding, which get no tokens.
+        before: ids before each text.
+        after: ids after each text.
 
     Returns:
-        ([rows, places + len(before) + len(after)] int32, padded with 0;
-        the same shape bool, what is no padding).
+        ([rows, capacity + len(before) + len(after)] int32 tokens, padded with 0;
+        attention mask of the same shape, bool).
     """
-    rows, places = text.shape
-    length = len(before) + places + len(after)
+    rows, capacity = text.shape
+    length = len(before) + capacity + len(after)
     tokens = np.zeros((rows, length), np.int32)
     tokens[:, : len(before)] = before
-    tokens[:, len(before) : len(before) + places] = text
+    tokens[:, len(before) : len(before) + capacity] = text
     end = len(before) + np.asarray(num_text, np.int64)
     is_read = np.arange(length) < (end + len(after))[:, None]
     is_read &= is_row[:, None]

@@ -1,4 +1,4 @@
-"""Losses as weighted sums."""
+"""Cross-entropy losses as weighted sums, and metrics derived from them."""
 
 import math
 from collections.abc import Mapping
@@ -22,22 +22,22 @@ def cross_entropy_sums(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of softmax(logits) against integer targets, summed.
+    """Sums the cross-entropy of softmax(logits) against integer targets.
 
-    The target's logit is picked by comparison with an iota, not by a gather:
-    the gradient then is one fused elementwise expression instead of a scatter.
+    The target's logit is selected by comparison with an iota, not by a gather: the
+    gradient is then one fused elementwise expression instead of a scatter.
 
     Args:
         logits: [..., vocab_size] float32, with axes such as [batch, length].
         targets: [...] int32.
-        weights: [...] float32; 0 leaves a position out.
-        label_smoothing: mix `1 - a` of the target with `a` of the uniform
-            distribution (Szegedy et al. 2016, section 7).
-        z_loss: adds `z_loss * log(Z)^2` (Chowdhery et al. 2022, section 5).
+        weights: [...] float32; 0 ignores a position.
+        label_smoothing: share `a` of the uniform distribution that is mixed with
+            `1 - a` of the target (Szegedy et al. 2016, section 7).
+        z_loss: weight of the added `log(Z)^2` (Chowdhery et al. 2022, section 5).
 
     Returns:
         (objective, nats): [] float32 sums of weight x objective and of weight x
-        pure cross-entropy; equal when both regularisers are off.
+        cross-entropy; equal if both regularisers are off.
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
@@ -61,14 +61,15 @@ def token_loss_sums(
     label_smoothing: float,
     z_loss: float,
 ) -> LossSums:
-    """The loss of a task that predicts tokens: the objective in training, else pure cross-entropy and accuracy.
+    """Sums the loss of a task that predicts tokens: the objective in training, cross-entropy and accuracy otherwise.
 
     Args:
-        logits: [rows, places, vocab_size] float32.
-        batch: {"targets" int32, "loss_weights" float32: [rows, places]}.
-        read: [] float32, tokens that were read; None: those predicted.
-        train: whether this is minimised.
-        label_smoothing, z_loss: see `cross_entropy_sums`.
+        logits: [rows, positions, vocab_size] float32.
+        batch: {"targets" int32, "loss_weights" float32: [rows, positions]}.
+        read: [] float32, number of tokens read; None: the number of predicted tokens.
+        train: whether to return the training objective.
+        label_smoothing: see `cross_entropy_sums`.
+        z_loss: see `cross_entropy_sums`.
     """
     targets, weights = batch["targets"], batch["loss_weights"]
     objective, nats = cross_entropy_sums(
@@ -88,13 +89,13 @@ def binary_cross_entropy(
     positive_weights: jax.Array | float = 1.0,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """Cross-entropy of sigmoid(logits) against truth values, one by one.
+    """Returns the elementwise cross-entropy of sigmoid(logits) against binary targets.
 
     Args:
         logits: [...] float32.
         targets: [...] float32, 0 or 1.
-        positive_weights: what a 1 counts against a 0; broadcast to the logits.
-        label_smoothing: a 1 counts as `1 - a / 2`, a 0 as `a / 2`.
+        positive_weights: weight of a target of 1 relative to 0; broadcast to the logits.
+        label_smoothing: share `a`: a 1 becomes `1 - a / 2`, a 0 becomes `a / 2`.
 
     Returns:
         [...] float32 nats.
@@ -106,5 +107,5 @@ def binary_cross_entropy(
 
 
 def perplexity(nats: float) -> float:
-    """e to the mean cross-entropy; finite where the loss is."""
+    """Returns e to the mean cross-entropy in nats; finite if the loss is."""
     return math.exp(min(nats, 700.0))

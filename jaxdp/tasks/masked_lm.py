@@ -1,4 +1,4 @@
-"""Masked language modelling: guess the tokens that were hidden (BERT)."""
+"""Masked language modelling task: prediction of masked tokens (BERT)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from jaxdp.errors import UserError
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
 from jaxdp.tasks.losses import ACCURACY, PERPLEXITY, perplexity, token_loss_sums
-from jaxdp.tasks.masking import Masked, mask_tokens, most_masked
+from jaxdp.tasks.masking import Masked, mask_tokens, max_masked
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
@@ -20,15 +20,15 @@ MASK = "[MASK]"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLMOptions:
-    """The keys of `config.masked_lm`.
+    """Keys of `config.masked_lm`.
 
     Attributes:
-        mask_rate: share of the text to guess.
-        whole_words: hide words, not tokens.
-        num_candidates: guesses for each hidden token of a request.
+        mask_rate: share of the text tokens to mask.
+        whole_words: whether to mask whole words instead of tokens.
+        num_candidates: number of predicted tokens for each mask in `jaxdp predict`.
 
     Raises:
-        UserError: a value is out of its range.
+        UserError: A value is out of its range.
     """
 
     mask_rate: float
@@ -45,10 +45,10 @@ class MaskedLMOptions:
 
 
 class MaskedLM(Task):
-    """Rows are `[CLS]`, text and `[SEP]`: a window of the corpus, or the start of one document.
+    """Prediction of masked tokens in `[CLS]`, text, `[SEP]`: a window of the corpus, or the start of a document.
 
-    Which tokens are hidden is drawn anew for every row at every step; evaluation
-    draws as at step 0, so that its numbers can be compared.
+    Every step masks other tokens; evaluation always masks as at step 0, so that its
+    results are comparable.
     """
 
     fields = ("text",)
@@ -68,9 +68,9 @@ class MaskedLM(Task):
         self._length = inputs.length
         self._num_text = inputs.length - 2
         if self._num_text < 1:
-            raise UserError(f"data.length={inputs.length} is too short: [CLS], a token and [SEP] are 3.")
-        self._most = self.num_predicted = most_masked(self._num_text, self._options.mask_rate)
-        # One token more is read than used: the next window's first, or the end of a document.
+            raise UserError(f"data.length={inputs.length} is too short; expected at least 3: [CLS], a token and [SEP].")
+        self._max_masked = self.num_predicted = max_masked(self._num_text, self._options.mask_rate)
+        # Sequences have one extra token: the first of the next window, or the eos token of the document.
         self._is_document = inputs.packing == "none"
         self.row_lengths = {"tokens": self._num_text + self._is_document}
         self._tokenizer = inputs.tokenizer
@@ -86,23 +86,26 @@ class MaskedLM(Task):
         self._boundaries = tokenizer.word_boundaries() if self._options.whole_words else None
         if self._options.whole_words and self._boundaries is None:
             raise UserError(
-                "masked_lm.whole_words needs a tokenizer whose tokens tell where words begin and end: set "
+                "masked_lm.whole_words needs a tokenizer with word boundaries: set "
                 "data.tokenizer to bpe:N or wordpiece:N, or masked_lm.whole_words to False."
             )
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """{"text"} -> {"tokens": [num_tokens] int32}."""
+        """Returns {"tokens": [num_tokens] int32} of {"text"}."""
         return {"tokens": tokenizer.encode(record["text"])}
 
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows -> what the model sees, where it must guess, and what stood there.
+        """Masks the sequences and returns inputs, positions and targets; see `batch_spec`.
 
         Args:
             examples: {"tokens": [rows, length - 1] int32, "num_tokens": [rows] int32}:
-                windows, whose last token is the first of the next one, too; or
-                documents with their end of text.
+                windows that end with the first token of the next one, or documents with
+                their eos token.
+            seed: seed of the run.
+            step: step of the batch.
+            row_ids: [rows] int32, indices of the examples in the global batch.
         """
         tokens, is_read = self._framed(examples)
         masked = mask_tokens(
@@ -110,7 +113,7 @@ class MaskedLM(Task):
             is_read & ~self._is_special[tokens],
             self._starts_word(tokens),
             rate=self._options.mask_rate,
-            most=self._most,
+            max_targets=self._max_masked,
             mask_id=self._mask_id,
             ordinary_ids=self._ordinary_ids,
             seed=seed,
@@ -120,7 +123,7 @@ class MaskedLM(Task):
         return _batch(masked, is_read)
 
     def _starts_word(self, tokens: np.ndarray) -> np.ndarray | None:
-        """Where words begin, `[rows, length] bool`; None where every token is hidden by itself."""
+        """Returns the positions at which words begin, `[rows, length] bool`; None if tokens are masked individually."""
         if self._boundaries is None:
             return None
         begins, ends = self._boundaries.T
@@ -129,9 +132,9 @@ class MaskedLM(Task):
         return starts
 
     def _framed(self, examples: HostBatch) -> tuple[np.ndarray, np.ndarray]:
-        """[CLS], text, [SEP] and padding `[rows, length] int32`; what is no padding, `bool`."""
+        """Returns [CLS], text, [SEP] and padding `[rows, length] int32`, and the attention mask `bool`."""
         tokens, num_tokens = examples["tokens"], examples["num_tokens"]
-        if self._is_document:  # [SEP] takes the place of its end of text, unless that was cut off
+        if self._is_document:  # [SEP] replaces the eos token, unless that was cut off
             last = np.take_along_axis(tokens, np.maximum(num_tokens - 1, 0)[:, None], 1)[:, 0]
             num_text = num_tokens - ((last == self._end_id) & (num_tokens > 0))
         else:
@@ -145,25 +148,24 @@ class MaskedLM(Task):
         )
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch.
+        """Returns the shapes of a batch.
 
-        {"tokens" int32, "attention_mask" bool: [rows, length]}, and for the most tokens
-        that can be hidden {"predict_at", "targets" int32, "loss_weights" float32:
-        [rows, most]}.
+        {"tokens" int32, "attention_mask" bool: [rows, length]}, {"predict_at", "targets"
+        int32, "loss_weights" float32: [rows, max_targets]}.
         """
-        read, guessed = (rows, self._length), (rows, self._most)
+        read, predicted = (rows, self._length), (rows, self._max_masked)
         return {
             "tokens": jax.ShapeDtypeStruct(read, jnp.int32),
             "attention_mask": jax.ShapeDtypeStruct(read, jnp.bool_),
-            "predict_at": jax.ShapeDtypeStruct(guessed, jnp.int32),
-            "targets": jax.ShapeDtypeStruct(guessed, jnp.int32),
-            "loss_weights": jax.ShapeDtypeStruct(guessed, jnp.float32),
+            "predict_at": jax.ShapeDtypeStruct(predicted, jnp.int32),
+            "targets": jax.ShapeDtypeStruct(predicted, jnp.int32),
+            "loss_weights": jax.ShapeDtypeStruct(predicted, jnp.float32),
         }
 
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
     ) -> LossSums:
-        """Summed cross-entropy of the hidden tokens; when evaluating, pure and with its metrics."""
+        """Sums the cross-entropy of the masked tokens; in evaluation without regularisers, with metrics."""
         logits = _logits(apply, params, batch, row_keys=row_keys)
         read = jnp.sum(batch["attention_mask"].astype(jnp.float32))
         return token_loss_sums(
@@ -171,31 +173,31 @@ class MaskedLM(Task):
         )
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Perplexity of a hidden token, e to the mean cross-entropy in nats."""
+        """Returns the perplexity of a masked token, e to the mean cross-entropy in nats."""
         return {"perplexity": perplexity(means["loss"])}
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """The best guesses for every hidden token, best first.
+        """Returns the most probable tokens for every mask, best first.
 
         Returns:
-            {"candidates" int32 token ids, "probabilities" float32: [rows, most, num_candidates],
-            "weights": [rows, most] float32, 0 where nothing is hidden}.
+            {"candidates" int32 token ids, "probabilities" float32: [rows, max_targets,
+            num_candidates], "weights": [rows, max_targets] float32, 0 for padding}.
         """
         probabilities = jax.nn.softmax(_logits(apply, params, batch), axis=-1)
         best, ids = jax.lax.top_k(probabilities, min(self._options.num_candidates, probabilities.shape[-1]))
         return {"candidates": ids, "probabilities": best, "weights": batch["loss_weights"]}
 
     def prepare_for_predict(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """{"text"} in which `[MASK]` stands for each hidden token -> {"tokens": [num_tokens] int32}.
+        """Returns {"tokens": [num_tokens] int32} of {"text"} with a `[MASK]` for each token to predict.
 
         Raises:
-            UserError: nothing is hidden, or more than fits.
+            UserError: The text has no mask, or too many, or too many tokens.
         """
         pieces = record["text"].split(MASK)
-        if not 0 < len(pieces) - 1 <= self._most:
+        if not 0 < len(pieces) - 1 <= self._max_masked:
             raise UserError(
-                f"the text has {len(pieces) - 1} times {MASK}, expected 1 to {self._most}: write {MASK} where "
-                "the model shall guess a token, and cut a text with too many."
+                f"the text has {len(pieces) - 1} times {MASK}, expected 1 to {self._max_masked}: write {MASK} where "
+                "a token is to be predicted, and cut a text with too many."
             )
         tokens = tokenizer.encode(pieces[0])
         for piece in pieces[1:]:
@@ -207,17 +209,17 @@ class MaskedLM(Task):
         return {"tokens": tokens}
 
     def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
-        """Requests -> a batch that asks for their hidden tokens; its targets are the masks."""
+        """Builds a batch that predicts the masks; its targets are the masks themselves."""
         tokens, is_read = self._framed(examples)
         is_mask = (tokens == self._mask_id) & is_read
-        order = np.argsort(~is_mask, axis=1, kind="stable")[:, : self._most]
+        order = np.argsort(~is_mask, axis=1, kind="stable")[:, : self._max_masked]
         is_target = np.take_along_axis(is_mask, order, 1)
-        places = np.where(is_target, order, 0).astype(np.int32)
+        positions = np.where(is_target, order, 0).astype(np.int32)
         targets = np.where(is_target, self._mask_id, 0).astype(np.int32)
-        return _batch(Masked(tokens, places, targets, is_target), is_read)
+        return _batch(Masked(tokens, positions, targets, is_target), is_read)
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """{"candidates": for each hidden token [{"token", "probability"}, ...], best first} of each row."""
+        """Returns {"candidates": for each mask [{"token", "probability"}, ...], best first} for each row."""
         return [
             {
                 "candidates": [
@@ -235,7 +237,7 @@ class MaskedLM(Task):
 
 
 def _logits(apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
-    """Scores of the vocabulary at the hidden places: `[rows, most, vocab_size] float32`."""
+    """Returns the logits at the masked positions, `[rows, max_targets, vocab_size] float32`."""
     return apply(
         params,
         batch["tokens"],
@@ -249,7 +251,7 @@ def _batch(masked: Masked, is_read: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "tokens": masked.tokens,
         "attention_mask": is_read,
-        "predict_at": masked.places,
+        "predict_at": masked.positions,
         "targets": masked.targets,
         "loss_weights": masked.is_target.astype(np.float32),
     }

@@ -1,4 +1,4 @@
-"""A few examples as padded rows, without a cache: what is asked of a model by hand."""
+"""Padding of ad-hoc examples into batches, for `jaxdp predict` and tests."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,16 +10,17 @@ from jaxdp.tasks.task import Task
 def pad_examples(
     task: Task, examples: Sequence[Mapping[str, np.ndarray]], end_ids: Mapping[str, int], num_rows: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Examples as the rows that `make_batch` and `make_predict_batch` take.
+    """Pads examples to the arrays that `make_batch` and `make_predict_batch` take.
 
     Args:
-        task: says which arrays end with end of text, and how many places they have.
-        examples: from `prepare` or `prepare_for_predict`, one or more.
-        end_ids: end of text, for each array that the task terminates.
-        num_rows: of the result, at least as many as examples; the others are padding.
+        task: task of the examples; its `eos_fields` and `row_lengths` are used.
+        examples: results of `prepare` or `prepare_for_predict`, at least one.
+        end_ids: id of the eos token for each of the task's `eos_fields`.
+        num_rows: number of rows of the result, at least the number of examples; the
+            rows after the examples are padding.
 
     Returns:
-        (arrays [num_rows, ...], how many examples had more tokens than places and were cut).
+        (arrays [num_rows, ...], number of examples that exceeded the capacity and were cut).
     """
     rows: dict[str, np.ndarray] = {}
     is_cut = np.zeros(len(examples), bool)
@@ -29,14 +30,14 @@ def pad_examples(
             rows[name] = np.zeros((num_rows, *values.shape[1:]), values.dtype)
             rows[name][: len(examples)] = values
             continue
-        places = task.row_lengths[name]
-        rows[name], lengths = np.zeros((num_rows, places), np.int32), np.zeros(num_rows, np.int32)
+        capacity = task.row_lengths[name]
+        rows[name], lengths = np.zeros((num_rows, capacity), np.int32), np.zeros(num_rows, np.int32)
         for number, example in enumerate(examples):
             tokens = example[name]
             if name in task.eos_fields:
                 tokens = np.append(tokens, end_ids[name])
-            is_cut[number] |= len(tokens) > places
-            lengths[number] = min(len(tokens), places)
-            rows[name][number, : lengths[number]] = tokens[:places]
+            is_cut[number] |= len(tokens) > capacity
+            lengths[number] = min(len(tokens), capacity)
+            rows[name][number, : lengths[number]] = tokens[:capacity]
         rows[f"num_{name}"] = lengths
     return rows, int(is_cut.sum())

@@ -1,4 +1,4 @@
-"""Sequence to sequence: write the target of a source, as in translation."""
+"""Sequence-to-sequence task: predict a target text from a source text, e.g. translation."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from jaxdp.tasks.translation_scores import SCORE_METRICS, check_tokenization, sc
 from jaxdp.typing import HostBatch, PyTree
 
 _PACKED = ("segment_ids", "positions", "target_segment_ids", "target_positions")
-"""What packed rows say beside their tokens."""
+"""Arrays of packed sequences in addition to their tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2SeqOptions:
-    """The keys of `config.seq2seq`, which are about scoring.
+    """Keys of `config.seq2seq`.
 
     Attributes:
-        bleu_tokenize: what BLEU counts as words, as sacrebleu names it: 13a, intl, zh, ...
+        bleu_tokenize: name of sacrebleu's tokenization for BLEU: 13a, intl, zh, ...
 
     Raises:
-        UserError: sacrebleu knows no such tokenization.
+        UserError: sacrebleu has no such tokenization.
     """
 
     bleu_tokenize: str
@@ -37,11 +37,10 @@ class Seq2SeqOptions:
 
 
 class Seq2Seq(Task):
-    """Rows are one pair each, or several packed side by side.
+    """Prediction of a target sequence from a source sequence, one pair or several packed pairs a sequence.
 
-    Source and target both end with end of text. The decoder is given the target
-    moved by one, with end of text in front: the same token begins what `jaxdp
-    generate` and `predict` write.
+    Source and target both end with the eos token. The decoder input is the target
+    shifted by one, with the eos token first; generation starts from the same token.
     """
 
     fields = ("source", "target")
@@ -67,14 +66,14 @@ class Seq2Seq(Task):
 
     @property
     def start_id(self) -> int:
-        """The token that the decoder begins with."""
+        """Id of the first decoder input, the eos token."""
         return self._target_tokenizer.eos_id
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """{"source", "target"} -> {"tokens", "target_tokens": [num_tokens] int32}.
+        """Returns {"tokens", "target_tokens": [num_tokens] int32} of {"source", "target"}.
 
         Raises:
-            UserError: one of them is empty.
+            UserError: The source or the target is empty.
         """
         if not record["target"]:
             raise UserError(f"{reason('target', '')}; {cure('')}.")
@@ -86,10 +85,10 @@ class Seq2Seq(Task):
         }
 
     def prepare_for_predict(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """{"source"} -> {"tokens": [num_tokens] int32}; end of text still has to follow.
+        """Returns {"tokens": [num_tokens] int32} of {"source"}, without the eos token.
 
         Raises:
-            UserError: it is empty.
+            UserError: The source is empty.
         """
         if not record["source"]:
             raise UserError(f"{reason('source', '')}.")
@@ -98,15 +97,18 @@ class Seq2Seq(Task):
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows -> what encoder and decoder read, targets and weights; nothing here is random.
+        """Builds encoder and decoder inputs, targets and weights, without randomness.
 
         Args:
             examples: single pairs: {"tokens": [rows, length], "target_tokens": [rows,
                 target_length], "num_tokens", "num_target_tokens": [rows]} int32; a row
                 with `num_tokens` 0 is padding. Packed ones: {"tokens", "segment_ids",
-                "positions": [rows, length], "target_tokens" (what the decoder reads),
+                "positions": [rows, length], "target_tokens" (decoder inputs),
                 "targets", "target_segment_ids", "target_positions": [rows,
                 target_length], "num_tokens", "num_target_tokens": [rows]} int32.
+            seed: unused.
+            step: unused.
+            row_ids: unused.
         """
         num_tokens = examples["num_tokens"]
         num_targets = examples["num_target_tokens"] * (num_tokens > 0)
@@ -123,8 +125,12 @@ class Seq2Seq(Task):
         return batch | {"target_tokens": np.where(valid, read, 0), "targets": targets}
 
     def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
-        """Sources -> what decoding takes: {"source_tokens" int32, "source_mask" bool: [rows, length],
-        "tokens" int32, "prompt_mask" bool: [rows, 1]}."""
+        """Builds the inputs of decoding.
+
+        Returns:
+            {"source_tokens" int32, "source_mask" bool: [rows, length], "tokens" int32,
+            "prompt_mask" bool: [rows, 1]}.
+        """
         is_read = np.arange(self._length) < examples["num_tokens"][:, None]
         start = np.full((len(is_read), 1), self.start_id, np.int32)
         return {
@@ -135,10 +141,10 @@ class Seq2Seq(Task):
         }
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a batch.
+        """Returns the shapes of a batch.
 
         {"tokens" int32, "attention_mask" bool: [rows, length]}, {"target_tokens",
-        "targets" int32, "loss_weights" float32: [rows, target_length]}; packed rows
+        "targets" int32, "loss_weights" float32: [rows, target_length]}; packed pairs
         have {"segment_ids", "positions": [rows, length], "target_segment_ids",
         "target_positions": [rows, target_length]} int32 too.
         """
@@ -158,9 +164,9 @@ class Seq2Seq(Task):
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
     ) -> LossSums:
-        """Summed cross-entropy of the target's tokens, each given the true ones before it.
+        """Sums the cross-entropy of target tokens under teacher forcing.
 
-        Padding stands at the end of a target, where causality hides it.
+        Padding is at the end of a target, where causality hides it.
         """
         logits = self._logits(apply, params, batch, row_keys=row_keys)
         read = jnp.sum(batch["loss_weights"]) + jnp.sum(batch["attention_mask"].astype(jnp.float32))
@@ -169,7 +175,7 @@ class Seq2Seq(Task):
         )
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """{"logits": [rows, target_length, vocab_size] float32}."""
+        """Returns {"logits": [rows, target_length, vocab_size] float32}."""
         return {"logits": self._logits(apply, params, batch)}
 
     def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
@@ -184,14 +190,14 @@ class Seq2Seq(Task):
         )
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Perplexity of a target's token, e to the mean cross-entropy in nats."""
+        """Returns the perplexity of a target token, e to the mean cross-entropy in nats."""
         return {"perplexity": perplexity(means["loss"])}
 
     def score(self, texts: Sequence[str], references: Sequence[str]) -> Summary:
-        """BLEU, chrF and exact matches; see `jaxdp.tasks.translation_scores`."""
+        """Computes BLEU, chrF and exact matches; see `jaxdp.tasks.translation_scores`."""
         return score_texts(texts, references, self._options.bleu_tokenize)
 
 
 def _both(tokenizer) -> tuple[Any, Any]:
-    """The tokenizers of source and target: a pair, or one that serves both."""
+    """Returns (source tokenizer, target tokenizer) of a pair or of one tokenizer for both."""
     return tokenizer if isinstance(tokenizer, tuple) else (tokenizer, tokenizer)

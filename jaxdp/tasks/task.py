@@ -1,8 +1,8 @@
-"""What a task is: everything that the loop and the step must not know.
+"""Task interface: preparation of records, batches, loss sums, metrics and predictions, and the task registry.
 
-A task turns records into rows on the host, rows into batches, and a model's
-output into sums. The step adds the sums over microbatches and devices and
-divides once, so a task never averages and never communicates.
+A task turns records into examples on the host, examples into batches, and the
+output of a model into sums. The step adds the sums over microbatches and devices
+and divides once, so a task never averages and never communicates.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from jaxdp.metrics import LOSS, MetricSpec, Sums
 from jaxdp.typing import HostBatch, PyTree
 
 Apply = Callable[..., Any]
-"""apply(params, tokens, **options) -> logits: the model without its class."""
+"""apply(params, tokens, **options) -> logits."""
 
 
 class LossSums(NamedTuple):
-    """Sums over the valid positions of some rows, on one device.
+    """Sums over the valid positions of a batch, on one device.
 
     Attributes:
         loss: [] float32, sum of the objective, label smoothing and z-loss included.
         weight: [] float32, sum of the loss weights: the number of predictions that count.
         metrics: further (sum, weight) pairs of [] float32; empty while training.
-        tokens: [] float32, tokens that were read, without padding; None: `weight`.
+        tokens: [] float32, number of tokens read, without padding; None: `weight`.
     """
 
     loss: jax.Array
@@ -38,11 +38,11 @@ class LossSums(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What the outputs of a whole split come to.
+    """Metrics and report of a whole split.
 
     Attributes:
-        metrics: by name; NaN where one is undefined.
-        report: everything that is no single number, such as curves: plain JSON values.
+        metrics: values by name; NaN where a metric is undefined.
+        report: plain JSON values of everything that is not a single number, such as curves.
     """
 
     metrics: dict[str, float]
@@ -51,18 +51,18 @@ class Summary(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskInputs:
-    """What a task is built from.
+    """Arguments that a task is constructed from.
 
     Attributes:
-        length: tokens of a row that the model sees.
-        target_length: the same of the target of a pair; None: `length`.
-        tokenizer: see `jaxdp.data.tokenizers`; None for ready-made tokens, and while
-            data is prepared.
-        target_tokenizer: of the target, where it has its own; None: `tokenizer`.
-        packing: what a row is: `cut` | `documents` | `none`, as `data.packing` says.
+        length: length of a sequence in tokens, as the model sees it.
+        target_length: length of a target sequence of pairs; None: `length`.
+        tokenizer: tokenizer of the data, see `jaxdp.data.tokenizers`; None for
+            ready-made tokens, and while data is prepared.
+        target_tokenizer: tokenizer of the targets; None: `tokenizer`.
+        packing: value of `data.packing`: `cut` | `documents` | `none`.
         label_smoothing: share of the target's probability spread over the vocabulary.
         z_loss: weight of log(Z)^2 in the objective.
-        labels: of labelled data, found in the training part; None: not read yet.
+        labels: labels of the training split, for tasks with `uses_labels`; None: not read yet.
         options: the task's own group of the configuration.
     """
 
@@ -78,49 +78,51 @@ class TaskInputs:
 
 
 class Task(Protocol):
-    """The interface that `jaxdp.step`, `evaluation` and `experiment` rely on.
+    """Interface of a task, on which the step, evaluation, data preparation and prediction rely.
 
-    A task inherits from it, and so has the values below where it gives no others.
-    An instance can be pickled: workers that tokenize get its `prepare`.
+    A task inherits from this class and its default values. Instances must be
+    picklable: tokenizing workers receive `prepare`.
 
     Attributes:
-        fields: what `prepare` reads of a record: `text`, `label`, `source`, `target`;
-            `data.<field>_column` says which column of the source that is.
-        eos_fields: arrays of an example that are texts by themselves: end of text
-            follows each of them in the prepared data.
-        packings: the values of `data.packing` that it can read, its default first.
-        special_tokens: names of special tokens that its tokenizer must have.
-        prepare_format: number of what `prepare` makes of the same record; part of the key of
-            the cache, to be raised with every change of `prepare` that changes an example.
-        prepared_with: what the result of `prepare` depends on beside the record, the
-            tokenizer and the code: plain JSON values, part of the key of the cache.
-        row_lengths: places of a row, end of text included, for each ragged array of
-            an example; of a cut window, without the token that it reads beyond.
-        architectures: kinds of model that can learn it (`model.architecture`).
-        model_options: what it asks of `jaxdp.model.model_config`: the head and its size.
-        eval_outputs: which `outputs` of a whole split `summarize` needs; (): it has none.
+        fields: fields of a record that `prepare` reads: `text`, `label`, `source`,
+            `target`; `data.<field>_column` names the column of each.
+        eos_fields: token arrays of an example that end with the eos token in prepared data.
+        packings: supported values of `data.packing`, the default first.
+        special_tokens: names of special tokens that the tokenizer must have.
+        prepare_format: format number of the examples that `prepare` returns; part of the
+            cache key, raised with every change of `prepare` that changes an example.
+        prepared_with: plain JSON values that the result of `prepare` depends on, other
+            than the record, the tokenizer and the code; part of the cache key.
+        row_lengths: capacity of a sequence in tokens, eos included, for each ragged array
+            of an example; for cut windows, without the extra token that is read.
+        architectures: supported values of `model.architecture`.
+        model_options: arguments of `jaxdp.model.model_config`: the head and its size.
+        eval_outputs: names of the `outputs` that `summarize` needs; empty if the task
+            has no `summarize`.
         metrics: declarations of the metrics that `loss` and `derived_metrics` return in
             an evaluation; one named "loss" replaces `jaxdp.metrics.LOSS`. A metric that
             is not declared is reported, but cannot be `eval.metric`.
         summary_metrics: declarations of the metrics that `summarize` returns.
         score_metrics: declarations of the metrics that `score` returns for generated
             texts; empty if there are none.
-        can_augment: whether what is read may be changed at random while what is learned stays.
-        prompt_end: what follows a prompt before its continuation, as it did in training.
-        end_before_text: where a row has end of text before the first token of a text:
-            `always`, so that a prompt begins with it; `between`: between the texts of a
-            row, which may also begin inside a text; `never`: the first token of a text is
-            not learned.
-        uses_labels: whether it needs the labels of the training split (`TaskInputs.labels`).
+        can_augment: whether `data.augmentation` may change the input tokens, because the
+            targets do not depend on them.
+        prompt_end: text between a prompt and its continuation, as in training.
+        end_before_text: position of the eos token before a text: `always`, so that a
+            prompt begins with it; `between` the texts of a sequence, which may also begin
+            inside a text; `never`: the first token of a text is not learned.
+        uses_labels: whether the task needs the labels of the training split (`TaskInputs.labels`).
         generated_field: array of an example that the model generates, as a decoder
             does from a source, in `jaxdp predict` and in evaluations with `score`;
             empty if predictions come from `predictions`.
         num_predicted: positions of a sequence that the model computes logits for, for
             the FLOPs of a step; None: all.
-        predict_fields: what `prepare_for_predict` reads of a record; (): `predictions` has none to give.
-        prediction_names: keys of what `predictions` gives; a record's own fields of these names are passed through under another.
-        protected_strings: texts in a request that say something to `prepare_for_predict`: cleaning, made
-            for what is around them, must leave them as they are.
+        predict_fields: fields of a record that prediction needs; empty if the task does
+            not support `jaxdp predict`.
+        prediction_names: keys of a prediction; fields of the record with these names are
+            passed through as `input_NAME`.
+        protected_strings: substrings such as `[MASK]` that cleaning must not change in a
+            record to predict.
     """
 
     fields: tuple[str, ...]
@@ -147,67 +149,66 @@ class Task(Protocol):
     num_predicted: int | None = None
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
-        """One source record -> one example; deterministic, so that it can be cached.
+        """Converts a record into an example; deterministic, so that the example can be cached.
 
         Args:
-            record: the value of each of `fields`.
-            tokenizer: or (source tokenizer, target tokenizer) where they differ.
+            record: values of `fields`.
+            tokenizer: tokenizer, or (source tokenizer, target tokenizer) where they differ.
 
         Raises:
-            UserError: what is wrong with the record, without where it is.
+            UserError: The record cannot be used; the message does not name its position.
         """
 
     def make_batch(
         self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Gathered examples `[rows, ...]` -> named arrays `[rows, ...]`.
+        """Converts padded examples `[rows, ...]` into the arrays `[rows, ...]` of a batch.
 
         A row with `num_tokens` 0 is padding and counts for nothing. Randomness
         (masking) may depend on (seed, step, row_ids) alone; `row_ids` `[rows] int32`
-        are the rows' numbers in the global batch.
+        are the indices of the examples in the global batch.
         """
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of what `make_batch` returns for `rows` rows."""
+        """Returns shapes and dtypes of the arrays of `make_batch` for `rows` rows."""
 
     def loss(
         self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
     ) -> LossSums:
-        """Sums over the batch; `row_keys` `[rows]` switch dropout on."""
+        """Sums the loss over the batch; `row_keys` `[rows]` switch dropout on."""
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
-        """Per-row results `[rows, ...]` for metrics that are no sums."""
+        """Returns results `[rows, ...]` of each example, for metrics that are not sums and for predictions."""
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Evaluation metrics that are functions of the means; one of the name of a mean replaces it."""
+        """Returns evaluation metrics that are functions of the means; they replace means of the same name."""
         return {}
 
     def summarize(self, outputs: Mapping[str, np.ndarray]) -> Summary:
-        """Metrics of a whole split that are no means over its rows.
+        """Computes metrics of a whole split that are not means over its examples.
 
         Args:
-            outputs: the `eval_outputs` ones, `[rows of the split, ...]`; padding may be among them.
+            outputs: arrays named in `eval_outputs`, `[rows of the split, ...]`, padding included.
         """
         raise NotImplementedError
 
     def score(self, texts: Sequence[str], references: Sequence[str]) -> Summary:
-        """Metrics of texts that the model wrote against what was expected."""
+        """Compares generated texts with their references."""
         raise NotImplementedError
 
     def prepare_for_predict(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
-        """A record of which the answer is wanted -> one example, as `prepare` gives it."""
+        """Converts a record to predict into an example, as `prepare` does in training."""
         raise NotImplementedError
 
     def make_predict_batch(self, examples: HostBatch) -> dict[str, np.ndarray]:
-        """Requests `[rows, ...]` -> the arrays of a batch; nothing in it is random."""
+        """Converts padded examples to predict into the arrays of a batch, without randomness."""
         raise NotImplementedError
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """What `jaxdp predict` says of each row: plain JSON values.
+        """Returns the predictions of `jaxdp predict` for each row, as plain JSON values.
 
         Args:
-            outputs: what `outputs` gave for requests, `[rows, ...]`; padding among them
-                is answered too.
+            outputs: results of `outputs`, `[rows, ...]`, padding included.
         """
         raise NotImplementedError
 
@@ -236,10 +237,10 @@ _FACTORIES: dict[str, Callable[[TaskInputs], Task]] = {}
 
 
 def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
-    """Makes `config.task = name` build its task with `factory(TaskInputs(...))`.
+    """Registers a task: `config.task = name` builds it with `factory(TaskInputs(...))`.
 
     Raises:
-        UserError: The name is no string, or the factory cannot be called.
+        UserError: The name is not a string, or the factory is not callable.
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"the name of a task must be a string, found {name!r}.")
@@ -249,5 +250,5 @@ def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
 
 
 def registered_tasks() -> dict[str, Callable[[TaskInputs], Task]]:
-    """All factories by name."""
+    """Returns all factories by task name."""
     return dict(_FACTORIES)

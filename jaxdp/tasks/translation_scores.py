@@ -1,7 +1,7 @@
-"""How near texts that a model wrote are to what was expected: BLEU, chrF, exact matches.
+"""Metrics of generated text: BLEU, chrF and exact match (sacrebleu).
 
-sacrebleu does the counting, over the whole set at once, and signs what it did, so
-that two numbers can be compared. It is imported where it is used.
+sacrebleu computes them over the whole corpus and returns a signature of its
+settings, so that results can be compared. It is imported inside functions.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ SCORE_METRICS = (
 
 
 def check_tokenization(name: str) -> None:
-    """Checks `seq2seq.bleu_tokenize` before anything is trained.
+    """Checks `seq2seq.bleu_tokenize` before training.
 
     Raises:
-        UserError: sacrebleu knows no such tokenization.
+        UserError: sacrebleu has no such tokenization.
     """
     from sacrebleu.metrics import BLEU
 
@@ -34,15 +34,15 @@ def check_tokenization(name: str) -> None:
 
 
 def score_texts(texts: Sequence[str], references: Sequence[str], tokenization: str) -> Summary:
-    """Scores of a whole set.
+    """Scores a corpus of generated texts.
 
     Source: Papineni et al. 2002 (BLEU, with the conventions of Post 2018); Popović
     2015 (chrF, order 6, beta 2).
 
     Args:
-        texts: what the model wrote, one or more.
-        references: one for each.
-        tokenization: what BLEU counts as words, as sacrebleu names it: 13a, intl, zh, char, ...
+        texts: generated texts, at least one.
+        references: expected texts, one for each.
+        tokenization: name of sacrebleu's tokenization for BLEU: 13a, intl, zh, char, ...
 
     Returns:
         Metrics `bleu` and `chrf` from 0 to 100, `exact_match` from 0 to 1. Report:

@@ -115,7 +115,7 @@ def test_a_record_that_cannot_be_learned_is_refused(kind, record, problem):
         ({"kind": "binary"}, r"classification\.kind='binary' is unknown; choose one of: single_label, "),
         ({"pooling": "max"}, r"classification\.pooling='max' is unknown; choose one of: first, "),
         ({"label_separator": ""}, r"classification\.label_separator is empty"),
-        ({"kind": "regression", "class_weights": "balanced"}, r"does not serve classification\.kind=regression"),
+        ({"kind": "regression", "class_weights": "balanced"}, r"does not apply to classification\.kind=regression"),
     ],
 )
 def test_options_out_of_range_are_refused(given, problem):
@@ -296,10 +296,10 @@ def test_weights_are_checked_and_have_a_mean_of_one():
     weights = class_weights(balanced, LABELS["single_label"])
     assert weights.dtype == np.float32 and weights @ [1, 2, 5] == pytest.approx(8)
     for given in ("1,2", "a,b,c", "1,2,-1", "0,0,0", "1,nan,1", ""):
-        with pytest.raises(UserError, match=r"expected none, balanced or 3 numbers .* for ale, milk, tea"):
+        with pytest.raises(UserError, match=r"expected none, balanced or 3 comma-separated numbers .* for ale, milk, tea"):
             make_task("single_label", class_weights=given)
 
 
 def test_a_row_needs_room_for_a_token():
-    with pytest.raises(UserError, match=r"data\.length=2 is too short: .* beside the 2 special ones"):
+    with pytest.raises(UserError, match=r"data\.length=2 is too short: .* and 2 special tokens"):
         make_task("single_label", TOKENIZER, length=2, pooling="first")
