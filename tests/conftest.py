@@ -28,7 +28,8 @@ FAST = (
 """Folders and files of the fast tier: a new file in such a folder belongs to it."""
 
 NOT_FAST = (
-    "data/demo_corpora/test_stdlib.py", "data/preparing/test_workers.py", "data/test_assembly.py", "data/test_cache_keys.py", "data/test_data_damage.py",
+    "data/demo_corpora/test_stdlib.py", "data/preparing/test_workers.py", "data/reading/test_register_source.py", "data/test_assembly.py",
+    "data/test_cache_keys.py", "data/test_data_damage.py",
     "data/test_eval_selection.py", "data/tokenizers/test_trained.py", "data/tokenizers/test_vetting.py", "tasks/test_task_conformance.py",
 )  # fmt: skip
 """Files in those folders that start processes, train whole runs or take seconds otherwise."""
