@@ -1,9 +1,9 @@
-"""BERT base on your own text, for a machine with accelerators. Not tuned and not run to its end yet.
+"""BERT base on your own text, for accelerators. Not tuned, and not run to its end.
 
     jaxdp train --config=configs/bert_base.py --config.data.path='corpus/*.txt' --workdir=runs/bert_base
 
 Optimizer as Devlin et al. 2019, appendix A.2: batches of 256, learning rate 1e-4
-after 10,000 steps of warm-up, 1,000,000 steps. Departs: no next-sentence task.
+after 10,000 steps of warm-up, 1,000,000 steps. Differs: no next-sentence task.
 """
 
 from jaxdp import defaults

@@ -1,9 +1,9 @@
-"""BERT at a CPU's size on Python's standard library: nothing to download, about ten minutes on two cores.
+"""A BERT small enough for a CPU, on Python's standard library: nothing to download, about ten minutes on two cores.
 
     jaxdp train --config=configs/bert_small_stdlib.py --workdir=runs/bert_small
     jaxdp predict --workdir=runs/bert_small --text='for index, value in enumerate([MASK]):'
 
-What it has learned can go on: configs/classify_quickstart.py with
+A classifier can start from its encoder: configs/classify_quickstart.py with
 --config.init_from=runs/bert_small --config.model.num_layers=4 --config.data.length=128.
 """
 
@@ -13,7 +13,7 @@ from jaxdp import defaults
 def get_config():
     config = defaults.get_config()
     config.task = "masked_lm"
-    config.total_steps = 4000  # x 32 rows x 128 tokens: some five times over the text
+    config.total_steps = 4000  # x 32 sequences x 128 tokens: about five epochs
     config.global_batch_size = 32
 
     config.data.source = "stdlib"
@@ -21,7 +21,7 @@ def get_config():
     config.data.length = 128
 
     config.model.preset = "encoder_nano"
-    config.model.dropout_rate = 0.0  # it does not see the text often enough to learn it by heart
+    config.model.dropout_rate = 0.0  # five epochs are too few to overfit
 
     config.optim.name = "muon"  # learns most from so few steps
     config.optim.learning_rate = 1e-2

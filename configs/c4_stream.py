@@ -1,11 +1,11 @@
-"""A stream: C4 read from the Hub as training goes on, nothing kept on disk (needs network).
+"""C4 streamed from the Hub while training runs: nothing is kept on disk (needs network).
 
     jaxdp train --config=configs/c4_stream.py --workdir=runs/c4
 
-A stream has no row numbers: files come in an order drawn from the seed, the records of
-a file in theirs, and resuming is exact. data.shuffle_buffer=N shuffles among N records
-and makes it inexact; the run says so. Local .parquet or .jsonl files stream as well:
---config.data.path='data/*.parquet'. It has not been run here: no Hub was within reach.
+The order of the files is sampled from the seed, records keep the order of their file, and
+resuming is exact. data.shuffle_buffer=N shuffles among N records and makes resuming
+inexact, which the run reports. Local .parquet or .jsonl files stream as well:
+--config.data.path='data/*.parquet'. Not run yet: the Hub was not reachable.
 """
 
 from jaxdp import defaults
@@ -31,5 +31,5 @@ def get_config():
 
     config.optim.learning_rate = 6e-4
     config.optim.warmup_steps = 500
-    config.eval.num_batches = 20  # that many of the validation split are kept in memory
+    config.eval.num_batches = 20  # these batches of the validation split are kept in memory
     return config

@@ -1,15 +1,15 @@
-"""A classifier of your own labelled texts, from scratch: CSV files with the columns label and text.
+"""A text classifier on your own CSV files with the columns label and text, from scratch.
 
     jaxdp train --config=configs/classify_csv.py --config.data.path=train.csv --config.data.eval_path=test.csv --workdir=runs/classify
     jaxdp eval --workdir=runs/classify
     jaxdp plot runs/classify
     jaxdp predict --workdir=runs/classify --text='shares fell sharply on Monday'
 
-Without --config.data.eval_path a tenth of each label is held out, whatever the order of
-the file. For JSON lines take --config.data.source=jsonl, the rest stays.
+Without --config.data.eval_path the validation split is a tenth of each label, whatever the
+order of the file. --config.data.source=jsonl reads JSON lines.
 Tuned for some thousand texts of a hundred words, three and a half minutes on two CPU
-cores: lower case and hidden tokens gain most there. Of longer texts the start is read;
---config.data.length=512 reads more.
+cores: lower case and hidden tokens gain most there. Longer texts are cut at the end;
+--config.data.length=512 reads more of them.
 """
 
 from jaxdp import defaults

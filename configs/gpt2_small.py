@@ -7,7 +7,7 @@ nanoGPT's data/openwebtext/prepare.py writes them.
 
 Source: the recipe of nanoGPT's config/train_gpt2.py, whose run reached a
 validation loss of 2.85 on OpenWebText in four days on eight A100.
-This configuration has not been run to its end here: no such machine was at hand.
+Not run to its end: no such machine was available.
 """
 
 from jaxdp import defaults
@@ -15,10 +15,10 @@ from jaxdp import defaults
 
 def get_config():
     config = defaults.get_config()
-    # 480 rows x 1024 tokens = 491,520 tokens a step; x 600,000 steps = 295 billion tokens.
+    # 480 sequences x 1024 tokens = 491,520 tokens a step; x 600,000 steps = 295 billion tokens.
     config.total_steps = 600_000
     config.global_batch_size = 480
-    config.microbatch_size = 12  # rows a device takes at once: 5 microbatches on eight devices
+    config.microbatch_size = 12  # sequences that a device processes at once: 5 microbatches on eight devices
 
     config.data.source = "tokens"
     config.data.path = "data/openwebtext"

@@ -1,11 +1,11 @@
-"""Sentiment of film reviews: a data set of the Hub (needs network, the first time).
+"""Sentiment of film reviews, a dataset of the Hub (needs network the first time).
 
     jaxdp prepare --config=configs/imdb.py
     jaxdp train   --config=configs/imdb.py --workdir=runs/imdb
     jaxdp eval    --workdir=runs/imdb
 
 Without network: datasets.load_dataset(...).save_to_disk(FOLDER) on a machine that has
-it, then --config.data.path=FOLDER. It has not been run here: no Hub was within reach.
+it, then --config.data.path=FOLDER. Not run yet: the Hub was not reachable.
 """
 
 from jaxdp import defaults
@@ -24,7 +24,7 @@ def get_config():
     config.data.cleaning = ("html", "lowercase")  # reviews hold <br /> tags
     config.data.tokenizer = "bpe:16384"
     config.data.length = 512
-    config.data.long_documents = "cut"  # of one review in seven the end is lost
+    config.data.long_documents = "cut"  # one review in seven loses its end
     config.data.augmentation = ("token_dropout:0.15",)
 
     config.model.preset = "bert_mini"

@@ -1,9 +1,9 @@
-"""Records of JSON lines, packed: whole documents side by side in a row, none sees another.
+"""JSON lines, packed: several whole documents a sequence, none attending to another.
 
     jaxdp train --config=configs/jsonl_documents.py --config.data.path='data/*.jsonl.zst' --workdir=runs/jsonl
 
 One JSON object a line, the text under "text" (or --config.data.text_column=NAME).
-For tables take --config.data.source=csv or parquet, the rest stays.
+--config.data.source=csv or parquet reads tables.
 """
 
 from jaxdp import defaults
@@ -21,7 +21,7 @@ def get_config():
     config.data.tokenizer = "bpe:16384"
     config.data.length = 512
     config.data.packing = "documents"
-    config.data.long_documents = "cut"  # longer than a row: into pieces; error and drop are the others
+    config.data.long_documents = "cut"  # cuts documents longer than a sequence into pieces; or error, drop
 
     config.model.preset = "llama_nano"
     return config

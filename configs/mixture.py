@@ -1,10 +1,10 @@
-"""A mixture: three parts of prose, one of code, in exact proportions whatever their sizes.
+"""A mixture of three parts of prose and one of code, in exact proportions whatever their sizes.
 
     jaxdp train --config=configs/mixture.py --workdir=runs/mixture \\
         --config.data.mixture='({"source": "text", "path": "books", "weight": 3.0}, {"source": "stdlib", "weight": 1.0})'
 
 Entries take every key of config.data that describes a source (path, split, text_column, ...).
-Without weights, shares follow the sizes: (number of rows) ^ (1 / data.temperature).
+Without weights, shares follow the sizes: (number of sequences) ^ (1 / data.temperature).
 metrics.jsonl has the share of each source as data/share/<name>.
 """
 

@@ -22,14 +22,14 @@ def get_config():
     config.data.path = "data/tinyshakespeare.txt"
     config.data.tokenizer = "char"
     config.data.length = 64
-    config.data.eval_fraction = 0.1  # the last tenth, as nanoGPT's prepare.py cuts it
+    config.data.eval_fraction = 0.1  # the last tenth, as in nanoGPT's prepare.py
 
     config.model.preset = "nano"  # 4 layers, 4 heads, 128 wide, no biases, no dropout
 
     config.optim.learning_rate = 1e-3
     config.optim.end_learning_rate = 1e-4
     config.optim.warmup_steps = 100
-    config.optim.b2 = 0.99  # few tokens a step: a longer memory of the second moment
+    config.optim.b2 = 0.99  # few tokens a step need a longer memory of the second moment
     config.optim.weight_decay = 0.1
     config.optim.clip_norm = 1.0
 

@@ -1,13 +1,13 @@
-"""English to French from books: a small data set of the Hub (needs network, the first time).
+"""English to French from books, a small dataset of the Hub (needs network the first time).
 
     jaxdp prepare --config=configs/opus_books.py
     jaxdp train   --config=configs/opus_books.py --workdir=runs/opus_books
     jaxdp predict --workdir=runs/opus_books --text='The house was empty.' --num_beams=4
 
-127,000 pairs, of which the last tenth is held out; other languages: --config.data.name=de-en
+127,000 pairs; the last tenth is the validation split. Other languages: --config.data.name=de-en
 with the columns translation.de and translation.en. Without network:
 datasets.load_dataset(...).save_to_disk(FOLDER) on a machine that has it, then
---config.data.path=FOLDER. It has not been run here: no Hub was within reach.
+--config.data.path=FOLDER. Not run yet: the Hub was not reachable.
 """
 
 from jaxdp import defaults
@@ -25,7 +25,7 @@ def get_config():
     config.data.source_column = "translation.en"
     config.data.target_column = "translation.fr"
     config.data.cleaning = ("min_chars:1",)
-    config.data.tokenizer = "bpe:8192"  # of both languages together
+    config.data.tokenizer = "bpe:8192"  # one vocabulary for both languages
     config.data.length = 128
     config.data.packing = "documents"
     config.data.long_documents = "drop"

@@ -1,10 +1,10 @@
-"""Your own text: a folder of files, a vocabulary of its own, a GPT of ten million parameters.
+"""A GPT of ten million parameters on your own text, with a vocabulary of its own.
 
     jaxdp prepare --config=configs/own_text.py --config.data.path=FOLDER --dry_run
     jaxdp train   --config=configs/own_text.py --config.data.path=FOLDER --workdir=runs/own_text
 
 FOLDER may also be a file, a glob such as 'books/**/*.txt', or a URL, compressed
-(.gz, .zst, .xz) or not. About 5 MB of text is enough to see it write in its manner.
+(.gz, .zst, .xz) or not. About 5 MB of text is enough to imitate its style.
 """
 
 from jaxdp import defaults
@@ -18,7 +18,7 @@ def get_config():
     config.data.source = "text"  # one document a file
     config.data.path = "data/text"
     config.data.cleaning = ("unicode:NFC", "control", "whitespace")
-    config.data.tokenizer = "bpe:8192"  # trained on the training part, once
+    config.data.tokenizer = "bpe:8192"  # trained on the training split, once
     config.data.length = 256
 
     config.model.preset = "llama_nano"
@@ -27,7 +27,7 @@ def get_config():
     config.model.num_kv_heads = 2
     config.model.embed_dim = 384
     config.model.mlp_dim = 1024
-    config.model.dropout_rate = 0.1  # little text is read several times
+    config.model.dropout_rate = 0.1  # little text, read in several epochs
 
     config.optim.learning_rate = 2e-3
     config.optim.warmup_steps = 100

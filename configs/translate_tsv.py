@@ -1,12 +1,12 @@
-"""Translation from your own pairs: a table with the columns source and target.
+"""Translation from your own pairs, a table with the columns source and target.
 
     jaxdp train --config=configs/translate_tsv.py --config.data.path=train.tsv --config.data.eval_path=test.tsv --workdir=runs/translate
     jaxdp eval --workdir=runs/translate
     jaxdp predict --workdir=runs/translate --text='Open the file.' --num_beams=4
 
 The file has a header line; name its columns with --config.data.source_column and
---config.data.target_column. Without --config.data.eval_path the last tenth is held out.
-Two files of lines serve as well: --config.data.source=text --config.data.path=train.en
+--config.data.target_column. Without --config.data.eval_path the last tenth is the validation split.
+Two files of lines work as well: --config.data.source=text --config.data.path=train.en
 --config.data.target_path=train.de. Tuned for some ten thousand pairs of one domain,
 half an hour on two CPU cores.
 """
@@ -23,10 +23,10 @@ def get_config():
     config.data.source = "csv"
     config.data.path = "train.tsv"
     config.data.cleaning = ("min_chars:1",)
-    config.data.tokenizer = "bpe:4096"  # of both languages together; few pairs want a small vocabulary
+    config.data.tokenizer = "bpe:4096"  # one vocabulary for both languages; few pairs need a small one
     config.data.length = 128
-    config.data.packing = "documents"  # four or five pairs a row, none seeing another
-    config.data.long_documents = "drop"  # a pair that is cut teaches to stop too early
+    config.data.packing = "documents"  # four or five pairs a sequence, none attending to another
+    config.data.long_documents = "drop"  # a cut pair teaches to stop too early
 
     config.model.preset = "seq2seq_nano"
     config.model.dropout_rate = 0.2

@@ -1,10 +1,10 @@
-"""A data set of the Hugging Face Hub: WikiText-103, prepared once (needs network, the first time).
+"""WikiText-103, a dataset of the Hugging Face Hub, prepared once (needs network the first time).
 
     jaxdp prepare --config=configs/wikitext.py
     jaxdp train   --config=configs/wikitext.py --workdir=runs/wikitext
 
 Without network: datasets.load_dataset(...).save_to_disk(FOLDER) on a machine that has
-it, then --config.data.path=FOLDER. It has not been run here: no Hub was within reach.
+it, then --config.data.path=FOLDER. Not run yet: the Hub was not reachable.
 """
 
 from jaxdp import defaults
@@ -20,7 +20,7 @@ def get_config():
     config.data.name = "wikitext-103-raw-v1"
     config.data.split = "train"
     config.data.eval_split = "validation"
-    config.data.cleaning = ("min_chars:1",)  # the data set has empty lines as records
+    config.data.cleaning = ("min_chars:1",)  # the dataset has empty lines as records
     config.data.tokenizer = "bpe:32000"
     config.data.length = 512
 

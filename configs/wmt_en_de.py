@@ -1,13 +1,13 @@
-"""English to German at the size of the paper: WMT 2014 from the Hub, for machines with accelerators.
+"""English to German at the size of the paper: WMT 2014 from the Hub, for accelerators.
 
     jaxdp prepare --config=configs/wmt_en_de.py
     jaxdp train   --config=configs/wmt_en_de.py --workdir=runs/wmt_en_de
     jaxdp eval    --workdir=runs/wmt_en_de
 
 Vaswani et al. 2017, section 5: base model, 100,000 updates of some 25,000 source and
-25,000 target tokens (here 200 packed rows of 128 each), Adam with b2 = 0.98, 4,000 steps
-of warm-up, then the inverse root of the step; dropout 0.1, label smoothing 0.1. It has not
-been run here: no Hub and no accelerator were within reach.
+25,000 target tokens (here 200 packed sequences of 128 each), Adam with b2 = 0.98, 4,000 steps
+of warm-up, then the inverse root of the step; dropout 0.1, label smoothing 0.1. Not run
+yet: neither the Hub nor an accelerator was available.
 """
 
 from jaxdp import defaults

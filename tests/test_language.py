@@ -227,6 +227,11 @@ def test_no_denied_words_in_pages(path):
     assert not found, f"{name}: (line, denied phrase, write instead)"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.name)
+def test_no_denied_words_in_recipes(path):
+    assert not list(denied(texts(path.read_text())))
+
+
 def test_what_is_public_has_a_docstring(module):
     name, source = module
     assert not list(undocumented(source)), name
