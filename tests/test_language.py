@@ -37,6 +37,7 @@ DONE = (
     "jaxdp/arguments.py",
     "jaxdp/atomic_files.py",
     "jaxdp/cache_home.py",
+    "jaxdp/checkpoint",
     "jaxdp/checksum.py",
     "jaxdp/decoding",
     "jaxdp/defaults.py",

@@ -1,5 +1,5 @@
-"""Checkpoints: what is on disk, which of them count, and which are kept.
+"""Checkpoints: saving, restoring, integrity and retention.
 
-`manifest` and `retention` import neither jax nor Orbax, so that a checkpoint
-can be looked at without starting a backend.
+`manifest` and `retention` import neither jax nor Orbax, so that a checkpoint can
+be inspected without starting a backend.
 """

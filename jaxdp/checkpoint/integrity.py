@@ -1,9 +1,9 @@
-"""Proofs of integrity: which checkpoints are as they were written, remembered across the starts of a run.
+"""Proofs of integrity: record of undamaged checkpoints, kept across the starts of a run.
 
 A proof is a digest of the size, times and inode of every file of a checkpoint whose
-contents were compared with its manifest. While the proof holds, nothing has written
-to these files since, and they need not be read again. A copy of a checkpoint has
-other times and inodes, so it is read once.
+contents were compared with its manifest. While the proof holds, the files are
+unchanged and need not be read again. A copy of a checkpoint has other times and
+inodes, so it is read once.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from jaxdp.json_files import parse_json, read_regular
 from jaxdp.report.terminal import print_status
 
 _MAX_RECORD_BYTES = 2**26
-"""Largest file of proofs that is read; ours have 80 bytes a checkpoint."""
+"""Largest file of proofs that is read; it has 80 bytes per checkpoint."""
 
 
 class Intactness:
-    """Tells which checkpoints are as they were written; reads each once, and again when a file of it has changed."""
+    """Integrity check of checkpoints that reads each one once, and again when one of its files has changed."""
 
     def __init__(self, record: Path | None = None):
         """Creates the record.
 
         Args:
-            record: File that keeps the proofs for the next start; None: they end with this object.
+            record: File that keeps the proofs for the next start; None: proofs are not kept.
         """
         self._record = record
         self._proofs: dict[str, str] = _read_record(record) if record else {}
@@ -36,25 +36,26 @@ class Intactness:
         self._metrics: dict[Path, tuple[tuple, Mapping[str, float | None] | None]] = {}
 
     def trust(self, checkpoint: Path) -> None:
-        """Takes a checkpoint as intact that was read or written just now."""
+        """Records a checkpoint as intact that has just been read or written."""
         proof = _proof(checkpoint)
         if proof is not None:
             self._proofs[checkpoint.name] = proof
 
     def __call__(self, checkpoint: Path) -> bool:
+        """Returns True if the checkpoint is undamaged."""
         proof = _proof(checkpoint)
         if proof is not None and self._proofs.get(checkpoint.name) == proof:
             return True
         self._proofs.pop(checkpoint.name, None)
         if find_damage(checkpoint) or proof is None:
             return False
-        self._proofs[checkpoint.name] = proof  # taken before reading: a change meanwhile shows the next time
+        self._proofs[checkpoint.name] = proof  # computed before reading, so a change meanwhile is found next time
         return True
 
     def metrics(self, checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
-        """Returns the metrics saved with each checkpoint; reads only manifests that are new or have changed.
+        """Returns the metrics saved with each checkpoint; reads only new or changed manifests.
 
-        One whose manifest is damaged is left out.
+        Checkpoints with a damaged manifest are left out.
         """
         known, self._metrics = self._metrics, {}
         for step in committed_steps(checkpoints):
@@ -68,7 +69,7 @@ class Intactness:
         return {int(path.name): metrics for path, (_, metrics) in self._metrics.items() if metrics is not None}
 
     def record(self, checkpoints: Path) -> None:
-        """Writes the proofs of the checkpoints that are there; a record that cannot be written is none."""
+        """Writes the proofs of the existing checkpoints; if that fails, no proofs are kept."""
         there = {str(step) for step in committed_steps(checkpoints)}
         self._proofs = {name: proof for name, proof in self._proofs.items() if name in there}
         if self._record is None or self._proofs == self._recorded:
@@ -82,7 +83,7 @@ class Intactness:
 
 
 def _read_record(path: Path) -> dict[str, str]:
-    """Reads the proofs of an earlier start; none from a file that is missing or that is not ours."""
+    """Reads the proofs of an earlier start; none if the file is missing or invalid."""
     try:
         proofs = parse_json(read_regular(path, _MAX_RECORD_BYTES))
     except (OSError, ValueError):
@@ -93,7 +94,7 @@ def _read_record(path: Path) -> dict[str, str]:
 
 
 def _proof(checkpoint: Path) -> str | None:
-    """Digest that changes when any file below is written to, replaced, added or removed; None if one just vanished."""
+    """Returns a digest that changes when any file below is changed, replaced, added or removed; None if one vanishes meanwhile."""
     digest = hashlib.sha256()
     pending = [(os.fspath(checkpoint), "")]
     try:

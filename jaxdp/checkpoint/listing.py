@@ -1,4 +1,4 @@
-"""What lies in a directory of checkpoints: whether each is whole, and which rule keeps it."""
+"""Listing of a checkpoint directory: integrity of each checkpoint and the retention rules that keep it."""
 
 import contextlib
 import os
@@ -14,20 +14,20 @@ from jaxdp.report.terminal import memory_size
 
 
 def list_checkpoints(checkpoints: Path, retention: Retention, *, verify: bool) -> list[dict[str, Any]]:
-    """Every checkpoint, oldest first, what is none any more behind it.
+    """Lists all checkpoints, oldest first; leftovers of a step follow its checkpoint.
 
     Args:
-        checkpoints: the directory.
-        retention: the rules of the run.
-        verify: reads every file; otherwise only that all are there with their sizes.
+        checkpoints: Directory of checkpoints.
+        retention: Retention rules of the run.
+        verify: Whether every file is read; otherwise only existence and sizes are checked.
 
     Returns:
-        For each {"name", "step", "time", "bytes", "metric", "verdict", "damage",
-        "kept_by"}: Unix seconds; the value of the retention's metric, None where there
-        is none; `intact` (every byte was read), `complete`, `damaged`, `set aside`
-        (damage was found at a start), `unfinished` (a save or deletion is under
-        way, or was interrupted) or `foreign` (it was not written by jaxdp); sentences;
-        the rules that keep it. What a run deletes meanwhile is left out.
+        {"name", "step", "time", "bytes", "metric", "verdict", "damage", "kept_by"} for each.
+        "time" is in Unix seconds. "metric" is the value of the retention metric or None.
+        "verdict" is `intact` (every byte was read), `complete`, `damaged`, `set aside`
+        (found damaged at a start), `unfinished` (a save or deletion is running or was
+        interrupted) or `foreign` (not written by jaxdp). "damage" has sentences, "kept_by"
+        the retention rules. Checkpoints that a run deletes meanwhile are left out.
     """
     entries = []
     metrics: dict[int, Mapping[str, Any]] = {}
@@ -36,7 +36,7 @@ def list_checkpoints(checkpoints: Path, retention: Retention, *, verify: bool) -
             continue
         manifest = read_manifest(path)
         entry = _described(path, manifest, retention.metric, verify=verify)
-        if not path.exists():  # a run has deleted or committed it just now
+        if not path.exists():  # a run has deleted or committed it meanwhile
             continue
         if manifest is not None and entry["verdict"] in ("intact", "complete"):
             metrics[entry["step"]] = manifest.metrics
@@ -73,7 +73,7 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
 
 
 def _size_and_time(directory: Path) -> tuple[int, float]:
-    """Bytes of all files below, and when the newest of them was written; what is deleted meanwhile does not count."""
+    """Returns the bytes of all files below and the newest modification time; files deleted meanwhile do not count."""
     num_bytes, newest = 0, 0.0
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -88,13 +88,13 @@ def _by_step(path: Path) -> tuple[int, str]:
 
 
 def _step_of(path: Path) -> int | None:
-    """The step that the name begins with; None for what is no checkpoint and was none."""
+    """Returns the step of a checkpoint, leftover or damaged checkpoint; None for other entries."""
     steps = (step_of(path.name), leftover_step(path.name), damaged_step(path.name))
     return next((step for step in steps if step is not None), None)
 
 
 def as_table(entries: Sequence[Mapping[str, Any]], metric: str, now: float | None = None) -> list[str]:
-    """Lines for a person: a head and one line a checkpoint, with its damage below it."""
+    """Formats the list as a table: a header and one line per checkpoint, followed by its damage."""
     now = time.time() if now is None else now
     head = ("checkpoint", "age", "size", metric, "verdict", "kept by")
     rows = [

@@ -1,10 +1,9 @@
-"""The manifest: what makes a directory a checkpoint.
+"""Manifest of a checkpoint, `manifest.json`: commit marker and checksums.
 
-A checkpoint `checkpoints/<step>/` counts only when Orbax has committed it and
-`manifest.json` is there. The manifest is written last, by atomic rename, and
-holds the size and SHA-256 of every file, the name, shape, dtype and checksum
-of every array as it was on the device, and the metrics of that step. It also
-carries its own digest, so that damage to it is seen like any other.
+A checkpoint `checkpoints/<step>/` counts only if Orbax has committed it and it has
+a manifest. The manifest is written last, by atomic rename. It has the size and
+SHA-256 of every file, the name, shape, dtype and on-device checksum of every
+array, the metrics of the step, and its own digest, which reveals damage to itself.
 """
 
 import contextlib
@@ -29,21 +28,19 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The contents of one `manifest.json`.
+    """Content of a `manifest.json`.
 
     Attributes:
-        step: batches consumed.
-        time: Unix seconds when it was written.
-        metrics: the evaluation that belongs to this step, by full name; may be
-            empty; None for what was not finite.
-        leaves: for each array {"path", "shape", "dtype", "checksum"}.
-        files: for each file, by relative path, {"bytes", "sha256"}.
-        run_files: the same of files next to `checkpoints/` that give the arrays their
-            meaning, such as `tokenizer.json`, by name; None: saved by a version of
-            jaxdp that did not record them.
-        metric_specs: unit and direction of evaluation metrics, by full name:
-            {"unit", "higher_is_better"}; None: saved by a version of jaxdp that did
-            not record them.
+        step: Number of batches consumed.
+        time: Time of the save in Unix seconds.
+        metrics: Evaluation of this step by full name; may be empty; None for numbers that
+            are not finite.
+        leaves: {"path", "shape", "dtype", "checksum"} of each array.
+        files: Relative path -> {"bytes", "sha256"} of each file.
+        run_files: Name -> {"bytes", "sha256"} of vocabularies next to `checkpoints/`, such as
+            `tokenizer.json`; None: saved by a version of jaxdp that did not record them.
+        metric_specs: Full name -> {"unit", "higher_is_better"} of evaluation metrics; None:
+            saved by a version of jaxdp that did not record them.
     """
 
     step: int
@@ -56,10 +53,10 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Commits the checkpoint: on disk, then renamed into place.
+    """Writes the manifest durably, which commits the checkpoint.
 
-    Also the rename, and that of the directory itself, is on disk when this returns,
-    so that what is deleted next is no longer needed even if the power fails.
+    The content, the rename and the directory entries are on disk when this returns, so
+    that an older checkpoint can be deleted even if the power fails.
     """
     fields = {name: value for name, value in dataclasses.asdict(manifest).items() if value is not None}
     with atomic_replacement(directory / MANIFEST, fsync=True) as temporary:
@@ -69,7 +66,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def manifest_digest(directory: Path) -> str | None:
-    """SHA-256 of the manifest, damaged or not; None where there is none."""
+    """Returns the SHA-256 of the manifest, damaged or not; None if it is missing."""
     try:
         return _sha256(directory / MANIFEST)
     except FileNotFoundError:
@@ -79,19 +76,19 @@ def manifest_digest(directory: Path) -> str | None:
 
 
 def record_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
-    """Gives a checkpoint that was saved without an evaluation the metrics of one made later."""
+    """Adds the metrics of a later evaluation to a checkpoint that was saved without them."""
     manifest = require_manifest(directory)
     write_manifest(directory, dataclasses.replace(manifest, metrics=nullify_non_finite(metrics)))
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a checkpoint; None where there is none or it is damaged."""
+    """Reads the manifest of a checkpoint; None if it is missing or damaged."""
     path = directory / MANIFEST
     try:
         text = _read(path).decode()
         body = parse_json(text)
         del body["digest"]
-        # Compared as text: a changed digit that reads as the same number is damage too.
+        # Compared as text, since a changed digit may parse as the same number.
         if text != _text(body):
             return None
         format_found = body.pop("format")
@@ -106,10 +103,10 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def require_manifest(directory: Path) -> Manifest:
-    """Reads the manifest of a checkpoint.
+    """Reads the manifest of a checkpoint, which must have one.
 
     Raises:
-        DamageFound: There is none, or it is damaged.
+        DamageFound: The manifest is missing or damaged.
         UserError: A run has deleted the checkpoint meanwhile.
     """
     manifest = read_manifest(directory)
@@ -120,7 +117,7 @@ def require_manifest(directory: Path) -> Manifest:
 
 
 def check_not_deleted(checkpoint: Path) -> None:
-    """Raises UserError where a checkpoint is gone: the run that it is of renames it before it deletes its files."""
+    """Raises UserError if the checkpoint is gone; a run renames a checkpoint before it deletes its files."""
     if not checkpoint.is_dir():
         raise UserError(
             f"{checkpoint} was deleted while it was read, probably by the run that trains there; run the same command again."
@@ -128,7 +125,7 @@ def check_not_deleted(checkpoint: Path) -> None:
 
 
 def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
-    """The manifest, of whose fields those of later versions are left out; None where a field has another type."""
+    """Builds a manifest without the fields of later versions; None if a field has a wrong type."""
     known = {field.name: body[field.name] for field in dataclasses.fields(Manifest) if field.name in body}
     is_valid = (
         known.keys() >= {"step", "time", "metrics", "leaves", "files"}
@@ -176,11 +173,11 @@ def _are_metric_specs(specs: Any) -> bool:
 def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     """Reads a JSON item of a checkpoint: `data`, `config` or `provenance`.
 
-    Orbax's JSON handler keeps it in a plain file; reading that needs no backend.
+    Orbax's JSON handler stores it in a plain file, so reading it starts no backend.
 
     Raises:
-        DamageFound: the file is not the one that was written.
-        UserError: a run has deleted the checkpoint meanwhile.
+        DamageFound: The file is missing or damaged.
+        UserError: A run has deleted the checkpoint meanwhile.
     """
     manifest = require_manifest(checkpoint)
     name = f"{item}/metadata"
@@ -203,7 +200,7 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
 
 
 def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below a checkpoint, by relative path; all are on disk when it returns."""
+    """Returns size and SHA-256 of every file of a checkpoint, by relative path, after syncing all of them to disk."""
     described = {}
     for path in sorted(directory.rglob("*")):
         fsync_path(path)
@@ -213,19 +210,19 @@ def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as a manifest has them."""
+    """Returns {"bytes", "sha256"} of a file, as in a manifest."""
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
-    """Every file that is missing or changed, one sentence each.
+    """Returns a sentence for each file of a checkpoint that is missing or changed.
 
-    Files that are not in the manifest do no harm: file managers and network
-    file systems leave theirs anywhere.
+    Files that are not in the manifest are ignored: file managers and network file
+    systems create such files.
 
     Args:
-        directory: the checkpoint.
-        read_contents: False: only whether all files are there with their sizes.
+        directory: Directory of the checkpoint.
+        read_contents: Whether contents are compared; otherwise only existence and sizes.
     """
     manifest = read_manifest(directory)
     if manifest is None:
@@ -237,9 +234,9 @@ def changed_files(directory: Path, files: Mapping[str, Mapping[str, Any]], *, re
     """Compares files with their sizes and SHA-256; returns a sentence for each that is missing or changed.
 
     Args:
-        directory: the directory that they are in.
-        files: for each file, by relative path, {"bytes", "sha256"}; one that leads out of the directory is never opened.
-        read_contents: False: only whether all files are there with their sizes.
+        directory: Directory of the files.
+        files: Relative path -> {"bytes", "sha256"}; a path that leads out of the directory is never opened.
+        read_contents: Whether contents are compared; otherwise only existence and sizes.
     """
     problems = []
     for name, expected in files.items():
@@ -264,25 +261,25 @@ def changed_files(directory: Path, files: Mapping[str, Mapping[str, Any]], *, re
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a relative path stays in its directory."""
+    """Returns True if a relative path stays in its directory."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def committed_steps(checkpoints: Path) -> list[int]:
-    """Steps of all checkpoints in `checkpoints/` that have a manifest, ascending."""
+    """Returns the steps of all checkpoints in `checkpoints/` that have a manifest, ascending."""
     steps = ((step_of(path.name), path) for path in list_directory(checkpoints))
     return sorted(step for step, path in steps if step is not None and has_manifest(path))
 
 
 def has_manifest(directory: Path) -> bool:
-    """Whether a manifest is there, damaged or not.
+    """Returns True if a checkpoint has a manifest, damaged or not.
 
     Raises:
-        UserError: the directory may not be read, so nobody knows.
+        UserError: The directory cannot be read for lack of permission.
     """
     path = directory / MANIFEST
-    if directory.is_symlink() and not directory.exists():  # it leads nowhere, or in a circle
+    if directory.is_symlink() and not directory.exists():  # a broken or circular link
         return False
     try:
         with _reading(path):
@@ -294,26 +291,26 @@ def has_manifest(directory: Path) -> bool:
 
 
 def _text(body: Mapping[str, Any]) -> str:
-    """The file's content: the body and its digest."""
+    """Returns the content of the file: the body and its digest."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps(body | {"digest": digest}, indent=1, allow_nan=False)
 
 
 _DAMAGE = (errno.EIO, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG)
-"""Errors that no permission repairs: a broken disk, or something else than a regular file in its place."""
+"""Errors other than missing permission: a broken disk, or something other than a regular file in its place."""
 
 
 class Unreadable(Exception):
-    """The disk cannot read a file, or no regular file is in its place: as good as damaged."""
+    """Raised for a file that the disk cannot read, or that is not a regular file; it counts as damaged."""
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tells a broken disk from what is no damage, such as missing permission.
+    """Separates disk errors from errors that are not damage, such as missing permission.
 
     Raises:
-        Unreadable: the disk reports an error of its own, or it is no regular file.
-        UserError: it cannot be read for another reason, which must be fixed first.
+        Unreadable: The disk reports an error, or the path is not a regular file.
+        UserError: The file cannot be read for another reason, which must be fixed first.
     """
     try:
         yield

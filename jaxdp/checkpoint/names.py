@@ -1,6 +1,6 @@
 """Names of the entries of a checkpoint directory: checkpoints, interrupted saves and deletions, damaged checkpoints.
 
-Only a name of these forms is ever deleted or renamed; whatever else is in the directory belongs to someone else.
+Only entries with names of these forms are ever deleted or renamed.
 """
 
 import itertools
@@ -10,16 +10,16 @@ from pathlib import Path
 from jaxdp.errors import UserError
 
 SAVING_MARK = ".saving-"
-"""In names of saves under way, before the token of the process that saves; a rename to the step commits them."""
+"""Mark of a save in progress, before the token of the saving process; a rename to the step commits it."""
 
 DELETING_MARK = ".deleting"
-"""In names of checkpoints whose deletion is under way."""
+"""Mark of a checkpoint whose deletion is in progress."""
 
 DAMAGED_MARK = ".damaged"
-"""In names of checkpoints that were found damaged and set aside; nothing of ours deletes them."""
+"""Mark of a damaged checkpoint that was set aside; jaxdp never deletes it."""
 
 FOREIGN_MARK = ".foreign"
-"""In names of what was in the way of a checkpoint without being one; nothing of ours deletes it."""
+"""Mark of an entry that had the name of a new checkpoint without being one; jaxdp never deletes it."""
 
 _STEP = re.compile("0|[1-9][0-9]*")
 _LEFTOVER = re.compile(
@@ -29,7 +29,7 @@ _DAMAGED = re.compile(rf"(?P<step>{_STEP.pattern})\.damaged(\.[0-9]+)?")
 
 
 def step_of(name: str) -> int | None:
-    """Returns the step of a checkpoint; None for a name that no checkpoint of ours has, such as `007` or `²`."""
+    """Returns the step of a checkpoint; None for a name that jaxdp does not use, such as `007` or `²`."""
     return int(name) if _STEP.fullmatch(name) else None
 
 
@@ -46,17 +46,17 @@ def damaged_step(name: str) -> int | None:
 
 
 def free_name(directory: Path, mark: str) -> Path:
-    """Returns `<name><mark>` next to `directory`, with a number at its end where that exists already."""
+    """Returns `<name><mark>` next to `directory`, with a number at the end if that exists."""
     names = itertools.chain([mark], (f"{mark}.{number}" for number in itertools.count(2)))
     paths = (directory.with_name(directory.name + name) for name in names)
     return next(path for path in paths if not path.exists() and not path.is_symlink())
 
 
 def list_directory(directory: Path) -> list[Path]:
-    """Lists the entries of a directory; none where it is missing.
+    """Lists the entries of a directory; none if it is missing.
 
     Raises:
-        UserError: it is no directory, or may not be read.
+        UserError: The path is not a directory, or cannot be read.
     """
     try:
         return list(directory.iterdir())

@@ -1,7 +1,7 @@
-"""Restoring train states: checked against the manifest, placed on however many devices there are.
+"""Restoring of train states: verified against the manifest, placed on any number of devices.
 
-Each process reads for itself. Which checkpoint it is, all agree on: what one of
-them finds damaged is set aside for all.
+Each process reads by itself. All processes agree on the checkpoint: one that any
+of them finds damaged is set aside for all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,16 +34,16 @@ from jaxdp.typing import PyTree
 def restore(
     checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True
 ) -> TrainState:
-    """The whole train state, placed as `abstract_state` says, on however many devices.
+    """Restores a train state with the shardings of `abstract_state`, on any number of devices.
 
     Args:
-        checkpoint: its directory.
-        abstract_state: shapes, dtypes and shardings.
-        check_files: False: they have been compared with the manifest just now.
+        checkpoint: Directory of the checkpoint.
+        abstract_state: Shapes, dtypes and shardings of the state.
+        check_files: Whether the files are compared with the manifest; False after a check just before.
 
     Raises:
-        DamageFound: files or restored values are not those that were saved.
-        UserError: the checkpoint holds another model; both sides are shown.
+        DamageFound: Files or restored values differ from those that were saved.
+        UserError: The checkpoint has another model; the message shows both sides.
     """
     manifest = _whole_manifest(checkpoint, check_files=check_files)
     check_same_arrays(checkpoint, manifest.leaves, abstract_state)
@@ -59,11 +59,11 @@ def restore(
 
 
 def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
-    """Only `params` or `ema` of a checkpoint, for evaluation, generation and a new start.
+    """Restores only `params` or `ema`, for evaluation, generation and initialisation.
 
     Raises:
-        DamageFound: files are not those that were saved.
-        UserError: the checkpoint holds another model, and both sides are shown; or a
+        DamageFound: Files differ from those that were saved.
+        UserError: The checkpoint has another model, and the message shows both sides; or a
             run has deleted it meanwhile.
     """
     manifest = _whole_manifest(checkpoint)
@@ -85,15 +85,15 @@ def restore_latest(
     control_plane: ControlPlane | None = None,
     check_place: CheckPlace = lambda: None,
 ) -> TrainState | None:
-    """The newest undamaged state up to `last_step`; None where there is no checkpoint.
+    """Restores the newest undamaged state up to `last_step`; None if there is no checkpoint.
 
-    A damaged one is named through `log`, set aside as `<step>.damaged` and
-    the one before it is used. Process 0 decides which one is tried and sets it
-    aside where any process finds it damaged, so that all restore the same.
+    A damaged checkpoint is logged, set aside as `<step>.damaged`, and the previous one
+    is used. Process 0 selects the checkpoint and sets it aside if any process finds it
+    damaged, so that all processes restore the same one.
 
     Raises:
-        DamageFound: there are checkpoints, and all are damaged.
-        UserError: a process does not see the checkpoint that process 0 sees.
+        DamageFound: All checkpoints are damaged.
+        UserError: A process does not see the same checkpoint as process 0.
     """
     control_plane = control_plane or ControlPlane.single_process()
     found_any = False
@@ -123,7 +123,7 @@ def restore_latest(
 def _restore_together(
     directory: Path, abstract_state: TrainState, control_plane: ControlPlane
 ) -> tuple[TrainState | None, str | None]:
-    """The state, and what is wrong with it in the eyes of any process."""
+    """Restores a state in all processes; returns it with the first problem that any process found."""
     _check_seen(directory, control_plane)
     problems = control_plane.broadcast(find_damage(directory) if control_plane.is_main_process else None)
     if problems:
@@ -137,7 +137,7 @@ def _restore_together(
 
 
 def _check_seen(directory: Path, control_plane: ControlPlane) -> None:
-    """Raises UserError, in every process, if one of them sees another checkpoint than process 0."""
+    """Raises UserError in every process if one of them sees another checkpoint than process 0."""
     seen = control_plane.allgather(manifest_digest(directory))
     for process, digest in enumerate(seen):
         if digest != seen[0]:
@@ -150,15 +150,15 @@ def _check_seen(directory: Path, control_plane: ControlPlane) -> None:
 def check_same_arrays(
     checkpoint: Path, leaves: Sequence[Mapping[str, Any]], abstract: PyTree
 ) -> None:
-    """Compares arrays on disk with those wanted, by name, shape and dtype.
+    """Compares the arrays of a checkpoint with the expected ones, by name, shape and dtype.
 
     Args:
-        checkpoint: for the message.
-        leaves: the entries of its manifest.
-        abstract: what is wanted, a tree of the same names.
+        checkpoint: Directory of the checkpoint, for the message.
+        leaves: Leaves of its manifest.
+        abstract: Tree of the expected arrays, with the same names.
 
     Raises:
-        UserError: they differ; both sides are shown.
+        UserError: The arrays differ; the message shows both sides.
     """
 
     def described(path, shape, dtype):
@@ -194,7 +194,7 @@ def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
 
 
 def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
-    """Reads into host memory once, then places the leaves that have a sharding."""
+    """Reads the arrays into host memory once, then places those that have a sharding."""
     reader = ocp.Checkpointer(
         ocp.PyTreeCheckpointHandler(multiprocessing_options=per_process()),
         multiprocessing_options=per_process(),

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, how the others go, and which one is meant by a name."""
+"""Retention of checkpoints: rules, deletion, and selection by `latest`, `best` or step."""
 
 import dataclasses
 import shutil
@@ -24,20 +24,20 @@ from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 
 CheckPlace = Callable[[], None]
-"""Raises UserError where the work directory is no longer that of this run, before something in it is changed."""
+"""Function that raises UserError if the work directory is no longer that of this run; called before each change."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """What to keep: a checkpoint stays if any rule wants it.
+    """Retention rules; a checkpoint is kept if any rule applies.
 
     Attributes:
-        keep_latest: the newest ones; at least 1.
-        keep_best: the best ones by `metric`.
-        keep_every_steps: multiples of this, for ever; 0: none.
-        metric: full name, such as `eval/loss`.
-        keep_back_steps: the newest one that lies at least so far behind the latest
-            stays too, so that a rollback over so many steps finds one.
+        keep_latest: Number of newest checkpoints to keep; at least 1.
+        keep_best: Number of best checkpoints by `metric` to keep.
+        keep_every_steps: Interval in steps of checkpoints that are kept forever; 0: none.
+        metric: Full name of the metric, e.g. "eval/loss".
+        keep_back_steps: Distance in steps behind the latest checkpoint; the newest one at
+            this distance or more is kept for a rollback.
         higher_is_better: Direction of `metric`.
     """
 
@@ -49,15 +49,15 @@ class Retention:
     higher_is_better: bool = False
 
     def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
-        """The steps that stay, of those given with their metrics."""
+        """Returns the steps to keep, from step -> metrics of all checkpoints."""
         return set(self.reasons(metrics_by_step))
 
     def best(self, metrics_by_step: Mapping[int, Mapping[str, float | None]]) -> Sequence[int]:
-        """The `keep_best` best steps, the best first."""
+        """Returns the `keep_best` best steps, the best first."""
         return ranked(metrics_by_step, self.metric, self.higher_is_better)[: self.keep_best]
 
     def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
-        """The rules that want each step; one that no rule wants is left out."""
+        """Returns the rules that keep each step, without steps that no rule keeps."""
         steps = sorted(metrics_by_step)
         if not steps:
             return {}
@@ -68,7 +68,7 @@ class Retention:
             f"every {self.keep_every_steps}": [
                 step for step in steps if self.keep_every_steps and step % self.keep_every_steps == 0
             ],
-            # And the one after it, which takes its place when it is far enough behind itself.
+            # Also the next one, which takes its place once it is far enough behind.
             "rollback": [*far[-1:], *steps[len(far) : len(far) + 1]],
         }
         return {
@@ -79,20 +79,20 @@ class Retention:
 
 
 class BestSoFar:
-    """Tells which evaluations are of states that must be saved, or what is best would not be there to be kept."""
+    """Tracker of the best `keep_best` evaluations; a new one must be checkpointed at once, or it could not be kept."""
 
     def __init__(self, retention: Retention, metrics_by_step: Mapping[int, Mapping[str, float | None]]):
-        """Creates the object.
+        """Creates the tracker.
 
         Args:
-            retention: the rules.
-            metrics_by_step: those of the checkpoints that are there.
+            retention: Retention rules.
+            metrics_by_step: Step -> metrics of the existing checkpoints.
         """
         self._retention = retention
         self._metrics = dict(metrics_by_step)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Takes one evaluation in; whether it is one of the `keep_best` best by now."""
+        """Adds an evaluation; returns True if it is now one of the `keep_best` best."""
         self._metrics[step] = nullify_non_finite(metrics)
         best = self._retention.best(self._metrics)
         self._metrics = {kept: self._metrics[kept] for kept in best}
@@ -102,9 +102,9 @@ class BestSoFar:
 def ranked(
     metrics_by_step: Mapping[int, Mapping[str, float | None]], metric: str, higher_is_better: bool
 ) -> Sequence[int]:
-    """Steps from best to worst by a metric; those without a value are left out.
+    """Ranks steps from best to worst by a metric; steps without a value are left out.
 
-    Of equals the earlier is better: it has the same value after less training.
+    Among equal values the earlier step is better, as it took less training.
     """
     values = {
         step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None
@@ -114,7 +114,7 @@ def ranked(
 
 
 def saved_metrics(checkpoints: Path) -> dict[int, Mapping[str, float | None]]:
-    """The metrics saved with each checkpoint; one whose manifest is damaged is left out."""
+    """Returns the metrics saved with each checkpoint, without those of damaged manifests."""
     manifests = {step: read_manifest(checkpoints / str(step)) for step in committed_steps(checkpoints)}
     return {step: manifest.metrics for step, manifest in manifests.items() if manifest is not None}
 
@@ -125,20 +125,20 @@ def apply_retention(
     is_intact: Intactness | None = None,
     check_place: CheckPlace = lambda: None,
 ) -> None:
-    """Deletes what no rule wants.
+    """Deletes the checkpoints that no rule keeps.
 
-    A damaged checkpoint does not count as kept, nor is it deleted: another one
-    takes its place, and the next start sets it aside. Where nothing is to be
-    deleted, nothing is read.
+    A damaged checkpoint neither counts as kept nor is deleted: another one takes its
+    place, and the next start sets it aside. If nothing is to be deleted, nothing is
+    read.
 
     Args:
-        checkpoints: the directory.
-        retention: the rules.
-        is_intact: whether a checkpoint is as it was written; None: every file is read.
-        check_place: called before each deletion.
+        checkpoints: Directory of checkpoints.
+        retention: Retention rules.
+        is_intact: Integrity check with recorded proofs; None: every file is read.
+        check_place: Called before each deletion; see `CheckPlace`.
 
     Raises:
-        UserError: a checkpoint cannot be deleted.
+        UserError: A checkpoint cannot be deleted.
     """
     is_intact = is_intact or Intactness()
     metrics = is_intact.metrics(checkpoints)
@@ -154,15 +154,15 @@ def apply_retention(
 
 
 def delete_checkpoint(directory: Path) -> None:
-    """Deletes a checkpoint, if it still is there; renamed first, so that half of it is never taken for one.
+    """Deletes a checkpoint if it exists; renames it first, so that a partial one never counts.
 
     Raises:
-        UserError: it cannot be deleted.
+        UserError: The checkpoint cannot be deleted.
     """
     doomed = free_name(directory, DELETING_MARK)
     try:
         directory.rename(doomed)
-    except FileNotFoundError:  # someone else was faster
+    except FileNotFoundError:  # deleted by another process
         return
     except OSError as error:
         raise _undeletable(directory, error) from error
@@ -170,7 +170,7 @@ def delete_checkpoint(directory: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes a directory; of a symbolic link the link alone, as what it points to is not ours."""
+    """Removes a directory; of a symbolic link only the link, not its target."""
     try:
         if path.is_symlink():
             path.unlink()
@@ -190,12 +190,12 @@ def _undeletable(path: Path, error: OSError) -> UserError:
 
 
 def remove_leftovers(checkpoints: Path) -> list[str]:
-    """Removes what an interrupted save or deletion left behind; returns the names.
+    """Removes leftovers of interrupted saves and deletions; returns their names.
 
     Only for the process that holds the lock of the work directory.
 
     Raises:
-        UserError: the directory cannot be read, or something in it cannot be removed.
+        UserError: The directory cannot be read, or a leftover cannot be removed.
     """
     leftovers = [
         path
@@ -208,16 +208,16 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
 
 
 def set_aside(directory: Path) -> Path:
-    """Renames a damaged checkpoint to `<step>.damaged`, or with a number where damage was found before; returns that."""
+    """Renames a damaged checkpoint to `<step>.damaged`, with a number if that exists; returns the new path."""
     aside = free_name(directory, DAMAGED_MARK)
     directory.rename(aside)
     return aside
 
 
 def without_manifest(checkpoints: Path) -> list[Path]:
-    """Lists what Orbax has written as a checkpoint of ours, complete but for its manifest.
+    """Lists checkpoints of jaxdp that Orbax has committed and that have no manifest.
 
-    Such a checkpoint lost its manifest later, or an older version was killed just before writing it.
+    Such a checkpoint has lost its manifest, or an older version of jaxdp was killed just before writing it.
     """
     return [
         path
@@ -227,16 +227,16 @@ def without_manifest(checkpoints: Path) -> list[Path]:
 
 
 def looks_like_ours(directory: Path) -> bool:
-    """Whether Orbax has written the items of a checkpoint of ours here."""
+    """Returns True if a directory has the items of a checkpoint of jaxdp."""
     items = ("state", "data", "config")
     return (directory / "_CHECKPOINT_METADATA").is_file() and all((directory / item).is_dir() for item in items)
 
 
 def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int:
-    """The step that `latest`, `best` or a number stands for.
+    """Returns the step that `latest`, `best` or a number selects.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: There is no such checkpoint.
     """
     steps = committed_steps(checkpoints)
     if not steps:

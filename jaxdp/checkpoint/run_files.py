@@ -1,8 +1,8 @@
-"""Files of a work directory that give a checkpoint its meaning, compared with it: vocabularies and configuration.
+"""Check of the vocabularies and the configuration of a work directory against a checkpoint.
 
 The manifest of a checkpoint has the SHA-256 of the tokenizers and labels that its run was trained with, and the
-item `config` is the run's `config.json`. Two swapped labels, or another rotary base, would give other answers
-from the same arrays.
+item `config` is the run's `config.json`. Two swapped labels, or another rotary base, would change the predictions
+of the same parameters.
 """
 
 import os
@@ -24,14 +24,14 @@ from jaxdp.workdir import WorkDir
 
 
 def describe_run_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files of a work directory, by name, as the manifest of a checkpoint keeps them."""
+    """Returns size and SHA-256 of files of a work directory, by name, for the manifest of a checkpoint."""
     return {path.name: describe_file(path) for path in paths}
 
 
 def check_run_files(checkpoint: Path, directory: WorkDir) -> None:
     """Checks that the vocabularies of a run are those that a checkpoint was trained with.
 
-    A checkpoint that was saved before these were recorded has nothing to compare.
+    Old checkpoints without recorded vocabularies pass.
 
     Raises:
         DamageFound: A file is missing or changed, or the manifest is damaged.
@@ -43,7 +43,7 @@ def check_run_files(checkpoint: Path, directory: WorkDir) -> None:
 
 
 def find_run_damage(manifest: Manifest, checkpoint: Path, directory: WorkDir) -> list[str]:
-    """Returns a sentence for each vocabulary of a run that is missing or not what a checkpoint was trained with."""
+    """Returns a sentence for each vocabulary of a run that is missing or differs from the checkpoint's."""
     problems = changed_files(directory.root, manifest.run_files or {})
     if not problems:
         return []
@@ -51,21 +51,21 @@ def find_run_damage(manifest: Manifest, checkpoint: Path, directory: WorkDir) ->
 
 
 def check_run_config(checkpoint: Path, path: Path) -> None:
-    """Checks that a run's configuration file describes the run that a checkpoint is of.
+    """Checks that the configuration file of a run is consistent with a checkpoint.
 
-    Keys that may change when a run is resumed may differ, and so may the place of the data.
+    Keys that may change when a run is resumed may differ, and so may the location of the data.
 
     Args:
-        checkpoint: A checkpoint of the run.
-        path: The run's `config.json`.
+        checkpoint: Directory of the checkpoint.
+        path: Path of the run's `config.json`.
 
     Raises:
-        UserError: It does not; every key that differs is shown with both values. Or it is no configuration.
-        DamageFound: The checkpoint's own copy is damaged.
+        UserError: Keys differ, and the message shows both values of each; or the file is not a configuration.
+        DamageFound: The checkpoint's copy is damaged.
     """
     saved, current = read_item(checkpoint, "config"), to_json(read_run_config(path))
     differences = changed_keys(saved, current)
-    if differences:  # which may be keys that `model` has gained since; only then is the model's code imported
+    if differences:  # perhaps only keys added to `model` since; importing the model takes time
         differences = changed_keys(with_preset(saved), with_preset(current))
     if differences:
         raise UserError(
@@ -76,9 +76,9 @@ def check_run_config(checkpoint: Path, path: Path) -> None:
 
 
 def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a saved configuration with the preset's values of keys that `model` has gained since.
+    """Fills keys that were added to `model` since a configuration was saved with the values of its preset.
 
-    Such a key is unset by default, which means the value of the preset; `config.json` has that value.
+    Such a key is unset by default, which stands for the value of the preset.
     """
     from jaxdp.model import (  # imports jax, which `jaxdp inspect` does without
         PRESETS,
@@ -92,10 +92,10 @@ def with_preset(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def run_problems(checkpoint: Path) -> list[str]:
-    """Returns a sentence for everything around a checkpoint that no longer is what it was trained with.
+    """Returns a sentence for each file of a run that is inconsistent with a checkpoint.
 
     Args:
-        checkpoint: An undamaged checkpoint; of one outside a work directory nothing is compared.
+        checkpoint: Directory of an undamaged checkpoint; outside a work directory nothing is compared.
     """
     directory = run_of(checkpoint)
     if directory is None:
@@ -111,7 +111,7 @@ def run_problems(checkpoint: Path) -> list[str]:
 
 
 def run_of(checkpoint: Path) -> WorkDir | None:
-    """Returns the work directory that a checkpoint is in; None for one elsewhere, such as a copy."""
+    """Returns the work directory of a checkpoint; None for a checkpoint elsewhere, such as a copy."""
     directory = WorkDir(checkpoint.parent.parent)
     is_run = any(map(os.path.lexists, (directory.config, directory.metrics, directory.tokenizer)))
     return directory if directory.checkpoints == checkpoint.parent and is_run else None

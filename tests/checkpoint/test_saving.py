@@ -151,7 +151,7 @@ def test_what_has_the_name_of_the_next_checkpoint_is_set_aside(checkpoints, make
     writer.wait()
     assert committed_steps(checkpoints) == [1]
     aside = checkpoints / "1.foreign"
-    assert f"{place} is no whole checkpoint of jaxdp and is set aside as {aside}" in capsys.readouterr().err
+    assert f"{place} is not a complete checkpoint of jaxdp and is set aside as {aside}" in capsys.readouterr().err
     if obstacle == "a link to nowhere":
         assert aside.is_symlink()
     else:
