@@ -28,7 +28,7 @@ class Tokenizer:
 
 
 TASK = CausalLM(TaskInputs(length=LENGTH, tokenizer=Tokenizer(), label_smoothing=0.5, z_loss=0.5))
-# 2 whole batches, then 3 rows of which the last has 2 targets.
+# 2 whole batches, then 3 sequences; the last one has 2 targets.
 TOKENS = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2 * ROWS + 2) * LENGTH + 2 + 1)
 
 

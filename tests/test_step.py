@@ -131,7 +131,7 @@ def test_states_are_donated_and_stay_whole_and_equal_on_every_device(split_step)
             assert shard.tobytes() == shards[0].tobytes()
 
 
-def test_request_and_tally_come_back_combined(split_step):
+def test_request_and_batch_hash_are_reduced(split_step):
     _, metrics = split_step(split_step.fresh_state(), uneven_batch(), request=15, batch_hash=2**63 + 5)
     assert metrics["request"] == 15
     assert sum(int(part) << 16 * index for index, part in enumerate(metrics["batch_hash"])) == 2**63 + 5
@@ -308,7 +308,7 @@ def dropout_step(devices, microbatches, *, transformer=False, seed=0, rate=0.1):
 
 
 def losses_of(step, *, shuffled=False):
-    """Losses of four steps on the same batch, its rows dealt in order or at random."""
+    """Losses of four steps on the same batch, its examples in order or shuffled."""
     order = np.random.default_rng(10).permutation(ROWS) if shuffled else np.arange(ROWS)
     batch = {name: array[order] for name, array in uneven_batch(9).items()}
     state, losses = step.fresh_state(), []

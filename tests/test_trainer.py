@@ -177,7 +177,7 @@ class Clock:
         self.now += secs
 
 
-def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
+def test_step_secs_include_data_wait_but_not_hooks(monkeypatch):
     clock, queue, infos = Clock(), [], []
     monkeypatch.setattr("jaxdp.trainer.time.perf_counter", lambda: clock.now)
 
@@ -212,7 +212,7 @@ def test_a_steps_time_has_its_wait_in_it_and_not_the_work_of_hooks(monkeypatch):
     assert [info.step_secs for info in infos] == [6.0, 0.0, 6.0, 0.0]
 
 
-def test_further_work_is_put_behind_a_step_before_its_numbers_are_read():
+def test_on_dispatch_runs_before_the_metrics_are_read():
     class Following(Recorder):
         def on_dispatch(self, step, state):
             assert (state.step, state.is_deleted) == (step, False)
@@ -229,7 +229,7 @@ def test_further_work_is_put_behind_a_step_before_its_numbers_are_read():
 
 
 @pytest.mark.parametrize("due", [(), (2,)])
-def test_what_a_hook_gives_up_ends_without_a_word_to_the_others(due):
+def test_abort_skips_the_other_hooks(due):
     class GivingUp(Hook):
         def on_step(self, info):
             if info.step == 2:
@@ -242,7 +242,7 @@ def test_what_a_hook_gives_up_ends_without_a_word_to_the_others(due):
     assert outcome.step == outcome.state.step == (2 if due else 3) and not outcome.state.is_deleted
 
 
-def test_giving_up_after_the_last_step():
+def test_abort_after_the_last_step():
     class GivingUp(Hook):
         def on_step(self, info):
             if info.step == 4:

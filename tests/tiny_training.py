@@ -45,7 +45,7 @@ def bigram_params(seed=0):
 
 
 def batch_of(num_targets, seed=0):
-    """Rows of random tokens with so many valid targets each, as `make_batch` gives them."""
+    """Builds a batch of random tokens with the given number of valid targets per sequence, as `make_batch` does."""
     random = np.random.default_rng(seed)
     rows = len(num_targets)
     examples = {

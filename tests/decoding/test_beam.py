@@ -35,9 +35,9 @@ def searcher(model, search, num_new=NUM_NEW, end=END):
 
 
 def plain_beam_search(next_log_probabilities, search, num_new, end):
-    """One row, lists of `(log-probability, tokens)`, straight from the docstring of make_beam_search.
+    """Searches for one sequence with lists of `(log-probability, tokens)`, as documented at `make_beam_search`.
 
-    It never stops early but for num_beams finished ones.
+    It stops early only when num_beams hypotheses have finished.
     """
     live, finished = [(0.0, [])], []
     for _ in range(num_new):
@@ -78,7 +78,7 @@ def check(result, row, expected, num_finished, search, end=END):
         ("relative", BeamSearch(4, 2.0, 2), {"norm": "rmsnorm"}, 2),
     ],
 )
-def test_beam_search_equals_a_plain_one(positions, search, options, seed):
+def test_beam_search_equals_the_reference(positions, search, options, seed):
     """Each row alone and without padding, here all of them together."""
     model = translation_model(positions=positions, **options)
     params, sources = random_params(model, seed), random_sources(LENGTHS)
@@ -137,7 +137,7 @@ def found(model, params, batch):
     return searcher(model, BeamSearch(4, 0.6, 4))(params, batch)
 
 
-def test_a_row_is_the_same_in_any_company_and_with_more_padding(model, params, batch, found):
+def test_hypotheses_do_not_depend_on_the_batch_or_padding(model, params, batch, found):
     order = [3, 5]
     apart = {name: array[order] for name, array in batch.items()}
     wider = {name: np.pad(apart[name], ((0, 0), (0, 3))) for name in ("source_tokens", "source_mask")}
@@ -146,14 +146,14 @@ def test_a_row_is_the_same_in_any_company_and_with_more_padding(model, params, b
     np.testing.assert_allclose(again["scores"], found["scores"][order], rtol=0, atol=1e-5)
 
 
-def test_fewer_returned_are_the_first_of_more(model, params, batch, found):
+def test_num_returned_truncates_the_hypotheses(model, params, batch, found):
     """Stopping as soon as the best cannot change leaves it as it is."""
     best = searcher(model, BeamSearch(4, 0.6, 1))(params, batch)
     for name, value in best.items():
         np.testing.assert_allclose(value, found[name][:, :1], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_rows_spread_over_devices_are_as_on_one(model, params, batch, found):
+def test_several_devices_equal_one(model, params, batch, found):
     search = make_beam_search(
         *parts_of(model), BeamSearch(4, 0.6, 4), num_new=NUM_NEW, eos_id=END
     )
@@ -180,7 +180,7 @@ def stub_search(step_logits, search, num_new, rows=1):
     return result, len(calls)
 
 
-def test_it_stops_when_the_beams_have_finished():
+def test_search_stops_when_all_beams_have_finished():
     """End of text is the likeliest, always: one hypothesis ends at first, then all three."""
     result, calls = stub_search([3.0, 1.0, 0.5, 0.0], BeamSearch(3, 0.0, 3), num_new=20)
     assert calls == 2
@@ -188,7 +188,7 @@ def test_it_stops_when_the_beams_have_finished():
     assert result["finished"].all()
 
 
-def test_it_stops_when_the_best_is_safe():
+def test_search_stops_when_the_result_is_final():
     """After one step the hypothesis that ended has 0.9, all others together 0.1."""
     logits = np.log([0.9, 0.04, 0.03, 0.03])
     _, calls = stub_search(logits, BeamSearch(3, 0.0, 1), num_new=20)
@@ -198,7 +198,7 @@ def test_it_stops_when_the_best_is_safe():
     assert calls > 1
 
 
-def test_what_was_cut_stands_behind_what_finished():
+def test_cut_hypotheses_rank_after_finished_ones():
     """End of text has the least probability of what is among the best: few can finish."""
     logits = np.log([0.2, 0.5, 0.29, 0.01])
     result, _ = stub_search(logits, BeamSearch(3, 0.0, 3), num_new=3)
@@ -209,7 +209,7 @@ def test_what_was_cut_stands_behind_what_finished():
     )
 
 
-def test_equals_are_told_apart_as_greedy_does():
+def test_ties_are_resolved_as_in_greedy_decoding():
     """Sums in float32 hide a difference of one unit in the last place of the logits."""
     logits = np.zeros(5, np.float32)
     logits[[2, 3]] = 1.0, np.nextafter(np.float32(1.0), np.float32(2.0))
@@ -227,11 +227,11 @@ def test_equals_are_told_apart_as_greedy_does():
         ({"num_beams": 2, "num_returned": 0}, "0 hypotheses"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         BeamSearch(**options)
 
 
-def test_more_beams_than_words_are_refused():
+def test_as_many_beams_as_tokens_are_refused():
     with pytest.raises(UserError, match=r"--num_beams=4 is too many for a vocabulary of 4"):
         stub_search([0.0] * 4, BeamSearch(4), num_new=2)

@@ -108,7 +108,7 @@ def params(model):
     return random_params(model)
 
 
-def test_end_of_text_stops_its_row_and_fills_it(model, params):
+def test_eos_ends_a_sequence_and_pads_it(model, params):
     prompts = random_prompts([6, 2, 4, 5])
     free = decoder(model)(params, prompts)
     end = int(free[0, 2])  # what the first row says third
@@ -122,7 +122,7 @@ def test_end_of_text_stops_its_row_and_fills_it(model, params):
     np.testing.assert_array_equal(decoder(model, eos_id=end)(params, prompts), expected)
 
 
-def test_the_loop_ends_with_its_last_row():
+def test_the_loop_ends_when_all_sequences_have_ended():
     """A model that says token 1 always: no further forward pass once all rows have said it."""
     calls = []
 
@@ -147,7 +147,7 @@ def sampled(model):
     return decoder(model, SAMPLED)
 
 
-def test_draws_belong_to_the_seed_and_not_to_the_row(model, params, sampled):
+def test_samples_depend_on_the_seed_and_not_on_the_index(model, params, sampled):
     [prompt] = random_prompts([4])
     tokens = sampled(params, [prompt] * 4, seeds=[7, 8, 7, 9])
     np.testing.assert_array_equal(tokens[0], tokens[2])
@@ -155,7 +155,7 @@ def test_draws_belong_to_the_seed_and_not_to_the_row(model, params, sampled):
     np.testing.assert_array_equal(sampled(params, [prompt] * 4, seeds=[9, 9, 9, 8])[0], tokens[3])
 
 
-def test_a_row_draws_the_same_in_other_company(params, sampled):
+def test_samples_do_not_depend_on_the_batch(params, sampled):
     prompts = random_prompts([6, 1, 3, 6])
     tokens = sampled(params, prompts, seeds=[3, 4, 5, 6])
     order = [2, 1]
@@ -163,7 +163,7 @@ def test_a_row_draws_the_same_in_other_company(params, sampled):
     np.testing.assert_array_equal(again, tokens[order])
 
 
-def test_a_later_call_draws_on_where_the_one_before_ended(params, sampled, model):
+def test_a_later_call_continues_the_samples(params, sampled, model):
     """The second half of a continuation, from a prompt that holds the first half."""
     prompts = random_prompts([2, 4])
     whole = sampled(params, prompts, width=4, seeds=[1, 2])

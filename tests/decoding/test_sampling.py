@@ -1,4 +1,4 @@
-"""Filters on logits against NumPy, and what a draw depends on."""
+"""Filters on logits against NumPy, and the inputs that a sample depends on."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def logits_of(rows, seed=0):
 
 
 def kept(logits, **options):
-    """Which tokens can be drawn, `[rows, vocab_size] bool`."""
+    """Returns the tokens that can be sampled, `[batch, vocab_size] bool`."""
     return np.isfinite(np.asarray(filtered_logits(jnp.asarray(logits), Sampling(**options))))
 
 
@@ -47,14 +47,14 @@ def test_filters_keep_what_the_definition_keeps(temperature, top_k, top_p):
     np.testing.assert_array_equal(kept(logits, **options), expected)
 
 
-def test_what_is_kept_keeps_its_odds():
+def test_filtering_keeps_relative_probabilities():
     logits = logits_of(4)
     filtered = np.asarray(filtered_logits(jnp.asarray(logits), Sampling(temperature=0.7, top_k=5)))
     np.testing.assert_allclose(filtered[np.isfinite(filtered)], (logits / 0.7)[np.isfinite(filtered)], rtol=1e-6)
     assert np.isfinite(filtered).sum() == 4 * 5
 
 
-def test_equals_stay_or_go_together():
+def test_ties_are_kept_or_removed_together():
     logits = np.array([[3.0, 1.0, 1.0, 0.0]], np.float32)
     assert kept(logits, top_k=2).tolist() == [[True, True, True, False]]
     # Probabilities 0.77, 0.10, 0.10, 0.04: the first of the pair is needed to reach 0.8.
@@ -62,7 +62,7 @@ def test_equals_stay_or_go_together():
     assert kept(logits, top_p=0.7).tolist() == [[True, False, False, False]]
 
 
-def test_the_likeliest_token_always_stays():
+def test_the_most_likely_token_is_always_kept():
     assert kept(logits_of(20), top_p=1e-9).sum(axis=1).tolist() == [1] * 20
 
 
@@ -74,7 +74,7 @@ def test_greedy(sampling):
     np.testing.assert_array_equal(tokens, logits.argmax(axis=1))
 
 
-def test_tokens_are_drawn_with_their_probabilities():
+def test_samples_follow_the_probabilities():
     logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
     draws = 20000
     tokens = jax.jit(sample_tokens, static_argnums=2)(
@@ -88,7 +88,7 @@ def test_tokens_are_drawn_with_their_probabilities():
     np.testing.assert_allclose(np.bincount(tokens, minlength=4) / draws, expected, atol=0.011)
 
 
-def test_a_rows_draw_depends_on_its_key_and_logits_alone():
+def test_a_sample_depends_on_its_key_and_logits_only():
     keys, logits = jax.random.split(jax.random.key(1), 8), jnp.asarray(logits_of(8))
     sampling = Sampling(top_p=0.95)
     whole = sample_tokens(logits, keys, sampling)
@@ -109,6 +109,6 @@ def test_a_rows_draw_depends_on_its_key_and_logits_alone():
         ({"top_p": float("nan")}, "--top_p=nan"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Sampling(**options)

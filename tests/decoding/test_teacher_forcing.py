@@ -167,8 +167,8 @@ def test_beam_scores_are_the_models_own_log_probabilities(kind):
 
 
 @pytest.mark.parametrize("kind", BEAMS, ids=name_of)
-def test_scores_of_draws_are_the_models_own_log_probabilities(kind):
-    """Whatever the temperature and the filter that they were drawn by."""
+def test_scores_of_samples_are_the_models_log_probabilities(kind):
+    """Independent of temperature and filter."""
     case = case_of(kind)
     found = case.drawn(Sampling(temperature=1.5, top_k=8))
     assert len({*first_of(found["tokens"], case.end).ravel()}) > 2  # texts end at different steps

@@ -58,7 +58,7 @@ def test_parameters_of_bert(preset, count, published):
 
 
 @pytest.mark.parametrize(("preset", "published"), [("transformer_base", 65e6), ("transformer_big", 213e6)])
-def test_parameters_of_the_first_transformer(preset, published):
+def test_parameters_of_the_original_transformer(preset, published):
     """Vaswani et al. 2017, table 3, with the 37000 tokens of section 5.1."""
     config = model_config(preset, {"scan_layers": True}, vocab_size=37000, max_length=512)
     width = config.embed_dim
@@ -144,7 +144,7 @@ def test_kernels_are_matrices(kind):
             assert per_layer_rank(name, leaf) == (2 if name.endswith(("kernel", "embedding")) else 1), name
 
 
-def test_new_parameters_have_the_shapes_that_are_told_before():
+def test_initial_parameters_have_the_predicted_shapes():
     for kind in KINDS:
         config = tiny_config(**kind)
         params = quick_jit(functools.partial(init_params, config))(jax.random.key(0))

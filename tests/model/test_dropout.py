@@ -45,7 +45,7 @@ def test_every_row_layer_and_site_has_its_own_mask():
     assert len(masks) == 3 * len(SITES) * 3
 
 
-def test_the_masks_of_the_first_sites_stay_what_they_were():
+def test_masks_of_the_first_sites_are_pinned():
     """Adding a site must not change the run of an older checkpoint: numbers 0, 1, 2, ... are its keys."""
     numbers = [(layer, site) for layer in range(3) for site in SITES[:4]]
     for number, (layer, site) in enumerate(numbers):
@@ -122,7 +122,7 @@ def test_every_layer_drops_out_at_every_site(monkeypatch):
     ]
 
 
-def test_a_row_does_not_feel_its_batch_or_device():
+def test_masks_do_not_depend_on_batch_or_device():
     config = tiny_config(dropout_rate=0.3)
     model, params, tokens = Transformer(config), random_params(config), random_tokens(batch=8)
 

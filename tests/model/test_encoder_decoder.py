@@ -209,7 +209,7 @@ def test_scores_at_some_positions_only():
     np.testing.assert_allclose(some, np.take_along_axis(whole, places[:, :, None], 1), atol=1e-5)
 
 
-def test_what_the_architecture_does_not_have_is_refused():
+def test_inputs_that_do_not_fit_the_architecture_are_refused():
     config = seq2seq_config()
     params, (source, target), apply = random_params(config), random_pair(), jitted(config)
     with pytest.raises(ValueError, match="encoder_decoder needs target_tokens"):

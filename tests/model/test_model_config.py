@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from tiny_models import BESIDE, tiny_config
+from tiny_models import ARGUMENTS, tiny_config
 
 from jaxdp import defaults
 from jaxdp.errors import UserError
@@ -53,6 +53,6 @@ def test_presets_are_complete_and_take_the_default_configuration(preset):
     del overrides["preset"], overrides["vocab_size"]
     config = model_config(preset, overrides, vocab_size=5, max_length=4)
     given = {key for key, value in overrides.items() if value is not None}
-    fields = set(TransformerConfig.__dataclass_fields__) - BESIDE
+    fields = set(TransformerConfig.__dataclass_fields__) - ARGUMENTS
     assert set(PRESETS[preset]) | given == fields >= set(overrides)
     assert all(getattr(config, key) in choices for key, choices in CHOICES.items())

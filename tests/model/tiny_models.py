@@ -10,7 +10,7 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
 
-BESIDE = {"vocab_size", "target_vocab_size", "max_length", "max_target_length", "head", "num_labels", "pooling"}
+ARGUMENTS = {"vocab_size", "target_vocab_size", "max_length", "max_target_length", "head", "num_labels", "pooling"}
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Compiler options that skip LLVM's optimisations: compiling is nearly all that these tests do."""
@@ -19,10 +19,10 @@ quick_jit = functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 
 
 def tiny_config(**overrides):
-    """Two layers, four heads, 16 wide; what `model_config` takes beside overrides is passed on."""
+    """Builds a model of two layers, four heads and width 16; other arguments of `model_config` are passed on."""
     shapes = {"num_layers": 2, "num_heads": 4, "embed_dim": 16, "mlp_dim": 24}
     sizes = {"vocab_size": VOCAB_SIZE, "max_length": LENGTH}
-    sizes |= {key: overrides.pop(key) for key in BESIDE & overrides.keys()}
+    sizes |= {key: overrides.pop(key) for key in ARGUMENTS & overrides.keys()}
     return model_config("nano", shapes | overrides, **sizes)
 
 

@@ -48,7 +48,7 @@ def stack(layers):
     return others | {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves), *ordered)}
 
 
-def test_the_first_rule_that_matches_counts():
+def test_the_first_matching_rule_applies():
     scales = dict(named_leaves(update_scales(UNROLLED, RULES, 1.0)))
     assert {name: float(scale) for name, scale in scales.items()} == {
         "encoder/layer_0/attention/kernel": 0.5,
@@ -64,7 +64,7 @@ def test_the_first_rule_that_matches_counts():
     }
 
 
-def test_layers_learn_more_slowly_the_deeper_they_lie():
+def test_layer_decay_lowers_the_rates_of_lower_layers():
     scales = layer_scales(UNROLLED, 0.5)
     assert {name: scale for name, scale in scales.items() if "norm/scale" not in name} == {
         "encoder/layer_0/attention/kernel": 0.25,
@@ -103,7 +103,7 @@ def test_updates_are_scaled_after_everything_else(arrange):
     assert not actual["token_embedding"].any()
 
 
-def test_nothing_passes_a_factor_of_0():
+def test_a_factor_of_0_stops_any_update():
     updates = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), UNROLLED)
     actual, _ = scale_by_rules(RULES, 1.0).update(updates, optax.EmptyState())
     assert not np.isnan(actual["token_embedding"]).any() and np.isnan(actual["classifier"]["kernel"]).all()
@@ -140,7 +140,7 @@ def test_the_model_stacks_as_this_test_does():
         ((), ("abc",), r"optim\.scales has 'abc'; expected pairs"),
     ],
 )
-def test_rules_that_are_none_are_refused(freeze, scales, problem):
+def test_invalid_rules_are_refused(freeze, scales, problem):
     with pytest.raises(UserError, match=problem):
         scaling_rules(freeze, scales)
 

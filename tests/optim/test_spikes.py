@@ -19,7 +19,7 @@ def after(losses, optimizer):
     return state
 
 
-def test_the_mean_is_plain_at_first_and_then_forgets():
+def test_the_mean_is_arithmetic_first_and_then_exponential():
     losses = np.random.default_rng(0).uniform(1.0, 2.0, 2 * SPIKE_MEMORY)
     state = after(losses[:SPIKE_MEMORY], track_loss())
     np.testing.assert_allclose(state.loss_mean, losses[:SPIKE_MEMORY].mean(), rtol=1e-5)
@@ -41,7 +41,7 @@ def test_updates_pass_through_it():
 
 @pytest.mark.parametrize(("loss", "spike"), [(2.9, False), (3.1, True), (np.inf, True), (np.nan, False)])
 def test_a_spike_is_above_the_factor_times_the_mean(loss, spike):
-    optimizer = optax.chain(optax.adam(0.1), track_loss())  # found wherever it lies in the state
+    optimizer = optax.chain(optax.adam(0.1), track_loss())  # found at any depth of the state
     for count in (SPIKE_WARMUP - 1, SPIKE_WARMUP):
         state = after([1.5] * count, optimizer)
         assert bool(is_spike(state, jnp.float32(loss), 2.0)) == (spike and count == SPIKE_WARMUP)
