@@ -2,7 +2,7 @@
 # Sourced by the other scripts: make_environment EXTRA puts this repository,
 # installed editable with that extra ("" for none), on the PATH.
 #
-# JAXDP_VENV     where the environment lies; default: .venv in the repository
+# JAXDP_VENV     directory of the environment; default: .venv in the repository
 # JAXDP_DRY_RUN  1: print the commands to stdout instead of running them
 #
 # Written for bash 3.2, which macOS still ships. Where packages come from is

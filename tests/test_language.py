@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 DONE = (
     ".github",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
@@ -228,9 +229,10 @@ def test_no_denied_words_in_pages(path):
     assert not found, f"{name}: (line, denied phrase, write instead)"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.name)
-def test_no_denied_words_in_recipes(path):
-    assert not list(denied(texts(path.read_text())))
+@pytest.mark.parametrize("path", sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "launch").iterdir()]), ids=lambda path: path.name)
+def test_no_denied_words_in_recipes_and_launchers(path):
+    source = path.read_text()
+    assert not list(denied(texts(source) if path.suffix == ".py" else enumerate(source.splitlines(), 1)))
 
 
 def test_what_is_public_has_a_docstring(module):
