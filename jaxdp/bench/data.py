@@ -13,7 +13,7 @@ from jaxdp.data.assembly import load_dataset
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.data.samplers.make import row_order
+from jaxdp.data.samplers.make import make_sampler
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import dataset_spec, make_task
@@ -54,7 +54,7 @@ def _batches(config: RunConfig, data: Dataset):
     return train_batches(
         data.train,
         task.make_batch,
-        row_order(dataset_spec(config), data),
+        make_sampler(dataset_spec(config), data),
         partition=config.data.partition,
         num_processes=1,
         process_index=0,

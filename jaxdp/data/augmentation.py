@@ -1,8 +1,7 @@
-"""Rows of text changed at random each time they are trained on.
+"""Data augmentation: random changes of training tokens (token dropout, deletion, swap).
 
-A transform is a pure function of tokens and numbers that belong to the row: batch
-and process make no difference, and a run that resumes draws the same again. Special
-tokens stay where they are in the order of the text, so end of text stays the end.
+A transform is a pure function of tokens and random numbers of the row, so the result does not depend on batch or
+process, and a resumed run repeats it. Special tokens keep their order, so end of text stays at the end.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,60 +14,61 @@ from jaxdp.data.random_bits import random_uniform
 from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
-Draw = Callable[[str], np.ndarray]
-"""A purpose -> [rows, length] float64 from 0 to below 1, different for each purpose."""
+Sample = Callable[[str], np.ndarray]
+"""Function from a purpose to uniform numbers in [0, 1), [rows, length] float64, independent for each purpose."""
 
 
 class Transform(Protocol):
-    """What is done to the tokens of some rows."""
+    """Change of the tokens of some rows."""
 
     def __call__(
-        self, tokens: np.ndarray, is_text: np.ndarray, rate: float, blank_id: int, draw: Draw
+        self, tokens: np.ndarray, is_text: np.ndarray, rate: float, blank_id: int, sample: Sample
     ) -> tuple[np.ndarray, np.ndarray]:
         """Changes rows.
 
         Args:
             tokens: [rows, length] int32.
-            is_text: [rows, length] bool: no special token, no padding.
-            rate: share of the text that is changed.
-            blank_id: the token that stands for none.
-            draw: random numbers.
+            is_text: [rows, length] bool, True for neither special tokens nor padding.
+            rate: Share of the text that is changed.
+            blank_id: Token that replaces dropped tokens.
+            sample: Source of random numbers.
 
         Returns:
-            (tokens [rows, length] int32, [rows, length] bool: which of them are left out).
+            (tokens [rows, length] int32, [rows, length] bool: tokens that are removed).
         """
 
 
-def _token_dropout(tokens, is_text, rate, blank_id, draw):
-    """Each token becomes a blank with probability `rate`.
+def _token_dropout(tokens, is_text, rate, blank_id, sample):
+    """Replaces each token by a blank with probability `rate`.
 
     Source: Xie et al. 2017, Data Noising as Smoothing in Neural Network Language
     Models, section 3.1 (blank noising).
     """
-    blanked = is_text & (draw("token_dropout") < rate)
+    blanked = is_text & (sample("token_dropout") < rate)
     return np.where(blanked, np.int32(blank_id), tokens), np.zeros_like(is_text)
 
 
-def _random_deletion(tokens, is_text, rate, blank_id, draw):
-    """Each token is left out with probability `rate`, but one of a row always stays.
+def _random_deletion(tokens, is_text, rate, blank_id, sample):
+    """Removes each token with probability `rate`, but never all tokens of a row.
 
     Source: Wei and Zou 2019, EDA, section 2.
     """
-    numbers = draw("random_deletion")
-    last = np.max(np.where(is_text, numbers, -1.0), axis=1, keepdims=True)  # kept whatever the rate
+    numbers = sample("random_deletion")
+    last = np.max(np.where(is_text, numbers, -1.0), axis=1, keepdims=True)  # kept at any rate
     return tokens, is_text & (numbers < rate) & (numbers < last)
 
 
-def _random_swap(tokens, is_text, rate, blank_id, draw):
-    """round(rate x n / 2) pairs of a row's n tokens change places, chosen without repetition.
+def _random_swap(tokens, is_text, rate, blank_id, sample):
+    """Swaps round(rate * n / 2) pairs of the n tokens of a row, sampled without replacement.
 
-    Source: Wei and Zou 2019, EDA, section 2. Departs: a token moves once at most.
+    Source: Wei and Zou 2019, EDA, section 2.
+    Differs: a token moves at most once.
     """
     num_text = is_text.sum(axis=1)
     num_pairs = np.minimum(np.rint(rate * num_text / 2).astype(np.int64), num_text // 2)
-    order = np.argsort(np.where(is_text, draw("random_swap"), np.inf), axis=1)
-    most = int(num_pairs.max(initial=0))
-    row, pair = np.nonzero(np.arange(most) < num_pairs[:, None])
+    order = np.argsort(np.where(is_text, sample("random_swap"), np.inf), axis=1)
+    max_pairs = int(num_pairs.max(initial=0))
+    row, pair = np.nonzero(np.arange(max_pairs) < num_pairs[:, None])
     left, right = order[row, 2 * pair], order[row, 2 * pair + 1]
     swapped = tokens.copy()
     swapped[row, left], swapped[row, right] = tokens[row, right], tokens[row, left]
@@ -84,12 +84,12 @@ TRANSFORMS: dict[str, Transform] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The transforms of `data.augmentation`, in their order.
+    """Transforms of `data.augmentation`, in order.
 
     Attributes:
         steps: (name, rate) pairs.
-        special_ids: tokens that are not touched.
-        blank_id: see `Transform`.
+        special_ids: Tokens that are never changed.
+        blank_id: See `Transform`.
     """
 
     steps: tuple[tuple[str, float], ...]
@@ -97,13 +97,13 @@ class Augmentation:
     blank_id: int
 
     def __call__(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> HostBatch:
-        """Rows with their `tokens` changed; `num_tokens` follows what is left out.
+        """Changes the `tokens` of examples; `num_tokens` counts those that remain.
 
         Args:
             examples: {"tokens": [rows, length] int32, "num_tokens": [rows] int32, ...}.
-            seed: with step and row_ids, the key of everything random here.
-            step:
-            row_ids: [rows] integers.
+            seed: Seed of the run.
+            step: Step of the batch.
+            row_ids: [rows] integers, numbers of the rows in the global batch.
         """
         tokens, num_tokens = examples["tokens"], examples["num_tokens"]
         length = tokens.shape[1]
@@ -111,27 +111,26 @@ class Augmentation:
             is_read = np.arange(length) < num_tokens[:, None]
             is_text = is_read & ~np.isin(tokens, self.special_ids)
 
-            def draw(purpose: str, number: int = number) -> np.ndarray:
+            def sample(purpose: str, number: int = number) -> np.ndarray:
                 return random_uniform(f"{purpose} {number}", seed, step, row_ids, length)
 
-            tokens, left_out = TRANSFORMS[name](tokens, is_text, rate, self.blank_id, draw)
-            tokens, num_tokens = _closed_up(tokens, is_read & ~left_out)
+            tokens, left_out = TRANSFORMS[name](tokens, is_text, rate, self.blank_id, sample)
+            tokens, num_tokens = _compacted(tokens, is_read & ~left_out)
         return {**examples, "tokens": tokens, "num_tokens": num_tokens}
 
 
 def make_augmentation(
     entries: Iterable[str], special_ids: Iterable[int], blank_id: int
 ) -> Augmentation | None:
-    """What `data.augmentation` asks for; None for nothing.
+    """Builds the transforms of `data.augmentation`; None if there are none.
 
     Args:
         entries: `token_dropout:RATE`, `random_deletion:RATE`, `random_swap:RATE`.
-        special_ids: tokens that are not touched.
-        blank_id: what token dropout shows: the mask where the tokenizer has one, else
-            its end of text.
+        special_ids: Tokens that are never changed.
+        blank_id: Token that token dropout inserts: the mask token if the tokenizer has one, else end of text.
 
     Raises:
-        UserError: an unknown transform, or a rate that is none.
+        UserError: A transform is unknown, or a rate is invalid.
     """
     steps = []
     for entry in entries:
@@ -152,11 +151,11 @@ def make_augmentation(
 
 
 def augmented(make_batch: Callable, augmentation: Augmentation | None) -> Callable:
-    """`make_batch` of rows that are changed first; for training, not for evaluation.
+    """Wraps `make_batch` so that rows are changed first; for training, not for evaluation.
 
     Args:
-        make_batch: (examples, seed, step, row_ids) -> batch.
-        augmentation: None: `make_batch` itself.
+        make_batch: Function (examples, seed, step, row_ids) -> batch.
+        augmentation: Transforms; None returns `make_batch` itself.
     """
     if augmentation is None:
         return make_batch
@@ -167,8 +166,8 @@ def augmented(make_batch: Callable, augmentation: Augmentation | None) -> Callab
     return make_augmented
 
 
-def _closed_up(tokens: np.ndarray, is_kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Kept tokens in order at the front, then 0; and how many they are."""
+def _compacted(tokens: np.ndarray, is_kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moves kept tokens to the front, in order, and pads with 0; returns the tokens and their number."""
     order = np.argsort(~is_kept, axis=1, kind="stable")
     kept = np.take_along_axis(np.where(is_kept, tokens, 0), order, 1)
     return kept, is_kept.sum(axis=1, dtype=np.int32)

@@ -1,7 +1,7 @@
 """CRC-32 checksums of the 1 MiB blocks of a file, kept in a second file next to it.
 
-The largest files of the cache are read in places and never whole, so a checksum of the whole file could not be
-checked. A CRC-32 notices every change of up to 32 neighbouring bits, and any other but for one in 2^32.
+The largest cache files are read in places and never as a whole, so a checksum of the whole file could not be verified.
+A CRC-32 detects every change of up to 32 adjacent bits, and other changes except for one in 2^32.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 BLOCK_BYTES = 1 << 20
 SUFFIX = ".crc32"
-"""Ending of the file of checksums, after the name of the file that they are of."""
+"""Suffix that the file of checksums adds to the name of the file."""
 
 _DTYPE = np.dtype("<u4")
 
@@ -37,9 +37,9 @@ def write_block_checksums(path: Path) -> None:
 
 
 def read_block_checksums(path: str | os.PathLike) -> np.ndarray:
-    """Reads what `write_block_checksums` wrote for a file: [num_blocks] uint32.
+    """Reads the checksums that `write_block_checksums` wrote: [num_blocks] uint32.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: The file of checksums cannot be read.
     """
     return np.fromfile(f"{path}{SUFFIX}", _DTYPE)

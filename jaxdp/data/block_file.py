@@ -1,7 +1,7 @@
-"""Random access to a file with `pread`, the blocks of a cache entry checked on first use.
+"""Random access to a file with `pread`; blocks of a cache entry are verified on first use.
 
-A memory-mapped file that is truncated while it is read ends the process with SIGBUS, which Python cannot catch.
-`pread` says instead that it read less, and it keeps no file position, so any number of threads share a descriptor.
+A memory-mapped file that is truncated while it is read ends the process with SIGBUS, which Python cannot catch. `pread`
+returns fewer bytes instead, and it keeps no file position, so any number of threads share a descriptor.
 """
 
 import errno
@@ -19,22 +19,24 @@ from jaxdp.data.preparing.cache import damaged_entry
 from jaxdp.errors import UserError
 
 MEMORY_BYTES = 1 << 28
-"""Bytes of files that one process keeps in memory at most; files beyond it are read from disk each time."""
+"""Maximum number of bytes of files that one process keeps in memory; further files are read from disk each time."""
 
 
 class _MemoryBudget:
-    """Bytes of MEMORY_BYTES that are in use."""
+    """Number of bytes of MEMORY_BYTES that are in use."""
 
     def __init__(self):
         self._used, self._lock = 0, threading.Lock()
 
     def claim(self, num_bytes: int) -> bool:
+        """Reserves bytes; returns False if they exceed the budget."""
         with self._lock:
             fits = self._used + num_bytes <= MEMORY_BYTES
             self._used += num_bytes * fits
             return fits
 
     def release(self, num_bytes: int) -> None:
+        """Returns reserved bytes."""
         with self._lock:
             self._used -= num_bytes
 
@@ -43,28 +45,27 @@ _budget = _MemoryBudget()
 
 
 class BlockFile:
-    """A file that is read by position, from any thread, and that may be pickled.
+    """File that is read by position, from any thread; it can be pickled.
 
-    A small file is kept in memory, block by block as it is used, up to MEMORY_BYTES of all files together.
+    A small file is kept in memory, block by block as it is used, up to MEMORY_BYTES for all files together.
 
     Args:
-        path: the file.
-        num_bytes: its size, where it is known; None: as it is now.
-        entry: the cache entry that it belongs to, whose block checksums are checked; None: a file of the user, which
-            has none.
+        path: Path of the file.
+        num_bytes: Size of the file if it is known; None: its size now.
+        entry: Cache entry of the file, whose block checksums are verified; None: a file of the user, without checksums.
 
     Attributes:
         memory: [num_bytes] uint8, valid where `load` has been; None: the file is not kept in memory.
 
     Raises:
-        UserError: the file is not there, not readable or too short.
+        UserError: The file does not exist, cannot be read or is too short.
     """
 
     def __init__(self, path: str | os.PathLike, num_bytes: int | None = None, entry: Path | None = None):
         self.path, self._entry = os.fspath(path), entry
         try:
             self._descriptor = _open(self.path)
-            # Not at the end of the interpreter, when another thread can still be reading.
+            # Not when the interpreter exits, since another thread may still be reading.
             weakref.finalize(self, os.close, self._descriptor).atexit = False
             status = os.fstat(self._descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -78,25 +79,25 @@ class BlockFile:
             raise self._too_short(found)
         if entry is not None and len(self._checksums) != num_blocks(self.num_bytes):
             raise damaged_entry(entry, self.path, f"{len(self._checksums)} checksums of {num_blocks(self.num_bytes)} blocks")
-        # One byte a block: threads set different ones without disturbing each other.
+        # One byte per block: threads set different bytes without a lock.
         self._is_good = np.zeros(num_blocks(self.num_bytes), bool)
         self.memory = None
         if _budget.claim(self.num_bytes):
             weakref.finalize(self, _budget.release, self.num_bytes)
-            self.memory = np.empty(self.num_bytes, np.uint8)  # takes memory where it is written to
+            self.memory = np.empty(self.num_bytes, np.uint8)  # uses memory only where it is written
 
     def __reduce__(self):
         return BlockFile, (self.path, self.num_bytes, self._entry)
 
     def load(self, starts: np.ndarray, ends: np.ndarray) -> None:
-        """Checks the blocks of some byte ranges, and puts them into `memory` if the file is kept there.
+        """Verifies the blocks of byte ranges, and copies them into `memory` if the file is kept there.
 
         Args:
             starts: [n] int64 positions in the file.
             ends: [n] int64, each its start or more.
 
         Raises:
-            UserError: the file is too short, not readable or, in the cache, damaged.
+            UserError: The file is too short, cannot be read or, in the cache, is damaged.
         """
         if self._checksums is None and self.memory is None:
             return
@@ -116,15 +117,15 @@ class BlockFile:
         self.read_into([content], [start])
         if self._checksums is not None and block_checksum(content) != self._checksums[block]:
             raise self._damaged(f"the checksum of block {block} of {BLOCK_BYTES >> 20} MiB differs")
-        if self.memory is not None:  # only now: another thread may read the block already
+        if self.memory is not None:  # after the check, since another thread may read the block at once
             self.memory[start : start + len(content)] = content
         self._is_good[block] = True
 
     def read_into(self, buffers: list[np.ndarray], positions: list[int]) -> None:
-        """Fills contiguous arrays with the bytes from these positions on, unchecked.
+        """Fills contiguous arrays with the bytes at these positions, without verification.
 
         Raises:
-            UserError: the file is too short or not readable.
+            UserError: The file is too short or cannot be read.
         """
         descriptor, read = self._descriptor, os.preadv
         try:
@@ -135,7 +136,7 @@ class BlockFile:
             raise self._unreadable(error) from error
 
     def _read_on(self, buffer: np.ndarray, position: int) -> None:
-        """A single call gives at most 2 GiB, and less where a signal comes; nothing is the end of the file."""
+        """Reads in several calls: one call returns at most 2 GiB, and less if a signal arrives; 0 bytes mean the end of the file."""
         view, done = memoryview(buffer).cast("B"), 0
         while done < len(view):
             count = os.preadv(self._descriptor, (view[done:],), position + done)
@@ -155,7 +156,7 @@ class BlockFile:
         return damaged_entry(self._entry, self.path, what, still_used=self._is_at_path())
 
     def _is_at_path(self) -> bool:
-        """False: the entry has been built again since this file was opened."""
+        """Returns False if the entry has been rebuilt since this file was opened."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))
         except OSError:
@@ -170,13 +171,13 @@ class BlockFile:
 
 
 def _open(path: str) -> int:
-    """A descriptor; where the process has too many, its limit is raised as far as it may be."""
+    """Opens a file; if the process has too many open files, raises its limit to the maximum."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would block
     try:
         return os.open(path, flags)
     except OSError as error:
-        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if error.errno != errno.EMFILE or limit == most:
+        limit, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or limit == maximum:
             raise
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
         return os.open(path, flags)

@@ -1,8 +1,7 @@
-"""Labels of records: read, counted over the training part, numbered, kept as `labels.json`.
+"""Labels of records: read, counted over the training split, numbered, kept as `labels.json`.
 
-A label is a text, a whole number or a truth value; several of one record are a
-list, or a text with a separator. Of numbers to be predicted (regression) the mean
-and the spread are kept instead of names.
+A label is a string, an integer or a boolean; several labels of one record are a list, or a string with a separator.
+For regression the mean and the standard deviation of the numbers are kept instead of names.
 """
 
 import dataclasses
@@ -27,25 +26,25 @@ Kind = Literal["single_label", "multi_label", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LABELS_FORMAT = 1
-"""Number of what `LabelCensus` makes of the same labels; part of the keys of the cache.
+"""Format number of the output of `LabelCensus`; part of the cache keys.
 
-To be raised when a change gives other names, another order or other statistics for the same records.
+Raise it when a change gives other names, another order or other statistics for the same records.
 """
 
-_MAX_DIGITS = 1000  # of labels that are compared as whole numbers: Python refuses to read more than 4300
+_MAX_DIGITS = 1000  # longest label that is compared as an integer; Python refuses to parse more than 4300 digits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What the training part says about its labels.
+    """Labels of the training split.
 
     Attributes:
-        kind: one label a record, any number of them, or a number.
-        num_records: of the training part.
-        names: in the order of their numbers; () of numbers.
-        counts: records that have each label.
-        mean: of numbers.
-        deviation: their standard deviation, above 0.
+        kind: One label per record, any number of them, or a number.
+        num_records: Number of records of the training split.
+        names: Names of the labels in the order of their numbers; () for regression.
+        counts: Number of records that have each label.
+        mean: Mean of the numbers (regression).
+        deviation: Standard deviation of the numbers, above 0 (regression).
     """
 
     kind: Kind
@@ -56,24 +55,24 @@ class Labels:
     deviation: float = 1.0
 
     def number(self, name: str) -> int:
-        """The number of a label.
+        """Returns the number of a label.
 
         Raises:
-            UserError: the training part has no such label.
+            UserError: No record of the training split has the label.
         """
         if name not in self._numbers:
             raise UserError(
-                f"the label {quoted(name)} is on no record of the training part, which has "
+                f"the label {quoted(name)} is on no record of the training split, which has "
                 f"{quoted_names(self.names)}: correct it, leave the record out, or train on some that have it; "
                 "data.eval_selection=stratified holds out no label that training lacks."
             )
         return self._numbers[name]
 
     def standardised(self, values: npt.ArrayLike) -> np.ndarray:
-        """Standardises numbers: less their mean, in units of their deviation, `[...]` float64.
+        """Standardises numbers: subtracts the mean and divides by the deviation, `[...]` float64.
 
         Args:
-            values: in the unit of the labels, of any shape.
+            values: Numbers in the unit of the labels, of any shape.
         """
         return (np.asarray(values, np.float64) - self.mean) / self.deviation
 
@@ -91,10 +90,10 @@ class Labels:
 
 
 def load_labels(path: str | os.PathLike) -> Labels:
-    """What `Labels.save` wrote.
+    """Reads the labels that `Labels.save` wrote.
 
     Raises:
-        UserError: no such file, or it holds something else.
+        UserError: The file does not exist, or holds something else.
     """
     content = read_json(path, "the labels.json of a run; restore it from a copy")
     try:
@@ -108,13 +107,13 @@ def load_labels(path: str | os.PathLike) -> Labels:
 
 
 def _problem(labels: Labels) -> str | None:
-    """What no file that `Labels.save` wrote has; None where there is nothing of the kind."""
+    """Returns what makes labels different from any that `Labels.save` writes; None if nothing does."""
     if labels.kind not in KINDS:
         return f"kind is {quoted(labels.kind)}"
     if not all(isinstance(name, str) for name in labels.names) or len(set(labels.names)) < len(labels.names):
-        return "names are not different texts"
+        return "names are not distinct strings"
     if len(labels.counts) != len(labels.names) or not all(map(_is_count, (labels.num_records, *labels.counts))):
-        return "num_records and counts are not whole numbers, one for each name"
+        return "num_records and counts are not integers, one for each name"
     if labels.kind != "regression" and len(labels.names) < 2:
         return "there are fewer than 2 names"
     if not all(isinstance(value, int | float) and abs(value) < 2.0**1023 for value in (labels.mean, labels.deviation)):
@@ -127,24 +126,24 @@ def _is_count(value: Any) -> bool:
 
 
 class LabelCensus:
-    """Collects the labels of the training part, record by record.
+    """Collects the labels of the training split, record by record.
 
     Args:
-        kind: of the labels.
-        separator: between several labels of one text.
+        kind: Kind of the labels.
+        separator: Separator between several labels in one string.
     """
 
     def __init__(self, kind: Kind, separator: str):
         self._kind, self._separator = kind, separator
         self._counts: Counter[str] = Counter()
         self._num_records = 0
-        self._mean = self._squares = 0.0  # of squares: the sum of squared distances from the mean
+        self._mean = self._squares = 0.0  # `_squares` is the sum of squared distances from the mean
 
     def add(self, value: Any) -> None:
-        """Takes the label of one more record.
+        """Adds the label of a record.
 
         Raises:
-            UserError: it is empty, or no number where one is wanted.
+            UserError: The label is empty, or is not a number for regression.
         """
         self._num_records += 1
         if self._kind == "regression":
@@ -158,10 +157,10 @@ class LabelCensus:
             self._counts[label_text(value)] += 1
 
     def labels(self) -> Labels:
-        """All labels; whole numbers in their order, texts in that of their characters.
+        """Returns all labels, integers in numerical order, strings in the order of their characters.
 
         Raises:
-            UserError: there is nothing to tell apart.
+            UserError: There are fewer than two labels.
         """
         if self._kind == "regression":
             if not math.isfinite(self._squares):
@@ -196,10 +195,10 @@ class LabelCensus:
 
 
 def label_text(value: Any) -> str:
-    """The one label of a record, as its name.
+    """Returns the single label of a record, as its name.
 
     Raises:
-        UserError: it is empty, a list, or a number that is not whole.
+        UserError: It is empty, a list, or a number that is not an integer.
     """
     if isinstance(value, list | tuple):
         raise UserError(
@@ -209,7 +208,7 @@ def label_text(value: Any) -> str:
     if isinstance(value, float):
         if not value.is_integer():
             raise UserError(
-                f"the label is {quoted(value)}, expected a text, a whole number or a truth value: set "
+                f"the label is {quoted(value)}, expected a string, an integer or a boolean: set "
                 "classification.kind=regression to predict numbers."
             )
         value = int(value)
@@ -220,7 +219,7 @@ def label_text(value: Any) -> str:
 
 
 def label_texts(value: Any, separator: str) -> tuple[str, ...]:
-    """All labels of a record, each once: a list, or a text with separators; empty: none."""
+    """Returns all labels of a record, each once, from a list or a string with separators."""
     values = value.split(separator) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     return tuple(dict.fromkeys(label_text(each) for each in values if str(each).strip()))
 
@@ -238,14 +237,14 @@ def record_classes(kind: Kind, separator: str) -> Callable[[Any], tuple[str, ...
 
 
 def label_number(value: Any) -> float:
-    """The number that is a record's label.
+    """Returns the number that is the label of a record.
 
     Raises:
-        UserError: it is no finite number.
+        UserError: It is not a finite number.
     """
     try:
         number = float(value)
-    except (TypeError, ValueError, OverflowError):  # the last of a whole number beyond float64
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer beyond float64
         number = math.nan
     if not math.isfinite(number):
         raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.pipeline import MakeBatch, data_state, train_batches
-from jaxdp.data.samplers.make import row_order, source_shares
+from jaxdp.data.samplers.make import make_sampler, source_shares
 from jaxdp.data.spec import BoundTask, DatasetSpec
 from jaxdp.data.stream import StreamBatches
 
@@ -59,7 +59,7 @@ class IndexedLoader:
     def __init__(self, spec: DatasetSpec, data: Dataset, make_batch: MakeBatch, shard: Shard):
         self._data, self._make_batch, self._shard = data, make_batch, shard
         self._partition = spec.data.partition
-        self._order = row_order(spec, data)
+        self._order = make_sampler(spec, data)
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
         return train_batches(

@@ -1,8 +1,7 @@
-"""Rows of data as the host batches of one process, and what resuming must agree on.
+"""Host batches of one process, from a dataset of sequences, and the data state of a checkpoint.
 
-The task's `make_batch(examples, seed, step, row_ids)` turns rows into arrays; its
-randomness (masking) is a function of seed, step and row number, so a batch is
-the same whatever process makes it.
+The task's `make_batch(examples, seed, step, row_ids)` turns sequences into arrays. Its random numbers (masking) are a
+function of seed, step and row number, so every process makes the same batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,18 +18,18 @@ from jaxdp.typing import HostBatch
 FORMAT = 2  # of the data state
 
 MakeBatch = Callable[[HostBatch, int, int, np.ndarray], HostBatch]
-"""(examples `[rows, ...]`, seed, step, row_ids `[rows] int32`) -> arrays `[rows, ...]`."""
+"""Function (examples `[rows, ...]`, seed, step, row_ids `[rows] int32`) -> arrays `[rows, ...]`."""
 
 
 class SequenceDataset(Protocol):
-    """Rows by number."""
+    """Map-style dataset of token sequences, each a row of the arrays that it returns."""
 
     num_rows: int
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Arrays `[n, ...]` for `[n]` row numbers.
+        """Returns arrays `[n, ...]` for `[n]` row numbers.
 
-        One of them is `num_tokens` [n] int32; a row with 0 counts for nothing.
+        One of them is `num_tokens` [n] int32; a row with 0 has no weight.
         """
 
 
@@ -44,14 +43,22 @@ def train_batches(
     process_index: int,
     start_step: int,
 ) -> Iterator[HostBatch]:
-    """One process's share of batch(start_step), batch(start_step + 1), ... without end.
+    """Yields the share of one process of batch(start_step), batch(start_step + 1), ... without end.
+
+    Args:
+        source: Training sequences.
+        make_batch: Function of the task, see `MakeBatch`.
+        order: Sampler of the rows of each batch.
+        partition: Shard assignment, see `process_row_ids`.
+        num_processes: Number of processes.
+        process_index: Index of this process.
+        start_step: Step of the first batch.
 
     Yields:
-        What `make_batch` gives, and `row_ids` [rows] int32: each row's number in
-        the global batch.
+        The arrays of `make_batch`, and `row_ids` [rows] int32, the number of each row in the global batch.
 
     Raises:
-        UserError: see `process_row_ids`, at the first batch.
+        UserError: See `process_row_ids`, at the first batch.
     """
     step = start_step
     while True:
@@ -77,19 +84,23 @@ def eval_batches(
     process_index: int,
     num_batches: int,
 ) -> Iterator[HostBatch]:
-    """One process's share of a whole split, in order; every process yields equally many.
+    """Yields the share of one process of a whole split, in order; all processes yield the same number of batches.
 
-    The last batch is filled up with rows of `num_tokens` 0, to which `make_batch`
-    gives no weight. Seed and step are 0 and a row's number is its place in the
-    split, so that whatever `make_batch` draws is the same at every evaluation
-    and for every batch size.
+    The last batch is filled with rows of `num_tokens` 0, to which `make_batch` gives no weight. Seed and step are 0 and
+    the number of a row is its position in the split, so the random numbers of `make_batch` are the same at every
+    evaluation and for every batch size.
 
     Args:
-        num_batches: stop after so many; 0: the whole split.
+        source: Sequences of the split.
+        make_batch: Function of the task, see `MakeBatch`.
+        global_batch_size: Rows of a batch, over all processes.
+        num_processes: Number of processes.
+        process_index: Index of this process.
+        num_batches: Maximum number of batches; 0: the whole split.
 
     Yields:
-        What `make_batch` gives, and `row_ids` [rows] int32: each row's place in the
-        split; of rows that fill up, source.num_rows or more.
+        The arrays of `make_batch`, and `row_ids` [rows] int32, the position of each row in the split; for rows that fill
+        the last batch, source.num_rows or more.
     """
     whole = -(-source.num_rows // global_batch_size)
     for batch in range(min(num_batches, whole) if num_batches else whole):
@@ -110,13 +121,13 @@ def eval_batches(
 
 
 def data_state(order: Sampler, fingerprint: str, step: int, cleaning: Sequence[str] = ()) -> dict[str, Any]:
-    """What a checkpoint says about the data: small, JSON, the same on every host.
+    """Returns the data state of a checkpoint: small, JSON, the same on every host.
 
     Args:
-        order: gives the batches.
-        fingerprint: of the data that its rows are of.
-        step: batches consumed; the next one is batch(step).
-        cleaning: identity of each step that changed the texts, see `Cleaner`.
+        order: Sampler of the training batches.
+        fingerprint: Fingerprint of the training data.
+        step: Number of batches consumed; the next one is batch(step).
+        cleaning: Identity of each step that changed the texts, see `Cleaner`.
     """
     return {
         "format": FORMAT,
@@ -132,11 +143,11 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
     """Checks that a run continues on the data it began with.
 
     Args:
-        saved: the checkpoint's data state.
-        expected: `data_state` of this run at the checkpoint's step.
+        saved: Data state of the checkpoint.
+        expected: `data_state` of this run at the step of the checkpoint.
 
     Raises:
-        UserError: lists each value that differs, both sides.
+        UserError: Lists each value that differs, with both sides.
     """
     saved, expected = _flat(saved), _flat(expected)
     if "cleaning" not in saved:  # written before jaxdp recorded it
@@ -146,10 +157,10 @@ def check_data_state(saved: Mapping[str, Any], expected: Mapping[str, Any]) -> N
         raise UserError(
             f"The checkpoint was trained on other data than this run has ({'; '.join(changes)}): "
             "restore the data, the Python version (data.source=stdlib) and the data.*, seed and "
-            "global_batch_size keys it began with, or start anew in another --workdir."
+            "global_batch_size keys it began with, or start a new run in another --workdir."
         )
 
 
 def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the order beside the others."""
+    """Returns a data state with the values of its order at the top level."""
     return {**state, **state.get("order", {}), "order": None}

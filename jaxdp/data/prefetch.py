@@ -1,4 +1,4 @@
-"""Batches made ahead of the consumer by a background thread."""
+"""Prefetch of batches in a background thread, with queue statistics."""
 
 import threading
 import time
@@ -9,17 +9,17 @@ from typing import Any
 
 from jaxdp.errors import UserError
 
-CLOSE_SECS = 10.0  # a reader that hangs in a system call must not keep the process from ending
+CLOSE_SECS = 10.0  # a reader that hangs in a system call must not keep the process from exiting
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """How the queue stood when the consumer came for its latest item.
+    """State of the queue when the consumer asked for its latest item.
 
     Attributes:
-        depth: most items that are ready or in the making.
-        num_ready: items that were ready, from 0 to `depth`.
-        wait_secs: how long the consumer then waited.
+        depth: Maximum number of items that are ready or in progress.
+        num_ready: Number of items that were ready, 0 to `depth`.
+        wait_secs: Seconds that the consumer then waited.
     """
 
     depth: int
@@ -28,20 +28,19 @@ class QueueState:
 
 
 class Prefetch(Iterator[Any]):
-    """An iterator whose next `depth` items are read and transformed beforehand.
+    """Iterator whose next `depth` items are read and transformed ahead.
 
-    An exception of `iterator` or `transform` is raised in the consumer, after the
-    items that came before it, with the reader's traceback. Use it as a context
-    manager, or call `close`.
+    An exception of `iterator` or `transform` is raised in the consumer, after the items before it, with the traceback of
+    the reader. Use it as a context manager, or call `close`.
 
     Args:
-        iterator: the items; only the background thread touches it, and closes it.
-        transform: applied to each item there, such as placing it on the devices.
-        depth: largest number of items that are ready or in the making; 1 or more.
+        iterator: Items; only the background thread reads and closes it.
+        transform: Function applied to each item in the thread, such as placing it on the devices.
+        depth: Maximum number of items that are ready or in progress, 1 or more.
 
     Attributes:
-        wait_secs: seconds that the consumer has waited so far.
-        queue: how the queue stood at the latest `next`; before the first, empty.
+        wait_secs: Seconds that the consumer has waited so far.
+        queue: State of the queue at the latest `next`; empty before the first.
     """
 
     def __init__(self, iterator: Iterable[Any], transform: Callable[[Any], Any], depth: int = 2):
@@ -49,8 +48,8 @@ class Prefetch(Iterator[Any]):
             raise UserError(f"data.prefetch_batches={depth} is too small: expected 1 or more.")
         self.wait_secs = 0.0
         self.queue = QueueState(depth, 0, 0.0)
-        # In a generator expression a stray StopIteration of `transform` is an
-        # error (PEP 479) and cannot pass for the end of the data.
+        # A stray StopIteration of `transform` is an error in a generator expression
+        # (PEP 479) and cannot be mistaken for the end of the data.
         self._items = (transform(item) for item in iterator)
         self._depth = depth
         self._ready: deque[Any] = deque()
@@ -73,21 +72,21 @@ class Prefetch(Iterator[Any]):
             with self._changed:
                 self._finished = True
                 self._changed.notify_all()
-            # Readers end here, in their own thread, not when the interpreter does:
-            # by then `datasets` cannot close its files any more.
+            # Readers are closed here, in their own thread: at interpreter exit
+            # `datasets` cannot close its files any more.
             self._items.close()
 
     def _offer(self, item: Any) -> None:
-        # A function of its own: `_read` must not hold the item while it makes the next.
+        # A separate function, so that `_read` holds no reference to the item while it makes the next.
         with self._changed:
             if not self._closed:
                 self._ready.append(item)
                 self._changed.notify_all()
 
     def _wait_for_room(self) -> bool:
-        """Returns when an item may be made: True; or when closed: False."""
+        """Waits until an item may be made; returns False if closed."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._ready) < self._depth)  # as after `close`
+            self._changed.wait_for(lambda: len(self._ready) < self._depth)  # also true after `close`
             return not self._closed
 
     def __next__(self) -> Any:
@@ -106,7 +105,7 @@ class Prefetch(Iterator[Any]):
         raise StopIteration
 
     def close(self) -> None:
-        """Stops the thread after the item it is at, and lets go of what is ready."""
+        """Stops the thread after its current item, and discards ready items."""
         with self._changed:
             self._closed = True
             self._ready.clear()

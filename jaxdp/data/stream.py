@@ -1,9 +1,8 @@
-"""Batches of a stream: documents tokenized as they come, joined, cut into rows, dealt to processes.
+"""Batches of a stream: documents tokenized as they arrive, concatenated, cut into sequences, assigned to processes.
 
-Rows are those of `windows.TokenWindows`, epoch for epoch: a stream that is not
-shuffled gives the batches of the same data read with another source and
-`data.shuffle=False`. There batch(N) is arithmetic; here it is what comes next, so
-each batch brings the state to go on from.
+Sequences are those of `windows.TokenWindows`, epoch by epoch: a stream that is not shuffled gives the batches of the
+same data read with another source and `data.shuffle=False`. There batch(N) is arithmetic; here it is whatever comes
+next, so each batch carries the state to continue from.
 """
 
 from collections import deque
@@ -20,21 +19,21 @@ from jaxdp.errors import UserError
 from jaxdp.typing import HostBatch
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, np.ndarray] | None]
-"""fields -> {"tokens": [n] int32}, or None to leave the record out; each record for itself."""
+"""Function from fields to {"tokens": [n] int32}, or None to leave the record out; records are independent."""
 
 State = dict[str, Any]
-"""What a checkpoint says about a stream: JSON, a few hundred bytes, the same on every process."""
+"""Data state of a stream in a checkpoint: JSON, a few hundred bytes, the same on every process."""
 
 
 class Position(NamedTuple):
-    """Where the next row begins; with the stream and the length, all that follows.
+    """Position of the next row; with the stream and the length it determines all that follows.
 
     Attributes:
-        epoch: from 0.
-        num_rows: of this epoch, before it.
-        num_documents: of this epoch, before the document it begins in.
-        num_tokens: of that document, before it: they are made again, not remembered.
-        place: of that document; None: the first of the epoch.
+        epoch: Epoch, from 0.
+        num_rows: Number of rows of this epoch before it.
+        num_documents: Number of documents of this epoch before the one that it begins in.
+        num_tokens: Number of tokens of that document before it; they are tokenized again, not stored.
+        place: Position of that document in the stream; None: the first of the epoch.
     """
 
     epoch: int = 0
@@ -45,11 +44,11 @@ class Position(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A document's tokens, with the end of text that parts it from the one before.
+    """Tokens of a document, with the end of text that separates it from the previous one.
 
     Attributes:
-        number: documents of the epoch before it.
-        place: where to read it again.
+        number: Number of documents of the epoch before it.
+        place: Position in the stream from which it is read again.
         tokens: [num_tokens] int32.
     """
 
@@ -60,29 +59,28 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamBatches:
-    """One process's share of the batches of a stream, each with the state after it.
+    """Share of one process of the batches of a stream, each with the state after it.
 
-    Every process reads the whole stream and keeps its rows of each global batch. So
-    a batch does not depend on the number of processes, all have as many, and there is
-    one state, from which any number of processes can go on. It costs every process
-    reading, decompressing and tokenizing all of it: P times the traffic, and a
-    ceiling of what one core tokenizes, whatever P. `split_dataset_by_node` avoids
-    that and gives up all three: processes run out at different steps, and the state
-    is one per process. What that ceiling is too low for should be prepared once
+    Every process reads the whole stream and keeps its rows of each global batch. Batches therefore do not depend on the
+    number of processes, all processes have the same number of them, and one state serves any number of processes. The
+    price is that every process reads, decompresses and tokenizes everything: P times the traffic, and at most the
+    throughput of one core. `split_dataset_by_node` avoids that but loses all three properties: processes run out at
+    different steps, and each has a state of its own. Data that needs more throughput should be prepared once
     (`jaxdp prepare`) and read by row number.
 
-    An epoch ends with its last whole row; the tokens behind it are left out, and the
-    next epoch begins, in the same batch.
+    An epoch ends with its last full row. The tokens after it are left out, and the next epoch begins in the same batch.
 
     Attributes:
-        stream: see `jaxdp.data.reading.record_stream`.
-        prepare: makes a document of a record.
-        eos_id: stands between documents.
-        make_batch: of the task.
-        length: tokens from the beginning of a row to that of the next; a row has one more.
-        global_batch_size: rows of a batch, of all processes.
-        partition: see `process_row_ids`; as `num_processes` and `process_index`.
-        state: to go on from; None: the start.
+        stream: Records, see `jaxdp.data.reading.record_stream`.
+        prepare: Function from a record to a document.
+        eos_id: Token between documents.
+        make_batch: Function of the task, see `pipeline.MakeBatch`.
+        length: Number of tokens from the beginning of a row to that of the next; a row has one more.
+        global_batch_size: Rows of a batch, over all processes.
+        partition: Shard assignment, see `process_row_ids`.
+        num_processes: Number of processes.
+        process_index: Index of this process.
+        state: State to continue from; None: the start.
     """
 
     stream: RecordStream
@@ -97,7 +95,7 @@ class StreamBatches:
     state: State | None = None
 
     def __post_init__(self):
-        """Raises UserError if the state is of other data: lists what differs."""
+        """Raises UserError if the state belongs to other data; lists the differences."""
         if self.length < 1:
             raise UserError(f"data.length={self.length} is too short: expected 1 or more.")
         if self.state is not None:
@@ -106,19 +104,18 @@ class StreamBatches:
 
     @property
     def first_state(self) -> State:
-        """The state before the first batch."""
+        """State before the first batch."""
         return self.state or self._state(0, Position())
 
     def __iter__(self) -> Iterator[tuple[HostBatch, State]]:
-        """Batches without end.
+        """Yields batches without end.
 
         Yields:
-            What `make_batch` gives, with `row_ids` [rows] int32, each row's number in
-            the global batch; and the state after this batch.
+            The arrays of `make_batch` with `row_ids` [rows] int32, the number of each row in the global batch; and the
+            state after this batch.
 
         Raises:
-            UserError: see `RecordStream.records`, `process_row_ids` and `prepare`; an
-                epoch without a row.
+            UserError: See `RecordStream.records`, `process_row_ids` and `prepare`; or an epoch has no row.
         """
         step = self.first_state["step"]
         rows = self._rows(Position(**self.first_state["position"]))
@@ -144,7 +141,7 @@ class StreamBatches:
             yield {**batch, "row_ids": row_ids}, self._state(step, position)
 
     def _rows(self, position: Position) -> Iterator[tuple[np.ndarray, Position]]:
-        """Rows [length + 1] int32 of epoch after epoch, each with the position behind it."""
+        """Yields rows [length + 1] int32 epoch by epoch, each with the position after it."""
         while True:
             latest = position
             for row, latest in self._epoch_rows(position):
@@ -157,7 +154,7 @@ class StreamBatches:
             position = Position(epoch=latest.epoch + 1)
 
     def _epoch_rows(self, start: Position) -> Iterator[tuple[np.ndarray, Position]]:
-        """Rows of the rest of an epoch."""
+        """Yields the rows of the rest of an epoch."""
         held: deque[Document] = deque()
         used, num_held, num_rows = start.num_tokens, -start.num_tokens, start.num_rows
         for document in _documents(self.stream, self.prepare, self.eos_id, start):
@@ -173,7 +170,7 @@ class StreamBatches:
 
     def _state(self, step: int, position: Position) -> State:
         if not self.stream.exact:
-            # Another document will stand there; it is read from its start.
+            # Another document will be there, which is read from its start.
             position = position._replace(num_tokens=0)
         return {**self._identity(step), "position": position._asdict()}
 
@@ -192,7 +189,7 @@ class StreamBatches:
 def _documents(
     stream: RecordStream, prepare: Prepare, eos_id: int, start: Position
 ) -> Iterator[Document]:
-    """The documents of the rest of an epoch, from the one that `start` is in."""
+    """Yields the documents of the rest of an epoch, from the one at `start`."""
     number = start.num_documents
     for place, record in stream.records(start.epoch, start.place):
         try:
@@ -207,7 +204,7 @@ def _documents(
 
 
 def _gather(documents: deque[Document], start: int, num_tokens: int) -> np.ndarray:
-    """Some tokens of documents laid end to end: [num_tokens] int32."""
+    """Copies tokens that span consecutive documents: [num_tokens] int32."""
     row = np.empty(num_tokens, np.int32)
     filled = 0
     for document in documents:
@@ -220,16 +217,19 @@ def _gather(documents: deque[Document], start: int, num_tokens: int) -> np.ndarr
 
 
 def head_tokens(stream: RecordStream, prepare: Prepare, eos_id: int, num_tokens: int) -> np.ndarray:
-    """The first tokens of a stream, documents joined as in rows: to evaluate on, say.
+    """Reads the first tokens of a stream, with documents concatenated as in rows, e.g. to evaluate on.
 
     Args:
-        num_tokens: how many; if there are fewer, all.
+        stream: Records.
+        prepare: Function from a record to a document.
+        eos_id: Token between documents.
+        num_tokens: Maximum number of tokens.
 
     Returns:
-        [num_tokens] int32.
+        [num_tokens] int32, fewer if the stream ends.
 
     Raises:
-        UserError: see `RecordStream.records` and `prepare`.
+        UserError: See `RecordStream.records` and `prepare`.
     """
     pieces, missing = [np.zeros(0, np.int32)], num_tokens
     for document in _documents(stream, prepare, eos_id, Position()):

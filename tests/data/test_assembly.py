@@ -11,7 +11,7 @@ from tiny_runs import load, read_data
 from jaxdp.data import source_scan as sources
 from jaxdp.data import tokenization as tokenizing
 from jaxdp.data.pipeline import train_batches
-from jaxdp.data.samplers.make import row_order, source_shares
+from jaxdp.data.samplers.make import make_sampler, source_shares
 from jaxdp.data.source_scan import source_entries
 from jaxdp.errors import UserError
 from jaxdp.tasks.make import dataset_spec, make_task
@@ -66,7 +66,7 @@ def batches_of(config, data, start_step=0, num_processes=1, process_index=0):
     return train_batches(
         data.train,
         make_task(config, data.vocabularies).make_batch,
-        row_order(dataset_spec(config), data),
+        make_sampler(dataset_spec(config), data),
         partition=config.data.partition,
         num_processes=num_processes,
         process_index=process_index,
@@ -327,7 +327,7 @@ def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, 
 def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
     config = config_of(config_file, corpora, MIXTURE, "global_batch_size=10")
     data = read_data(config)
-    order = row_order(dataset_spec(config), data)
+    order = make_sampler(dataset_spec(config), data)
     shares = source_shares(order, data, 0, 300)  # three blocks of 1000 rows
     assert shares == {"data/share/text": pytest.approx(0.667), "data/share/lines.jsonl": pytest.approx(0.333)}
     drawn = np.concatenate([order.rows(step, np.arange(10)) for step in range(300)])

@@ -71,11 +71,11 @@ def test_a_damaged_block_is_found_when_it_is_used_and_the_entry_is_built_again(t
     assert error.value.exit_code == 2
     assert str(error.value) == (
         f"{path} in the cache of prepared data is damaged: the checksum of block {block} of 1 MiB differs; run the same "
-        "command again, which prepares it anew."
+        "command again, which prepares it again."
     )
     said = []
     again = make_entry(tmp_path, said.append)
-    assert said == [f"{entry} is damaged and is made again"]
+    assert said == [f"{entry} is damaged and is built again"]
     np.testing.assert_array_equal(open_disk_array(again / "tokens.bin", np.uint8, NUM_BYTES, again).to_numpy(), content())
 
 

@@ -102,8 +102,8 @@ def test_a_flipped_bit_in_the_middle_of_the_cache_is_found_and_the_next_start_pr
     assert train(config_file, tmp_path / "run", *options) == 2
     sentence = assert_refused(capsys)
     assert sentence.startswith(f"{tokens} in the cache of prepared data is damaged: the checksum of block ")
-    assert sentence.endswith("of 1 MiB differs; run the same command again, which prepares it anew.")
+    assert sentence.endswith("of 1 MiB differs; run the same command again, which prepares it again.")
     assert train(config_file, tmp_path / "run", *options) == 0
-    assert f"{tokens.parents[1]} is damaged and is made again" in capsys.readouterr().err
+    assert f"{tokens.parents[1]} is damaged and is built again" in capsys.readouterr().err
     losses = [[line["train/loss"] for line in metrics_lines(tmp_path / name)] for name in ("whole", "run")]
     assert len(losses[0]) == 6 and losses[0] == losses[1]

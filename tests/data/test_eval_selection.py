@@ -106,7 +106,7 @@ REFUSED = {
     "no labels": (("task=causal_lm", "data.eval_selection=stratified"), r"task=causal_lm does not read: set random"),
     "numbers": (("classification.kind=regression", "data.eval_selection=stratified"), r"has numbers: set random or tail"),
     "one document": (
-        ("task=causal_lm", "data.source=text", "data.eval_selection=random"), r"holds out whole documents, but the data has 1",
+        ("task=causal_lm", "data.source=text", "data.eval_selection=random"), r"selects whole documents, but the data has 1",
     ),
 }  # fmt: skip
 

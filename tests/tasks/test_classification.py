@@ -94,7 +94,7 @@ def test_what_preparing_depends_on(kind):
 @pytest.mark.parametrize(
     ("kind", "record", "problem"),
     [
-        ("single_label", {"text": "ab", "label": "wine"}, "label 'wine' is on no record of the training part"),
+        ("single_label", {"text": "ab", "label": "wine"}, "label 'wine' is on no record of the training split"),
         ("multi_label", {"text": "ab", "label": "tea,wine"}, "label 'wine' is on no record"),
         ("regression", {"text": "ab", "label": "tea"}, "expected a finite number"),
         ("regression", {"text": "ab", "label": math.nan}, "the label is nan, expected a finite number"),

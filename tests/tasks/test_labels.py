@@ -62,7 +62,7 @@ def test_numbers_have_a_mean_and_a_spread():
 
 def test_an_unknown_label_is_refused_with_the_known_ones():
     labels = census("single_label", ["a", "b"])
-    with pytest.raises(UserError, match=r"label 'c' is on no record of the training part, which has 'a', 'b':"):
+    with pytest.raises(UserError, match=r"label 'c' is on no record of the training split, which has 'a', 'b':"):
         labels.number("c")
     with pytest.raises(UserError, match=r"data\.eval_selection=stratified holds out no label that training lacks"):
         labels.number("c")
@@ -76,8 +76,8 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
     [
         (lambda: label_text("  "), "the label is empty"),
         (lambda: label_text(["a"]), r"the label is the list \['a'\].* classification.kind=multi_label"),
-        (lambda: label_text(1.5), r"the label is 1\.5, expected a text.* classification.kind=regression"),
-        (lambda: label_texts(float("nan"), ","), "the label is nan, expected a text"),
+        (lambda: label_text(1.5), r"the label is 1\.5, expected a string.* classification.kind=regression"),
+        (lambda: label_texts(float("nan"), ","), "the label is nan, expected a string"),
         (lambda: label_number("high"), "the label is 'high', expected a finite number"),
         (lambda: label_number(float("inf")), "expected a finite number"),
         (lambda: label_number(float("nan")), "the label is nan, expected a finite number"),

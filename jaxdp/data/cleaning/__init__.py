@@ -1,1 +1,1 @@
-"""From records to cleaned records: the steps of `data.cleaning`."""
+"""Text cleaning: the steps of `data.cleaning`, from records to cleaned records."""

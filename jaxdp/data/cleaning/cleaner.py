@@ -1,19 +1,15 @@
-"""The cleaner: the steps of `data.cleaning`, in their order, and what each did.
+"""Text cleaner: applies the steps of `data.cleaning` in order, and counts the effect of each.
 
-Records are cleaned twice. The scan (`Cleaner.clean`, one process, in the order of
-the source) does everything, counts, and notes which records are dropped; later
-the workers, in any order, only change text (`Cleaner.changes`), and are not given
-the dropped ones. So whatever looks at more than one record is decided once, and
-what the workers make is what the scan saw.
+Records are cleaned twice. The scan (`Cleaner.clean`, one process, in the order of the source) applies every step, counts,
+and marks the dropped records. Later the workers, in any order, only change texts (`Cleaner.changes`) of the other
+records. Steps that depend on several records are therefore decided once, and workers produce what the scan saw.
 
-A document that comes in pieces (`Record.continues`) has its text changed piece by
-piece; a piece ends behind a line (see `readers.read_text`), so only what reaches
-over that line end can be missed: a tag of `html`, a run of newlines of
-`whitespace`. It is kept or dropped as a whole by the length limits, which look at
-the first piece that gets to them: that has millions of characters. `deduplicate`
-compares each piece together with all pieces before it, so of two documents that
-begin alike the second loses its beginning, and a copy is lost whole. What is
-dropped of a document is thus its beginning or all of it, never only its end.
+The text of a document in pieces (`Record.continues`) is changed piece by piece. Pieces end after a line (see
+`readers.read_text`), so only matches across that line end are missed: a tag of `html`, a run of newlines of `whitespace`.
+The length limits keep or drop the whole document by the first piece that reaches them, which has millions of
+characters. `deduplicate` compares each piece together with all pieces before it: of two documents with the same
+beginning the second loses that beginning, and a copy is dropped whole. So a document can lose its beginning or all
+of its text, but never only its end.
 """
 
 import dataclasses
@@ -25,25 +21,24 @@ from jaxdp.data.cleaning.steps import Change, make_step
 from jaxdp.data.reading.records import Record
 
 PRIVATE_USE = range(0xE000, 0xF900)
-"""Characters without a meaning, which no step changes (Unicode 15, section 23.5)."""
+"""Private-use characters, which no step changes (Unicode 15, section 23.5)."""
 
 
 class Cleaner:
-    """Cleans the records of a source in one pass, in order.
+    """Cleaner of the records of a source, in one pass and in order.
 
     Args:
-        steps: `data.cleaning`, applied in this order.
-        columns: the text columns; others are left as they are.
+        steps: Steps of `data.cleaning`, in order.
+        columns: Text columns; other columns are left unchanged.
 
     Attributes:
-        identity: the steps, with the content of a list of stop words in place of its
-            name, and versions where a result depends on one: equal identities, equal results.
-        dropped: bit `number % 8` of byte `number // 8` is set if that record was
-            dropped, counting from 0 in the order of `clean`; see `is_dropped`.
+        identity: Identity of each step, with the content of a word list instead of its name, and versions of what the
+            result depends on. Equal identities give equal results.
+        dropped: Bit field of dropped records: bit `number % 8` of byte `number // 8`, numbered from 0 in the order of
+            `clean`; see `is_dropped`.
 
     Raises:
-        UserError: an unknown step, an argument that does not fit, a list of
-            stop words that cannot be read.
+        UserError: A step is unknown, an argument is invalid, or a word list cannot be read.
     """
 
     def __init__(self, steps: Iterable[str], columns: Iterable[str]):
@@ -56,7 +51,7 @@ class Cleaner:
         self._document = 0
 
     def clean(self, record: Record) -> Record | None:
-        """The next record cleaned; None if it is dropped."""
+        """Cleans the next record; returns None if it is dropped."""
         texts = before = tuple(record.fields[column] for column in self._columns)
         for step, counts in zip(self._steps, self._counts, strict=True):
             after = step.action(texts, self._document)
@@ -74,42 +69,42 @@ class Cleaner:
         return record if texts is before else _with_texts(record, self._columns, texts)
 
     def _note(self, dropped: bool) -> None:
-        place = self._num_records & 7
-        if place == 0:
+        bit = self._num_records & 7
+        if bit == 0:
             self.dropped.append(0)
-        self.dropped[-1] |= dropped << place
+        self.dropped[-1] |= dropped << bit
         self._num_records += 1
 
     def changes(self) -> "TextChanges":
-        """What workers do to the records that are not dropped."""
+        """Returns the text changes that workers apply to the records that are not dropped."""
         actions = (step.action for step in self._steps)
         functions = (action.function for action in actions if isinstance(action, Change))
         return TextChanges(tuple(functions), self._columns)
 
     def report(self) -> list[dict[str, Any]]:
-        """{"step", "seen", "changed", "dropped"} of each step: numbers of records."""
+        """Returns {"step", "seen", "changed", "dropped"} of each step, the last three as numbers of records."""
         return [dataclasses.asdict(counts) for counts in self._counts]
 
 
 def is_dropped(dropped: bytes, number: int) -> bool:
-    """Whether `Cleaner.dropped` has a record, by its number in the order of the source."""
+    """Looks a record up in `Cleaner.dropped`, by its number in the order of the source."""
     return bool(dropped[number >> 3] >> (number & 7) & 1)
 
 
 @dataclass(frozen=True)
 class TextChanges:
-    """The steps of `data.cleaning` that look at one text: pure, and fit to be pickled.
+    """Steps of `data.cleaning` that depend on one text: pure and picklable.
 
     Attributes:
-        functions: text -> text, applied in this order.
-        columns: to each of these.
+        functions: Functions from text to text, in order.
+        columns: Columns that they are applied to.
     """
 
     functions: tuple[Callable[[str], str], ...]
     columns: tuple[str, ...]
 
     def __call__(self, record: Record) -> Record:
-        """The record with its texts changed."""
+        """Changes the texts of a record."""
         if not self.functions:
             return record
         texts = [record.fields[column] for column in self.columns]
@@ -118,11 +113,10 @@ class TextChanges:
         return _with_texts(record, self.columns, texts)
 
     def around(self, markers: Sequence[str], record: Record) -> Record:
-        """The record with its texts changed, but for the markers in them.
+        """Changes the texts of a record, but not the markers in them.
 
-        For each marker a character of private use stands in, which no text of the record
-        has. To every step it is a character like any other, that is not of a word nor a
-        blank; so what is around the marker becomes what it becomes in the middle of a text.
+        Each marker is replaced by a private-use character that no text of the record contains. For every step it is an
+        ordinary character, neither a letter nor a blank, so the text around a marker is changed like the middle of a text.
         """
         texts = [record.fields[column] for column in self.columns]
         unused = (chr(code) for code in PRIVATE_USE if not any(chr(code) in text for text in texts))
@@ -142,7 +136,7 @@ def _with_texts(record: Record, columns: Iterable[str], texts: Iterable[str]) ->
 
 @dataclass
 class StepCounts:
-    """How many records came to a step, and what became of them there."""
+    """Numbers of records that reached a step, and that it changed or dropped."""
 
     step: str
     seen: int = 0

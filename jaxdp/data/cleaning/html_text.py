@@ -1,4 +1,4 @@
-"""The text of a page of HTML."""
+"""Text of an HTML page."""
 
 from html.parser import HTMLParser
 
@@ -7,23 +7,21 @@ DROPPED = {"script", "style"}
 BLOCKS = frozenset(
     ["address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "legend", "li", "main", "nav", "ol", "optgroup", "option", "p", "pre", "section", "select", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "title", "tr", "ul"]
 )
-"""Elements that stand apart from the text around them, as a browser shows them."""
+"""Block elements, which a browser separates from the text around them."""
 
 
 def html_text(text: str) -> str:
-    """A text without tags, comments and declarations, and with characters for entities.
+    """Removes tags, comments and declarations, and decodes entities.
 
-    What stands in `script` and `style` is dropped. Where the tag of a block stood,
-    is a line end (one, however many such tags follow each other), so that words of
-    two paragraphs do not run together. A text without `<` and `&` is left as it is.
+    The content of `script` and `style` is dropped. The tags of block elements become a line end (one for several tags in a
+    row), so that words of two paragraphs are not joined. A text without `<` and `&` is unchanged.
 
-    How broken markup is read (an unclosed tag, a lone `<`) is up to Python's
-    `html.parser`, and differs between its versions.
+    Broken markup (an unclosed tag, a lone `<`) is read as Python's `html.parser` does, which differs between versions.
     """
     if "<" not in text and "&" not in text:
         return text
     parser = _TextParser()
-    # In HTML `<![` begins a comment like any unknown `<!`; Python before 3.14 fails at some of them.
+    # In HTML `<![` begins a comment like any unknown `<!`; Python before 3.14 fails on some of them.
     parser.feed(text.replace("<![", "<!-["))
     parser.close()
     return "".join(parser.pieces)
@@ -33,8 +31,8 @@ class _TextParser(HTMLParser):
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
-        self._dropped: str | None = None  # the element whose content is dropped
-        self._ends_line = True  # what was kept so far
+        self._dropped: str | None = None  # element whose content is being dropped
+        self._ends_line = True  # whether the text kept so far ends a line
 
     def handle_starttag(self, tag, attrs):
         if tag in DROPPED:

@@ -1,4 +1,4 @@
-"""The steps of `data.cleaning`: what each does to a text, and how it is written."""
+"""Steps of `data.cleaning`: their syntax and their effect on a text."""
 
 import functools
 import hashlib
@@ -16,17 +16,17 @@ from jaxdp.errors import UserError
 from jaxdp.quoting import quoted
 
 Texts = tuple[str, ...]
-"""The text columns of one record, in the order of the columns."""
+"""Text columns of one record, in order."""
 
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
-BLANKS = re.compile(r"(?: [^\S\n]+|[^\S\n ][^\S\n]*)")  # all runs of blanks but a single space
+BLANKS = re.compile(r"(?: [^\S\n]+|[^\S\n ][^\S\n]*)")  # every run of blanks except a single space
 NEWLINES = re.compile(r"\n{3,}")
 WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
-# Source: RFC 3986, appendix A, for the characters; the last one is no punctuation,
-# which in prose ends the sentence and not the address.
+# Source: RFC 3986, appendix A, for the characters. The last one is not punctuation,
+# which in prose belongs to the sentence and not to the address.
 URL = re.compile(
     r"(?:\b(?:https?|ftp)://|\bwww\.)"
     r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*[A-Za-z0-9\-_~/#@$&*+=%]",
@@ -35,12 +35,12 @@ URL = re.compile(
 
 
 def _drop_control(text: str) -> str:
-    """Without Unicode's control characters (category Cc) but newline and tab: no `\\r` either."""
+    """Removes control characters (Unicode category Cc) except newline and tab."""
     return CONTROL.sub("", text)
 
 
 def _squeeze_whitespace(text: str) -> str:
-    """Runs of blanks as one space, none at the end of a line, one empty line at most."""
+    """Collapses runs of blanks into one space and blank lines into one; removes blanks at line ends."""
     text = BLANKS.sub(" ", text).replace(" \n", "\n").removesuffix(" ")
     return NEWLINES.sub("\n\n", text)
 
@@ -50,7 +50,7 @@ def _drop_urls(text: str) -> str:
 
 
 def _drop_words(words: frozenset[str], text: str) -> str:
-    """Without those words, upper or lower case; the blanks around them stay."""
+    """Removes these words in any case; the blanks around them stay."""
 
     def kept(match: re.Match) -> str:
         return "" if _folded(match[0]) in words else match[0]
@@ -63,44 +63,44 @@ def _folded(word: str) -> str:
 
 
 class Action(Protocol):
-    """What a step does to the texts of the records, in order."""
+    """Effect of a step on the texts of the records, in order."""
 
     def __call__(self, texts: Texts, document: int) -> Texts | None:
-        """The texts afterwards, None to drop them; pieces of one document have its number."""
+        """Returns the texts afterwards, None to drop them; pieces of one document have the same number."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Each text becomes what a function makes of it; the function can be pickled by name."""
+    """Action that applies a function to each text; the function can be pickled by name."""
 
     function: Callable[[str], str]
 
     def __call__(self, texts: Texts, document: int) -> Texts | None:
+        """Applies the function to each text."""
         return tuple(map(self.function, texts))
 
 
 class Limit:
-    """Keeps a record if every text has at least `least` and at most `most` characters."""
+    """Action that keeps a record if every text has `min_chars` to `max_chars` characters."""
 
-    def __init__(self, least: int = 0, most: float = float("inf")):
-        self._least = least
-        self._most = most
+    def __init__(self, min_chars: int = 0, max_chars: float = float("inf")):
+        self._min_chars, self._max_chars = min_chars, max_chars
         self._document = -1
         self._kept = False
 
     def __call__(self, texts: Texts, document: int) -> Texts | None:
+        """Keeps or drops a document by its first piece."""
         if document != self._document:
             self._document = document
-            self._kept = all(self._least <= len(text) <= self._most for text in texts)
+            self._kept = all(self._min_chars <= len(text) <= self._max_chars for text in texts)
         return texts if self._kept else None
 
 
 class Deduplicate:
-    """Keeps the first of all records whose texts are the same to the last character.
+    """Action that keeps the first of all records with identical texts.
 
-    A record is remembered as a BLAKE2b digest of 16 bytes, which takes about 120
-    bytes of memory: 1.2 GB for ten million records. That two different records of
-    10^9 share a digest has a probability of 10^-21.
+    A record is stored as a BLAKE2b digest of 16 bytes, which takes about 120 bytes of memory: 1.2 GB for ten million
+    records. The probability that two of 10^9 different records share a digest is 10^-21.
     """
 
     def __init__(self):
@@ -108,6 +108,7 @@ class Deduplicate:
         self._document = -1
 
     def __call__(self, texts: Texts, document: int) -> Texts | None:
+        """Drops texts that an earlier record had."""
         if document != self._document:
             self._document = document
             self._digest = hashlib.blake2b(digest_size=16)
@@ -124,12 +125,12 @@ class Deduplicate:
 
 @dataclass(frozen=True)
 class Step:
-    """One entry of `data.cleaning`.
+    """Entry of `data.cleaning`.
 
     Attributes:
-        name: as it is written there.
-        identity: what its result depends on: no file name, but what is in the file.
-        action: what it does.
+        name: Entry as configured.
+        identity: String that the result depends on, with the content of a file instead of its name.
+        action: Effect of the step.
     """
 
     name: str
@@ -138,10 +139,10 @@ class Step:
 
 
 def make_step(name: str) -> Step:
-    """The step that an entry of `data.cleaning` names: `STEP` or `STEP:ARGUMENT`.
+    """Parses an entry of `data.cleaning`: `STEP` or `STEP:ARGUMENT`.
 
     Raises:
-        UserError: an unknown step, or an argument that does not fit.
+        UserError: The step is unknown, or its argument is invalid.
     """
     kind, colon, argument = name.partition(":")
     for usage, make in STEPS.items():
@@ -157,7 +158,7 @@ def _wrong_step(name: str, reason: str) -> UserError:
 
 
 def _changing(function: Callable[[str], str], made_by: str = "") -> Callable[[str, str], Step]:
-    """Makes a step without argument; `made_by`: the version of what its result depends on."""
+    """Builds a step without argument; `made_by` is the version of what its result depends on."""
     return lambda name, argument: Step(name, name + made_by, Change(function))
 
 
@@ -178,20 +179,20 @@ def _stopwords_step(name: str, argument: str) -> Step:
 
 
 def is_list_step(name: str) -> bool:
-    """Whether an entry of `data.cleaning` names a file of words."""
+    """Tells word lists in files, `stopwords:FILE`, from other steps."""
     return name.startswith("stopwords:") and not name.startswith("stopwords:\n")
 
 
 def listed_step(words: Iterable[str]) -> str:
-    """Returns the step that does with these words what `stopwords:FILE` does with those of a file."""
+    """Returns the step that has the effect of `stopwords:FILE` for these words."""
     return "stopwords:\n" + "\n".join(words)
 
 
 def read_words(step: str) -> frozenset[str]:
-    """Reads the words of the file that `stopwords:FILE` names: one a line, folded, without blank lines.
+    """Reads the words of the file that `stopwords:FILE` names: one word a line, case-folded, without blank lines.
 
     Raises:
-        UserError: The file cannot be read, or a line is no word.
+        UserError: The file cannot be read, or a line is not a word.
     """
     words = set()
     for file in find_files(step.partition(":")[2], (), "data.cleaning"):
@@ -208,23 +209,23 @@ def read_words(step: str) -> frozenset[str]:
             if word and not WORD.fullmatch(word):
                 raise UserError(
                     f"data.cleaning: {file.path}, line {number} is {quoted(word)}, expected one word a line: "
-                    "letters and digits, with an apostrophe between them at most."
+                    "letters and digits, optionally with an apostrophe between them."
                 )
             words.add(_folded(word))
     return frozenset(words - {""})
 
 
-def _least_step(name: str, argument: str) -> Step:
-    return Step(name, name, Limit(least=_number(name, argument)))
+def _min_chars_step(name: str, argument: str) -> Step:
+    return Step(name, name, Limit(min_chars=_number(name, argument)))
 
 
-def _most_step(name: str, argument: str) -> Step:
-    return Step(name, name, Limit(most=_number(name, argument)))
+def _max_chars_step(name: str, argument: str) -> Step:
+    return Step(name, name, Limit(max_chars=_number(name, argument)))
 
 
 def _number(name: str, argument: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", argument):
-        raise _wrong_step(name, f"has {argument!r}, expected a whole number of characters")
+        raise _wrong_step(name, f"has {argument!r}, expected an integer")
     return int(argument)
 
 
@@ -243,8 +244,8 @@ STEPS: dict[str, Callable[[str, str], Step]] = {
     "html": _changing(html_text, BY_PYTHON),
     "urls": _changing(_drop_urls),
     "stopwords:FILE": _stopwords_step,
-    "min_chars:N": _least_step,
-    "max_chars:N": _most_step,
+    "min_chars:N": _min_chars_step,
+    "max_chars:N": _max_chars_step,
     "deduplicate": _deduplicate_step,
 }
-"""How a step is written -> what makes it from (the entry, its argument)."""
+"""Syntax of a step -> function (entry, argument) -> step."""

@@ -42,7 +42,7 @@ def compiled_statements(text: str, path: str) -> Iterator[Compiled]:
     duplicates a `finally`), and instructions without meaning (`NOP`).
 
     Args:
-        text: Code with `\\n` at the end of lines.
+        text: Code with newlines as line ends.
         path: Path of the file, for messages.
 
     Raises:

@@ -45,7 +45,7 @@ def cut_pieces(text: str, path: str) -> Iterator[Piece]:
     imports, and pieces of less than `MIN_CHARACTERS`.
 
     Args:
-        text: Code with `\\n` at the end of lines.
+        text: Code with newlines as line ends.
         path: Path of the file, for messages.
 
     Raises:

@@ -115,7 +115,7 @@ def _read_statements(file: DataFile, columns: Columns, errors: str) -> Iterator[
 
 
 def _code(file: DataFile, errors: str) -> str:
-    """Reads the whole text of a file, with `\\n` at the end of lines."""
+    """Reads the whole text of a file, with a newline at the end of each line."""
     text = "".join(record.fields["text"] for record in read_text(file, Columns(("text",)), errors))
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

@@ -1,1 +1,1 @@
-"""From records to arrays on disk: one look at all of them, then tokenized in parallel, kept in a cache."""
+"""Preparation of data: scan, split, tokenization in workers, and the cache on disk."""

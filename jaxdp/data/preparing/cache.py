@@ -1,12 +1,11 @@
-"""The cache of prepared data: directories that are whole or absent, each made once.
+"""Cache of prepared data: directories that are complete or absent, each built once.
 
-An entry is named by what it is made from, so it is never out of date. It is
-built next to its place and renamed into it, with its list of files written last:
-a kill leaves nothing that could be taken for an entry. Of several processes
-that want the same one, one builds, and the others wait and say so.
+An entry is named by everything that its content depends on, so it is never out of date. It is built next to its place
+and renamed into it, with its list of files written last: a killed process leaves nothing that could be taken for an
+entry. If several processes need the same entry, one builds it, and the others wait and log that.
 
-Files that end in ARRAY are read in places by `BlockFile`, which checks the blocks it
-reads; all others are checked whole before an entry is used.
+Files that end in ARRAY are read in places by `BlockFile`, which verifies the blocks that it reads; all other files are
+verified before an entry is used.
 """
 
 import hashlib
@@ -30,22 +29,22 @@ Log = Callable[[str], None]
 
 
 def entry_path(root: Path, kind: str, key: Mapping[str, Any]) -> Path:
-    """Where the entry of this key lies.
+    """Returns the path of the entry of this key.
 
     Args:
-        root: of the cache.
-        kind: first part of the name: scan, tokenizer, tokens, ...
-        key: JSON values: everything that the content depends on.
+        root: Directory of the cache.
+        kind: First part of the name: scan, tokenizer, tokens, ...
+        key: JSON values, everything that the content depends on.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return root / f"{kind}-{digest[:24]}"
 
 
 def is_whole(entry: Path) -> bool:
-    """Whether an entry is there with every file as it was written.
+    """Checks that an entry exists with every file as it was written.
 
-    Of an array larger than 2 MiB the size and both ends are looked at: tokens may
-    take more than a start can read. Its other blocks are checked when they are used.
+    Of an array larger than 2 MiB only the size and both ends are checked, since reading all tokens may delay the start; its
+    other blocks are verified when they are used.
     """
     try:
         if not stat.S_ISREG(os.stat(entry / ENTRY).st_mode):
@@ -61,16 +60,15 @@ def _digest(path: Path) -> str:
 
 
 def cached(entry: Path, build: Callable[[Path], None], log: Log) -> Path:
-    """The directory of a whole entry, built if it is not there.
+    """Returns the directory of a complete entry, built first if it does not exist.
 
     Args:
-        entry: from `entry_path`.
-        build: fills an empty directory; whatever it raises leaves no entry.
-        log: tells the user that another process is waited for, or that a damaged
-            entry is made again.
+        entry: Path from `entry_path`.
+        build: Function that fills an empty directory; if it raises, no entry is left.
+        log: Receives a message if another process builds the entry, or if a damaged entry is built again.
 
     Raises:
-        UserError: the cache cannot be written to.
+        UserError: The cache cannot be written to.
     """
     if is_whole(entry):
         return entry
@@ -80,7 +78,7 @@ def cached(entry: Path, build: Callable[[Path], None], log: Log) -> Path:
         with exclusive(entry.with_name(entry.name + ".lock"), lambda holder: log(waiting.format(holder))):
             if not is_whole(entry):
                 if os.path.lexists(entry):
-                    log(f"{entry} is damaged and is made again")
+                    log(f"{entry} is damaged and is built again")
                 _build(entry, build)
     except OSError as error:
         raise UserError(
@@ -91,10 +89,10 @@ def cached(entry: Path, build: Callable[[Path], None], log: Log) -> Path:
 
 
 def discard(entry: Path) -> bool:
-    """Makes an entry count as damaged, so that the next start builds it again.
+    """Marks an entry as damaged, so that the next start builds it again.
 
     Returns:
-        False: the cache cannot be written to.
+        False if the cache cannot be written to.
     """
     try:
         (entry / ENTRY).unlink(missing_ok=True)
@@ -104,15 +102,15 @@ def discard(entry: Path) -> bool:
 
 
 def damaged_entry(entry: Path, path: str, found: str, *, still_used: bool = True) -> UserError:
-    """Returns the error for a file of an entry that is not what was written, and discards the entry.
+    """Returns the error for a file of an entry that differs from what was written, and discards the entry.
 
     Args:
-        entry: of the cache.
-        path: of the file.
-        found: what is wrong with it.
-        still_used: False: another process has built the entry again, which stays.
+        entry: Cache entry.
+        path: Path of the file.
+        found: Description of the damage.
+        still_used: False: another process has built the entry again, so it stays.
     """
-    cure = "run the same command again, which prepares it anew."
+    cure = "run the same command again, which prepares it again."
     if still_used and not discard(entry):
         cure = f"delete {entry} and run the same command again."
     return UserError(f"{path} in the cache of prepared data is damaged: {found}; {cure}")
@@ -135,11 +133,11 @@ def _build(entry: Path, build: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         partial.rename(entry)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where all went well
+        shutil.rmtree(partial, ignore_errors=True)  # already renamed unless something failed
 
 
 def _remove(path: Path) -> None:
-    """Removes what is in the place of an entry, whatever it is."""
+    """Removes a file, link or directory in the place of an entry."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):

@@ -1,8 +1,7 @@
-"""Prepared examples on disk: named arrays of many examples, read where they are used.
+"""Prepared examples on disk: named arrays of many examples, read on demand.
 
-What `Task.prepare` gives for one record is a few small arrays. Those with an
-axis (token ids) lie end to end in flat files, split into shards, beside a file
-of where each begins; those without (a label) lie in one file in order.
+`Task.prepare` returns a few small arrays for one record. Arrays with an axis (token ids) are concatenated in flat files,
+split into shards, with a file of offsets; those without (a label) are stored in order in one file.
 """
 
 import json
@@ -16,9 +15,9 @@ from jaxdp.data.sequences.flat import RaggedArray, ShardedArray
 
 INDEX = "index.json"
 EXAMPLES_FORMAT = 2
-"""Number of the files that `ExamplesWriter` writes; part of the keys of the cache.
+"""Format number of the files that `ExamplesWriter` writes; part of the cache keys.
 
-To be raised when their names, layout or content change for the same examples.
+Raise it when their names, layout or content change for the same examples.
 """
 
 SHARD_BYTES = 1 << 30
@@ -29,10 +28,10 @@ class ExamplesWriter:
     """Appends examples to a directory; `close` writes the index that makes it readable.
 
     Args:
-        directory: empty.
-        token_dtype: what ragged integer arrays are stored as, little-endian.
-        terminators: for some ragged arrays a value that follows each document.
-        shard_bytes: size at which the next file begins.
+        directory: Empty directory.
+        token_dtype: Dtype that ragged integer arrays are stored as, little-endian.
+        terminators: For some ragged arrays a value that follows each document.
+        shard_bytes: Size at which the next file begins.
     """
 
     def __init__(
@@ -48,11 +47,11 @@ class ExamplesWriter:
         self._shard_bytes = shard_bytes
         self._files: dict[str, object] = {}
         self._arrays: dict[str, dict] = {}
-        self._ends: dict[str, int] = {}  # values of each ragged array so far
+        self._ends: dict[str, int] = {}  # number of values of each ragged array so far
         self.num_examples = 0
 
     def add(self, example: Mapping[str, np.ndarray], *, continues: bool = False) -> None:
-        """One example, or a piece of one that the next call goes on with (ragged arrays alone)."""
+        """Appends an example, or a piece of one that the next call continues (ragged arrays only)."""
         for name, array in example.items():
             array = np.asarray(array)
             if array.ndim == 0:
@@ -86,7 +85,7 @@ class ExamplesWriter:
         self._files[file_name].write(values.tobytes())
 
     def close(self) -> None:
-        """Closes the files; examples added so far can be read."""
+        """Closes the files; the examples added so far can be read."""
         for file in self._files.values():
             file.close()
         index = {"num_examples": self.num_examples, "arrays": self._arrays}
@@ -94,15 +93,15 @@ class ExamplesWriter:
 
 
 class Examples:
-    """The examples of one split, read where they are asked for.
+    """Examples of one split, read on demand.
 
     Args:
-        directory: what `ExamplesWriter` wrote.
-        entry: the cache entry that the directory is in, whose checksums are checked; None: there are none.
+        directory: Directory that `ExamplesWriter` wrote.
+        entry: Cache entry of the directory, whose checksums are verified; None: there are none.
 
     Attributes:
-        num_examples: how many.
-        names: of the arrays that every example has.
+        num_examples: Number of examples.
+        names: Names of the arrays that every example has.
     """
 
     def __init__(self, directory: Path, entry: Path | None = None):
@@ -113,11 +112,11 @@ class Examples:
         self.names: tuple[str, ...] = tuple(self._arrays)
 
     def is_ragged(self, name: str) -> bool:
-        """Whether the array of this name has a length of its own in each example."""
+        """Returns True if the array of this name has a different length in each example."""
         return self._arrays[name]["ragged"]
 
     def flat(self, name: str) -> ShardedArray:
-        """A ragged array of all examples end to end, terminators included."""
+        """Returns a ragged array of all examples, concatenated, terminators included."""
         entry = self._arrays[name]
         return ShardedArray(
             [
@@ -127,16 +126,16 @@ class Examples:
         )
 
     def ragged(self, name: str) -> RaggedArray:
-        """The same with where each example begins."""
+        """Returns a ragged array with the offset of each example."""
         offsets = self._array(f"{name}.offsets.bin", OFFSET_DTYPE, self.num_examples + 1)
         return RaggedArray(self.flat(name), offsets)
 
     def scalars(self, name: str) -> np.ndarray:
-        """Reads an array without axes whole: `[num_examples]`."""
+        """Reads an array without axes as a whole: `[num_examples]`."""
         return self._array(f"{name}.bin", self._arrays[name]["dtype"], self.num_examples).to_numpy()
 
     def num_values(self, name: str) -> int:
-        """Elements of a ragged array, of all examples together, terminators included."""
+        """Returns the number of elements of a ragged array over all examples, terminators included."""
         return sum(self._arrays[name]["shards"])
 
     def _array(self, file_name: str, dtype, size: int) -> DiskArray:

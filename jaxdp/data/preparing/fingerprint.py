@@ -1,4 +1,4 @@
-"""What data a run was trained on, in 64 characters."""
+"""Fingerprint of the training data: SHA-256 of its records."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ from jaxdp.data.reading.records import Record
 
 
 class Fingerprint:
-    """SHA-256 of the origins and fields of records in order, taken in one after the other.
+    """Incremental SHA-256 of the origins and fields of records, in order.
 
-    A run records it, so that it is not resumed on other data.
+    A run records it, so that it cannot be resumed on other data.
 
     Args:
-        columns: the fields that count, in this order.
+        columns: Fields that count, in this order.
     """
 
     def __init__(self, columns: Iterable[str]):
@@ -22,7 +22,7 @@ class Fingerprint:
         self._part_digest = hashlib.sha256()
 
     def add(self, record: Record) -> None:
-        """Takes the next record in."""
+        """Adds the next record."""
         fields = record.fields
         content = _encoded(record.origin) + b"".join([_encoded(fields[column]) for column in self._columns])
         content += _CONTINUES if record.continues else _ENDS
@@ -35,19 +35,19 @@ class Fingerprint:
         return digest
 
     def hexdigest(self) -> str:
-        """Of the records so far, in hexadecimal."""
+        """Returns the digest of the records so far, in hexadecimal."""
         return self._digest.hexdigest()
 
 
 def _encoded(value: Any) -> bytes:
-    """Kind and size before the content: no two sequences of values give the same bytes."""
+    """Encodes a value with its kind and size first, so that no two sequences of values give the same bytes."""
     if isinstance(value, str):
         kind, content = b"t", value
     elif isinstance(value, list):
         kind, content = b"l", str(len(value))
     elif isinstance(value, float):
         kind, content = b"f", repr(value)
-    else:  # truth values are numbers too
+    else:  # a boolean counts as a number
         kind, content = b"n", str(int(value))
     content = content.encode("utf-8", "surrogatepass")
     encoded = kind + len(content).to_bytes(8, "little") + content

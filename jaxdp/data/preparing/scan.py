@@ -1,5 +1,4 @@
-"""One pass over a source before anything is made of it: its size, its fingerprint, what
-cleaning drops, where the held-out part begins."""
+"""Scan of a source before anything is prepared: size, fingerprint, dropped records, position of the validation split."""
 
 import dataclasses
 import hashlib
@@ -22,35 +21,34 @@ from jaxdp.errors import UserError
 SCAN, DROPPED, HELD_OUT = "scan.json", "dropped.bits", "held_out.bits"
 
 SCAN_FORMAT = 3
-"""Number of what readers, cleaning and the split make of the same data; part of the keys of the cache.
+"""Format number of the output of readers, cleaning and split; part of the cache keys.
 
-To be raised when a change of `data/reading`, `data/cleaning` or of the split gives other records, other texts or
-another split: what was prepared before is then prepared again.
+Raise it when a change of `data/reading`, `data/cleaning` or of the split gives other records, texts or another split for
+the same data, which is then prepared again.
 """
 
 
 class DataChanged(UserError):
-    """The data are no longer what the scan found."""
+    """Raised if the data differ from what the scan found."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What reading everything once has told.
+    """Result of reading everything once.
 
     Attributes:
-        fingerprint: of names and contents as they were read, before cleaning.
-        columns: fields that the fingerprints are about.
-        part_fingerprints: the same as `fingerprint`, of each part alone.
-        part_records: records of each part, training parts first.
-        num_characters: of the text that cleaning left.
-        train_characters: how many of them are trained on.
-        split: where the validation split begins; of one that has parts of its own, the first of them; of one
-            that is selected, the end.
-        dropped: which records cleaning drops, numbered over all parts; see
-            `cleaning.is_dropped`.
-        cleaned: what each step of the cleaning did.
-        held_out: which records `data.eval_selection` has selected, in the form of `dropped`; None: it
-            selects none, and `split` or the parts say what the validation split is.
+        fingerprint: Fingerprint of names and contents as they were read, before cleaning.
+        columns: Fields that the fingerprints cover.
+        part_fingerprints: Fingerprint of each part alone.
+        part_records: Number of records of each part, training parts first.
+        num_characters: Characters of the text after cleaning.
+        train_characters: Characters of the training split.
+        split: Beginning of the validation split. If the source has parts to evaluate on, the first of them; if records are
+            selected, the end.
+        dropped: Bit field of the records that cleaning drops, numbered over all parts, see `cleaner.is_dropped`.
+        cleaned: Counts of each step of the cleaning.
+        held_out: Bit field of the records that `data.eval_selection` has selected for validation; None: none, `split` or
+            the parts determine the validation split.
     """
 
     fingerprint: str
@@ -66,7 +64,7 @@ class Scan:
 
     @property
     def split_key(self) -> Any:
-        """Returns JSON values that tell the split from any other split of the same records."""
+        """JSON values that distinguish the split from any other split of the same records."""
         return self.split if self.held_out is None else hashlib.sha256(self.held_out).hexdigest()
 
     def save(self, directory: Path) -> None:
@@ -79,7 +77,7 @@ class Scan:
 
 
 def load_scan(directory: Path) -> Scan:
-    """The scan that `Scan.save` wrote."""
+    """Reads the scan that `Scan.save` wrote."""
     values = json.loads((directory / SCAN).read_text(encoding="utf-8"))
     values["split"] = SplitPosition(*values["split"])
     values |= {name: tuple(values[name]) for name in ("columns", "part_fingerprints", "part_records")}
@@ -98,21 +96,21 @@ def scan_parts(
     """Reads and cleans all parts once.
 
     Args:
-        train: parts to train on, or to split where `evaluation` is None.
-        evaluation: parts that are held out.
-        columns: whose text is cleaned and counted.
-        cleaning: the steps.
-        eval_fraction: share of the characters to hold out, or of the documents that `selection`
-            chooses from; used only without `evaluation`.
-        selection: which documents to hold out; None: the last ones. Used only without `evaluation`.
+        train: Parts to train on, or to split if `evaluation` is None.
+        evaluation: Parts of the validation split.
+        columns: Columns whose text is cleaned and counted.
+        cleaning: Steps of the cleaning.
+        eval_fraction: Share of the characters for validation, or of the documents that `selection` chooses from; used
+            without `evaluation` only.
+        selection: Rule that selects documents for validation; None: the last ones. Used without `evaluation` only.
 
     Raises:
-        UserError: of the readers or the cleaning; or the data cannot be split.
+        UserError: From the readers or the cleaning; or the data cannot be split.
     """
     fingerprint, cleaner = Fingerprint(columns.names), Cleaner(cleaning, columns.text)
     selected = SelectionScan(selection, eval_fraction) if selection and evaluation is None else None
     part_characters, part_records, part_fingerprints = [], [], []
-    # Of the records of the first part that has text: needed if it is the only one.
+    # Sizes of the records of the first part with text, which are needed if it is the only one.
     lengths, continues = array("Q"), array("B")
     for part in (*train, *(evaluation or ())):
         keeps_lengths = not any(part_characters)
@@ -169,14 +167,14 @@ def _check_cut(split: SplitPosition, columns: Columns) -> None:
 
 
 def _check_kept(part_characters: Sequence[int], part_records: Sequence[int], cleaner: Cleaner) -> None:
-    """Raises UserError where no text is left, with what has dropped it."""
+    """Raises UserError if no text is left; names the steps that dropped it."""
     if any(part_characters):
         return
     steps = [f"{step['step']} dropped {step['dropped']:,}" for step in cleaner.report() if step["dropped"]]
     if steps:
         raise UserError(
             f"data.cleaning leaves nothing of {sum(part_records):,} records ({', '.join(steps)}): loosen or remove "
-            "these steps, or check that the text column holds what they are made for."
+            "these steps, or check that the text column holds the expected text."
         )
     raise UserError(
         f"data: none of {sum(part_records):,} records has text{' after data.cleaning' if cleaner.report() else ''}: "
@@ -185,7 +183,7 @@ def _check_kept(part_characters: Sequence[int], part_records: Sequence[int], cle
 
 
 class Excerpt(NamedTuple):
-    """A record, of whose cleaned text only `begin` to `finish` counts (None: to its end)."""
+    """Record of whose cleaned text only the characters `begin` to `finish` count (None: to its end)."""
 
     record: Record
     begin: int = 0
@@ -193,23 +191,23 @@ class Excerpt(NamedTuple):
 
     @property
     def continues(self) -> bool:
-        """Whether the next excerpt goes on with the same document."""
+        """True if the next excerpt continues the same document."""
         return self.record.continues and self.finish is None
 
 
 def kept_records(
     scan: Scan, train: Sequence[Part], evaluation: Sequence[Part] | None, *, held_out: bool
 ) -> Iterator[Excerpt]:
-    """The records of one split that cleaning keeps, as they were read.
+    """Yields the records of one split that cleaning keeps, as they were read.
 
     Args:
-        scan: of the same parts.
-        train: as scanned.
-        evaluation: as scanned.
-        held_out: False: to train on.
+        scan: Scan of the same parts.
+        train: Training parts as scanned.
+        evaluation: Validation parts as scanned.
+        held_out: True for the validation split, False for the training split.
 
     Raises:
-        DataChanged: at the end of a part whose records are not those of the scan.
+        DataChanged: At the end of a part whose records differ from those of the scan.
     """
     parts = (*train, *(evaluation or ()))
     if scan.held_out is not None:
@@ -235,7 +233,7 @@ def kept_records(
 
 
 def _selected_records(scan: Scan, parts: Sequence[Part], held_out: bool) -> Iterator[Excerpt]:
-    """Yields the same where records are selected one by one; parts without any of them are not read."""
+    """Yields the records of one split if records were selected individually; parts without any are not read."""
     num_records = sum(scan.part_records)
     is_left_out, is_held_out = (_bits(marks, num_records) for marks in (scan.dropped, scan.held_out))
     is_wanted = ~is_left_out & (is_held_out == held_out)
@@ -250,15 +248,15 @@ def _selected_records(scan: Scan, parts: Sequence[Part], held_out: bool) -> Iter
 
 
 def _bits(marks: bytes, number: int) -> np.ndarray:
-    """Marks of records, eight a byte, as `[number]` bool."""
+    """Unpacks a bit field of records: `[number]` bool."""
     return np.unpackbits(np.frombuffer(marks, np.uint8), count=number, bitorder="little").astype(bool)
 
 
 def _unchanged(part: Part, scan: Scan, part_number: int) -> Iterator[Record]:
-    """Reads a part again and compares it with the scan, since what is made of it is named by the scan.
+    """Reads a part again and compares it with the scan, since its fingerprint names the prepared data.
 
     Raises:
-        DataChanged: there are other records than the scan found.
+        DataChanged: The records differ from those of the scan.
     """
     fingerprint, num_records = Fingerprint(scan.columns), scan.part_records[part_number]
     for number, record in enumerate(part.read()):

@@ -20,13 +20,13 @@ SelectionKind = Literal["tail", "random", "stratified"]
 SELECTIONS: tuple[SelectionKind, ...] = get_args(SelectionKind)
 
 SELECTION_FORMAT = 1
-"""Number of what a selection makes of the same records; part of the keys of the cache.
+"""Format number of the selection; part of the cache keys.
 
-To be raised when a change selects other records.
+Raise it when a change selects other records.
 """
 
 NO_CLASS = ""
-"""Stands for the class of a record without any."""
+"""Class of a record without any."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Selection:
 
 
 class SelectionScan:
-    """Collects what the selection depends on, record by record, and then selects.
+    """Collects the properties of records that the selection depends on, then selects.
 
     Args:
         selection: Rule.
-        eval_fraction: Share of the documents, or of those of each class, to hold out.
+        eval_fraction: Share of the documents, or of those of each class, for validation.
 
     Raises:
         UserError: The fraction is not between 0 and 1.
@@ -63,17 +63,17 @@ class SelectionScan:
         self._is_kept, self._is_end = bytearray(), bytearray()
         self._sizes = array("Q")
         self._class_numbers: dict[str, int] = {}
-        self._num_classes, self._classes = array("I"), array("I")  # of each record; of all, one after the other
+        self._num_classes, self._classes = array("I"), array("I")  # number of classes of each record; class numbers of all records, concatenated
 
     def add(self, record: Record, size: int | None) -> None:
-        """Takes the next record.
+        """Adds the next record.
 
         Args:
-            record: As it was read.
+            record: Record as it was read.
             size: Characters that cleaning left; None if it drops the record.
 
         Raises:
-            UserError: A label that cannot be read; names the record.
+            UserError: A label cannot be read; names the record.
         """
         self._is_kept.append(size is not None)
         self._is_end.append(not record.continues)
@@ -91,13 +91,13 @@ class SelectionScan:
             raise UserError(f"{record.origin}: {error}") from error
 
     def held_out(self) -> np.ndarray:
-        """Returns which records are held out: `[num_records]` bool.
+        """Returns the records of the validation split: `[num_records]` bool.
 
         Raises:
-            UserError: There are too few documents to have some in both splits.
+            UserError: There are too few documents for both splits.
         """
         is_end = np.frombuffer(self._is_end, bool)
-        document = np.cumsum(is_end) - is_end  # number of the document that each record is in
+        document = np.cumsum(is_end) - is_end  # document of each record
         num_documents = int(document[-1]) + 1 if len(document) else 0
         is_kept = np.zeros(num_documents, bool)
         is_kept[document[np.frombuffer(self._is_kept, bool)]] = True
@@ -115,7 +115,7 @@ class SelectionScan:
         return select_stratified(pairs[0], pairs[1], list(self._class_numbers), num_documents, self._fraction, self._selection.seed)
 
     def num_characters(self, is_chosen: np.ndarray) -> int:
-        """Returns the characters that cleaning left of some records.
+        """Counts the characters that cleaning left of some records.
 
         Args:
             is_chosen: [num_records] bool.
@@ -127,18 +127,18 @@ def select_random(num_documents: int, fraction: float, seed: int) -> np.ndarray:
     """Selects `fraction` of the documents, rounded, at least one and not all.
 
     Returns:
-        Numbers of the documents that are held out, increasing.
+        Numbers of the documents of the validation split, increasing.
 
     Raises:
         UserError: There are fewer than two documents.
     """
     if num_documents < 2:
         raise UserError(
-            f"data.eval_selection=random holds out whole documents, but the data has {num_documents}: set "
+            f"data.eval_selection=random selects whole documents, but the data has {num_documents}: set "
             "data.eval_selection=tail, which cuts one document in two, or give more documents."
         )
-    places = permute(np.arange(num_documents), num_documents, ("held out", seed))
-    return np.flatnonzero(places < _share(num_documents, fraction))
+    positions = permute(np.arange(num_documents), num_documents, ("held out", seed))
+    return np.flatnonzero(positions < _share(num_documents, fraction))
 
 
 def select_stratified(
@@ -146,16 +146,15 @@ def select_stratified(
 ) -> np.ndarray:
     """Selects `fraction` of the documents of each class, rounded, at least one of each class that has two or more.
 
-    Rare classes come first, since a document with several classes counts for each of them. A document is never
-    held out if it is the last one of a class in the training split: what occurs in the validation split alone
-    cannot be learned.
+    Rare classes come first, since a document with several classes counts for each of them. A document is never selected
+    if it is the last one of a class in the training split: a class that only the validation split has cannot be learned.
 
     Args:
         owners: [num_pairs] Document of each (document, class) pair, each pair once.
         classes: [num_pairs] Number of the class.
         names: Names of the classes, by number.
-        num_documents: Number of documents, of which some may have no class since they were dropped.
-        fraction: Share to hold out.
+        num_documents: Number of documents; dropped ones have no class.
+        fraction: Share for validation.
         seed: Seed.
 
     Returns:
@@ -176,7 +175,7 @@ def select_stratified(
         documents = by_class[number]
         key = ("held out", seed, names[number])
         order = documents[np.argsort(permute(np.arange(len(documents)), len(documents), key))]
-        # First those whose other classes have not reached their share, then any.
+        # First documents whose other classes have not reached their share, then any.
         for may_exceed in (False, True):
             for document in order.tolist():
                 if held[number] >= wanted[number]:
@@ -207,5 +206,5 @@ class _Ragged:
 
 
 def _share(count: int, fraction: float) -> int:
-    """`fraction` of some documents, rounded, at least one and not all; 0 of one."""
+    """Returns `fraction` of a number of documents, rounded, at least one and not all; 0 for one document."""
     return min(max(int(count * fraction + 0.5), 1), count - 1)

@@ -1,4 +1,4 @@
-"""Where the held-out part of the data begins, from counts alone."""
+"""Split position between training and validation data, computed from character counts."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,16 +9,15 @@ from jaxdp.errors import UserError
 
 
 class SplitPosition(NamedTuple):
-    """What comes before is trained on, the rest is held out.
+    """Position of the split: records before it are trained on, the rest is the validation split.
 
-    Positions compare like tuples, so a record is wholly trained on if
-    `(part, record + 1, 0) <= position`, and wholly held out if
-    `(part, record, 0) >= position`; one record at most is neither.
+    Positions compare like tuples. A record is entirely in the training split if `(part, record + 1, 0) <= position`, and
+    entirely in the validation split if `(part, record, 0) >= position`; at most one record is in neither.
 
     Attributes:
-        part: index of a part.
-        record: index of a record in it, as it was read, those that cleaning drops counted too.
-        character: index of a character in its text.
+        part: Index of a part.
+        record: Index of a record in it, as it was read; records that cleaning drops count.
+        character: Index of a character in its text.
     """
 
     part: int
@@ -27,7 +26,7 @@ class SplitPosition(NamedTuple):
 
 
 def check_fraction(eval_fraction: float) -> None:
-    """Raises UserError for a fraction that is not between 0 and 1."""
+    """Raises UserError if a fraction is not between 0 and 1."""
     if not 0 < eval_fraction < 1:
         raise UserError(
             f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1."
@@ -35,10 +34,10 @@ def check_fraction(eval_fraction: float) -> None:
 
 
 def split_point(num_items: int, eval_fraction: float) -> int:
-    """How many of some items come before the last `eval_fraction` of them.
+    """Returns the number of items before the last `eval_fraction` of them.
 
     Raises:
-        UserError: a fraction not between 0 and 1, or nothing left on one side.
+        UserError: The fraction is not between 0 and 1, or one side is empty.
     """
     check_fraction(eval_fraction)
     point = int(num_items * (1 - eval_fraction))
@@ -56,21 +55,19 @@ def split_parts(
     record_continues: Sequence[bool],
     eval_fraction: float,
 ) -> SplitPosition:
-    """Where the last `eval_fraction` of the characters begins; both sides have some.
+    """Finds the position of the last `eval_fraction` of the characters; both sides have some.
 
-    Several parts are split between two of them, where the characters before come
-    nearest. One part of several documents is split between two documents in the
-    same way; one part that is one document is cut at a character.
+    Several parts are split between two parts, at the boundary nearest to the target. One part of several documents is split
+    between two documents in the same way. One part with a single document is cut at a character.
 
     Args:
-        part_characters: [num_parts] characters of each part, 0 where cleaning left none.
-        record_characters: [num_records] of the only part that has characters; not
-            looked at if several have.
+        part_characters: [num_parts] characters of each part, 0 if cleaning left none.
+        record_characters: [num_records] characters of each record of the only part that has some; unused if several have.
         record_continues: [num_records] `Record.continues` of the same records.
-        eval_fraction: share of the characters to hold out.
+        eval_fraction: Share of the characters for validation.
 
     Raises:
-        UserError: see `split_point`.
+        UserError: See `split_point`.
     """
     parts = np.asarray(part_characters, np.int64)
     point = split_point(int(parts.sum()), eval_fraction)
@@ -90,11 +87,11 @@ def split_parts(
 
 
 def _nearest(ends: np.ndarray, point: int) -> int:
-    """How many items come before the boundary nearest to a point, some characters on each side.
+    """Returns the number of items before the boundary nearest to a point, with some characters on each side.
 
     Args:
-        ends: [num_items] characters up to the end of each item, increasing or equal.
-        point: characters.
+        ends: [num_items] characters up to the end of each item, not decreasing.
+        point: Number of characters.
     """
     inner = np.flatnonzero((ends > 0) & (ends < ends[-1]))
     return int(inner[np.argmin(np.abs(ends[inner] - point))]) + 1

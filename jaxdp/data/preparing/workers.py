@@ -1,9 +1,8 @@
-"""Records to prepared examples, in parallel and in order.
+"""Tokenization of records in parallel worker processes, with results in order.
 
-The main process reads and hands out chunks of records; workers clean and
-tokenize; the main process writes what comes back, in the order of the records,
-so the result does not depend on the number of workers. Workers are spawned,
-never forked, and this happens before any JAX backend starts.
+The main process reads and distributes chunks of records, workers clean and tokenize them, and the main process writes
+the results in the order of the records. The result therefore does not depend on the number of workers. Workers are
+spawned, never forked, and they run before any JAX backend starts.
 """
 
 import collections
@@ -26,24 +25,23 @@ from jaxdp.data.tokenizers import ONE_THREAD
 from jaxdp.errors import UserError
 
 CHUNK_CHARS = 1 << 19
-"""Characters of one worker's chunk: large against the cost of sending, small against a bar's patience."""
+"""Characters of a chunk: large enough to amortise sending it, small enough for a smooth progress bar."""
 
 CHUNKS_AHEAD = 4
-"""Chunks per worker that are read before the first of them is written."""
+"""Number of chunks per worker that are read before the first of them is written."""
 
 Example = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done to every record; travels to the workers.
+    """Processing of every record; it is sent to the workers.
 
     Attributes:
-        changes: what cleaning does to each text.
-        columns: name that the task knows -> column of the source, the one that may
-            be cut in two first.
+        changes: Text changes of the cleaning.
+        columns: Name that the task knows -> column of the source; the first one may be cut in two.
         prepare: `Task.prepare`: (record, tokenizer) -> example.
-        tokenizer: see `jaxdp.data.tokenizers`.
+        tokenizer: See `jaxdp.data.tokenizers`.
     """
 
     changes: TextChanges
@@ -52,7 +50,7 @@ class Work:
     tokenizer: Any
 
     def __call__(self, excerpts: list[Excerpt]) -> list[tuple[Example, bool]]:
-        """Each one's example, and whether the next goes on with the same document."""
+        """Prepares excerpts: (example, True if the next excerpt continues the same document) of each."""
         return [(self._example(excerpt), excerpt.continues) for excerpt in excerpts]
 
     def _example(self, excerpt: Excerpt) -> Example:
@@ -78,14 +76,14 @@ def prepare_examples(
     """Writes the examples of all records, in order.
 
     Args:
-        excerpts: read once, in this process.
-        work: done to each.
-        writer: takes the examples; the caller closes it.
-        num_workers: processes beside this one; 0 works here.
-        advance: told the characters of each chunk that is written.
+        excerpts: Records, read once in this process.
+        work: Processing of each record.
+        writer: Receives the examples; the caller closes it.
+        num_workers: Number of worker processes; 0: this process does the work.
+        advance: Receives the number of characters of each chunk that is written.
 
     Raises:
-        UserError: of the reader, the cleaner or the task; it names the record.
+        UserError: From the reader, the cleaner or the task; names the record.
     """
     for (size, _), examples in _mapped(work, _chunks(excerpts), num_workers):
         for example, continues in examples:
@@ -94,7 +92,7 @@ def prepare_examples(
 
 
 def _chunks(excerpts: Iterable[Excerpt]) -> Iterator[tuple[int, list[Excerpt]]]:
-    """Neighbouring records with their characters, about CHUNK_CHARS together."""
+    """Yields consecutive records with their number of characters, about CHUNK_CHARS together."""
     chunk, size = [], 0
     for excerpt in excerpts:
         chunk.append(excerpt)
@@ -107,7 +105,7 @@ def _chunks(excerpts: Iterable[Excerpt]) -> Iterator[tuple[int, list[Excerpt]]]:
 
 
 def _mapped(work: Work, chunks: Iterator, num_workers: int) -> Iterator[tuple[Any, list]]:
-    """(chunk, work on it) in order, by this process or by workers some chunks ahead."""
+    """Yields (chunk, result) in order, from this process or from workers that are some chunks ahead."""
     if not num_workers:
         for chunk in chunks:
             yield chunk, work(chunk[1])
@@ -138,21 +136,21 @@ def _mapped(work: Work, chunks: Iterator, num_workers: int) -> Iterator[tuple[An
 
 
 _work: Work | None = None
-"""In a worker: what it does."""
+"""Processing of a worker process."""
 
 
 def _start_worker(work: Work, has_started: Event) -> None:
     global _work
     _work = work
     has_started.set()
-    os.environ.update(ONE_THREAD)  # the workers are the parallelism
-    for number in (signal.SIGINT, signal.SIGHUP):  # they reach all; the main process ends the workers
+    os.environ.update(ONE_THREAD)  # parallelism comes from the number of workers
+    for number in (signal.SIGINT, signal.SIGHUP):  # sent to all processes; the main process ends the workers
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed main process must not leave workers that wait for it for ever."""
+    """Exits when the main process is gone, so that a killed run leaves no workers."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

@@ -1,1 +1,1 @@
-"""From a step to the rows of its batch, and which of them a process holds; no row is read here."""
+"""Samplers: the sequences of each batch as a function of seed and step, and their assignment to processes."""

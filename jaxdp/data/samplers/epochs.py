@@ -1,4 +1,4 @@
-"""Which rows are in batch N: a function of the seed and N, so resuming is arithmetic."""
+"""Sampler: the rows of batch N as a function of seed and N, so that resuming is arithmetic; epochs without mixing."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -12,20 +12,18 @@ from jaxdp.data.samplers.permutation import permute_each
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """An endless sequence of rows, cut into batches.
+    """Endless order of rows, cut into batches.
 
-    The sequence is cut into slots of global_batch_size rows; batch `step` is what
-    lies in slot `step`, or further on where slots before it are excluded. Steps
-    count batches consumed, from 0: checkpoint N has step N, and the next batch is
-    batch(N).
+    The order is cut into slots of global_batch_size rows. Batch `step` is slot `step`, or a later one if slots before it
+    are excluded. Steps count batches consumed, from 0: checkpoint N has step N, and the next batch is batch(N).
 
-    Every order has `num_rows` too, the rows of the training data: so many make an epoch.
+    Subclasses have `num_rows`, the number of rows of the training data, which make an epoch.
     """
 
     global_batch_size: int
     seed: int
-    shuffle: bool  # a new order each epoch; False: the rows as they come
-    exclusions: tuple[int, ...] = ()  # slots that no batch is read from, increasing
+    shuffle: bool  # a new order each epoch; False: the order of the data
+    exclusions: tuple[int, ...] = ()  # slots that are skipped, increasing
 
     def __post_init__(self):
         if self.num_rows < 1 or self.global_batch_size < 1:
@@ -34,7 +32,7 @@ class Sampler(ABC):
             raise ValueError(f"exclusions={self.exclusions}, expected increasing numbers from 0 up")
 
     def slot(self, step: int) -> int:
-        """Where batch `step` lies: the step-th slot, from 0, that is not excluded."""
+        """Returns the slot of batch `step`: the step-th slot, from 0, that is not excluded."""
         slot = step
         for excluded in self.exclusions:
             if excluded > slot:
@@ -43,11 +41,11 @@ class Sampler(ABC):
         return slot
 
     def rows(self, step: int, row_ids: np.ndarray) -> np.ndarray:
-        """Rows of the data at some places of one batch.
+        """Returns the rows of the dataset at some positions of a batch.
 
         Args:
-            step: the batch.
-            row_ids: [n] int32, places in the batch: range(global_batch_size).
+            step: Step of the batch.
+            row_ids: [n] int32, positions in the batch, in range(global_batch_size).
 
         Returns:
             [n] int64 in range(num_rows).
@@ -57,33 +55,35 @@ class Sampler(ABC):
 
     @abstractmethod
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        """[n] int64 positions in the sequence -> [n] int64 rows there."""
+        """Maps [n] int64 positions in the order to [n] int64 rows."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """JSON values that fix the sequence; with `exclusions`, every batch."""
+        """Returns JSON values that determine the order; with `exclusions`, every batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSampler(Sampler):
-    """Every row once an epoch; a batch may reach over the end of one, so none is short."""
+    """Sampler of every row once per epoch; a batch may span two epochs, so that every batch is full."""
 
     num_rows: int
 
-    def places(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[n] positions -> the epoch each is in, and its place there: [n] int64 both."""
-        epochs, places = np.divmod(positions, self.num_rows)
-        return epochs, places
+    def positions_in_epochs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Splits [n] positions into epochs and positions within them, [n] int64 each."""
+        epochs, offsets = np.divmod(positions, self.num_rows)
+        return epochs, offsets
 
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        epochs, places = self.places(positions)
+        """Maps positions to rows, see `Sampler.rows_at`."""
+        epochs, offsets = self.positions_in_epochs(positions)
         if not self.shuffle:
-            return places
+            return offsets
         these, which = np.unique(epochs, return_inverse=True)
         keys = [("epoch", self.seed, epoch) for epoch in these.tolist()]
-        return permute_each(places, which, [self.num_rows] * len(keys), keys)
+        return permute_each(offsets, which, [self.num_rows] * len(keys), keys)
 
     def describe(self) -> dict[str, Any]:
+        """Describes the order, see `Sampler.describe`."""
         return {
             "kind": "rows",
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""Which rows are in which batch, as the configuration asks."""
+"""Construction of the sampler of a run, from the configuration."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from jaxdp.data.spec import DatasetSpec
 from jaxdp.errors import UserError
 
 
-def row_order(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] = ()) -> Sampler:
-    """Which rows are in which batch."""
+def make_sampler(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] = ()) -> Sampler:
+    """Builds the sampler: balanced, a mixture of several sources, or epochs of one source."""
     if spec.data.partition not in PARTITIONS:
         raise UserError(f"data.partition={spec.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
     shared = {
@@ -32,10 +32,10 @@ def row_order(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] = ()
 
 
 def _labels_of_rows(data: Dataset) -> np.ndarray:
-    """[num_rows] integers.
+    """Returns the label of each row: [num_rows] integers.
 
     Raises:
-        UserError: the rows have not one label each.
+        UserError: The rows do not have one label each.
     """
     labels = data.vocabularies.labels
     if labels is None or labels.kind != "single_label" or not isinstance(data.train, PaddedSequences):
@@ -49,8 +49,10 @@ def _labels_of_rows(data: Dataset) -> np.ndarray:
 def source_shares(
     order: Sampler, data: Dataset, first_step: int, last_step: int
 ) -> dict[str, float]:
-    """`data/share/<name>`: which share of the rows of some batches each source of a mixture gave, or each
-    label that is balanced; nothing otherwise."""
+    """Returns `data/share/<name>`: share of the rows of some batches from each source of a mixture, or with each balanced label.
+
+    Other samplers have no shares: {}.
+    """
     if not isinstance(order, MixtureSampler):
         return {}
     is_balanced = isinstance(order, BalancedSampler)

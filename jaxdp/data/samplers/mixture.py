@@ -1,4 +1,4 @@
-"""Several sources in given proportions; again a function of the seed and the step."""
+"""Mixture of datasets in given proportions, as a function of seed and step."""
 
 import functools
 import math
@@ -15,24 +15,22 @@ from jaxdp.data.samplers.permutation import permute, permute_each
 from jaxdp.errors import UserError
 
 BLOCK_ROWS = 1000  # weights of three decimals come out exactly
-BLOCK_ROWS_A_GROUP = 10  # at least: of many groups one row each must not fill the block
+MIN_BLOCK_ROWS_PER_GROUP = 10  # keeps a block from being filled by one row each of many groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSampler(Sampler):
-    """Rows of several groups, numbered one group after the other, in fixed proportions.
+    """Sampler over several groups in fixed proportions; rows are numbered group after group.
 
-    The sequence is cut into blocks, and each block holds `quotas[g]` rows of group
-    g, scattered over it by a keyed permutation. What a group gives are its own
-    rows, every one once before any comes again: its epochs, each in its own order,
-    whatever the others do. A group of quota 0 is never read.
+    The order is cut into blocks. Each block holds `quotas[g]` rows of group g, scattered over it by a keyed
+    permutation. Each group gives its own rows in its own epochs, every row once before any repeats, independently of
+    the other groups. A group of quota 0 is never read.
 
-    Within batches the proportions waver as in a draw without replacement, over
-    whole blocks they are exact.
+    Proportions are exact over whole blocks; within a batch they vary as in sampling without replacement.
     """
 
-    sizes: tuple[int, ...]  # rows of each group
-    weights: tuple[float, ...]  # of each group, 0 or more; only their ratios matter
+    sizes: tuple[int, ...]  # number of rows of each group
+    weights: tuple[float, ...]  # weight of each group, 0 or more; only ratios matter
 
     def __post_init__(self):
         super().__post_init__()
@@ -43,11 +41,12 @@ class MixtureSampler(Sampler):
 
     @property
     def num_rows(self) -> int:
+        """Rows of all groups."""
         return sum(self.sizes)
 
     @functools.cached_property
     def quotas(self) -> tuple[int, ...]:
-        """Rows of each group in a block: see `block_quotas`."""
+        """Rows of each group in a block, see `block_quotas`."""
         return block_quotas(self.weights)
 
     @property
@@ -56,12 +55,13 @@ class MixtureSampler(Sampler):
         return sum(self.quotas)
 
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
-        blocks, places = np.divmod(positions, self.block_rows)
+        """Maps positions to rows, see `Sampler.rows_at`."""
+        blocks, offsets = np.divmod(positions, self.block_rows)
         groups, ordinals = np.empty((2, len(positions)), np.int64)
         for block in np.unique(blocks).tolist():
             here = blocks == block
             group_at, rank_at = _block_layout(self.seed, self.quotas, block)
-            groups[here], ordinals[here] = group_at[places[here]], rank_at[places[here]]
+            groups[here], ordinals[here] = group_at[offsets[here]], rank_at[offsets[here]]
         ordinals += blocks * np.array(self.quotas)[groups]
         epochs, members = np.divmod(ordinals, np.array(self.sizes)[groups])
         if self.shuffle:
@@ -75,10 +75,10 @@ class MixtureSampler(Sampler):
         return permute_each(members, which, [self.sizes[group] for _, group in pairs], keys)
 
     def shares(self, first_step: int, last_step: int) -> np.ndarray:
-        """Rows of each group in the batches first_step, first_step + 1, ... last_step - 1.
+        """Counts the rows of each group in the batches first_step, ..., last_step - 1.
 
         Returns:
-            [num_groups] int64; their sum is the rows of these batches.
+            [num_groups] int64, which add up to the rows of these batches.
         """
         if last_step <= first_step:
             return np.zeros(len(self.sizes), np.int64)
@@ -98,6 +98,7 @@ class MixtureSampler(Sampler):
         return blocks * np.array(self.quotas, np.int64) + part
 
     def describe(self) -> dict[str, Any]:
+        """Describes the order, see `Sampler.describe`."""
         return {
             "kind": "mixture",
             "seed": self.seed,
@@ -110,13 +111,13 @@ class MixtureSampler(Sampler):
 
 
 class ConcatenatedSequences:
-    """The rows of several sources, numbered one source after the other.
+    """Concatenation of datasets: their sequences, numbered one dataset after the other.
 
     Args:
-        sources: by name, each of one row or more.
+        sources: Datasets by name, each with one sequence or more.
 
     Raises:
-        UserError: sources whose arrays differ in name, shape or dtype.
+        UserError: The arrays of the datasets differ in name, shape or dtype.
     """
 
     def __init__(self, sources: Mapping[str, SequenceDataset]):
@@ -134,7 +135,7 @@ class ConcatenatedSequences:
                 )
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """See `SequenceDataset.rows`."""
+        """Reads sequences, see `SequenceDataset.rows`."""
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
             raise IndexError(f"row {indices.min()} or {indices.max()} of {self.num_rows}")
@@ -156,15 +157,15 @@ class ConcatenatedSequences:
 def mixture_weights(
     sizes: Sequence[int], weights: Sequence[float | None], temperature: float
 ) -> tuple[float, ...]:
-    """The weights of `data.mixture`: those that are given, else by size.
+    """Determines the weights of `data.mixture`: as given, else by size.
 
     Args:
-        sizes: rows of each source.
-        weights: of each source as the configuration gives it; None: not given.
-        temperature: see `temperature_weights`; used where no weight is given.
+        sizes: Number of rows of each source.
+        weights: Weight of each source as configured; None: not given.
+        temperature: Exponent of weights by size, see `temperature_weights`; used where no weight is given.
 
     Raises:
-        UserError: weights for some sources only, or no proper weights.
+        UserError: Only some sources have weights, or a weight is invalid.
     """
     missing = [number for number, weight in enumerate(weights) if weight is None]
     if len(missing) == len(weights):
@@ -183,14 +184,14 @@ def mixture_weights(
 
 
 def temperature_weights(sizes: Sequence[int], temperature: float) -> tuple[float, ...]:
-    """Weights by size, w = size^(1 / temperature), adding up to 1.
+    """Computes weights by size, w = size^(1 / temperature), which add up to 1.
 
     Args:
-        sizes: rows of each source.
-        temperature: 1: as large as they are; the higher, the more even; inf: equal.
+        sizes: Number of rows of each source.
+        temperature: 1: proportional to size; higher: more even; inf: equal.
 
     Raises:
-        UserError: a temperature of 0 or less.
+        UserError: The temperature is 0 or less.
 
     Source: Arivazhagan et al. 2019, Massively Multilingual Neural Machine
     Translation in the Wild, section 4.2.
@@ -199,25 +200,23 @@ def temperature_weights(sizes: Sequence[int], temperature: float) -> tuple[float
         raise UserError(f"data.temperature={temperature} is out of range: expected more than 0.")
     largest = max(sizes)
     weights = [(size / largest) ** (1 / temperature) for size in sizes]
-    # Machines may differ in the last bit of a power, but must agree on the order.
+    # Machines may differ in the last bit of a power, but the order must be the same on all.
     return tuple(float(f"{weight / sum(weights):.9g}") for weight in weights)
 
 
 def block_quotas(weights: Sequence[float]) -> tuple[int, ...]:
-    """Weights as whole numbers of rows of a block, by largest remainder.
+    """Rounds weights to whole numbers of rows per block, by largest remainder.
 
-    Every group of weight above 0 gets one row or more, so a weight below one in
-    BLOCK_ROWS counts as one in BLOCK_ROWS. Among equal remainders the first
-    group goes first.
+    Every group with weight above 0 gets one row or more, so a weight below 1 / BLOCK_ROWS counts as 1 / BLOCK_ROWS.
+    Of equal remainders the first group is rounded up first.
 
     Args:
-        weights: 0 or more, finite, not all 0.
+        weights: Weights, 0 or more, finite, not all 0.
 
     Returns:
-        [num_groups] quotas that add up to BLOCK_ROWS, or to BLOCK_ROWS_A_GROUP for
-        each group where that is more.
+        [num_groups] quotas that add up to BLOCK_ROWS, or to MIN_BLOCK_ROWS_PER_GROUP per group if that is more.
     """
-    block_rows = max(BLOCK_ROWS, BLOCK_ROWS_A_GROUP * len(weights))
+    block_rows = max(BLOCK_ROWS, MIN_BLOCK_ROWS_PER_GROUP * len(weights))
     quotas = [0] * len(weights)
     shared = {group: Fraction(weight) for group, weight in enumerate(weights) if weight}
     while True:
@@ -237,13 +236,13 @@ def block_quotas(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(quotas)
 
 
-@functools.lru_cache(maxsize=8)  # a batch lies in few blocks, the next one begins in its last
+@functools.lru_cache(maxsize=8)  # a batch spans few blocks, and the next batch begins in the last of them
 def _block_layout(seed: int, quotas: tuple[int, ...], block: int) -> tuple[np.ndarray, np.ndarray]:
-    """What stands where in a block.
+    """Returns the layout of a block.
 
     Returns:
-        (group_at, rank_at): [block_rows] each: the group at a place, and how many
-        places before it in the block are of the same group.
+        (group_at, rank_at), [block_rows] each: group at each position of the block, and number of earlier positions of
+        the block with the same group.
     """
     block_rows = sum(quotas)
     by_group = np.repeat(np.arange(len(quotas), dtype=np.int32), quotas)
@@ -252,12 +251,12 @@ def _block_layout(seed: int, quotas: tuple[int, ...], block: int) -> tuple[np.nd
     firsts = np.cumsum(quotas) - quotas
     rank_at[np.argsort(group_at, kind="stable")] = np.arange(block_rows) - firsts[by_group]
     for array in (group_at, rank_at):
-        array.flags.writeable = False  # it is shared
+        array.flags.writeable = False  # the cache shares it
     return group_at, rank_at
 
 
 def _form(source: SequenceDataset) -> dict[str, tuple]:
-    """Names, shapes and dtypes of what a source gives."""
+    """Returns names, shapes and dtypes of the arrays of a dataset."""
     row = source.rows(np.zeros(1, np.int64))
     return {name: (array.shape[1:], array.dtype.name) for name, array in sorted(row.items())}
 

@@ -1,4 +1,4 @@
-"""A pseudo-random order of range(size) without ever writing it down."""
+"""Keyed pseudo-random permutation of range(size) in constant memory (format-preserving encryption)."""
 
 from collections.abc import Sequence
 from math import isqrt
@@ -11,27 +11,27 @@ Key = tuple[int | str, ...]
 
 
 def permute(indices: np.ndarray, size: int, key: Key) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends each index.
+    """Maps indices through a keyed permutation of range(size).
 
-    Memory and time depend on the number of indices, not on `size`, so any place
-    of any epoch's order is reached at once.
+    Memory and time depend on the number of indices, not on `size`, so any position of any epoch is found directly.
 
     Args:
         indices: [n] integers in range(size).
-        size: 1 to 2^62.
-        key: equal keys, equal permutation, on every machine and for ever: a
-            resumed run relies on it.
+        size: Size of the range, 1 to 2^62.
+        key: Key of the permutation. Equal keys give equal permutations on every machine and in every version, which
+            resumed runs rely on.
 
     Returns:
         [n] int64 in range(size), distinct for distinct indices.
 
     Raises:
-        IndexError: an index outside range(size).
+        IndexError: An index is outside range(size).
 
-    Source: Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains:
-    the generalized Feistel network (section 5) of 8 rounds on pairs of digits,
-    cycle walking (section 4) for what lies between `size` and the next square.
-    Departs: the round function is a mixer, not a cipher: good shuffling, no secrecy.
+    Source: Black and Rogaway 2002, Ciphers with Arbitrary Finite Domains: the generalized Feistel network (section 5)
+    of 8 rounds on pairs of digits, and cycle walking (section 4) for values between `size` and the next square.
+    Differs: the round function is a mixer, not a cipher; it shuffles well but keeps nothing secret.
+    See also: grain's `ShuffleMapDataset`, which permutes one element at a time and seeds epochs with `seed + epoch`, so
+    that epoch 1 of seed 0 is epoch 0 of seed 1.
     """
     return permute_each(indices, np.zeros(len(indices), np.intp), [size], [key])
 
@@ -39,19 +39,19 @@ def permute(indices: np.ndarray, size: int, key: Key) -> np.ndarray:
 def permute_each(
     indices: np.ndarray, which: np.ndarray, sizes: Sequence[int], keys: Sequence[Key]
 ) -> np.ndarray:
-    """Several permutations in one go, as a batch that is of several sources needs.
+    """Maps indices through several permutations at once, for a batch with rows of several sources.
 
     Args:
         indices: [n] integers, each in the range of its permutation.
-        which: [n] integers: index i goes through permutation `which[i]`.
-        sizes: of each permutation.
-        keys: of each permutation.
+        which: [n] integers, the permutation of each index.
+        sizes: Size of each permutation.
+        keys: Key of each permutation.
 
     Returns:
-        [n] int64: what `permute(indices[i], sizes[which[i]], keys[which[i]])` is.
+        [n] int64: `permute(indices[i], sizes[which[i]], keys[which[i]])`.
 
     Raises:
-        IndexError: an index outside its range.
+        IndexError: An index is outside its range.
     """
     indices = np.asarray(indices)
     if not len(indices):
@@ -63,19 +63,22 @@ def permute_each(
     round_keys = np.array([key_words(*key) for key in keys]).T[:, which]
     size = size.astype(np.uint64)
     values = _feistel(indices.astype(np.uint64), side, round_keys)
-    # At most about 2 * sqrt(size) of the side * side values lie outside, so few walk.
+    # At most about 2 * sqrt(size) of the side * side values are outside, so few indices walk.
     while (walks := np.flatnonzero(values >= size)).size:
         values[walks] = _feistel(values[walks], side[walks], round_keys[:, walks])
     return values.astype(np.int64)
 
 
 def _feistel(values: np.ndarray, side: np.ndarray, round_keys: np.ndarray) -> np.ndarray:
-    """A bijection of range(side * side): [n] uint64 to [n] uint64.
+    """Applies a bijection of range(side * side).
 
     Args:
         values: [n] uint64.
         side: [n] uint64.
         round_keys: [num_rounds, n] uint64.
+
+    Returns:
+        [n] uint64.
     """
     left, right = np.divmod(values, side)
     for round_key in round_keys:

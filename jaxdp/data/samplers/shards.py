@@ -1,4 +1,4 @@
-"""How the rows of a global batch are dealt to processes; never which rows are in it."""
+"""Shard assignment: the rows of each global batch that a process holds (`data.partition`)."""
 
 import numpy as np
 
@@ -17,24 +17,24 @@ def process_row_ids(
     seed: int,
     step: int,
 ) -> np.ndarray:
-    """The rows of batch `step` that one process holds.
+    """Assigns rows of batch `step` to one process.
 
-    Over all processes they are disjoint and complete, and equally many.
+    The shards of all processes are disjoint, complete and of equal size.
 
     Args:
-        partition: `block`: neighbours together; `strided`: every
-            num_processes-th; `random`: another deal at each step.
-        global_batch_size: rows of the batch; a multiple of num_processes.
-        num_processes: processes that share the batch.
-        process_index: the one asked for.
-        seed: used by `random` only, as is `step`.
-        step: the batch.
+        partition: `block`: consecutive rows; `strided`: every num_processes-th row; `random`: a different assignment
+            at each step.
+        global_batch_size: Rows of the batch, a multiple of num_processes.
+        num_processes: Number of processes that share the batch.
+        process_index: Index of the process.
+        seed: Seed of the run; used by `random` only.
+        step: Step of the batch; used by `random` only.
 
     Returns:
         [process_batch_size] int32 in range(global_batch_size).
 
     Raises:
-        UserError: an unknown partition, or processes that do not divide the batch.
+        UserError: The partition is unknown, or the number of processes does not divide the batch.
     """
     if partition not in PARTITIONS:
         raise UserError(
@@ -43,7 +43,7 @@ def process_row_ids(
     process_batch_size, remainder = divmod(global_batch_size, num_processes)
     if remainder:
         raise UserError(
-            f"global_batch_size={global_batch_size} cannot be dealt evenly to {num_processes} "
+            f"global_batch_size={global_batch_size} cannot be split evenly over {num_processes} "
             f"processes: set global_batch_size to a multiple of {num_processes}."
         )
     if partition == "strided":

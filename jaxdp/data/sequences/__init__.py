@@ -1,1 +1,1 @@
-"""From arrays to rows, by `data.packing`: windows, packed documents, padded examples."""
+"""Datasets of token sequences, by `data.packing`: windows of a token array, packed documents, padded examples."""

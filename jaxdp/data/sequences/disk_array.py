@@ -1,4 +1,4 @@
-"""One-dimensional arrays in files, read in runs of elements."""
+"""One-dimensional arrays in files, read as runs of elements."""
 
 import os
 from pathlib import Path
@@ -10,19 +10,19 @@ from jaxdp.data.sequences.memory_array import MemoryArray
 
 
 class DiskArray:
-    """A `FlatArray` in a file; of the cache, each block is checked on first use.
+    """`FlatArray` in a file; blocks of a cache file are verified on first use.
 
     Args:
-        file: holds the elements.
-        dtype: of the elements, which fill the file from `first` on.
-        first: index in the file of the array's first element.
-        length: number of elements.
+        file: File with the elements.
+        dtype: Dtype of the elements, which fill the file from `first` on.
+        first: Index in the file of the first element of the array.
+        length: Number of elements.
     """
 
     def __init__(self, file: BlockFile, dtype: np.dtype, first: int, length: int):
         self._file, self.dtype, self._first, self._length = file, np.dtype(dtype), first, length
         self.nbytes = length * self.dtype.itemsize
-        # Valid where blocks were loaded.
+        # Only loaded blocks hold valid elements.
         self._in_memory = None
         if file.memory is not None:
             begin = first * self.dtype.itemsize
@@ -45,7 +45,7 @@ class DiskArray:
         """Reads runs of equal length, see `FlatArray`.
 
         Raises:
-            UserError: see `BlockFile.load`.
+            UserError: See `BlockFile.load`.
         """
         starts = np.asarray(starts, np.int64)
         positions = self._load(starts, np.full(len(starts), length))
@@ -60,7 +60,7 @@ class DiskArray:
         """Reads runs of unequal length, see `FlatArray`.
 
         Raises:
-            UserError: see `BlockFile.load`.
+            UserError: See `BlockFile.load`.
         """
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         positions = self._load(starts, lengths)
@@ -73,7 +73,7 @@ class DiskArray:
         return runs
 
     def _load(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Checks the range of some runs and the content of their blocks; returns their positions in the file."""
+        """Checks the range of runs and loads their blocks; returns their positions in the file."""
         if starts.size and not (starts.min() >= 0 and (starts + lengths).max() <= self._length):
             raise IndexError(f"elements {starts.min()} to {(starts + lengths).max()} of an array of {self._length}")
         positions = (self._first + starts) * self.dtype.itemsize
@@ -87,13 +87,13 @@ def open_disk_array(
     """Opens a file of elements.
 
     Args:
-        path: the file.
-        dtype: of its elements, which begin with the first byte.
-        length: number of elements; None: as many as the file has now.
-        entry: see `BlockFile`.
+        path: Path of the file.
+        dtype: Dtype of its elements, which begin at the first byte.
+        length: Number of elements; None: as many as the file has now.
+        entry: Cache entry of the file, see `BlockFile`.
 
     Raises:
-        UserError: see `BlockFile`.
+        UserError: See `BlockFile`.
     """
     itemsize = np.dtype(dtype).itemsize
     file = BlockFile(path, None if length is None else length * itemsize, entry)

@@ -1,4 +1,8 @@
-"""One long array in memory or in several files, and the arrays laid end to end in it."""
+"""Sharded, memory-mapped 1-D arrays, and ragged views of them.
+
+Arrow lists offer the same; these arrays keep the memory of a process bounded, whatever part of the data it reads,
+see `BlockFile`.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -12,28 +16,28 @@ from jaxdp.data.sequences.memory_array import MemoryArray, count_up
 
 
 class FlatArray(Protocol):
-    """What rows are cut from."""
+    """One-dimensional array that sequences are cut from."""
 
     def __len__(self) -> int:
-        """Number of elements."""
+        """Returns the number of elements."""
 
     def take(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """`[n, length]`: the elements `start` to `start + length` for `[n]` starts."""
+        """Returns the elements `start` to `start + length` for `[n]` starts: `[n, length]`."""
 
     def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """`[sum(lengths)]`: `lengths[i]` elements from `starts[i]`, one run after the other."""
+        """Returns `lengths[i]` elements from `starts[i]`, one run after the other: `[sum(lengths)]`."""
 
 
 class ShardedArray:
-    """Several arrays read as one, a run of elements crossing from one to the next.
+    """Several arrays read as one; a run of elements may cross from one to the next.
 
-    Memory does not grow with the data: see `BlockFile` for what of files stays there.
+    Memory does not grow with the data, see `BlockFile`.
 
     Args:
-        shards: each `[num_elements]`, all of one dtype, in memory or on disk; one or more.
+        shards: Arrays `[num_elements]` of one dtype, in memory or on disk; one or more.
 
     Attributes:
-        dtype: of the elements.
+        dtype: Dtype of the elements.
     """
 
     def __init__(self, shards: Sequence[np.ndarray | DiskArray]):
@@ -50,18 +54,18 @@ class ShardedArray:
         return int(self._ends[-1]) if self._shards else 0
 
     def take(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Runs of equal length.
+        """Reads runs of equal length.
 
         Args:
             starts: [n] integers, each start and start + length in range(len + 1).
-            length: 0 or more.
+            length: Number of elements of each run, 0 or more.
 
         Returns:
             [n, length] of `dtype`.
 
         Raises:
-            IndexError: a run reaches outside the array.
-            UserError: a file cannot be read, or of the cache is damaged.
+            IndexError: A run reaches outside the array.
+            UserError: A file cannot be read, or a cache file is damaged.
         """
         starts = np.asarray(starts, np.int64)
         self._check(starts, starts + length)
@@ -79,7 +83,7 @@ class ShardedArray:
         return runs
 
     def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Runs of unequal length, one after the other.
+        """Reads runs of unequal length, one after the other.
 
         Args:
             starts: [n] integers.
@@ -89,8 +93,8 @@ class ShardedArray:
             [sum(lengths)] of `dtype`.
 
         Raises:
-            IndexError: a run reaches outside the array.
-            UserError: a file cannot be read, or of the cache is damaged.
+            IndexError: A run reaches outside the array.
+            UserError: A file cannot be read, or a cache file is damaged.
         """
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         self._check(starts, starts + lengths)
@@ -99,7 +103,7 @@ class ShardedArray:
         return self._concatenate(starts, lengths)
 
     def _concatenate(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Reads runs over several shards: the pieces of one shard together, copied to their positions."""
+        """Reads runs that span shards: the pieces of one shard together, copied to their positions."""
         runs = np.empty(int(lengths.sum()), self.dtype)
         positions = np.cumsum(lengths) - lengths  # in `runs`
         for shard, begin, end in zip(self._shards, self._begins.tolist(), self._ends.tolist(), strict=True):
@@ -121,10 +125,10 @@ class ShardedArray:
 
 @dataclass(frozen=True)
 class RaggedArray:
-    """Arrays of unequal length, laid end to end.
+    """Arrays of unequal length, concatenated.
 
     Attributes:
-        flat: all of them.
+        flat: Concatenation of all arrays.
         offsets: [num_arrays + 1] integers: array i is `flat[offsets[i] : offsets[i + 1]]`.
     """
 
@@ -139,33 +143,33 @@ class RaggedArray:
         return len(self._offsets) - 1
 
     def lengths(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Elements of some arrays, or of all: `[n] int64`."""
+        """Returns the number of elements of some arrays, or of all: `[n] int64`."""
         if indices is None:
             return np.diff(self._offsets.take(np.zeros(1, np.int64), len(self._offsets))[0]).astype(np.int64, copy=False)
         return self._bounds(indices)[1]
 
     def _bounds(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where some arrays begin, and their lengths: `[n] int64` each."""
+        """Returns the starts and lengths of some arrays: `[n] int64` each."""
         bounds = self._offsets.take(indices, 2).astype(np.int64, copy=False)
         return bounds[:, 0], bounds[:, 1] - bounds[:, 0]
 
     def take(
-        self, indices: np.ndarray, most: int | None = None, skips: np.ndarray | int = 0
+        self, indices: np.ndarray, max_length: int | None = None, skips: np.ndarray | int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the arrays, whole or a part of each.
+        """Reads some of the arrays, whole or a part of each.
 
         Args:
             indices: [n] integers in range(len(self)).
-            most: elements of each that are read; None: all.
-            skips: [n] integers, or one for all: elements before those, up to its length.
+            max_length: Maximum number of elements read of each array; None: all.
+            skips: [n] integers, or one for all: number of elements to skip first, up to the length of the array.
 
         Returns:
             (elements [sum(lengths)], lengths [n] int64).
         """
         starts, lengths = self._bounds(indices)
         lengths = lengths - skips
-        if most is not None:
-            lengths = np.minimum(lengths, most)
+        if max_length is not None:
+            lengths = np.minimum(lengths, max_length)
         return self.flat.take_ragged(starts + skips, lengths), lengths
 
 

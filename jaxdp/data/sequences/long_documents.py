@@ -1,4 +1,4 @@
-"""What to do about a document with more tokens than a row has places."""
+"""Documents longer than a sequence: detection, and truncation that keeps the learned tokens (`data.long_documents`)."""
 
 import numpy as np
 
@@ -8,26 +8,25 @@ from jaxdp.errors import UserError
 LONG_DOCUMENTS = ("error", "cut", "drop")
 
 CHUNK_DOCUMENTS = 1024
-"""Long documents that are looked into at once."""
+"""Number of long documents that are read at once."""
 
 
 def find_long(
     lengths: np.ndarray, length: int, long_documents: str, key: str = "data.length"
 ) -> np.ndarray:
-    """Which documents are longer than a row.
+    """Finds the documents that are longer than a sequence.
 
     Args:
-        lengths: [num_documents] integers, tokens of each.
-        length: places of a row.
-        long_documents: `data.long_documents`; only `error` makes a difference here.
-        key: of the configuration, that gives `length`.
+        lengths: [num_documents] integers, number of tokens of each document.
+        length: Positions of a sequence.
+        long_documents: Value of `data.long_documents`; only `error` makes a difference here.
+        key: Configuration key of `length`, for messages.
 
     Returns:
         [num_documents] bool.
 
     Raises:
-        UserError: length is below 1; `long_documents` is unknown, or is `error` and
-            there are some.
+        UserError: `length` is below 1; `long_documents` is unknown, or is `error` and some documents are long.
     """
     if length < 1:
         raise UserError(f"{key}={length} is too short: expected 1 or more.")
@@ -46,20 +45,20 @@ def find_long(
     return is_long
 
 
-def skips_before_learned(masks: RaggedArray, length: int, least_read: int) -> np.ndarray:
-    """How many of its first tokens a long document loses, so that what is learned of it stays.
+def skips_before_learned(masks: RaggedArray, length: int, min_context: int) -> np.ndarray:
+    """Counts the tokens to remove from the start of each long document so that its learned tokens stay.
 
-    A document begins with tokens that are only read, and ends with those that are
-    learned. It loses the first of those that are read, as many as it must for the rest to
-    fit; if what is learned is too long by itself, a row has the beginning of that.
+    A document begins with context tokens, which are only read, and ends with learned tokens. The first context tokens
+    are removed, as many as needed for the rest to fit. If the learned tokens alone are too long, a sequence has their
+    beginning.
 
     Args:
-        masks: of each document, 0 for tokens that are read and 1 for those that are learned.
-        length: places of a row, above `least_read`.
-        least_read: tokens before the learned ones that stay where there are so many.
+        masks: 0 for the context tokens and 1 for the learned tokens of each document.
+        length: Positions of a sequence, above `min_context`.
+        min_context: Number of context tokens before the learned ones that are kept if there are as many.
 
     Returns:
-        [num_documents] int64; 0 for those that fit.
+        [num_documents] int64; 0 for documents that fit.
     """
     lengths = masks.lengths()
     skips = np.zeros(len(lengths), np.int64)
@@ -67,6 +66,6 @@ def skips_before_learned(masks: RaggedArray, length: int, least_read: int) -> np
     for first in range(0, len(is_long), CHUNK_DOCUMENTS):
         some = is_long[first : first + CHUNK_DOCUMENTS]
         learned, sizes = masks.take(some)
-        num_read = sizes - np.add.reduceat(learned, np.cumsum(sizes) - sizes, dtype=np.int64)
-        skips[some] = np.minimum(sizes - length, np.maximum(num_read - least_read, 0))
+        num_context = sizes - np.add.reduceat(learned, np.cumsum(sizes) - sizes, dtype=np.int64)
+        skips[some] = np.minimum(sizes - length, np.maximum(num_context - min_context, 0))
     return skips

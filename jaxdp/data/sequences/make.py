@@ -1,4 +1,4 @@
-"""From tokenized examples to rows: one, several or a window of them, as `data.packing` says."""
+"""Construction of sequences from tokenized examples, as `data.packing` says."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from jaxdp.report.terminal import print_status
 
 
 def check_packing(spec: DatasetSpec) -> None:
-    """Raises UserError where the task cannot read the rows that the data would give."""
+    """Raises UserError if the task cannot read the sequences of this packing."""
     packing, readable = spec.packing, spec.task.packings
     if packing not in _PACKINGS:
         raise UserError(f"data.packing={spec.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
@@ -41,12 +41,13 @@ def check_packing(spec: DatasetSpec) -> None:
 
 
 def make_rows(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> SequenceDataset:
+    """Builds the sequences of one split."""
     return _PACKINGS[spec.packing](spec, task, prepared)
 
 
 def _cut(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> TokenWindows:
     tokens = prepared.examples.flat("tokens")
-    # End of text stands between two documents; after the last there is nothing to end.
+    # End of text separates two documents; after the last one it has no purpose.
     return TokenWindows(
         tokens, task.row_lengths["tokens"], keep_tail=prepared.split == "eval", num_tokens=len(tokens) - 1
     )
@@ -60,21 +61,21 @@ def _documents(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> Packed
     shape = {"length": task.row_lengths["tokens"], "long_documents": spec.data.long_documents}
 
     def build(directory: Path) -> None:
-        # Where a row begins, its first target is predicted from the token before it, which is not of the row.
-        skips = _skips(spec, examples, task.row_lengths["tokens"], least_read=0)
+        # The first target of a row is predicted from the token before it, which is not in the row.
+        skips = _skips(spec, examples, task.row_lengths["tokens"], min_context=0)
         pack(tokens.lengths(), **shape, skips=skips).save(directory)
 
     plan = cached(plan_entry(spec, prepared.entry, prepared.split, shape), build, print_status)
-    beside = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
-    return PackedSequences(PackPlan.load(plan, plan), tokens.flat, beside)
+    per_token = {name: examples.flat(name) for name in task.row_lengths if name != "tokens"}
+    return PackedSequences(PackPlan.load(plan, plan), tokens.flat, per_token)
 
 
 def _packed_pairs(spec: DatasetSpec, task: BoundTask, examples: Examples) -> PackedPairs:
     sources, targets = examples.ragged("tokens"), examples.ragged("target_tokens")
-    lengths, places = task.row_lengths, spec.data.long_documents
-    is_long = find_long(sources.lengths(), lengths["tokens"], places)
-    is_long |= find_long(targets.lengths(), lengths["target_tokens"], places, "data.target_length")
-    kept = np.flatnonzero(~is_long) if places == "drop" else None
+    lengths, long_documents = task.row_lengths, spec.data.long_documents
+    is_long = find_long(sources.lengths(), lengths["tokens"], long_documents)
+    is_long |= find_long(targets.lengths(), lengths["target_tokens"], long_documents, "data.target_length")
+    kept = np.flatnonzero(~is_long) if long_documents == "drop" else None
     if kept is not None and not kept.size:
         raise UserError("data.long_documents=drop leaves no pair: raise data.length and data.target_length.")
     shape = (lengths["tokens"], lengths["target_tokens"])
@@ -88,16 +89,16 @@ def _padded(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> PaddedSeq
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
-    # The first target of a row is predicted from the first token of it.
-    skips = _skips(spec, examples, lengths["tokens"], least_read=1)
+    # The first target of a row is predicted from its first token.
+    skips = _skips(spec, examples, lengths["tokens"], min_context=1)
     return PaddedSequences(arrays, lengths, spec.data.long_documents, skips)
 
 
-def _skips(spec: DatasetSpec, examples: Examples, length: int, least_read: int) -> np.ndarray | None:
-    """Where the rows of long examples begin that have tokens to read and to learn; None: at their start."""
+def _skips(spec: DatasetSpec, examples: Examples, length: int, min_context: int) -> np.ndarray | None:
+    """Returns the tokens to skip at the start of long examples with context and learned tokens; None: no array has both."""
     if "loss_mask" not in examples.names or spec.data.long_documents != "cut":
         return None
-    return skips_before_learned(examples.ragged("loss_mask"), length, least_read)
+    return skips_before_learned(examples.ragged("loss_mask"), length, min_context)
 
 
 _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
@@ -106,25 +107,24 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 def scored_pairs(
     spec: DatasetSpec, task: BoundTask, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
 ) -> Pairs | None:
-    """Held-out pairs to score, spread evenly over the split: of a mixture as many of each source as its share.
+    """Selects the validation pairs to score, spread evenly over the split; a mixture gives each source its share.
 
-    Scores are of the held-out set as it is, so that they can be compared: the references are
-    the texts themselves, and a pair that is too long for a row counts too, its source cut,
-    where `eval/loss` is a mean without those that `data.long_documents=drop` leaves out.
+    References are the unprocessed texts, so that scores are comparable. A pair that is too long counts too, with its source
+    cut, whereas `eval/loss` is a mean without the pairs that `data.long_documents=drop` leaves out.
     """
     if not spec.task.generates_targets or not spec.num_scored:
         return None
-    held_out = [splits["eval"] for splits in prepared]
-    ends = np.cumsum([each.examples.num_examples for each in held_out])
+    validation = [splits["eval"] for splits in prepared]
+    ends = np.cumsum([each.examples.num_examples for each in validation])
     chosen = np.linspace(0, ends[-1] - 1, min(spec.num_scored, ends[-1])).astype(np.int64)
-    most = task.row_lengths["tokens"]
+    max_length = task.row_lengths["tokens"]
     texts, references = [], []
     by_source = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    for source, each, end, numbers in zip(sources, held_out, ends, by_source, strict=True):
+    for source, each, end, numbers in zip(sources, validation, ends, by_source, strict=True):
         if numbers.size:
             local = numbers - (end - each.examples.num_examples)
             tokens, lengths = each.examples.ragged("tokens").take(local)
             texts += np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1])
             references += held_out_texts(spec, source, each, "target", local.tolist())
-    num_cut = sum(len(text) > most for text in texts)
-    return Pairs(tuple(text[:most] for text in texts), tuple(references), num_cut)
+    num_cut = sum(len(text) > max_length for text in texts)
+    return Pairs(tuple(text[:max_length] for text in texts), tuple(references), num_cut)

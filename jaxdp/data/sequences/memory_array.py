@@ -1,10 +1,10 @@
-"""One-dimensional arrays in memory, read in runs of elements."""
+"""One-dimensional arrays in memory, read as runs of elements."""
 
 import numpy as np
 
 
 class MemoryArray:
-    """A `FlatArray` in memory.
+    """`FlatArray` in memory.
 
     Args:
         array: `[num_elements]`, in memory or memory-mapped by the caller.
@@ -36,10 +36,10 @@ def count_up(counts: np.ndarray) -> np.ndarray:
 
 
 def _windows(array: np.ndarray, length: int) -> np.ndarray:
-    """Every run of `length` elements, without a copy: `[len(array) - length + 1, length]`.
+    """Returns a view of every run of `length` elements: `[len(array) - length + 1, length]`.
 
-    Picking rows of it copies whole runs: 4 to 5 times as fast as a matrix of
-    positions, which has to be written and read too.
+    Indexing it copies whole runs, 4 to 5 times as fast as indexing with a matrix of positions, which has to be written
+    and read too.
     """
     shape = (len(array) - length + 1, length)
     return np.ndarray(shape, array.dtype, array, strides=(array.itemsize, array.itemsize))

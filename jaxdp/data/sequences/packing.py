@@ -1,4 +1,4 @@
-"""Whole documents side by side in rows, so that none is attended to from another."""
+"""Packing of whole documents into sequences, without attention between documents."""
 
 import heapq
 import json
@@ -15,9 +15,9 @@ from jaxdp.data.sequences.memory_array import count_up
 from jaxdp.errors import UserError
 
 PLAN_FORMAT = 2
-"""Number of what `pack` makes of the same documents and of the files of a plan; part of the keys of the cache.
+"""Format number of the output of `pack` and of the files of a plan; part of the cache keys.
 
-To be raised when a change of the packing, or of how long documents are cut, gives other rows for the same documents.
+Raise it when a change of the packing, or of the cutting of long documents, gives other rows for the same documents.
 """
 
 CHUNK_DOCUMENTS = 1 << 20  # Python numbers at a time
@@ -28,20 +28,19 @@ PLAN_ARRAYS = {"row_offsets": np.dtype("<i8"), "starts": np.dtype("<i8"), "lengt
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Which documents stand in which row.
+    """Assignment of documents to rows.
 
-    A segment is a document, or a piece of one that was cut. Row r holds segments
-    row_offsets[r] to row_offsets[r + 1], segment s the tokens
-    starts[s] to starts[s] + lengths[s] of the flat array.
+    A segment is a document, or a piece of one that was cut. Row r holds segments row_offsets[r] to row_offsets[r + 1];
+    segment s holds the tokens starts[s] to starts[s] + lengths[s] of the flat array.
 
     Attributes:
-        length: places of a row.
+        length: Positions of a row.
         row_offsets: [num_rows + 1] int64.
         starts: [num_segments] int64.
         lengths: [num_segments] int32, end of text included.
-        num_tokens: positions of all rows that are not padding.
-        num_cut: documents longer than a row that were cut, into pieces or to one.
-        num_dropped: documents longer than a row that are left out.
+        num_tokens: Positions of all rows that are not padding.
+        num_cut: Number of documents longer than a row that were cut, into pieces or to one.
+        num_dropped: Number of documents longer than a row that are left out.
     """
 
     length: int
@@ -54,11 +53,12 @@ class PackPlan:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows."""
         return len(self.row_offsets) - 1
 
     @property
     def efficiency(self) -> float:
-        """Share of places that are not padding."""
+        """Share of positions that are not padding."""
         return self.num_tokens / (self.num_rows * self.length)
 
     def save(self, directory: Path) -> None:
@@ -71,11 +71,11 @@ class PackPlan:
 
     @classmethod
     def load(cls, directory: Path, entry: Path | None = None) -> "PackPlan":
-        """Opens a plan that `save` wrote; its arrays are read where they are needed.
+        """Opens a plan that `save` wrote; its arrays are read on demand.
 
         Args:
-            directory: of the plan.
-            entry: the cache entry that it is in, whose checksums are checked; None: there are none.
+            directory: Directory of the plan.
+            entry: Cache entry of the plan, whose checksums are verified; None: there are none.
         """
         content = json.loads((directory / PLAN).read_text(encoding="utf-8"))
         arrays = {
@@ -88,27 +88,24 @@ class PackPlan:
 def pack(
     lengths: np.ndarray, length: int, long_documents: str = "error", skips: np.ndarray | None = None
 ) -> PackPlan:
-    """Packs documents into rows: each into the first row that has room for it.
+    """Packs documents into rows, each into the first row that has room for it.
 
-    Documents come in order, and a new row begins where none has room, so rows are
-    in the order of their first document. All rows stay open to the end: nothing is
-    lost against first fit as it is defined.
+    Documents come in order, and a new row begins where none has room, so rows are in the order of their first document.
+    All rows stay open to the end, as first fit is defined.
 
     Args:
-        lengths: [num_documents] integers: tokens of each document in the flat array,
-            end of text included.
-        length: places of a row, 1 or more.
-        long_documents: of documents longer than a row: error; cut: into pieces as
-            long as a row and a rest, each packed like a document of its own; drop.
-        skips: [num_documents] integers: cut keeps of a long document, instead of all pieces,
-            the one as long as a row that so many tokens stand before.
+        lengths: [num_documents] integers, tokens of each document in the flat array, end of text included.
+        length: Positions of a row, 1 or more.
+        long_documents: Handling of documents longer than a row: error; cut: into pieces as long as a row and a rest,
+            each packed like a document of its own; drop.
+        skips: [num_documents] integers: cut keeps one piece of a long document, as long as a row, after this number of
+            tokens; None: all pieces.
 
     Returns:
-        The plan: 12 bytes a segment and 8 a row. Packing takes some 50 bytes a
-        document and 40 a row.
+        The plan: 12 bytes per segment and 8 per row. Packing takes about 50 bytes per document and 40 per row.
 
     Raises:
-        UserError: see `find_long`; or nothing to pack.
+        UserError: See `find_long`; or there is nothing to pack.
 
     Source: Johnson et al. 1974, Worst-Case Performance Bounds for Simple
     One-Dimensional Packing Algorithms: first fit.
@@ -145,47 +142,43 @@ def pack(
 
 
 class PackedSequences:
-    """Rows of whole documents: a `SequenceDataset`.
+    """Sequences of whole documents: a `SequenceDataset`.
 
-    A document d_0 ... d_(n-1) takes n + 1 places. Its inputs are end of text and
-    its tokens, its targets its tokens and end of text: every token is predicted
-    once, the first of a document from end of text alone. The first input of a
-    piece of a cut document that is not its beginning is the token before it instead, as
-    in a window, for no text begins there; nothing else of what is before is seen. End of text is the
-    last target of the last piece only.
+    A document d_0 ... d_(n-1) takes n + 1 positions. Its inputs are end of text and its tokens, its targets are its tokens
+    and end of text: every token is predicted once, the first of a document from end of text alone. A piece of a cut
+    document that is not its beginning starts with the token before it instead of end of text, as in a window; it sees
+    nothing else before it. End of text is the last target of the last piece only.
 
     Args:
-        plan: from `pack`.
-        flat: the tokens of all documents, each followed by end of text.
-        beside: further arrays with a value for each of these tokens, by name.
+        plan: Plan from `pack`.
+        flat: Tokens of all documents, each followed by end of text.
+        per_token: Further arrays with a value for each of these tokens, by name.
 
     Attributes:
-        num_rows, efficiency, num_cut, num_dropped: see `PackPlan`.
+        num_rows, efficiency, num_cut, num_dropped: See `PackPlan`.
     """
 
-    def __init__(self, plan: PackPlan, flat: FlatArray, beside: Mapping[str, FlatArray] | None = None):
+    def __init__(self, plan: PackPlan, flat: FlatArray, per_token: Mapping[str, FlatArray] | None = None):
         self._row_offsets, self._starts, self._lengths = (as_flat(getattr(plan, name)) for name in PLAN_ARRAYS)
-        self._flat, self._beside = flat, dict(beside or {})
+        self._flat, self._per_token = flat, dict(per_token or {})
         self.length = plan.length
         self.num_rows = plan.num_rows
         self.efficiency = plan.efficiency
         self.num_cut, self.num_dropped = plan.num_cut, plan.num_dropped
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of these numbers.
+        """Reads sequences by number.
 
         Args:
             indices: [n] integers in range(num_rows).
 
         Returns:
-            Arrays of int32: `tokens`, `targets` [n, length]; `segment_ids` [n, length]:
-            1, 2, ... for the documents of a row, 0 for padding; `positions`
-            [n, length]: from 0 in each document; all 0 where there is padding, at
-            the end of the row. `num_tokens` [n]: places that are not padding. And what
-            is `beside` each target: [n, length].
+            int32 arrays: `tokens`, `targets` [n, length]; `segment_ids` [n, length]: 1, 2, ... for the documents of a row;
+            `positions` [n, length]: from 0 in each document; all 0 in the padding at the end of the row. `num_tokens` [n]:
+            positions that are not padding. The `per_token` arrays at each target: [n, length].
 
         Raises:
-            IndexError: an index outside range(num_rows).
+            IndexError: An index is outside range(num_rows).
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
@@ -207,7 +200,7 @@ class PackedSequences:
             "targets": targets,
             "segment_ids": np.repeat(number + 1, lengths),
             "positions": count_up(lengths),
-            **{name: array.take_ragged(starts, lengths) for name, array in self._beside.items()},
+            **{name: array.take_ragged(starts, lengths) for name, array in self._per_token.items()},
         }
         arrays = {name: np.zeros(is_token.shape, np.int32) for name in values}
         for name, array in arrays.items():
@@ -216,7 +209,7 @@ class PackedSequences:
 
 
 def _pieces(starts: np.ndarray, lengths: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths with those longer than `length` cut into pieces of it and a rest."""
+    """Splits documents longer than `length` into pieces of that length and a rest; returns starts and lengths."""
     num_pieces = np.maximum(-(-lengths // length), 1)
     begins = count_up(num_pieces) * length
     starts, lengths = np.repeat(starts, num_pieces), np.repeat(lengths, num_pieces)
@@ -224,16 +217,15 @@ def _pieces(starts: np.ndarray, lengths: np.ndarray, length: int) -> tuple[np.nd
 
 
 def _first_fit(lengths: np.ndarray, length: int) -> np.ndarray:
-    """The row of each document, as `[num_documents] int64`.
+    """Assigns each document to a row: `[num_documents] int64`.
 
-    Rows are kept by the room that is left in them, each kind as a heap. The first
-    row with room for n is then the lowest of the first rows of the kinds n, n + 1,
-    ..., which NumPy finds in about a microsecond.
+    Rows are kept in one heap per amount of room left. The first row with room for n is the lowest of the first rows of
+    the heaps n, n + 1, ..., which NumPy finds in about a microsecond.
     """
     length = min(length, int(lengths.sum()))  # the lists below are as long as a row; all documents fit one this long
     no_row = len(lengths)
     rows_with_room: list[list[int]] = [[] for _ in range(length + 1)]
-    first_row = np.full(length + 1, no_row)  # of each kind
+    first_row = np.full(length + 1, no_row)  # of each heap
     shortest = int(lengths.min())
     row_of = np.empty(len(lengths), np.int64)
     num_rows = 0
@@ -254,6 +246,6 @@ def _first_fit(lengths: np.ndarray, length: int) -> np.ndarray:
 
 
 def _numbers(array: np.ndarray) -> Iterator[int]:
-    """The elements as Python numbers, some at a time."""
+    """Yields the elements as Python numbers, a chunk at a time."""
     for start in range(0, len(array), CHUNK_DOCUMENTS):
         yield from array[start : start + CHUNK_DOCUMENTS].tolist()

@@ -1,4 +1,4 @@
-"""One example a row, padded: texts with a label, pairs of texts."""
+"""Padded sequences of one example each: labelled texts, and pairs of texts."""
 
 from collections.abc import Mapping
 
@@ -10,24 +10,24 @@ from jaxdp.errors import UserError
 
 
 class PaddedSequences:
-    """Rows of one example each: a `SequenceDataset`.
+    """Sequences of one example each: a `SequenceDataset`.
 
     Args:
-        arrays: by name, all of the same examples: a `RaggedArray` of token ids, or
-            `[num_examples, ...]` such as labels. The ragged `tokens` is one of them.
-        lengths: places of a row for each ragged array.
-        long_documents: of an example with more tokens than places: error; cut: the
-            first are kept, so that end of text goes; drop: the example is left out.
-        skips: [num_examples] integers: of an example that is cut, tokens before those that
-            are kept, of every ragged array; None: 0.
+        arrays: Arrays by name, all of the same examples: a `RaggedArray` of token ids, or `[num_examples, ...]` such as
+            labels. The ragged `tokens` is one of them.
+        lengths: Positions of a sequence for each ragged array.
+        long_documents: Handling of an example with more tokens than positions: error; cut: the first tokens are kept,
+            so end of text is lost; drop: the example is left out.
+        skips: [num_examples] integers, tokens before those that are kept of a cut example, in every ragged array;
+            None: 0.
 
     Attributes:
-        num_rows: examples that are kept.
-        num_cut: examples that were cut.
-        num_dropped: examples that are left out.
+        num_rows: Number of examples that are kept.
+        num_cut: Number of examples that were cut.
+        num_dropped: Number of examples that are left out.
 
     Raises:
-        UserError: see `find_long`; or no example.
+        UserError: See `find_long`; or no example is left.
     """
 
     def __init__(
@@ -59,28 +59,27 @@ class PaddedSequences:
             )
 
     def column(self, name: str) -> np.ndarray:
-        """An array that is not ragged, such as the labels, of all rows: `[num_rows, ...]`."""
+        """Returns an array that is not ragged, such as the labels, of all kept examples: `[num_rows, ...]`."""
         array = self._others[name]
         return array if self._kept is None else array[self._kept]
 
     def num_tokens(self, name: str = "tokens") -> int:
-        """Places of a ragged array, of all rows together, that are not padding."""
+        """Counts the positions of a ragged array that are not padding, in all sequences."""
         lengths = self._ragged[name].lengths(self._kept)
         return int(np.minimum(lengths, self._lengths[name]).sum())
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of these numbers.
+        """Reads sequences by number.
 
         Args:
             indices: [n] integers in range(num_rows).
 
         Returns:
-            For each ragged array, such as `tokens`: [n, its length] int32, padded
-            with 0 at the end, and its `num_` array, such as `num_tokens`: [n] int32,
-            what is not padding. The others as they are stored: [n, ...].
+            For each ragged array, such as `tokens`: [n, its length] int32, padded with 0 at the end, and its `num_` array,
+            such as `num_tokens`: [n] int32, positions that are not padding. The others as they are stored: [n, ...].
 
         Raises:
-            IndexError: an index outside range(num_rows).
+            IndexError: An index is outside range(num_rows).
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
@@ -98,5 +97,5 @@ class PaddedSequences:
 
 
 def _length_key(name: str) -> str:
-    """The configuration key that gives a row's places: `target_tokens` has `data.target_length`."""
+    """Returns the configuration key of the length of an array: `target_tokens` has `data.target_length`."""
     return f"data.{name.removesuffix('tokens')}length"

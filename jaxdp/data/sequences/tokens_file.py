@@ -1,4 +1,4 @@
-"""Token ids prepared elsewhere: flat `.bin` files as nanoGPT writes them."""
+"""Token files: flat `.bin` arrays of token ids in the format of nanoGPT (`data.source=tokens`)."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxdp.data.file_digest import END_BYTES
 from jaxdp.data.preparing.split import split_point
 from jaxdp.data.reading.files import unreadable
 from jaxdp.data.sequences.disk_array import DiskArray, open_disk_array
@@ -14,27 +15,27 @@ from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.errors import UserError
 
 UINT32_SUFFIX = ".u32.bin"
-END_BYTES = 1 << 20  # what a fingerprint reads at each end of a file
+
 
 
 @dataclass(frozen=True)
 class TokensFile:
-    """A run of tokens in a file, read where they are used."""
+    """Range of tokens in a file, read on demand."""
 
     tokens: DiskArray  # [num_tokens] uint16 or uint32
     path: str
-    first_position: int  # of `tokens`, in the file
+    first_position: int  # position of `tokens` in the file
 
 
 def open_tokens(path: str, key: str = "data.path") -> TokensFile:
     """Opens a flat little-endian file: uint32 if its name ends in `.u32.bin`, else uint16.
 
     Args:
-        path: the file.
-        key: of the configuration, that names it; for messages.
+        path: Path of the file.
+        key: Configuration key of the path, for messages.
 
     Raises:
-        UserError: no such file, not readable, empty, or half a token at its end.
+        UserError: The file does not exist, cannot be read, is empty, or ends in the middle of a token.
     """
     dtype = np.dtype("<u4" if path.endswith(UINT32_SUFFIX) else "<u2")
     try:
@@ -52,15 +53,15 @@ def open_tokens(path: str, key: str = "data.path") -> TokensFile:
 
 
 def open_token_splits(path: str | None, eval_fraction: float) -> tuple[TokensFile, TokensFile]:
-    """The training and the evaluation tokens of `data.path`.
+    """Opens the training and the evaluation tokens of `data.path`.
 
     Args:
-        path: a folder with `train.bin` and `val.bin` (or both as `.u32.bin`), which
-            are the two splits; or one file, whose last `eval_fraction` is held out.
-        eval_fraction: between 0 and 1; not used for a folder.
+        path: Folder with `train.bin` and `val.bin` (or both as `.u32.bin`), which are the two splits; or one file, whose
+            last `eval_fraction` is the validation split.
+        eval_fraction: Share between 0 and 1; unused for a folder.
 
     Raises:
-        UserError: see `open_tokens`; or a folder without exactly one such pair.
+        UserError: See `open_tokens`; or the folder does not have exactly one such pair.
     """
     if not path:
         raise UserError("data.source=tokens needs data.path: a .bin file or a folder of two.")
@@ -89,9 +90,9 @@ def open_token_splits(path: str | None, eval_fraction: float) -> tuple[TokensFil
 
 
 def fingerprint_tokens(files: Iterable[TokensFile]) -> str:
-    """SHA-256, in hexadecimal, of each file's name, size, first MiB and last MiB.
+    """Returns the hexadecimal SHA-256 of the name, size, first MiB and last MiB of each file.
 
-    The middle is not read: the files may be larger than what a start can wait for.
+    The middle is not read, since large files would delay the start.
     """
     digest = hashlib.sha256()
     for path in dict.fromkeys(file.path for file in files):
@@ -105,12 +106,12 @@ def fingerprint_tokens(files: Iterable[TokensFile]) -> str:
 
 
 class CheckedWindows:
-    """Windows of a token file, each checked as it is read: the file is never read whole.
+    """Windows of a token file whose ids are checked when they are read; the file is never read as a whole.
 
     Args:
-        windows: of `file.tokens`.
-        file: named in the error.
-        vocab_size: ids must be below it.
+        windows: Windows of `file.tokens`.
+        file: Token file, named in errors.
+        vocab_size: Upper bound of the ids.
     """
 
     def __init__(self, windows: TokenWindows, file: TokensFile, vocab_size: int):
@@ -120,10 +121,10 @@ class CheckedWindows:
         self.num_rows = windows.num_rows
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """See `TokenWindows.rows`.
+        """Reads sequences, see `TokenWindows.rows`.
 
         Raises:
-            UserError: an id not below vocab_size; names the file and the position.
+            UserError: An id is not below vocab_size; names the file and the position.
         """
         rows = self._windows.rows(indices)
         ids = rows["tokens"].view(np.uint32)  # an id of 2^31 or more is negative as int32

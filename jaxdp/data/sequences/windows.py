@@ -1,4 +1,4 @@
-"""A flat token array as rows of equal length."""
+"""Fixed-length windows of a flat token array."""
 
 import numpy as np
 
@@ -7,22 +7,20 @@ from jaxdp.errors import UserError
 
 
 class TokenWindows:
-    """Row i reads `tokens[i * length : i * length + length + 1]`.
+    """Sequences of equal length: row i is `tokens[i * length : i * length + length + 1]`.
 
-    A row holds one token more than the model sees, for the targets are the
-    inputs moved by one; that token is also the first of the next row, so each
-    token but the very first is a target exactly once.
+    A row has one token more than the model reads, since targets are inputs shifted by one. That token is also the first
+    of the next row, so every token except the very first is a target exactly once.
 
     Args:
-        tokens: [num_tokens], any integer dtype: an array in memory, or a `FlatArray`.
-        length: tokens that the model sees, 1 or more.
-        keep_tail: True keeps a short last window, padded with 0, so that
-            evaluation reads every token; False drops it, for training.
-        num_tokens: how many of `tokens`, from the first, are read; None: all.
+        tokens: [num_tokens] of any integer dtype, an array in memory or a `FlatArray`.
+        length: Number of tokens that the model reads, 1 or more.
+        keep_tail: True keeps a short last window, padded with 0, so that evaluation reads every token; False drops it,
+            for training.
+        num_tokens: Number of `tokens`, from the first, that are used; None: all.
 
     Raises:
-        UserError: too few tokens for one row: length + 1 for training, 2 for
-            evaluation.
+        UserError: There are too few tokens for one row: length + 1 for training, 2 for evaluation.
     """
 
     def __init__(
@@ -37,10 +35,10 @@ class TokenWindows:
         if length < 1:
             raise UserError(f"data.length={length} is too short: expected 1 or more.")
         split = "evaluation" if keep_tail else "training"
-        fewest = 2 if keep_tail else length + 1
-        if self._num_tokens < fewest:
+        min_tokens = 2 if keep_tail else length + 1
+        if self._num_tokens < min_tokens:
             raise UserError(
-                f"The {split} split has {self._num_tokens} tokens, too few for one row, which takes {fewest} or "
+                f"The {split} split has {self._num_tokens} tokens, too few for one row, which takes {min_tokens} or "
                 "more: give more data or change data.length or data.eval_fraction."
             )
         self.length = length
@@ -48,17 +46,16 @@ class TokenWindows:
         self.num_rows = -(-num_targets // length) if keep_tail else num_targets // length
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The windows of these numbers.
+        """Reads windows by number.
 
         Args:
             indices: [n] integers in range(num_rows).
 
         Returns:
-            `tokens` [n, length + 1] int32 and `num_tokens` [n] int32: how many of
-            them are not padding.
+            `tokens` [n, length + 1] int32 and `num_tokens` [n] int32, the number of them that are not padding.
 
         Raises:
-            IndexError: an index outside range(num_rows).
+            IndexError: An index is outside range(num_rows).
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:

@@ -92,9 +92,9 @@ def test_stop_words_that_cannot_be_read(tmp_path, content, message):
         ("lowercase:all", "step 'lowercase:all' is written lowercase"),
         ("unicode", "step 'unicode' is written unicode:NFC"),
         ("unicode:nfc", "has form 'nfc', expected NFC|NFD|NFKC|NFKD"),
-        ("min_chars:", "has '', expected a whole number"),
-        ("max_chars:-1", "has '-1', expected a whole number"),
-        ("max_chars:1e3", "has '1e3', expected a whole number"),
+        ("min_chars:", "has '', expected an integer"),
+        ("max_chars:-1", "has '-1', expected an integer"),
+        ("max_chars:1e3", "has '1e3', expected an integer"),
     ],
 )
 def test_unknown_steps(step, message):

@@ -57,7 +57,7 @@ def test_damage_is_seen_said_and_mended(tmp_path, file, damage):
     assert not is_whole(entry)
     said = []
     build(tmp_path, said.append)
-    assert said == [f"{entry} is damaged and is made again"]
+    assert said == [f"{entry} is damaged and is built again"]
     assert is_whole(entry) and path.read_bytes() == content
 
 
@@ -203,7 +203,7 @@ def test_another_kind_in_the_place_of_a_file_is_built_again(tmp_path, name, kind
     KINDS[kind](path)
     said = []
     entry = build(tmp_path, said.append)
-    assert said == [f"{entry} is damaged and is made again"]
+    assert said == [f"{entry} is damaged and is built again"]
     assert is_whole(entry) and (entry / "part" / "tokens.bin").read_bytes() == b"tokens" * 1000
 
 

@@ -78,7 +78,7 @@ def test_ragged_array():
     elements, lengths = ragged.take(np.array([2, 1, 0, 2]))
     assert lengths.tolist() == [5, 0, 3, 5] and lengths.dtype == np.int64
     assert elements.tolist() == [*parts[2], *parts[0], *parts[2]]
-    elements, lengths = ragged.take(np.array([2, 3]), most=2)
+    elements, lengths = ragged.take(np.array([2, 3]), max_length=2)
     assert lengths.tolist() == [2, 1] and elements.tolist() == [*parts[2][:2], *parts[3]]
 
 

@@ -47,7 +47,7 @@ def first_fit(lengths, places, num_open):
 
 @pytest.mark.parametrize("num_open", [1, 3, 7, 1000])
 def test_a_plan_is_first_fit_among_the_open_rows(num_open, monkeypatch):
-    monkeypatch.setattr(packed_pairs, "OPEN_ROWS", num_open)
+    monkeypatch.setattr(packed_pairs, "MAX_OPEN_ROWS", num_open)
     lengths, _ = random_pairs(300)
     plan = pack_pairs(*lengths, PLACES)
     rows = [plan.pairs[begin:end].tolist() for begin, end in itertools.pairwise(plan.row_offsets)]
