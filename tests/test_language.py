@@ -70,6 +70,7 @@ DONE = (
     "jaxdp/nearest.py",
     "jaxdp/nested.py",
     "jaxdp/optim",
+    "jaxdp/parallel",
     "jaxdp/paths.py",
     "jaxdp/provenance.py",
     "jaxdp/quoting.py",

@@ -11,7 +11,7 @@ from jaxdp.hardware.peaks import peak_flops
 from jaxdp.parallel.devices import (
     AXIS,
     configure_backend,
-    connected_topology,
+    init_devices,
 )
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import compile_spmd
@@ -29,7 +29,7 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
         RuntimeError: the all-reduce gave a wrong sum.
     """
     configure_backend(cpu_devices, num_cores())
-    topology = connected_topology()
+    topology = init_devices()
     spec = {"ones": jax.ShapeDtypeStruct((1,), np.float32)}
     program = compile_spmd(
         lambda batch: jax.lax.psum(batch["ones"], AXIS),

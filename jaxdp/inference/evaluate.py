@@ -37,10 +37,10 @@ from jaxdp.parallel.devices import (
     Topology,
     check_device_count,
     configure_backend,
-    connected_topology,
     divide_batch,
     fitting_cpu_devices,
     fitting_topology,
+    init_devices,
 )
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
@@ -202,7 +202,7 @@ def measure_checkpoint(
     if source is None:
         raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
     configure_backend(cpu_devices, fitting_cpu_devices(config.global_batch_size))
-    topology = connected_topology()
+    topology = init_devices()
     if cpu_devices is None:
         topology = fitting_topology(topology, config.global_batch_size)
     check_device_count(cpu_devices, topology)

@@ -30,7 +30,7 @@ from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.prompts import make_prompts
 from jaxdp.inference.trained_run import TrainedRun, open_run
 from jaxdp.model import Transformer, init_cache, parameter_shapes
-from jaxdp.parallel.devices import Topology, configure_backend, connected_topology
+from jaxdp.parallel.devices import Topology, configure_backend, init_devices
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.tasks import Task
@@ -123,7 +123,7 @@ def generate(
     rows = [(prompt, seed + sample) for prompt in prepared for sample in range(num_samples)]
 
     configure_backend(cpu_devices, min(num_cores(), len(rows)))
-    topology = connected_topology()
+    topology = init_devices()
     model = make_model(config, task, config.model.vocab_size, topology.platform)
     params = restore_part(
         checkpoint,

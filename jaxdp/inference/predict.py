@@ -41,7 +41,7 @@ from jaxdp.inference.prediction_requests import (
 from jaxdp.inference.scoring import TextWriter, Written
 from jaxdp.inference.trained_run import open_run
 from jaxdp.model import parameter_shapes
-from jaxdp.parallel.devices import configure_backend, connected_topology
+from jaxdp.parallel.devices import configure_backend, init_devices
 from jaxdp.parallel.placement import abstract_batch, abstract_replicated, place_batch
 from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.report.terminal import print_status
@@ -169,7 +169,7 @@ class Predictor:
     def _restored(self, num_rows: int):
         """(topology, model, abstract parameters, parameters), on no more CPU devices than there are rows."""
         configure_backend(self._cpu_devices, min(num_cores(), num_rows))
-        topology = connected_topology()
+        topology = init_devices()
         model = make_model(self._config, self._task, self._config.model.vocab_size, topology.platform)
         abstract_params = abstract_replicated(parameter_shapes(model.config), topology)
         return topology, model, abstract_params, restore_part(self._checkpoint, self._weights, abstract_params)

@@ -1,1 +1,1 @@
-"""Devices and processes, placement on them, and the SPMD program that runs on them."""
+"""Data parallelism: devices, processes, array placement, SPMD programs and the control plane."""

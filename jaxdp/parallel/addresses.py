@@ -12,7 +12,7 @@ from jaxdp.errors import UserError
 from jaxdp.quoting import quoted, shortened
 
 BIND_SECS = 10.0
-"""How long a port may be in use: a run that was just killed needs a moment to release it."""
+"""Time in which a port in use is retried: a killed run needs a moment to release it."""
 
 _RETRY_SECS = 0.2
 _ALL_INTERFACES = ("0.0.0.0", "::")
@@ -29,10 +29,10 @@ def checked_address(address: str, name: str) -> str:
 
     Args:
         address: Text of the address.
-        name: What the user set, e.g. "--coordinator", for the message.
+        name: Name of the option or variable, e.g. "--coordinator", for the message.
 
     Raises:
-        UserError: The port is no port, or the host is neither a name nor an address.
+        UserError: The port or the host is invalid.
     """
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):([0-9]{1,9})", address, re.ASCII)
     if not match:
@@ -52,7 +52,7 @@ def checked_address(address: str, name: str) -> str:
 
 
 def is_loopback(coordinator: str) -> bool:
-    """Whether HOST:PORT leads every machine to itself."""
+    """Returns True if HOST:PORT is a loopback address, which every machine has for itself."""
     host = coordinator.rpartition(":")[0].strip("[]").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -63,13 +63,13 @@ def is_loopback(coordinator: str) -> bool:
 
 
 def bind_address(coordinator: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Selects where process 0 listens, for the control server and for JAX.
+    """Selects the address on which process 0 listens, for the control server and for JAX.
 
-    The coordinator's own address if this machine has it, so that other networks
-    cannot reach the port; else (a container behind another address) all
-    interfaces. A name that stands for loopback here, as a machine's own name
-    does on Debian, may stand for another address elsewhere: all interfaces too.
-    JAX_COORDINATOR_BIND_ADDRESS beats this.
+    It is the coordinator's address if this machine has it, so that other networks cannot
+    reach the port; otherwise, e.g. in a container behind another address, all
+    interfaces. A host name that resolves to loopback here, like a machine's own name on
+    Debian, may resolve to another address elsewhere, so it selects all interfaces too.
+    JAX_COORDINATOR_BIND_ADDRESS takes precedence.
 
     Args:
         coordinator: HOST:PORT that all processes connect to.
@@ -102,7 +102,7 @@ def listen(address: str) -> socket.socket:
         address: From `bind_address`.
 
     Raises:
-        UserError: The port is in use for `BIND_SECS`, or cannot be opened.
+        UserError: The port stays in use for `BIND_SECS`, or cannot be opened.
     """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -132,7 +132,7 @@ def _fix(number: int | None, address: str) -> str:
 
 
 def _resolved(host: str, port: int) -> list[str]:
-    """Addresses of a host in the order in which a caller tries them; none where the name is not known."""
+    """Returns the addresses of a host in the order of connection attempts; none for an unknown name."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
@@ -140,11 +140,11 @@ def _resolved(host: str, port: int) -> list[str]:
 
 
 def _is_local(address: str) -> bool:
-    """Whether an interface of this machine has the address."""
+    """Returns True if an interface of this machine has the address."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.bind((address, 0))
-    except OSError:  # not one of this machine, or its kernel has no IPv6
+    except OSError:  # not an address of this machine, or no IPv6 support
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Where processes wait for each other outside the step."""
+"""Barrier between processes outside the step."""
 
 from jax.experimental import multihost_utils
 
@@ -6,6 +6,6 @@ from jaxdp.parallel.devices import Topology
 
 
 def wait_for_all(name: str, topology: Topology) -> None:
-    """Returns when every process has come here; what one wrote before, all can read after."""
+    """Waits until every process has reached this call; files written before are visible to all after it."""
     if topology.num_processes > 1:
         multihost_utils.sync_global_devices(name)

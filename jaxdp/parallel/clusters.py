@@ -1,9 +1,9 @@
-"""The processes that a cluster started, found in what it tells each of them.
+"""Cluster detection: number of processes, index and coordinator address under SLURM, Open MPI, Cloud TPU and Kubernetes.
 
-SLURM, Open MPI and Cloud TPU say it in the environment, a Cloud TPU machine
-that one logs in to says it on its metadata server, and in Kubernetes an indexed
-Job has to be asked. JAX finds most of this too, but only while it connects,
-which is too late to say who is missing.
+SLURM, Open MPI and Cloud TPU set environment variables; a Cloud TPU machine after a
+login has a metadata server; in Kubernetes the API server knows the size of an indexed
+Job. JAX detects most of this too, but only while it connects, which is too late to
+report missing processes.
 """
 
 import glob
@@ -22,7 +22,7 @@ from jaxdp.parallel.addresses import checked_address, is_loopback
 from jaxdp.parallel.processes import ALONE, Processes
 
 TPU_PORT = 8476
-"""Where process 0 listens in Cloud TPU slices and Kubernetes Jobs."""
+"""Port of process 0 in Cloud TPU slices and Kubernetes Jobs."""
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _GOOGLE_VENDOR = "0x1ae0"
@@ -30,17 +30,17 @@ _METADATA_SECS = 5.0
 _MAX_ANSWER_BYTES = 2**20
 
 Fetch = Callable[[str], str | None]
-"""Name of a metadata attribute -> its text, None where there is none."""
+"""Function: name of a metadata attribute -> its text, None if it does not exist."""
 
 
 def cluster_processes(environment: Mapping[str, str] = os.environ) -> Processes | None:
-    """The processes that a cluster started together with this one; None for one alone.
+    """Detects the processes that a cluster started together with this one; None for a single process.
 
-    JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT beat the address that the
-    cluster gives.
+    JAX_COORDINATOR_ADDRESS and JAX_COORDINATOR_PORT take precedence over the address of
+    the cluster.
 
     Raises:
-        UserError: there are several, and where process 0 is cannot be found out.
+        UserError: There are several processes and the address of process 0 is unknown.
     """
     for find in (_slurm, _open_mpi, _cloud_tpu, _kubernetes):
         processes = find(environment)
@@ -50,10 +50,10 @@ def cluster_processes(environment: Mapping[str, str] = os.environ) -> Processes 
 
 
 def check_coordinator(processes: Processes, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuses an address that only processes of one machine can reach where there are several machines.
+    """Checks that processes on several machines have an address that all of them can reach.
 
     Raises:
-        UserError: names the address and how many machines there are.
+        UserError: The address is missing, or it is a loopback address and there are several machines.
     """
     if processes.num_processes > 1 and not processes.coordinator:
         raise UserError(f"{processes.num_processes} processes need the address of process 0: give --coordinator=HOST:PORT.")
@@ -69,8 +69,8 @@ def _with_address(processes: Processes, environment: Mapping[str, str]) -> Proce
     address = environment.get("JAX_COORDINATOR_ADDRESS") or processes.coordinator
     if not address:
         raise UserError(
-            f"process {processes.process_index} of {processes.num_processes} is told by its cluster who it is, but "
-            "not where process 0 is; set JAX_COORDINATOR_ADDRESS=HOST:PORT for all of them."
+            f"process {processes.process_index} of {processes.num_processes} has its index from the cluster, but "
+            "no address of process 0; set JAX_COORDINATOR_ADDRESS=HOST:PORT for all of them."
         )
     if environment.get("JAX_COORDINATOR_PORT"):
         port = _number(environment, "JAX_COORDINATOR_PORT", 0, minimum=1, maximum=65535)
@@ -93,10 +93,10 @@ def _num_machines(processes: Processes, environment: Mapping[str, str]) -> int:
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
-    """Reads a whole number from the environment; `default` where the variable is missing or empty.
+    """Reads a whole number from the environment; `default` if the variable is missing or empty.
 
     Raises:
-        UserError: Names the variable, its range and its text.
+        UserError: The value is not a number in the range.
     """
     text = (environment.get(name) or str(default)).strip()
     value = int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
@@ -119,7 +119,7 @@ def _slurm(environment: Mapping[str, str]) -> Processes | None:
     if size == 1 or "SLURM_PROCID" not in environment:
         return None
     name = "SLURM_STEP_NODELIST" if environment.get("SLURM_STEP_NODELIST") else "SLURM_JOB_NODELIST"
-    # A port for each job, so that two that share a node do not meet: one of the last 4096.
+    # One of the last 4096 ports by job, so that two jobs on a node use different ports.
     port = 61440 + _number(environment, "SLURM_JOB_ID", 0) % 4096
     try:
         first = first_slurm_node(environment.get(name, ""))
@@ -132,10 +132,10 @@ def _slurm(environment: Mapping[str, str]) -> Processes | None:
 
 
 def first_slurm_node(nodes: str) -> str:
-    """`gpu[07-09,12],login` -> `gpu07`, `a[1-2]b[3,5]` -> `a1b3`.
+    """Returns the first name of a node list: `gpu[07-09,12],login` -> `gpu07`, `a[1-2]b[3,5]` -> `a1b3`.
 
     Raises:
-        ValueError: It is no node list.
+        ValueError: The text is not a node list.
     """
     match = re.match(r"((?:[\w.-]++|\[\w[\w,-]*+\])*+)(?:,|$)", nodes, re.ASCII)
     if not match:
@@ -158,7 +158,7 @@ def _open_mpi(environment: Mapping[str, str]) -> Processes | None:
 
 
 def _cloud_tpu(environment: Mapping[str, str], fetch: Fetch | None = None) -> Processes | None:
-    """One process a host of a slice, of several slices where they form one job."""
+    """Detects one process per host of a slice, or of several slices of one job."""
     hosts, index = _tpu_hosts(environment), environment.get("TPU_WORKER_ID")
     if not hosts and "TPU_SKIP_MDS_QUERY" not in environment and (fetch or _has_tpu()):
         fetch = fetch or _metadata
@@ -183,7 +183,7 @@ def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:
 
 
 def _has_tpu() -> bool:
-    """Whether this machine has Cloud TPUs: an accelerator device, or one passed through whose maker is Google."""
+    """Returns True if this machine has Cloud TPUs: an accelerator device, or a VFIO device with Google as vendor."""
     if glob.glob("/dev/accel[0-9]*"):
         return True
     vendors = glob.glob("/sys/bus/pci/devices/*/vendor") if glob.glob("/dev/vfio/[0-9]*") else []
@@ -204,7 +204,7 @@ def _metadata(attribute: str) -> str | None:
 
 
 def _kubernetes(environment: Mapping[str, str], num_pods: Callable[[str], int] | None = None) -> Processes | None:
-    """One process a pod of an indexed Job, whose pods are named <job>-<index> by a headless Service."""
+    """Detects one process per pod of an indexed Job, whose headless Service names pods <job>-<index>."""
     if "KUBERNETES_SERVICE_HOST" not in environment or "JOB_COMPLETION_INDEX" not in environment:
         return None
     index = _number(environment, "JOB_COMPLETION_INDEX", 0)
@@ -219,12 +219,12 @@ def _kubernetes(environment: Mapping[str, str], num_pods: Callable[[str], int] |
             "launch/gke.yaml does (--num_processes=1 for one pod alone)."
         ) from error
     if size == 1:
-        return ALONE  # one pod after the other
+        return ALONE  # the pods run one after another
     return Processes(size, index, f"{job}-0{'.' if domain else ''}{domain}:{TPU_PORT}")
 
 
 def _num_pods(job: str) -> int:
-    """Asks Kubernetes how many pods of a Job run at once."""
+    """Requests the parallelism of a Job from the Kubernetes API server."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     host = f"[{host}]" if ":" in host else host
     namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()

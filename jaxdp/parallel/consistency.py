@@ -1,13 +1,12 @@
-"""Whether all devices still hold the same state.
+"""Replica check: compares the checksums of a replicated state over all devices.
 
-A replicated array is only believed to be equal everywhere: after a bit has
-flipped in one device's memory, or a program has returned what differs per
-device, it still looks replicated, and reading it gives one device's copy. So
-each device takes checksums of its own copy, and all are compared.
+JAX assumes that a replicated array is equal on all devices. After a bit flip in the
+memory of one device, or a program that returns different values per device, the
+array still looks replicated, and reading it returns the copy of one device. So each
+device computes the checksums of its own copy, and all of them are compared.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import jax
@@ -24,23 +23,23 @@ from jaxdp.typing import PyTree
 def compile_checksums(abstract: PyTree, topology: Topology) -> Callable[[PyTree], jax.Array]:
     """Compiles the checksums of every device's own copy of a replicated tree.
 
-    A program of its own, not a part of the step: run every hundred steps it costs
-    a hundredth of what it would cost in each, and a branch in the step would make
-    a GPU wait for the host.
+    It is a separate program, since a branch in the step would make a GPU wait for the
+    host, and checksums in every step would cost a hundred times as much as in every
+    hundredth.
 
     Args:
-        abstract: shapes and shardings of the tree to come.
-        topology: the devices.
+        abstract: Shapes and shardings of the tree.
+        topology: Devices.
 
     Returns:
-        tree -> [num_devices, num_leaves] uint32, the same on all devices, in the
+        Function tree -> [num_devices, num_leaves] uint32, the same on all devices, in the
         order of `topology.devices` and of the tree. The call does not wait.
     """
 
     def gather(tree: PyTree, _) -> jax.Array:
         return jax.lax.all_gather(leaf_checksums(tree), AXIS)
 
-    # pmap learns the number of devices from a mapped argument, so there is one.
+    # pmap needs a mapped argument to determine the number of devices.
     spec = abstract_batch({"nothing": jax.ShapeDtypeStruct((), jnp.int32)}, topology)["nothing"]
     nothing = place_per_device(np.zeros(topology.num_local_devices, np.int32), topology)
     program = compile_spmd(gather, topology, abstract, spec, mapped=(1,))
@@ -49,13 +48,13 @@ def compile_checksums(abstract: PyTree, topology: Topology) -> Callable[[PyTree]
 
 @dataclasses.dataclass(frozen=True)
 class Disagreement:
-    """One leaf of which not all devices hold the same values.
+    """Leaf whose values differ between devices.
 
     Attributes:
-        leaf: its name.
-        devices: positions in `topology.devices` of those that differ from the
-            majority; of all, where no value has a majority.
-        has_majority: whether more than half of the devices agree.
+        leaf: Name of the leaf.
+        devices: Positions in `topology.devices` of the devices that differ from the
+            majority; all devices if no value has a majority.
+        has_majority: Whether more than half of the devices agree.
     """
 
     leaf: str
@@ -64,24 +63,24 @@ class Disagreement:
 
 
 def find_disagreements(checksums: np.ndarray, names: Sequence[str]) -> list[Disagreement]:
-    """Every leaf whose checksums are not equal.
+    """Finds the leaves whose checksums differ between devices.
 
     Args:
         checksums: [num_devices, num_leaves] uint32.
-        names: of the leaves, [num_leaves].
+        names: Names of the leaves, [num_leaves].
     """
     found = []
     for leaf in np.flatnonzero((checksums != checksums[:1]).any(axis=0)):
         column = checksums[:, leaf]
-        value, count = Counter(column.tolist()).most_common(1)[0]
-        has_majority = 2 * count > len(column)
-        differ = column != value if has_majority else np.ones(len(column), bool)
+        values, counts = np.unique(column, return_counts=True)
+        has_majority = bool(2 * counts.max() > len(column))
+        differ = column != values[counts.argmax()] if has_majority else np.ones(len(column), bool)
         found.append(Disagreement(names[leaf], tuple(np.flatnonzero(differ).tolist()), has_majority))
     return found
 
 
 def describe_disagreements(found: Sequence[Disagreement], topology: Topology) -> str:
-    """Devices and leaves in words: `device 3 (process 1) differs from the other 7 in params/kernel`."""
+    """Describes devices and leaves: `device 3 (process 1) differs from the other 7 in params/kernel`."""
     by_devices: dict[tuple, list[str]] = {}
     for disagreement in found:
         by_devices.setdefault((disagreement.devices, disagreement.has_majority), []).append(disagreement.leaf)

@@ -1,4 +1,4 @@
-"""One connection of the control server: never blocks, and bounds what it holds of its caller."""
+"""Connection of the control server: non-blocking, with bounded buffers."""
 
 import contextlib
 import socket
@@ -16,20 +16,20 @@ _CHUNK_BYTES = 65536
 
 
 class Connection:
-    """What is known of one caller, the start of its next line, and what is still to be sent to it.
+    """State of one caller: identity, incomplete line and unsent data.
 
     Attributes:
-        socket: Non-blocking.
+        socket: Non-blocking socket.
         where: Address of the caller, for messages.
-        deadline: Time by which it has to prove that it is of this run.
-        nonce: What its proof has to be about.
-        process: Index that it has proven; None before.
+        deadline: Time at which the caller must be authenticated.
+        nonce: Challenge for its proof.
+        process: Index of the authenticated process; None before.
         host: Name of its machine.
     """
 
     def __init__(self, caller: socket.socket, where: str, deadline: float):
         caller.setblocking(False)
-        with contextlib.suppress(OSError):  # it is gone, which reading from it tells
+        with contextlib.suppress(OSError):  # the caller is gone; the next read reports it
             configure_connection(caller)
         self.socket, self.where, self.deadline = caller, where, deadline
         self.nonce = new_nonce()
@@ -40,22 +40,25 @@ class Connection:
 
     @property
     def who(self) -> str:
+        """Process and host, for messages."""
         return f"process {self.process} on {self.host}"
 
     @property
     def is_open(self) -> bool:
+        """True until the socket is closed."""
         return self.socket.fileno() >= 0
 
     @property
     def has_unsent(self) -> bool:
+        """True while data wait to be sent."""
         return bool(self._unsent)
 
     def receive(self) -> tuple[list[bytes], bool]:
-        """Reads what has arrived.
+        """Reads the data that have arrived.
 
         Returns:
-            (whole lines, whether the caller may go on: it has neither hung up nor
-            sent a longer line than it may).
+            (complete lines, whether the connection may continue). It may not after the caller
+            has disconnected or sent a line that is too long.
         """
         try:
             received = self.socket.recv(_CHUNK_BYTES)
@@ -74,16 +77,16 @@ class Connection:
         return lines, bool(received) and longest <= max_bytes
 
     def send(self, kind: str, content: Any) -> None:
-        """Sends a message as far as the caller takes it now; `flush` sends the rest."""
+        """Sends a message as far as the socket accepts it; `flush` sends the rest."""
         self._unsent += message(kind, content)
         self.flush()
 
     def flush(self) -> None:
-        """Sends what is still to be sent, as far as the caller takes it now."""
+        """Sends unsent data as far as the socket accepts them."""
         try:
             while self._unsent:
                 del self._unsent[: self.socket.send(self._unsent[: 2**20])]
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent.clear()  # it is gone, which reading from it tells
+            self._unsent.clear()  # the caller is gone; the next read reports it

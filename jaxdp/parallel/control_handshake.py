@@ -1,10 +1,9 @@
-"""Handshake of the control plane: both sides prove that they know the run token, which never travels.
+"""Handshake of the control plane: mutual authentication by HMAC with the run token, which is never sent.
 
-Process 0 sends a nonce. The caller answers with its index, the number of
-processes, its host, a nonce of its own, and an HMAC-SHA256 over all of this and
-process 0's nonce, keyed with the token; process 0 answers with an HMAC over the
-same and another label. So neither a stranger who calls nor one who answers is
-taken for a process of the run, and no recorded proof is of use again.
+Process 0 sends a nonce. The caller replies with its index, the number of processes,
+its host, its own nonce, and an HMAC-SHA256 over all of this and process 0's nonce,
+keyed with the token; process 0 replies with an HMAC over the same data and another
+label. So both sides are authenticated, and recorded proofs cannot be replayed.
 """
 
 import hashlib
@@ -28,18 +27,18 @@ from jaxdp.parallel.run_token import RunToken
 MAX_HOST_CHARACTERS = 255
 
 SEND_SECS = 60.0
-"""How long process 0 may take to receive what was sent to it."""
+"""Timeout of a send to process 0 after the handshake."""
 
 _TICK_SECS = 1.0
-"""How often a reader with a deadline looks at the clock."""
+"""Interval at which a reader with a deadline checks the clock."""
 
 
 class TokenRefused(ValueError):
-    """Process 0 answers, but does not accept this process's token, or there is no token to prove yet."""
+    """Raised if process 0 does not accept this process's token, or the token does not exist yet."""
 
 
 class Hello(NamedTuple):
-    """What a caller says of itself; `proof` shows that it knows the run token."""
+    """Identity of a caller; `proof` shows that it knows the run token."""
 
     process: int
     of: int
@@ -54,7 +53,7 @@ def new_nonce() -> str:
 
 
 def read_hello(content: Any) -> Hello | None:
-    """Checks types and ranges of a hello; None if it is none."""
+    """Parses a hello; None if types or ranges are wrong."""
     if not isinstance(content, dict) or content.keys() != set(Hello._fields):
         return None
     hello = Hello(**content)
@@ -66,20 +65,20 @@ def read_hello(content: Any) -> Hello | None:
 
 
 def proof_of(token: bytes, label: str, challenge: str, hello: Hello) -> str:
-    """Returns the HMAC by which one side shows that it knows the token.
+    """Returns the HMAC with which one side proves that it knows the token.
 
     Args:
         token: Run token.
-        label: "process" or "control server": whose proof it is, so that neither serves as the other.
+        label: Side of the proof, "process" or "control server", so that neither can be used as the other.
         challenge: Nonce of process 0.
-        hello: What the caller said; its own proof does not count.
+        hello: Hello of the caller; its `proof` is not signed.
     """
     signed = json.dumps([label, challenge, hello.nonce, hello.process, hello.of, hello.host]).encode()
     return hmac.new(token, signed, hashlib.sha256).hexdigest()
 
 
 def is_proof(given: str, expected: str) -> bool:
-    """Compares two proofs in a time that does not depend on where they differ."""
+    """Compares two proofs in constant time."""
     return hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
@@ -92,16 +91,16 @@ def call_control_server(
         address: HOST:PORT of process 0.
         process: Index of this process.
         num_processes: Number of processes of the run.
-        token: Run token; read anew at every call, since process 0 writes it at its start.
-        deadline: Time of `time.monotonic` by which all of it must be done.
+        token: Run token; read again at every call, since process 0 writes it at its start.
+        deadline: Time of `time.monotonic` at which the handshake must be complete.
 
     Returns:
-        The connection, on which sending may take `SEND_SECS`, and its reader.
+        The connection, with a send timeout of `SEND_SECS`, and its reader.
 
     Raises:
-        TokenRefused: See there.
-        OSError: Nobody answers.
-        ValueError: What answers is not process 0 of this run.
+        TokenRefused: Process 0 does not accept the token.
+        OSError: The address does not respond.
+        ValueError: The responder is not process 0 of this run.
     """
     connection = socket.create_connection(split_address(address), timeout=max(deadline - time.monotonic(), 0.1))
     try:

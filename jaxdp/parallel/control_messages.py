@@ -2,17 +2,17 @@
 
 A message is one line of JSON, [kind, content]. From process 0 to a caller:
 
-    challenge  nonce                      at once
-    refused    null                       the hello proved nothing; the connection ends
+    challenge  nonce                      sent first
+    refused    null                       the proof is wrong; the connection ends
     welcome    proof                      the hello was accepted
-    all        [one part a process]       everyone has arrived, or has answered
-    end        {exit_code, sentence}      the run cannot go on
+    all        [one part per process]     all processes have connected, or have sent their parts
+    end        {exit_code, sentence}      the run cannot continue
 
 and from a process to process 0:
 
     hello      {process, of, host, nonce, proof}
     part       JSON                       its part of an allgather
-    leave      {exit_code, sentence}      it stops; with exit code 0 the others need not mind
+    leave      {exit_code, sentence}      the process stops; unless the exit code is 0, the run ends
 """
 
 import contextlib
@@ -22,10 +22,10 @@ import time
 from typing import Any
 
 MAX_HANDSHAKE_BYTES = 4096
-"""Longest line from a caller, or to one, that has not proven to be of this run."""
+"""Longest line from or to an unauthenticated caller."""
 
 MAX_LINE_BYTES = 2**24
-"""Longest line that a process of this run sends."""
+"""Longest line from an authenticated process."""
 
 _CHUNK_BYTES = 65536
 
@@ -39,7 +39,7 @@ def parsed(line: bytes) -> tuple[str, Any]:
     """Splits a line into kind and content.
 
     Raises:
-        ValueError: It is no line of the protocol.
+        ValueError: The line is not of the protocol.
     """
     try:
         kind, content = json.loads(line)
@@ -57,7 +57,7 @@ def ending(content: Any) -> tuple[int, str]:
         (exit code, sentence).
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The content is invalid.
     """
     if isinstance(content, dict):
         exit_code, sentence = content.get("exit_code"), content.get("sentence")
@@ -67,19 +67,19 @@ def ending(content: Any) -> tuple[int, str]:
 
 
 def configure_connection(connection: socket.socket) -> None:
-    """Sends small messages at once, and lets the kernel end a connection whose other machine vanished within about two minutes."""
+    """Configures a connection to send small messages at once and to fail within about two minutes if the other machine vanishes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # TCP_USER_TIMEOUT, in milliseconds, is for what was sent and not received; keepalive rests meanwhile.
-    # Without TCP_NODELAY a message that follows another one waits 40 ms for the acknowledgement of that.
+    # TCP_USER_TIMEOUT (in milliseconds) covers unacknowledged data, during which keepalive is inactive.
+    # Without TCP_NODELAY a second message waits 40 ms for the acknowledgement of the first.
     options = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000))
     for option, value in options:
         if hasattr(socket, option):
-            with contextlib.suppress(OSError):  # not on this system
+            with contextlib.suppress(OSError):  # not supported by this system
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class LineReader:
-    """Lines from a socket with a timeout, each within a limit of bytes and, if wanted, of time."""
+    """Reader of lines from a socket with a timeout, with limits of bytes and optionally of time."""
 
     def __init__(self, connection: socket.socket):
         self._socket = connection
@@ -89,12 +89,12 @@ class LineReader:
         """Returns kind and content of the next line.
 
         Args:
-            max_bytes: Length from which on it is none.
-            deadline: Time of `time.monotonic` by which it has arrived; None: no limit.
+            max_bytes: Maximum length of the line.
+            deadline: Time of `time.monotonic` at which the line must be complete; None: no limit.
 
         Raises:
-            OSError: The connection ended, or the time is over.
-            ValueError: It is no line of the protocol.
+            OSError: The connection ended, or the deadline has passed.
+            ValueError: The line is too long or not of the protocol.
         """
         searched = 0
         while (end := self._unread.find(b"\n", searched)) < 0:

@@ -26,25 +26,25 @@ from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.run_token import VARIABLE, RunToken
 
 RETRY_SECS = 0.2
-"""Between two calls of a process 0 that does not answer yet."""
+"""Pause between two attempts to connect to process 0."""
 
 NOTICE_SECS = 3.0
-"""By then the loss of a process is known that a failing collective may be due to."""
+"""Time within which the loss of a process that makes a collective fail is detected."""
 
 CALL_SECS = 10.0
-"""How long one call may take; process 0 answers at once."""
+"""Timeout of one attempt to connect; process 0 responds at once."""
 
 TOKEN_SECS = 30.0
-"""How long process 0 may answer and refuse the token: on a shared file system its new one may be seen late."""
+"""Time in which a refused token is retried: on a shared file system the new token may appear late."""
 
 LINGER_SECS = 5.0
-"""What a process may still do, such as end a save, when another one has taken the run down."""
+"""Time in which a process may finish work, such as a save, after another one has ended the run."""
 
 
 class ControlPlane:
-    """The other processes, while the run lasts; a context manager.
+    """Context manager of the connection to the other processes of the run.
 
-    For a process alone every question is answered by itself.
+    With a single process every call returns its own part.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class ControlPlane:
         *,
         token: RunToken | None = None,
     ):
-        """Meets the others; returns when all are there.
+        """Connects to process 0 and waits until all processes are connected.
 
         Args:
-            processes: how many, which one this is, and where process 0 listens.
-            timeout_secs: how long to wait for all.
-            log: where the loss of a process goes when this one is held up.
-            end_process: ends this process with an exit code, from a thread.
-            token: by which they know each other; for process 0 already there. A process alone needs none.
+            processes: Number of processes, index of this one, and address of process 0.
+            timeout_secs: Time in which all must connect.
+            log: Called with a sentence when another process is lost while this one is blocked.
+            end_process: Ends this process with an exit code, from a thread.
+            token: Run token, which process 0 has already written; None for a single process.
 
         Raises:
-            UserError: someone is missing or wrongly numbered, or the address or the token is wrong.
+            UserError: A process is missing or has a wrong index, or the address or the token is wrong.
         """
         self.num_processes, self.process_index = processes.num_processes, processes.process_index
         self.hosts = [socket.gethostname()]
@@ -74,7 +74,7 @@ class ControlPlane:
         self._log, self._end_process = log, end_process
         self._left = threading.Event()
         self._lost = threading.Event()
-        self._loss = ProcessLost("no process is lost")
+        self._loss = ProcessLost("no process has been lost")
         self._server: ControlServer | None = None
         if self.num_processes > 1:
             if token is None:
@@ -83,21 +83,22 @@ class ControlPlane:
 
     @classmethod
     def single_process(cls) -> "ControlPlane":
-        """For a process that has none."""
+        """Returns the control plane of a single-process run."""
         return cls(ALONE, 0.0, lambda sentence: None)
 
     @property
     def is_main_process(self) -> bool:
+        """True for process 0."""
         return self.process_index == 0
 
     def allgather(self, part: Any) -> list[Any]:
-        """What every process gave, in the order of their indices; each must call it equally often.
+        """Returns the parts of all processes in the order of their indices; every process must call it equally often.
 
         Args:
-            part: JSON.
+            part: JSON value.
 
         Raises:
-            PeerLost: one of them stopped.
+            ProcessLost: A process has stopped.
         """
         if self.num_processes == 1:
             return [part]
@@ -105,13 +106,13 @@ class ControlPlane:
         return self._next_answer()
 
     def broadcast(self, part: Any) -> Any:
-        """What process 0 gave; what the others give is not looked at."""
+        """Returns the part of process 0; those of the others are ignored."""
         return self.allgather(part if self.is_main_process else None)[0]
 
     def leave(self, exit_code: int = 0, sentence: str = "") -> None:
-        """Says that this process stops; unless the exit code is 0, the others stop too.
+        """Notifies the others that this process stops; unless the exit code is 0, they stop too.
 
-        Process 0 then waits for them, since when it ends JAX aborts them.
+        Process 0 then waits for the others, since JAX aborts them when process 0 ends.
         """
         if self.num_processes == 1 or self._left.is_set():
             return
@@ -122,9 +123,9 @@ class ControlPlane:
 
     @contextlib.contextmanager
     def explain_failures(self) -> Iterator[None]:
-        """Inside, a fault that the loss of a process explains becomes that loss.
+        """Converts an exception inside the block to `ProcessLost` if a process has been lost.
 
-        Over gloo a collective fails when a process is gone, and tells neither which nor where.
+        Over gloo a collective fails when a process is gone, without naming the process.
         """
         try:
             yield
@@ -143,8 +144,8 @@ class ControlPlane:
             return
         exit_code, sentence = _exit_code_and_sentence(error)
         if exit_code:
-            # JAX would wait at its end for the others, which no longer answer, and then abort with
-            # an exit code of its own. What is registered last runs first.
+            # JAX would wait at exit for the others, which no longer respond, and then abort with
+            # its own exit code. The function registered last runs first.
             atexit.register(self._end_at_once, exit_code)
         self.leave(exit_code, sentence)
 
@@ -163,16 +164,16 @@ class ControlPlane:
         try:
             self.hosts = self._next_answer(timeout_secs + CALL_SECS)
         except BaseException:
-            self._left.set()  # the one who raises it needs no thread to end the process
+            self._left.set()  # the exception ends the process, so the thread must not
             raise
 
     def _call_until(self, end: float, timeout_secs: float, token: RunToken):
-        """Calls process 0 until it answers.
+        """Connects to process 0, with retries until `end`.
 
         Raises:
-            UserError: The token is refused for `TOKEN_SECS`, or was the last time process 0 answered at all: it may
-                have given up by then.
-            ProcessLost: Process 0 does not answer in time.
+            UserError: The token is refused for `TOKEN_SECS`, or was refused at the last response of process 0, which
+                may have exited since.
+            ProcessLost: Process 0 does not respond in time.
         """
         refused_since = refusal = None
         while True:
@@ -189,12 +190,12 @@ class ControlPlane:
                     raise UserError(self._why_refused(refusal, token)) from error
                 if time.monotonic() > end:
                     raise ProcessLost(self._why_unreachable(error, timeout_secs)) from error
-                if self._server and self._server.error:  # the others were here first
+                if self._server and self._server.error:
                     raise self._server.error from error
             time.sleep(RETRY_SECS)
 
     def _listen(self) -> None:
-        """The thread that hears what process 0 says, until it says that the run cannot go on."""
+        """Receives messages of process 0 until the run cannot continue; body of the thread."""
         try:
             while True:
                 kind, content = self._lines.read(MAX_LINE_BYTES * self.num_processes)
@@ -202,11 +203,11 @@ class ControlPlane:
                     exit_code, sentence = ending(content)
                     break
                 if kind != "all" or not isinstance(content, list) or len(content) != self.num_processes:
-                    raise ValueError("process 0 answers what was not asked")
+                    raise ValueError("process 0 sent an unexpected message")
                 self._answers.put(content)
         except (OSError, ValueError):
             exit_code, sentence = self._why_gone()
-        except Exception as error:  # a thread that dies in silence would leave the run waiting
+        except Exception as error:  # a silent end of the thread would block the run
             exit_code, sentence = 70, f"the control plane failed ({type(error).__name__}: {error})"
         self._loss = ProcessLost(f"{sentence.rstrip('.')}; this one stops too.", exit_code)
         self._lost.set()
@@ -217,13 +218,13 @@ class ControlPlane:
         self._socket.close()
 
     def _why_gone(self) -> tuple[int, str]:
-        """Exit code and sentence where process 0 says nothing more."""
+        """Returns exit code and sentence after the connection to process 0 has ended."""
         if self._server and self._server.error:
             return self._server.error.exit_code, str(self._server.error)
         return 70, f"process 0 on {self.hosts[0]} is gone"
 
     def _next_answer(self, timeout_secs: float | None = None) -> Any:
-        """What all processes said; the watchdog sets the limit where none is given."""
+        """Waits for the parts of all processes; without a timeout the watchdog limits the wait."""
         try:
             answer = self._answers.get(timeout=timeout_secs)
         except queue.Empty:
@@ -233,7 +234,7 @@ class ControlPlane:
         return answer
 
     def _send(self, kind: str, content: Any) -> None:
-        with contextlib.suppress(OSError):  # the listening thread sees it too, and knows more
+        with contextlib.suppress(OSError):  # the receiving thread reports it
             self._socket.sendall(message(kind, content))
 
     def _why_refused(self, error: Exception, token: RunToken) -> str:
@@ -269,7 +270,7 @@ class ControlPlane:
 
 
 def _read_own_token(token: RunToken) -> bytes:
-    """The token that process 0 has written."""
+    """Reads the token that process 0 has written."""
     try:
         return token.read()
     except (OSError, ValueError) as error:
@@ -277,7 +278,7 @@ def _read_own_token(token: RunToken) -> bytes:
 
 
 def _exit_code_and_sentence(error: BaseException | None) -> tuple[int, str]:
-    """Exit code and sentence of what ends this process."""
+    """Returns exit code and sentence of the exception that ends this process; 0 for none."""
     if error is None:
         return 0, ""
     described = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -286,5 +287,5 @@ def _exit_code_and_sentence(error: BaseException | None) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "it was interrupted"
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code, "it was told to stop at once"
+        return error.code, "it received a second signal"
     return getattr(error, "exit_code", 70), described

@@ -1,9 +1,8 @@
 """Control server on process 0: membership, all-gather of JSON messages, and exit notifications.
 
-One thread serves all connections and never blocks on one. Until a caller has
-proven that it is of this run (`control_handshake`) it may send one short line
-within `HELLO_SECS`; whatever else it sends ends its connection and changes
-nothing. Messages are in `control_messages`.
+One thread serves all connections and never blocks on one of them. An unauthenticated
+caller may send one short line within `HELLO_SECS` (see `control_handshake`); anything
+else ends its connection and changes nothing. Messages are in `control_messages`.
 """
 
 import collections
@@ -23,31 +22,31 @@ from jaxdp.parallel.control_handshake import is_proof, proof_of, read_hello
 from jaxdp.parallel.control_messages import ending, parsed
 
 HELLO_SECS = 10.0
-"""How long a caller may take to prove that it is of this run."""
+"""Time in which a caller must authenticate."""
 
 MAX_UNAUTHENTICATED = 64
-"""Callers, above the number of processes, that may be connected without having proven anything; then the oldest goes."""
+"""Maximum number of unauthenticated connections beyond the number of processes; then the oldest is refused."""
 
 ACCEPT_PAUSE_SECS = 0.2
-"""How long no caller is accepted after the system refused to accept one."""
+"""Pause of accepting connections after the system ran out of file descriptors."""
 
 MAX_WAIT_SECS = 60.0
 
 
 class ControlServer(threading.Thread):
-    """Answers at a port until `num_processes` processes have arrived, and these until they leave."""
+    """Thread that accepts connections until all processes have arrived, and serves these until they leave."""
 
     def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes):
         """Creates the server.
 
         Args:
-            address: HOST:PORT at which the processes look for this one.
-            num_processes: how many are to come, this one's own among them.
-            timeout_secs: how long to wait for all.
-            token: which a caller must know.
+            address: HOST:PORT to which the processes connect.
+            num_processes: Number of processes, including process 0.
+            timeout_secs: Time in which all must connect.
+            token: Run token.
 
         Raises:
-            UserError: the port is taken.
+            UserError: The port is in use.
         """
         super().__init__(name="jaxdp-control-server", daemon=True)
         self._address, self._num_processes, self._timeout_secs = address, num_processes, timeout_secs
@@ -65,13 +64,14 @@ class ControlServer(threading.Thread):
         self._refusals: collections.deque[str] = collections.deque(maxlen=1)
         self._num_refusals = 0
         self.error: UserError | None = None
-        """Why the run cannot go on."""
+        """Reason why the run cannot continue; None before."""
 
     def run(self) -> None:
+        """Serves the connections; body of the thread."""
         try:
             while self._is_open or self._members or self._unauthenticated:
                 self._serve_once()
-        except Exception as error:  # with it the control plane is gone: the run must not go on without
+        except Exception as error:  # the run must not continue without its control plane
             self._abort(ProcessLost(f"the control server of process 0 failed ({type(error).__name__}: {error})"))
         finally:
             for connection in (*self._unauthenticated, *self._members.values()):
@@ -80,7 +80,7 @@ class ControlServer(threading.Thread):
             self._selector.close()
 
     def _serve_once(self) -> None:
-        """Waits for something to happen, and sees to it and to what is overdue."""
+        """Waits for events and handles them, then handles expired deadlines."""
         for key, events in self._selector.select(self._wait_secs()):
             if key.fileobj is self._listener:
                 self._accept()
@@ -109,7 +109,7 @@ class ControlServer(threading.Thread):
             caller, where = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                # The callers wait in the kernel's queue meanwhile; one place is made for them.
+                # Callers wait in the kernel's queue meanwhile; closing one connection makes room.
                 self._refuse_oldest("process 0 ran out of file descriptors")
                 self._selector.unregister(self._listener)
                 self._pause_end = time.monotonic() + ACCEPT_PAUSE_SECS
@@ -135,7 +135,7 @@ class ControlServer(threading.Thread):
             if connection in self._unauthenticated:
                 self._authenticate(connection, kind, content)
             elif kind == "part" and self.error:
-                return  # it has not heard yet
+                return  # sent before the process received the end message
             elif kind == "part" and connection.process not in self._parts:
                 self._parts[connection.process] = content
                 self._send_when_complete()
@@ -171,7 +171,7 @@ class ControlServer(threading.Thread):
         self._send_when_complete()
 
     def _conflict(self, connection: Connection, num_processes: int) -> UserError | None:
-        """What keeps a process of this run from training with those that are there."""
+        """Returns an error if a process is inconsistent with the connected ones, e.g. a duplicate index."""
         if num_processes != self._num_processes:
             return UserError(
                 f"{connection.who} was started as one of {num_processes} processes, process 0 as one of "
@@ -186,16 +186,16 @@ class ControlServer(threading.Thread):
     def _send_when_complete(self) -> None:
         if len(self._parts) < self._num_processes:
             return
-        said = [self._parts[process] for process in range(self._num_processes)]
+        parts = [self._parts[process] for process in range(self._num_processes)]
         self._parts = {}
         self._close_listener()
         for stranger in list(self._unauthenticated):
             self._close(stranger)
         for connection in list(self._members.values()):
-            self._send(connection, "all", said)
+            self._send(connection, "all", parts)
 
     def _abort(self, error: UserError) -> None:
-        """Tells all that are there why the run cannot go on; the first reason is the one that counts."""
+        """Notifies all connected processes why the run cannot continue; only the first reason is sent."""
         if self.error:
             return
         self.error = error
@@ -212,12 +212,12 @@ class ControlServer(threading.Thread):
         self._update_events(connection)
 
     def _update_events(self, connection: Connection) -> None:
-        """Waits until a caller takes more, where something is still to be sent."""
+        """Waits for write readiness while a connection has unsent data."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.has_unsent else 0)
         self._selector.modify(connection.socket, events, connection)
 
     def _refuse(self, stranger: Connection, why: str) -> None:
-        """Ends a connection that has proven nothing; who it was is told if a process is missing at the end."""
+        """Ends an unauthenticated connection; the message about missing processes mentions it."""
         stranger.send("refused", None)
         self._num_refusals += 1
         self._refusals.append(f"{stranger.where} ({why})")
@@ -228,7 +228,7 @@ class ControlServer(threading.Thread):
             self._refuse(next(iter(self._unauthenticated)), why)
 
     def _disconnect(self, connection: Connection, why: str) -> None:
-        """Ends a connection that cannot go on; before all have arrived another one may still come in its place."""
+        """Ends a broken connection; until all processes have arrived, it may be replaced by a new one."""
         was_here = self._members.get(connection.process) is connection
         self._close(connection)
         if was_here and not self._is_open:
@@ -243,10 +243,10 @@ class ControlServer(threading.Thread):
             self._parts.pop(connection.process, None)
 
     def _close_listener(self) -> None:
-        """Gives the port over, so that JAX can listen there."""
+        """Releases the port, on which JAX listens next."""
         if self._is_open:
             self._is_open = False
-            with contextlib.suppress(KeyError):  # it rests after it ran out of file descriptors
+            with contextlib.suppress(KeyError):  # paused after running out of file descriptors
                 self._selector.unregister(self._listener)
             self._listener.close()
 

@@ -1,7 +1,7 @@
-"""Which devices take part, and how the global batch falls on them.
+"""Devices of a run, and division of the global batch among them.
 
-`configure_backend` chooses the devices of a process in which JAX has not started; where
-it has, those that exist are used. `connected_topology` starts the backend.
+`configure_backend` selects the devices of a process in which JAX has not started; after
+that the existing devices are used. `init_devices` starts the backend.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """The devices of all processes, in the order in which rows are dealt to them."""
+    """Devices of all processes, in the order in which examples are assigned to them."""
 
     devices: tuple
     num_processes: int
@@ -36,19 +36,22 @@ class Topology:
 
     @property
     def num_devices(self) -> int:
+        """Number of devices of all processes."""
         return len(self.devices)
 
     @property
     def num_local_devices(self) -> int:
+        """Number of devices of this process."""
         return self.num_devices // self.num_processes
 
     @property
     def mesh(self) -> Mesh:
+        """One-dimensional mesh of all devices."""
         return Mesh(np.array(self.devices), (AXIS,))
 
     @property
     def replicated(self) -> NamedSharding:
-        """Sharding of what every device holds whole: the train state, metrics."""
+        """Sharding of replicated arrays, such as train state and metrics."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -58,15 +61,17 @@ class Topology:
 
     @property
     def kind(self) -> str:
+        """Device kind as JAX names it, e.g. "NVIDIA H100 80GB HBM3"."""
         return self.devices[0].device_kind
 
     @property
     def platform(self) -> str:
+        """Platform of the devices: cpu, gpu or tpu."""
         return self.devices[0].platform
 
 
 def divisors_up_to(number: int, limit: int) -> list[int]:
-    """Every count of devices up to `limit` that divides `number`."""
+    """Returns every count of devices up to `limit` that divides `number`."""
     return [count for count in range(1, min(number, limit) + 1) if number % count == 0]
 
 
@@ -84,16 +89,16 @@ def backend_has_started() -> bool:
 def configure_backend(
     cpu_devices: int | None, default_cpu_devices: int, *, deterministic: bool = False
 ) -> None:
-    """Chooses the platform before the first array exists, and keeps compiled programs for later runs.
+    """Selects the platform before the first array exists, and configures the compilation cache.
 
-    The programs go to JAX_COMPILATION_CACHE_DIR, or else to ~/.cache/jaxdp/xla. In a process
-    in which JAX has started already, by an earlier call or by other code, its devices are used.
+    Compiled programs are cached in JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxdp/xla. If JAX has
+    already started in this process, by an earlier call or by other code, its devices are used.
 
     Args:
-        cpu_devices: CPU devices to fake, leaving accelerators alone; None: the
-            accelerators, or where there are none `default_cpu_devices`.
-        default_cpu_devices: see `fitting_cpu_devices`.
-        deterministic: on GPU use only kernels that repeat bitwise.
+        cpu_devices: Number of CPU devices to fake, without accelerators; None: the
+            accelerators, or `default_cpu_devices` if there are none.
+        default_cpu_devices: Number of CPU devices without accelerators; see `fitting_cpu_devices`.
+        deterministic: Whether GPUs use only kernels that are bitwise reproducible.
 
     Raises:
         UserError: `cpu_devices` is not positive, or JAX has started with other devices or
@@ -119,7 +124,7 @@ def configure_backend(
 
 
 def _configure_compilation_cache() -> None:
-    """Chooses the directory of compiled programs; one that cannot be written is reported once, here."""
+    """Configures the compilation cache; reports once if its directory cannot be written."""
     given = jax.config.jax_compilation_cache_dir
     if not given:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
@@ -129,7 +134,7 @@ def _configure_compilation_cache() -> None:
 
 
 def _check_settings() -> None:
-    """Raises UserError for settings of JAX under which nothing here can run."""
+    """Raises UserError for JAX settings that jaxdp does not support."""
     if jax.config.jax_disable_jit:
         raise UserError(
             "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "
@@ -145,7 +150,7 @@ def _check_settings() -> None:
 
 
 def _check_started_backend(cpu_devices: int | None, deterministic: bool) -> None:
-    """Raises UserError where the devices that exist are not those that were requested."""
+    """Raises UserError if the existing devices are not the requested ones."""
     devices = jax.local_devices()
     kinds = [device.platform for device in devices]
     if cpu_devices is not None and kinds != ["cpu"] * cpu_devices:
@@ -162,29 +167,29 @@ def _check_started_backend(cpu_devices: int | None, deterministic: bool) -> None
 
 
 def fitting_cpu_devices(num_rows: int) -> int:
-    """The largest count of CPU devices, up to the cores, that divides `num_rows`; 1 where none does.
+    """Returns the largest count of CPU devices, up to the number of cores, that divides `num_rows`.
 
-    XLA uses several cores well only through several devices: on two cores one
-    device takes 46 ms for a step of nanoGPT's CPU recipe, two take 27.5 ms.
+    XLA uses several cores well only through several devices: on two cores a step of
+    nanoGPT's CPU recipe takes 46 ms with one device and 27.5 ms with two.
     """
     return max(divisors_up_to(num_rows, num_cores()), default=1)
 
 
 def _count_forced_outside() -> bool:
-    """Whether the environment already fixes the number of CPU devices."""
+    """Returns True if the environment sets the number of CPU devices."""
     return "JAX_NUM_CPU_DEVICES" in os.environ or bool(
         re.search(r"xla_force_host_platform_device_count", os.environ.get("XLA_FLAGS", ""))
     )
 
 
-def connected_topology() -> Topology:
-    """Starts the backend and returns all devices of all processes.
+def init_devices() -> Topology:
+    """Starts the backend and returns the devices of all processes.
 
-    Devices are ordered by process and then by id, so that a process's rows are
+    Devices are ordered by process and then by id, so that the examples of a process are
     contiguous in `[num_devices, device_batch, ...]`.
 
     Raises:
-        UserError: the platform that was asked for does not exist here.
+        UserError: The requested platform is not available.
     """
     try:
         devices = jax.devices()
@@ -200,10 +205,10 @@ def connected_topology() -> Topology:
 
 
 def fitting_topology(topology: Topology, num_rows: int) -> Topology:
-    """Returns the devices among which a batch of `num_rows` rows is divided when no number is requested.
+    """Returns the devices that share a batch of `num_rows` examples when no number is requested.
 
-    Of CPU devices that an earlier call started for another batch, these are as many as
-    divide the rows; of everything else all.
+    Of CPU devices that an earlier call started for another batch, the largest count that
+    divides the examples is used; otherwise all devices.
     """
     if topology.platform != "cpu" or topology.num_processes > 1 or _count_forced_outside():
         return topology
@@ -213,7 +218,7 @@ def fitting_topology(topology: Topology, num_rows: int) -> Topology:
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """global_batch_size = num_devices x microbatch_size x num_microbatches."""
+    """Division of a batch: global_batch_size = num_devices x microbatch_size x num_microbatches."""
 
     global_batch_size: int
     num_devices: int
@@ -222,16 +227,17 @@ class BatchShape:
 
     @property
     def device_batch_size(self) -> int:
+        """Number of examples of one device."""
         return self.microbatch_size * self.num_microbatches
 
 
 def divide_batch(
     global_batch_size: int, microbatch_size: int | None, num_devices: int
 ) -> BatchShape:
-    """Divides the rows of one update over devices and microbatches.
+    """Divides the examples of one update among devices and microbatches.
 
     Raises:
-        UserError: it does not come out even; the message names what would.
+        UserError: The sizes do not divide evenly; the message has those that do.
     """
     if global_batch_size < 1:
         raise UserError(f"global_batch_size={global_batch_size} must be at least 1.")
@@ -248,7 +254,7 @@ def divide_batch(
     microbatch_size = device_batch_size if microbatch_size is None else microbatch_size
     if microbatch_size < 1 or device_batch_size % microbatch_size:
         raise UserError(
-            f"microbatch_size={microbatch_size} does not divide the {device_batch_size} rows that each "
+            f"microbatch_size={microbatch_size} does not divide the {device_batch_size} examples that each "
             f"of {num_devices} devices holds; use {_listed(divisors_up_to(device_batch_size, device_batch_size))}."
         )
     return BatchShape(
@@ -257,7 +263,7 @@ def divide_batch(
 
 
 def check_device_count(requested: int | None, topology: Topology) -> None:
-    """Raises UserError when JAX did not make the number of CPU devices that was asked for."""
+    """Raises UserError if JAX did not create the requested number of CPU devices."""
     if requested is not None and topology.num_local_devices != requested:
         raise UserError(
             f"parallel.cpu_devices={requested} is requested, but JAX made {topology.num_local_devices}: "
@@ -266,20 +272,20 @@ def check_device_count(requested: int | None, topology: Topology) -> None:
 
 
 def check_same_devices(topology: Topology) -> None:
-    """Compares what each process brings; every process sees the same.
+    """Checks that all processes have the same kind and number of devices.
 
     Raises:
-        UserError: kinds or numbers of devices differ.
+        UserError: Kinds or numbers of devices differ; raised on all processes.
     """
-    brought = [
+    by_process = [
         [device.device_kind for device in topology.devices if device.process_index == process]
         for process in range(topology.num_processes)
     ]
-    for process, kinds in enumerate(brought):
-        if kinds != brought[0]:
+    for process, kinds in enumerate(by_process):
+        if kinds != by_process[0]:
             raise UserError(
-                f"process 0 brings {_counted(brought[0])}, process {process} {_counted(kinds)}; "
-                "all must bring the same number of the same kind of devices."
+                f"process 0 has {_counted(by_process[0])}, process {process} has {_counted(kinds)}; "
+                "all must have the same number of the same kind of devices."
             )
 
 

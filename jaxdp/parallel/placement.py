@@ -1,8 +1,7 @@
-"""From host arrays to global device arrays.
+"""Placement of host arrays as global device arrays.
 
-The state is the same on every device (`PartitionSpec()`); a batch is
-`[num_devices, device_batch, ...]` with entry d on device d. Each process
-brings only its own rows.
+The state is replicated (`PartitionSpec()`); a batch is `[num_devices, device_batch,
+...]` with entry d on device d. Each process provides only its own examples.
 """
 
 import jax
@@ -13,7 +12,7 @@ from jaxdp.typing import HostBatch, PyTree
 
 
 def abstract_replicated(tree: PyTree, topology: Topology) -> PyTree:
-    """The same tree as shapes, dtypes and replicated shardings: what to compile or restore for."""
+    """Returns shapes, dtypes and replicated shardings of a tree, to compile programs or restore checkpoints for."""
     sharding = topology.replicated
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
@@ -21,7 +20,7 @@ def abstract_replicated(tree: PyTree, topology: Topology) -> PyTree:
 
 
 def place_batch(batch: HostBatch, topology: Topology) -> dict[str, jax.Array]:
-    """This process's rows `[process_batch, ...]` -> global `[num_devices, device_batch, ...]`."""
+    """Places this process's examples `[process_batch, ...]` as global `[num_devices, device_batch, ...]`."""
     local = topology.num_local_devices
     return {
         name: place_per_device(array.reshape(local, array.shape[0] // local, *array.shape[1:]), topology)
@@ -30,14 +29,14 @@ def place_batch(batch: HostBatch, topology: Topology) -> dict[str, jax.Array]:
 
 
 def place_per_device(array: np.ndarray, topology: Topology) -> jax.Array:
-    """`[num_local_devices, ...]` of this process -> global `[num_devices, ...]`."""
+    """Places `[num_local_devices, ...]` of this process as global `[num_devices, ...]`."""
     return jax.make_array_from_process_local_data(
         topology.per_device, array, (topology.num_devices, *array.shape[1:])
     )
 
 
 def abstract_batch(spec: dict[str, jax.ShapeDtypeStruct], topology: Topology) -> dict:
-    """Per-device specs `[device_batch, ...]` -> global `[num_devices, device_batch, ...]`."""
+    """Returns the global specs `[num_devices, device_batch, ...]` of per-device specs `[device_batch, ...]`."""
     sharding = topology.per_device
     return {
         name: jax.ShapeDtypeStruct((topology.num_devices, *leaf.shape), leaf.dtype, sharding=sharding)

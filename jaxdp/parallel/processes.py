@@ -1,4 +1,4 @@
-"""The processes of one run: how many, which one this is, and where they meet."""
+"""Processes of a run: count, index and coordinator address, and the connection of JAX between them."""
 
 import dataclasses
 import math
@@ -11,17 +11,17 @@ from jaxdp.parallel.addresses import bind_address, checked_address
 from jaxdp.parallel.devices import backend_has_started
 
 MAX_PROCESSES = 2**16
-"""More than any cluster starts: a larger count is a mistake."""
+"""Maximum number of processes; a larger count is a mistake."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """What a process knows of its peers before it has met them.
+    """Number of processes, index of this one and address of process 0, known before they connect.
 
     Attributes:
-        num_processes: how many there are.
-        process_index: which one this is.
-        coordinator: HOST:PORT at which process 0 listens; empty for one alone.
+        num_processes: Number of processes.
+        process_index: Index of this process.
+        coordinator: HOST:PORT at which process 0 listens; empty for a single process.
     """
 
     num_processes: int = 1
@@ -32,7 +32,7 @@ class Processes:
         """Checks the numbers and the address.
 
         Raises:
-            UserError: names the value and its range.
+            UserError: A value is out of range.
         """
         if not 1 <= self.num_processes <= MAX_PROCESSES:
             raise UserError(f"the number of processes must be from 1 to {MAX_PROCESSES}, found {self.num_processes}.")
@@ -46,21 +46,21 @@ class Processes:
 
 
 ALONE = Processes()
-"""One process, as most runs have."""
+"""Single-process run."""
 
 
 def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: float) -> None:
-    """Joins the devices of all processes; each must call it before its backend starts.
+    """Connects JAX between all processes; each must call it before its backend starts.
 
-    JAX's own answer to SIGTERM is switched off: it would replace ours.
+    JAX's SIGTERM handler is disabled, since it would replace that of jaxdp.
 
     Args:
-        processes: more than one, all known to be there.
-        init_timeout_secs: after which JAX aborts if one does not come after all.
-        heartbeat_secs: after which JAX aborts if one no longer answers.
+        processes: More than one process, all of them running.
+        init_timeout_secs: Seconds after which JAX aborts if a process does not connect.
+        heartbeat_secs: Seconds after which JAX aborts if a process no longer responds.
 
     Raises:
-        UserError: JAX has started in this process without the others, or with other ones.
+        UserError: JAX has already started in this process, alone or with other processes.
     """
     if jax.distributed.is_initialized() or backend_has_started():
         joined = (jax.process_count(), jax.process_index())
@@ -70,10 +70,10 @@ def connect(processes: Processes, init_timeout_secs: float, heartbeat_secs: floa
                 f"{processes.num_processes} and this is process {processes.process_index}: call jaxdp.train before "
                 "anything else uses JAX."
             )
-        return  # joined by an earlier run, or by the caller
+        return  # connected by an earlier run, or by the caller
     jax.config.update("jax_enable_preemption_service", False)
-    # On SLURM and Open MPI JAX shares a node's GPUs out among its processes; elsewhere it has
-    # nothing to find, and in a Kubernetes pod it would look for what it may not read.
+    # On SLURM and Open MPI JAX divides the GPUs of a node among its processes. Elsewhere cluster
+    # detection finds nothing, and in a Kubernetes pod it would need permissions that it lacks.
     shared_nodes = any(name in os.environ for name in ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK"))
     jax.distributed.initialize(
         processes.coordinator,

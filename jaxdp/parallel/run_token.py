@@ -1,8 +1,8 @@
-"""Run token: the secret by which the processes of a run know each other on the control plane.
+"""Run token: the secret by which the processes of a run authenticate on the control plane.
 
-It is the environment variable JAXDP_RUN_TOKEN where that is set, the same for
-all processes; else 32 random bytes that process 0 writes into the work
-directory at every start, readable by its user only.
+It is the environment variable JAXDP_RUN_TOKEN if set, the same for all processes;
+otherwise 32 random bytes that process 0 writes into the work directory at every
+start, readable by its user only.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ _NUM_BYTES = 32
 
 
 class RunToken:
-    """The token of one run, from the environment or from its file."""
+    """Token of one run, from the environment or from its file."""
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ):
         """Creates the object.
 
         Args:
-            path: File of the token; not used where the environment has one.
+            path: File of the token; unused if the environment has one.
             environment: Environment variables.
 
         Raises:
-            UserError: The variable holds too short a token.
+            UserError: The token in the environment is too short.
         """
         self._path = path
         given = environment.get(VARIABLE)
@@ -44,7 +44,7 @@ class RunToken:
             )
         self._given = given and given.encode(errors="surrogateescape")
         self.origin = VARIABLE if given else str(path)
-        """Where the token comes from, for messages."""
+        """Source of the token, for messages."""
 
     def write(self) -> None:
         """Writes a new token; for process 0, which holds the lock of the work directory.
@@ -58,7 +58,7 @@ class RunToken:
             _write_new(temporary)
 
     def write_if_missing(self) -> None:
-        """Writes a token unless there is one; for a process 0 that has to tell the others that it cannot go on.
+        """Writes a token if there is none, so that process 0 can notify the others that it cannot continue.
 
         Raises:
             UserError: The file cannot be written.
@@ -68,16 +68,16 @@ class RunToken:
                 _write_new(self._path)
 
     def read(self) -> bytes:
-        """Returns the token as it is now.
+        """Returns the current token.
 
         Raises:
-            OSError: There is no file, or it cannot be read.
-            ValueError: The file holds something else.
+            OSError: The file is missing or cannot be read.
+            ValueError: The file has another length.
         """
         if self._given:
             return self._given
-        # An NFS client remembers for up to half a minute that a file is missing, unless the
-        # directory is opened again.
+        # An NFS client caches for up to 30 s that a file is missing, unless the directory is
+        # opened again.
         os.close(os.open(self._path.parent, os.O_RDONLY))
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
@@ -94,8 +94,8 @@ class RunToken:
             yield
         except OSError as error:
             raise UserError(
-                f"process 0 cannot write {self._path} ({error.strerror}), by which the processes of this run know each "
-                f"other: remove what is in its place, or set the environment variable {VARIABLE} for all of them."
+                f"process 0 cannot write {self._path} ({error.strerror}), with which the processes of this run authenticate: "
+                f"remove what is in its place, or set the environment variable {VARIABLE} for all of them."
             ) from error
 
 

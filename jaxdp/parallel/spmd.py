@@ -1,14 +1,14 @@
-"""The one file that knows `jax.pmap`.
+"""SPMD programs with `jax.pmap`; the only file that calls it.
 
-A function of one device's share becomes a program over all devices. It is
-lowered and compiled once, ahead of time, and the compiled program is called on
-global arrays: calling pmap itself would convert every leaf of the state from
-host-local to global and back at each step (28 ms against 5.7 ms with 450 leaves
-and 2 processes), and compile time, FLOPs and memory are known before step 1.
+A function of one device's share becomes a program over all devices. It is lowered
+and compiled once, ahead of time, and the compiled program is called on global
+arrays. Calling pmap itself would convert every leaf of the state from host-local to
+global and back at each step (28 ms instead of 5.7 ms with 450 leaves and 2 CPU
+processes). Compile time, FLOPs and memory are known before step 1.
 
-Inside, replicated arguments have their true shapes (`in_axes=None`) and mapped
-ones lose the device axis (`in_axes=0`). Whatever is returned must be equal on
-all devices: pmap does not check it and would silently report device 0's value.
+Inside the function replicated arguments have their true shapes (`in_axes=None`) and
+mapped ones lose the device axis (`in_axes=0`). Results must be equal on all devices:
+pmap does not check it and would silently return the value of device 0.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jaxdp.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled SPMD program; call it with global arrays of the shapes it was compiled for."""
+    """Compiled SPMD program, called with global arrays of the shapes for which it was compiled."""
 
     call: Callable
     compile_secs: float
@@ -33,6 +33,7 @@ class Program:
     """Peak memory of one device: arguments, results and temporaries."""
 
     def __call__(self, *arguments: PyTree) -> PyTree:
+        """Dispatches the program; does not wait for the result."""
         return self.call(*arguments)
 
 
@@ -47,12 +48,12 @@ def compile_spmd(
     """Compiles `function` for every device of `topology`.
 
     Args:
-        function: one device's part; may use collectives over `AXIS`.
-        topology: the devices.
-        *specs: one tree of ShapeDtypeStruct with shardings per argument.
-        mapped: which arguments are `[num_devices, ...]`; the others are replicated.
-        donated: which arguments' buffers the program may overwrite.
-        mapped_output: results are `[num_devices, ...]` instead of replicated.
+        function: Function of one device; may use collectives over `AXIS`.
+        topology: Devices.
+        *specs: Tree of ShapeDtypeStruct with shardings for each argument.
+        mapped: Indices of the arguments that are `[num_devices, ...]`; the others are replicated.
+        donated: Indices of the arguments whose buffers the program may overwrite.
+        mapped_output: Whether results are `[num_devices, ...]` instead of replicated.
     """
     start = time.perf_counter()
     in_axes = tuple(0 if index in mapped else None for index in range(len(specs)))
@@ -76,10 +77,10 @@ def compile_spmd(
 
 @contextlib.contextmanager
 def fixed_settings() -> Iterator[None]:
-    """Traces programs under the JAX settings that jaxdp is written for, whatever the environment or the caller has set.
+    """Sets the JAX settings under which jaxdp traces programs, independent of the environment and the caller.
 
-    Otherwise a seed would mean other numbers under `JAX_DEFAULT_PRNG_IMPL`, and a program would not
-    trace under `JAX_ENABLE_X64`.
+    Otherwise a seed would give other numbers under `JAX_DEFAULT_PRNG_IMPL`, and programs would not trace
+    under `JAX_ENABLE_X64`.
     """
     with (
         jax.enable_x64(False),
@@ -91,15 +92,15 @@ def fixed_settings() -> Iterator[None]:
 
 
 def gather_rows(tree: PyTree) -> PyTree:
-    """`[rows, ...]` of each device -> `[rows of all devices, ...]` on every device; for use inside a program."""
+    """Gathers `[rows, ...]` of each device as `[rows of all devices, ...]` on every device; for use inside a program."""
     return jax.lax.all_gather(tree, AXIS, tiled=True)
 
 
 def _zeros(specs: PyTree) -> PyTree:
-    """Global arrays of these shapes and shardings.
+    """Returns global arrays of these shapes and shardings.
 
-    Across processes pmap lowers global arrays as they are, but takes everything
-    else, shapes included, for host-local data to be converted.
+    With several processes pmap lowers global arrays unchanged, but treats everything
+    else, including shapes, as host-local data to convert.
     """
     shardings = jax.tree.map(lambda spec: spec.sharding, specs)
     zeros = jax.jit(
@@ -111,7 +112,7 @@ def _zeros(specs: PyTree) -> PyTree:
 
 def _device_bytes(compiled) -> int:
     memory = compiled.memory_analysis()
-    if memory is None:  # some backends do not say
+    if memory is None:  # not provided by some backends
         return 0
     return (
         memory.argument_size_in_bytes

@@ -1,7 +1,7 @@
 """Gradient synchronisation: few large buffers instead of one message per parameter.
 
-Measured with 150 leaves: 2 processes over gloo take 178 ms leaf by leaf and
-13 ms as one vector; 4 devices of one process 17 ms and 3.4 ms.
+Measured on CPU with 150 leaves: 2 processes over gloo take 178 ms leaf by leaf and
+13 ms as one vector; 4 devices of one process take 17 ms and 3.4 ms.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ WIRE_DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class GradientSync:
-    """How gradients become equal on all devices.
+    """All-reduce mean of gradients over all devices, in few large buffers.
 
     Attributes:
-        wire_dtype: what they travel as; the mean is taken in it.
-        bucket_bytes: largest size of one buffer; None: a single buffer.
+        wire_dtype: Dtype of the buffers and of the mean.
+        bucket_bytes: Maximum size of a buffer in bytes; None: a single buffer.
     """
 
     wire_dtype: str = "float32"
@@ -38,11 +38,11 @@ class GradientSync:
             )
 
     def reduce(self, gradients: PyTree, num_devices: int) -> list[jax.Array]:
-        """Mean over the devices of `AXIS`, packed; for use inside an SPMD function.
+        """Averages gradients over the devices of `AXIS`; for use inside an SPMD function.
 
         Returns:
-            Flat float32 buffers that hold every gradient once; `unpack` gives
-            the tree back. One device communicates nothing and packs nothing.
+            Flat float32 buffers with every gradient once; `unpack` restores the tree.
+            With one device nothing is communicated or packed.
         """
         leaves = jax.tree.leaves(gradients)
         if num_devices == 1:
@@ -56,10 +56,10 @@ class GradientSync:
         return buffers
 
     def unpack(self, buffers: list[jax.Array], like: PyTree, num_devices: int) -> PyTree:
-        """The tree in `buffers`, shaped and typed `like` the parameters.
+        """Restores the tree from `buffers`, with shapes and dtypes of `like`.
 
-        Apart from `reduce`, so that the slices can be taken where they are used
-        and need no memory of their own.
+        It is separate from `reduce`, so that XLA slices the buffers at the point of use
+        and allocates no memory for the slices.
         """
         leaves, structure = jax.tree.flatten(like)
         unpacked = []
@@ -94,7 +94,7 @@ def make_sync(parallel: ParallelConfig, platform: str) -> GradientSync:
 
 
 def split_into_buckets(sizes: Sequence[int], limit: float) -> list[list[int]]:
-    """Consecutive leaves in buckets of at most `limit` elements; a larger leaf is alone in its own."""
+    """Assigns consecutive leaves to buckets of at most `limit` elements; a larger leaf has its own bucket."""
     buckets: list[list[int]] = []
     room = -1.0
     for index, size in enumerate(sizes):

@@ -20,10 +20,10 @@ from jaxdp.parallel.devices import (
     check_device_count,
     check_same_devices,
     configure_backend,
-    connected_topology,
     divide_batch,
     fitting_cpu_devices,
     fitting_topology,
+    init_devices,
 )
 from jaxdp.parallel.placement import (
     abstract_batch,
@@ -84,7 +84,7 @@ class TrainingSetup:
         )
         if processes.num_processes > 1:
             connect(processes, config.parallel.init_timeout_secs, _heartbeat_secs(config))
-        self.topology: Topology = connected_topology()
+        self.topology: Topology = init_devices()
         if config.parallel.cpu_devices is None:
             self.topology = fitting_topology(self.topology, config.global_batch_size)
         check_same_devices(self.topology)

@@ -115,7 +115,7 @@ def test_several_processes_from_python_need_an_address():
 
 
 def test_several_processes_without_an_address_are_refused():
-    with pytest.raises(UserError, match=r"process 1 of 4 is told .* set JAX_COORDINATOR_ADDRESS=HOST:PORT"):
+    with pytest.raises(UserError, match=r"process 1 of 4 has its index from the cluster, .* set JAX_COORDINATOR_ADDRESS=HOST:PORT"):
         cluster_processes(OPEN_MPI_5)
 
 

@@ -17,16 +17,16 @@ from jaxdp.parallel.devices import (
     check_device_count,
     check_same_devices,
     configure_backend,
-    connected_topology,
     divide_batch,
     divisors_up_to,
     fitting_cpu_devices,
     fitting_topology,
+    init_devices,
 )
 
 
 def test_the_topology_holds_all_devices_in_order_of_process_and_id():
-    found = connected_topology()
+    found = init_devices()
     assert list(found.devices) == sorted(jax.devices(), key=lambda device: device.id)
     assert (found.num_devices, found.num_local_devices) == (8, 8)
     assert (found.num_processes, found.process_index) == (1, 0)
@@ -45,7 +45,7 @@ def test_devices_of_a_process_stand_together(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: scattered)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    found = connected_topology()
+    found = init_devices()
     assert [(device.process_index, device.id) for device in found.devices] == [(0, 1), (0, 5), (1, 0), (1, 2)]
     assert (found.num_devices, found.num_local_devices, found.process_index) == (4, 2, 1)
 
@@ -56,7 +56,7 @@ def test_a_missing_platform_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", unable)
     with pytest.raises(UserError, match=r"Unable to initialize backend 'tpu'. Unset JAX_PLATFORMS"):
-        connected_topology()
+        init_devices()
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_a_batch_comes_out_even(rows, microbatch, count, expected):
         ),
         (
             32, 3, 4,
-            "microbatch_size=3 does not divide the 8 rows that each of 4 devices holds; "
+            "microbatch_size=3 does not divide the 8 examples that each of 4 devices holds; "
             "use 1, 2, 4 or 8.",
         ),
-        (4, 0, 4, "microbatch_size=0 does not divide the 1 rows that each of 4 devices holds; use 1."),
-        (8, 16, 4, "microbatch_size=16 does not divide the 2 rows that each of 4 devices holds; use 1 or 2."),
+        (4, 0, 4, "microbatch_size=0 does not divide the 1 examples that each of 4 devices holds; use 1."),
+        (8, 16, 4, "microbatch_size=16 does not divide the 2 examples that each of 4 devices holds; use 1 or 2."),
         (0, None, 4, "global_batch_size=0 must be at least 1."),
         (-8, None, 4, "global_batch_size=-8 must be at least 1."),
     ],
@@ -227,9 +227,9 @@ def device(process_index, kind="cpu"):
 
 def test_processes_must_bring_the_same_devices():
     check_same_devices(Topology((device(0), device(0), device(1), device(1)), 2, 0))
-    with pytest.raises(UserError, match=r"process 0 brings 2 x cpu, process 1 1 x cpu; all must bring the same"):
+    with pytest.raises(UserError, match=r"process 0 has 2 x cpu, process 1 has 1 x cpu; all must have the same"):
         check_same_devices(Topology((device(0), device(0), device(1)), 2, 0))
-    with pytest.raises(UserError, match=r"process 0 brings 1 x H100, process 1 1 x A100"):
+    with pytest.raises(UserError, match=r"process 0 has 1 x H100, process 1 has 1 x A100"):
         check_same_devices(Topology((device(0, "H100"), device(1, "A100")), 2, 1))
-    with pytest.raises(UserError, match=r"process 0 brings 1 x H100, process 1 no device"):
+    with pytest.raises(UserError, match=r"process 0 has 1 x H100, process 1 has no device"):
         check_same_devices(Topology((device(0, "H100"),), 2, 0))

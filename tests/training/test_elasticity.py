@@ -37,7 +37,7 @@ def test_from_8_devices_to_4_to_2_to_1(config_file, unbroken, tmp_path, monkeypa
     monkeypatch.setattr(setup, "configure_backend", lambda *_, **__: None)
     for step, num_devices in ((3, 8), (6, 4), (9, 2), (STEPS, 1)):
         devices = Topology(tuple(jax.devices()[:num_devices]), num_processes=1, process_index=0)
-        monkeypatch.setattr(setup, "connected_topology", lambda devices=devices: devices)
+        monkeypatch.setattr(setup, "init_devices", lambda devices=devices: devices)
         options = [*OPTIONS, f"--cpu_devices={num_devices}", f"--config.total_steps={step}"]
         assert train(config_file, tmp_path, *options) == 0
         err = capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_half_an_evaluation_in_the_metrics_is_left_out(config_file, unbroken, tm
 def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tmp_path, monkeypatch):
     two = Topology(tuple(jax.devices()[:2]), num_processes=1, process_index=0)
     monkeypatch.setattr(setup, "configure_backend", lambda *_, **__: None)
-    monkeypatch.setattr(setup, "connected_topology", lambda: two)
+    monkeypatch.setattr(setup, "init_devices", lambda: two)
     workdir = tmp_path / "moved"
     copy_up_to(unbroken, 3, workdir)
     options = ["--cpu_devices=2", "--config.microbatch_size=4", "--config.eval.every_steps=1"]
