@@ -55,6 +55,7 @@ DONE = (
     "jaxdp/data/samplers",
     "jaxdp/data/sequences",
     "jaxdp/data/stream.py",
+    "jaxdp/data/tokenizers",
     "jaxdp/decoding",
     "jaxdp/defaults.py",
     "jaxdp/errors.py",

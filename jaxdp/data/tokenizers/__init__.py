@@ -1,13 +1,13 @@
-"""Text to token ids and back, kept as a Hugging Face `tokenizer.json`.
+"""Tokenizers: text to token ids and back, stored as a Hugging Face `tokenizer.json`.
 
-    base         what every kind offers        characters   byte and char
+    base         interface of every kind       characters   byte and char
     library      any tokenizer.json            training     bpe, wordpiece, unigram
-    files        tokenizers of others          cuts         long texts, samples of many
-    numbering    gaps in their ids             vetting      a trial before they are used
+    files        pretrained tokenizers         cuts         long texts, samples of many texts
+    numbering    gaps in token ids             vetting      trial run of an unknown tokenizer
     make         `data.tokenizer` by name
 
-Departs: a special token is an id that no text encodes to. `tokenizers` would read
-the characters `<|endoftext|>` in a text as that id; here they are characters.
+Differs: a special token is an id that no text encodes to. `tokenizers` would read the characters `<|endoftext|>` in a
+text as that id; here they are ordinary characters.
 """
 
 from jaxdp.data.tokenizers.base import END_OF_TEXT, ONE_THREAD, Tokenizer

@@ -1,4 +1,4 @@
-"""What every kind of tokenizer offers."""
+"""Tokenizer interface."""
 
 import itertools
 import os
@@ -12,12 +12,12 @@ from jaxdp.atomic_files import write_atomically
 from jaxdp.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
-REPLACEMENT = "\ufffd"  # shown for what is no character
+REPLACEMENT = "\ufffd"  # replaces invalid bytes
 
 ENCODING_FORMAT = 1
-"""Number of the ids that a tokenizer.json gives to a text; part of the keys of the cache.
+"""Format number of the encoding; part of the cache keys.
 
-To be raised when a change of `data/tokenizers` encodes some text differently with the same tokenizer.json.
+Raise it when a change of `data/tokenizers` encodes some text differently with the same tokenizer.json.
 """
 
 ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false"}
@@ -27,16 +27,16 @@ it every process has as many threads as there are cores. Nothing here sets it.""
 
 
 class Tokenizer(ABC):
-    """What training, evaluation and generation ask of a tokenizer.
+    """Tokenizer as training, evaluation and generation use it.
 
-    A special token is an id that no text encodes to: the characters of its name
-    are characters like others. Tokenizers travel to other processes by their JSON.
+    A special token is an id that no text encodes to: the characters of its name are ordinary characters. Tokenizers are sent
+    to other processes as JSON.
 
     Attributes:
-        vocab_size: ids are in range(vocab_size).
-        eos_id: stands between documents.
-        special_ids: id of each special token by name, end of text among them.
-        remarks: what a person should know about it beyond `describe`'s first words.
+        vocab_size: Upper bound of the ids, which are in range(vocab_size).
+        eos_id: Id of the end-of-text token, which separates documents.
+        special_ids: Id of each special token by name, end of text included.
+        remarks: Further facts for a report, see `describe`.
     """
 
     vocab_size: int
@@ -46,25 +46,25 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text: `[num_tokens] int32`, without special tokens.
+        """Encodes a text as token ids, `[num_tokens] int32`, without special tokens.
 
         Raises:
-            UserError: the text holds what the vocabulary cannot express.
+            UserError: The vocabulary cannot represent the text.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """What `encode` gives for each text, sooner where the library has threads."""
+        """Encodes several texts like `encode`, faster if the library has threads."""
         return [self.encode(text) for text in texts]
 
     @abstractmethod
     def decode(self, ids: np.ndarray) -> str:
-        """The text of `[n]` ids: special tokens are left out, U+FFFD stands for what is no text."""
+        """Decodes `[n]` ids to text, without special tokens and with U+FFFD for invalid bytes."""
 
     def decode_after(self, before: np.ndarray, ids: np.ndarray) -> str:
-        """Decodes tokens that continue others: the text that they add.
+        """Decodes tokens that continue others, and returns the text that they add.
 
-        Tokens of a word alone do not tell whether a blank stands before it, and a
-        character may consist of tokens from both sides.
+        The tokens of a word alone do not determine whether a blank precedes it, and a character may consist of tokens from
+        both sides.
 
         Args:
             before: Ids of the text that is continued: `[n]`.
@@ -77,37 +77,36 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self) -> np.ndarray | None:
-        """UTF-8 bytes that each id stands for, 0 for special tokens: `[vocab_size] int32`.
+        """Returns the number of UTF-8 bytes of each id, 0 for special tokens: `[vocab_size] int32`.
 
-        None where the text does not come back byte for byte: then no bits per byte.
+        None if decoding does not restore every byte of a text; bits per byte are then undefined.
         """
 
     def word_boundaries(self) -> np.ndarray | None:
-        """Whether a word begins with each token, and whether one ends with it: `[vocab_size, 2] bool`.
+        """Returns for each token if a word begins with it, and if one ends with it: `[vocab_size, 2] bool`.
 
-        A word is a run of letters, digits and underscores, with the blank before it;
-        any other character is one by itself, and so is a special token. None where
-        tokens do not tell.
+        A word is a run of letters, digits and underscores, with the blank before it. Any other character is a word of its own,
+        and so is a special token. None if tokens do not determine words.
         """
         return None
 
     @abstractmethod
     def to_json(self) -> str:
-        """The content of a `tokenizer.json` that Hugging Face `tokenizers` loads."""
+        """Returns the content of a `tokenizer.json` that Hugging Face `tokenizers` loads."""
 
     @abstractmethod
     def _kind(self) -> str:
-        """The kind in words, for `describe`."""
+        """Returns the kind in words, for `describe`."""
 
     def describe(self) -> str:
-        """Kind, vocabulary size and remarks, for a report."""
+        """Returns kind, vocabulary size and remarks, for a report."""
         return "; ".join([f"{self._kind()} of {self.vocab_size} tokens", *self.remarks])
 
     def special_id(self, name: str) -> int:
-        """The id of a special token.
+        """Returns the id of a special token.
 
         Raises:
-            UserError: the tokenizer was made without it.
+            UserError: The tokenizer was made without it.
         """
         if name not in self.special_ids:
             raise UserError(
@@ -117,16 +116,16 @@ class Tokenizer(ABC):
         return self.special_ids[name]
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `to_json()`; the file is whole or absent."""
+        """Writes `to_json()` atomically."""
         write_atomically(Path(path), self.to_json())
 
 
 def special_names(special_tokens: Iterable[str]) -> tuple[str, ...]:
-    """End of text, then each other name once, in order."""
+    """Returns end of text, then each other name once, in order."""
     return tuple(dict.fromkeys((END_OF_TEXT, *special_tokens)))
 
 
 def boundaries(text: str) -> tuple[bool, bool]:
-    """Whether a word begins with a token of this text, and whether one ends with it."""
+    """Returns if a word begins with a token of this text, and if one ends with it."""
     first, last = (character == "_" or character.isalnum() for character in (text[0], text[-1]))
     return not first, not last and not text[-1].isspace()

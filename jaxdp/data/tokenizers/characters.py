@@ -1,7 +1,7 @@
-"""Tokenizers without merges: a byte or a character is a token.
+"""Byte and character tokenizers, without merges.
 
-Encoding and decoding are NumPy over whole texts; the file serves other programs,
-and gives them the same ids.
+Encoding and decoding are NumPy operations on whole texts. The tokenizer.json is for other programs, and gives them the
+same ids.
 """
 
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ NOT_UTF8 = 0xFF  # a byte that UTF-8 never uses
 
 
 class ByteTokenizer(Tokenizer):
-    """Each byte of the UTF-8 text is its own id; special tokens follow from 256 on.
+    """Tokenizer whose ids are the bytes of the UTF-8 text; special tokens follow from 256 on.
 
     Args:
-        special_tokens: names beside end of text, which is 256.
+        special_tokens: Names of special tokens in addition to end of text, which is 256.
     """
 
     eos_id = 256
@@ -41,23 +41,28 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         # A prompt typed in another encoding arrives with lone surrogates.
+        """Encodes a text, see `Tokenizer.encode`."""
         return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int32)
 
     def decode(self, ids: np.ndarray) -> str:
+        """Decodes ids, see `Tokenizer.decode`."""
         ids = np.asarray(ids, np.int64)
         ids = ids[(ids < 256) | (ids >= self.vocab_size)]
         ids = np.where((ids >= 0) & (ids < 256), ids, NOT_UTF8)
         return ids.astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def token_bytes(self) -> np.ndarray:
+        """Returns the bytes of each id, see `Tokenizer.token_bytes`."""
         return np.repeat(np.array([1, 0], np.int32), [256, len(self.special_ids)])
 
     def word_boundaries(self) -> np.ndarray:
-        # A byte above 127 is a part of some character, a letter most often.
+        # A byte above 127 is part of a character, usually a letter.
+        """Returns the word boundaries of each id, see `Tokenizer.word_boundaries`."""
         texts = ["a" if byte > 127 else chr(byte) for byte in range(256)]
         return np.array([*map(boundaries, texts), *[(True, True)] * len(self.special_ids)])
 
     def to_json(self) -> str:
+        """Returns the content of a tokenizer.json."""
         tokenizer = _unmerged(map(byte_symbol, range(256)), self.special_ids)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -68,11 +73,11 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """Each character of a given set is its own id; special tokens have the last ids.
+    """Tokenizer whose ids are the characters of a given set; special tokens have the last ids.
 
     Args:
-        characters: distinct; the order gives the ids.
-        special_tokens: names beside end of text, which is the first of them.
+        characters: Distinct characters, in the order of their ids.
+        special_tokens: Names of special tokens in addition to end of text, which is the first of them.
     """
 
     def __init__(self, characters: str, special_tokens: Iterable[str] = ()):
@@ -90,13 +95,14 @@ class CharTokenizer(Tokenizer):
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], special_tokens: Iterable[str] = ()) -> "CharTokenizer":
-        """The characters that occur in some texts, sorted by code point."""
+        """Builds a tokenizer of the characters that occur in some texts, sorted by code point."""
         occurs = np.zeros(0x110000, bool)
         for text in texts:
             occurs[_code_points(text)] = True
         return cls("".join(map(chr, np.flatnonzero(occurs))), special_tokens)
 
     def encode(self, text: str) -> np.ndarray:
+        """Encodes a text, see `Tokenizer.encode`."""
         ids = self._id_of[_code_points(text)]
         if ids.size and ids.min() < 0:
             position = int(np.argmax(ids < 0))
@@ -108,6 +114,7 @@ class CharTokenizer(Tokenizer):
         return ids
 
     def decode(self, ids: np.ndarray) -> str:
+        """Decodes ids, see `Tokenizer.decode`."""
         ids = np.asarray(ids, np.int64)
         ids = ids[(ids < self.eos_id) | (ids >= self.vocab_size)]
         known = (ids >= 0) & (ids < self.eos_id)
@@ -116,15 +123,18 @@ class CharTokenizer(Tokenizer):
         return code_points.tobytes().decode("utf-32-le", "replace")
 
     def token_bytes(self) -> np.ndarray:
+        """Returns the bytes of each id, see `Tokenizer.token_bytes`."""
         points = self._code_points
         sizes = 1 + (points >= 0x80) + (points >= 0x800).astype(np.int32) + (points >= 0x10000)
         return np.append(sizes, np.zeros(len(self.special_ids))).astype(np.int32)
 
     def word_boundaries(self) -> np.ndarray:
+        """Returns the word boundaries of each id, see `Tokenizer.word_boundaries`."""
         characters = map(chr, self._code_points)
         return np.array([*map(boundaries, characters), *[(True, True)] * len(self.special_ids)])
 
     def to_json(self) -> str:
+        """Returns the content of a tokenizer.json."""
         tokenizer = _unmerged(map(chr, self._code_points), self.special_ids)
         tokenizer.decoder = decoders.Fuse()
         return tokenizer.to_str(pretty=True)
@@ -134,11 +144,11 @@ class CharTokenizer(Tokenizer):
 
 
 def without_merges(theirs: tokenizers.Tokenizer, special_tokens: Iterable[str] = ()) -> Tokenizer | None:
-    """The byte or character tokenizer that the library read back from its file.
+    """Rebuilds the byte or character tokenizer that the library has read from its file.
 
     Args:
-        theirs: what the library made of a file.
-        special_tokens: names that it should have beside those of the file.
+        theirs: Tokenizer of the library.
+        special_tokens: Names of special tokens to add to those of the file.
 
     Returns:
         None for a file that neither of the two classes wrote.
@@ -157,7 +167,7 @@ def without_merges(theirs: tokenizers.Tokenizer, special_tokens: Iterable[str] =
 
 
 def byte_symbol(byte: int) -> str:
-    """The printable character that stands for a byte in byte-level vocabularies.
+    """Returns the printable character of a byte in byte-level vocabularies.
 
     Source: `bytes_to_unicode` of GPT-2's encoder: a byte that Latin-1 prints is
     itself, the others are U+0100, U+0101, ... in their order.
@@ -169,12 +179,12 @@ def byte_symbol(byte: int) -> str:
 
 
 def _code_points(text: str) -> np.ndarray:
-    """`[num_characters] uint32`."""
+    """Returns the code points of a text: `[num_characters] uint32`."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _unmerged(symbols: Iterable[str], names: Iterable[str]) -> tokenizers.Tokenizer:
-    """A byte pair encoding without pairs: each symbol by itself, then the special tokens."""
+    """Builds a byte pair encoding without merges: each symbol by itself, then the special tokens."""
     vocab = {symbol: i for i, symbol in enumerate([*symbols, *names])}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.add_special_tokens(list(names))

@@ -1,4 +1,4 @@
-"""Long texts in pieces, and a bounded sample of many texts."""
+"""Long texts split into pieces, and a bounded sample of many texts."""
 
 import re
 from collections.abc import Iterable
@@ -6,32 +6,30 @@ from collections.abc import Iterable
 from jaxdp.errors import UserError
 
 PIECE_LENGTH = 1 << 16
-"""Characters after which a piece ends at the next chance. The library keeps about a hundred bytes a
+"""Characters after which a piece ends at the next blank. The library keeps about a hundred bytes per
 character while it encodes, and is a third slower on texts of megabytes."""
 
-LONGEST_PIECE = 1 << 20
-"""Characters of a piece of the sample, where there is no blank to cut at."""
+MAX_SAMPLE_PIECE = 1 << 20
+"""Maximum number of characters of a piece of the sample, if it has no blank to cut at."""
 
 SAMPLE_BYTES = 200_000_000
-"""What a vocabulary is trained on at most. The library counts pairs in 32 bits, which 2 GB could
+"""Maximum size of the text that a vocabulary is trained on. The library counts pairs in 32 bits, which 2 GB could
 overflow; a vocabulary hardly changes beyond 100 MB."""
 
 _CUT = re.compile(r"(?<=\S)[ \t\n\r]")
-"""A blank after a character that is none. What Python takes for blank includes what the library
-does, so the character in front ends a word for both."""
+"""Blank after a non-blank. Python's class of blanks includes that of the library, so the character before
+ends a word for both."""
 
 
 def cut_at_blanks(text: str, piece_length: int = PIECE_LENGTH) -> list[str]:
-    """A text in pieces that GPT-2's and BERT's pre-tokenizers split as they split the whole.
+    """Splits a text into pieces that the pre-tokenizers of GPT-2 and BERT split like the whole text.
 
-    A piece ends in front of a blank that follows a non-blank. Both split there:
-    GPT-2's puts a blank before a word or among blanks, never behind a word, and
-    what it does with blanks depends only on what follows them; BERT's drops them.
+    A piece ends before a blank that follows a non-blank. Both pre-tokenizers split there: GPT-2's puts a blank before a word or
+    among blanks, never after a word, and treats blanks by what follows them; BERT's drops them.
 
     Args:
-        text: any length.
-        piece_length: characters that each piece but the last has at least; where no
-            blank comes, the piece goes on.
+        text: Text of any length.
+        piece_length: Minimum number of characters of each piece except the last; a piece continues until the next blank.
 
     Returns:
         One or more pieces; joined they are the text.
@@ -44,17 +42,17 @@ def cut_at_blanks(text: str, piece_length: int = PIECE_LENGTH) -> list[str]:
 
 
 def sample_pieces(texts: Iterable[str], num_bytes: int = SAMPLE_BYTES) -> list[str]:
-    """Pieces of all texts if they fit, else every 2nd, 4th, 8th, ... piece of them.
+    """Samples pieces of texts: all of them if they fit, else every 2nd, 4th, 8th, ... piece.
 
-    So the sample is spread evenly over the data, however long that is, and is a
-    function of the texts and their order alone. All texts are read, few are held.
+    The sample is spread evenly over the data and is a function of the texts and their order alone. All texts are read, few
+    are held in memory.
 
     Args:
-        texts: read once, to the end.
-        num_bytes: of UTF-8 that the sample may have.
+        texts: Texts, read once, to the end.
+        num_bytes: Maximum size of the sample in bytes of UTF-8.
 
     Raises:
-        UserError: a text with a character that is none; see `not_unicode`.
+        UserError: A text has an invalid character, see `not_unicode`.
     """
     kept, sizes = [], []
     total, number, stride = 0, 0, 1
@@ -76,12 +74,12 @@ def sample_pieces(texts: Iterable[str], num_bytes: int = SAMPLE_BYTES) -> list[s
 
 def _sample_pieces_of(text: str) -> Iterable[str]:
     for piece in cut_at_blanks(text):
-        for start in range(0, len(piece), LONGEST_PIECE):
-            yield piece[start : start + LONGEST_PIECE]
+        for start in range(0, len(piece), MAX_SAMPLE_PIECE):
+            yield piece[start : start + MAX_SAMPLE_PIECE]
 
 
 def not_unicode(text: str) -> UserError:
-    """The sentence for a text that UTF-8 cannot write: it holds half a surrogate pair."""
+    """Returns the error for a text with half a surrogate pair, which UTF-8 cannot encode."""
     position = next(i for i, character in enumerate(text) if 0xD800 <= ord(character) < 0xE000)
     return UserError(
         f"Character {text[position]!r} at position {position} is half of a surrogate pair, no Unicode "

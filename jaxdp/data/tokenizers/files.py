@@ -1,4 +1,4 @@
-"""Tokenizers from files: our own, and those of others, from a path or from the Hub."""
+"""Tokenizer files: those of jaxdp, and pretrained ones from a path or from the Hugging Face Hub."""
 
 import json
 import os
@@ -18,25 +18,24 @@ from jaxdp.json_files import parse_json, read_regular
 from jaxdp.quoting import quoted
 
 HUB_SECS = 10
-"""How long the Hub may take to say that it is there."""
+"""Timeout in seconds of the request that checks if the Hub is reachable."""
 
 RANDOM = ("dropout", "alpha", "nbest_size")
 """Keys of a model that make it encode a text differently each time."""
 
 
 def load_tokenizer(path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer of a tokenizer.json: one that `Tokenizer.save` wrote, or any other.
+    """Loads a tokenizer.json, written by `Tokenizer.save` or any other program.
 
-    What the file says about truncation, padding, tokens around a text and random
-    merges is left out: a text is encoded whole, as it is, the same way each time.
-    Where it names no end of text, `<|endoftext|>` is added as a new id.
+    Settings of the file for truncation, padding, tokens around a text and random merges are removed: a text is encoded whole,
+    unchanged and deterministically. If the file names no end of text, `<|endoftext|>` is added as a new id.
 
     Args:
-        path: the file.
-        special_tokens: names that are added as new ids if the file lacks them.
+        path: Path of the file.
+        special_tokens: Names that are added as new ids if the file lacks them.
 
     Raises:
-        UserError: no such file, or no tokenizer.json.
+        UserError: The file does not exist or is not a tokenizer.json.
     """
     return parse_tokenizer(read_tokenizer_file(path), path, special_tokens)
 
@@ -58,10 +57,10 @@ def read_tokenizer_file(path: str | os.PathLike) -> str:
 
 
 def parse_tokenizer(text: str, path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
-    """Makes the tokenizer of a text that `read_tokenizer_file` read from a path, see `load_tokenizer`.
+    """Builds the tokenizer from a text that `read_tokenizer_file` read from a path, see `load_tokenizer`.
 
     Raises:
-        UserError: It is no tokenizer.json.
+        UserError: It is not a tokenizer.json.
     """
     try:
         content = parse_json(text)
@@ -80,17 +79,17 @@ def parse_tokenizer(text: str, path: str | os.PathLike, special_tokens: Iterable
 
 
 def download_tokenizer(name: str, special_tokens: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer.json of a model on the Hugging Face Hub, or of its copy in the local cache.
+    """Loads the tokenizer.json of a model on the Hugging Face Hub, or of its copy in the local cache.
 
-    A copy in the cache is taken as it is. Else the Hub is asked once before
-    anything is loaded: the client alone would try for half a minute.
+    A cached copy is used without a request. Otherwise one request checks first that the Hub is reachable, since the client
+    alone would try for half a minute.
 
     Args:
         name: `gpt2` or `organisation/model`.
-        special_tokens: see `load_tokenizer`.
+        special_tokens: See `load_tokenizer`.
 
     Raises:
-        UserError: no such model, no tokenizer.json in it, or no way to the Hub.
+        UserError: The model does not exist or has no tokenizer.json, or the Hub cannot be reached.
     """
     import huggingface_hub as hub
     from huggingface_hub import errors
@@ -131,7 +130,7 @@ def _download(name: str) -> str:
 def _adopt(
     theirs: tokenizers.Tokenizer, filled: dict[str, Any], origin: str, special_tokens: Iterable[str], num_filled: int
 ) -> LibraryTokenizer:
-    """Another's tokenizer with an end of text, and without what changes a text."""
+    """Adds an end of text to a pretrained tokenizer, and removes everything that changes a text."""
     _check_ids(theirs, filled, origin)
     theirs.no_truncation()
     theirs.no_padding()
@@ -159,7 +158,7 @@ def _special_names(theirs: tokenizers.Tokenizer) -> set[str]:
 
 
 def _check_ids(theirs: tokenizers.Tokenizer, content: dict[str, Any], origin: str) -> None:
-    """Checks that the library numbers the added tokens as the file does."""
+    """Checks that the library numbers the added tokens like the file."""
     for token in content.get("added_tokens", ()):
         found = theirs.token_to_id(token["content"])
         if found != token["id"]:

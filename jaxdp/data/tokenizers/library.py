@@ -1,10 +1,9 @@
-"""A tokenizer.json as the `tokenizers` library runs it.
+"""Tokenizer backed by the Hugging Face `tokenizers` library.
 
-Departs: the library reads the characters `<|endoftext|>` in a text as that special
-token; here they are characters. Its switch `encode_special_tokens` sees to the
-added tokens; a model can also have the name among its words (Unigram, WordPiece),
-so the library is given the file with every special token under a name that no text
-has, and only our own copy keeps the true ones.
+Differs: the library reads the characters `<|endoftext|>` in a text as that special token; here they are ordinary characters.
+Its switch `encode_special_tokens` handles the added tokens. A model can also have the name in its vocabulary (Unigram,
+WordPiece), so the library receives the file with every special token under a name that no text contains, and only our
+copy keeps the true names.
 """
 
 import functools
@@ -33,24 +32,24 @@ END_OF_TEXT_NAMES = (
     "[SEP]",  # BERT
     "<sep>",  # XLNet
 )
-"""What ends a text in well-known vocabularies, the first found being it."""
+"""End-of-text tokens of well-known vocabularies; the first one found is used."""
 
-GROUP_LENGTH = 1 << 22  # characters encoded at once: what bounds memory
-BLANK = "▁"  # what SentencePiece writes for a blank
-HIDDEN = "\x00 "  # in front of a special token's name, for the library
+GROUP_LENGTH = 1 << 22  # characters encoded at once, which bounds memory
+BLANK = "▁"  # blank in SentencePiece
+HIDDEN = "\x00 "  # prefix of the names of special tokens, for the library
 
 KEEP_TEXT = {"ByteLevel", "Split", "Digits", "Punctuation", "FixedLength", "UnicodeScripts"}
-"""Pre-tokenizers that only split, unless told to remove."""
+"""Pre-tokenizers that only split, unless configured to remove."""
 
 KINDS = {"BPE": "BPE", "WordPiece": "WordPiece", "Unigram": "Unigram", "WordLevel": "Words"}
 
 
 class LibraryTokenizer(Tokenizer):
-    """Any tokenizer.json in which some special token is one of END_OF_TEXT_NAMES.
+    """Tokenizer of any tokenizer.json with a special token that is one of END_OF_TEXT_NAMES.
 
     Args:
-        content: the file's text, as the library writes it.
-        remarks: for `describe`.
+        content: Text of the file, as the library writes it.
+        remarks: Further facts for `describe`.
     """
 
     def __init__(self, content: str, remarks: Sequence[str] = ()):
@@ -71,22 +70,25 @@ class LibraryTokenizer(Tokenizer):
         return LibraryTokenizer, (self._json, self.remarks)
 
     def encode(self, text: str) -> np.ndarray:
+        """Encodes a text, see `Tokenizer.encode`."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Encodes several texts, see `Tokenizer.encode_batch`."""
         pieces = [self._cut(text) for text in texts]
         ids = []
         for group in _groups(itertools.chain.from_iterable(pieces)):
             try:
                 with panics_as_errors("encode a text"):
                     encodings = self._library.encode_batch_fast(group, add_special_tokens=False)
-            except TypeError as error:  # its word for a string that UTF-8 cannot write
+            except TypeError as error:  # raised for a string that UTF-8 cannot encode
                 raise not_unicode("".join(group)) from error
             ids += [np.array(encoding.ids, np.int32) for encoding in encodings]
         parts = iter(ids)
         return [np.concatenate([next(parts) for _ in own]) for own in pieces]
 
     def decode(self, ids: np.ndarray) -> str:
+        """Decodes ids, see `Tokenizer.decode`."""
         symbols, special = self._symbols, set(self.special_ids.values()) - {self._unknown_id}
         words = [symbols.get(i, REPLACEMENT) for i in np.asarray(ids).tolist() if i not in special]
         decoder = self._library.decoder
@@ -96,6 +98,7 @@ class LibraryTokenizer(Tokenizer):
             return decoder.decode(words)
 
     def token_bytes(self) -> np.ndarray | None:
+        """Returns the bytes of each id, see `Tokenizer.token_bytes`."""
         if not _keeps_bytes(self._content) or not self._shows_added_tokens():
             return None
         alphabet = set(map(byte_symbol, range(256)))
@@ -108,6 +111,7 @@ class LibraryTokenizer(Tokenizer):
         return sizes
 
     def word_boundaries(self) -> np.ndarray | None:
+        """Returns the word boundaries of each id, see `Tokenizer.word_boundaries`."""
         over_bytes = self.token_bytes() is not None
         prefix = self._content["model"].get("continuing_subword_prefix")
         if not over_bytes and not prefix and not any(s.startswith(BLANK) for s in self._symbols.values()):
@@ -120,10 +124,11 @@ class LibraryTokenizer(Tokenizer):
         return found
 
     def to_json(self) -> str:
+        """Returns the content of a tokenizer.json."""
         return self._json
 
     def spelled_specials(self) -> list[str]:
-        """Special tokens whose name, as a text, the model still makes into their id."""
+        """Returns the special tokens whose name, as a text, the model still encodes as their id."""
         names = [name for name, i in self.special_ids.items() if i != self._unknown_id]
         encoded = self.encode_batch(names)
         return [name for name, ids in zip(names, encoded, strict=True) if self.special_ids[name] in ids]
@@ -134,7 +139,7 @@ class LibraryTokenizer(Tokenizer):
 
     @functools.cached_property
     def _symbols(self) -> dict[int, str]:
-        """Each id as the decoder expects it; what stands for unknown text is shown as U+FFFD."""
+        """Returns each id as the decoder expects it; unknown text is shown as U+FFFD."""
         symbols = {i: symbol for symbol, i in self._library.get_vocab().items()}
         normalizer = self._library.normalizer
         for token in self._content["added_tokens"]:
@@ -154,7 +159,7 @@ class LibraryTokenizer(Tokenizer):
         return model.get("unk_id")
 
     def _shows_added_tokens(self) -> bool:
-        """Whether the ordinary added tokens are decoded to their own text and nothing else."""
+        """Returns True if the ordinary added tokens are decoded to exactly their own text."""
         return not any(
             token["lstrip"] or token["rstrip"] or self.decode([token["id"]]) != token["content"]
             for token in self._content["added_tokens"]
@@ -163,7 +168,7 @@ class LibraryTokenizer(Tokenizer):
 
 
 def _latin(symbol: str) -> str:
-    """The bytes that a byte-level symbol stands for: ASCII as it is, an `a` for any other byte."""
+    """Returns the bytes that a byte-level symbol represents: ASCII unchanged, an `a` for any other byte."""
     return "".join(_characters().get(character, "a") for character in symbol)
 
 
@@ -173,7 +178,7 @@ def _characters() -> dict[str, str]:
 
 
 def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:
-    """Pieces in groups of about GROUP_LENGTH characters."""
+    """Yields pieces in groups of about GROUP_LENGTH characters."""
     group, length = [], 0
     for piece in pieces:
         group.append(piece)
@@ -186,9 +191,9 @@ def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _with_hidden_names(content: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer, its special tokens under names that stand in no text.
+    """Returns the same tokenizer with its special tokens under names that no text contains.
 
-    A name that merges are made of keeps its place: without it the file is invalid.
+    A name that merges use is kept, since the file is invalid without it.
     """
     model = content["model"]
     merged = {part for merge in model.get("merges", ()) for part in (*merge, "".join(merge))}
@@ -214,7 +219,7 @@ def _with_hidden_names(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _splits_at_blanks(content: dict[str, Any]) -> bool:
-    """Whether `cut_at_blanks` cuts only where this tokenizer splits anyway."""
+    """Returns True if `cut_at_blanks` cuts only where this tokenizer splits anyway."""
     splitter = content["pre_tokenizer"] or {}
     whole_words = splitter.get("type") == "BertPreTokenizer" or (
         splitter.get("type") == "ByteLevel" and splitter["use_regex"] and not splitter["add_prefix_space"]
@@ -226,7 +231,7 @@ def _splits_at_blanks(content: dict[str, Any]) -> bool:
 
 
 def _keeps_bytes(content: dict[str, Any]) -> bool:
-    """Whether every text comes back: split, written in byte symbols, merged, nothing else."""
+    """Returns True if decoding restores every text: it is split, written in byte symbols and merged, nothing else."""
     splitter = content["pre_tokenizer"] or {}
     steps = splitter["pretokenizers"] if splitter.get("type") == "Sequence" else [splitter]
     return (

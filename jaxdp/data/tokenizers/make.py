@@ -1,4 +1,4 @@
-"""`data.tokenizer` by name."""
+"""Construction of the tokenizer that `data.tokenizer` names."""
 
 import re
 from collections.abc import Iterable
@@ -11,33 +11,31 @@ from jaxdp.errors import UserError
 
 TRAINED = {"bpe": train_bpe, "wordpiece": train_wordpiece, "unigram": train_unigram}
 VOCABULARY_FORMAT = 1
-"""Number of what `make_tokenizer` makes of the same texts; part of the keys of the cache.
+"""Format number of the output of `make_tokenizer`; part of the cache keys.
 
-To be raised when a change of `data/tokenizers` gives another tokenizer.json for the same name, texts and special tokens.
+Raise it when a change of `data/tokenizers` gives another tokenizer.json for the same name, texts and special tokens.
 """
 
-LARGEST = 1_000_000  # vocabulary that is trained: the library sets memory aside for all of it
+MAX_VOCAB_SIZE = 1_000_000  # of a trained vocabulary, since the library allocates memory for all of it
 
 
 def make_tokenizer(
     name: str, texts: Iterable[str], special_tokens: Iterable[str] = (), content: str | None = None
 ) -> Tokenizer:
-    """The tokenizer of `data.tokenizer`.
+    """Builds the tokenizer of `data.tokenizer`.
 
     Args:
-        name: `byte`, `char`, `bpe:N`, `wordpiece:N`, `unigram:N` with N ids in all,
-            `hf:NAME` or the path of a file that ends in `.json`.
-        texts: for a trained kind the training documents, for `char` all documents,
-            evaluation too, as it refuses characters that it has not met. Read once,
-            in order; not at all by the other kinds.
-        special_tokens: names that the task needs beside end of text. Trained kinds
-            number the special tokens from 0: `<|endoftext|>`, wordpiece's `[UNK]`,
-            then these; `byte` and `char` number them last, a file keeps its own.
-        content: text of the file that `name` names; None: it is read.
+        name: `byte`, `char`, `bpe:N`, `wordpiece:N`, `unigram:N` with N ids in all, `hf:NAME` or the path of a file that
+            ends in `.json`.
+        texts: Training documents for a trained kind; for `char` all documents, also those of the validation split, since
+            it refuses characters that it has not seen. Read once, in order; unused by the other kinds.
+        special_tokens: Names that the task needs in addition to end of text. Trained kinds number the special tokens from 0:
+            `<|endoftext|>`, `[UNK]` of wordpiece, then these. `byte` and `char` number them last, a file keeps its own.
+        content: Text of the file that `name` names; None: it is read.
 
     Raises:
-        UserError: see `check_tokenizer_name`; a vocabulary too small for its
-            alphabet; no such file, or model on the Hub, or not a tokenizer.json.
+        UserError: See `check_tokenizer_name`; the vocabulary is too small for its alphabet; the file or model does not
+            exist or is not a tokenizer.json.
     """
     special_tokens = tuple(special_tokens)
     kind, size = _parse(name)
@@ -56,23 +54,23 @@ def check_tokenizer_name(name: str) -> None:
     """Checks `data.tokenizer` before any data is read.
 
     Raises:
-        UserError: an unknown kind, or no vocabulary size where one is needed.
+        UserError: The kind is unknown, or a vocabulary size is missing.
     """
     _parse(name)
 
 
 def _parse(name: str) -> tuple[str, int | None]:
-    """(kind, vocabulary size of a trained one)."""
+    """Parses a name into kind and vocabulary size (of a trained kind)."""
     kind, _, rest = name.partition(":")
     if name in ("byte", "char"):
         return name, None
     if kind == "hf":
         return "hf", None
     if kind in TRAINED:
-        if not re.fullmatch("[0-9]+", rest) or not 0 < int(rest) <= LARGEST:
+        if not re.fullmatch("[0-9]+", rest) or not 0 < int(rest) <= MAX_VOCAB_SIZE:
             raise UserError(
                 f"data.tokenizer={name!r} has no vocabulary size: expected {kind}:N with N a whole number "
-                f"up to {LARGEST}, as in {kind}:8000."
+                f"up to {MAX_VOCAB_SIZE}, as in {kind}:8000."
             )
         return kind, int(rest)
     if name.endswith(".json"):

@@ -1,7 +1,7 @@
-"""Ids of a tokenizer.json: gaps in them are filled with unused special tokens.
+"""Gaps in the ids of a tokenizer.json, which are filled with unused special tokens.
 
-The library numbers added tokens without gaps after the entries of the model, so of a file with gaps it would
-give other ids than the file.
+The library numbers added tokens without gaps after the entries of the model, so for a file with gaps it would assign
+other ids than the file.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from jaxdp.errors import UserError
 
 MAX_GAPS = 10_000
-"""Unused ids of a file with fewer tokens; each is a row of the model's embedding."""
+"""Maximum number of unused ids of a file with fewer tokens; each adds a row to the embedding of the model."""
 
 
 def unused_name(number: int) -> str:
@@ -21,11 +21,11 @@ def fill_gaps(content: dict[str, Any], origin: str) -> int:
     """Gives every id below the largest a token, in place.
 
     Args:
-        content: A tokenizer.json, parsed.
-        origin: Its path, for messages.
+        content: Parsed tokenizer.json.
+        origin: Path of the file, for messages.
 
     Returns:
-        How many ids were filled.
+        Number of ids that were filled.
 
     Raises:
         UserError: There are more gaps than tokens, and more than MAX_GAPS.

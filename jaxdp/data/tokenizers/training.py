@@ -1,9 +1,7 @@
-"""Vocabularies trained on the data by the `tokenizers` library.
+"""Training of BPE, WordPiece and Unigram vocabularies with the `tokenizers` library, deterministically.
 
-The same texts in the same order give the same file, in any process and with any
-number of threads. The library itself is not like that: where it goes through a
-hash map the order is another in each process. Each function says what it does
-about it.
+The same texts in the same order give the same file, in any process and with any number of threads. The library itself
+iterates over hash maps in an order that differs between processes; each function describes how it avoids that.
 """
 
 import json
@@ -21,25 +19,25 @@ from jaxdp.data.tokenizers.library import LibraryTokenizer
 from jaxdp.errors import UserError
 
 UNKNOWN = "[UNK]"
-LONGEST_WORD = 100
-"""Characters, or bytes, that a vocabulary learns from at once: a megabyte without a blank would
-take hours as one word. WordPiece makes a longer word [UNK]."""
-FEWEST_OCCURRENCES = 2  # of a pair that is merged: what occurs once is no regularity
+MAX_WORD_LENGTH = 100
+"""Maximum number of characters, or bytes, of a word in training: a megabyte without a blank would
+take hours as one word. A longer word is [UNK] for WordPiece."""
+MIN_OCCURRENCES = 2  # of a pair that is merged
 ALPHABET = 1000
-"""Characters that wordpiece spells words with, or a quarter of the vocabulary if that is more."""
+"""Number of characters in the alphabet of WordPiece, or a quarter of the vocabulary if that is more."""
 SCORE_DECIMALS = 4
-"""Of a unigram score: sums in another order differ from the eleventh decimal on."""
+"""Decimals of a unigram score: sums in another order differ from the eleventh decimal on."""
 
 BYTE_SYMBOLS = [byte_symbol(byte) for byte in range(256)]
 
 
 def train_bpe(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]) -> LibraryTokenizer:
-    """Byte pair encoding over the bytes of the words that GPT-2's pattern finds; lossless.
+    """Trains byte pair encoding over the bytes of the words that GPT-2's pattern finds; lossless.
 
     Args:
-        vocab_size: ids wanted: special tokens, 256 bytes, and a merge each.
-        texts: see `sample_pieces`.
-        special_tokens: names beside end of text.
+        vocab_size: Number of ids: special tokens, 256 bytes, and one per merge.
+        texts: Training texts, see `sample_pieces`.
+        special_tokens: Names of special tokens in addition to end of text.
 
     Raises:
         UserError: vocab_size is too small for special tokens and bytes.
@@ -51,7 +49,7 @@ def train_bpe(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[st
     tokenizer = _over_bytes(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=FEWEST_OCCURRENCES,
+        min_frequency=MIN_OCCURRENCES,
         special_tokens=list(names),
         initial_alphabet=BYTE_SYMBOLS,
         show_progress=False,
@@ -63,31 +61,29 @@ def train_bpe(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[st
 def train_wordpiece(
     vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]
 ) -> LibraryTokenizer:
-    """BERT's: words and punctuation apart, a word spelled by the longest pieces first; lossy.
+    """Trains WordPiece as in BERT: words and punctuation are split, then words into the longest pieces first; lossy.
 
-    Blanks and control characters are not kept, and a word with a character
-    outside the alphabet is [UNK]. The alphabet is the most frequent characters,
-    each both at the start of a word and inside (`##`).
+    Blanks and control characters are lost, and a word with a character outside the alphabet is [UNK]. The alphabet consists
+    of the most frequent characters, each at the start of a word and inside (`##`).
 
-    For the library the `##` characters would be numbered as its hash map has
-    them; here they are given to it in order. Nor does it choose the alphabet, for
-    ties would fall at random.
+    The library would number the `##` characters in the order of its hash map, so they are given to it in order. It would
+    also break ties of the alphabet at random, so the alphabet is chosen here.
 
     Args:
-        vocab_size: ids wanted: special tokens with [UNK], the alphabet, and pieces.
-        texts: see `sample_pieces`.
-        special_tokens: names beside end of text and [UNK].
+        vocab_size: Number of ids: special tokens with [UNK], the alphabet, and pieces.
+        texts: Training texts, see `sample_pieces`.
+        special_tokens: Names of special tokens in addition to end of text and [UNK].
 
     Raises:
         UserError: vocab_size is too small for special tokens and alphabet.
 
     Source: Devlin et al. 2019, BERT, section 3; Schuster and Nakajima 2012,
     Japanese and Korean Voice Search, section 4.
-    Departs: pieces are chosen as pairs by count, as all open trainers do, not by likelihood.
+    Differs: pieces are chosen as pairs by count, as in all open trainers, not by likelihood.
     """
     names = special_names((UNKNOWN, *special_tokens))
     tokenizer = tokenizers.Tokenizer(
-        models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD)
+        models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=MAX_WORD_LENGTH)
     )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -97,7 +93,7 @@ def train_wordpiece(
     _check_size("wordpiece", vocab_size, len(names) + len(alphabet) + len(inside))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        min_frequency=FEWEST_OCCURRENCES,
+        min_frequency=MIN_OCCURRENCES,
         special_tokens=[*names, *alphabet, *inside],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
@@ -110,21 +106,20 @@ def train_wordpiece(
 def train_unigram(
     vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]
 ) -> LibraryTokenizer:
-    """The likeliest pieces under a unigram model, over the bytes of GPT-2's words; lossless.
+    """Trains a unigram model over the bytes of GPT-2's words; lossless.
 
-    Pieces of bytes rather than of characters with `<0xNN>` for the unknown ones:
-    measured on source code and on 100 languages both need as many tokens (within
-    4 %), but characters of many scripts do not fit a small vocabulary at all, and
-    a text that spells `<0x41>` or the library's mark for a blank does not come back.
+    Pieces consist of bytes rather than of characters with `<0xNN>` for unknown ones. Measured on source code and on 100
+    languages both need the same number of tokens within 4 %, but the characters of many scripts do not fit a small
+    vocabulary at all, and a text that contains `<0x41>` or the blank mark of the library is not restored.
 
-    The library's sums depend on the order of its hash map in their last digits,
-    and the scores of bytes it did not meet on the map itself: scores are rounded,
-    those bytes get the lowest, and the order is by score, then by name.
+    The sums of the library depend on the order of its hash map in their last digits, and the scores of unseen bytes on the
+    map itself. Scores are therefore rounded, unseen bytes get the lowest scores, and pieces are ordered by score, then by
+    name.
 
     Args:
-        vocab_size: ids wanted: special tokens, 256 bytes, and pieces.
-        texts: see `sample_pieces`.
-        special_tokens: names beside end of text.
+        vocab_size: Number of ids: special tokens, 256 bytes, and pieces.
+        texts: Training texts, see `sample_pieces`.
+        special_tokens: Names of special tokens in addition to end of text.
 
     Raises:
         UserError: vocab_size is too small for special tokens and bytes.
@@ -143,7 +138,7 @@ def train_unigram(
     content = _train(tokenizer, trainer, names, sample_pieces(texts))
     scores = dict(content["model"]["vocab"][len(names) :])
     lowest = min(scores.values())
-    unmet = lowest + len(BYTE_SYMBOLS) * 1e-4  # the library steps by this from one to the next
+    unmet = lowest + len(BYTE_SYMBOLS) * 1e-4  # the library decreases scores by this step
     for symbol in BYTE_SYMBOLS:
         if scores[symbol] <= unmet:
             scores[symbol] = lowest
@@ -171,7 +166,7 @@ def _train(
     names: tuple[str, ...],
     pieces: list[str],
 ) -> dict[str, Any]:
-    """The trained tokenizer.json, with these names as its only special tokens."""
+    """Returns the trained tokenizer.json, with these names as its only special tokens."""
     if not any(piece.strip() for piece in pieces):
         raise UserError("data.tokenizer needs text to train on, and the training documents have none.")
     splitter = tokenizer.pre_tokenizer
@@ -179,7 +174,7 @@ def _train(
         if len(splitter.pre_tokenize_str(name)) == 1:
             raise ValueError(f"the special token {name!r} is a word like others: name it [{name}]")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [splitter, pre_tokenizers.FixedLength(LONGEST_WORD)]
+        [splitter, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)]
     )
     tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.pre_tokenizer = splitter
@@ -197,18 +192,18 @@ def _finish(content: dict[str, Any], wanted: int, *remarks: str) -> LibraryToken
 
 
 def _alphabet(
-    pieces: list[str], tokenizer: tokenizers.Tokenizer, most: int
+    pieces: list[str], tokenizer: tokenizers.Tokenizer, max_characters: int
 ) -> tuple[list[str], list[str]]:
-    """The most frequent characters, sorted, and the `##` form of those that can stand inside a word."""
+    """Returns the most frequent characters, sorted, and the `##` form of those that can be inside a word."""
     counts = np.zeros(0x110000, np.int64)
     for piece in pieces:
         here = np.bincount(np.frombuffer(piece.encode("utf-32-le"), "<u4"))
         counts[: len(here)] += here
     frequent = sorted(np.flatnonzero(counts).tolist(), key=lambda point: (-counts[point], point))
     characters = map(chr, frequent)
-    # The normalizer drops control characters and makes every blank the same.
+    # The normalizer drops control characters and unifies blanks.
     printed = [c for c in characters if tokenizer.normalizer.normalize_str(c).strip() == c]
-    alphabet = sorted(printed[:most])
+    alphabet = sorted(printed[:max_characters])
     split = tokenizer.pre_tokenizer.pre_tokenize_str
     normalize = tokenizer.normalizer.normalize_str
     return alphabet, [f"##{c}" for c in alphabet if len(split(normalize(f"a{c}a"))) == 1]

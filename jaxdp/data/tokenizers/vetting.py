@@ -1,10 +1,10 @@
-"""Trial of a tokenizer.json from elsewhere in a process of its own, and panics of the library as errors.
+"""Trial run of an untrusted tokenizer.json in a separate process, and panics of the library as errors.
 
-A regular expression of a tokenizer can take exponential time, or a chain of replacements exponential memory, for
-texts of a few characters. The library has no limit that ends with an error: Oniguruma stops a single match after
-10 million steps with a panic, and memory that runs out ends the process. So a file with patterns or replacements
-first encodes runs of equal characters in a child process with limits on processor time and memory. Of a pattern
-that passes, each match on other texts is still bounded by Oniguruma, and a panic becomes a sentence.
+A regular expression of a tokenizer can take exponential time, or a chain of replacements exponential memory, for texts
+of a few characters. The library has no limit that ends with an error: Oniguruma stops a single match after 10 million
+steps with a panic, and a process without memory is killed. A file with patterns or replacements therefore first encodes
+runs of equal characters in a child process with limits on processor time and memory. If its patterns pass, Oniguruma
+still bounds each match on other texts, and a panic becomes an error message.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ TRIAL_CPU_SECS = 20
 """Processor time of a trial. Files in use take less than a second, the import of the library included."""
 
 TRIAL_BYTES = 2**32
-"""Address space of a trial, most of it for the tokenizer itself."""
+"""Address space of a trial, mainly for the tokenizer itself."""
 
 ENCODING_BYTES = 2**29
-"""Address space that the texts of a trial may take besides what the loaded tokenizer takes. A chain of replacements
-fills this in a few seconds, all of TRIAL_BYTES only in twenty."""
+"""Address space that the texts of a trial may take in addition to the loaded tokenizer. A chain of replacements
+fills this in a few seconds, all of TRIAL_BYTES in twenty."""
 
 RUN_LENGTH = 3000
-"""Equal characters in a row: quadratic time is 0.2 s, cubic time half a minute."""
+"""Number of equal characters in a run: quadratic time is 0.2 s, cubic time half a minute."""
 
 _BASE_CHARACTERS = "aA0 \n\t_-.,'/é中\u0301"
 _MAX_LITERALS = 12
@@ -44,9 +44,9 @@ _TRIAL = """
 import json, os, resource, sys
 request = json.load(sys.stdin)
 for kind, soft, hard in request["limits"]:
-    most = resource.getrlimit(kind)[1]  # set by the system, and not to be raised
-    if most != resource.RLIM_INFINITY:
-        soft, hard = min(soft, most), min(hard, most)
+    maximum = resource.getrlimit(kind)[1]  # set by the system, cannot be raised
+    if maximum != resource.RLIM_INFINITY:
+        soft, hard = min(soft, maximum), min(hard, maximum)
     try:
         resource.setrlimit(kind, (soft, hard))
     except (OSError, ValueError):  # macOS has no limit on address space
@@ -73,15 +73,15 @@ except BaseException as error:
 
 
 def check_by_trial(text: str, content: Any, origin: str) -> None:
-    """Runs a tokenizer.json in a child process, if it has components that may take exponential time or memory.
+    """Runs a tokenizer.json in a child process if it has components that may take exponential time or memory.
 
     Args:
-        text: The file's content.
-        content: The same, parsed.
-        origin: Its path, for messages.
+        text: Content of the file.
+        content: Parsed content of the file.
+        origin: Path of the file, for messages.
 
     Raises:
-        UserError: It failed, or took more than TRIAL_CPU_SECS or TRIAL_BYTES.
+        UserError: The trial failed, or took more than TRIAL_CPU_SECS or TRIAL_BYTES.
     """
     parts = list(_components(content))
     patterns = sorted({part["Regex"] for part in parts if isinstance(part.get("Regex"), str)})
@@ -96,7 +96,7 @@ def check_by_trial(text: str, content: Any, origin: str) -> None:
 
 @functools.lru_cache(8)
 def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
-    """Why the tokenizer cannot be used; None: it can."""
+    """Returns the reason why the tokenizer cannot be used; None if it can."""
     literals = dict.fromkeys(re.findall(r"(?<!\\)[^\W_]", "".join(patterns)))
     characters = dict.fromkeys((*_BASE_CHARACTERS, *list(literals)[:_MAX_LITERALS]))
     samples = [character * RUN_LENGTH + "\x01" for character in characters] + ["ab" * (RUN_LENGTH // 2) + "\x01"]
@@ -124,7 +124,7 @@ def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
 
 
 def _components(content: Any) -> Iterator[dict[str, Any]]:
-    """Every object in the parts of a tokenizer.json that change texts."""
+    """Yields every object in the parts of a tokenizer.json that change texts."""
     pending = [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")] if isinstance(content, dict) else []
     while pending:
         part = pending.pop()
@@ -137,10 +137,10 @@ def _components(content: Any) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def panics_as_errors(what: str) -> Iterator[None]:
-    """Turns a panic of the library, which is no `Exception`, into an error of the user's tokenizer.
+    """Turns a panic of the library, which is not an `Exception`, into an error of the user's tokenizer.
 
     Args:
-        what: What was done with the tokenizer, for the message.
+        what: Operation on the tokenizer, for the message.
 
     Raises:
         UserError: The library panicked.

@@ -72,7 +72,7 @@ def test_sample_counts_bytes_and_holds_little():
 
 
 def test_sample_cuts_what_has_no_blank(monkeypatch):
-    monkeypatch.setattr(cuts, "LONGEST_PIECE", 10)
+    monkeypatch.setattr(cuts, "MAX_SAMPLE_PIECE", 10)
     assert sample_pieces(["a" * 25]) == ["a" * 10, "a" * 10, "a" * 5]
     assert sample_pieces(["a" * 25], 12) == ["a" * 10]
 
