@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: make_environment EXTRA puts this repository,
-# installed editable with that extra ("" for none), on the PATH.
+# Python environment of the launch scripts, which source this file:
+# make_environment EXTRA installs this repository editable with that extra
+# ("" for none) and puts it on the PATH.
 #
 # JAXDP_VENV     directory of the environment; default: .venv in the repository
 # JAXDP_DRY_RUN  1: print the commands to stdout instead of running them
 #
-# Written for bash 3.2, which macOS still ships. Where packages come from is
-# decided by the configuration of pip and uv alone.
+# Compatible with bash 3.2, which macOS ships. Package indexes come from the
+# configuration of pip and uv.
 
 CDPATH=""
 NEWLINE=$'\n'
@@ -14,11 +15,10 @@ REPOSITORY=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 ENVIRONMENT=${JAXDP_VENV:-$REPOSITORY/.venv}
 case $ENVIRONMENT in /*) ;; *) ENVIRONMENT=$PWD/$ENVIRONMENT ;; esac
 INSTALL_LOG=$ENVIRONMENT/jaxdp_install.log
-# Present while an installation is under way, so also after one that was killed:
-# a link, because only a link is made in one step together with what it says,
-# the process and its machine.
+# Exists during an installation, and after one that was killed. It is a symbolic
+# link, since a link is created atomically with its content: process and machine.
 INSTALLING=$ENVIRONMENT/jaxdp_installing
-# Present in environments that were made here: only those are ever emptied.
+# Exists in environments that these scripts have created; only those are ever emptied.
 MADE_HERE=$ENVIRONMENT/jaxdp_environment
 
 is_dry_run() { [ "${JAXDP_DRY_RUN:-0}" != 0 ]; }
@@ -42,7 +42,7 @@ execute() {
   if is_dry_run; then show_command "$@"; else "$@"; fi
 }
 
-# As execute, but ends this script: signals and the exit status are the command's own.
+# Like execute, but replaces this script: the command receives the signals and sets the exit status.
 become() {
   is_dry_run || exec "$@"
   show_command "$@"
@@ -61,14 +61,14 @@ logged() {
 
 # ---- The hardware -----------------------------------------------------------
 
-# Whether this machine has Cloud TPUs; $1 stands before /dev and /sys.
+# Succeeds if this machine has Cloud TPUs; $1 is a prefix of /dev and /sys.
 has_tpu() {
   local root=$1 chip vendor
   [ -z "${TPU_ACCELERATOR_TYPE:-}${TPU_WORKER_HOSTNAMES:-}" ] || return 0
   for chip in "$root"/dev/accel[0-9]*; do
     [ ! -e "$chip" ] || return 0
   done
-  # VFIO passes any device through, so its maker must be Google too.
+  # VFIO passes any device through, so the vendor must be Google.
   for chip in "$root"/dev/vfio/[0-9]*; do
     [ -e "$chip" ] || continue
     for vendor in "$root"/sys/bus/pci/devices/*/vendor; do
@@ -78,23 +78,23 @@ has_tpu() {
   return 1
 }
 
-# Prints cuda13, cuda12 or, with the reason said, nothing.
+# Prints cuda13, cuda12 or nothing; the reason for nothing goes to stderr.
 nvidia_extra() {
   local report cuda major minor
   command -v nvidia-smi >/dev/null || return 0
   if ! report=$(nvidia-smi 2>&1 </dev/null); then
-    say "nvidia-smi fails, so no NVIDIA GPU is used; it says: ${report%%"$NEWLINE"*}"
+    say "nvidia-smi fails, so no NVIDIA GPU is used; its output: ${report%%"$NEWLINE"*}"
     return 0
   fi
-  # Drivers from 590 on write "CUDA UMD Version".
+  # Drivers since 590 write "CUDA UMD Version".
   cuda=$(printf '%s\n' "$report" | sed -n 's/.*CUDA [A-Z ]*Version *: *\([0-9][0-9]*\)\..*/\1/p')
   cuda=${cuda%%"$NEWLINE"*}
   if [ "${cuda:-0}" -lt 12 ]; then
     say "the NVIDIA driver offers CUDA ${cuda:-of unknown version}, JAX needs 12 or newer, so no GPU is used; install driver 525 or newer (580 for CUDA 13)"
     return 0
   fi
-  # CUDA 13 left out the GPUs before compute capability 7.5 (Volta and older),
-  # which the same driver still serves.
+  # CUDA 13 does not support compute capability below 7.5 (Volta and older); the
+  # same driver does.
   while IFS=. read -r major minor; do
     case $major$minor in "" | *[!0-9]*) continue ;; esac
     [ $((10 * major + minor)) -ge 75 ] || cuda=12
@@ -108,7 +108,7 @@ hardware_extra() {
 
 # ---- The interpreter --------------------------------------------------------
 
-# Prints version, path and the missing ones of the modules given as arguments.
+# Prints version, path and those of the given modules that are missing.
 PROBE='
 import sys
 print("%d.%d.%d" % sys.version_info[:3])
@@ -117,11 +117,11 @@ import importlib.util
 print(sys.executable)
 print(" ".join(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
 '
-# Optional when Python is compiled, needed by our dependencies.
+# Modules that are optional when Python is compiled and required by the dependencies.
 NEEDED_MODULES="_bz2 _ctypes _lzma _ssl"
 PASSED_OVER=""
 
-# Sets VERSION and PYTHON when the interpreter $1 serves; else notes why not.
+# Sets VERSION and PYTHON if the interpreter $1 is suitable; otherwise records the reason.
 probe() {
   local report version="" python="" missing="" reason=""
   # shellcheck disable=SC2086  # a list of words
@@ -144,10 +144,10 @@ probe() {
   return 1
 }
 
-# Sets PYTHON and VERSION to the first interpreter on the PATH that serves.
+# Sets PYTHON and VERSION to the first suitable interpreter on the PATH.
 find_interpreter() {
   local name path
-  # uv makes environments by itself.
+  # uv creates environments without these modules.
   [ -n "$UV" ] || NEEDED_MODULES="$NEEDED_MODULES ensurepip venv"
   for name in python3.14 python3.13 python3.12 python3.11 python3 python; do
     while IFS= read -r path; do
@@ -165,7 +165,7 @@ find_interpreter() {
     "$UV" python install 3.12 >&2 &&
       path=$("$UV" python find '>=3.11') && probe "$path" && return 0
   fi
-  fail "no Python 3.11 or newer that serves; looked at:${PASSED_OVER:-
+  fail "no suitable Python 3.11 or newer; checked:${PASSED_OVER:-
   nothing: no python3 or python is on the PATH}
 Install one (Debian, Ubuntu: apt install python3 python3-venv; macOS: brew install python;
 pyenv: pyenv install 3.12 && pyenv global 3.12) or uv, and run this again."
@@ -173,7 +173,7 @@ pyenv: pyenv install 3.12 && pyenv global 3.12) or uv, and run this again."
 
 # ---- The environment --------------------------------------------------------
 
-# What must be unchanged for an installation to be current.
+# Prints the text that must be unchanged for an installation to be current.
 stamp_text() {
   printf '%s\n' "$VERSION" "$REPOSITORY" "$ENVIRONMENT" "$(cksum <"$REPOSITORY/pyproject.toml")"
 }
@@ -182,11 +182,11 @@ stamp_file() { printf '%s\n' "$ENVIRONMENT/jaxdp_stamp${1:+_$1}"; }
 
 is_current() { [ "$(cat "$(stamp_file "$1")" 2>/dev/null)" = "$(stamp_text)" ]; }
 
-# Waits while another process of this machine, or lately of another one,
-# installs into the same environment. Sets INTERRUPTED to the mark of one that
-# did not end.
+# Waits while another process of this machine, or of another one within the last
+# hour, installs into the same environment. Sets INTERRUPTED to the mark of an
+# installation that did not finish.
 await_other_installation() {
-  local holder process host said=""
+  local holder process host reported=""
   INTERRUPTED=""
   while holder=$(readlink "$INSTALLING"); do
     process=${holder%% *} host=${holder#* }
@@ -196,24 +196,24 @@ await_other_installation() {
       INTERRUPTED=$holder
     fi
     [ -z "$INTERRUPTED" ] || return 0
-    [ -n "$said" ] || say "waiting for process $process on $host, which installs into $ENVIRONMENT (if it does not, remove $INSTALLING)"
-    said=yes
+    [ -n "$reported" ] || say "waiting for process $process on $host, which installs into $ENVIRONMENT (if it does not, remove $INSTALLING)"
+    reported=yes
     sleep 1
   done
 }
 
-# Sets STATE to what there is for extra $1: current, incomplete or unusable.
+# Sets STATE of the environment for extra $1: current, incomplete or unusable.
 examine_environment() {
   STATE=unusable
   if [ ! -e "$ENVIRONMENT/pyvenv.cfg" ]; then
     [ -z "$(ls -A "$ENVIRONMENT" 2>/dev/null)" ] || [ -L "$INSTALLING" ] ||
-      fail "$ENVIRONMENT is not empty and no Python environment; set JAXDP_VENV to another place"
+      fail "$ENVIRONMENT is not empty and no Python environment; set JAXDP_VENV to another directory"
   elif [ -n "$INTERRUPTED" ] && [ -e "$MADE_HERE" ]; then
-    : # Packages half written look installed, so nothing of it can be kept.
+    : # Partially written packages look installed, so the environment is made again.
   elif ! probe "$ENVIRONMENT/bin/python"; then
     [ -e "$MADE_HERE" ] ||
-      fail "an environment made by something else does not serve:$PASSED_OVER
-Remove it or set JAXDP_VENV to another place."
+      fail "an environment that these scripts did not create is not suitable:$PASSED_OVER
+Remove it or set JAXDP_VENV to another directory."
   elif [ -z "$INTERRUPTED" ] && is_current "$1"; then
     STATE=current
   else
@@ -221,12 +221,12 @@ Remove it or set JAXDP_VENV to another place."
   fi
 }
 
-# Makes this process the one that installs extra $1; fails when another one came
-# between the look at the environment and this.
+# Claims the installation of extra $1 for this process; fails if another process
+# has changed the environment since it was examined.
 claim_installation() {
   local seen=$STATE
   if ! mkdir -p "$ENVIRONMENT" 2>/dev/null || [ ! -w "$ENVIRONMENT" ]; then
-    fail "cannot write to $ENVIRONMENT; set JAXDP_VENV to a place where you may"
+    fail "cannot write to $ENVIRONMENT; set JAXDP_VENV to a writable directory"
   fi
   if [ -n "$INTERRUPTED" ]; then
     [ "$(readlink "$INSTALLING")" = "$INTERRUPTED" ] || return 1
@@ -238,7 +238,7 @@ claim_installation() {
     rm -f "$INSTALLING"
     return 1
   fi
-  # Without a trap bash goes on after a child that handles Ctrl-C itself.
+  # Without a trap bash continues after a child that handles Ctrl-C itself.
   trap 'say "interrupted; the next run starts the installation again"; exit 130' INT
   trap 'exit 143' TERM
 }
@@ -261,19 +261,19 @@ install_package() {
     ! logged "$UV" pip install --python "$python" --editable "$package" || return 0
     say "uv cannot install it; trying pip"
   fi
-  # Environments that uv made have no pip.
+  # Environments of uv have no pip.
   is_dry_run || "$python" -c 'import pip' 2>/dev/null || logged "$python" -m ensurepip || return 1
   logged "$python" -m pip install --disable-pip-version-check --no-input --editable "$package"
 }
 
 show_log_and_fail() {
   tail -n 30 "$INSTALL_LOG" >&2
-  # The command has undone its work: what was there before still holds.
+  # The failed command has undone its changes, so the previous state is valid.
   rm -f "$INSTALLING"
   fail "$1 failed; its last lines are above, all of them in $INSTALL_LOG"
 }
 
-# Makes or completes the environment with extra $1 and puts it on the PATH.
+# Creates or completes the environment with extra $1 and puts it on the PATH.
 make_environment() {
   local extra=$1 began=$SECONDS
   PASSED_OVER=""
@@ -292,15 +292,15 @@ make_environment() {
     return
   fi
   if [ "$STATE" = unusable ]; then
-    say "making $ENVIRONMENT with Python $VERSION ($PYTHON)"
-    create_environment || show_log_and_fail "making the environment"
+    say "creating $ENVIRONMENT with Python $VERSION ($PYTHON)"
+    create_environment || show_log_and_fail "creating the environment"
   fi
-  say "installing jaxdp${extra:+[$extra]} and what it needs; the first time this takes minutes (log: $INSTALL_LOG)"
+  say "installing jaxdp${extra:+[$extra]} and its dependencies; the first time this takes minutes (log: $INSTALL_LOG)"
   install_package "$extra" || show_log_and_fail "installing jaxdp${extra:+[$extra]}"
   export PATH="$ENVIRONMENT/bin:$PATH"
   ! is_dry_run || return 0
   stamp_text >"$(stamp_file "$extra")"
-  # Every extra includes the package itself.
+  # An installation with any extra includes the package itself.
   stamp_text >"$(stamp_file "")"
   rm -f "$INSTALLING"
   trap - INT TERM

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# On a machine with Python 3.11 or newer (or uv) and nothing else:
+# Trains on this machine; needs only Python 3.11 or newer, or uv:
 #
-#   bash launch/local.sh               train configs/quickstart.py on every device here
+#   bash launch/local.sh               train configs/quickstart.py on all devices
 #   bash launch/local.sh ARGUMENTS     run `jaxdp ARGUMENTS`, e.g. `devices`
 #   bash launch/local.sh --dry_run ... print the commands instead (or JAXDP_DRY_RUN=1)
 #
-# The first run makes the environment (see environment.sh), later ones find it.
+# The first run creates the environment (see environment.sh); later runs reuse it.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
@@ -17,7 +17,7 @@ fi
 make_environment "$(hardware_extra)"
 [ $# -eq 0 ] || become jaxdp "$@"
 
-# Paths that can be pasted where the user stands.
+# Paths that are valid in the current directory.
 prefix=""
 [ "$PWD" = "$REPOSITORY" ] || prefix=$REPOSITORY/
 config=${prefix}configs/quickstart.py

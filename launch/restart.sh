@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on this machine, and starts again what a new start fixes:
+# Trains on this machine and restarts after failures that a restart fixes:
 #
 #   bash launch/restart.sh [--dry_run] [--restarts=R] [--processes=P] ARGUMENTS
 #
-# ARGUMENTS are those of `jaxdp train`. R more starts at most (10) after exit
-# codes 70 (no progress, or an internal error), 134 (lost a peer), 137 (killed), 75
-# (stopped by SIGTERM and saved) and 143 (SIGTERM before Python ran), but not after
-# a SIGTERM, SIGHUP or Ctrl-C of your own to this script, which it passes on. P
-# processes (1) train together, for example with --cpu_devices=2 each; when one of
-# them ends with an error, the others have a minute to end too, then they are
-# killed, also those that were stopped.
+# ARGUMENTS are those of `jaxdp train`. R (default 10) is the maximum number of
+# restarts after exit codes 70 (no progress, or an internal error), 134 (lost
+# another process), 137 (killed), 75 (stopped by SIGTERM and saved) and 143 (SIGTERM
+# before Python ran). SIGTERM, SIGHUP and Ctrl-C to this script are forwarded and
+# end it. P (default 1) is the number of processes that train together, for example
+# with --cpu_devices=2 each; when one of them fails, the others are killed after a
+# minute, even if they are suspended.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
@@ -30,15 +30,15 @@ case $RESTARTS,$PROCESSES in
 esac
 [ $# -gt 0 ] || fail "expected the arguments of jaxdp train, such as --config=FILE --workdir=DIR"
 
-# Prints process $1's own options; $2 is the port of this start.
+# Prints the options of process $1; $2 is the port of this start.
 meeting() {
   [ "$PROCESSES" -eq 1 ] || printf '%s\n' "--coordinator=127.0.0.1:$2" "--num_processes=$PROCESSES" "--process_index=$1"
 }
 
-# Starts all processes with the arguments given; sets PIDS.
+# Starts all processes with the given arguments; sets PIDS.
 start_all() {
   local index port own option
-  # Below the ports that the system gives to connections, another one each time.
+  # A random port below the ephemeral ports of the system.
   port=$((20000 + RANDOM % 12000))
   PIDS=""
   index=0
@@ -55,7 +55,7 @@ start_all() {
   done
 }
 
-# Waits for all of PIDS; sets STATUS to an exit code that says what to do.
+# Waits for all of PIDS; sets STATUS to the exit code that determines a restart.
 wait_all() {
   local pid code running failing_since=""
   while :; do
@@ -80,7 +80,7 @@ wait_all() {
   for pid in $PIDS; do
     code=0
     wait "$pid" || code=$?
-    # What a new start would not fix counts before what it would.
+    # Exit codes that a restart does not fix take precedence.
     if [ "$code" -ne 0 ] && { [ "$STATUS" -eq 0 ] || { is_worth_a_restart "$STATUS" && ! is_worth_a_restart "$code"; }; }; then
       STATUS=$code
     fi
@@ -91,11 +91,11 @@ is_worth_a_restart() {
   case $1 in 70 | 75 | 134 | 137 | 143) return 0 ;; *) return 1 ;; esac
 }
 
-# SIGTERM comes to this script alone, Ctrl-C to all processes of the terminal, SIGHUP to either.
-# Under nohup SIGHUP stays ignored, here and in the processes.
-ASKED=""
+# Only this script receives SIGTERM, all processes of the terminal receive Ctrl-C, and SIGHUP may
+# reach either. Under nohup SIGHUP stays ignored, here and in the processes.
+STOP_SIGNAL=""
 pass_on_term() {
-  ASKED=TERM
+  STOP_SIGNAL=TERM
   # shellcheck disable=SC2086  # a list of numbers
   [ -z "$PIDS" ] || kill -TERM $PIDS 2>/dev/null || true
 }
@@ -109,20 +109,20 @@ fi
 
 PIDS=""
 trap pass_on_term TERM HUP
-trap 'ASKED=INT' INT
+trap 'STOP_SIGNAL=INT' INT
 count=0
 while :; do
   start_all "$@"
   wait_all
-  if [ "$STATUS" -eq 0 ] || [ -n "$ASKED" ] || ! is_worth_a_restart "$STATUS"; then
+  if [ "$STATUS" -eq 0 ] || [ -n "$STOP_SIGNAL" ] || ! is_worth_a_restart "$STATUS"; then
     exit "$STATUS"
   fi
   if [ "$count" -ge "$RESTARTS" ]; then
-    say "exit code $STATUS; started again $count times, which is all that --restarts=$RESTARTS allows"
+    say "exit code $STATUS; restarted $count times, the maximum of --restarts=$RESTARTS"
     exit "$STATUS"
   fi
   count=$((count + 1))
-  say "exit code $STATUS; starting again ($count of $RESTARTS)"
+  say "exit code $STATUS; restarting ($count of $RESTARTS)"
   sleep "${JAXDP_PAUSE_SECS:-1}"
-  [ -z "$ASKED" ] || exit "$STATUS"
+  [ -z "$STOP_SIGNAL" ] || exit "$STATUS"
 done

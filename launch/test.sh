@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the environment and runs the tests on faked CPU devices:
+# Creates the environment and runs the tests on faked CPU devices:
 #
-#   bash launch/test.sh [--dry_run] [pytest arguments, paths from the repository's root]
+#   bash launch/test.sh [--dry_run] [pytest arguments, paths relative to the repository root]
 #
 # The exit status is pytest's.
 set -euo pipefail
@@ -14,8 +14,8 @@ fi
 
 make_environment test
 cd -- "$REPOSITORY"
-# The tests start processes of their own, which must leave a GPU alone as well.
+# Processes that the tests start must not use a GPU either.
 export JAX_PLATFORMS=cpu
-# A worker a core, files whole, for their tests share runs that take seconds to make;
-# later options beat these: `-n 0` runs all in one process.
+# One worker per core. Each test file stays on one worker, since its tests share runs.
+# Later options take precedence: `-n 0` runs all tests in one process.
 become python -m pytest -n auto --dist loadfile "$@"

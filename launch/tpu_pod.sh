@@ -3,9 +3,9 @@
 #
 #   bash launch/tpu_pod.sh [--dry_run] TPU_NAME ZONE --config=FILE --workdir=DIR
 #
-# FILE as seen from the repository's root, DIR where every host sees it (a
-# mounted file store). The hosts need Python 3.11 or newer, or uv. Interrupted,
-# the same command continues the run.
+# FILE is relative to the repository root; DIR must be on a file system that all
+# hosts share. The hosts need Python 3.11 or newer, or uv. After an interruption the
+# same command continues the run.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

@@ -561,14 +561,14 @@ def restart(machine):
         ([70, 70, 70, 70, 0], 70, 4),
     ],
 )
-def test_a_run_is_started_again_when_that_mends_it(restart, statuses, status, starts):
+def test_a_run_is_restarted_after_failures_that_a_restart_fixes(restart, statuses, status, starts):
     result, started = restart(statuses, options=["--restarts=3"] if starts == 4 else [])
     assert result.returncode == status, result.stderr
     assert started == ["train --config=c.py --workdir=w"] * starts
-    again = [line for line in result.stderr.splitlines() if "starting again" in line]
+    again = [line for line in result.stderr.splitlines() if "restarting" in line]
     assert len(again) == starts - 1
-    assert all(f"jaxdp: exit code {code}; starting again (" in line for code, line in zip(statuses, again, strict=False))
-    assert ("which is all that --restarts=3 allows" in result.stderr) == (starts == 4)
+    assert all(f"jaxdp: exit code {code}; restarting (" in line for code, line in zip(statuses, again, strict=False))
+    assert ("the maximum of --restarts=3" in result.stderr) == (starts == 4)
 
 
 def test_several_processes_meet_at_a_port_of_this_machine(restart):
@@ -601,7 +601,7 @@ def test_sigterm_to_the_script_stops_the_run_for_good(restart, machine, number):
     time.sleep(0.3)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 75 and "starting again" not in err
+    assert process.returncode == 75 and "restarting" not in err
 
 
 def test_restart_dry_run(machine):
