@@ -40,6 +40,7 @@ DONE = (
     "jaxdp/cache_home.py",
     "jaxdp/checkpoint",
     "jaxdp/checksum.py",
+    "jaxdp/cli",
     "jaxdp/data/augmentation.py",
     "jaxdp/data/batch_hash.py",
     "jaxdp/data/block_checksums.py",

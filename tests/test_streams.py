@@ -113,7 +113,7 @@ def test_what_becomes_of_stdout(to):
     finished = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True)
     full = "full" in to
     assert (finished.returncode, finished.stdout) == (2 if full else 0, ""), finished.stderr
-    assert finished.stderr == ("jaxdp: standard output cannot be written (No space left on device); direct it to another place.\n" if full else "")
+    assert finished.stderr == ("jaxdp: standard output cannot be written (No space left on device); redirect it to another file.\n" if full else "")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

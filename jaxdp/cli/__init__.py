@@ -1,1 +1,1 @@
-"""The command line: argv becomes one call. `--help` imports no jax."""
+"""Command line: parses argv and calls one function. `--help` imports no jax."""

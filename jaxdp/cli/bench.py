@@ -1,4 +1,4 @@
-"""Measure a configuration: step time, dispatch, waiting for data, saving, writing. Trains nothing that is kept."""
+"""Benchmarks of a configuration: step time, dispatch, data loading, checkpointing and decoding. Saves no model."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -8,23 +8,25 @@ from jaxdp.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp bench`."""
     shared.add_config(parser)
     shared.add_cpu_devices(parser)
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps to time")
-    parser.add_argument("--devices", metavar="1,2,4", help="compare numbers of fake CPU devices")
-    parser.add_argument("--data", action="store_true", help="measure the data alone: no model, no devices")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="number of steps to time")
+    parser.add_argument("--devices", metavar="1,2,4", help="numbers of simulated CPU devices to compare")
+    parser.add_argument("--data", action="store_true", help="measure only the data pipeline, without model and devices")
     parser.add_argument(
-        "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: a step's time, to see what would be waited"
+        "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: step time in ms, from which the waiting time is computed"
     )
-    parser.add_argument("--checks", action="store_true", help="what watching over a run costs, with and without in turns")
-    parser.add_argument("--predict", action="store_true", help="how fast texts are written, with and without a cache")
+    parser.add_argument("--checks", action="store_true", help="measure the overhead of the checks of a run")
+    parser.add_argument("--predict", action="store_true", help="measure decoding speed with and without a KV cache")
     parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp bench` and returns the exit code."""
     config = shared.configuration(options, rest)
     if options.steps < 10:
-        raise UserError(f"--steps={options.steps} is too few to time; give 10 or more.")
+        raise UserError(f"--steps={options.steps} is too few to time; expected at least 10.")
     if options.data:
         from jaxdp.bench.data import measure_data
 
@@ -67,18 +69,18 @@ def _counts(text: str) -> list[int]:
     try:
         return [shared.device_count(count) for count in text.split(",")]
     except argparse.ArgumentTypeError as error:
-        raise UserError(f"--devices={text} must be counts such as 1,2,4: {error}.") from None
+        raise UserError(f"--devices={text} must be device counts such as 1,2,4: {error}.") from None
 
 
 def _data_as_text(result: dict) -> str:
     lines = {
-        "feeding": f"{result['feed_tokens_per_sec'] / 1e6:,.0f} million tokens/s by one thread, no model",
-        "waiting": f"{result['data_wait']:.2%} of steps of {result['step_ms']:g} ms",
+        "loading": f"{result['feed_tokens_per_sec'] / 1e6:,.0f} million tokens/s in one thread, without a model",
+        "waiting": f"{result['data_wait']:.2%} of the time at {result['step_ms']:g} ms a step",
         "memory": f"{result['resident_bytes'] / 2**20:,.0f} MiB resident",
     }
     for num_workers, speed in result["prepare_mb_per_sec"].items():
-        who = f"{num_workers} worker{'s' if num_workers > 1 else ''}" if num_workers else "this process alone"
-        lines[f"preparing {num_workers}"] = f"{speed:.2f} MB/s of text by {who}, starting included"
+        who = f"{num_workers} worker{'s' if num_workers > 1 else ''}" if num_workers else "this process"
+        lines[f"preparing {num_workers}"] = f"{speed:.2f} MB/s of text by {who}, start-up included"
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
 
 
@@ -86,17 +88,17 @@ def _prediction_as_text(result: dict) -> str:
     lines = {"devices": f"{result['devices']} x {result['device_kind']}"}
     if "sentences" in result:
         unit = "sentences"
-        lines["texts"] = f"{result['sentences']} sentences; {result['uncached_sentences']} of them without a cache"
+        lines["texts"] = f"{result['sentences']} sentences; {result['uncached_sentences']} of them without a KV cache"
     else:
         unit = "tokens"
         lines["texts"] = f"{result['rows']} prompts of {result['prompt_tokens']} tokens"
-    ends = "they end where the model ends them, at most after" if result["ends"] else "they never end before"
+    ends = "at the eos token, at most after" if result["ends"] else "always after"
     lines["ends"] = f"{ends} {result['most_tokens']} tokens"
     for name in ("greedy", "beam_4"):
         if name in result:
             each = result[name]
             lines[name] = (
-                f"{each['per_sec']:,.2f} {unit}/s ({each['secs']:.1f} s), without a cache "
+                f"{each['per_sec']:,.2f} {unit}/s ({each['secs']:.1f} s), without a KV cache "
                 f"{each['uncached_per_sec']:,.2f}: {each['ratio']:.1f} times faster"
             )
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
@@ -109,9 +111,9 @@ def _as_text(result: dict) -> str:
         "devices": f"{result['devices']} x {result['device_kind']}",
         "step": f"{result['step_ms']:.2f} ms (10 % to 90 %: {low:.2f} to {high:.2f})",
         "throughput": f"{result['tokens_per_sec']:,.0f} tokens/s",
-        "dispatch": f"{result['dispatch_ms']:.2f} ms of Python a step",
-        "data": f"{result['host_batch_ms']:.2f} ms to make a batch; waited {result['data_wait']:.2%} of the time",
-        "saving": f"holds the loop {later:.0f} ms (the first time {first:.0f} ms), {result['save_total_ms']:.0f} ms in all",
+        "dispatch": f"{result['dispatch_ms']:.2f} ms of Python time a step",
+        "data": f"{result['host_batch_ms']:.2f} ms to make a batch; waiting {result['data_wait']:.2%} of the time",
+        "saving": f"blocks the loop for {later:.0f} ms ({first:.0f} ms the first time), {result['save_total_ms']:.0f} ms in total",
         "compile": f"{result['compile_secs']:.1f} s",
         "memory": f"{result['device_bytes'] / 2**20:.1f} MiB a device",
     }
@@ -128,9 +130,9 @@ def _checks_as_text(result: dict) -> str:
 
     lines = {
         "devices": f"{result['devices']} x {result['device_kind']}",
-        "step": f"{shown('step_ms')}, without any check; median of {result['rounds']} rounds",
-        "every step": f"{shown('every_step_ms')} more: bad updates skipped, watchdog",
-        "comparison": f"{shown('consistency_ms')} for one of the devices' states, every {every} steps",
-        "together": f"{result['share']:.2%} of a step, processor time {cpu['share']:.2%}",
+        "step": f"{shown('step_ms')}, without checks; median of {result['rounds']} rounds",
+        "every step": f"{shown('every_step_ms')} more: skipping of bad updates, watchdog",
+        "comparison": f"{shown('consistency_ms')} a comparison of the replicas, every {every} steps",
+        "total": f"{result['share']:.2%} of a step, processor time {cpu['share']:.2%}",
     }
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())

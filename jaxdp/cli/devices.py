@@ -1,4 +1,4 @@
-"""What this process sees, and whether it can train: runs a small all-reduce on every device."""
+"""Devices of this process, tested with a small all-reduce over all of them."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,10 +7,12 @@ from jaxdp.cli import options as shared
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp devices`."""
     shared.add_cpu_devices(parser)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp devices` and returns the exit code."""
     shared.refuse_rest(options, rest)
     from jaxdp.bench.devices import describe_devices
 

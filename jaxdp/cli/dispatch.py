@@ -12,7 +12,7 @@ from jaxdp.hardware.host_memory import check_address_space
 
 
 class _Parser(argparse.ArgumentParser):
-    """Options are never abbreviated, and wrong usage is an error like any other."""
+    """Argument parser without abbreviations that raises UserError for wrong usage."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -35,9 +35,9 @@ def run_command(argv: list[str]) -> int:
         sys.stdout.flush()
         return code
     except streams.ResultsLost as lost:
-        if lost.error.errno == errno.EPIPE:  # its reader went away (`jaxdp inspect ... | head`): nothing left to print
+        if lost.error.errno == errno.EPIPE:  # the reader is gone (`jaxdp inspect ... | head`): nothing left to print
             return 0
-        return _failed(f"standard output cannot be written ({lost.error.strerror}); direct it to another place.", 2)
+        return _failed(f"standard output cannot be written ({lost.error.strerror}); redirect it to another file.", 2)
     except UserCodeError as error:
         from jaxdp.user_code import user_traceback
 
@@ -89,7 +89,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"unknown command {name!r}; {hint}")
     import logging
 
-    # Orbax logs through absl; what a user must know, jaxdp logs itself.
+    # Orbax logs through absl; jaxdp logs everything that a user needs itself.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     module = importlib.import_module(f"jaxdp.cli.{name}")
     parser = _Parser(prog=f"jaxdp {name}", description=module.__doc__)

@@ -8,7 +8,7 @@ _MISUSE = frozenset(
     getattr(errno, name)
     for name in ("EBADF", "EINVAL", "EFAULT", "ENOTTY", "ESPIPE", "ECHILD", "ESRCH", "ENOTSOCK", "EDOM", "ERANGE", "ENOSYS", "EPROTOTYPE")
 )  # fmt: skip
-"""What the system answers to a wrong call: without the name of a file this is an internal error."""
+"""Errors of the system for a wrong call; without a file name they are internal errors."""
 
 _FIXES = (
     (("ENOSPC", "EDQUOT", "EFBIG"), "make room and run the same command again"),
@@ -19,16 +19,16 @@ _FIXES = (
     (("EMFILE", "ENFILE"), "allow more open files (ulimit -n) and run the same command again"),
     (("ENOMEM", "EAGAIN"), "free memory or allow more processes (ulimit -u, ulimit -v) and run the same command again"),
 )
-"""Names of error numbers, and what to do about them."""
+"""Names of error numbers, and the fix for each group."""
 
 _RETRY = "check the machine and its network, and run the same command again"
 
 
 def environment_sentence(error: BaseException) -> str | None:
-    """States an error that the machine caused, not jaxdp; None for any other.
+    """Returns the message for an error caused by the machine; None for any other error.
 
-    An `OSError` is the system's answer: it is the environment's unless it says that the call itself was
-    wrong, or has no number, as one that a library makes up.
+    An `OSError` is caused by the machine unless it reports a wrong call or has no
+    number, as errors that libraries raise themselves.
     """
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         detail = " ".join(str(error).split())
@@ -56,11 +56,11 @@ def _fix(number: int) -> str:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether XLA could not allocate; told by name, as jax may not be imported."""
+    """Returns whether XLA could not allocate memory; compares names, since jax may not be imported."""
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def _is_jax_setting(error: BaseException) -> bool:
-    """Whether JAX refuses the value of an environment variable, which it reads while it is imported."""
+    """Returns whether JAX rejected the value of an environment variable while it was imported."""
     frames = traceback.extract_tb(error.__traceback__)
     return isinstance(error, ValueError) and bool(frames) and frames[-1].filename.endswith(os.path.join("jax", "_src", "config.py"))

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of a run on one of its splits or on other data of the same kind, from the work directory alone."""
+"""Evaluation of a checkpoint on a split of its run, or on other data of the same kind."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -14,35 +14,37 @@ from jaxdp.workdir import WorkDir
 DATA = "--config.data."
 
 MAX_CLASSES = 50
-"""Rows of the table of classes; those with most examples are shown."""
+"""Maximum number of rows of the table of classes: those with most examples."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp eval`."""
     shared.add_workdir(parser)
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
     parser.add_argument(
-        "--split", choices=("train", "eval", "test"), default="eval", help="which rows; test: data.test_path or data.test_split"
+        "--split", choices=("train", "eval", "test"), default="eval", help="split to evaluate; test: data.test_path or data.test_split"
     )
     parser.add_argument(
-        "--num_batches", type=batch_count, metavar="N", help="measure the first N batches; default: the whole split"
+        "--num_batches", type=batch_count, metavar="N", help="evaluate only the first N batches; default: the whole split"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
-        "Other data of the same kind are named by keys of `data` on top of those of the run:\n"
+        "Keys of `data` override those of the run, to evaluate other data of the same kind:\n"
         "  --config.data.eval_path=test.csv   (with --config.data.source=csv if the run was trained on another kind)\n"
         "  --config.data.eval_split=test      (hf)"
     )
 
 
 def batch_count(text: str) -> int:
-    """A number of batches, for argparse."""
+    """Parses a number of batches, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of batches of 1 or more")
     return int(text)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp eval` and returns the exit code."""
     data = _other_data(options, rest)
     from jaxdp.inference.evaluate import measure_checkpoint, save_report
 
@@ -64,14 +66,14 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _other_data(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, Any]:
-    """The keys of `data` that the command line sets, with their values.
+    """Returns the keys of `data` that the command line sets, with their values.
 
     Raises:
-        UserError: Something else is set, or a value is of the wrong type.
+        UserError: Another key is set, or a value has the wrong type.
     """
     for argument in rest:
         if argument.startswith(("--config.", "--noconfig.")) and not argument.startswith(DATA):
-            raise UserError(f"{argument.split('=')[0]} belongs to the run; an evaluation takes {DATA}KEY=VALUE only.")
+            raise UserError(f"{argument.split('=')[0]} cannot be changed in an evaluation; expected only {DATA}KEY=VALUE.")
     shared.refuse_rest(options, [argument for argument in rest if not argument.startswith(DATA)])
     if not rest:
         return {}
@@ -83,7 +85,7 @@ def _other_data(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, A
 
 
 def _print_table(result: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-    """Names and values in two columns; of a classifier a row for each class below."""
+    """Prints names and values in two columns, and for a classifier a row for each class."""
     rows = {name.removeprefix("eval/"): value for name, value in result.items()}
     width = max(map(len, rows))
     for name, value in rows.items():

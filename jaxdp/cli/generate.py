@@ -1,4 +1,4 @@
-"""Continue a prompt with the model of a work directory."""
+"""Text generation: continues a prompt with the model of a run."""
 
 import argparse
 import dataclasses
@@ -9,10 +9,11 @@ from jaxdp.cli.strategy import add_strategy, chosen_strategy
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp generate`."""
     shared.add_workdir(parser)
-    parser.add_argument("--prompt", type=shared.utf8_text, required=True, metavar="TEXT", help='"" begins a new document')
+    parser.add_argument("--prompt", type=shared.utf8_text, required=True, metavar="TEXT", help='text to continue; "" begins a new document')
     parser.add_argument(
-        "--max_new_tokens", type=int, metavar="N", help="default 256; with --num_beams no more than the context has room for"
+        "--max_new_tokens", type=int, metavar="N", help="maximum number of new tokens, default 256; with --num_beams limited by the context"
     )
     add_strategy(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a sample")
@@ -21,10 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp generate` and returns the exit code."""
     shared.refuse_rest(options, rest)
     from jaxdp.inference.generate import generate
 
-    strategy, num_samples = chosen_strategy(options, draws=True)
+    strategy, num_samples = chosen_strategy(options, samples_by_default=True)
     samples = generate(
         options.workdir,
         [options.prompt],

@@ -1,4 +1,4 @@
-"""What a run or a checkpoint holds: step, configuration, arrays; needs no model and no accelerator."""
+"""Contents of a run or a checkpoint: step, configuration and arrays, without its model or an accelerator."""
 
 import argparse
 import os
@@ -10,16 +10,18 @@ from jaxdp.errors import DamageFound
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp inspect`."""
     parser.add_argument("path", metavar="PATH", help="work directory, checkpoint, Orbax directory or .safetensors")
     parser.add_argument(
-        "--step", metavar="N|latest|best", help="which checkpoint of a work directory: latest, but --verify reads all"
+        "--step", metavar="N|latest|best", help="checkpoint of a work directory; default: latest, and all of them with --verify"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--verify", action="store_true", help="check every file; exit code 4 on damage")
+    parser.add_argument("--verify", action="store_true", help="verify every file; exit code 4 if one is damaged")
     shared.add_cpu_devices(parser, uses_devices=False)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp inspect` and returns the exit code."""
     shared.refuse_rest(options, rest)
     from jaxdp import inspection
     from jaxdp.config import default_values
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _checkpoints(path: str, *, verify: bool) -> dict[str, Any] | None:
-    """Every checkpoint of a work directory, the metric that ranks them, and what else is damaged; None for anything else."""
+    """Returns all checkpoints of a work directory, the metric that ranks them and other damage; None for other paths."""
     from jaxdp.checkpoint.listing import list_checkpoints
     from jaxdp.checkpoint.metric_records import recorded_metric
     from jaxdp.checkpoint.run_files import run_problems

@@ -1,6 +1,6 @@
-"""Entry point: signal handlers first, then the streams, then the command.
+"""Entry point of the command line: installs signal handlers, secures the streams, runs the command.
 
-What is imported here at the top delays the handlers, so everything else is imported inside.
+Imports at the top would delay the signal handlers, so all others are inside functions.
 """
 
 from jaxdp import interrupts
@@ -9,22 +9,22 @@ COMMANDS = {
     "train": "train a model, or continue a run",
     "eval": "evaluate a checkpoint on a split",
     "generate": "continue a prompt",
-    "predict": "label, fill or translate records",
-    "inspect": "what a run or checkpoint holds, without its model",
-    "prepare": "tokenize the data of a configuration, once for all runs",
+    "predict": "classify, fill masks of or translate records",
+    "inspect": "show the contents of a run or a checkpoint",
+    "prepare": "tokenize the data of a configuration into the cache",
     "plot": "draw loss, learning rate and throughput",
-    "bench": "measure step time, dispatch, waiting and saving",
-    "devices": "what this process sees, and whether it can train",
+    "bench": "measure step time, dispatch, data loading and checkpointing",
+    "devices": "show the devices of this process and test them",
 }
-"""Each is a module `jaxdp.cli.<name>` with `add_options(parser)` and `run(options, rest) -> exit code`."""
+"""Commands and their summaries; each is a module `jaxdp.cli.<name>` with `add_options(parser)` and `run(options, rest)`."""
 
 
 def main(argv: "list[str] | None" = None) -> int:
     """Runs one command.
 
     Args:
-        argv: The command and its options, for a call from Python; None: those of this process, whose
-            signals and standard streams then are handled too.
+        argv: The command and its options, for a call from Python; None: those of this process, in which
+            case signals and standard streams are handled too.
 
     Returns:
         The exit code: 0 done, 2 usage, config or data error, 3 diverged, 4
@@ -49,19 +49,19 @@ def _run_process() -> int:
     from jaxdp.hardware.host_memory import keep_freed_memory
 
     streams.secure()
-    keep_freed_memory()  # before there is a thread
+    keep_freed_memory()  # before the first thread starts
     interrupts.watch_main_thread()
     from jaxdp.cli.dispatch import run_command
 
     code = run_command(sys.argv[1:])
-    if interrupts.exit_code():  # it may have been swallowed on its way
+    if interrupts.exit_code():  # the exception may have been caught on its way
         return _end(interrupts.exit_code())
     interrupts.decided(code)
     return code
 
 
 def _end(code: int) -> int:
-    """Ends an interrupted process before the interpreter takes itself apart, which JAX, interrupted, may not survive."""
+    """Ends an interrupted process without the interpreter's shutdown, in which JAX may crash."""
     import os
 
     from jaxdp import streams

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they print what they found."""
+"""Options shared by several commands, and printing of results."""
 
 import argparse
 import json
@@ -17,26 +17,26 @@ from jaxdp.workdir import WorkDir
 
 
 def add_cpu_devices(parser: argparse.ArgumentParser, uses_devices: bool = True) -> None:
-    """Every command takes it, so that a script can pass it to all."""
+    """Adds `--cpu_devices`, which every command accepts so that a script can pass it to all."""
     parser.add_argument(
         "--cpu_devices",
         type=device_count,
         metavar="N",
-        help="fake N CPU devices and leave accelerators alone (beats parallel.cpu_devices)"
+        help="simulate N CPU devices and use no accelerator (overrides parallel.cpu_devices)"
         if uses_devices
-        else "taken by every command; this one uses no devices",
+        else "accepted by every command; this one uses no devices",
     )
 
 
 def device_count(text: str) -> int:
-    """A number of fake CPU devices, for argparse."""
+    """Parses a number of simulated CPU devices, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_DEVICES:
         raise argparse.ArgumentTypeError(f"{text} is not a number of devices from 1 to {MAX_CPU_DEVICES}")
     return int(text)
 
 
 def utf8_text(argument: str) -> str:
-    """A text given on the command line, for argparse: UTF-8 also in a locale that is not."""
+    """Decodes a string argument as UTF-8, whatever the locale, for argparse."""
     try:
         return argument.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, which only a call from Python can give
@@ -46,7 +46,7 @@ def utf8_text(argument: str) -> str:
 
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds `--config`; without `required` a command may take the configuration of the run in `--workdir`."""
+    """Adds `--config`; if not required, the command falls back to the configuration of the run in `--workdir`."""
     parser.add_argument(
         "--config",
         required=required,
@@ -55,36 +55,38 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
         + ("" if required else "; not needed to continue the run in --workdir"),
     )
     parser.epilog = (
-        "Every key of the configuration can be given on the command line, where it beats the file:\n"
+        "Keys of the configuration on the command line override the file:\n"
         "  --config.optim.learning_rate=3e-4 --config.total_steps=1000 --config.data.path=None (unset)\n"
-        f"The keys and their meaning are in {defaults.__file__}.\n"
-        f"The packaged recipes are in {recipes_directory()}: --config=quickstart is one of them."
+        f"All keys are described in {defaults.__file__}.\n"
+        f"Packaged recipes, e.g. --config=quickstart, are in {recipes_directory()}."
     )
 
 
 def add_workdir(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--workdir", required=required, metavar="DIR", help="directory of the run")
+    """Adds `--workdir`."""
+    parser.add_argument("--workdir", required=required, metavar="DIR", help="work directory of the run")
 
 
 def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", default="latest", metavar="N|latest|best", help="which checkpoint")
+    """Adds `--step` and `--weights`."""
+    parser.add_argument("--step", default="latest", metavar="N|latest|best", help="step of the checkpoint")
     parser.add_argument(
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="ema: the moving average, where the run has one; raw: the parameters",
+        help="ema: moving average of the parameters, if the run has one; raw: the parameters",
     )
 
 
 def configuration(options: argparse.Namespace, rest: Sequence[str]) -> RunConfig:
-    """The configuration that `--config`, `--config.KEY=VALUE` and `--cpu_devices` say."""
+    """Returns the configuration of `--config`, `--config.KEY=VALUE` and `--cpu_devices`."""
     refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
     config = parse_config(load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest))
     return config if options.cpu_devices is None else config.replaced(parallel={"cpu_devices": options.cpu_devices})
 
 
 def _config_of_run(workdir: str) -> str:
-    """Path of the configuration of the run in a work directory.
+    """Returns the path of the configuration of the run in a work directory.
 
     Raises:
         UserError: No run has been started there.
@@ -96,7 +98,7 @@ def _config_of_run(workdir: str) -> str:
 
 
 def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Raises UserError if anything was not understood."""
+    """Raises UserError if arguments are left that the command does not know."""
     if rest:
         name = rest[0].split("=", 1)[0]
         if not name.startswith("-"):
@@ -106,18 +108,18 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def show(text: object) -> None:
-    """Prints a result for a person to stdout, without secrets of URLs and control characters."""
+    """Prints text to stdout, without control characters and without secrets in URLs."""
     print(redact(str(text)))
 
 
 def show_json(result: Mapping[str, Any], indent: int | None = None) -> None:
-    """Prints a result for a program to stdout."""
+    """Prints a JSON object to stdout."""
     print(as_json(result, indent))
 
 
 def as_json(result: Mapping[str, Any], indent: int | None = None) -> str:
-    """Returns one line of JSON: numbers that are not finite are null, as in metrics.jsonl.
+    """Returns JSON with null for numbers that are not finite, as in metrics.jsonl.
 
-    Control characters, which a terminal obeys, and half surrogate pairs, which no encoding has, are escaped.
+    Control characters, which a terminal interprets, and unpaired surrogates, which cannot be encoded, are escaped.
     """
     return escape_json_controls(json.dumps(nullify_non_finite(result), ensure_ascii=False, allow_nan=False, indent=indent))

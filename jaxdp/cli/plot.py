@@ -1,4 +1,4 @@
-"""Draw the training curves of one or several runs, and what their classifiers do, to PNG."""
+"""Plots of training curves and classifier evaluations, as PNG files and an HTML page."""
 
 import argparse
 import functools
@@ -17,18 +17,20 @@ from jaxdp.workdir import WorkDir
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp plot`."""
     parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories")
     parser.add_argument(
-        "--out", metavar="FILE", help="of the training curves; default: plots/training.png of the first DIR"
+        "--out", metavar="FILE", help="PNG file of the training curves; default: plots/training.png in the first DIR"
     )
     parser.add_argument(
-        "--html", action="store_true", help="a page with the pictures, numbers, samples and configurations too"
+        "--html", action="store_true", help="also write an HTML page with plots, metrics, samples and configurations"
     )
     shared.add_cpu_devices(parser, uses_devices=False)
-    parser.epilog = "A DIR where `jaxdp eval` has left evaluation.json gets plots/evaluation.png too."
+    parser.epilog = "A DIR with the evaluation.json of `jaxdp eval` also gets plots/evaluation.png."
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp plot` and returns the exit code."""
     shared.refuse_rest(options, rest)
     from jaxdp.report.plotting import plot_runs
 
@@ -61,7 +63,7 @@ def _metric(run: WorkDir, name: Any) -> MetricSpec:
 
 
 def _plot_evaluation(run: WorkDir) -> Path | None:
-    """The picture of the run's last evaluation; None: there is none, and how to get one is said."""
+    """Plots the run's last evaluation; returns None, and prints how to get one, if there is none."""
     from jaxdp.report.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
 
     report = read_report(run.evaluation)
@@ -70,19 +72,19 @@ def _plot_evaluation(run: WorkDir) -> Path | None:
             return plot_evaluation(report, run.plots / "evaluation.png", run.root.name)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
-                f"{run.evaluation} is not the report of an evaluation that `jaxdp eval` writes ({type(error).__name__}: {error}): "
+                f"{run.evaluation} is not a report of `jaxdp eval` ({type(error).__name__}: {error}): "
                 f"let `jaxdp eval --workdir={run.root}` write it again."
             ) from error
     if not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
         print_status(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
-            f"{run.evaluation.name}, from which `jaxdp plot` draws them"
+            f"{run.evaluation.name}, which `jaxdp plot` draws"
         )
     return None
 
 
 def _configured(run: WorkDir, *path: str) -> Any:
-    """A value of the run's configuration; None where it cannot be read: a picture of metrics needs no more than them."""
+    """Returns a value of the run's configuration; None if it cannot be read, as plots of metrics do not need it."""
     try:
         return functools.reduce(operator.getitem, path, read_json(run.config, "the config.json of a run"))
     except (UserError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Answer records with the model of a work directory: labels, hidden tokens, translations; one JSON object a line."""
+"""Predictions for records: labels, masked tokens or generated texts, one JSON object a line."""
 
 import argparse
 import contextlib
@@ -17,9 +17,10 @@ from jaxdp.report.terminal import print_status
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp predict`."""
     shared.add_workdir(parser)
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--text", type=shared.utf8_text, metavar="TEXT", help="one text; masked_lm: with [MASK] where a token is to be guessed")
+    given.add_argument("--text", type=shared.utf8_text, metavar="TEXT", help="one text; masked_lm: with [MASK] for each token to predict")
     given.add_argument(
         "--input",
         default=STDIN,
@@ -30,29 +31,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="format of the input; default: by the ending of its name, else by its content (a table by a header "
-        "that names the column of the run's data)",
+        help="format of the input; default: from the file name, else from the content (a header that names the "
+        "column of the run's data makes it a table)",
     )
-    parser.add_argument("--output", metavar="FILE", help="file of the answers, written when all are there; default: standard output")
-    parser.add_argument("--num_candidates", type=int, metavar="K", help="masked_lm: tokens for each [MASK] (10)")
-    writing = parser.add_argument_group("seq2seq: how texts are written (default: greedily)")
-    add_strategy(writing)
+    parser.add_argument("--output", metavar="FILE", help="output file, written when complete; default: standard output")
+    parser.add_argument("--num_candidates", type=int, metavar="K", help="masked_lm: number of predicted tokens for each [MASK] (10)")
+    add_strategy(parser.add_argument_group("seq2seq: decoding (default: greedy)"))
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
     parser.epilog = (
-        'An answer has the other fields of its record (an id, say), as "input_NAME" where the answer needs the name.\n'
-        'A record that is empty or broken gets {"error": TEXT} in its place, and the number of these is printed at the end.'
+        'A prediction has the other fields of its record, e.g. an id, renamed to "input_NAME" if their name is taken.\n'
+        'An empty or broken record gets {"error": TEXT} in its place; their number is printed at the end.'
     )
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp predict` and returns the exit code."""
     shared.refuse_rest(options, rest)
     if options.text is not None and options.format is not None:
-        raise UserError("--format is that of --input; leave it out with --text.")
+        raise UserError("--format applies to --input; leave it out with --text.")
     from jaxdp.inference.predict import Predictor
     from jaxdp.inference.prediction_requests import ERROR, raw_records
 
-    strategy, num_samples = chosen_strategy(options, draws=False)
+    strategy, num_samples = chosen_strategy(options, samples_by_default=False)
     predictor = Predictor(
         options.workdir,
         strategy=strategy,
@@ -88,7 +89,7 @@ def _standard_input(name: str):
 
 @contextlib.contextmanager
 def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], object]]:
-    """Yields a function that writes text: to standard output, or to a file that appears when all of it is written.
+    """Yields a function that writes text to standard output, or to a file that appears when complete.
 
     Raises:
         UserError: The file cannot be written.
@@ -99,7 +100,7 @@ def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], objec
     path, source = local_path(name, "--output"), os.path.expanduser(input_name)
     if path.is_dir() or (path.exists() and os.path.exists(source) and os.path.samefile(path, source)):
         raise UserError(f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file.")
-    is_file = path.is_file() or not path.exists()  # a pipe or a terminal is written as it is
+    is_file = path.is_file() or not path.exists()  # pipes and terminals are written directly
     with contextlib.ExitStack() as stack:
         with _unwritable_output(name):
             target = stack.enter_context(atomic_replacement(path)) if is_file else path
@@ -117,15 +118,15 @@ def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], objec
 
 
 def _close_quietly(file: TextIO) -> None:
-    """Closes a file after an error that is reported already."""
+    """Closes a file after an error that has already been reported."""
     with contextlib.suppress(OSError):
         file.close()
 
 
 @contextlib.contextmanager
 def _unwritable_output(name: str) -> Iterator[None]:
-    """Turns errors of the output, and of nothing else, into a sentence."""
+    """Converts errors of the output file into UserError."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output={name} cannot be written ({error.strerror}): choose another place, or make room there.") from error
+        raise UserError(f"--output={name} cannot be written ({error.strerror}): choose another file, or free disk space.") from error

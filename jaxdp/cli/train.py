@@ -1,4 +1,4 @@
-"""Train the model that a configuration describes, or continue the run in --workdir."""
+"""Training of a configuration, or continuation of the run in --workdir."""
 
 import argparse
 import atexit
@@ -14,6 +14,7 @@ from jaxdp.run_config import RunConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `jaxdp train`."""
     shared.add_config(parser, required=False)
     shared.add_workdir(parser)
     shared.add_cpu_devices(parser)
@@ -21,21 +22,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--resume",
         default="auto",
         metavar="auto|must|never",
-        help="auto: continue if there is a checkpoint; must, never: refuse otherwise",
+        help="auto: continue if there is a checkpoint; must: require one; never: refuse one",
     )
     parser.add_argument(
-        "--profile", metavar="STEP:COUNT", help="trace COUNT steps after step STEP into WORKDIR/profile"
+        "--profile", metavar="STEP:COUNT", help="profile COUNT steps after step STEP into WORKDIR/profile"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="prepare, compile and report, then print the resolved configuration as JSON; train nothing"
+        "--dry_run", action="store_true", help="prepare data, compile and report, then print the resolved configuration as JSON without training"
     )
     processes = parser.add_argument_group("several processes (automatic under SLURM, Open MPI and on Cloud TPU pods)")
-    processes.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    processes.add_argument("--num_processes", type=int, metavar="P")
-    processes.add_argument("--process_index", type=int, metavar="I")
+    processes.add_argument("--coordinator", metavar="HOST:PORT", help="address on which process 0 listens")
+    processes.add_argument("--num_processes", type=int, metavar="P", help="number of processes")
+    processes.add_argument("--process_index", type=int, metavar="I", help="index of this process, from 0")
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs `jaxdp train` and returns the exit code."""
     config = shared.configuration(options, rest)
     profile = _profile(options.profile)
     if options.dry_run:
@@ -72,10 +74,10 @@ def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
 
 
 def _end_without_cleaning_up(exit_code: int) -> None:
-    """Ends the process with this code before the interpreter takes itself apart.
+    """Ends the process with this code, without the interpreter's shutdown.
 
-    JAX, interrupted while it traces or compiles, does not survive that: one in
-    four such ends was a segmentation fault, with an exit code of its own.
+    When JAX was interrupted while tracing or compiling, one shutdown in four ended
+    in a segmentation fault, which has another exit code.
     """
 
     def end() -> None:
@@ -90,7 +92,7 @@ def _profile(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
     if not match:
-        raise UserError(f"--profile={text} must be STEP:COUNT, both at least 1, such as 20:5.")
+        raise UserError(f"--profile={text} must be STEP:COUNT, both at least 1, e.g. 20:5.")
     return int(match[1]), int(match[2])
 
 

@@ -101,15 +101,15 @@ CONTINUED = {
     ("result", "lines"),
     [
         (RESULT, [
-            "texts       1000 sentences; 64 of them without a cache",
-            "ends        they never end before 96 tokens",
-            "greedy      100.00 sentences/s (10.0 s), without a cache 10.00: 10.0 times faster",
-            "beam_4      50.00 sentences/s (20.0 s), without a cache 2.00: 25.0 times faster",
+            "texts       1000 sentences; 64 of them without a KV cache",
+            "ends        always after 96 tokens",
+            "greedy      100.00 sentences/s (10.0 s), without a KV cache 10.00: 10.0 times faster",
+            "beam_4      50.00 sentences/s (20.0 s), without a KV cache 2.00: 25.0 times faster",
         ]),
         (CONTINUED | {"ends": True}, [
             "texts       32 prompts of 128 tokens",
-            "ends        they end where the model ends them, at most after 128 tokens",
-            "greedy      100.00 tokens/s (10.0 s), without a cache 10.00: 10.0 times faster",
+            "ends        at the eos token, at most after 128 tokens",
+            "greedy      100.00 tokens/s (10.0 s), without a KV cache 10.00: 10.0 times faster",
         ]),
     ],
 )  # fmt: skip

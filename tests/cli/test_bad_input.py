@@ -304,9 +304,9 @@ def test_wrong_commands(tmp_path, monkeypatch, capsys, arguments, fragments):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (["--steps=3"], "--steps=3 is too few to time; give 10 or more"),
-        (["--devices=1,two"], "--devices=1,two must be counts such as 1,2,4"),
-        (["--devices=0"], "--devices=0 must be counts such as 1,2,4: 0 is not a number of devices from 1 to 256"),
+        (["--steps=3"], "--steps=3 is too few to time; expected at least 10"),
+        (["--devices=1,two"], "--devices=1,two must be device counts such as 1,2,4"),
+        (["--devices=0"], "--devices=0 must be device counts such as 1,2,4: 0 is not a number of devices from 1 to 256"),
         (["--devices=1,3"], "global_batch_size=16 does not divide over 3 devices"),
     ],
 )

@@ -127,10 +127,10 @@ def test_bench_tells_what_the_checks_cost(config_file, monkeypatch, capsys):
     assert asked == [(3, 20)]
     assert capsys.readouterr().out.splitlines() == [
         "devices     8 x cpu",
-        "step        250.00 ms, processor time 250.00 ms, without any check; median of 5 rounds",
-        "every step  0.50 ms, processor time 0.50 ms more: bad updates skipped, watchdog",
-        "comparison  12.00 ms, processor time 12.00 ms for one of the devices' states, every 100 steps",
-        "together    0.25% of a step, processor time 0.25%",
+        "step        250.00 ms, processor time 250.00 ms, without checks; median of 5 rounds",
+        "every step  0.50 ms, processor time 0.50 ms more: skipping of bad updates, watchdog",
+        "comparison  12.00 ms, processor time 12.00 ms a comparison of the replicas, every 100 steps",
+        "total       0.25% of a step, processor time 0.25%",
     ]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result

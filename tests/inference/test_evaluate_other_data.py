@@ -143,7 +143,7 @@ def test_every_report_is_in_the_file():
         (["--split=test", "--config.data.test_split=a"], "data.test_split=a means nothing with data.source=jsonl: set data.test_path"),
         (["--config.data.source=hf", "--config.data.eval_path=x"], "data.eval_path=x means nothing with data.source=hf"),
         (["--config.data.tokenizer=char"], "data.tokenizer belongs to the run"),
-        (["--config.optim.learning_rate=1"], "--config.optim.learning_rate belongs to the run"),
+        (["--config.optim.learning_rate=1"], "--config.optim.learning_rate cannot be changed in an evaluation"),
         (["--config.data.evalpath=x"], "unknown configuration key 'data.evalpath'; did you mean 'data.eval_path'?"),
         (["--config.data.path={other}"], "or name other data with --config.data.eval_path=FILE"),
         (["--num_batches=0"], "0 is not a number of batches of 1 or more"),

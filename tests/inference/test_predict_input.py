@@ -186,7 +186,7 @@ def test_the_output_file_is_whole_or_absent(classifier, tmp_path, capsys):
         (["--input={a}", "--output={a}"], "is the --input: give the name of another file"),
         (["--input={a}", "--output={dir}"], "is a directory"),
         (["--input={a}", "--output={dir}/no/x"], "cannot be written (No such file or directory)"),
-        (["--text=ant", "--format=csv"], "--format is that of --input"),
+        (["--text=ant", "--format=csv"], "--format applies to --input"),
         (["--text="], "--text: the text is empty"),
         (["--input="], "--input is empty; expected the path of a file or directory."),
         (["--input={a}", "--output="], "--output is empty; expected the path of a file or directory."),

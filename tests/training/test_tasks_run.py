@@ -330,7 +330,7 @@ def test_records_come_from_standard_input(as_json, run_of, capsys, monkeypatch):
     [
         ("classification", ["--num_beams=2"], "are for tasks that write texts; task=classification writes none"),
         ("classification", ["--num_samples=2"], "are for tasks that write texts"),
-        ("seq2seq", ["--num_beams=2", "--top_k=3", "--top_p=0.5"], "--num_beams searches for the best text, --top_k and --top_p draws one"),
+        ("seq2seq", ["--num_beams=2", "--top_k=3", "--top_p=0.5"], "--num_beams searches for the best text, --top_k and --top_p samples"),
         ("seq2seq", ["--num_beams=2", "--num_samples=3"], "3 hypotheses cannot be returned with --num_beams=2"),
         ("seq2seq", ["--num_candidates=3"], "--num_candidates is for tasks that fill masks; task=seq2seq fills none"),
         ("masked_lm", ["--num_candidates=0"], "masked_lm.num_candidates is 0; expected 1 or more"),
