@@ -92,7 +92,7 @@ def _profile(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
     if not match:
-        raise UserError(f"--profile={text} must be STEP:COUNT, both at least 1, e.g. 20:5.")
+        raise UserError(f"--profile={text} must be STEP:COUNT, both at least 1, such as 20:5.")
     return int(match[1]), int(match[2])
 
 

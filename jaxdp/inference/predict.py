@@ -183,7 +183,7 @@ class Predictor:
         end_ids = dict.fromkeys(task.eos_fields, self._vocabularies.tokenizer.eos_id)
 
         def batch_of(some: Examples) -> dict[str, np.ndarray]:
-            return task.make_request_batch(pad_examples(task, some, end_ids, rows)[0])
+            return task.make_predict_batch(pad_examples(task, some, end_ids, rows)[0])
 
         spec = {
             name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)

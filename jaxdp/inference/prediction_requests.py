@@ -34,7 +34,7 @@ class Request:
 
     Attributes:
         passed: Fields of the record other than those that the task reads.
-        example: What `Task.prepare_request` made of it; None if `error` says why there is nothing.
+        example: What `Task.prepare_for_predict` made of it; None if `error` says why there is nothing.
         reserved: Names that answers of the task have, or an error.
         error: One sentence.
         is_cut: Whether it has more tokens than the model reads.
@@ -95,7 +95,7 @@ class RequestReader:
                 passed = {str(name): _plain(value) for name, value in record.value.items() if name not in asked}
             fields = self._fields(record)
             cleaned = self._changes.around(self._task.protected_strings, Record(fields, record.where))
-            example = self._task.prepare_request(cleaned.fields, self._tokenizer)
+            example = self._task.prepare_for_predict(cleaned.fields, self._tokenizer)
             return Request(passed, self._reserved, example, is_cut=self._is_long(example))
         except UserError as error:
             said = str(error)
