@@ -53,6 +53,7 @@ DONE = (
     "jaxdp/data/prefetch.py",
     "jaxdp/data/preparing",
     "jaxdp/data/random_bits.py",
+    "jaxdp/data/reading",
     "jaxdp/data/samplers",
     "jaxdp/data/sequences",
     "jaxdp/data/stream.py",

@@ -1,1 +1,1 @@
-"""From files and data sets to records: which files, their bytes, their lines, what each holds."""
+"""Readers: from files, datasets and registered sources to records."""

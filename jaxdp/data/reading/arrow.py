@@ -1,4 +1,4 @@
-"""Arrow tables as records: Parquet files, and what `datasets` keeps in memory or maps."""
+"""Reader of Arrow tables: Parquet files, and the tables of `datasets`."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,20 +11,20 @@ from jaxdp.errors import UserError
 from jaxdp.quoting import shortened
 
 BATCH_ROWS = 256
-"""Rows turned into Python objects at once."""
+"""Number of rows that are converted to Python objects at once."""
 
 
 def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
-    """One record a row; only the columns that are needed are read, batch after batch.
+    """Yields one record per row; only the needed columns are read, batch by batch.
 
     Args:
-        file: also compressed as a whole; then it is unpacked to disk first.
-        columns: what the table must have; `a.b` is the field `b` of the column `a`.
-        errors: see `jaxdp.data.reading.readers.read_text`.
+        file: Parquet file; if it is compressed as a whole, it is decompressed to disk first.
+        columns: Columns that the table must have; `a.b` is the field `b` of the column `a`.
+        errors: See `jaxdp.data.reading.readers.read_text`.
 
     Raises:
-        UserError: not readable, no Parquet file, no such column, a column that is not
-            text (or a label), a row without a value, text that is not UTF-8.
+        UserError: The file cannot be read or is not Parquet; a column is missing, or is not text (or a label); a row has no
+            value; text is not UTF-8.
     """
     with _open_parquet(file) as table:
         check_columns(file.path, columns, table.schema_arrow)
@@ -34,13 +34,13 @@ def read_parquet(file: DataFile, columns: Columns, errors: str) -> Iterator[Reco
 
 @contextlib.contextmanager
 def _open_parquet(file: DataFile) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile`; errors in the block that reads it become a UserError."""
+    """Opens a `pyarrow.parquet.ParquetFile`; errors in the block that reads it become a UserError."""
     import pyarrow
     from pyarrow import parquet
 
     with open_seekable(file) as stream:
         try:
-            # Read ahead by the megabyte, not by the column of a whole row group.
+            # Reads ahead by the megabyte instead of a column of a whole row group.
             yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(
@@ -54,11 +54,11 @@ def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Ite
 
     Args:
         file: As for `read_parquet`.
-        columns: Columns that the table must have; their type is not looked at.
+        columns: Columns that the table must have, of any type.
         errors: Handling of bytes in texts that are not UTF-8: `strict`, `replace` or `surrogateescape`.
 
     Raises:
-        UserError: It cannot be read, is no Parquet file, or lacks a column or has it twice.
+        UserError: The file cannot be read, is not Parquet, or lacks a column or has it twice.
     """
     with _open_parquet(file) as table:
         names = table.schema_arrow.names
@@ -73,7 +73,7 @@ def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Ite
 
 
 def _python_values(column, errors: str) -> list[Any]:
-    """A column of any type as Python values; texts are decoded here, since Parquet does not check them."""
+    """Converts a column of any type to Python values; texts are decoded here, since Parquet does not check them."""
     import pyarrow
 
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
@@ -83,10 +83,10 @@ def _python_values(column, errors: str) -> list[Any]:
 
 
 def check_columns(where: str, columns: Columns, schema) -> None:
-    """Checks names and types.
+    """Checks names and types of columns.
 
     Raises:
-        UserError: names the first column that is wrong.
+        UserError: Names the first column that is wrong.
     """
     from pyarrow import types
 
@@ -110,12 +110,12 @@ def check_unique(where: str, column: str, schema) -> None:
 
 
 def top_columns(columns: Columns, schema) -> list[str]:
-    """The columns of the table that hold these: `translation` for `translation.en`."""
+    """Returns the columns of the table that hold these: `translation` for `translation.en`."""
     return list(dict.fromkeys(name if name in schema.names else name.partition(".")[0] for name in columns.names))
 
 
 def _kind(schema, column: str):
-    """The type of a column, or of a field of a nested one, `translation.en`; None: there is none."""
+    """Returns the type of a column, or of a field of a nested one, `translation.en`; None if it does not exist."""
     from pyarrow import types
 
     if column in schema.names:
@@ -129,7 +129,7 @@ def _kind(schema, column: str):
 
 
 def _all_names(schema) -> list[str]:
-    """Columns, and `column.field` of nested ones."""
+    """Returns the names of all columns, and `column.field` of nested ones."""
     from pyarrow import types
 
     nested = {field.name: [f"{field.name}.{inner.name}" for inner in field.type] for field in schema if types.is_struct(field.type)}
@@ -137,7 +137,7 @@ def _all_names(schema) -> list[str]:
 
 
 def _pick(batch, column: str):
-    """A column of a batch, or a field of a nested one."""
+    """Returns a column of a batch, or a field of a nested one."""
     from pyarrow import compute
 
     if column in batch.schema.names:
@@ -161,14 +161,14 @@ def _is_string(kind) -> bool:
 
 
 def table_records(batches: Iterable, columns: Columns, errors: str, path: str, name: str) -> Iterator[Record]:
-    """The rows of batches or tables.
+    """Yields the rows of batches or tables as records.
 
     Args:
-        batches: with `columns`, checked.
-        columns: to take.
-        errors: see `jaxdp.data.reading.readers.read_text`.
-        path: for errors.
-        name: for origins.
+        batches: Batches with `columns`, checked.
+        columns: Columns to read.
+        errors: See `jaxdp.data.reading.readers.read_text`.
+        path: Path for messages.
+        name: Name for origins.
     """
     number = 0
     for batch in batches:
@@ -182,7 +182,7 @@ def table_records(batches: Iterable, columns: Columns, errors: str, path: str, n
 
 
 def _values(column, name: str, is_text: bool, errors: str, path: str, first_row: int) -> list[Any]:
-    """A column of a batch as Python values."""
+    """Converts a column of a batch to Python values."""
     import pyarrow
 
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
@@ -205,7 +205,7 @@ def _values(column, name: str, is_text: bool, errors: str, path: str, first_row:
 
 
 def _lists(column, kind, name: str, errors: str, path: str, first_row: int) -> list[list[Any]]:
-    """A column of lists as Python values; in none of them is anything null."""
+    """Converts a column of lists to Python values; neither a list nor an element may be null."""
     import pyarrow
 
     inner = pyarrow.large_binary() if _is_string(kind.value_type) else kind.value_type
@@ -226,5 +226,5 @@ def _lists(column, kind, name: str, errors: str, path: str, first_row: int) -> l
 
 
 def short_reason(error: BaseException) -> str:
-    """What another library says is wrong, on one line of a few hundred characters."""
+    """Returns the message of another library's error, on one line of a few hundred characters."""
     return " ".join(str(error).split()).rstrip(".:")[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Text encodings of data files: content in `data.encoding` is read as UTF-8, NUL characters are refused; a guess for other files."""
+"""Text encodings of data files: conversion of `data.encoding` to UTF-8, refusal of NUL characters, a guess for other files."""
 
 import codecs
 import itertools
@@ -16,16 +16,17 @@ _MARKS = (
 """Byte order marks; that of UTF-32 begins like that of UTF-16."""
 
 MAX_RUN, MAX_HIGH_SHARE = 2, 0.5
-"""Bytes above 0x7f in a row, and their share of the letters, up to which they are taken for Western letters with accents."""
+"""Maximum run of bytes above 0x7f, and their maximum share of the letters, for Western letters with accents."""
 
 MAX_WIDE_BYTES, MIN_NUL_SHARE = 1 << 16, 0.02
-"""Bytes that are looked at for an encoding of 2 or 4 bytes a character; share of NUL in them, which blanks alone have in UTF-16 of any script."""
+"""Number of bytes that are examined for an encoding of 2 or 4 bytes per character; minimum share of NUL bytes, which blanks alone
+reach in UTF-16 of any script."""
 
 _HIGH, _HIGH_RUNS, _LETTERS = re.compile(rb"[\x80-\xff]"), re.compile(rb"[\x80-\xff]+"), re.compile(rb"[A-Za-z]")
 
 
 def check_encoding(encoding: str) -> None:
-    """Raises UserError unless the encoding is one of text that Python knows."""
+    """Raises UserError unless Python has a text encoding of this name."""
     try:
         "".encode(encoding)
         codecs.getincrementaldecoder(encoding)
@@ -51,7 +52,7 @@ def as_utf8(blocks: Iterator[bytes], encoding: str, errors: str, where: str) -> 
     back = "surrogateescape" if errors == "surrogateescape" else "strict"
     try:
         for block in itertools.chain(blocks, [b""]):
-            held = len(decoder.getstate()[0])  # bytes of earlier blocks that are part of a character
+            held = len(decoder.getstate()[0])  # bytes of earlier blocks that belong to a character
             if text := decoder.decode(block, final=not block):
                 yield text.encode("utf-8", back)
             size += len(block)
@@ -92,7 +93,7 @@ def without_nul(blocks: Iterator[bytes], errors: str, where: str, encoding: str 
 
 
 def _nul_found(block: bytes, start: int, where: str, encoding: str | None) -> UserError:
-    """The sentence for a NUL character in a block that begins at offset `start`."""
+    """Returns the error for a NUL character in a block that begins at offset `start`."""
     content = f"{where}, read as {encoding or 'utf-8'}," if encoding else where
     guess = guessed_wide_encoding(block[-start % 4 :]) if encoding is None else None
     cure = (
@@ -107,7 +108,7 @@ def _nul_found(block: bytes, start: int, where: str, encoding: str | None) -> Us
 
 
 def guessed_wide_encoding(content: bytes) -> str | None:
-    """Returns the encoding of 2 or 4 bytes a character that the places of NUL bytes speak for; None if they speak for none.
+    """Returns the encoding of 2 or 4 bytes per character that the positions of NUL bytes indicate; None if they indicate none.
 
     Args:
         content: Part of a file that begins at a multiple of 4 bytes.
@@ -127,10 +128,10 @@ def guessed_wide_encoding(content: bytes) -> str | None:
 
 
 def guessed_encoding(content: bytes) -> str | None:
-    """Returns the encoding that content seems to have which is not UTF-8; None if nothing speaks for one.
+    """Returns the encoding other than UTF-8 that content seems to have; None if nothing indicates one.
 
     Args:
-        content: A line or more from the file, with the bytes that are not UTF-8.
+        content: A line or more of the file, with the bytes that are not UTF-8.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):

@@ -1,4 +1,4 @@
-"""What is in a file: its bytes, decompressed, in blocks; its lines, as text."""
+"""Content of a file: decompressed bytes in blocks, and text lines."""
 
 import contextlib
 import gzip
@@ -14,23 +14,21 @@ from jaxdp.data.reading.files import DataFile, unreachable, unreadable
 from jaxdp.errors import UserError
 
 BLOCK_BYTES = 1 << 20
-"""What is read at once."""
+"""Number of bytes that are read at once."""
 
 
 def read_blocks(file: DataFile) -> Iterator[bytes]:
-    """The content of a file, decompressed as the ending of its name says, in blocks.
-
-    The sizes of the blocks mean nothing.
+    """Yields the content of a file in blocks of any size, decompressed as the ending of its name says.
 
     Raises:
-        UserError: not readable, cut short, or not compressed as its name says.
+        UserError: The file cannot be read, is cut short, or is not compressed as its name says.
     """
     with contextlib.ExitStack() as stack:
-        with _errors_told(file):
+        with _user_errors(file):
             stream = stack.enter_context(_open(file))
             stream = stack.enter_context(_DECOMPRESSORS[file.compression](stream))
         while True:
-            with _errors_told(file):
+            with _user_errors(file):
                 block = stream.read(BLOCK_BYTES)
             if not block:
                 return
@@ -41,11 +39,11 @@ def read_text_blocks(file: DataFile, errors: str) -> Iterator[bytes]:
     """Yields the content of a text file as UTF-8, in blocks; one with a `file.encoding` is converted.
 
     Args:
-        file: see `read_blocks`.
-        errors: handling of NUL characters, and of bytes that are not of that encoding; without one only NUL is checked.
+        file: See `read_blocks`.
+        errors: Handling of NUL characters, and of bytes that are not of that encoding; without one only NUL is checked.
 
     Raises:
-        UserError: see `read_blocks`, `encodings.as_utf8` and `encodings.without_nul`.
+        UserError: See `read_blocks`, `encodings.as_utf8` and `encodings.without_nul`.
     """
     blocks = read_blocks(file)
     if file.encoding is not None:
@@ -54,17 +52,16 @@ def read_text_blocks(file: DataFile, errors: str) -> Iterator[bytes]:
 
 
 def read_lines(file: DataFile, errors: str) -> Iterator[str]:
-    """The lines of a file, as text without `\\n`, which alone ends a line; without any, `\\r` does, as on old Macs.
+    """Yields the lines of a file, without the newline that ends them; if it has none, a carriage return does, as on old Macs.
 
     A byte order mark at the start is left out.
 
     Args:
-        file: in UTF-8, or its `encoding`.
-        errors: what to do about bytes that are not: `strict` raises, `replace` reads
-            them as U+FFFD.
+        file: File in UTF-8 or its `encoding`.
+        errors: Handling of bytes that are not UTF-8: `strict` raises, `replace` reads them as U+FFFD.
 
     Raises:
-        UserError: see `read_blocks`; bytes that are not UTF-8, with line and offset.
+        UserError: See `read_blocks`; bytes are not UTF-8, with line and offset.
     """
     return decoded_lines(read_text_blocks(file, errors), errors, file.path)
 
@@ -73,12 +70,12 @@ def decoded_lines(blocks: Iterator[bytes], errors: str, path: str) -> Iterator[s
     """Yields the lines of content in UTF-8, see `read_lines`.
 
     Args:
-        blocks: content from its first byte on.
-        errors: see `read_lines`.
-        path: of the file, for messages.
+        blocks: Content from its first byte on.
+        errors: See `read_lines`.
+        path: Path of the file, for messages.
 
     Raises:
-        UserError: bytes that are not UTF-8, with line and offset.
+        UserError: Bytes are not UTF-8, with line and offset.
     """
     start = 0
     for number, line in enumerate(_byte_lines(blocks), 1):
@@ -97,7 +94,7 @@ def _byte_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
         head += block
     # The last byte may be the first half of `\r\n`.
     end = b"\r" if b"\n" not in head and b"\r" in head[:-1] else b"\n"
-    held = []  # the start of a line whose end is not read yet
+    held = []  # start of a line whose end has not been read yet
     for block in itertools.chain([head], blocks):
         *ended, rest = block.split(end)
         if ended:
@@ -111,10 +108,10 @@ def _byte_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def open_seekable(file: DataFile) -> Iterator[BinaryIO]:
-    """The content of a file, to be read in any order; a compressed one is unpacked to disk first.
+    """Opens a file for reading in any order; a compressed one is decompressed to disk first.
 
     Raises:
-        UserError: see `read_blocks`.
+        UserError: See `read_blocks`.
     """
     with contextlib.ExitStack() as stack:
         if file.compression:
@@ -123,7 +120,7 @@ def open_seekable(file: DataFile) -> Iterator[BinaryIO]:
                 stream.write(block)
             stream.seek(0)
         else:
-            with _errors_told(file):
+            with _user_errors(file):
                 stream = stack.enter_context(_open(file))
         yield stream
 
@@ -135,7 +132,7 @@ def _open(file: DataFile) -> BinaryIO:
 
 
 def _zstd(stream: BinaryIO):
-    import pyarrow  # comes with `datasets`, so that zstd asks for no further package
+    import pyarrow  # a dependency of `datasets`, so that zstd needs no further package
 
     return pyarrow.CompressedInputStream(stream, "zstd")
 
@@ -144,8 +141,8 @@ _DECOMPRESSORS = {None: contextlib.nullcontext, "gzip": gzip.open, "xz": lzma.op
 
 
 @contextlib.contextmanager
-def _errors_told(file: DataFile) -> Iterator[None]:
-    """Turns the errors of opening and reading a file into sentences."""
+def _user_errors(file: DataFile) -> Iterator[None]:
+    """Turns errors of opening and reading a file into UserErrors."""
     kind = file.compression
     try:
         yield
@@ -154,7 +151,7 @@ def _errors_told(file: DataFile) -> Iterator[None]:
     except (zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _not_compressed(file, error) from error
     except OSError as error:
-        if kind == "zstd" and error.errno is None:  # of pyarrow, which has no class for it
+        if kind == "zstd" and error.errno is None:  # raised by pyarrow, which has no class for it
             raise (_cut_short(file) if "Truncated" in str(error) else _not_compressed(file, error)) from error
         raise unreadable(error, file.path, file.key) from error
     except Exception as error:
@@ -178,14 +175,14 @@ def _not_compressed(file: DataFile, error: Exception) -> UserError:
 
 
 def not_utf8(where: str, byte: int, offset: int, of: str = "", content: bytes | None = None) -> UserError:
-    """The sentence for a byte that is not UTF-8.
+    """Returns the error for a byte that is not UTF-8.
 
     Args:
-        where: the file, and the line where there are lines.
-        byte: the first wrong one.
-        offset: of that byte.
-        of: what the offset is counted in, if not in the (decompressed) file: ` of the text`.
-        content: text around that byte of a file that may have another encoding; None: it may not.
+        where: File, and line if there are lines.
+        byte: First invalid byte.
+        offset: Offset of that byte.
+        of: Base of the offset unless it is the (decompressed) file: ` of the text`.
+        content: Text around that byte of a file that may have another encoding; None: it may not.
     """
     message = f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}{of}; "
     if content is not None:

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: from the Hub, from a folder of data files, or as `save_to_disk` wrote them."""
+"""Hugging Face datasets: from the Hub, from a folder of data files, or written by `save_to_disk`."""
 
 import dataclasses
 import glob
@@ -15,41 +15,40 @@ from jaxdp.data.reading.arrow import (
     top_columns,
 )
 from jaxdp.data.reading.files import unreadable
-from jaxdp.data.reading.records import Columns, Part, Record
+from jaxdp.data.reading.records import Columns, Part, Record, value_at
 from jaxdp.data.reading.source_spec import SourceSpec
 from jaxdp.errors import UserError
 
 _CURE = "run datasets.load_dataset({path!r}).save_to_disk(FOLDER)"
-"""How a data set is brought from a machine with network."""
+"""Command that saves a dataset on a machine with network access."""
 
 HUB_SECS = 10
-"""How long the Hub may take to say that it is there."""
+"""Timeout in seconds of the request that checks if the Hub is reachable."""
 
 
 def open_dataset(
     path: str, name: str | None, split: str | None, eval_split: str | None, columns: Columns, errors: str
 ) -> tuple[Part, Part | None]:
-    """The splits of a data set, each as one part.
+    """Opens the splits of a dataset, each as one part.
 
     Args:
-        path: a folder that `save_to_disk` wrote (also a URL); else what `load_dataset`
-            takes: a folder of data files, or the name of a data set on the Hub.
-        name: its configuration, if it has several.
-        split: to train on; None: `train`, or the whole of a saved data set without splits.
-        eval_split: to evaluate on; None: the source has none.
-        columns: what both must have.
-        errors: what to do about bytes that are not UTF-8: `strict` or `replace`.
+        path: Folder that `save_to_disk` wrote (also a URL); else an argument of `load_dataset`: a folder of data files, or
+            the name of a dataset on the Hub.
+        name: Configuration of the dataset, if it has several.
+        split: Split to train on; None: `train`, or a whole saved dataset without splits.
+        eval_split: Split to evaluate on; None: the source has none.
+        columns: Columns that both must have.
+        errors: Handling of bytes that are not UTF-8: `strict` or `replace`.
 
     Raises:
-        UserError: no such data set, configuration or split, an empty split, a
-            column that is missing or not text (or a label), no way to the Hub. While
-            reading, what `table_records` and `with_class_names` raise.
+        UserError: The dataset, configuration or split does not exist; a split is empty; a column is missing or is not text
+            (or a label); the Hub cannot be reached. While reading, see `table_records` and `with_class_names`.
     """
     path = os.path.expanduser(path)
     if (split or "train") == eval_split:
         raise UserError(
             f"data.split and data.eval_split are both {eval_split}: what is evaluated on must not be "
-            "trained on; name another split, or unset data.eval_split to hold out data.eval_fraction."
+            "trained on; name another split, or unset data.eval_split to evaluate on data.eval_fraction."
         )
     if _is_saved(path):
         saved = _load_saved(path)
@@ -97,18 +96,18 @@ def _part(dataset, path: str, split: str, columns: Columns, errors: str) -> Part
 
 
 def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
-    """The names of the classes of each label column that has some; its records have their numbers.
+    """Returns the class names of each label column that has some; its records have class numbers.
 
     Args:
-        features: `datasets.Features`; None: of a stream that does not tell.
-        columns: `a.b` is the field `b` of the column `a`.
+        features: `datasets.Features`; None for a stream that does not declare them.
+        columns: Columns; `a.b` is the field `b` of the column `a`.
     """
     import datasets
 
     names = {}
     for column in columns.label if features is not None else ():
-        feature = _feature(features, column)
-        if isinstance(feature, list):  # as a list of several may be written
+        feature = value_at(features, column)
+        if isinstance(feature, list):  # one way to declare a list
             feature = feature[0]
         feature = getattr(feature, "feature", feature)
         if isinstance(feature, datasets.ClassLabel):
@@ -116,21 +115,11 @@ def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
     return names
 
 
-def _feature(features: Mapping[str, Any], column: str) -> Any:
-    """Of a column, or of a field of a nested one."""
-    if column in features:
-        return features[column]
-    found = features
-    for name in column.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
 def with_class_names(record: Record, names: Mapping[str, list[str]]) -> Record:
-    """The record with names of classes in place of their numbers; of a list, of each.
+    """Replaces class numbers of a record by names; also in lists.
 
     Raises:
-        UserError: a number that no class has: `datasets` writes -1 where there is no label.
+        UserError: A number is not that of a class: `datasets` writes -1 for a missing label.
     """
     named = {column: _named(record.fields[column], names[column], column, record.origin) for column in names}
     return dataclasses.replace(record, fields={**record.fields, **named})
@@ -148,8 +137,8 @@ def _named(value: Any, names: list[str], column: str, origin: str) -> Any:
 
 
 def _stamp(dataset, path: str) -> str:
-    """What `datasets` calls the content with its history, and the times of the files that hold it."""
-    # Files of a URL are copies made just now, of which only the name tells anything.
+    """Returns the fingerprint of `datasets`, which covers content and history, and the times of the files."""
+    # Files of a URL are fresh copies, whose times mean nothing.
     files = () if "://" in path else dataset.cache_files
     return f"{dataset._fingerprint} {[os.stat(file['filename']).st_mtime_ns for file in files]}"
 
@@ -161,12 +150,12 @@ def _is_saved(path: str) -> bool:
 
 
 def _load_saved(path: str) -> Any:
-    """A `Dataset`, or a `DatasetDict` of several."""
+    """Loads a `Dataset`, or a `DatasetDict` of several splits."""
     import datasets
 
     try:
         return datasets.load_from_disk(path)
-    except IndexError as error:  # of datasets 5.2, for a data set of no rows in no file
+    except IndexError as error:  # datasets 5.2 raises it for a dataset without rows and files
         raise UserError(
             f"data.path={path} is empty or has an empty split, which datasets cannot load: save it without."
         ) from error
@@ -188,31 +177,31 @@ def _saved_split(path: str, saved: Any, split: str | None, key: str) -> Any:
         return saved[split or "train"]
     if split is not None and split != str(saved.split):
         raise UserError(
-            f"{key}={split}, but data.path={path} holds one data set without splits: unset {key}, or give "
+            f"{key}={split}, but data.path={path} holds one dataset without splits: unset {key}, or give "
             "a folder that DatasetDict.save_to_disk wrote."
         )
     return saved
 
 
 def _check_path(path: str) -> None:
-    """Checks that a folder is here or the Hub within reach: `load_dataset` tries for minutes.
+    """Checks that a folder exists or the Hub is reachable, since `load_dataset` retries for minutes.
 
     Raises:
-        UserError: neither is.
+        UserError: Neither is the case.
     """
     if os.path.isdir(path):
         check_folder(path)
         return
     if os.path.exists(path):
         raise UserError(
-            f"data.path={path} is a file, data.source=hf expects a folder or the name of a data set on "
+            f"data.path={path} is a file, data.source=hf expects a folder or the name of a dataset on "
             "the Hub: read it with data.source=text, jsonl, csv or parquet."
         )
     check_hub(path, _CURE)
 
 
 def check_folder(path: str) -> None:
-    """Raises UserError for a folder whose files `datasets` does not find, as it takes the name for a glob."""
+    """Raises UserError for a folder whose files `datasets` does not find, since it reads the name as a glob."""
     if glob.has_magic(path):
         raise UserError(
             f"data.path={path} is a folder with one of *?[ in its name, which datasets takes for a glob: rename it, or read its "
@@ -221,14 +210,14 @@ def check_folder(path: str) -> None:
 
 
 def check_hub(path: str, cure: str) -> None:
-    """Checks that the Hub can be reached, where `datasets` would try for half a minute.
+    """Checks that the Hub can be reached, since `datasets` would retry for half a minute.
 
     Args:
-        path: the name of a data set.
-        cure: see `out_of_reach`.
+        path: Name of a dataset.
+        cure: See `out_of_reach`.
 
     Raises:
-        UserError: it cannot, or this is no such name.
+        UserError: It cannot be reached, or the name is invalid.
     """
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         raise unreadable(FileNotFoundError(2, "No such file or directory", path))
@@ -236,12 +225,12 @@ def check_hub(path: str, cure: str) -> None:
     import huggingface_hub
 
     if datasets.config.HF_HUB_OFFLINE:
-        return  # `datasets` looks into its cache, and says so if that has nothing
+        return  # `datasets` searches its cache, and reports a missing entry
     try:
         huggingface_hub.HfApi().dataset_info(path, timeout=HUB_SECS)
     except huggingface_hub.errors.HfHubHTTPError:
-        pass  # the Hub answered: `datasets` says what is wrong
-    except Exception as error:  # which class depends on the HTTP library of huggingface_hub
+        pass  # the Hub answered, so `datasets` reports the reason
+    except Exception as error:  # the class depends on the HTTP library of huggingface_hub
         raise out_of_reach(path, error, cure) from error
 
 
@@ -261,17 +250,17 @@ def _load(path: str, name: str | None, split: str, key: str) -> Any:
 
 
 def out_of_reach(path: str, error: Exception, cure: str) -> UserError:
-    """The sentence for a Hub that does not answer.
+    """Returns the error for a Hub that cannot be reached.
 
     Args:
-        path: the name of a data set.
-        error: why.
-        cure: what to run on a machine with network, with {path} in it and FOLDER as its result.
+        path: Name of a dataset.
+        error: Error of the request.
+        cure: Command to run on a machine with network access, with {path} in it and FOLDER as its result.
     """
     import datasets
 
     if datasets.config.HF_HUB_OFFLINE:
-        why, cached = "HF_HUB_OFFLINE is set and the cache has no such data set", ""
+        why, cached = "HF_HUB_OFFLINE is set and the cache has no such dataset", ""
     else:
         why, cached = short_reason(error), "; or set HF_HUB_OFFLINE=1 to use what the cache holds"
     return UserError(

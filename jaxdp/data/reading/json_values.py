@@ -15,7 +15,7 @@ ARRAY_KIND = ".json"
 """Ending of the files that may hold one array; other JSON files hold one value a line."""
 
 _TAIL = 32
-"""Characters at the end of a buffer where a JSON error may come from the cut, e.g. half a `false` or `\\u00e4`."""
+"""Number of characters at the end of a buffer where a JSON error may be due to the cut, e.g. half a `false` or `\\u00e4`."""
 
 _PARTS_OF_MARK = tuple(codecs.BOM_UTF8[:size] for size in range(len(codecs.BOM_UTF8)))
 
@@ -49,7 +49,7 @@ def read_json(file: DataFile, errors: str) -> Iterator[Value]:
 
 
 def _start(blocks: Iterator[bytes]) -> bytes:
-    """Content up to a block with a character that is not blank."""
+    """Reads content up to a block with a non-blank character."""
     start = b""
     for block in blocks:
         start += block
@@ -99,7 +99,7 @@ def _broken(file: DataFile, why: str) -> UserError:
 
 
 class _Buffer:
-    """Text of a file from some point on; memory holds one element and a block.
+    """Text of a file from a position on; memory holds one element and a block.
 
     Args:
         blocks: Text of the file.
@@ -107,7 +107,7 @@ class _Buffer:
 
     def __init__(self, blocks: Iterator[str]):
         self._blocks = blocks
-        self._held, self._at = "", 0  # what is before `_at` is done with
+        self._held, self._at = "", 0  # text before `_at` has been consumed
 
     def peek(self) -> str:
         """Returns the next character that is not blank; empty at the end of the file."""
@@ -124,7 +124,7 @@ class _Buffer:
         """Decodes and drops the next value.
 
         Raises:
-            ValueError: It is no JSON.
+            ValueError: It is not valid JSON.
         """
         self.peek()
         while True:
@@ -137,7 +137,7 @@ class _Buffer:
                     raise
                 continue
             is_number_at_end = isinstance(value, int | float) and end >= len(self._held) - _TAIL
-            if not (is_number_at_end and self._read()):  # a number may go on in the next block
+            if not (is_number_at_end and self._read()):  # a number may continue in the next block
                 self._at = end
                 return value
 
@@ -160,7 +160,7 @@ def _decoded_blocks(blocks: Iterator[bytes], path: str, errors: str) -> Iterator
     decoder, size = codecs.getincrementaldecoder("utf-8")(errors), 0
     is_first = True
     for block in itertools.chain(blocks, [b""]):
-        held = len(decoder.getstate()[0])  # bytes of earlier blocks that are half a character
+        held = len(decoder.getstate()[0])  # bytes of earlier blocks that belong to a character
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Parallel text as records: two files, of which line N of one belongs to line N of the other."""
+"""Reader of parallel text: two files whose lines are pairs."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,19 +9,19 @@ from jaxdp.data.reading.records import Part, Record
 from jaxdp.errors import UserError
 
 COLUMNS = ("source", "target")
-"""Of the two sides."""
+"""Columns of the two sides."""
 
 
 def pair_files(sources: Sequence[DataFile], targets: Sequence[DataFile], errors: str) -> list[Part]:
-    """The files of both sides as parts, the first of one with the first of the other, and so on.
+    """Pairs the files of both sides in order, each pair as one part.
 
     Args:
-        sources: sorted by name.
-        targets: sorted by name.
-        errors: see `readers.read_text`.
+        sources: Source files, sorted by name.
+        targets: Target files, sorted by name.
+        errors: See `readers.read_text`.
 
     Raises:
-        UserError: one side has more files.
+        UserError: One side has more files.
     """
     if len(sources) != len(targets):
         (source, target), sides = (sources[0].key, targets[0].key), (sources, targets)
@@ -48,17 +48,17 @@ def _name(source: DataFile, target: DataFile) -> str:
 
 
 def read_pairs(source: DataFile, target: DataFile, errors: str) -> Iterator[Record]:
-    """One record a line of both files, in columns `source` and `target`.
+    """Yields one record per line of both files, in columns `source` and `target`.
 
     A line that is empty in both is left out.
 
     Args:
-        source: in UTF-8; lines end with `\\n` or `\\r\\n`, with nothing else.
-        target: likewise.
-        errors: see `readers.read_text`.
+        source: UTF-8 file whose lines end with LF or CRLF.
+        target: UTF-8 file whose lines end with LF or CRLF.
+        errors: See `readers.read_text`.
 
     Raises:
-        UserError: not readable, not UTF-8, or one has more lines, which is known at the end.
+        UserError: A file cannot be read or is not UTF-8, or one has more lines, which is detected at the end.
     """
     name = _name(source, target)
     lines = read_lines(source, errors), read_lines(target, errors)

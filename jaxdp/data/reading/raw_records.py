@@ -24,19 +24,19 @@ from jaxdp.quoting import quoted, quoted_names
 STDIN = "-"
 
 HEAD_BYTES = 1 << 16
-"""Bytes at the start of a stream that are looked at to recognise its format."""
+"""Number of bytes at the start of a stream by which its format is recognised."""
 
 MAX_FIRST_LINES = 5
-"""Lines of a text among which a JSON object is looked for, where the first begins like one."""
+"""Number of lines that are searched for a JSON object if the first line begins like one."""
 
 
 class RawRecord(NamedTuple):
-    """A record as it stands in its file.
+    """Record with all of its fields.
 
     Attributes:
         where: File and line, row or element, for messages.
         value: Fields by name, or a text of a format without names; None if it cannot be read.
-        error: Why it cannot be read; None if it can.
+        error: Reason why it cannot be read; None if it can.
     """
 
     where: str
@@ -145,7 +145,7 @@ _MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst
 
 
 def _decompressed(head: bytes) -> tuple[str, bytes]:
-    """The ending of the compression that the first bytes tell (or none), and as much content as they give."""
+    """Returns the ending of the compression by the first bytes (or none), and the content that they decompress to."""
     ending = next((ending for magic, ending in _MAGIC.items() if head.startswith(magic)), "")
     try:
         if ending == ".gz":
@@ -263,7 +263,7 @@ def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str])
 
 
 def _checked(record: RawRecord, is_nul_free: bool) -> RawRecord:
-    """The record, or its error if it has bytes that are no text, which `surrogateescape` has kept."""
+    """Returns the record, or its error if it has bytes that are not text, which `surrogateescape` has kept."""
     value = record.value
     for name, text in {"": value}.items() if isinstance(value, str) else value.items():
         if is_nul_free and "\0" in text:

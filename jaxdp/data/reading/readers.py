@@ -1,4 +1,4 @@
-"""Text files as records: whole texts, JSON lines.
+"""Readers of text files and JSON Lines.
 
 Each reader is a generator that holds one record and a block or two of its file.
 """
@@ -12,27 +12,25 @@ from jaxdp.data.reading.records import Columns, Record, kind_of, select_fields
 from jaxdp.errors import UserError
 
 PIECE_BYTES = 8 << 20
-"""Longer texts come in pieces: what tokenizes one needs a hundred times its size."""
+"""Size above which texts are read in pieces, since tokenizing one takes a hundred times its size in memory."""
 
 
 def read_text(
     file: DataFile, columns: Columns, errors: str, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[Record]:
-    """The whole text of a file, in column `text`; in pieces if it is longer than `piece_bytes`.
+    """Yields the whole text of a file, in column `text`; in pieces if it is longer than `piece_bytes`.
 
-    A piece ends behind the last `\\n` of its first `piece_bytes` bytes; without one,
-    between two characters. So the pieces are a function of the content alone,
-    and joined they are the text.
+    A piece ends after the last newline of its first `piece_bytes` bytes; without one, between two characters. The pieces are
+    a function of the content alone, and joined they are the text.
 
     Args:
-        file: in UTF-8, which is kept byte by byte, `\\r` and byte order marks too; or in its `encoding`.
-        columns: not looked at.
-        errors: what to do about bytes that are not UTF-8: `strict` raises, `replace`
-            reads them as U+FFFD.
-        piece_bytes: 4 or more.
+        file: File in UTF-8, which is kept byte by byte with carriage returns and byte order marks; or in its `encoding`.
+        columns: Unused.
+        errors: Handling of bytes that are not UTF-8: `strict` raises, `replace` reads them as U+FFFD.
+        piece_bytes: Maximum number of bytes of a piece, 4 or more.
 
     Raises:
-        UserError: not readable, or not UTF-8.
+        UserError: The file cannot be read, or is not UTF-8.
     """
     held, start = bytearray(), 0
     for block in read_text_blocks(file, errors):
@@ -53,7 +51,7 @@ def _piece_end(content: bytearray, piece_bytes: int) -> int:
     end = content.rfind(b" ", 1, piece_bytes + 1)
     if end > 0:
         return end
-    # 10xxxxxx goes on with a character; more than three of them in a row are not UTF-8 anyway.
+    # 10xxxxxx continues a character; more than three of them in a row are not UTF-8.
     ends = range(piece_bytes, piece_bytes - 4, -1)
     return next((i for i in ends if content[i] >> 6 != 0b10), piece_bytes)
 
@@ -68,23 +66,23 @@ def _piece(file: DataFile, content: bytearray, start: int, errors: str, continue
 
 
 def _around(content: bytearray, position: int) -> bytes:
-    """The line with this position, of a long one some hundred bytes."""
+    """Returns the line at this position, of a long one some hundred bytes."""
     start = max(content.rfind(b"\n", 0, position) + 1, position - 200)
     return bytes(content[start : position + 200]).partition(b"\n")[0]
 
 
 def read_jsonl(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
-    """One record a line, each line a JSON object; blank lines are left out. A `.json` file may be one list of objects.
+    """Yields one record per line, each a JSON object; blank lines are skipped. A `.json` file may be one list of objects.
 
     Args:
-        file: in UTF-8.
-        columns: what every object must have; what else it has is left out. `a.b` is the
-            field of that name, or where there is none the field `b` of the object `a`.
-        errors: see `read_text`; also for the half of a surrogate pair that `\\ud800` writes.
+        file: UTF-8 file.
+        columns: Columns that every object must have; other fields are left out. `a.b` is the field of that name, or if
+            there is none the field `b` of the object `a`.
+        errors: See `read_text`; also for half a surrogate pair, as a JSON escape can write it.
 
     Raises:
-        UserError: not readable, not UTF-8; a line that is no JSON, no object, or an
-            object without a column or with something else in it. Names the line.
+        UserError: The file cannot be read or is not UTF-8; a line is not JSON or not an object, or an object lacks a column
+            or has something else in it. Names the line.
     """
     for number, value in read_json(file, errors):
         if isinstance(value, UserError):

@@ -1,12 +1,10 @@
-"""Records of a data set of Hugging Face as they come, from any place on.
+"""Streams of records from Hugging Face datasets, resumable at any record.
 
-A shard is a file, as `datasets` divides a split. One after the other is read, in
-the order of their names or in one that is shuffled anew each epoch. So a place is
-a shard, and in it what `datasets` calls the state of a reader of that shard alone.
+A shard is a file, as `datasets` divides a split. Shards are read one after the other, in the order of their names or in
+an order that is shuffled each epoch. A position is a shard, and the `datasets` state of a reader of that shard alone.
 
-Departs: `IterableDataset.set_epoch` and `shuffle` shuffle shards too. But the one
-does so unasked, from the second epoch on and without a seed, and the other reads
-ten shards in turn through a buffer whose content is no part of its state.
+Differs: `IterableDataset.set_epoch` and `shuffle` shuffle shards too, but the first does so from the second epoch on
+without a seed, and the second reads ten shards in turn through a buffer that is not part of its state.
 """
 
 import hashlib
@@ -26,32 +24,32 @@ from jaxdp.data.samplers.permutation import permute
 from jaxdp.errors import UserError
 
 Place = Mapping[str, Any]
-"""Where a record stands in its epoch, as JSON.
+"""Position of a record in its epoch, as JSON.
 
-`shard`: shards read before its own; `row`: records of its shard before it;
-`datasets`: what `load_state_dict` takes to give it next; None at a shard's start.
+`shard`: number of shards before its own; `row`: number of records of its shard before it;
+`datasets`: argument of `load_state_dict` from which it is the next record; None at the start of a shard.
 """
 
 
 class RecordStream:
-    """One split, read in an order that is a function of seed and epoch.
+    """Stream of one split, in an order that is a function of seed and epoch.
 
     Args:
         dataset: `datasets.IterableDataset`.
-        columns: that every record must have.
-        files: path or URL of each shard; empty: not known.
-        where: the data, for messages: `data.path=..., split train`.
-        seed: of the shuffling.
-        shuffle: another order of the shards each epoch; False: as they come.
-        shuffle_buffer: among how many records to shuffle as well, which makes it
-            inexact; 0: those of a shard come in order.
+        columns: Columns that every record must have.
+        files: Path or URL of each shard; empty: unknown.
+        where: Description of the data for messages: `data.path=..., split train`.
+        seed: Seed of the shuffling.
+        shuffle: True for another order of the shards in each epoch; False for the order of their names.
+        shuffle_buffer: Number of records among which to shuffle as well, which makes resuming inexact; 0: the records of a
+            shard come in order.
 
     Attributes:
-        seed: of the shuffling.
-        exact: whether reading goes on from a place as if it had never stopped.
-        inexact_reason: why it does not, for a person; empty if it does.
-        fingerprint: SHA-256, in hexadecimal, of the names and sizes of the files; of
-            the Hub the names have the revision. The content of a stream is not known.
+        seed: Seed of the shuffling.
+        exact: True if reading continues from a position as if it had never stopped.
+        inexact_reason: Reason why it does not, for a message; empty if it does.
+        fingerprint: Hexadecimal SHA-256 of the names and sizes of the files; names from the Hub include the revision. The
+            content of a stream is unknown.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class RecordStream:
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """JSON values that, with the fingerprint, fix the order."""
+        """Returns JSON values that, with the fingerprint, determine the order."""
         return {
             "kind": "stream",
             "seed": self.seed,
@@ -89,18 +87,17 @@ class RecordStream:
         }
 
     def records(self, epoch: int = 0, place: Place | None = None) -> Iterator[tuple[Place, Record]]:
-        """The records of an epoch, each with its place.
+        """Yields the records of an epoch, each with its position.
 
-        Every call reads for itself, so several may be under way.
+        Every call reads independently, so several may be active.
 
         Args:
-            epoch: from 0.
-            place: of the first record that is wanted; None: the first of the epoch.
+            epoch: Epoch, from 0.
+            place: Position of the first record; None: the first of the epoch.
 
         Raises:
-            UserError: what cannot be read, with the file, and where our own reader of
-                such files knows it, the line; a column that is missing or not text; a label
-                that is none.
+            UserError: Data cannot be read, with the file, and the line if our own reader of such files knows it; a column is
+                missing or is not text; a label is invalid.
         """
         if not self.exact:
             yield from self._read(0, None, epoch, place)
@@ -115,7 +112,7 @@ class RecordStream:
     def _read(
         self, number: int, shard: int | None, epoch: int, place: Place | None
     ) -> Iterator[tuple[Place, Record]]:
-        """The records of one shard; of None: of all, through the buffer."""
+        """Yields the records of one shard; None: of all, through the buffer."""
         dataset, origin = self._open(shard, epoch), self._origin(shard)
         row, state = (place["row"], place["datasets"]) if place else (0, None)
         if state is not None:
@@ -126,14 +123,14 @@ class RecordStream:
                 fields = next(rows)
             except StopIteration:
                 return
-            except Exception as error:  # nothing of ours runs here: it is the data, or the way to it
+            except Exception as error:  # only `datasets` runs here, so the cause is the data or the connection
                 raise self._unreadable(shard, row, error) from error
             yield {"shard": number, "row": row, "datasets": state}, self._record(fields, f"{origin}, row {row}")
             row += 1
-            state = dataset.state_dict()  # of a reader that has not begun it would be that of the start
+            state = dataset.state_dict()  # a reader that has not begun would return the state of the start
 
     def _open(self, shard: int | None, epoch: int) -> Any:
-        """A data set of its own, for it holds the state of its reader."""
+        """Returns a dataset of its own, since it holds the state of its reader."""
         if shard is not None:
             return self._dataset.shard(num_shards=self._num_shards, index=shard)
         dataset = self._dataset.shuffle(seed=self.seed, buffer_size=self._shuffle_buffer)
@@ -160,7 +157,7 @@ class RecordStream:
 
 
 def _names(files: list[str]) -> list[str]:
-    """Local paths relative to their folder, with `/`; URLs as they are."""
+    """Returns local paths relative to their folder, with `/`, and URLs unchanged."""
     if not all(map(os.path.isfile, files)):
         return files
     folder = os.path.commonpath(map(os.path.dirname, files)) if files else ""
@@ -172,7 +169,7 @@ def _sizes(files: list[str]) -> list[int | None]:
 
 
 def _line_error(path: str, columns: Columns) -> UserError | None:
-    """What our own reader says about a file of this machine that `datasets` cannot read: it knows lines."""
+    """Returns the error of our own reader for a local file that `datasets` cannot read, since it knows the line."""
     if not os.path.isfile(path):
         return None
     [file] = find_files(path, ())

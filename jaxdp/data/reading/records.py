@@ -1,4 +1,4 @@
-"""What every source of data comes down to: parts, and the records in them."""
+"""Records and parts: the common form of every data source."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ class Record:
     """One example of a source, or a piece of a document that is too long for one.
 
     Attributes:
-        fields: column -> value; of the columns that were asked for, no others.
-        origin: where it is, for messages, relative to what `data.path` names, so
-            that the same data has the same origins wherever it lies: `a.txt`;
-            `b/c.jsonl, line 12` (from 1, as editors count); `d.parquet, row 7`
-            (from 0, as `datasets` and `pandas` count).
-        continues: the part's next record goes on with the same document.
+        fields: Value of each requested column.
+        origin: Location for messages, relative to `data.path`, so that the same data has the same origins in any place:
+            `a.txt`; `b/c.jsonl, line 12` (from 1, as in editors); `d.parquet, row 7` (from 0, as in `datasets` and
+            `pandas`).
+        continues: True if the next record of the part continues the same document.
     """
 
     fields: Mapping[str, Any]
@@ -28,16 +27,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Part:
-    """One file, or one split of a data set: what a split by file is made of.
+    """One file, or one split of a dataset: the unit of a split by files.
 
     Attributes:
-        name: relative to what `data.path` names, with `/`.
-        num_bytes: size on disk, for progress only; 0 where nobody knows it.
-        stamp: changes when the content does: prepared data of the same stamp is used
-            again without reading the part.
-        read: all records from the first, in order; memory does not grow with the
-            size of the part. Each call begins anew.
-        remarks: sentences about what was found next to it and left out.
+        name: Path relative to `data.path`, with `/`.
+        num_bytes: Size on disk, for progress only; 0 if unknown.
+        stamp: String that changes when the content does; prepared data of the same stamp is used again without reading the
+            part.
+        read: Function that yields all records in order, from the first at each call; memory does not grow with the size of
+            the part.
+        remarks: Sentences about files next to it that were left out.
     """
 
     name: str
@@ -49,12 +48,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that every record must have.
+    """Columns that every record must have.
 
     Attributes:
-        text: hold text.
-        label: hold a text, a number, a truth value or a list of texts or whole numbers;
-            which of them serves is for the task to say.
+        text: Columns of text.
+        label: Columns of labels: a string, a number, a boolean, or a list of strings or integers; the task decides which
+            of them it accepts.
     """
 
     text: tuple[str, ...]
@@ -62,12 +61,12 @@ class Columns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them, each once."""
+        """Names of all columns, each once."""
         return tuple(dict.fromkeys(self.text + self.label))
 
 
 MISSING = object()
-"""What `value_at` returns where there is no such field."""
+"""Result of `value_at` for a missing field."""
 
 
 def value_at(fields: Mapping[str, Any], column: str) -> Any:
@@ -92,10 +91,10 @@ def value_at(fields: Mapping[str, Any], column: str) -> Any:
 
 
 def is_label(value: Any) -> bool:
-    """Whether a value is one that a label column may hold."""
+    """Returns True for a value that a label column may hold."""
     if isinstance(value, list):
         return all(isinstance(each, str | int) for each in value)
-    return isinstance(value, str | int | float)  # True and False are int too
+    return isinstance(value, str | int | float)  # a bool is an int
 
 
 def select_fields(fields: Mapping[str, Any], columns: Columns, where: str, errors: str = "strict") -> dict[str, Any]:
@@ -149,13 +148,13 @@ def encodable(value: Any, column: str, where: str, errors: str) -> Any:
 
 
 def missing_column(where: str, column: str, present: Iterable[str], hint: str = "") -> UserError:
-    """Returns the error for a column that is not there.
+    """Returns the error for a missing column.
 
     Args:
-        where: file and line, or file and row, or file.
-        column: its name.
-        present: names of the columns that are there.
-        hint: what else may be wrong, a sentence after a blank.
+        where: File and line, or file and row, or file.
+        column: Name of the column.
+        present: Names of the columns that exist.
+        hint: Another possible cause, a sentence after a blank.
     """
     return UserError(
         f"{where} has no column {column!r}, only {quoted_names(list(present)) or 'none at all'}: "
@@ -164,15 +163,15 @@ def missing_column(where: str, column: str, present: Iterable[str], hint: str = 
 
 
 def wrong_column(where: str, column: str, is_text: bool, found: str) -> UserError:
-    """The sentence for a column that holds something else than it should.
+    """Returns the error for a column with a value of the wrong type.
 
     Args:
-        where: file and line, or file and row, or file.
-        column: its name.
-        is_text: whether it should be text, or a label.
-        found: what it is, with an article: `a number`.
+        where: File and line, or file and row, or file.
+        column: Name of the column.
+        is_text: True if it should be text, False for a label.
+        found: Type of the value, with an article: `a number`.
     """
-    expected = "text" if is_text else "a label (text, a number, a truth value, or a list of texts or whole numbers)"
+    expected = "text" if is_text else "a label (a string, a number, a boolean, or a list of strings or integers)"
     return UserError(
         f"{where}: column {column!r} is {found}, expected {expected}; name another column in "
         "data.text_column (or whichever data.*_column asks for it), or fix the data."

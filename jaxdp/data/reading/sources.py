@@ -31,7 +31,7 @@ class RegisteredSource:
             `stream_source`.
         open_evaluation: (spec, columns) -> parts to evaluate on, without anything to train on; None: unsupported.
         keys: Optional keys of `SourceSpec` that the source reads.
-        has_columns: Whether `data.*_column` name the columns of its records; False: they are fixed.
+        has_columns: True if `data.*_column` name the columns of its records; False if they are fixed.
     """
 
     open: Callable[[SourceSpec, Columns], Splits] | None = None

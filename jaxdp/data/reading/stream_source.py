@@ -1,4 +1,4 @@
-"""`data.source=hf_stream`: a data set of Hugging Face, opened without downloading it."""
+"""Streamed Hugging Face dataset (`data.source=hf_stream`), opened without a download."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ from jaxdp.data.reading.sources import check_keys
 from jaxdp.errors import UserError
 
 _CURE = "run `hf download {path} --repo-type dataset --local-dir FOLDER`"
-"""How a stream is brought from a machine with network."""
+"""Command that downloads a dataset on a machine with network access."""
 
 BUILDERS = {
     ".jsonl": ("json", {}),
@@ -25,30 +25,31 @@ BUILDERS = {
     ".parquet": ("parquet", {}),
     ".txt": ("text", {}),
 }
-"""What `datasets` reads files of this ending with, and its options."""
+"""Builder of `datasets` for each ending, and its options."""
 
 
 def open_stream(
     spec: SourceSpec, split: str = "train", *, seed: int = 0, shuffle: bool = False, shuffle_buffer: int = 0
 ) -> RecordStream:
-    """A split as a stream of records; the first one is read, to see whether it can be.
+    """Opens a split as a stream of records; the first record is read as a check.
 
     Args:
-        spec: `path` is the name of a data set on the Hub; or a folder, of whose files
-            `datasets` takes those of the most frequent kind; or files of one kind, by
-            name, glob or URL: .jsonl, .csv, .tsv, .parquet, or .txt with a record a
-            line. Compressed if `datasets` reads it as it comes: .gz, .xz; .zst with
-            the package zstandard. `name`, `columns`, `label_columns` and `errors` are used too.
-        split: of the data set or the folder; files have `train` only.
-        seed: see `RecordStream`, as for the others.
+        spec: `path` is the name of a dataset on the Hub; or a folder, whose most frequent kind of files `datasets` reads;
+            or files of one kind, by name, glob or URL: .jsonl, .csv, .tsv, .parquet, or .txt with a record per line.
+            Compressed files need support of `datasets`: .gz, .xz; .zst with the package zstandard. `name`, `columns`,
+            `label_columns` and `errors` are used too.
+        split: Split of the dataset or the folder; files have `train` only.
+        seed: See `RecordStream`.
+        shuffle: See `RecordStream`.
+        shuffle_buffer: See `RecordStream`.
 
     Raises:
-        UserError: no such data, configuration or split; no way to the Hub; no record,
-            or one that cannot be read; keys that contradict each other.
+        UserError: The data, configuration or split does not exist; the Hub cannot be reached; there is no record, or it
+            cannot be read; keys contradict each other.
     """
     if not spec.path:
         raise UserError(
-            "data.source=hf_stream needs data.path: the name of a data set on the Hub, a folder, a file "
+            "data.source=hf_stream needs data.path: the name of a dataset on the Hub, a folder, a file "
             "or a glob."
         )
     if spec.errors != "strict":
@@ -65,8 +66,8 @@ def open_stream(
     columns = Columns(spec.columns, spec.label_columns)
     where = f"data.path={spec.path}, split {split}"
     dataset, files = _load(os.path.expanduser(spec.path), spec.name, split)
-    if dataset.column_names is not None:  # some formats tell only in their records
-        held = {}  # column -> that of the data set which holds it: `a` for `a.b`
+    if dataset.column_names is not None:  # some formats have columns in their records only
+        held = {}  # column -> column of the dataset that holds it: `a` for `a.b`
         for column in columns.names:
             held[column] = column if column in dataset.column_names else column.partition(".")[0]
             if held[column] not in dataset.column_names:
@@ -80,17 +81,17 @@ def open_stream(
 
 
 def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
-    """The split, and the file of each shard where it is one."""
-    import datasets  # takes a second, which other sources need not wait for
+    """Returns the split, and the file of each shard if a shard is one file."""
+    import datasets  # takes a second, which other sources do not need
 
     kind, options = _builder(path, name)
     try:
         builder = datasets.load_dataset_builder(kind, **options)
-        _take_at_its_word(builder.config)
+        _read_text_unchanged(builder.config)
         dataset = builder.as_streaming_dataset(split)
     except ConnectionError as error:
         raise out_of_reach(path, error, _CURE) from error
-    except Exception as error:  # nothing of ours runs here: it is a key, the data, or the way to it
+    except Exception as error:  # only `datasets` runs here, so the cause is a key, the data or the connection
         named = "" if name is None else f", data.name={name}"
         cure = (
             "pip install zstandard"
@@ -105,11 +106,11 @@ def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
     return dataset, files if len(files) == dataset.num_shards else []
 
 
-def _take_at_its_word(config: Any) -> None:
-    """Sets what a format's reader has in options: text must come as it stands in the file.
+def _read_text_unchanged(config: Any) -> None:
+    """Sets options of a format's reader so that text is read unchanged.
 
-    By default one number in a column of texts turns the texts around it (10 MB of
-    .jsonl) into JSON strings, quotes and all; and a text `NA` of a .csv is none.
+    By default one number in a column of texts turns the texts around it (10 MB of .jsonl) into JSON strings with quotes, and
+    a text `NA` of a .csv file is missing.
     """
     for option, value in (("on_mixed_types", None), ("na_filter", False)):
         if hasattr(config, option):
@@ -117,7 +118,7 @@ def _take_at_its_word(config: Any) -> None:
 
 
 def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
-    """First argument and options of `load_dataset_builder`."""
+    """Returns the first argument and the options of `load_dataset_builder`."""
     if os.path.isdir(path):
         if any(os.path.exists(os.path.join(path, state)) for state in ("state.json", "dataset_dict.json")):
             raise UserError(
@@ -133,7 +134,7 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
         return path, {"name": name}
     if name is not None:
         raise UserError(
-            f"data.name={name} is for a data set on the Hub or a folder, but data.path={path} names "
+            f"data.name={name} is for a dataset on the Hub or a folder, but data.path={path} names "
             "files: unset it."
         )
     files = find_files(path, tuple(BUILDERS))
@@ -144,6 +145,6 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
             f"{', '.join(BUILDERS)}; name files of one kind by a glob."
         )
     kind, options = BUILDERS[kinds[0]]
-    # `datasets` takes every name for a glob.
+    # `datasets` reads every name as a glob.
     paths = [file.path if "://" in file.path else glob.escape(file.path) for file in files]
     return kind, {"data_files": paths, **options}

@@ -1,4 +1,4 @@
-"""Tables of comma-separated or tab-separated values as records."""
+"""Reader of CSV and TSV tables."""
 
 import csv
 import itertools
@@ -12,7 +12,7 @@ from jaxdp.data.reading.records import Columns, Record, missing_column
 from jaxdp.errors import UserError
 
 _QUOTED_LINE = re.compile(r'"(?:[^"]|"")*+"(?:\t"(?:[^"]|"")*+")*+')
-"""A line of tab-separated fields that are all in double quotes."""
+"""Line of tab-separated fields that are all in double quotes."""
 
 _CSV_CURE = "put fields that hold separators or ends of lines in double quotes."
 _PLAIN_CURE = (
@@ -27,33 +27,31 @@ DELIMITERS = (";", "\t", "|", ",")
 """Characters that usually separate fields."""
 
 Row = tuple[int, list[str] | UserError]
-"""Number of its first line; its fields, or why they cannot be read."""
+"""Number of the first line of the row; its fields, or the error if they cannot be read."""
 
 
 def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
-    """One record a row of a table whose first row names the columns; blank lines are left out.
+    """Yields one record per row of a table whose first row names the columns; blank lines are skipped.
 
-    Fields are separated by commas, or as `file.delimiter` says; a field in double quotes may hold those,
-    doubled quotes and ends of lines.
+    Fields are separated by commas, or by `file.delimiter`. A field in double quotes may contain separators, doubled quotes and
+    line ends.
 
-    A `.tsv` file without that is separated by tabs, and is one of two kinds. If all names in its
-    header are in double quotes, the same rules hold. Else it is plain: a line is a
-    row, a quote is a quote. What Python's `csv.writer` makes of a table without tabs
-    and ends of lines in its fields reads the same: it quotes a field that holds
-    quotes and doubles those, so a field in quotes with quotes in it, all of them
-    doubled, loses the outer ones (`"a ""b"" c"` is `a "b" c`; `"a"` stays).
+    `.tsv` files without `file.delimiter` are separated by tabs. If every header field is quoted, CSV quoting rules apply.
+    Otherwise a line is a row and quotes are literal, with one exception, so that the output of Python's `csv.writer` is read
+    correctly: it quotes a field that contains quotes and doubles those, so a quoted field whose inner quotes are all
+    doubled loses the outer ones (`"a ""b"" c"` is `a "b" c`; `"a"` stays).
 
     Args:
-        file: in UTF-8 or its `encoding`; lines end with `\\n` or `\\r\\n`, or all with `\\r`.
-        columns: what the header must name; other columns are left out.
-        errors: see `readers.read_text`.
+        file: File in UTF-8 or its `encoding`; lines end with LF or CRLF, or all with CR.
+        columns: Columns that the header must name; other columns are left out.
+        errors: See `readers.read_text`.
 
     Raises:
-        UserError: not readable, not UTF-8, wrong quotes, no such column, a row with
-            more or fewer fields than the header. Names the line where the row begins.
+        UserError: The file cannot be read or is not UTF-8; quotes are wrong; a column is missing; a row has more or fewer
+            fields than the header. Names the line where the row begins.
 
     Source: RFC 4180 (comma-separated); IANA text/tab-separated-values (plain).
-    Departs: the plain kind knows no quotes at all; ours takes those of `csv.writer` off.
+    Differs: the plain kind has no quoting at all; the quotes of `csv.writer` are removed here.
     """
     header, rows = read_table(file, errors)
     for column in columns.names if header else ():
@@ -63,15 +61,15 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
                     f"{file.path}: its header names column {column!r} more than once; rename one."
                 )
             raise missing_column(f"{file.path}: its header", column, header, _hint(file, header, columns.names))
-    places = {column: header.index(column) for column in columns.names if header}
+    indices = {column: header.index(column) for column in columns.names if header}
     for number, row in rows:
         if isinstance(row, UserError):
             raise row
-        yield Record({column: row[i] for column, i in places.items()}, f"{file.name}, line {number}")
+        yield Record({column: row[i] for column, i in indices.items()}, f"{file.name}, line {number}")
 
 
 def _hint(file: DataFile, header: list[str], wanted: Sequence[str]) -> str:
-    """What else may be wrong with a header that lacks a wanted column: the delimiter, or that it is none."""
+    """Returns another possible cause for a header without a wanted column: the delimiter, or that it is not a header."""
     delimiter = guessed_delimiter(file, header, wanted)
     if delimiter:
         return f" It was read with {delimiter_of(file)!r} between fields, which {delimiter!r} seems to be: set data.delimiter={delimiter!r}."
@@ -79,12 +77,12 @@ def _hint(file: DataFile, header: list[str], wanted: Sequence[str]) -> str:
 
 
 def guessed_delimiter(file: DataFile, header: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """Returns the delimiter with which a header would have the wanted columns, or several where it has one; None: none has.
+    """Returns the delimiter that gives a header the wanted columns, or several columns instead of one; None if none does.
 
     Args:
         file: Table.
-        header: Its first row, with the delimiter that was used.
-        wanted: Columns.
+        header: First row, with the delimiter that was used.
+        wanted: Wanted columns.
     """
     used = delimiter_of(file)
     for delimiter in DELIMITERS:
@@ -95,7 +93,7 @@ def guessed_delimiter(file: DataFile, header: Sequence[str], wanted: Sequence[st
 
 
 def delimiter_of(file: DataFile) -> str:
-    """Returns what separates the fields of a table: `data.delimiter`, else a tab in `.tsv` files and a comma in others."""
+    """Returns the delimiter of a table: `data.delimiter`, else a tab in `.tsv` files and a comma in others."""
     return file.delimiter or ("\t" if file.kind == ".tsv" else ",")
 
 
@@ -103,10 +101,10 @@ def parsed_delimiter(name: str | None) -> str | None:
     """Returns the character that `data.delimiter` names; None if it is unset.
 
     Args:
-        name: The character itself; of a tab also `\\t` in letters, as a shell passes it.
+        name: The character itself; for a tab also a backslash and `t`, as a shell passes it.
 
     Raises:
-        UserError: It is no single character, or one that cannot separate fields.
+        UserError: It is not a single character, or cannot separate fields.
     """
     delimiter = "\t" if name == "\\t" else name
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
@@ -120,12 +118,12 @@ def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[Row]]:
     """Reads the header of a table, and opens the rows below it.
 
     Args:
-        file: see `read_csv`.
-        errors: see `read_csv`.
+        file: See `read_csv`.
+        errors: See `read_csv`.
 
     Returns:
-        (names of the columns, empty if there is no row at all; (line, fields as in the header, or the error of a
-        row that cannot be read); the row after a bad one is read as well).
+        (names of the columns, empty if there is no row; iterator of rows (line, fields as in the header, or the error of a
+        row that cannot be read). Rows after a bad one are read as well.
     """
     rows, cure = _rows(file, errors)
     _, header = next(rows, (0, []))
@@ -146,7 +144,7 @@ def _checked_rows(
 
 
 def _rows(file: DataFile, errors: str) -> tuple[Iterator[Row], str]:
-    """Every row that is not blank, header first; and what to do about one of too many or too few fields."""
+    """Returns the rows that are not blank, header first, and the fix for a row with a wrong number of fields."""
     lines = read_lines(file, errors)
     if file.kind != ".tsv" or file.delimiter:
         return _csv_rows(file, lines, delimiter_of(file)), _CSV_CURE
@@ -168,7 +166,7 @@ def _plain_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 
 def _unquoted(field: str) -> str:
-    """The field that `csv.writer` has quoted, if it is one: only what holds a quote would have been."""
+    """Removes the quotes that `csv.writer` has added to a field, which it does only if the field contains quotes."""
     inner = field[1:-1]
     if '"' in inner and field[0] == field[-1] == '"' and '"' not in inner.replace('""', ""):
         return inner.replace('""', '"')
@@ -176,7 +174,7 @@ def _unquoted(field: str) -> str:
 
 
 def _csv_rows(file: DataFile, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # of the whole process; the default refuses 128 KiB
+    csv.field_size_limit(sys.maxsize)  # a global limit of the process; the default is 128 KiB
     reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
     while True:
         number = reader.line_num + 1

@@ -94,7 +94,7 @@ def test_saved_data_set_without_splits_and_with_indices(saved, tmp_path):
     chosen.save_to_disk(tmp_path / "one")
     train, evaluation = open_(tmp_path / "one")
     assert (texts(train), evaluation) == (["text 4", "text 0", "text 2"], None)
-    with pytest.raises(UserError, match=r"data\.eval_split=test, but .*one holds one data set without splits"):
+    with pytest.raises(UserError, match=r"data\.eval_split=test, but .*one holds one dataset without splits"):
         open_(tmp_path / "one", eval_split="test")
 
 

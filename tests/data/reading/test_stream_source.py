@@ -93,7 +93,7 @@ def test_a_configuration_of_a_folder(folder):
         ("", {"shuffle": True, "shuffle_buffer": -1}, r"data\.shuffle_buffer=-1 with data\.shuffle=True"),
         ("", {"split": "dev"}, r"split dev \(Bad split: dev\. Available splits: \['train', 'test'\]\): correct"),
         ("", {"columns": ("body",)}, r"split train has no column 'body', only 'text', 'label'"),
-        ("/test-0.jsonl", {"name": "x"}, r"data\.name=x is for a data set .* names files: unset it"),
+        ("/test-0.jsonl", {"name": "x"}, r"data\.name=x is for a dataset .* names files: unset it"),
         ("/test-0.jsonl", {"split": "test"}, r"split test \(Bad split: test\. Available splits: \['train'\]\)"),
         ("/*-0.*", {}, r"has files that end in '\.jsonl', '\.parquet': expected one of \.jsonl.* by a glob"),
         ("/*.md", {}, r"has files that end in '\.md': expected one of"),
