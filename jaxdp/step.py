@@ -45,7 +45,7 @@ class UpdateConfig:
         spike_factor: Loss spike threshold as a multiple of the running mean loss. An update
             above it is skipped, like one that is not finite; 0: off.
         max_skipped_in_a_row: Number of consecutive skipped updates after which every further
-            update is skipped too, so that the state can be diagnosed; 0: no limit.
+            update is skipped too, so that diagnosis sees the state that caused them; 0: no limit.
         skip_by: Implementation of skipping. "branch" computes nothing for a skipped update
             and needs no second copy of the state (saves 5 % of a step on CPU). "select"
             computes the update and selects old or new values, because on GPU a branch
@@ -91,8 +91,8 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: PyTree, control_word: ControlWord):
-        def objective(params, rows):
-            sums = loss(params, rows, row_keys(seed, state.step, rows["row_ids"]))
+        def objective(params, microbatch):
+            sums = loss(params, microbatch, row_keys(seed, state.step, microbatch["row_ids"]))
             return sums.loss, (sums.weight, sums.weight if sums.tokens is None else sums.tokens)
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
@@ -149,8 +149,8 @@ def _accumulate(objective, params, batch, num_microbatches):
     """Sums gradients and [loss, weight, tokens] over the microbatches of one device."""
     gradient_of = jax.value_and_grad(objective, has_aux=True)
 
-    def sums_of(rows):
-        (loss_sum, (weight, tokens)), gradients = gradient_of(params, rows)
+    def sums_of(microbatch):
+        (loss_sum, (weight, tokens)), gradients = gradient_of(params, microbatch)
         return gradients, jnp.stack([loss_sum, weight, tokens])
 
     if num_microbatches == 1:
@@ -159,8 +159,8 @@ def _accumulate(objective, params, batch, num_microbatches):
         lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch
     )
 
-    def body(carry, rows):
-        return jax.tree.map(jnp.add, carry, sums_of(rows)), None
+    def body(carry, microbatch):
+        return jax.tree.map(jnp.add, carry, sums_of(microbatch)), None
 
     zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(3, jnp.float32))
     sums, _ = jax.lax.scan(body, zeros, microbatches)

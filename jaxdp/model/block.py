@@ -72,23 +72,23 @@ class Block(nn.Module):
             The next carry, and None as the per-layer output that `flax.linen.scan` requires.
         """
         hidden, cache = carry
-        pre = self.config.norm_position == "pre"
+        is_pre = self.config.norm_position == "pre"
         layers = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
 
         # pre:  hidden + dropout(branch(norm(hidden)))
         # post: norm(hidden + dropout(branch(hidden)))
         def normalize_input(norm):
-            return norm(hidden) if pre else hidden
+            return norm(hidden) if is_pre else hidden
 
         def add_residual(norm, branch, site):
-            drop = dropout(
+            update = dropout(
                 branch,
                 inputs.row_keys,
                 rate=self.config.dropout_rate,
                 layer=layers["dropout_layer"],
                 site=site,
             )
-            return hidden + drop if pre else norm(hidden + drop)
+            return hidden + update if is_pre else norm(hidden + update)
 
         queries = normalize_input(self.attention_norm)
         branch, cache = self.attention(
