@@ -67,19 +67,9 @@ def read_all_columns(file: DataFile, columns: Sequence[str], errors: str) -> Ite
             if _kind(table.schema_arrow, column) is None:
                 raise missing_column(file.path, column, _all_names(table.schema_arrow))
         for batch in table.iter_batches(BATCH_ROWS):
-            values = [_python_values(column, errors) for column in batch.columns]
+            values = [_decoded(column, _undecoded(column), errors) for column in batch.columns]
             for row in zip(*values, strict=True):
                 yield dict(zip(names, row, strict=True))
-
-
-def _python_values(column, errors: str) -> list[Any]:
-    """Converts a column of any type to Python values; texts are decoded here, since Parquet does not check them."""
-    import pyarrow
-
-    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
-    if not _is_string(kind):
-        return column.cast(kind).to_pylist() if kind != column.type else column.to_pylist()
-    return [value if value is None else value.decode("utf-8", errors) for value in column.cast(pyarrow.large_binary()).to_pylist()]
 
 
 def check_columns(where: str, columns: Columns, schema) -> None:
@@ -149,9 +139,15 @@ def _pick(batch, column: str):
 def _is_label(kind) -> bool:
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind):
+    if _is_list(kind):
         return _is_string(kind.value_type) or types.is_integer(kind.value_type)
     return types.is_integer(kind) or types.is_boolean(kind) or types.is_floating(kind)
+
+
+def _is_list(kind) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind)
 
 
 def _is_string(kind) -> bool:
@@ -182,47 +178,41 @@ def table_records(batches: Iterable, columns: Columns, errors: str, path: str, n
 
 
 def _values(column, name: str, is_text: bool, errors: str, path: str, first_row: int) -> list[Any]:
-    """Converts a column of a batch to Python values."""
+    """Converts a column of a batch to Python values; neither a value nor an element of a list may be null."""
+    values = _undecoded(column)
+    for row, value in enumerate(values, first_row) if column.null_count or _is_list(column.type) else ():
+        if value is None or (isinstance(value, list) and None in value):
+            raise wrong_column(f"{path}, row {row}", name, is_text, "null" if value is None else "a list with null")
+    try:
+        return _decoded(column, values, errors)
+    except UnicodeDecodeError as error:
+        row = first_row + next(i for i, value in enumerate(values) if error.object in (value if isinstance(value, list) else [value]))
+        of = " of the label" if _is_list(column.type) else " of the text"
+        raise not_utf8(f"{path}, row {row}: column {name!r}", error.object[error.start], error.start, of) from error
+
+
+def _undecoded(column) -> list[Any]:
+    """Converts a column to Python values with strings as bytes, since neither Parquet nor Arrow checks that they are UTF-8."""
     import pyarrow
 
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
-        return _lists(column, kind, name, errors, path, first_row)
-    is_string = _is_string(kind)
-    # Parquet and Arrow do not check that a string is UTF-8, so its bytes are decoded here.
-    values = column.cast(pyarrow.large_binary() if is_string else kind).to_pylist()
-    if column.null_count:
-        row = first_row + values.index(None)
-        raise wrong_column(f"{path}, row {row}", name, is_text, "null")
-    if not is_string:
-        return values
-    try:
-        return [value.decode("utf-8", errors) for value in values]
-    except UnicodeDecodeError as error:
-        row = first_row + values.index(error.object)
-        where = f"{path}, row {row}: column {name!r}"
-        raise not_utf8(where, error.object[error.start], error.start, " of the text") from error
+    if _is_string(kind):
+        kind = pyarrow.large_binary()
+    elif _is_list(kind) and _is_string(kind.value_type):
+        kind = pyarrow.large_list(pyarrow.large_binary())
+    return (column if kind == column.type else column.cast(kind)).to_pylist()
 
 
-def _lists(column, kind, name: str, errors: str, path: str, first_row: int) -> list[list[Any]]:
-    """Converts a column of lists to Python values; neither a list nor an element may be null."""
-    import pyarrow
+def _decoded(column, values: list[Any], errors: str) -> list[Any]:
+    """Decodes the strings, or lists of strings, that `_undecoded` has left as bytes."""
+    from pyarrow import types
 
-    inner = pyarrow.large_binary() if _is_string(kind.value_type) else kind.value_type
-    rows = column.cast(pyarrow.large_list(inner)).to_pylist()
-    for row, values in enumerate(rows, first_row):
-        if values is None or None in values:
-            raise wrong_column(f"{path}, row {row}", name, False, "null" if values is None else "a list with null")
-    if not _is_string(kind.value_type):
-        return rows
-    lists = []
-    for row, values in enumerate(rows, first_row):
-        try:
-            lists.append([value.decode("utf-8", errors) for value in values])
-        except UnicodeDecodeError as error:
-            where = f"{path}, row {row}: column {name!r}"
-            raise not_utf8(where, error.object[error.start], error.start, " of the label") from error
-    return lists
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if _is_string(kind):
+        return [value if value is None else value.decode("utf-8", errors) for value in values]
+    if _is_list(kind) and _is_string(kind.value_type):
+        return [value if value is None else [each if each is None else each.decode("utf-8", errors) for each in value] for value in values]
+    return values
 
 
 def short_reason(error: BaseException) -> str:
