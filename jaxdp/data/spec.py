@@ -73,7 +73,7 @@ class TaskData:
     @property
     def has_labels(self) -> bool:
         """Whether records have labels."""
-        return "label" in self.fields
+        return self.label_kind is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -58,10 +58,10 @@ def test_a_prompt_of_characters_ends_with_the_separator(packing, separator, conf
     config.causal_lm.separator = separator
     vocabularies = read_data(config).vocabularies
     task, tokenizer = make_task(config, vocabularies), vocabularies.tokenizer
-    [prompt] = make_prompts(["ba"], config, task, tokenizer)
+    [prompt] = make_prompts(["ba"], config.data, task, tokenizer)
     assert prompt.text == tokenizer.decode(prompt.tokens[-len(prompt.text) :]) == f"ba{separator}"
     with pytest.raises(UserError, match=r"prompt 2 of 2: .*'x'"):
-        make_prompts(["ab", "ax"], config, task, tokenizer)
+        make_prompts(["ab", "ax"], config.data, task, tokenizer)
 
 
 TEXT = '{"text": "ab"}\n' * 40
