@@ -9,8 +9,8 @@ from tiny_runs import assert_refused, load, read_data, train, write_text
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
-from jaxdp import defaults
 from jaxdp.cli.main import main
+from jaxdp.config import parse_config
 from jaxdp.errors import UserError
 from jaxdp.inference.evaluate import _merged
 from jaxdp.inference.other_data import other_data
@@ -172,8 +172,7 @@ def test_a_run_on_a_mixture_asks_how_others_are_read(config_file, tmp_path, caps
 
 
 def test_a_run_on_the_standard_library_asks_how_others_are_read():
-    config = defaults.get_config()
-    config.data.source = "stdlib"
+    config = parse_config({"total_steps": 1, "data": {"source": "stdlib"}})
     with pytest.raises(UserError, match=r"reads no files: say how the other data are read, with --config\.data\.source=text"):
         other_data(config, "eval", {"eval_path": "a.txt"})
     assert other_data(config, "eval", {"eval_path": "a.txt", "source": "text"}).data.eval_path == "a.txt"

@@ -9,7 +9,7 @@ from tiny_decoding import lively_params
 from tiny_tokenizer import LetterTokenizer
 from tiny_training import topology
 
-from jaxdp import defaults
+from jaxdp.config import parse_config
 from jaxdp.data.dataset import Pairs
 from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.decoding.beam import BeamSearch
@@ -87,7 +87,7 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
     monkeypatch.setattr(scoring, "MOST_ROWS", 2)
     sources = made_up_sources()
     data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))
-    score = Scorer(defaults.get_config(), *task_and_model, data, here, abstract_replicated(params, here))
+    score = Scorer(parse_config({"total_steps": 1}), *task_and_model, data, here, abstract_replicated(params, here))
     done, asked = [], iter([0, 15])
     with pytest.raises(EvaluationInterrupted) as left:
         score(jax.device_put(params, here.replicated), lambda: done.append(True), lambda: next(asked))

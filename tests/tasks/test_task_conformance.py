@@ -21,7 +21,7 @@ from tiny_tasks import (
 )
 from tiny_training import assert_equal_trees, host, topology
 
-from jaxdp import defaults
+from jaxdp.config import parse_config
 from jaxdp.data.pipeline import eval_batches, train_batches
 from jaxdp.data.samplers.epochs import EpochSampler
 from jaxdp.data.sequences.packed_pairs import PackedPairs, pack_pairs
@@ -465,10 +465,7 @@ def test_the_name_of_a_task_chooses_it(monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", {})
     register_task("mine", lambda inputs: ("mine", inputs.length, inputs.z_loss))
     assert set(registered_tasks()) == {"mine"}
-    config = defaults.get_config()
-    config.task, config.data.length, config.optim.z_loss = "mine", 33, 0.25
-    config.data.packing = "cut"
+    config = parse_config({"task": "mine", "total_steps": 1, "data": {"length": 33, "packing": "cut"}, "optim": {"z_loss": 0.25}})
     assert make_task(config) == ("mine", 33, 0.25)
-    config.task = "yours"
     with pytest.raises(UserError, match=r"task='yours' is unknown; choose one of: mine"):
-        make_task(config)
+        make_task(config.replaced(task="yours"))

@@ -23,13 +23,11 @@ def test_every_difference_is_told_to_all_with_both_sides(config_file):
     config = load(config_file, """data.mixture=({'source': 'text', 'path': 'text.txt', 'weight': 1.0},)""")
 
     def check(control_plane):
-        mine = config.copy_and_resolve_references()
+        mine = config
         if control_plane.process_index == 1:
-            mine.optim.learning_rate = 0.5
-            for key in ("path", "eval_path", "target_path", "eval_target_path"):
-                mine.data[key] = "/elsewhere/text.txt"  # where the same data lies may differ
-            mine.init_from = "/elsewhere/run"
-            mine.data.mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
+            paths = dict.fromkeys(("path", "eval_path", "target_path", "eval_target_path"), "/elsewhere/text.txt")  # which may differ
+            mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
+            mine = mine.replaced(optim={"learning_rate": 0.5}, init_from="/elsewhere/run", data=paths | {"mixture": mixture})
         said = statement(mine, {"data fingerprint": "abc" if control_plane.process_index != 2 else "def"}, 6, f"run {control_plane.process_index // 2}")
         if control_plane.process_index == 2:
             said["jaxlib"] = "0.0.1"

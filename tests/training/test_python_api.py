@@ -148,7 +148,7 @@ WRONG = {
     "loaded weights": (lambda run: jaxdp.load_checkpoint(run, weights=None), "weights must be one of 'ema', 'raw', found None"),
     "file": (lambda run: jaxdp.load_config(None), "--config must be a path (str or os.PathLike), found None"),
     "overrides": (lambda run: jaxdp.load_config("quickstart", [("total_steps", 3)]), "overrides must be strings such as '--config.total_steps=10'"),
-    "config": (lambda run: jaxdp.train("quickstart", run), "config must be a ConfigDict from jaxdp.load_config() or jaxdp.defaults.get_config(), found str"),
+    "config": (lambda run: jaxdp.train("quickstart", run), "config must be a ConfigDict from jaxdp.load_config() or jaxdp.defaults.get_config(), or a dict of keys that differ from the defaults, found str"),
     "empty config": (lambda run: jaxdp.train(ConfigDict(), run), "config lacks causal_lm, checkpoint, classification and more; begin with jaxdp.defaults.get_config()"),
     "profile": (lambda run: jaxdp.train(made(), run, profile=(1, 2)), "profile must be a jaxdp.training.run_context.Profile or None, found (1, 2)"),
     "processes": (lambda run: jaxdp.train(made(), run, processes=2), "processes must be a jaxdp.parallel.processes.Processes or None, found 2"),
