@@ -1,4 +1,4 @@
-"""Comparison of configurations: which keys define a run, and which of them differ."""
+"""Comparison of configurations: keys that define a run and their differences, for resume and inspection."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,28 +12,28 @@ from jaxdp.redact import masked_values
 from jaxdp.run_config import DATA_PLACES, TEST_DATA
 
 FIXED_ON_RESUME = ("task", "model", "data", "seed", "optim", "global_batch_size")
-"""Keys and groups that a run keeps when it continues, like the group of its own task; all others may change."""
+"""Keys and groups that must not change on resume, like the group of the run's task; all others may change."""
 
 _CHANGES_NO_BATCH = (
     *(f"data.{key}" for key in (*DATA_PLACES, *TEST_DATA)), "data.cache_dir", "data.num_workers", "data.prefetch_batches",
     "masked_lm.num_candidates",
 )  # fmt: skip
-"""Keys of the fixed groups that no batch depends on. The data may be elsewhere: the fingerprint in the checkpoint tells whether it is the same."""
+"""Keys of the fixed groups that do not affect batches. The data may have moved: the fingerprint in the checkpoint identifies it."""
 
 _MAX_SHOWN = 20
-"""Keys that one message lists."""
+"""Maximum number of keys in a message."""
 
 _MAX_CHARACTERS = 200
-"""Characters of a value in a message."""
+"""Maximum number of characters of a value in a message."""
 
 
 def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path) -> None:
-    """Refuses to continue a run under a configuration that means another one.
+    """Checks that a configuration may continue a run.
 
-    A key that a configuration lacks, since jaxdp has gained it later, has its default.
+    Keys that one configuration lacks because jaxdp added them later have their defaults.
 
     Raises:
-        UserError: lists every key that differs, both sides.
+        UserError: Keys that define the run differ; the message shows both values of each.
     """
     changes = changed_keys(saved, current)
     if changes:
@@ -45,16 +45,16 @@ def check_resumable(saved: Mapping[str, Any], current: Mapping[str, Any], workdi
 
 
 def _has_own_eval_data(*configs: Mapping[str, Any]) -> bool:
-    """Whether nothing is selected from the training data in any of the configurations."""
+    """Returns True if no configuration selects its validation split from the training data."""
     return all(values["data"].get("eval_path") or values["data"].get("eval_split") for values in configs)
 
 
 def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Compares two configurations in everything that defines a run: task, model, data, seed, optimizer and batch size.
+    """Compares the keys of two configurations that define a run: task, model, data, seed, optimizer and batch size.
 
     Args:
-        saved: As in a checkpoint.
-        current: As it is now. A key that one of both lacks, since jaxdp has gained it later, has its default.
+        saved: Configuration of a checkpoint.
+        current: Current configuration. Keys that one of them lacks because jaxdp added them later have their defaults.
 
     Returns:
         (key, saved value, current value) of every key that differs.
@@ -73,14 +73,14 @@ def _changes_no_batch(key: str, old: Any, new: Any, *configs: Mapping[str, Any])
 
 
 def listed_changes(differences: Sequence[tuple[str, Any, Any]], old_place: str, new_place: str) -> str:
-    """One line for each of the first differences, with both sides."""
+    """Returns one line for each of the first differences, with both values."""
     lines = [f"  {key}: {_shown(old)} {old_place}, {_shown(new)} {new_place}" for key, old, new in differences]
     more = [f"  and {len(lines) - _MAX_SHOWN} more"] if len(lines) > _MAX_SHOWN else []
     return "\n".join(lines[:_MAX_SHOWN] + more)
 
 
 def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, and those of `usual` where a key is missing."""
+    """Returns the values, with those of `usual` for missing keys."""
     filled = {**usual, **values}
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping):
@@ -89,7 +89,7 @@ def _with_defaults(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[
 
 
 def without_places(mixture: Any) -> Any:
-    """`data.mixture` as in JSON, its entries without what says where their files are."""
+    """Returns the JSON value of `data.mixture` without the file paths of its entries."""
     if not isinstance(mixture, list):
         return mixture
     return [
