@@ -81,6 +81,7 @@ DONE = (
     "jaxdp/provenance.py",
     "jaxdp/quoting.py",
     "jaxdp/redact.py",
+    "jaxdp/report",
     "jaxdp/source_code.py",
     "jaxdp/state.py",
     "jaxdp/step.py",

@@ -64,7 +64,7 @@ def _metric(run: WorkDir, name: Any) -> MetricSpec:
 
 def _plot_evaluation(run: WorkDir) -> Path | None:
     """Plots the run's last evaluation; returns None, and prints how to get one, if there is none."""
-    from jaxdp.report.evaluation_plots import DRAWN_TASKS, plot_evaluation, read_report
+    from jaxdp.report.evaluation_plots import PLOTTED_TASKS, plot_evaluation, read_report
 
     report = read_report(run.evaluation)
     if report is not None:
@@ -75,7 +75,7 @@ def _plot_evaluation(run: WorkDir) -> Path | None:
                 f"{run.evaluation} is not a report of `jaxdp eval` ({type(error).__name__}: {error}): "
                 f"let `jaxdp eval --workdir={run.root}` write it again."
             ) from error
-    if not run.evaluation.exists() and _configured(run, "task") in DRAWN_TASKS:
+    if not run.evaluation.exists() and _configured(run, "task") in PLOTTED_TASKS:
         print_status(
             f"no confusion matrix and curves: `jaxdp eval --workdir={run.root}` makes "
             f"{run.evaluation.name}, which `jaxdp plot` draws"

@@ -1,1 +1,1 @@
-"""Output for people and dashboards: terminal, metric writers, plots and the HTML report."""
+"""Reports: terminal output, metric writers, plots and the HTML page."""

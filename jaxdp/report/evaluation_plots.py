@@ -1,8 +1,9 @@
-"""What a classifier does on a split as a picture: confusion, curves, calibration.
+"""Plots of a classifier's evaluation: confusion matrix, ROC and precision-recall curves, calibration.
 
-The numbers are those of the report that `jaxdp.tasks.classification_metrics` makes,
-as JSON brings them back from evaluation.json. Matplotlib is imported when a picture is drawn, not before,
-and only its `Figure` is used: no window, no global state.
+The numbers are those of the report of `jaxdp.tasks.classification_metrics`, read from
+evaluation.json. scikit-learn's displays are not used: they colour a confusion matrix by
+counts, parse `$` in label names as mathematics, and take a second to import. Matplotlib
+is imported inside functions, and only its `Figure` is used: no window, no global state.
 """
 
 import os
@@ -18,24 +19,24 @@ from jaxdp.json_files import read_json
 from jaxdp.report.plot_fonts import fonts_for
 from jaxdp.report.plotting import COLORS, FONT_SIZE, GREY, GRID, INK
 
-NAMED_LABELS = 30  # of a confusion matrix that are named on its sides
-WRITTEN_LABELS = 12  # up to so many, the counts are written into its cells
-NAME_LETTERS = 16
-DARK = 0.55  # share of a row from which white letters are read better
-BAND, HIGHEST_BAR, BAR = 0.24, 0.18, "#d4d8de"  # of the counts below a reliability curve: heights and colour
-SMALLEST_POINT, LARGEST_POINT = 10.0, 60.0  # square points
-FAINT = "#b4bac2"  # what is not there, or one of too many
-DRAWN_TASKS = ("classification",)  # whose evaluations have something to draw
+MAX_NAMED_LABELS = 30  # up to this number, the sides of a confusion matrix have label names
+MAX_LABELS_WITH_COUNTS = 12  # up to this number, the cells of a confusion matrix have counts
+MAX_NAME_LETTERS = 16
+DARK = 0.55  # share of a row above which white letters are more readable
+BAND, MAX_BAR, BAR_COLOR = 0.24, 0.18, "#d4d8de"  # heights and colour of the counts below a reliability curve
+MIN_POINT_AREA, MAX_POINT_AREA = 10.0, 60.0  # square points
+FAINT = "#b4bac2"  # zero counts, and curves without a colour of their own
+PLOTTED_TASKS = ("classification",)  # tasks whose evaluations can be plotted
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """The report of an evaluation.json, if `plot_evaluation` draws its kind.
+    """Reads the report of an evaluation.json, if `plot_evaluation` supports its kind.
 
     Returns:
-        None: there is no such file, or the evaluation has no pictures (of translations).
+        The report; None if there is no such file, or no plot of its kind, e.g. of translations.
 
     Raises:
-        UserError: the file is not what `jaxdp eval` writes.
+        UserError: The file is not a report of `jaxdp eval`.
     """
     if not os.path.lexists(path):
         return None
@@ -44,33 +45,33 @@ def read_report(path: Path) -> dict[str, Any] | None:
 
 
 def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Path:
-    """Draws the report of an evaluation as one PNG.
+    """Plots the report of an evaluation as one PNG.
 
-    Of one label an example: confusion matrix, ROC, precision against recall, and
-    reliability; of several labels precision, recall and F1 of each instead of the
-    matrix; of numbers the predicted against the true ones.
+    single_label: confusion matrix, ROC, precision against recall, and reliability;
+    multi_label: precision, recall and F1 of each label instead of the matrix;
+    regression: predicted against true values.
 
     Args:
         report: `Summary.report` of a classification.
-        out: file to write; its folder is made if missing.
-        name: of the run, for the line on top.
+        out: File to write; its folder is created if missing.
+        name: Name of the run, for the heading.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: the report is of no kind that can be drawn, or of no examples.
+        UserError: The report has no examples, or its kind has no plot.
     """
     set_matplotlib_directory()
     panels = _PANELS.get(report.get("kind", ""))
     if panels is None:
         raise UserError(
-            f"There is nothing to draw in an evaluation of kind {report.get('kind')!r}; expected one of: "
+            f"There is no plot for an evaluation of kind {report.get('kind')!r}; expected one of: "
             f"{', '.join(_PANELS)}."
         )
     if not report["num_examples"]:
         what = "examples with a finite output" if report.get("num_not_finite") else "examples"
-        raise UserError(f"The evaluation has no {what}, so there is nothing to draw: check its split and checkpoint.")
+        raise UserError(f"The evaluation has no {what}, so there is nothing to plot: check its split and checkpoint.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with fonts_for([name, *report.get("labels", ())]):
         _figure(panels, report, name).savefig(out, format="png")
@@ -78,7 +79,7 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
 
 
 def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str):
-    """The panels side by side, under a heading."""
+    """Lays out the panels in a grid, under a heading."""
     from matplotlib.figure import Figure
 
     columns = min(len(panels), 2)
@@ -98,7 +99,7 @@ def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str
 
 
 def _heading(report: Mapping[str, Any], name: str) -> str:
-    """Which examples the picture is about, and of which checkpoint."""
+    """Returns the heading: run, checkpoint, split and number of examples."""
     parts = [name] if name else []
     if "step" in report:
         parts += [f"step {report['step']}", f"split {report['split']}"]
@@ -111,20 +112,20 @@ def _heading(report: Mapping[str, Any], name: str) -> str:
 
 
 def _draw_confusion(axes, report: Mapping[str, Any]) -> None:
-    """Cells are coloured by their share of the row, so that rare labels are seen too."""
+    """Draws the confusion matrix, coloured by the share of the row so that rare labels are visible."""
     counts = np.array(report["confusion_matrix"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xlabel("predicted", fontsize=FONT_SIZE, color=GREY)
     axes.set_ylabel("true", fontsize=FONT_SIZE, color=GREY)
-    if len(counts) <= NAMED_LABELS:
-        places = np.arange(len(counts))
+    if len(counts) <= MAX_NAMED_LABELS:
+        positions = np.arange(len(counts))
         names = list(map(_short, report["labels"]))
-        axes.set_xticks(places, names, parse_math=False, rotation=90 if len(counts) > 4 else 0)
-        axes.set_yticks(places, names, parse_math=False)
+        axes.set_xticks(positions, names, parse_math=False, rotation=90 if len(counts) > 4 else 0)
+        axes.set_yticks(positions, names, parse_math=False)
     else:
         axes.set(xticks=[], yticks=[])
-    if len(counts) <= WRITTEN_LABELS:
+    if len(counts) <= MAX_LABELS_WITH_COUNTS:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > DARK else INK if count else FAINT
             axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=FONT_SIZE)
@@ -145,9 +146,9 @@ def _draw_precision_recall(axes, report: Mapping[str, Any]) -> None:
 
 
 def _best_precisions(curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Falling recalls, each once, with the best precision that reaches it.
+    """Returns the distinct recalls, descending, with the best precision at each.
 
-    Held from each recall down to the next, they enclose the average precision.
+    As steps, they enclose the average precision.
     """
     recall, precision = np.array(curve["recall"]), np.array(curve["precision"])
     is_best = np.append(np.diff(recall) != 0, True)
@@ -155,23 +156,23 @@ def _best_precisions(curve: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _draw_calibration(axes, report: Mapping[str, Any]) -> None:
-    """Right answers against confidence; the bars below say how many answers there are.
+    """Draws accuracy against confidence, with bars for the number of predictions below.
 
-    Points of few answers are small: they lie where chance has put them.
+    Points with few predictions are small, because their accuracy is uncertain.
     """
     bins = report["calibration"]["bins"]
     confidence = [each["confidence"] for each in bins]
     accuracy = [each["accuracy"] for each in bins]
     counts = np.array([each["count"] for each in bins], np.int64)
-    heights = HIGHEST_BAR * counts / counts.max()
-    axes.bar(confidence, heights, width=0.045, bottom=-BAND, color=BAR)
-    for place, height, count in zip(confidence, heights, counts, strict=True):
+    heights = MAX_BAR * counts / counts.max()
+    axes.bar(confidence, heights, width=0.045, bottom=-BAND, color=BAR_COLOR)
+    for position, height, count in zip(confidence, heights, counts, strict=True):
         axes.text(
-            place, height - BAND + 0.01, f"{count:,}", ha="center", va="bottom", color=GREY, fontsize=FONT_SIZE - 2
+            position, height - BAND + 0.01, f"{count:,}", ha="center", va="bottom", color=GREY, fontsize=FONT_SIZE - 2
         )
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     axes.plot(confidence, accuracy, color=COLORS[0], linewidth=1.0, alpha=0.5)
-    sizes = SMALLEST_POINT + LARGEST_POINT * counts / counts.max()
+    sizes = MIN_POINT_AREA + MAX_POINT_AREA * counts / counts.max()
     axes.scatter(confidence, accuracy, s=sizes, color=COLORS[0], linewidths=0, clip_on=False, zorder=3)
     _set_square(axes, ("confidence", "share that is right"))
     axes.set(ylim=(-BAND, 1.02), yticks=np.linspace(0, 1, 6))
@@ -183,16 +184,16 @@ def _draw_calibration(axes, report: Mapping[str, Any]) -> None:
 
 
 def _draw_classes(axes, report: Mapping[str, Any]) -> None:
-    """Precision, recall and F1 of each label, the commonest on top."""
-    classes = sorted(report["classes"], key=lambda row: row["support"])[-NAMED_LABELS:]
-    places = np.arange(len(classes))
+    """Draws precision, recall and F1 of each label, the most frequent on top."""
+    classes = sorted(report["classes"], key=lambda row: row["support"])[-MAX_NAMED_LABELS:]
+    positions = np.arange(len(classes))
     for key, color, marker in (("precision", COLORS[0], "<"), ("recall", COLORS[1], ">"), ("f1", COLORS[2], "o")):
         axes.plot(
-            [row[key] for row in classes], places, marker, color=color, markersize=5, label=key.replace("f1", "F1"),
+            [row[key] for row in classes], positions, marker, color=color, markersize=5, label=key.replace("f1", "F1"),
             clip_on=False,
         )  # fmt: skip
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(classes) - 0.4))
-    axes.set_yticks(places, [_short(row["label"]) for row in classes], parse_math=False)
+    axes.set_yticks(positions, [_short(row["label"]) for row in classes], parse_math=False)
     axes.grid(axis="both", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.legend(
@@ -229,13 +230,13 @@ _PANELS: dict[str, dict[str, Callable]] = {
     },
     "regression": {"Predicted against true": _draw_pairs},
 }
-"""Kind of the report -> title and drawing of each part."""
+"""Title and drawing function of each panel, by kind of the report."""
 
 _AREAS = {"auc": "area under the curve", "average_precision": "average precision"}
 
 
 def _colored(curves: Sequence[Mapping[str, Any]]):
-    """Each curve with its colour; those beyond the colours that can be told apart come first, in grey."""
+    """Returns each curve with its colour; curves beyond the distinct colours come first, in grey."""
     rest = [(curve, FAINT) for curve in curves[len(COLORS) :]]
     return [*rest, *zip(curves, COLORS, strict=False)]
 
@@ -243,7 +244,7 @@ def _colored(curves: Sequence[Mapping[str, Any]]):
 def _finish_curves(
     axes, curves: Sequence[Mapping[str, Any]], key: str, sides: tuple[str, str], corner: str
 ) -> None:
-    """Both axes from 0 to 1, and a legend of the curves with their areas."""
+    """Sets both axes to 0 to 1 and adds a legend of the curves with their areas."""
     from matplotlib.lines import Line2D
 
     _set_square(axes, sides)
@@ -260,8 +261,8 @@ def _finish_curves(
         title_fontsize=FONT_SIZE - 1, alignment="left",
     )  # fmt: skip
     legend.get_title().set_color(GREY)
-    for text, (written, _) in zip(legend.get_texts(), lines, strict=True):
-        text.set(text=written, parse_math=False)
+    for text, (name, _) in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=name, parse_math=False)
 
 
 def _set_square(axes, names: tuple[str, str]) -> None:
@@ -273,4 +274,4 @@ def _set_square(axes, names: tuple[str, str]) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME_LETTERS else name[: NAME_LETTERS - 1] + "…"
+    return name if len(name) <= MAX_NAME_LETTERS else name[: MAX_NAME_LETTERS - 1] + "…"

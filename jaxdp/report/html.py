@@ -1,4 +1,4 @@
-"""One or several runs as a page of HTML that needs nothing beside itself: numbers, pictures, samples, configuration."""
+"""HTML report of one or several runs in a single file: metrics, plots, samples and configuration."""
 
 import base64
 import html
@@ -27,22 +27,22 @@ img { max-width: 100%; height: auto; background: white; border-radius: 4px; marg
 pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; }
 """
 
-DIGITS = 6  # of a number in a table
+DIGITS = 6  # significant digits of a number in a table
 
 
 def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Path) -> Path:
-    """Writes the page.
+    """Writes the report.
 
     Args:
-        directories: workdirs with a metrics.jsonl each; a column of the tables each.
-        pictures: PNG files to show; they become a part of the page.
-        out: file to write; its folder is made if missing.
+        directories: Work directories with a metrics.jsonl, one a table column.
+        pictures: PNG files that are embedded in the page.
+        out: File to write; its folder is created if missing.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: a directory has no metrics file.
+        UserError: A directory has no metrics file.
     """
     names = [directory.resolve().name for directory in directories]
     configs = [masked_values(_json_object(directory / "config.json")) for directory in directories]
@@ -68,14 +68,14 @@ def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Pat
 
 
 def _last_values(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
-    """Metric -> the value that each run recorded last, `step` first and evaluations before the rest."""
+    """Returns the last value of each metric in each run: `step` first, then evaluations, then the rest."""
     last = [dict(item for row in rows for item in row.items() if item[0] != "time") for rows in runs]
     found = sorted({name for values in last for name in values}, key=lambda name: (name != "step", not name.startswith("eval/"), name))
     return {name: [values.get(name) for values in last] for name in found}
 
 
 def _settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Key -> its value in each run, of the keys that tell the runs apart, or one run from the defaults."""
+    """Returns the values in each run of the keys that differ between the runs, or from the defaults for one run."""
     usual = json.loads(defaults.get_config().to_json())
     flat = [flatten(config) for config in configs]
     others = flat if len(flat) > 1 else [flatten(usual), *flat]
@@ -102,7 +102,7 @@ def _samples(name: str, texts: Sequence[Mapping[str, str]]) -> str:
     rows = "".join(
         f"<tr><th>{_text(what)}</th><td><pre>{_text(text)}</pre></td></tr>" for sample in texts for what, text in sample.items()
     )
-    return f"<h2>What {_text(name)} wrote</h2><div><table>{rows}</table></div>"
+    return f"<h2>Samples of {_text(name)}</h2><div><table>{rows}</table></div>"
 
 
 def _picture(path: Path) -> str:
@@ -111,7 +111,7 @@ def _picture(path: Path) -> str:
 
 
 def _json_object(path: Path) -> dict[str, Any]:
-    """What a file of the run holds; {} where it cannot be read: the numbers are worth a page without it."""
+    """Returns the content of a JSON file of the run; {} if it cannot be read, as the report is useful without it."""
     try:
         return read_json(path, "a file of a run")
     except UserError:

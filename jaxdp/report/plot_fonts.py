@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from jaxdp.report.terminal import print_status
 
 DEFAULT = "DejaVu Sans"
-"""Font that Matplotlib brings along."""
+"""Font that Matplotlib includes."""
 
 FALLBACKS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR",
@@ -16,15 +16,15 @@ FALLBACKS = (
     "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Bengali",
     "Noto Sans Thai", "Noto Sans Hebrew", "Noto Sans Arabic", "Noto Sans Symbols", "Arial Unicode MS",
 )  # fmt: skip
-"""Families for other scripts, in order of preference; those that are installed are used."""
+"""Font families for other scripts in order of preference; installed ones are used."""
 
 
 @contextlib.contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
-    """Sets the fonts for figures that are made and saved in the context.
+    """Sets the fonts of figures that are created and saved in the context.
 
-    A character that no installed font has is drawn as a box. One sentence names such characters, in place of a
-    warning of Matplotlib for each of them.
+    A character that no installed font has is rendered as a box. One message names such characters and replaces
+    Matplotlib's warning for each of them.
 
     Args:
         texts: Names from the data that the figure shows.
@@ -37,17 +37,17 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     missing = missing_characters(texts, [installed[name] for name in families if name in installed])
     if missing:
         shown = ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in missing[:3])
-        print_status(f"no installed font has {shown}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: drawn as boxes; install Noto Sans CJK or one that has them")
+        print_status(f"no installed font has {shown}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: rendered as boxes; install Noto Sans CJK or another font that has them")
     with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield
 
 
 def missing_characters(texts: Iterable[str], files: Iterable[str]) -> list[str]:
-    """Returns the characters that no font has, in order of their code.
+    """Returns the characters that no font has, in order of their code points.
 
     Args:
-        texts: Texts to draw.
+        texts: Texts to render.
         files: Font files.
     """
     from matplotlib.ft2font import FT2Font

@@ -1,7 +1,7 @@
-"""Training curves of one or several runs as a picture.
+"""Plot of training curves of one or several runs.
 
-Matplotlib is imported when a picture is drawn, not before, and only its `Figure`
-is used: no window, no global state.
+Matplotlib is imported inside functions, and only its `Figure` is used: no window, no
+global state.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from jaxdp.metrics import LEARNING_RATE, LOSS, TOKENS_PER_SEC, TRAIN_LOSS, Metri
 from jaxdp.report.plot_fonts import fonts_for
 from jaxdp.report.writers import read_metrics
 
-COLORS = (  # the first seven: Okabe and Ito 2008, told apart by the colour-blind
+COLORS = (  # the first seven: Okabe and Ito 2008, distinct for colour-blind readers
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
     "#8c564b", "#9467bd", "#7f7f00",
 )  # fmt: skip
@@ -29,16 +29,16 @@ EVALUATION = {
     "markersize": 5,
     "markerfacecolor": "white",
     "markeredgewidth": 1.4,
-    "clip_on": False,  # a ring on the edge is whole
+    "clip_on": False,  # so that a ring at the edge is not cut
 }
-SMOOTHING_SHARE = 0.015  # of a curve's points: how far the moving average looks to either side
-LEGEND_LETTERS = 130  # that fit on a line of the legend
+SMOOTHING_SHARE = 0.015  # half width of the moving average, as a share of the points of a curve
+LEGEND_LETTERS = 130  # characters that fit on a line of the legend
 LOG_RATIO = 4.0  # a loss that falls by more than this factor gets a logarithmic axis
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """One metric of one run: the points at which it was recorded."""
+    """One metric of one run."""
 
     steps: np.ndarray  # [points] int64
     values: np.ndarray  # [points] float64, NaN where the file has null
@@ -46,7 +46,7 @@ class _Curve:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one run contributes to the picture."""
+    """Curves of one run."""
 
     name: str
     color: str
@@ -59,7 +59,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _EndLabel:
-    """The last value of a drawn curve, to be written at its end."""
+    """Label at the end of a curve: its last value."""
 
     value: float
     text: str
@@ -67,14 +67,14 @@ class _EndLabel:
 
 
 def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS, loss: MetricSpec = LOSS) -> Path:
-    """Draws loss, learning rate and throughput over steps as one PNG, and a metric of the evaluations.
+    """Plots loss, learning rate, throughput and an evaluation metric over steps, as one PNG.
 
-    Training loss and throughput are drawn thin, with a moving average on top;
-    evaluations are rings. The last value of each curve stands at its end.
+    Training loss and throughput have a thin line, with a moving average on top;
+    evaluations are rings. A label at the end of each curve has its last value.
 
     Args:
-        directories: workdirs with a metrics.jsonl each; overlaid, one colour each.
-        out: file to write; its folder is made if missing.
+        directories: Work directories with a metrics.jsonl, overlaid in one colour each.
+        out: File to write; its folder is created if missing.
         metric: Declaration of the evaluation metric that gets a panel of its own, such
             as `eval/bleu`, where a run has it; the loss has one anyway.
         loss: Declaration of the loss, for its unit.
@@ -83,7 +83,7 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS,
         `out`.
 
     Raises:
-        UserError: a directory has no metrics file, or nothing in it can be drawn.
+        UserError: A directory has no metrics file, or the file has no numbers to plot.
     """
     set_matplotlib_directory()
     runs = _load_runs(directories, metric.full_name)
@@ -94,7 +94,7 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS,
 
 
 def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec):
-    """Loss on top, the others in a row below."""
+    """Lays out the loss on top and the other panels in a row below."""
     from matplotlib.figure import Figure
 
     below = [(_title("Learning rate", LEARNING_RATE.unit), _draw_learning_rate)]
@@ -132,8 +132,8 @@ def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
         curves = [_curve(rows, key, directory / "metrics.jsonl") for key in keys]
         if not any(np.isfinite(curve.values).any() for curve in curves):
             raise UserError(
-                f"{directory / 'metrics.jsonl'} has nothing to draw; expected lines with numbers for "
-                f"some of {', '.join(keys)}: let the run pass its first log.every_steps."
+                f"{directory / 'metrics.jsonl'} has nothing to plot; expected lines with numbers for "
+                f"some of {', '.join(dict.fromkeys(keys))}: let the run pass its first log.every_steps."
             )
         label = name if names.count(name) == 1 else str(directory)
         runs.append(_Run(label, COLORS[index % len(COLORS)], *curves))
@@ -151,10 +151,10 @@ def _curve(rows: list[dict], key: str, path: Path) -> _Curve:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average that skips NaN.
+    """Computes a centred moving average that skips NaN.
 
-    The window widens with the distance from the start, where a loss falls
-    steeply and a fixed one would lag behind it.
+    The window grows with the distance from the start, where the loss falls steeply and
+    a window of fixed width would lag behind it.
     """
     indices = np.arange(len(values))
     half_width = np.minimum(indices // 4, int(SMOOTHING_SHARE * len(values)))
@@ -173,7 +173,7 @@ def _end_label(values: np.ndarray, color: str, write: Callable[[float], str]) ->
 
 
 def _draw_line(axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    marker = "o" if steps.size == 1 else None  # a line through one point cannot be seen
+    marker = "o" if steps.size == 1 else None  # a line through a single point is invisible
     axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=4)
 
 
@@ -196,7 +196,7 @@ def _draw_loss(axes, runs: list[_Run]) -> list[_EndLabel]:
 
 
 def _set_loss_scale(axes, series: list[np.ndarray]) -> None:
-    """Logarithmic where the loss falls far, so that its late part is not squeezed flat."""
+    """Sets a logarithmic axis if the loss falls far, so that its late part stays readable."""
     from matplotlib.ticker import LogLocator
 
     values = np.concatenate(series)
@@ -229,7 +229,7 @@ def _draw_learning_rate(axes, runs: list[_Run]) -> list[_EndLabel]:
 
 
 def _scientific(value: float) -> str:
-    """2.5e-4, as it is typed in a config; 0 as it is."""
+    """Formats a number as in a config: 2.5e-4, and 0 as 0."""
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
 
@@ -247,7 +247,7 @@ def _draw_throughput(axes, runs: list[_Run]) -> list[_EndLabel]:
 
 
 def _panel(axes, runs: list[_Run], title: str, draw: Callable) -> None:
-    """One pair of axes: the curves that `draw` puts in, a title, a grid, labels at the ends."""
+    """Formats one panel: the curves of `draw`, a title, a grid and labels at the ends."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     ends = draw(axes, runs)
@@ -269,8 +269,8 @@ def _panel(axes, runs: list[_Run], title: str, draw: Callable) -> None:
 
 
 def _add_end_labels(axes, ends: list[_EndLabel]) -> None:
-    """Last values right of the axes, at the height of their curves but never on one another."""
-    axes.autoscale_view()  # the limits are lazy, and the heights below need them
+    """Places the last values right of the axes, at the height of their curves, without overlap."""
+    axes.autoscale_view()  # computes the limits, which the heights below need
     ends = sorted(ends, key=lambda end: end.value)
     line_height = 1.35 * FONT_SIZE / 72 * axes.figure.dpi / axes.bbox.height
     points = axes.transData.transform([(0.0, end.value) for end in ends])
@@ -283,9 +283,9 @@ def _add_end_labels(axes, ends: list[_EndLabel]) -> None:
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Sorted `heights` moved apart, each pair by equal shares, until `gap` lies between any two.
+    """Moves sorted `heights` apart, each pair by equal shares, until any two differ by `gap`.
 
-    None ends below 0, where the labels of the steps are.
+    No result is below 0, where the labels of the steps are.
     """
     spread = heights.astype(np.float64)
     for _ in range(200):
@@ -296,7 +296,7 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _add_legends(axes, runs: list[_Run], columns: int) -> None:
-    """Above the axes, where no curve can be: the runs by name, and how to read the strokes."""
+    """Adds the legends of run names and of line styles above the axes, where no curve is."""
     from matplotlib.lines import Line2D
 
     plain = {"fontsize": FONT_SIZE, "frameon": False, "borderaxespad": 0, "columnspacing": 1.8}

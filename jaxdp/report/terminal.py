@@ -1,6 +1,6 @@
-"""What a person sees, all on stderr: sentences, tables, and the live line of a run.
+"""Terminal output on stderr: status messages, tables and the progress line of a run.
 
-stdout belongs to results alone.
+stdout carries only results.
 """
 
 import contextlib
@@ -21,27 +21,27 @@ from jaxdp.redact import mask_secrets, redact
 from jaxdp.streams import SurvivingStream
 
 REFRESH_SECS = 0.2
-"""Fastest redraw of the live line: drawing takes a core from the computation."""
+"""Minimum interval between redraws of the progress line: drawing takes a core from the computation."""
 
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 24
-"""Columns of the progress bar."""
+"""Width of the progress bar in columns."""
 
 PLAIN_SECS = 5.0
-"""Least time between plain lines where there is no terminal."""
+"""Minimum interval between plain lines if stderr is not a terminal."""
 
-logging.getLogger("jaxdp").addHandler(logging.NullHandler())  # without a log file nothing is printed twice
+logging.getLogger("jaxdp").addHandler(logging.NullHandler())  # without a log file, logging prints nothing
 console = Console(file=SurvivingStream(lambda: sys.stderr), highlight=False)
 
 
 def print_status(sentence: str) -> None:
-    """Prints and logs a sentence, without secrets and control characters."""
+    """Prints and logs a message, without secrets and control characters."""
     sentence = redact(sentence)
     console.print(sentence, markup=False, soft_wrap=True)
     logging.getLogger("jaxdp").info(sentence)
 
 
 def show_table(rows: Sequence[tuple[str, str]]) -> None:
-    """Names and values in two columns."""
+    """Prints and logs names and values in two columns."""
     rows = [(redact(name), redact(value)) for name, value in rows]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -50,10 +50,10 @@ def show_table(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def show_cut(rows: Sequence[tuple[str, str]]) -> None:
-    """Names and texts in two columns, each text cut to one line of the terminal.
+    """Prints and logs names and texts in two columns, each text cut to one line of the terminal.
 
-    Texts come from anywhere: what is not printable is shown as a mark, since it could
-    move the cursor, and blanks and new lines as one blank.
+    Texts are untrusted: characters that are not printable, which could move the cursor,
+    become a replacement mark, and consecutive whitespace becomes one blank.
     """
     rows = [(mask_secrets(name), mask_secrets(value)) for name, value in rows]
     width = max(len(name) for name, _ in rows)
@@ -65,30 +65,30 @@ def show_cut(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def quantity(number: float, unit: str = "") -> str:
-    """A number to three digits with a decimal prefix: `1.24G`, `831k`, with a unit `1.24 GB`."""
+    """Formats a number to three digits with a decimal prefix: `1.24G`, `831k`, with a unit `1.24 GB`."""
     for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= 0.9995 * size:  # what three digits round up to it
+        if abs(number) >= 0.9995 * size:  # numbers that three digits round up to the size
             return f"{number / size:.3g} {prefix}{unit}" if unit else f"{number / size:.3g}{prefix}"
     return f"{number:.3g} {unit}".rstrip()
 
 
 def memory_size(num_bytes: float) -> str:
-    """Bytes with a binary prefix: `1.5 GiB`."""
+    """Formats bytes with a binary prefix: `1.5 GiB`."""
     for size, prefix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if num_bytes >= size - size / 20480:  # what one decimal rounds up to it
+        if num_bytes >= size - size / 20480:  # numbers that one decimal rounds up to the size
             return f"{num_bytes / size:.1f} {prefix}"
     return f"{num_bytes:.0f} B"
 
 
 def duration(secs: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
+    """Formats a duration: `1:02:03`, or `2:03` below an hour."""
     minutes, secs = divmod(round(max(secs, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
 class ProgressLine:
-    """A live line in a terminal, plain lines elsewhere; takes metrics as a writer does."""
+    """Progress line of a run, updated in a terminal and printed as plain lines elsewhere; a `MetricsWriter`."""
 
     def __init__(
         self, first_step: int, total_steps: int, clock: Callable[[], float] = time.monotonic
@@ -98,7 +98,7 @@ class ProgressLine:
         self._first_step, self._start = first_step, clock()
         self._shown_at = -float("inf")
         self._bar = ProgressBar(total=total_steps, completed=first_step)
-        # Redrawn by hand: a refresh thread would take a core from the computation.
+        # Redrawn without a refresh thread, which would take a core from the computation.
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __enter__(self) -> "ProgressLine":
@@ -111,7 +111,7 @@ class ProgressLine:
             self._live.stop()
 
     def write(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Training metrics redraw the line; any others stand above it for good."""
+        """Redraws the line for training metrics; prints all others above it."""
         if "train/loss" not in values:
             print_status(f"step {step:>{len(str(self._total_steps))}}  {_described(values)}")
             return
@@ -127,7 +127,7 @@ class ProgressLine:
             print_status(text)
 
     def _line(self, step: int, text: str) -> Table:
-        """The bar and the text in one line; a narrow terminal loses the bar, then spaces."""
+        """Lays out bar and text in one line; a narrow terminal has no bar, then fewer spaces."""
         line = Table.grid(padding=(0, 1))
         room = console.width - len(text) - 1
         if room < MIN_BAR_WIDTH:
@@ -139,7 +139,7 @@ class ProgressLine:
         return line
 
     def close(self) -> None:
-        """Part of being a writer; the line itself ends with the context."""
+        """Does nothing: the line ends with the context."""
 
     def _text(self, step: int, values: Mapping[str, float | str]) -> str:
         parts = [
@@ -160,7 +160,7 @@ class ProgressLine:
 
 
 def _described(values: Mapping[str, float | str]) -> str:
-    """`eval/loss 1.886  perplexity 6.59`: the group once, at the front."""
+    """Formats metrics with their group first: `eval loss 1.8860  perplexity 6.5900`."""
     names = [name.split("/", 1) for name in values]
     return "  ".join(
         f"{group + ' ' if index == 0 else ''}{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
@@ -170,15 +170,15 @@ def _described(values: Mapping[str, float | str]) -> str:
 
 @contextlib.contextmanager
 def progress(label: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[int], None]]:
-    """A bar in a terminal, a plain line every few seconds elsewhere, nothing for what is done sooner.
+    """Shows progress: a bar in a terminal, elsewhere a plain line every PLAIN_SECS.
 
     Args:
-        label: what is done: `tokenizing`.
-        total: how much there is to do.
-        clock: seconds; replaced in tests.
+        label: Name of the work, e.g. "tokenizing".
+        total: Amount of work.
+        clock: Clock in seconds; replaced in tests.
 
     Yields:
-        A function to call with how much more is done.
+        Function that adds an amount of finished work.
     """
     label = redact(label)
     start = shown_at = clock()

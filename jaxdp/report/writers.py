@@ -1,9 +1,9 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request.
+"""Metric writers: metrics.jsonl, TensorBoard and Weights & Biases.
 
-One process writes, the first. Every writer has the shape of `MetricsWriter`.
-A line of metrics.jsonl is one JSON object, `step` (updates completed), `time`
-(Unix seconds) and then the values; numbers that are not finite are null. Lines
-are in order of step, and a line counts only once its newline is on disk.
+Only process 0 writes. Writers implement `MetricsWriter`. A line of metrics.jsonl is
+one JSON object with `step` (updates completed), `time` (Unix seconds) and the
+values; numbers that are not finite are null. Lines are ordered by step, and a line
+counts only when its newline is on disk.
 """
 
 import importlib
@@ -24,49 +24,49 @@ from jaxdp.json_files import nullify_non_finite, open_regular, parse_json, why_n
 Value = float | int | str
 
 _MAX_LINE_BYTES = 2**24
-"""Longest line that is read; ours have less than a kilobyte."""
+"""Maximum length of a line in bytes; lines of jaxdp have less than a kilobyte."""
 
 _BLOCK_BYTES = 2**16
-"""Bytes read at once in search of the last newline."""
+"""Number of bytes read at once while searching the last newline."""
 
 
 class MetricsWriter(Protocol):
-    """A place that takes metrics."""
+    """Interface of a destination of metrics."""
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Records `values` by name as measured after `step` updates."""
 
     def close(self) -> None:
-        """Hands everything written to its destination; the last call."""
+        """Flushes everything that was written; the last call."""
 
 
 class MetricsFile:
-    """Appends to a metrics.jsonl; each line is in the file when `write` returns.
+    """Writer that appends to a metrics.jsonl; each line is in the file when `write` returns.
 
     Args:
-        path: made if missing. A torn last line, left by a crash, is cut off
-            first, or the next line would be glued to it.
+        path: File, created if missing. An incomplete last line, left by a crash, is
+            removed first.
     """
 
     def __init__(self, path: Path):
         self._path = path
         path.touch()
         os.truncate(path, _end_of_last_line(path))
-        # Unbuffered: a line goes out in one system call, whole.
+        # Unbuffered, so that a line is written by one system call.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
         """Appends one line.
 
         Raises:
-            UserError: it is not there, or not whole; the next start cuts off what is there of it.
+            UserError: The line is not, or only partly, in the file; the next start removes the part.
         """
         numbers = {name: _json_value(value) for name, value in values.items()}
         text = json.dumps({"step": int(step), "time": time.time(), **numbers}, allow_nan=False)
         line = text.encode() + b"\n"
         why = "no space left"
         try:
-            num_written = self._file.write(line)  # on a full disk it may write a part, and not complain
+            num_written = self._file.write(line)  # on a full disk it may write only a part, without an error
         except OSError as error:
             num_written, why = 0, error.strerror
         if num_written < len(line):
@@ -80,23 +80,23 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without a last one that was only half written.
+    """Returns the lines of a metrics.jsonl, without an incomplete last line.
 
     Raises:
-        UserError: there is no such file, or a line of it is not a JSON object with a step.
+        UserError: The file is missing, or a line is not a JSON object with a step.
     """
     return list(iterate_metrics(path))
 
 
 def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
-    """Reads a metrics.jsonl line by line, so that a file of any size takes the memory of one line.
+    """Reads a metrics.jsonl line by line, in constant memory.
 
     Args:
-        path: The file. A last line that was only half written is left out.
+        path: The file; an incomplete last line is left out.
         name: Full name of a metric: lines without it are skipped unread; empty: every line is read.
 
     Raises:
-        UserError: there is no such file, or a line of it is not a JSON object with a step.
+        UserError: The file is missing, or a line is not a JSON object with a step.
     """
     if why := why_no_file(path):
         what = f"There is no metrics file {path}" if why == "is missing" else f"{path} {why}"
@@ -108,13 +108,13 @@ def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drops the lines past `step`, as a resume from `step` will write them again.
+    """Removes the lines after `step`, which a resume from `step` writes again.
 
-    The new file replaces the old one in one rename; a missing file stays missing, and
-    one with nothing to drop stays as it is.
+    The new file replaces the old one atomically; a missing file stays missing, and a
+    file without such lines stays unchanged.
 
     Raises:
-        UserError: a line is not a JSON object with a step.
+        UserError: A line is not a JSON object with a step.
     """
     if not path.is_file():
         return
@@ -125,10 +125,10 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that end in a newline, with their numbers from 1.
+    """Yields the complete lines with their numbers, from 1.
 
     Raises:
-        UserError: a line is longer than any that a run writes.
+        UserError: A line exceeds the maximum length.
     """
     with open_regular(path) as file:
         for number in itertools.count(1):
@@ -170,14 +170,14 @@ def _is_step(value: Any) -> bool:
 
 
 def _is_value(value: Any) -> bool:
-    """Whether a value is text, null, or a number that fits into float64."""
+    """Returns whether a value is a string, null, or a number that fits into float64."""
     return value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**1023)
 
 
 def _not_a_line(line: bytes, number: int, path: Path) -> UserError:
     return UserError(
         f"{path}, line {number}, is {line[:60]!r}; expected a JSON object with an integer step, and numbers or "
-        "texts: delete that line."
+        "strings: delete that line."
     )
 
 
@@ -188,15 +188,15 @@ def _json_value(value: Value) -> Value | None:
 
 
 class TensorBoardWriter:
-    """Writes event files that TensorBoard shows.
+    """Writer of TensorBoard event files.
 
     Args:
-        directory: made if missing.
-        resumed_step: step the run restored, 0 for a new one; TensorBoard then
-            hides what an earlier start wrote past it.
+        directory: Directory of the event files, created if missing.
+        resumed_step: Step that the run restored, 0 for a new run; TensorBoard hides
+            values of earlier starts after this step.
 
     Raises:
-        UserError: the extra `tensorboard` is not installed.
+        UserError: The extra `tensorboard` is not installed.
     """
 
     def __init__(self, directory: Path, resumed_step: int = 0):
@@ -216,18 +216,17 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Sends metrics to one Weights & Biases run, the same one after a resume.
+    """Writer to a Weights & Biases run, which continues after a resume.
 
-    Steps that a resumed run repeats are ignored by the service: their values
-    are those it has already.
+    The service ignores steps that a resumed run repeats: it already has their values.
 
     Args:
-        directory: the run's workdir; its name becomes the run's, and
-            `wandb/run_id` in it remembers which run to continue.
-        config: the resolved configuration, plain JSON values.
+        directory: Work directory; its name is the name of the W&B run, whose id is kept
+            in `wandb/run_id`.
+        config: Resolved configuration, plain JSON values.
 
     Raises:
-        UserError: the extra `wandb` is not installed.
+        UserError: The extra `wandb` is not installed.
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any]):

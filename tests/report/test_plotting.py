@@ -90,7 +90,7 @@ def test_a_run_without_metrics_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no metrics file .*metrics\.jsonl"):
         plot_runs([tmp_path], tmp_path / "runs.png")
     (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(UserError, match=r"metrics\.jsonl has nothing to draw"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has nothing to plot"):
         plot_runs([tmp_path], tmp_path / "runs.png")
     assert not (tmp_path / "runs.png").exists()
 
