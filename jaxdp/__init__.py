@@ -18,7 +18,16 @@ _EXPORTS = {
     "Transformer": ("jaxdp.model", "Transformer"),
     "TransformerConfig": ("jaxdp.model", "TransformerConfig"),
     "Task": ("jaxdp.tasks", "Task"),
+    "Hook": ("jaxdp.trainer", "Hook"),
+    "Request": ("jaxdp.trainer", "Request"),
+    "RunInfo": ("jaxdp.report.writer_registry", "RunInfo"),
+    "SourceRecords": ("jaxdp.data.reading.record_source", "SourceRecords"),
     "register_task": ("jaxdp.tasks", "register_task"),
+    "register_source": ("jaxdp.data.reading.sources", "register_source"),
+    "register_optimizer": ("jaxdp.optim", "register_optimizer"),
+    "register_schedule": ("jaxdp.optim", "register_schedule"),
+    "register_writer": ("jaxdp.report.writer_registry", "register_writer"),
+    "register_hook": ("jaxdp.hooks.registry", "register_hook"),
 }
 
 __all__ = [*_EXPORTS]

@@ -75,6 +75,31 @@ def step_name(value: Any) -> str:
     return value if isinstance(value, str) else str(whole_number("step ('latest', 'best' or a number)", value))
 
 
+def check_registration(kind: str, name: Any, factory: Any, expected: str, built_in: Iterable[str] = ()) -> None:
+    """Checks the arguments of a `register_*` function.
+
+    Args:
+        kind: Kind of the registered object, for messages, e.g. "task".
+        name: Name to register.
+        factory: Registered class or function.
+        expected: What the factory must be, in words.
+        built_in: Names that may not be replaced.
+
+    Raises:
+        UserError: The name is not a string or belongs to a built-in object, or the factory cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(f"the name of {_article(kind)} must be a string, found {name!r}.")
+    if name in built_in:
+        raise UserError(f"the name {name!r} is that of a built-in {kind}: register yours under another name.")
+    if not callable(factory):
+        raise UserError(f"{kind} {name!r} must be {expected}, found {factory!r}.")
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def as_list(name: str, value: Any, kinds: tuple[type, ...], expected: str) -> list:
     """Returns the items of a collection; a single item is a collection of one.
 

@@ -12,7 +12,7 @@ import enum
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -75,7 +75,20 @@ class StepInfo:
 
 
 class Hook:
-    """Base class of hooks: code around the steps. Every method is optional."""
+    """Base class of hooks: code around the steps. Every method is optional.
+
+    Attributes:
+        name: Name for the declarations of other hooks; empty: the name of the class.
+        after: Names of hooks that this one runs after, in every method.
+        before: Names of hooks that this one runs before.
+        phase: Name of the work of `on_start`, `on_state` and `on_stop`, for the watchdog, which then allows it the
+            time of a phase rather than of a step; empty: none.
+    """
+
+    name: ClassVar[str] = ""
+    after: ClassVar[Sequence[str]] = ()
+    before: ClassVar[Sequence[str]] = ()
+    phase: ClassVar[str] = ""
 
     def on_start(self, step: int, state: TrainState) -> None:
         """Prepares for the loop, which continues from the state after `step` updates."""

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
+from jaxdp.hooks.preemption import Preemption
+from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Request, StepInfo
 
@@ -19,19 +22,20 @@ class Checkpointing(Hook):
     evaluates.
     """
 
+    name, phase = "checkpointing", "saving a checkpoint"
+    after = ("evaluating",)  # the checkpoint records the evaluation of the same step
+
     def __init__(
         self,
         writer: CheckpointWriter,
         every: Every,
         data_state: Callable[[int], Mapping[str, Any]],
         config: Mapping[str, Any],
-        evaluated: Callable[[int], Mapping[str, float]],
+        evaluating: Evaluating | None = None,
         *,
-        evaluations: Callable[[int], bool] = lambda step: False,
-        is_best: Callable[[int, Mapping[str, float]], bool] = lambda step, metrics: False,
+        is_best: Callable[[int, Mapping[str, float]], bool] | None = None,
         minutes: float = 0.0,
-        remaining_secs: Callable[[], float] = lambda: math.inf,
-        log: Callable[[str], None] = lambda sentence: None,
+        preemption: Preemption | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Creates the hook.
@@ -41,25 +45,22 @@ class Checkpointing(Hook):
             every: Trigger of saves.
             data_state: Function step -> position of the data after that number of batches.
             config: Resolved configuration.
-            evaluated: Function step -> metrics of its evaluation; empty if there was none.
-            evaluations: Function step -> whether its evaluation may be among the best.
+            evaluating: Hook that evaluates; None: nothing is evaluated.
             is_best: Function (step, metrics) -> whether the evaluation is one of the best so far,
                 so that its state must be saved; the same on all processes; called once an evaluation.
+                None: the best states are not saved.
             minutes: Time between saves in minutes; 0: no saves by time.
-            remaining_secs: Function that returns the seconds until the process will be killed, inf if unknown.
-            log: Called with a sentence when the time does not suffice for the last save.
+            preemption: Hook that knows the seconds until the process will be killed; None: unknown.
             clock: Returns the time in seconds; replaced in tests.
         """
         self._writer = writer
         self._every = every
         self._data_state = data_state
         self._config = config
-        self._evaluated = evaluated
-        self._evaluations = evaluations
+        self._evaluating = evaluating
         self._is_best = is_best
         self._secs = 60.0 * minutes
-        self._remaining_secs = remaining_secs
-        self._log = log
+        self._preemption = preemption
         self._clock = clock
         self._last_time = clock()
         self._agreed = False
@@ -82,7 +83,7 @@ class Checkpointing(Hook):
 
     def wants_state(self, step: int) -> bool:
         """Returns True if the state after this step may be saved."""
-        return self._agreed or self._every(step) or self._evaluations(step)
+        return self._agreed or self._every(step) or self._is_candidate(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
         """Saves the state if a trigger is due."""
@@ -90,9 +91,16 @@ class Checkpointing(Hook):
         if is_best or self._agreed or self._every(step):
             self._save(step, state)
 
+    def _is_candidate(self, step: int) -> bool:
+        """Whether the evaluation of this step may be among the best."""
+        return self._is_best is not None and self._evaluating is not None and self._evaluating.wants_state(step)
+
+    def _evaluated(self, step: int) -> Mapping[str, float]:
+        return self._evaluating.last_at(step) if self._evaluating else {}
+
     def _has_new_best(self, step: int) -> bool:
         metrics = self._evaluated(step)
-        return bool(metrics) and self._evaluations(step) and self._is_best(step, metrics)
+        return bool(metrics) and self._is_candidate(step) and self._is_best(step, metrics)
 
     def _save(self, step: int, state: TrainState) -> None:
         self._writer.save(
@@ -102,11 +110,11 @@ class Checkpointing(Hook):
 
     def on_stop(self, step: int, state: TrainState) -> None:
         """Saves the last state if the remaining time suffices, and waits for the writer."""
-        needed, remaining = self._writer.longest_save_secs, self._remaining_secs()
+        needed, remaining = self._writer.longest_save_secs, self._preemption.remaining_secs() if self._preemption else math.inf
         if step == self._first_step:
             pass  # the state is the restored one
         elif needed > remaining:
-            self._log(
+            print_status(
                 f"the state after step {step} is not saved: a save of this run takes up to {needed:.1f} s, and "
                 f"{max(remaining, 0.0):.1f} s are left of checkpoint.grace_secs; the checkpoint before stays the last"
             )

@@ -21,6 +21,9 @@ class Consistency(Hook):
     every saved state has been compared.
     """
 
+    name = "consistency"
+    before = ("preemption",)  # no hook uses or saves a state that has not been compared
+
     def __init__(
         self,
         checksums: Callable[[TrainState], jax.Array],

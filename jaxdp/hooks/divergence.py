@@ -23,6 +23,8 @@ class Diverged(AbortTraining):
 class Divergence(Hook):
     """Raises `Diverged` after too many skipped updates in a row, on all processes at the same step."""
 
+    name, after = "divergence", ("logging",)  # the line of the last step is written before the run is aborted
+
     def __init__(self, max_skipped_in_a_row: int):
         self._limit = max_skipped_in_a_row
 

@@ -18,6 +18,8 @@ class EarlyStopping(Hook):
     evaluates. Up to two more steps run after the deciding evaluation.
     """
 
+    name, after = "early_stopping", ("evaluating", "checkpointing")
+
     def __init__(
         self,
         every: Every,

@@ -5,23 +5,53 @@ saved without metrics, and the next start evaluates it first.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from jaxdp.checkpoint.manifest import read_manifest, record_metrics
+from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.hooks.every import Every
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, StopTraining
 
 
+class LateEvaluations:
+    """Evaluations that a stop interrupted, found and recorded in the checkpoints of their steps."""
+
+    def __init__(self, checkpoints: Path, control_plane: ControlPlane, check_place: CheckPlace):
+        """Creates the record.
+
+        Args:
+            checkpoints: Directory of the checkpoints.
+            control_plane: Control plane of the run's processes; the main process reads and writes.
+            check_place: Called before a checkpoint is changed; raises to prevent it.
+        """
+        self._checkpoints, self._control_plane, self._check_place = checkpoints, control_plane, check_place
+
+    def is_owed(self, step: int) -> bool:
+        """Returns True if the checkpoint of this step lacks its evaluation; the same on all processes."""
+        is_main = self._control_plane.is_main_process
+        return self._control_plane.broadcast(is_main and step > 0 and not read_manifest(self._checkpoints / str(step)).metrics)
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the evaluation to the checkpoint."""
+        if self._control_plane.is_main_process:
+            self._check_place()
+            record_metrics(self._checkpoints / str(step), metrics)
+
+
 class Evaluating(Hook):
     """Evaluates when due and keeps the last metrics for the checkpoint of the same step."""
+
+    name, after, phase = "evaluating", ("divergence",), "evaluating"
 
     def __init__(
         self,
         every: Every,
         evaluate: Callable[[TrainState], Mapping[str, float]],
         write: Callable[[int, Mapping[str, float]], None],
-        is_owed: Callable[[int], bool] = lambda step: False,
-        record: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+        late: LateEvaluations | None = None,
     ):
         """Creates the hook.
 
@@ -29,22 +59,19 @@ class Evaluating(Hook):
             every: Trigger of evaluations.
             evaluate: Function state -> metrics by full name.
             write: Function (step, metrics) -> None that writes the metrics.
-            is_owed: Function step -> whether the evaluation of a restored step was interrupted;
-                the same on all processes.
-            record: Function (step, metrics) -> None that adds a late evaluation to its checkpoint.
+            late: Record of restored steps whose evaluation was interrupted; None: there are none.
         """
         self._every = every
         self._evaluate = evaluate
         self._write = write
-        self._is_owed = is_owed
-        self._record = record
+        self._late = late
         self._last: tuple[int, Mapping[str, float]] = (-1, {})
 
     def on_start(self, step: int, state: TrainState) -> None:
         """Evaluates a restored state whose evaluation was interrupted."""
-        if self._every(step) and self._is_owed(step):
+        if self._late and self._every(step) and self._late.is_owed(step):
             self.on_state(step, state)
-            self._record(*self._last)
+            self._late.record(*self._last)
 
     def wants_state(self, step: int) -> bool:
         """Returns True at the steps of the trigger."""
@@ -61,3 +88,8 @@ class Evaluating(Hook):
     def last_at(self, step: int) -> Mapping[str, float]:
         """Returns the metrics of a step; empty if it was not evaluated."""
         return self._last[1] if self._last[0] == step else {}
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """Metrics of the last evaluation; empty if there was none."""
+        return self._last[1]

@@ -17,6 +17,8 @@ class Logging(Hook):
 
     metrics = TRAINING_METRICS
 
+    name, after = "logging", ("watching",)
+
     def __init__(
         self,
         every: Every,

@@ -40,6 +40,8 @@ class Preemption(Hook):
     ignored.
     """
 
+    name = "preemption"
+
     def __init__(
         self,
         log: Callable[[str], None],

@@ -12,6 +12,8 @@ from jaxdp.trainer import Hook
 class Profiling(Hook):
     """Traces `num_steps` steps after step `after_step` (at least 1) into a directory."""
 
+    name, after, phase = "profiling", ("checkpointing", "early_stopping"), "profiling"
+
     def __init__(
         self,
         directory: Path,

@@ -1,15 +1,21 @@
 """Watchdog hooks: report finished steps, and phases between steps, to the watchdog."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
+from jaxdp.hooks.order import hook_name
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, StepInfo
 from jaxdp.watchdog import Watchdog
 
+Kind = TypeVar("Kind", bound=Hook)
+
 
 class Watching(Hook):
     """Reports every finished step to the watchdog."""
+
+    name, after = "watching", ("preemption",)
 
     def __init__(self, watchdog: Watchdog):
         self._watchdog = watchdog
@@ -20,45 +26,58 @@ class Watching(Hook):
 
 
 class InPhase(Hook):
-    """Wrapper of a hook whose work on the state is a watchdog phase."""
+    """Wrapper of a hook whose work on the state is a watchdog phase.
 
-    def __init__(self, hook: Hook, phase: Callable[[], AbstractContextManager]):
+    Attributes:
+        hook: Wrapped hook.
+    """
+
+    def __init__(self, hook: Hook, watchdog: Watchdog):
         """Creates the hook.
 
         Args:
-            hook: Wrapped hook.
-            phase: Function that returns the phase, e.g. `lambda: watchdog.phase("evaluating")`.
+            hook: Wrapped hook; its `phase` names the phase.
+            watchdog: Watchdog of the run.
         """
-        self._hook = hook
-        self._phase = phase
+        self.hook = hook
+        self._watchdog = watchdog
+
+    def _phase(self) -> AbstractContextManager:
+        return self._watchdog.phase(self.hook.phase or f"in the hook {hook_name(self.hook)}")
 
     def on_start(self, step: int, state: TrainState) -> None:
         """Calls the hook inside the phase."""
         with self._phase():
-            self._hook.on_start(step, state)
+            self.hook.on_start(step, state)
 
     def request(self) -> int:
         """Returns the request of the hook."""
-        return self._hook.request()
+        return self.hook.request()
 
     def on_dispatch(self, step: int, state: TrainState) -> None:
         """Calls the hook."""
-        self._hook.on_dispatch(step, state)
+        self.hook.on_dispatch(step, state)
 
     def on_step(self, info: StepInfo) -> None:
         """Calls the hook."""
-        self._hook.on_step(info)
+        self.hook.on_step(info)
 
     def wants_state(self, step: int) -> bool:
         """Returns the answer of the hook."""
-        return self._hook.wants_state(step)
+        return self.hook.wants_state(step)
 
     def on_state(self, step: int, state: TrainState) -> None:
         """Calls the hook inside the phase."""
         with self._phase():
-            self._hook.on_state(step, state)
+            self.hook.on_state(step, state)
 
     def on_stop(self, step: int, state: TrainState) -> None:
         """Calls the hook inside the phase."""
         with self._phase():
-            self._hook.on_stop(step, state)
+            self.hook.on_stop(step, state)
+
+
+def find_hook(hooks: Iterable[Hook], kind: type[Kind]) -> Kind | None:
+    """Returns the first hook of a class, wrapped or not; None if there is none."""
+    bare = (hook.hook if isinstance(hook, InPhase) else hook for hook in hooks)
+    return next((hook for hook in bare if isinstance(hook, kind)), None)

@@ -3,6 +3,7 @@
 from jaxdp.optim.config import OptimizerConfig
 from jaxdp.optim.optimizers import clip_factor, make_optimizer, update_ema
 from jaxdp.optim.penalties import penalized
+from jaxdp.optim.registry import register_optimizer, register_schedule
 from jaxdp.optim.rules import decay_mask
 from jaxdp.optim.scaling import holding_frozen, scaling_rules
 from jaxdp.optim.schedules import make_schedule
@@ -17,6 +18,8 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "penalized",
+    "register_optimizer",
+    "register_schedule",
     "scaling_rules",
     "track_loss",
     "update_ema",

@@ -1,15 +1,12 @@
 """Optimizer configuration and its validation."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from jaxdp.errors import UserError
-
-OptimizerName = Literal[
-    "adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "adafactor", "lion", "muon"
-]
-ScheduleName = Literal["constant", "linear", "cosine", "rsqrt", "wsd"]
+from jaxdp.nearest import closest
+from jaxdp.optim.registry import DIRECTIONS, SCHEDULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +20,9 @@ class OptimizerConfig:
         UserError: A value is out of range; the message names `optim.<key>`.
     """
 
-    name: OptimizerName
+    name: str
     learning_rate: float  # peak, reached after warm-up
-    schedule: ScheduleName
+    schedule: str
     warmup_steps: int  # updates
     end_learning_rate: float  # at total_steps
     weight_decay: float  # decoupled; multiplied by the learning rate
@@ -40,8 +37,8 @@ class OptimizerConfig:
     layer_decay: float = 1.0  # learning rate of a layer relative to the layer above
 
     def __post_init__(self):
-        _check_choice("name", self.name, get_args(OptimizerName))
-        _check_choice("schedule", self.schedule, get_args(ScheduleName))
+        _check_choice("name", self.name, DIRECTIONS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
         for key in ("learning_rate", "eps"):
             _check_range(key, getattr(self, key), "above 0", lambda value: value > 0)
         for key in ("end_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
@@ -52,9 +49,11 @@ class OptimizerConfig:
             raise UserError(f"total_steps is {self.total_steps}; expected at least 1 update: set config.total_steps.")
 
 
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
-        raise UserError(f"optim.{key} is {value!r}; expected one of {', '.join(choices)}.")
+        match = closest(value, choices)
+        hint = f"; did you mean {match!r}?" if match else "."
+        raise UserError(f"optim.{key} is {value!r}; expected one of {', '.join(choices)}{hint}")
 
 
 def _check_range(key: str, value: float, expected: str, is_valid) -> None:

@@ -11,13 +11,12 @@ parameters with a rule in `jaxdp.optim.scaling`. Clipping is not part of the cha
 train step already has the gradient norm and multiplies by `clip_factor`.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdp.optim.config import OptimizerConfig, OptimizerName
+from jaxdp.optim.config import OptimizerConfig
+from jaxdp.optim.registry import DIRECTIONS, add_built_in
 from jaxdp.optim.rules import decay_mask, is_layer_matrix, per_layer
 from jaxdp.optim.scaling import scale_by_rules, scaling_rules
 from jaxdp.optim.schedules import make_schedule
@@ -122,7 +121,7 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-DIRECTIONS: dict[OptimizerName, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
+BUILT_IN = {
     "adamw": _adam,
     "adam": _adam,
     "sgd": _sgd,
@@ -133,6 +132,9 @@ DIRECTIONS: dict[OptimizerName, Callable[[OptimizerConfig], optax.GradientTransf
     "lion": _lion,
     "muon": _muon,
 }
+"""Optimizers by name: a new built-in one is a function and a line here."""
+
+add_built_in("optimizer", DIRECTIONS, BUILT_IN)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -19,13 +19,12 @@ update, and kept from there on. A warm-up longer than the run is not shortened: 
 ends while the learning rate still increases.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdp.optim.config import OptimizerConfig, ScheduleName
+from jaxdp.optim.config import OptimizerConfig
+from jaxdp.optim.registry import SCHEDULES, add_built_in
 
 DECAY_SHARE = 0.2  # length of the decay of wsd as a fraction of total_steps
 
@@ -73,13 +72,16 @@ def _wsd(count: jax.Array, config: OptimizerConfig) -> jax.Array:
     return config.learning_rate - span * _ramp(count, start, config.total_steps)
 
 
-SCHEDULES: dict[ScheduleName, Callable[[jax.Array, OptimizerConfig], jax.Array]] = {
+BUILT_IN = {
     "constant": _constant,
     "linear": _linear,
     "cosine": _cosine,
     "rsqrt": _rsqrt,
     "wsd": _wsd,
 }
+"""Schedules by name: a new built-in one is a function and a line here."""
+
+add_built_in("schedule", SCHEDULES, BUILT_IN)
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxdp.arguments import check_registration
 from jaxdp.data.labels import Labels
 from jaxdp.errors import UserError
 from jaxdp.metrics import LOSS, MetricSpec, Sums
@@ -242,10 +243,7 @@ def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
     Raises:
         UserError: The name is not a string, or the factory is not callable.
     """
-    if not isinstance(name, str) or not name:
-        raise UserError(f"the name of a task must be a string, found {name!r}.")
-    if not callable(factory):
-        raise UserError(f"task {name!r} must be a class or function that makes a task from TaskInputs, found {factory!r}.")
+    check_registration("task", name, factory, "a class or function that makes a task from TaskInputs")
     _FACTORIES[name] = factory
 
 

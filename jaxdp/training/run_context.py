@@ -1,12 +1,16 @@
 """One start of a run: its parts, where it writes, and what watches over it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.hooks.preemption import Preemption
+from jaxdp.hooks.registry import MakeHook
 from jaxdp.parallel.control_plane import ControlPlane
+from jaxdp.report.writer_registry import MakeWriter
+from jaxdp.report.writers import MetricsWriter
+from jaxdp.trainer import Hook
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.watchdog import Watchdog
 from jaxdp.workdir import WorkDir
@@ -34,6 +38,8 @@ class RunContext:
         check_place: called before every write into the work directory; raises UserError
             where that no longer is the directory that this run has locked.
         provenance: returns the entry of this start, as a checkpoint records it.
+        hooks: Hooks that were given to `jaxdp.train`, or functions that make them.
+        writers: Metrics writers that were given to `jaxdp.train`, or functions that open them.
     """
 
     setup: TrainingSetup
@@ -44,3 +50,5 @@ class RunContext:
     profile: Profile | None
     check_place: CheckPlace
     provenance: Callable[[], Mapping[str, Any]]
+    hooks: Sequence[Hook | MakeHook] = ()
+    writers: Sequence[MetricsWriter | MakeWriter] = ()

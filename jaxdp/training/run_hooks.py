@@ -1,9 +1,7 @@
 """The hooks of the training loop: what happens around its steps, in which order."""
 
-import functools
 from collections.abc import Mapping
 
-from jaxdp.checkpoint.manifest import read_manifest, record_metrics
 from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
@@ -11,21 +9,30 @@ from jaxdp.hardware.peaks import peak_flops
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.consistency import Consistency
 from jaxdp.hooks.divergence import Divergence
-from jaxdp.hooks.evaluating import Evaluating
+from jaxdp.hooks.early_stopping import EarlyStopping
+from jaxdp.hooks.evaluating import Evaluating, LateEvaluations
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.order import in_order
+from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluate import Evaluator
 from jaxdp.report.terminal import print_status, show_cut
+from jaxdp.report.writer_registry import RunInfo
 from jaxdp.trainer import Hook
 from jaxdp.training.resume import early_stopping
 from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
 from jaxdp.training.run_context import RunContext
-from jaxdp.training.run_outputs import Write
 from jaxdp.training.setup import Programs, TrainingSetup
 from jaxdp.trees import named_leaves
+
+BUILT_IN = (
+    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Watching,
+)  # fmt: skip
+"""Classes of the hooks that a run may have; their declarations give the order."""
 
 
 def make_hooks(
@@ -33,54 +40,43 @@ def make_hooks(
     programs: Programs,
     rollbacks: Rollbacks,
     writer: CheckpointWriter,
-    write: Write,
-    first_step: int,
+    info: RunInfo,
 ) -> list[Hook]:
-    """All hooks, in the order in which the loop calls them.
+    """Returns all hooks, in the order in which the loop calls them.
 
     Args:
         context: Context of the run.
-        programs: what evaluates, and what checks the replicas.
-        rollbacks: knows where in the data the run is.
-        writer: takes states.
-        write: takes metrics.
-        first_step: updates completed so far.
+        programs: Programs that evaluate and that compare the replicas.
+        rollbacks: Position of the run in the data.
+        writer: Writer of checkpoints.
+        info: Facts of the run, with the function that takes metrics.
     """
-    config, phase = context.setup.config, context.watchdog.phase
-    evaluating = _evaluating(context, programs.evaluator, write)
+    config = context.setup.config
+    evaluating = _evaluating(context, programs.evaluator, info)
     checkpointing = _checkpointing(context, rollbacks, writer, evaluating)
     hooks = [
-        context.preemption,
-        Watching(context.watchdog),
-        _logging(context.setup, write),
-        Divergence(config.optim.max_skipped_in_a_row),
-        # Before the checkpoint of the same step, which records its result.
-        InPhase(evaluating, lambda: phase("evaluating")),
-        InPhase(checkpointing, lambda: phase("saving a checkpoint")),
-    ]
+        context.preemption, Watching(context.watchdog), _logging(context.setup, info),
+        Divergence(config.optim.max_skipped_in_a_row), evaluating, checkpointing,
+    ]  # fmt: skip
     if config.eval.patience:
-        stopping = early_stopping(
-            config, context.directory, first_step, evaluating.last_at, bool(context.setup.metric.higher_is_better)
-        )
-        hooks.append(stopping)
+        higher_is_better = bool(context.setup.metric.higher_is_better)
+        hooks.append(early_stopping(config, context.directory, info.first_step, evaluating.last_at, higher_is_better))
     if programs.checksums:
-        # Before all hooks that use or save the state.
-        hooks.insert(0, _consistency(context.setup, programs, checkpointing))
-    if context.profile:
-        profiling = Profiling(
-            context.directory.profile, context.profile.after_step, context.profile.num_steps, print_status, context.check_place
-        )
-        hooks.append(InPhase(profiling, lambda: phase("profiling")))
-    return hooks
+        hooks.append(_consistency(context.setup, programs, checkpointing))
+    if profile := context.profile:
+        hooks.append(Profiling(context.directory.profile, profile.after_step, profile.num_steps, print_status, context.check_place))
+    own = make_own_hooks(context.hooks, info)
+    ordered = in_order(hooks, own, absent=[kind.name for kind in BUILT_IN])
+    return [InPhase(hook, context.watchdog) if hook.phase or hook in own else hook for hook in ordered]
 
 
-def _evaluating(context: RunContext, evaluator: Evaluator, write: Write) -> Evaluating:
+def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Evaluating:
     """Evaluation of the averaged parameters where the run has them; then, what it wrote is shown."""
     setup = context.setup
 
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
-        write(step, metrics)
-        if context.control_plane.is_main_process:
+        info.write(step, metrics)
+        if info.is_main_process:
             for sample in evaluator.reports.get("score", {}).get("samples", ()):
                 show_cut(tuple(sample.items()))
 
@@ -92,21 +88,8 @@ def _evaluating(context: RunContext, evaluator: Evaluator, write: Write) -> Eval
             request=context.preemption.request,
         ),
         write_and_show,
-        functools.partial(_owes_evaluation, context),
-        functools.partial(_record_metrics, context),
+        LateEvaluations(context.directory.checkpoints, context.control_plane, context.check_place),
     )
-
-
-def _owes_evaluation(context: RunContext, step: int) -> bool:
-    """Whether the checkpoint of this step was saved in the middle of its evaluation."""
-    checkpoint = context.directory.checkpoints / str(step)
-    return context.control_plane.broadcast(context.control_plane.is_main_process and step > 0 and not read_manifest(checkpoint).metrics)
-
-
-def _record_metrics(context: RunContext, step: int, metrics: Mapping[str, float]) -> None:
-    if context.control_plane.is_main_process:
-        context.check_place()
-        record_metrics(context.directory.checkpoints / str(step), metrics)
 
 
 def _checkpointing(
@@ -120,21 +103,19 @@ def _checkpointing(
         Every(config.checkpoint.every_steps, context.setup.total_steps),
         rollbacks.data_state,
         to_json(config),
-        evaluating.last_at,
-        evaluations=evaluating.wants_state if retention.keep_best else lambda step: False,
+        evaluating,
         # Process 0 alone knows for certain what is saved, and deletes it.
-        is_best=lambda step, metrics: context.control_plane.broadcast(best.add(step, metrics)),
+        is_best=(lambda step, metrics: context.control_plane.broadcast(best.add(step, metrics))) if retention.keep_best else None,
         minutes=config.checkpoint.every_minutes,
-        remaining_secs=context.preemption.remaining_secs,
-        log=print_status,
+        preemption=context.preemption,
     )
 
 
-def _logging(setup: TrainingSetup, write: Write) -> Logging:
+def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
     peak = peak_flops(setup.topology.kind)
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),
-        write,
+        info.write,
         flops_per_step=setup.flops_per_step,
         peak_flops=peak and peak * setup.topology.num_devices,
         batch_hash=setup.config.log.batch_hash,

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxdp.atomic_files import write_atomically
@@ -15,12 +15,16 @@ from jaxdp.errors import UserError
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.report.terminal import ProgressLine, print_status
-from jaxdp.report.writers import MetricsFile, TensorBoardWriter, WandbWriter, truncate_after
+from jaxdp.report.writer_registry import RunInfo, is_writer, open_own_writers
+from jaxdp.report.writers import (
+    MetricsFile,
+    MetricsWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    truncate_after,
+)
 from jaxdp.training.run_context import RunContext
 from jaxdp.user_code import user_place, user_sentence
-
-Write = Callable[[int, Mapping[str, float | str]], None]
-"""(step, metrics by full name) -> None: a line to every writer."""
 
 
 class _LogFile(logging.FileHandler):
@@ -92,27 +96,38 @@ def record_provenance(context: RunContext, first_step: int) -> None:
 
 
 @contextlib.contextmanager
-def metrics_writers(context: RunContext, first_step: int) -> Iterator[Write]:
-    """What takes metrics from `first_step` on; only the first process writes."""
-    if not context.control_plane.is_main_process:
-        yield lambda step, values: None
+def run_info(context: RunContext, first_step: int) -> Iterator[RunInfo]:
+    """Opens the metrics writers of the main process and yields the facts of the run, with the function that takes metrics."""
+    config, directory, is_main = context.setup.config, context.directory, context.control_plane.is_main_process
+    writers: list[MetricsWriter] = []
+
+    def write(step: int, values: Mapping[str, float | str]) -> None:
+        if not is_main:
+            return
+        context.check_place()
+        for writer in writers:
+            writer.write(step, values)
+
+    info = RunInfo(config, directory.root, first_step, context.setup.total_steps, is_main, write)
+    if not is_main:
+        yield info
         return
-    config, directory = context.setup.config, context.directory
     context.check_place()
     truncate_after(directory.metrics, first_step)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(ProgressLine(first_step, context.setup.total_steps))
-        writers = [MetricsFile(directory.metrics), progress]
-        if config.log.tensorboard:
-            writers.append(TensorBoardWriter(directory.tensorboard, first_step))
-        if config.log.wandb:
-            writers.append(WandbWriter(directory.root, to_json(config)))
-        for writer in writers:
+
+        def add(writer: MetricsWriter) -> None:
+            writers.append(writer)
             stack.callback(writer.close)
 
-        def write(step: int, values: Mapping[str, float | str]) -> None:
-            context.check_place()
-            for writer in writers:
-                writer.write(step, values)
-
-        yield write
+        add(MetricsFile(directory.metrics))
+        add(progress)
+        if config.log.tensorboard:
+            add(TensorBoardWriter(directory.tensorboard, first_step))
+        if config.log.wandb:
+            add(WandbWriter(directory.root, to_json(config)))
+        for writer in open_own_writers([given for given in context.writers if not is_writer(given)], info):
+            add(writer)
+        writers.extend(given for given in context.writers if is_writer(given))  # `jaxdp.train` closes them at its end
+        yield info

@@ -1,7 +1,6 @@
 """From a start to its end: compile, restore or initialise, train, go back where updates stay bad."""
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,36 +15,24 @@ from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.vocabularies import vocabulary_files
 from jaxdp.hooks.early_stopping import EarlyStopping
+from jaxdp.hooks.evaluating import Evaluating
+from jaxdp.hooks.watching import find_hook
 from jaxdp.inference.initial_params import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Outcome, Request, train
+from jaxdp.training.result import Result, recorded_metrics
 from jaxdp.training.resume import has_finished
 from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
 from jaxdp.training.run_context import RunContext
 from jaxdp.training.run_hooks import make_hooks
-from jaxdp.training.run_outputs import metrics_writers, record_config, record_provenance
+from jaxdp.training.run_outputs import record_config, record_provenance, run_info
 from jaxdp.training.setup import Programs, TrainingSetup
 from jaxdp.training.startup_report import schedule_change, show_report
 from jaxdp.training.update import optimizer_config
 from jaxdp.watchdog import TRAINING
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        step: updates completed.
-        request: the signal that ended it early, or 0.
-        interrupted: it came out of the middle of something, with nothing to save.
-    """
-
-    step: int
-    request: int
-    interrupted: bool = False
 
 
 def run_session(context: RunContext) -> Result:
@@ -117,7 +104,7 @@ def _train(
     setup = context.setup
     config = setup.config
     with contextlib.ExitStack() as stack:
-        write = stack.enter_context(metrics_writers(context, first_step))
+        info = stack.enter_context(run_info(context, first_step))
         writer = CheckpointWriter(
             context.directory.checkpoints,
             retention_of(config, bool(setup.metric.higher_is_better)),
@@ -130,7 +117,7 @@ def _train(
             metrics=setup.metrics.values(),
         )
         stack.callback(writer.close)
-        hooks = make_hooks(context, programs, rollbacks, writer, write, first_step)
+        hooks = make_hooks(context, programs, rollbacks, writer, info)
         batches = stack.enter_context(
             Prefetch(
                 setup.loader.batches(first_step),
@@ -183,13 +170,16 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
         and has_finished(context.directory.checkpoints, outcome.step, total_steps)
     )
     request = 0 if complete else outcome.request
+    evaluating = find_hook(hooks, Evaluating)
+    metrics = (evaluating and evaluating.last) or recorded_metrics(context.directory, outcome.step)
     if request == Request.EARLY_STOP:
-        [stopping] = [hook for hook in hooks if isinstance(hook, EarlyStopping)]
-        print_status(f"{stopping.message}; everything is in {root}")
-        return Result(outcome.step, 0)
+        stopping = find_hook(hooks, EarlyStopping)
+        why = stopping.message if stopping and stopping.is_exhausted else "stopped early by a hook"
+        print_status(f"{why}; everything is in {root}")
+        return Result(outcome.step, 0, metrics=metrics, workdir=root)
     print_status(
         f"stopped after step {outcome.step} of {total_steps}; the same command continues"
         if request
         else f"finished {outcome.step} steps; everything is in {root}"
     )
-    return Result(outcome.step, request)
+    return Result(outcome.step, request, metrics=metrics, workdir=root)

@@ -1,14 +1,18 @@
 """`jaxdp train`: the work directory held, data prepared, processes agreed, devices connected; then a session."""
 
 import contextlib
+import dataclasses
 import os
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxdp.arguments import check_caller, check_type
+from jaxdp.arguments import check_caller, check_type, shown
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
+from jaxdp.errors import UserError
 from jaxdp.hooks.preemption import Preemption, Stopped
+from jaxdp.hooks.registry import MakeHook
 from jaxdp.inference.initial_params import initial_checksum
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
@@ -16,14 +20,18 @@ from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
 from jaxdp.report.terminal import print_status
+from jaxdp.report.writer_registry import MakeWriter, is_writer
+from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
+from jaxdp.trainer import Hook
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
+from jaxdp.training.result import Result, recorded_metrics
 from jaxdp.training.resume import check_configuration, steps_to_resume, why_it_is_over
 from jaxdp.training.run_context import Profile, RunContext
 from jaxdp.training.run_outputs import logging_to
-from jaxdp.training.session import Result, run_session
+from jaxdp.training.session import run_session
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
@@ -34,45 +42,95 @@ def run(
     workdir: str | os.PathLike,
     *,
     resume: str = "auto",
+    hooks: Sequence[Hook | MakeHook] = (),
+    writers: Sequence[MetricsWriter | MakeWriter] = (),
+    handle_signals: bool = True,
+    watchdog: bool = True,
     profile: Profile | None = None,
     processes: Processes | None = None,
 ) -> Result:
-    """Trains `config` in `workdir`, from its newest checkpoint if there is one.
+    """Trains a model in a work directory, from its newest checkpoint if there is one.
 
     Args:
-        config: From `load_config`, or a dict of the keys that differ from the defaults.
-        workdir: made if missing; holds one run.
+        config: Configuration from `load_config`, or a dict of the keys that differ from the defaults.
+        workdir: Work directory; made if missing; holds one run.
         resume: auto: continue if there is a checkpoint; must: refuse if there is
             none; never: refuse if there is one.
-        profile: which steps to trace.
-        processes: None: those that the cluster's environment tells of, or this one alone.
+        hooks: Hooks that run in addition to the built-in and the registered ones, or functions from a `RunInfo` to
+            a hook; the same on all processes. They run last unless they declare `before` or `after`.
+        writers: Metrics writers with `write(step, values)` and `close()`, or functions from a `RunInfo` to a writer;
+            used in the main process and closed at the end.
+        handle_signals: Whether SIGTERM, SIGHUP and Ctrl-C save a checkpoint and stop the run. The handlers of the
+            caller are restored at the end. Outside the main thread, to which Python delivers signals, there are none.
+        watchdog: Whether a run without progress ends the process. False: nothing ends the process, as in a notebook.
+        profile: Steps to trace.
+        processes: Processes that train together; None: those that the environment of a cluster describes, or this one.
+
+    Returns:
+        Last step, metrics of the last evaluation, and the model, which is loaded at first use.
 
     Raises:
-        UserError: anything the user can fix.
+        UserError: Anything the user can fix.
     """
     check_caller("jaxdp.train")
     config = parse_config(config)
     check_type("profile", profile, (Profile, type(None)), "a jaxdp.training.run_context.Profile or None")
     check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
+    open_run = OpenRun(
+        as_parts("hooks", hooks, lambda hook: isinstance(hook, Hook), "a jaxdp.Hook or a function that makes one"),
+        as_parts("writers", writers, is_writer, "a metrics writer or a function that opens one"),
+        handle_signals,
+        watchdog,
+    )
     directory = WorkDir(workdir)
     directory.create()
     processes = processes or cluster_processes() or ALONE
     check_coordinator(processes)
     try:
-        return _run(config, directory, resume, profile, processes)
+        return _run(config, directory, resume, profile, processes, open_run)
     except Stopped as stopped:
         steps = committed_steps(directory.checkpoints)
         print_status(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
-        return Result(steps[-1] if steps else 0, stopped.number, interrupted=True)
+        return Result(steps[-1] if steps else 0, stopped.number, interrupted=True, workdir=directory.root)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """Arguments of `run` that open a run for its caller: see there."""
+
+    hooks: Sequence[Hook | MakeHook]
+    writers: Sequence[MetricsWriter | MakeWriter]
+    handle_signals: bool
+    watchdog: bool
+
+
+def as_parts(name: str, given: Any, is_part: Callable[[Any], bool], expected: str) -> list:
+    """Returns hooks or writers as a list, after checking each.
+
+    Raises:
+        UserError: One is neither a part nor a function that makes one.
+    """
+    if is_part(given) or callable(given) or not isinstance(given, Iterable):
+        raise UserError(f"{name} must be a list of them, found {shown(given)}; write {name}=[...].")
+    parts = list(given)
+    for number, part in enumerate(parts):
+        if not (is_part(part) or callable(part)):
+            raise UserError(f"{name}[{number}] must be {expected}, found {shown(part)}.")
+    return parts
 
 
 def _run(
-    config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes
+    config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes, open_run: OpenRun
 ) -> Result:
     """`run` but for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
-        preemption = Preemption(print_status, config.checkpoint.grace_secs)
-        if threading.current_thread() is threading.main_thread():
+        for writer in filter(is_writer, open_run.writers):
+            stack.callback(writer.close)
+        end_process = os._exit if open_run.watchdog else _stay
+        preemption = Preemption(print_status, config.checkpoint.grace_secs, end_process=end_process)
+        if not open_run.handle_signals:
+            pass
+        elif threading.current_thread() is threading.main_thread():
             stack.enter_context(preemption)
         else:
             print_status(
@@ -83,7 +141,7 @@ def _run(
         log = directory.log(control_plane.process_index)
         stack.enter_context(logging_to(log))
         stack.enter_context(control_plane.explain_failures())
-        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs, log))
+        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs if open_run.watchdog else 0.0, log))
         finish_entry = begin_entry() if control_plane.is_main_process else dict
         check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
@@ -96,7 +154,7 @@ def _run(
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, control_plane):
                 print_status(why)
-                return Result(steps[-1], 0)
+                return Result(steps[-1], 0, metrics=recorded_metrics(directory, steps[-1]), workdir=directory.root)
         if control_plane.num_processes > 1:
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
@@ -105,7 +163,16 @@ def _run(
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)
 
-        return run_session(RunContext(setup, directory, preemption, watchdog, control_plane, profile, check_place, provenance))
+        return run_session(
+            RunContext(
+                setup, directory, preemption, watchdog, control_plane, profile, check_place, provenance,
+                open_run.hooks, open_run.writers,
+            )
+        )  # fmt: skip
+
+
+def _stay(exit_code: int) -> None:
+    """Replaces `os._exit` where nothing may end the process."""
 
 
 def _topology_facts(topology: Topology) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """When states are saved, and with what beside them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from jaxdp.checkpoint.retention import BestSoFar, Retention
 from jaxdp.data.prefetch import QueueState
 from jaxdp.evaluation import EvaluationInterrupted
+from jaxdp.hooks import checkpointing
 from jaxdp.hooks.checkpointing import Checkpointing
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.every import Every
@@ -40,13 +42,12 @@ class Clock:
         return self.secs
 
 
-def make_hook(writer, *, every=0, last_step=None, evaluated=None, **options):
+def make_hook(writer, *, every=0, last_step=None, **options):
     return Checkpointing(
         writer,
         Every(every, last_step),
         lambda step: {"step": step},
         {"seed": 0},
-        evaluated or (lambda step: {}),
         **options,
     )
 
@@ -116,7 +117,7 @@ def test_the_evaluation_of_the_same_step_is_saved_with_it():
     evaluating = Evaluating(
         Every(2, 5), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line)
     )
-    run([evaluating, make_hook(writer, every=1, evaluated=evaluating.last_at)], 5)
+    run([evaluating, make_hook(writer, every=1, evaluating=evaluating)], 5)
     assert [(saved[0], saved[-1]) for saved in writer.saved] == [
         (1, {}), (2, {"eval/loss": 8.0}), (3, {}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0}),
     ]  # fmt: skip
@@ -127,7 +128,7 @@ def test_the_evaluation_of_the_same_step_is_saved_with_it():
 def test_an_evaluation_that_is_one_of_the_best_saves_its_state(every, saved):
     losses, writer, best = {2: 3.0, 4: 5.0, 6: 2.0, 8: math.nan, 9: 4.0}, Writer(), BestSoFar(Retention(), {})
     evaluating = Evaluating(Every(2, 9), lambda step: {"eval/loss": losses[step]}, lambda *line: None)
-    options = {"evaluated": evaluating.last_at, "evaluations": evaluating.wants_state, "is_best": best.add}
+    options = {"evaluating": evaluating, "is_best": best.add}
     run([evaluating, make_hook(writer, every=every, last_step=9, **options)], 9)
     assert steps_of(writer) == saved
     assert [metrics for *_, metrics in writer.saved] == [{"eval/loss": losses[step]} for step in saved]
@@ -136,9 +137,9 @@ def test_an_evaluation_that_is_one_of_the_best_saves_its_state(every, saved):
 def test_an_evaluation_made_up_at_the_start_is_one_to_beat():
     writer, best = Writer(), BestSoFar(Retention(), {})
     evaluating = Evaluating(
-        Every(2), lambda step: {"eval/loss": 1.0 + step}, lambda *line: None, is_owed=lambda step: step == 0
+        Every(2), lambda step: {"eval/loss": 1.0 + step}, lambda *line: None, SimpleNamespace(is_owed=lambda step: step == 0, record=lambda *line: None)
     )
-    options = {"evaluated": evaluating.last_at, "evaluations": evaluating.wants_state, "is_best": best.add}
+    options = {"evaluating": evaluating, "is_best": best.add}
     run([evaluating, make_hook(writer, last_step=5, **options)], 5)
     assert steps_of(writer) == [5]
 
@@ -163,10 +164,11 @@ def test_nothing_is_saved_where_no_step_was_made():
 
 
 @pytest.mark.parametrize(("longest", "remaining", "saved"), [(0.0, 0.1, [3]), (2.0, 2.5, [3]), (2.0, 1.5, []), (2.0, -1.0, [])])
-def test_a_last_save_that_would_not_end_in_time_is_left(longest, remaining, saved):
+def test_a_last_save_that_would_not_end_in_time_is_left(longest, remaining, saved, monkeypatch):
     writer, said = Writer(), []
+    monkeypatch.setattr(checkpointing, "print_status", said.append)
     writer.longest_save_secs = longest
-    run([make_hook(writer, remaining_secs=lambda: remaining, log=said.append)], 3)
+    run([make_hook(writer, preemption=SimpleNamespace(remaining_secs=lambda: remaining))], 3)
     assert (steps_of(writer), writer.waits) == (saved, 1)
     assert bool(said) != bool(saved)
     if said:
@@ -183,7 +185,7 @@ def test_an_evaluation_that_is_left_stops_the_run_with_its_state_saved():
         raise EvaluationInterrupted(15)
 
     evaluating = Evaluating(Every(2), evaluate, lambda *line: written.append(line))
-    outcome = run([evaluating, make_hook(writer, every=1, evaluated=evaluating.last_at)], 9)
+    outcome = run([evaluating, make_hook(writer, every=1, evaluating=evaluating)], 9)
     assert (outcome.step, outcome.request, written) == (2, 15, [])
     assert [(saved[0], saved[-1]) for saved in writer.saved] == [(1, {}), (2, {})]
 
@@ -193,7 +195,7 @@ def test_an_evaluation_that_was_left_is_made_first(step, is_owed, made):
     written, recorded = [], []
     evaluating = Evaluating(
         Every(2), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line),
-        lambda step: is_owed, lambda *line: recorded.append(line),
+        SimpleNamespace(is_owed=lambda step: is_owed, record=lambda *line: recorded.append(line)),
     )  # fmt: skip
     run([evaluating], 1)
     assert written == recorded == [(step, {"eval/loss": 10.0 - step}) for step in made]

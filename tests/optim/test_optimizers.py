@@ -10,10 +10,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxdp.optim import OptimizerConfig, clip_factor, make_optimizer, update_ema
-from jaxdp.optim.optimizers import DIRECTIONS
+from jaxdp.optim.optimizers import BUILT_IN
 
 B1, B2, EPS, MOMENTUM, DECAY = 0.9, 0.95, 1e-8, 0.8, 0.1
-OPTIMIZERS = sorted(DIRECTIONS)
+OPTIMIZERS = sorted(BUILT_IN)
 
 
 def config_of(name: str) -> OptimizerConfig:

@@ -13,7 +13,7 @@ from tiny_runs import assert_refused, contents, load, metrics_lines, train
 import jaxdp
 from jaxdp import trainer
 from jaxdp.checkpoint.manifest import read_manifest, write_manifest
-from jaxdp.training.session import Result
+from jaxdp.training.result import Result
 from jaxdp.workdir import WorkDir
 
 

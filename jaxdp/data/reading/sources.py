@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from jaxdp.arguments import check_registration
 from jaxdp.data.demo_corpora.stdlib import open_stdlib
 from jaxdp.data.reading.file_sources import open_evaluation_files, open_files, open_text
 from jaxdp.data.reading.hub import open_evaluation_split, open_splits
@@ -67,12 +68,7 @@ def register_source(name: str, reader: ReadRecords) -> None:
     Raises:
         UserError: The name is not a string or that of a built-in source, or the reader cannot be called.
     """
-    if not isinstance(name, str) or not name:
-        raise UserError(f"the name of a source must be a non-empty string, found {name!r}.")
-    if name in _BUILT_IN:
-        raise UserError(f"the name {name!r} is that of a built-in source: register yours under another name.")
-    if not callable(reader):
-        raise UserError(f"source {name!r} must be a function from a SourceSpec to SourceRecords, found {reader!r}.")
+    check_registration("source", name, reader, "a function from a SourceSpec to SourceRecords", _BUILT_IN)
     SOURCES[name] = RegisteredSource(
         open=partial(open_records, reader), open_evaluation=partial(_own_evaluation, reader), keys=OPTIONAL_KEYS
     )

@@ -104,7 +104,7 @@ def test_wrong_records(records, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3, len), r"must be a non-empty string, found 3"),
+        ((3, len), r"must be a string, found 3"),
         (("jsonl", len), r"'jsonl' is that of a built-in source"),
         (("mine", []), r"source 'mine' must be a function from a SourceSpec to SourceRecords, found \[\]"),
     ],

@@ -1,0 +1,78 @@
+"""Registry of metrics writers, and the facts of a run that writers and hooks of one's own are made from."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxdp.arguments import check_registration, shown
+from jaxdp.errors import UserError
+from jaxdp.report.writers import MetricsWriter
+from jaxdp.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Facts of a run for its writers and hooks.
+
+    Attributes:
+        config: Resolved configuration.
+        workdir: Work directory.
+        first_step: Number of updates completed when the loop starts.
+        total_steps: Number of updates of the run.
+        is_main_process: Whether this process is the one that writes.
+        write: Function (step, metrics by full name) -> None that passes metrics to all writers, in the main process.
+    """
+
+    config: RunConfig
+    workdir: Path
+    first_step: int
+    total_steps: int
+    is_main_process: bool
+    write: Callable[[int, Mapping[str, float | str]], None]
+
+
+MakeWriter = Callable[[RunInfo], MetricsWriter | None]
+"""Function that opens a writer for a run; None: no writer for this run."""
+
+WRITERS: dict[str, MakeWriter] = {}
+"""Registered writers by name."""
+
+
+def register_writer(name: str, make: MakeWriter) -> None:
+    """Adds a metrics writer to every run of this process; a later registration of the name replaces it.
+
+    The main process opens it when the training loop starts and closes it when the loop ends. A rollback starts the
+    loop again: steps after `RunInfo.first_step` are then written again.
+
+    Args:
+        name: Name of the writer.
+        make: Class or function from a `RunInfo` to an object with `write(step, values)` and `close()`; None: no
+            writer for this run.
+
+    Raises:
+        UserError: The name is not a string, or `make` cannot be called.
+    """
+    check_registration("writer", name, make, "a class or function from a RunInfo to a writer")
+    WRITERS[name] = make
+
+
+def is_writer(value: object) -> bool:
+    """Returns True for a writer, False for a class or function that makes one."""
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("write", "close"))
+
+
+def open_own_writers(given: Iterable[MakeWriter], info: RunInfo) -> list[MetricsWriter]:
+    """Returns the registered writers, then those that `given` makes.
+
+    Raises:
+        UserError: A function returns something that is not a writer.
+    """
+    opened = []
+    for make in (*WRITERS.values(), *given):
+        writer = make(info)
+        if writer is None:
+            continue
+        if not is_writer(writer):
+            raise UserError(f"a metrics writer must have write(step, values) and close(), found {shown(writer)}.")
+        opened.append(writer)
+    return opened
