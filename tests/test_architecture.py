@@ -1,6 +1,7 @@
 """The house: imports go strictly down the floors, and some names stay in one file."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,25 @@ def test_names_that_stay_in_their_place(source):
         assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in imports)
     if path.stem in ("step", "trainer"):
         assert not names & {"causal_lm", "CausalLM", "masked_lm", "classification", "seq2seq"}
+
+
+def callables_of(node):
+    """Annotations of a class's constructor or dataclass fields that are functions."""
+    fields = [field for field in node.body if isinstance(field, ast.AnnAssign)] if node.decorator_list else []
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+            fields += [*method.args.args, *method.args.kwonlyargs]
+    return [field for field in fields if field.annotation and re.search("Callable|CheckPlace", ast.unparse(field.annotation))]
+
+
+def test_no_constructor_takes_more_than_three_functions(source):
+    _, tree = source
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and len(callables_of(node)) > 3]
+
+
+def test_functions_of_constructors_are_counted():
+    text = "class A:\n    def __init__(self, a: Callable[[], int], b: CheckPlace, *, c: Callable | None = None, d: int = 0): ..."
+    assert len(callables_of(ast.parse(text).body[0])) == 3
 
 
 def test_every_part_has_a_floor():

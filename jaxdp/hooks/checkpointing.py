@@ -92,7 +92,7 @@ class Checkpointing(Hook):
             self._save(step, state)
 
     def _is_candidate(self, step: int) -> bool:
-        """Whether the evaluation of this step may be among the best."""
+        """Returns whether the evaluation of this step may be among the best."""
         return self._is_best is not None and self._evaluating is not None and self._evaluating.wants_state(step)
 
     def _evaluated(self, step: int) -> Mapping[str, float]:
