@@ -138,7 +138,7 @@ def replaced_by(make):
 
 
 def may_go(folder):
-    """Whether a folder is part of a run or a checkpoint; whole checkpoints a user may delete, and then uses the others."""
+    """Returns True for a folder that is part of a run or a checkpoint; users may delete whole checkpoints."""
     return folder.name not in ("run", "checkpoints") and folder.parent.name != "checkpoints"
 
 

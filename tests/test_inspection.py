@@ -1,4 +1,4 @@
-"""What is at a path, told from metadata alone."""
+"""Inspection of a path from metadata alone."""
 
 import dataclasses
 import json

@@ -158,7 +158,7 @@ def test_an_overview_imports_no_more_than_it_needs():
 
 
 def test_nothing_slow_is_imported_before_the_handlers():
-    """What is imported before them is time in which SIGTERM kills the process, with 143."""
+    """Until the handlers are installed, SIGTERM kills the process with 143."""
     code = (
         "import atexit, importlib, os, signal, sys\nbefore = set(sys.modules)\nimport jaxdp.cli.main\n"
         "sys.exit(', '.join(name for name in set(sys.modules) - before if not name.startswith('jaxdp')) or 0)"

@@ -1,4 +1,4 @@
-"""Exceptions of a user's code are told from those of jaxdp, and shown with their traceback."""
+"""Exceptions of a user's code are distinguished from those of jaxdp and shown with their traceback."""
 
 import concurrent.futures
 import json

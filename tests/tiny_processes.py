@@ -1,4 +1,4 @@
-"""Threads that stand for the processes of a run, each with its end of the line between them."""
+"""Threads that stand for the processes of a run, each with its control plane."""
 
 import concurrent.futures
 import socket
@@ -19,7 +19,7 @@ def free_address():
 
 
 def as_processes(num_processes, function):
-    """What `function(control_plane)` returned or raised in each of so many processes."""
+    """Returns the result or exception of `function(control_plane)` in each process."""
     address = free_address()
 
     def run(index):

@@ -43,7 +43,7 @@ def read(monkeypatch):
 
 
 def start(checkpoints, retention):
-    """What one start of a run does with its proofs."""
+    """Does what one start of a run does with its proofs."""
     intactness = Intactness(checkpoints.parent / "proofs.json")
     apply_retention(checkpoints, retention, intactness)
     intactness.record(checkpoints)

@@ -1,4 +1,4 @@
-"""Listing of a checkpoint directory: beside a run that saves and deletes, and with files of others in it."""
+"""Listing of a checkpoint directory, during a run that saves and deletes, and with foreign files in it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What makes a directory a checkpoint, and how damage to it is seen."""
+"""Manifest: commit of a checkpoint and detection of damage."""
 
 import dataclasses
 import errno
@@ -69,7 +69,7 @@ def test_a_truncated_or_foreign_manifest_is_damage(checkpoint):
         assert read_manifest(checkpoint) is None
 
 
-def test_another_format_is_told(checkpoint, monkeypatch):
+def test_another_format_is_reported(checkpoint, monkeypatch):
     monkeypatch.setattr(manifests, "FORMAT", 2)
     with pytest.raises(UserError, match=r"manifest.json has format 1, this version of jaxdp reads 2"):
         read_manifest(checkpoint)

@@ -188,7 +188,7 @@ def test_processes_that_see_different_directories_are_refused(checkpoints, make_
 
 
 def positions(directory, seed, per_file):
-    """(file, byte, bit) drawn in every file below a directory, its manifest among them."""
+    """Samples (file, byte, bit) in every file below a directory, including the manifest."""
     drawn = random.Random(seed)
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path.stat().st_size:

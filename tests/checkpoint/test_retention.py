@@ -1,4 +1,4 @@
-"""Which checkpoints stay, how the others go, which one a name stands for."""
+"""Retention rules, deletion, and selection of a checkpoint by name."""
 
 import dataclasses
 import math

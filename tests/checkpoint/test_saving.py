@@ -98,7 +98,7 @@ def test_retention_is_applied_after_each_save(checkpoints, make_writer):
     assert seen == [[1], [2], [2, 3], [2, 4]]
 
 
-def test_a_failed_save_is_told_at_the_next_check(checkpoints, make_writer, monkeypatch):
+def test_a_failed_save_is_reported_at_the_next_check(checkpoints, make_writer, monkeypatch):
     """TensorStore reports a full disk as a ValueError."""
     writer = make_writer()
     save(writer, 1)
@@ -158,7 +158,7 @@ def test_what_has_the_name_of_the_next_checkpoint_is_set_aside(checkpoints, make
         assert (aside / "file" if obstacle == "a directory" else aside).read_text() == "mine"
 
 
-def test_what_makes_a_save_impossible_is_told(checkpoints, make_writer):
+def test_the_reason_of_an_impossible_save_is_reported(checkpoints, make_writer):
     writer = make_writer()
     checkpoints.rmdir()
     checkpoints.write_text("")
@@ -178,8 +178,8 @@ def test_manifest_is_json(checkpoints, make_writer):
     json.loads((checkpoints / "1" / "manifest.json").read_text(), parse_constant=refuse)
 
 
-def test_a_directory_that_is_gone_is_told_and_not_made_again(checkpoints, make_writer):
-    """What is left where a file system was mounted must not fill up instead of it."""
+def test_a_missing_directory_is_reported_and_not_created_again(checkpoints, make_writer):
+    """The directory under an unmounted file system must not be filled instead of it."""
     writer = make_writer()
     save(writer, 1)
     writer.wait()
@@ -262,7 +262,7 @@ def test_the_time_of_a_save_is_known(checkpoints, make_writer):
     assert writer.longest_save_secs > 0.0
 
 
-def test_a_save_that_does_not_fit_is_told_and_the_one_before_is_whole(tmp_path):
+def test_a_save_without_disk_space_is_reported_and_the_previous_one_is_intact(tmp_path):
     """No file may grow beyond a limit: to a process, what a full disk is."""
     checkpoints = tmp_path / "checkpoints"
     writer = CheckpointWriter(checkpoints, Retention(), abstract(num_columns=30000), async_save=True)

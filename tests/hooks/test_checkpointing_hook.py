@@ -1,4 +1,4 @@
-"""When states are saved, and with what beside them."""
+"""Triggers of saves, and the items saved with a state."""
 
 import math
 from types import SimpleNamespace

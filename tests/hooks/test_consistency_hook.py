@@ -1,4 +1,4 @@
-"""When the copies of the state are compared, and what happens when they differ."""
+"""Replica check: its steps, and the end of a run whose replicas differ."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ONE_DIFFERS = np.where(np.arange(4)[:, None] == [2, 9], 8, EQUAL)
 
 
 class Run:
-    """A hook in a loop that saves where it is told; states are the checksums themselves."""
+    """Runs the hook in a loop that saves at given steps; states are the checksums themselves."""
 
     def __init__(self, every=0, saved_at=()):
         self.asked = []

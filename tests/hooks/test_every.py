@@ -1,4 +1,4 @@
-"""When something is due."""
+"""Step-based trigger."""
 
 import pytest
 

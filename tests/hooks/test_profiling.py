@@ -1,4 +1,4 @@
-"""Which steps are traced."""
+"""Steps of a profiler trace."""
 
 import jax
 import numpy as np

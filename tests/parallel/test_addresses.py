@@ -155,7 +155,7 @@ def test_loopback_is_not_reachable_from_other_interfaces():
         (errno.EMFILE, r"raise the limit of open files \(ulimit -n\)"),
     ],
 )
-def test_what_keeps_a_port_from_being_opened_is_told_at_once(number, problem, monkeypatch):
+def test_a_port_that_cannot_be_opened_is_reported_at_once(number, problem, monkeypatch):
     def fails(*_, **__):
         raise OSError(number, "reason")
 

@@ -184,14 +184,14 @@ def test_a_pod_of_an_indexed_job_asks_how_many_there_are(monkeypatch, name, addr
     assert cluster_processes(POD) is None
 
 
-def test_a_pod_that_may_not_ask_is_told_what_to_do(monkeypatch):
+def test_a_pod_without_permission_gets_the_fix(monkeypatch):
     monkeypatch.setattr(socket, "getfqdn", lambda host: "train-1")
     with pytest.raises(UserError, match=r"index 1 in Job train, but .* cannot be read .*give --coordinator"):
         cluster_processes(POD)  # nobody answers here, and there is no token
 
 
 @pytest.mark.parametrize("answer", [b'{"spec": []}', b"[1]", b"not json", b'{"spec": {"parallelism": "many"}}', b"\xff"])
-def test_a_job_that_is_told_otherwise_than_expected_is_not_a_fault(monkeypatch, answer):
+def test_an_unexpected_answer_about_a_job_is_a_user_error(monkeypatch, answer):
     monkeypatch.setattr(socket, "getfqdn", lambda host: "train-1")
     monkeypatch.setattr(clusters, "_num_pods", lambda job: int(json.loads(answer)["spec"]["parallelism"]))
     with pytest.raises(UserError, match="index 1 in Job train, but how many there are cannot be read"):

@@ -51,7 +51,7 @@ def call(address):
 
 
 def answered(function, process_0):
-    """What a call returns as soon as process 0 listens."""
+    """Returns the result of a call, retried until process 0 listens."""
     while True:
         try:
             return function()
@@ -134,7 +134,7 @@ def test_process_0_must_be_where_the_address_leads(call):
         assert elsewhere
 
 
-def test_a_port_in_use_is_told(call, address):
+def test_a_port_in_use_is_reported(call, address):
     port = int(address.split(":")[1])
     with socket.create_server(("", port)), pytest.raises(UserError, match=f"cannot listen at port {port} of {HOST}"):
         call(0).result()
@@ -156,7 +156,7 @@ def test_a_number_of_processes_that_differs_stops_all(call):
 
 
 @pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["part", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
-def test_strangers_at_the_port_do_no_harm(call, address, noise):
+def test_unauthenticated_callers_do_no_harm(call, address, noise):
     first = call(0, 2)
     stranger = stranger_at(address, first)
     with stranger:
@@ -233,7 +233,7 @@ def test_a_process_that_dies_is_gone(call, address):
     def function(control_plane):
         control_plane.allgather(None)
         if control_plane.process_index == 1:
-            control_plane._left.set()  # as dead as a thread can be: its end of the line closes without a word
+            control_plane._left.set()  # stands for a dead process: its connection closes without a message
             control_plane._socket.shutdown(socket.SHUT_RDWR)
             return None
         return control_plane.allgather(None)
@@ -259,7 +259,7 @@ def test_when_process_0_dies_the_others_hear_it(call):
         answers[1].result()
 
 
-def test_those_that_leave_in_good_order_disturb_nobody(call):
+def test_processes_that_leave_with_exit_code_0_do_not_end_the_run(call):
     def function(control_plane):
         control_plane.allgather(None)
         if control_plane.process_index == 1:

@@ -1,4 +1,4 @@
-"""What devices tell each other beside the batch."""
+"""Control word: requests and batch hashes reduced over devices."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def test_signals_are_of_the_shapes_that_the_step_is_compiled_for():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_the_largest_request_wins_and_tallies_add_up_modulo_2_to_the_64(count):
+def test_the_largest_request_wins_and_hashes_add_up_modulo_2_to_the_64(count):
     here = topology(count)
     program = compile_spmd(reduce_control_word, here, abstract_batch(control_word_spec(), here), mapped=(0,))
     # As many processes of one device each.

@@ -40,7 +40,7 @@ class FakeDevice:
 
 
 def test_devices_of_a_process_stand_together(monkeypatch):
-    """TPU ids do not follow processes; rows are dealt in this order."""
+    """TPU ids do not follow processes; examples are assigned in this order."""
     scattered = [FakeDevice(1, 2), FakeDevice(0, 5), FakeDevice(1, 0), FakeDevice(0, 1)]
     monkeypatch.setattr(jax, "devices", lambda: scattered)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -112,7 +112,7 @@ def test_a_batch_comes_out_even(rows, microbatch, count, expected):
         (-8, None, 4, "global_batch_size=-8 must be at least 1."),
     ],
 )  # fmt: skip
-def test_what_does_not_come_out_even_is_told_with_what_would(rows, microbatch, count, message, monkeypatch):
+def test_a_batch_that_does_not_divide_evenly_is_refused_with_sizes_that_do(rows, microbatch, count, message, monkeypatch):
     monkeypatch.setattr(devices, "num_cores", lambda: 2)
     with pytest.raises(UserError) as error:
         divide_batch(rows, microbatch, count)
@@ -132,7 +132,7 @@ def test_processes_share_the_devices():
 
 @pytest.fixture
 def updates(monkeypatch):
-    """What would be changed in JAX's configuration; the backend of the tests stays as it is."""
+    """Records changes of JAX's configuration instead of making them."""
     made = {}
     monkeypatch.setattr(jax.config, "update", made.__setitem__)
     monkeypatch.setattr(devices, "backend_has_started", lambda: False)

@@ -42,7 +42,7 @@ def send_all(stranger, data):
 
 
 def until_hung_up(stranger):
-    """What came until the other side ended the connection."""
+    """Returns the data received until the other side closed the connection."""
     received = b""
     stranger.settimeout(20)
     try:
@@ -79,7 +79,7 @@ def test_hostile_lines_do_not_hide_who_is_missing(call, address, lines):
         assert "One connection was refused, the last one from 127.0.0.1 (it has another token, and says it is process 1 on x)" in sentence
 
 
-def test_a_stranger_who_says_nothing_or_one_byte_after_the_other_is_dropped(call, address, monkeypatch):
+def test_an_unauthenticated_caller_that_sends_nothing_or_single_bytes_is_dropped(call, address, monkeypatch):
     monkeypatch.setattr(control_server, "HELLO_SECS", 0.3)
     first = call(0, 2, function)
     with stranger_at(address, first) as idle, stranger_at(address, first) as slow:
@@ -116,7 +116,7 @@ def test_callers_without_end_do_not_keep_process_0_past_its_time(call, address):
         first.result()
 
 
-def test_a_flood_of_open_connections_is_bounded_and_keeps_nobody_out(call, address, monkeypatch):
+def test_a_flood_of_connections_is_bounded_and_processes_still_connect(call, address, monkeypatch):
     monkeypatch.setattr(control_server, "MAX_UNAUTHENTICATED", 8)
     held = []
     servers = watched_servers(monkeypatch)
@@ -271,7 +271,7 @@ def test_a_line_without_an_end_is_bounded_after_the_handshake_too(call, address,
             first.result()
 
 
-def test_a_process_that_does_not_read_holds_up_nobody_else(call, address):
+def test_a_process_that_does_not_read_does_not_block_the_others(call, address):
     """As one that is stopped for a while; what is sent to it waits."""
 
     def large(control_plane):

@@ -109,7 +109,7 @@ def test_a_proof_is_of_all_that_is_said():
     assert proof_of(b"t", "process", "c", said) == proof_of(b"t", "process", "c", said._replace(proof="x"))
 
 
-def test_a_process_with_another_token_is_told_what_to_do(call, monkeypatch):
+def test_a_process_with_another_token_gets_the_fix(call, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=2.0)
     with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret") as refusal:
@@ -135,7 +135,7 @@ def test_a_token_that_is_seen_late_is_read_again(call, tmp_path, before):
     assert first.result() == second.result() == EXPECTED
 
 
-def test_a_token_that_is_never_seen_is_told(call, tmp_path, monkeypatch):
+def test_a_token_that_never_appears_is_reported(call, tmp_path, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=1.0)
     token = RunToken(tmp_path / ".run_token", {})
@@ -147,7 +147,7 @@ def test_a_token_that_is_never_seen_is_told(call, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_a_refused_token_is_told_also_when_process_0_has_given_up_since(call, tmp_path, is_written):
+def test_a_refused_token_is_reported_after_process_0_has_exited(call, tmp_path, is_written):
     """Its port is closed by then: the last call finds nobody there."""
     first = call(0, 2, timeout_secs=0.5)
     second = call(1, 2, timeout_secs=2.5, token=OTHER_TOKEN if is_written else RunToken(tmp_path / ".run_token", {}))
