@@ -59,6 +59,15 @@ def test_an_own_source_trains_and_is_cached_by_its_fingerprint(tmp_path, num_wor
     assert passes("changed", "squares 2") > 0
 
 
+def test_an_own_source_is_part_of_a_mixture(config_file, tmp_path):
+    register_source("mine", lambda spec: SourceRecords("1", [{"text": f"{n} and {n}"} for n in range(200)]))
+    text = config_file.parent / "text.txt"
+    mixture = f"--config.data.mixture=({{'source':'mine','weight':0.5}},{{'source':'text','path':'{text}','weight':0.5}})"
+    assert train(config_file, tmp_path / "run", mixture, "--config.total_steps=2", f"--config.data.cache_dir={tmp_path}/cache") == 0
+    [shares] = [line for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines()) if "data/share/mine" in line][:1]
+    assert 0 < shares["data/share/mine"] < 1
+
+
 def fields(parts):
     return [dict(record.fields) for part in parts for record in part.read()]
 

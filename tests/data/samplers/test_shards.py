@@ -49,8 +49,8 @@ def test_every_batch_size_on_every_number_of_processes_and_devices(partition, ba
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_devices_get_the_rows_that_their_process_was_dealt(partition):
-    """What `place_batch` puts on each device, against what was dealt."""
+def test_devices_get_the_rows_that_their_process_was_assigned(partition):
+    """What `place_batch` puts on each device, against its assignment."""
     devices = tuple(jax.devices()[:4])
     here = Topology(devices, num_processes=1, process_index=0)
     [share] = deal(partition, 1, batch=12, step=3)
