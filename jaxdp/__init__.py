@@ -5,16 +5,39 @@ and starts no backend.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr__; a test compares these with _EXPORTS
+    from jaxdp.config import load_config as load_config
+    from jaxdp.decoding.beam import BeamSearch as BeamSearch
+    from jaxdp.decoding.sampling import Sampling as Sampling
+    from jaxdp.inference.evaluate import evaluate_checkpoint as evaluate  # noqa: F401
+    from jaxdp.inference.generate import generate as generate
+    from jaxdp.inference.initial_params import load_checkpoint as load_checkpoint
+    from jaxdp.inference.loaded_model import LoadedModel as LoadedModel
+    from jaxdp.inference.loaded_model import load as load
+    from jaxdp.inference.predict import predict as predict
+    from jaxdp.model import Transformer as Transformer
+    from jaxdp.model import TransformerConfig as TransformerConfig
+    from jaxdp.model import init_params as init_params
+    from jaxdp.tasks import Task as Task
+    from jaxdp.tasks import register_task as register_task
+    from jaxdp.training.train import run as train  # noqa: F401
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "load_config": ("jaxdp.config", "load_config"),
     "train": ("jaxdp.training.train", "run"),
+    "load": ("jaxdp.inference.loaded_model", "load"),
+    "LoadedModel": ("jaxdp.inference.loaded_model", "LoadedModel"),
     "evaluate": ("jaxdp.inference.evaluate", "evaluate_checkpoint"),
     "generate": ("jaxdp.inference.generate", "generate"),
     "predict": ("jaxdp.inference.predict", "predict"),
     "load_checkpoint": ("jaxdp.inference.initial_params", "load_checkpoint"),
+    "Sampling": ("jaxdp.decoding.sampling", "Sampling"),
+    "BeamSearch": ("jaxdp.decoding.beam", "BeamSearch"),
+    "init_params": ("jaxdp.model", "init_params"),
     "Transformer": ("jaxdp.model", "Transformer"),
     "TransformerConfig": ("jaxdp.model", "TransformerConfig"),
     "Task": ("jaxdp.tasks", "Task"),

@@ -50,19 +50,17 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     shared.refuse_rest(options, rest)
     if options.text is not None and options.format is not None:
         raise UserError("--format applies to --input; leave it out with --text.")
-    from jaxdp.inference.predict import Predictor
     from jaxdp.inference.prediction_requests import ERROR, raw_records
+    from jaxdp.inference.predictor import Predictor
+    from jaxdp.inference.restored_model import restored_model
 
     strategy, num_samples = chosen_strategy(options, samples_by_default=False)
     predictor = Predictor(
-        options.workdir,
+        restored_model(options.workdir, options.step, options.weights, options.cpu_devices),
         strategy=strategy,
         num_samples=num_samples,
         seed=options.seed,
         num_candidates=options.num_candidates,
-        step=options.step,
-        weights=options.weights,
-        cpu_devices=options.cpu_devices,
     )
     if options.text is not None:
         records = raw_records([options.text])

@@ -45,6 +45,11 @@ class Written(NamedTuple):
     finished: bool
 
 
+def rows_per_device(num_texts: int, topology: Topology) -> int:
+    """Returns the number of sources that one device decodes at a time."""
+    return min(MOST_ROWS, -(-num_texts // topology.num_devices))
+
+
 class TextWriter:
     """Writes the targets of sources, the rows spread over all devices.
 
@@ -72,7 +77,7 @@ class TextWriter:
     ):
         self._task, self._topology = task, topology
         self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.eos_id
-        self._rows = min(MOST_ROWS, -(-num_texts // topology.num_devices))
+        self._rows = rows_per_device(num_texts, topology)
         write = make_decode_function(
             *(decoding or (functools.partial(apply_model, model), functools.partial(init_cache, model.config))),
             strategy,

@@ -105,7 +105,7 @@ def configure_backend(
             flags, or cannot compile.
     """
     check_address_space()
-    _check_settings()
+    check_settings()
     if cpu_devices is not None and cpu_devices < 1:
         raise UserError(f"parallel.cpu_devices={cpu_devices} is not a number of devices; give 1 or more.")
     _configure_compilation_cache()
@@ -133,7 +133,7 @@ def _configure_compilation_cache() -> None:
         warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
-def _check_settings() -> None:
+def check_settings() -> None:
     """Raises UserError for JAX settings that jaxdp does not support."""
     if jax.config.jax_disable_jit:
         raise UserError(

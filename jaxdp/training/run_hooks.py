@@ -18,7 +18,7 @@ from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
-from jaxdp.inference.evaluate import Evaluator
+from jaxdp.inference.evaluator import Evaluator
 from jaxdp.report.terminal import print_status, show_cut
 from jaxdp.report.writer_registry import RunInfo
 from jaxdp.trainer import Hook

@@ -9,7 +9,7 @@ import jax
 from jaxdp.data.batch_hash import batch_hash
 from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
-from jaxdp.inference.evaluate import Evaluator
+from jaxdp.inference.evaluator import Evaluator
 from jaxdp.metrics import MetricSpec
 from jaxdp.model import flops_per_sequence
 from jaxdp.parallel.consistency import compile_checksums

@@ -102,6 +102,6 @@ def test_a_damaged_checkpoint_is_refused(trained, tmp_path, capsys):
 
 
 def test_loss_that_is_no_number_is_null(trained, capsys, monkeypatch):
-    monkeypatch.setattr("jaxdp.inference.evaluate.evaluate", lambda *_: {"eval/loss": float("nan"), "eval/x": 1.0})
+    monkeypatch.setattr("jaxdp.inference.evaluator.evaluate", lambda *_: {"eval/loss": float("nan"), "eval/x": 1.0})
     result = evaluate(capsys, f"--workdir={trained}")
     assert (result["eval/loss"], result["eval/x"]) == (None, 1.0)

@@ -14,7 +14,8 @@ from tiny_training import topology
 
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
-from jaxdp.inference.generate import _Decoder, generate
+from jaxdp.inference.decoder import Decoder
+from jaxdp.inference.generate import generate
 
 NEVER = VOCAB_SIZE  # an end of text that no draw gives
 GREEDY, SAMPLED = Sampling(temperature=0), Sampling(temperature=1.0)
@@ -25,7 +26,7 @@ PARAMS = random_params(MODEL)
 
 def make_decoder(devices, sampling=GREEDY, eos_id=NEVER):
     here = topology(devices)
-    return _Decoder(MODEL, jax.device_put(PARAMS, here.replicated), here, sampling, eos_id)
+    return Decoder(MODEL, jax.device_put(PARAMS, here.replicated), here, sampling, eos_id)
 
 
 @pytest.fixture(scope="module")

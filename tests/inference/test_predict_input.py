@@ -13,8 +13,9 @@ from tiny_tasks_data import CONFIG, LABELS, write_records
 
 import jaxdp
 from jaxdp.cli.main import main
-from jaxdp.inference.predict import Predictor
 from jaxdp.inference.prediction_requests import raw_records
+from jaxdp.inference.predictor import Predictor
+from jaxdp.inference.restored_model import restored_model
 
 NUM_LONG = 100
 """More records than two devices answer at a time."""
@@ -154,7 +155,7 @@ def test_records_without_end_are_answered_as_they_come(run_of, task):
     """Memory cannot grow with their number: only a few batches are read ahead of the answers."""
     num_read = itertools.count()
     records = ({"text": "ant bee", "source": "ant bee", "id": next(num_read)} for _ in itertools.count())
-    found = Predictor(run_of(f"task={task}"), cpu_devices=8)(raw_records(records))
+    found = Predictor(restored_model(run_of(f"task={task}"), "latest", "ema", 8))(raw_records(records))
     assert [answer["id"] for answer in itertools.islice(found, 5)] == [0, 1, 2, 3, 4]
     assert next(num_read) < 2000
 

@@ -1,0 +1,122 @@
+"""Decoder of token rows: prompts of any lengths, in chunks that fit the context, padded to the devices."""
+
+import collections
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
+from jaxdp.model import Transformer, init_cache
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.placement import abstract_batch, place_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.tasks.model_functions import apply_model
+from jaxdp.typing import PyTree
+
+
+class Decoder:
+    """Decodes rows of any lengths in chunks that fit the context."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        params: PyTree,
+        topology: Topology,
+        strategy: DecodingStrategy,
+        eos_id: int,
+    ):
+        self._model, self._params, self._topology = model, params, topology
+        self._strategy, self._eos_id = strategy, eos_id
+        self._context = model.config.max_length
+        self._compiled = functools.lru_cache(self._compile)
+
+    def continue_rows(
+        self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[np.ndarray]:
+        """New tokens of each row, up to and without end of text.
+
+        Rows that outgrow the context are decoded beside rows of the same length
+        only: what a row still sees must not depend on its company.
+        """
+        groups = collections.defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            outgrows = len(prompt) + max_new_tokens > self._context
+            groups[len(prompt) if outgrows else 0].append(row)
+        new: dict[int, np.ndarray] = {}
+        for rows in groups.values():
+            continued = self._continue_together(
+                [prompts[row] for row in rows], [seeds[row] for row in rows], max_new_tokens
+            )
+            new.update(zip(rows, continued, strict=True))
+        return [new[row] for row in range(len(prompts))]
+
+    def search(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[list[tuple[np.ndarray, float]]]:
+        """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
+        found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
+        return [
+            [(truncate_at_eos(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            for texts, scores in zip(found["tokens"], found["scores"], strict=True)
+        ]
+
+    def _continue_together(
+        self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
+    ) -> list[np.ndarray]:
+        texts = [np.asarray(prompt, np.int32) for prompt in prompts]
+        drawn = 0
+        while drawn < max_new_tokens:
+            longest = max(len(text) for text in texts)
+            # A full context goes on from its last half.
+            window = longest if longest < self._context else max(self._context // 2, 1)
+            num_new = min(max_new_tokens - drawn, self._context - window)
+            new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)["tokens"][:, 0]
+            texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
+            drawn += num_new
+            if all(self._eos_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
+                break
+        return [truncate_at_eos(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
+
+    def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
+        """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""
+        num_devices = self._topology.num_devices
+        num_rows = -(-len(texts) // num_devices) * num_devices
+        width = max(len(text) for text in texts)
+        tokens = np.zeros((num_rows, width), np.int32)
+        mask = np.zeros((num_rows, width), bool)
+        for row in range(num_rows):
+            text = texts[row % len(texts)]
+            tokens[row, width - len(text) :] = text
+            mask[row, width - len(text) :] = True
+        batch = {
+            "tokens": tokens,
+            "prompt_mask": mask,
+            "seeds": np.resize(np.asarray(seeds, np.uint32), num_rows),
+            "offset": np.full(num_rows, drawn, np.int32),
+        }
+        program = self._compiled(num_rows // num_devices, width, num_new)
+        found = jax.device_get(program(self._params, place_batch(batch, self._topology)))
+        return {name: array.reshape(num_rows, *array.shape[2:])[: len(texts)] for name, array in found.items()}
+
+    def _compile(self, rows: int, width: int, num_new: int):
+        decode = make_decode_function(
+            functools.partial(apply_model, self._model),
+            functools.partial(init_cache, self._model.config),
+            self._strategy,
+            num_new=num_new,
+            eos_id=self._eos_id,
+        )
+        spec = {
+            "tokens": jax.ShapeDtypeStruct((rows, width), np.int32),
+            "prompt_mask": jax.ShapeDtypeStruct((rows, width), bool),
+            "seeds": jax.ShapeDtypeStruct((rows,), np.uint32),
+            "offset": jax.ShapeDtypeStruct((rows,), np.int32),
+        }
+        return compile_spmd(
+            decode,
+            self._topology,
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._params),
+            abstract_batch(spec, self._topology),
+            mapped=(1,),
+            mapped_output=True,
+        )

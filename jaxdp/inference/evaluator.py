@@ -1,0 +1,130 @@
+"""Evaluator: compiled evaluation of one split, inside a training run and of a checkpoint."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdp.data.dataset import Dataset
+from jaxdp.data.pipeline import SequenceDataset, eval_batches
+from jaxdp.evaluation import evaluate
+from jaxdp.inference.scoring import Scorer
+from jaxdp.model import Transformer
+from jaxdp.parallel.control_word import control_word_maker, control_word_spec
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.placement import abstract_batch, place_batch
+from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.quoting import quoted_names
+from jaxdp.report.terminal import print_status
+from jaxdp.run_config import RunConfig
+from jaxdp.step import make_eval_step
+from jaxdp.tasks import Task
+from jaxdp.tasks.make import batch_spec
+from jaxdp.tasks.model_functions import eval_outputs_of, task_loss
+from jaxdp.typing import PyTree
+
+
+class Evaluator:
+    """A compiled evaluation of one split; call it with replicated parameters."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Task,
+        model: Transformer,
+        data: Dataset,
+        source: SequenceDataset,
+        topology: Topology,
+        abstract_params: PyTree,
+    ):
+        """
+        Args:
+            config: `global_batch_size` and `eval` are used.
+            task: how rows become batches and sums.
+            model: the module.
+            data: the tokenizer, and texts to write and score where the task can.
+            source: the split's rows.
+            topology: the devices.
+            abstract_params: shapes and shardings of the parameters to come.
+        """
+        self._config, self._task, self._source, self._topology = config, task, source, topology
+        self._rows = config.global_batch_size
+        spec = batch_spec(task, self._rows // topology.num_devices)
+        self._program = compile_spmd(
+            make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model)),
+            topology,
+            abstract_params,
+            abstract_batch(spec, topology),
+            abstract_batch(control_word_spec(), topology),
+            mapped=(1, 2),
+        )
+        self._make_control_word = control_word_maker(topology)
+        self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
+        self.reports: dict[str, Mapping[str, Any]] = {}
+        self._absent_labels: list[str] = []  # as the person has been told
+
+    @property
+    def num_examples(self) -> int:
+        """Number of rows that a call measures."""
+        measured = self._config.eval.num_batches * self._rows
+        return min(measured, self._source.num_rows) if measured else self._source.num_rows
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Full names of what a call returns."""
+        structure = self._program.call.out_tree
+        measured, *_ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
+        derived = self._task.derived_metrics({name: 1.0 for name in measured})
+        scored = self._task.score_metrics if self._scorer else ()
+        declared = [spec.name for spec in (*self._task.summary_metrics, *scored)]
+        return [f"eval/{name}" for name in dict.fromkeys((*measured, *derived, *declared))]
+
+    def __call__(
+        self,
+        params: PyTree,
+        progress: Callable[[], None] = lambda: None,
+        request: Callable[[], int] = lambda: 0,
+    ) -> dict[str, float]:
+        """All metrics over the split, as `eval/<name>`.
+
+        Args:
+            params: replicated.
+            progress: called when a batch is done.
+            request: what this process asks all to do instead; 0: nothing.
+
+        Raises:
+            EvaluationInterrupted: a process asked for something.
+        """
+        batches = eval_batches(
+            self._source,
+            self._task.make_batch,
+            global_batch_size=self._rows,
+            num_processes=self._topology.num_processes,
+            process_index=self._topology.process_index,
+            num_batches=self._config.eval.num_batches,
+        )
+        metrics = evaluate(
+            self._program,
+            params,
+            batches,
+            lambda batch: place_batch(batch, self._topology),
+            lambda: self._make_control_word(request(), 0),
+            self._task.derived_metrics,
+            progress,
+            self._summarize,
+        )
+        if self._scorer:
+            summary = self._scorer(params, progress, request)
+            self.reports["score"] = summary.report
+            metrics |= {f"eval/{name}": value for name, value in summary.metrics.items()}
+        return metrics
+
+    def _summarize(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        summary = self._task.summarize(outputs)
+        self.reports["summary"] = summary.report
+        absent = summary.report.get("absent_labels", [])
+        if absent and absent != self._absent_labels and self._topology.process_index == 0:
+            print_status(f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur")
+        self._absent_labels = absent
+        return summary.metrics
