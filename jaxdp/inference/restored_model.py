@@ -17,9 +17,9 @@ from jaxdp.parallel.devices import (
     Topology,
     check_device_count,
     configure_backend,
-    init_devices,
     fitting_cpu_devices,
     fitting_topology,
+    init_devices,
 )
 from jaxdp.parallel.placement import abstract_replicated
 from jaxdp.run_config import DataConfig
