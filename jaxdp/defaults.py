@@ -40,9 +40,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # Source and splits.
-    config.data.source = "stdlib"  # stdlib | text | jsonl | csv | parquet | tokens | hf | hf_stream
-    config.data.path = placeholder(str)  # file, folder, glob, URL or Hub name; needed by every source but stdlib
-    config.data.name = placeholder(str)  # hf: configuration of the dataset
+    config.data.source = "stdlib"  # stdlib | text | jsonl | csv | parquet | tokens | hf | hf_stream | python: records given to jaxdp.train
+    config.data.path = placeholder(str)  # file, folder, glob, URL or Hub name; needed by every source but stdlib and python
+    config.data.name = placeholder(str)  # hf: configuration of the dataset; python: fingerprint of the records
     config.data.split = placeholder(str)  # hf: the training split; unset: train
     config.data.eval_split = placeholder(str)  # hf: the validation split; unset: eval_fraction of the training split
     config.data.eval_path = placeholder(str)  # files of the validation split; unset: eval_fraction of data.path

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.arguments import check_caller, check_type, shown
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
+from jaxdp.data.reading.python_records import keep_records
 from jaxdp.errors import UserError
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.hooks.registry import MakeHook
@@ -44,6 +45,7 @@ def run(
     resume: str = "auto",
     hooks: Sequence[Hook | MakeHook] = (),
     writers: Sequence[MetricsWriter | MakeWriter] = (),
+    data: Iterable[Mapping[str, Any]] | None = None,
     handle_signals: bool = True,
     watchdog: bool = True,
     profile: Profile | None = None,
@@ -60,6 +62,9 @@ def run(
             a hook; the same on all processes. They run last unless they declare `before` or `after`.
         writers: Metrics writers with `write(step, values)` and `close()`, or functions from a `RunInfo` to a writer;
             used in the main process and closed at the end.
+        data: Records as dicts, or a `datasets.Dataset`, in place of `data.source` and `data.path`: `data.*_column` name
+            the columns. `data.name` becomes their fingerprint, and a run resumes with equal records only. An iterable
+            is read once and kept in memory; all processes of a run are given the same records.
         handle_signals: Whether SIGTERM, SIGHUP and Ctrl-C save a checkpoint and stop the run. The handlers of the
             caller are restored at the end. Outside the main thread, to which Python delivers signals, there are none.
         watchdog: Whether a run without progress ends the process. False: nothing ends the process, as in a notebook.
@@ -74,6 +79,8 @@ def run(
     """
     check_caller("jaxdp.train")
     config = parse_config(config)
+    if data is not None:
+        config = _with_records(config, data)
     check_type("profile", profile, (Profile, type(None)), "a jaxdp.training.run_context.Profile or None")
     check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
     open_run = OpenRun(
@@ -92,6 +99,17 @@ def run(
         steps = committed_steps(directory.checkpoints)
         print_status(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
         return Result(steps[-1] if steps else 0, stopped.number, interrupted=True, workdir=directory.root)
+
+
+def _with_records(config: RunConfig, data: Iterable[Mapping[str, Any]]) -> RunConfig:
+    """Returns the configuration of a run on records of the caller.
+
+    Raises:
+        UserError: The configuration has a mixture, which records do not replace.
+    """
+    if config.data.mixture:
+        raise UserError("data=... is the only source of a run: set data.mixture=().")
+    return config.replaced(data={"source": "python", "path": None, "name": keep_records(data)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ class SourceSpec:
         target_path: text with columns `source` and `target`: files of the targets; `path` has the sources, see
             `parallel_text`.
         eval_target_path: Files of the targets of `eval_path`.
-        name: hf: configuration of a dataset.
+        name: hf: configuration of a dataset; python: fingerprint of the records.
         split: hf: split to train on; None: train.
         eval_split: hf: split to evaluate on; None: a part of `split`.
         columns: Columns that every record must have as text. text has the column `text`, or `source` and `target`;

@@ -8,6 +8,7 @@ from jaxdp.arguments import check_registration
 from jaxdp.data.demo_corpora.stdlib import open_stdlib
 from jaxdp.data.reading.file_sources import open_evaluation_files, open_files, open_text
 from jaxdp.data.reading.hub import open_evaluation_split, open_splits
+from jaxdp.data.reading.python_records import open_python
 from jaxdp.data.reading.record_source import ReadRecords, open_records
 from jaxdp.data.reading.records import Columns, Part
 from jaxdp.data.reading.source_spec import (
@@ -52,6 +53,7 @@ SOURCES = {
     "hf": RegisteredSource(open=open_splits, open_evaluation=open_evaluation_split, keys=("name", "split", "eval_split")),
     "tokens": RegisteredSource(),
     "hf_stream": RegisteredSource(keys=("name", "split", "eval_split")),
+    "python": RegisteredSource(open=open_python, keys=("name",)),
 }
 """Sources by name: a new built-in source is one file and one line here."""
 
