@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdp.metrics import LOSS, MetricSpec, Totals, undeclared_metric
-from jaxdp.tasks.classification import MEAN_METRICS
-from jaxdp.tasks.classification_metrics import SUMMARY_METRICS
+from jaxdp.tasks.classification_metrics import MEAN_METRICS, SUMMARY_METRICS
 from jaxdp.tasks.losses import ACCURACY, BITS_PER_BYTE, PERPLEXITY
 from jaxdp.tasks.translation_scores import SCORE_METRICS
 

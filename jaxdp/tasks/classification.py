@@ -1,6 +1,5 @@
 """Text classification and regression task: single-label, multi-label or numeric targets."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ import numpy as np
 from jaxdp.data.labels import label_number, label_text, label_texts
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
-from jaxdp.metrics import LOSS, MetricSpec
 from jaxdp.tasks.classification_metrics import (
+    MEAN_METRICS,
     SUMMARY_METRICS,
     THRESHOLD,
     summarize_finite,
@@ -25,20 +24,9 @@ from jaxdp.tasks.classification_metrics import (
 from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.losses import ACCURACY, binary_cross_entropy, cross_entropy_sums
+from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
-
-MEAN_METRICS = {
-    "single_label": (ACCURACY,),
-    "multi_label": (dataclasses.replace(ACCURACY, description="share of examples with all labels correct"),),
-    "regression": (
-        dataclasses.replace(LOSS, unit="squared deviations", description="mean squared error, standardised"),
-        MetricSpec("mean_absolute_error", "label units", False, "mean absolute error"),
-        MetricSpec("root_mean_squared_error", "label units", False, "root of the mean squared error"),
-    ),
-}
-"""Metrics of `loss` and `derived_metrics`, for each kind of label."""
 
 
 class Classification(Task):

@@ -9,6 +9,7 @@ are NaN among the metrics and null in the report. So is every metric of a split 
 an output that is not finite; see `summarize_finite`.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,20 +17,32 @@ from typing import Any
 import numpy as np
 
 from jaxdp.json_files import nullify_non_finite
-from jaxdp.metrics import MetricSpec
+from jaxdp.metrics import LOSS, MetricSpec
+from jaxdp.tasks.classification_curves import (
+    calibration,
+    precision_recall_points,
+    roc_points,
+    spaced_indices,
+)
+from jaxdp.tasks.losses import ACCURACY
 from jaxdp.tasks.task import Summary
 
 THRESHOLD = 0.5
 """multi_label: a label is predicted if its probability is above this value."""
 
-NUM_BINS = 15
-"""Number of calibration bins of equal width, as in Guo et al. 2017."""
-
-CURVE_POINTS = 200
-"""Maximum number of points of a curve in a report; areas are those of the whole curve."""
-
 CURVES = 20
 """Maximum number of labels with curves in a report: those with most examples."""
+
+MEAN_METRICS = {
+    "single_label": (ACCURACY,),
+    "multi_label": (dataclasses.replace(ACCURACY, description="share of examples with all labels correct"),),
+    "regression": (
+        dataclasses.replace(LOSS, unit="squared deviations", description="mean squared error, standardised"),
+        MetricSpec("mean_absolute_error", "label units", False, "mean absolute error"),
+        MetricSpec("root_mean_squared_error", "label units", False, "root of the mean squared error"),
+    ),
+}
+"""Metrics of `loss` and `derived_metrics`, for each kind of label."""
 
 _CLASSIFICATION = (
     MetricSpec("macro_f1", "", True, "mean F1 of the labels that occur"),
@@ -164,7 +177,7 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
         "correlation": float((moved * spread).sum()) / product if product > 0 else math.nan,
     }
     order = np.argsort(targets, kind="stable")
-    order = order[_thinned(len(order))]
+    order = order[spaced_indices(len(order))]
     report = {
         "kind": "regression",
         "num_examples": len(targets),
@@ -174,33 +187,6 @@ def summarize_regression(values: np.ndarray, targets: np.ndarray) -> Summary:
         "pairs": np.stack([targets[order], values[order]], axis=1).tolist(),
     }
     return Summary(metrics, report)
-
-
-def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
-    """Compares the confidence of predictions with their accuracy.
-
-    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 2:
-    expected calibration error over bins of equal width.
-
-    Args:
-        confidence: [n], from 0 to 1.
-        is_right: [n] bool.
-
-    Returns:
-        {"error": the mean distance, "bins": [{"confidence", "accuracy", "count"}] for
-        each bin that is not empty}.
-    """
-    number = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-    counts = np.bincount(number, minlength=NUM_BINS)
-    kept = counts > 0
-    mean_confidence = np.bincount(number, confidence, NUM_BINS)[kept] / counts[kept]
-    accuracy = np.bincount(number, is_right, NUM_BINS)[kept] / counts[kept]
-    error = float((np.abs(mean_confidence - accuracy) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
-    bins = [
-        {"confidence": mean, "accuracy": share, "count": count}
-        for mean, share, count in zip(mean_confidence.tolist(), accuracy.tolist(), counts[kept].tolist(), strict=True)
-    ]
-    return {"error": nullify_non_finite(float(error)), "bins": bins}
 
 
 def _summary(
@@ -238,9 +224,9 @@ def _summary(
         "averages": {name: {key: nullify_non_finite(float(value)) for key, value in row.items()} for name, row in averages.items()},
         "classes": classes,
         "confusion_matrix": confusion,
-        "roc": [_roc(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
+        "roc": [roc_points(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
         "precision_recall": [
-            _precision_recall(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown
+            precision_recall_points(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown
         ],
         "calibration": calibration,
     }
@@ -292,39 +278,6 @@ def _classes(
             row["average_precision"] = float(average_precision_score(is_true[:, number], probabilities[:, number]))
         rows.append(row)
     return rows
-
-
-def _roc(name: str, is_true: np.ndarray, probabilities: np.ndarray, row: dict[str, Any]) -> dict[str, Any]:
-    from sklearn.metrics import roc_curve
-
-    false_rate, true_rate, _ = roc_curve(is_true, probabilities, drop_intermediate=True)
-    kept = _thinned(len(false_rate))
-    return {
-        "label": name,
-        "auc": row["roc_auc"],
-        "false_positive_rate": false_rate[kept].tolist(),
-        "true_positive_rate": true_rate[kept].tolist(),
-    }
-
-
-def _precision_recall(
-    name: str, is_true: np.ndarray, probabilities: np.ndarray, row: dict[str, Any]
-) -> dict[str, Any]:
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(is_true, probabilities, drop_intermediate=True)
-    kept = _thinned(len(recall))
-    return {
-        "label": name,
-        "average_precision": row["average_precision"],
-        "recall": recall[kept].tolist(),
-        "precision": precision[kept].tolist(),
-    }
-
-
-def _thinned(num_points: int) -> np.ndarray:
-    """Returns the indices of at most CURVE_POINTS points: the first, the last, and evenly spaced ones between them."""
-    return np.unique(np.linspace(0, max(num_points - 1, 0), min(num_points, CURVE_POINTS)).round().astype(np.int64))
 
 
 def _mean(values: np.ndarray) -> float:

@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from jaxdp.tasks.classification_curves import CURVE_POINTS, calibration
 from jaxdp.tasks.classification_metrics import (
-    CURVE_POINTS,
     SUMMARY_METRICS,
-    calibration,
     summarize_finite,
     summarize_multi_label,
     summarize_regression,
