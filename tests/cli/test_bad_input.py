@@ -42,7 +42,7 @@ TABLE = {
         ["global_batch_size=12 does not divide over 8 devices", "1, 2, 3, 4 or 6 devices", "8 or 16"],
     ),
     "tiny batch": (["--config.global_batch_size=4"], ["1, 2 or 4 devices", "global_batch_size of 8"]),
-    "microbatch": (["--config.microbatch_size=3"], ["microbatch_size=3", "the 2 rows", "use 1 or 2"]),
+    "microbatch": (["--config.microbatch_size=3"], ["microbatch_size=3", "the 2 examples", "use 1 or 2"]),
     "no microbatch": (["--config.microbatch_size=0"], ["microbatch_size=0", "use 1 or 2"]),
     "heads": (["--config.model.num_heads=3"], ["model.embed_dim = 16", "model.num_heads = 3"]),
     "kv heads": (["--config.model.num_heads=4", "--config.model.num_kv_heads=3"], ["model.num_kv_heads"]),
