@@ -115,8 +115,8 @@ def test_a_started_backend_serves_every_call(trained, config_file, tmp_path):
     """Here with eight devices, of which a batch of twelve rows takes six."""
     assert len(jaxdp.generate(trained, ["the of"], max_new_tokens=2)) == 1
     assert jaxdp.evaluate(trained)["step"] == 6
-    config = load(config_file, "global_batch_size=12", "total_steps=1", "eval.every_steps=0")
-    config.parallel.cpu_devices = None
+    overrides = ("global_batch_size=12", "total_steps=1", "eval.every_steps=0", "parallel.cpu_devices=None")
+    config = jaxdp.load_config(config_file, [f"--config.{override}" for override in overrides])
     assert jaxdp.train(FrozenConfigDict(config), tmp_path / "run").step == 1
     assert "12 rows = 6 devices x" in (tmp_path / "run" / "logs" / "process_0.log").read_text()
 
