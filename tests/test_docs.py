@@ -3,6 +3,7 @@
 import argparse
 import ast
 import copy
+import csv
 import fnmatch
 import importlib
 import json
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from tiny_runs import compilation_cache, config_file, environment, metrics_lines, train
 
@@ -24,7 +27,10 @@ from jaxdp.config_file import flat_keys, recipes_directory
 from jaxdp.data.cleaning.steps import STEPS
 from jaxdp.data.reading import sources
 from jaxdp.errors import UserError
+from jaxdp.hooks import registry
 from jaxdp.model.presets import PRESETS
+from jaxdp.optim import registry as optim_registry
+from jaxdp.report import writer_registry
 
 __all__ = ["compilation_cache", "config_file"]
 
@@ -158,7 +164,7 @@ def check_jaxdp(words):
 def check_command(line):
     """Checks one line of a shell: `jaxdp`, or a script of the repository that exists."""
     program, *words = shlex.split(line, comments=True)
-    if program == "python" and words[0] in ("next_token.py", "poems.py"):
+    if program == "python" and re.fullmatch(r"\w+\.py", words[0]):  # an example of extending.md
         program, words = "jaxdp", words[1:]
     if program == "jaxdp":
         return check_jaxdp(words)
@@ -289,6 +295,59 @@ def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
     given = ("--config.data.source=poems", f"--config.data.path={tmp_path}/poems.db", "--config.total_steps=2")
     assert train(config_file, tmp_path / "run", *given) == 0
     assert len(metrics_lines(tmp_path / "run", "train/loss")) == 2
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """Imports an example of extending.md by the name of its file; what it registers is gone after the test."""
+    tables = (registry.HOOKS, writer_registry.WRITERS, optim_registry.DIRECTIONS, optim_registry.SCHEDULES)
+    before = [dict(table) for table in tables]
+    text = (DOCS / "extending.md").read_text()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(file, **replaced):
+        source = blocks(text.split(f"example, `{file}.py`:")[1], "python")[0]
+        for old, new in replaced.items():
+            assert old in source
+            source = source.replace(old, new)
+        (tmp_path / f"{file}.py").write_text(source)
+        importlib.import_module(file)
+
+    yield run
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
+def test_the_hook_of_extending_logs_the_norm_of_the_parameters(example, config_file, tmp_path):
+    example("parameter_norm", **{"100 == 0": "3 == 0"})
+    assert train(config_file, tmp_path / "run", "--config.eval.every_steps=0") == 0
+    lines = metrics_lines(tmp_path / "run", "train/param_norm")
+    assert [line["step"] for line in lines] == [3, 6]
+    params = jax.tree.leaves(jaxdp.load_checkpoint(tmp_path / "run", weights="raw").params)
+    expected = np.sqrt(sum(np.square(np.float64(leaf)).sum() for leaf in params))
+    assert lines[-1]["train/param_norm"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_optimizer_and_the_schedule_of_extending_train(example, config_file, tmp_path):
+    example("belief")
+    given = ("--config.optim.name=adabelief", "--config.optim.schedule=halving", "--config.optim.learning_rate=0.01")
+    assert train(config_file, tmp_path / "run", *given) == 0
+    rates = [line["train/learning_rate"] for line in metrics_lines(tmp_path / "run", "train/learning_rate")]
+    expected = [0.01 * (count + 1) / 3 if count < 2 else 0.01 * 0.5 ** (4 * count // 6) for count in range(6)]
+    assert rates == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_writer_of_extending_receives_every_metric(example, config_file, tmp_path):
+    example("csv_writer")
+    assert train(config_file, tmp_path / "run") == 0
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        rows = [(int(step), name, value) for step, name, value in csv.reader(file)]
+    lines = metrics_lines(tmp_path / "run", "step")
+    expected = [(line["step"], name) for line in lines for name in line if name not in ("step", "time")]
+    assert [(step, name) for step, name, _ in rows] == expected
+    losses = [float(value) for _, name, value in rows if name == "train/loss"]
+    assert losses == [line["train/loss"] for line in lines if "train/loss" in line]
 
 
 @pytest.mark.slow
