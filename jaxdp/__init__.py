@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr__; a test compares these with _EXPORTS
     from jaxdp.config import load_config as load_config
+    from jaxdp.data.reading.record_source import SourceRecords as SourceRecords
+    from jaxdp.data.reading.sources import register_source as register_source
     from jaxdp.decoding.beam import BeamSearch as BeamSearch
     from jaxdp.decoding.sampling import Sampling as Sampling
+    from jaxdp.hooks.registry import register_hook as register_hook
     from jaxdp.inference.evaluate import evaluate_checkpoint as evaluate  # noqa: F401
     from jaxdp.inference.generate import generate as generate
     from jaxdp.inference.initial_params import load_checkpoint as load_checkpoint
@@ -20,8 +23,14 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.model import Transformer as Transformer
     from jaxdp.model import TransformerConfig as TransformerConfig
     from jaxdp.model import init_params as init_params
+    from jaxdp.optim import register_optimizer as register_optimizer
+    from jaxdp.optim import register_schedule as register_schedule
+    from jaxdp.report.writer_registry import RunInfo as RunInfo
+    from jaxdp.report.writer_registry import register_writer as register_writer
     from jaxdp.tasks import Task as Task
     from jaxdp.tasks import register_task as register_task
+    from jaxdp.trainer import Hook as Hook
+    from jaxdp.trainer import Request as Request
     from jaxdp.training.train import run as train  # noqa: F401
 
 __version__ = "0.1.0"
