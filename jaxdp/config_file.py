@@ -3,9 +3,11 @@
 import linecache
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +16,7 @@ from jaxdp import defaults, run_config
 from jaxdp.errors import UserCodeError, UserError
 from jaxdp.nearest import closest, nearest
 from jaxdp.paths import local_path
+from jaxdp.user_code import user_place
 
 
 def recipes_directory() -> Path:
@@ -47,16 +50,29 @@ def find_config_file(name: str) -> Path:
 def run_config_file(path: Path) -> ConfigDict:
     """Runs a configuration file and returns what its `get_config()` returns.
 
+    The file may import modules from its own folder, as a script may. The folder stays the last entry of `sys.path`:
+    worker processes, which inherit `sys.path`, then find the modules of a task, and no installed package is shadowed.
+
     Raises:
         UserError: The file does not load, misspells a key, or returns no complete configuration.
     """
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
+        variables = runpy.run_path(str(path))
+        _check_modules(variables, path)
+        get_config = variables.get("get_config")
         config = get_config and get_config()
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to fix
         if sentence := _why_no_such_value(error, path):
             raise UserError(sentence) from error
         raise UserCodeError(_why_it_does_not_load(error, path)) from error
+    finally:
+        sys.path.remove(folder)  # the first of that name
+        if folder not in sys.path:
+            sys.path.append(folder)
     if get_config is None:
         raise UserError(f"--config={path} defines no get_config(); see {recipes_directory()} for examples.")
     if not isinstance(config, ConfigDict):
@@ -66,6 +82,23 @@ def run_config_file(path: Path) -> ConfigDict:
         )
     check_complete(config, f"--config={path}: the configuration")
     return config
+
+
+def _check_modules(variables: Mapping[str, Any], path: Path) -> None:
+    """Checks that modules next to a configuration file are those that it has imported.
+
+    Raises:
+        UserError: Another file of the same name was imported before in this process.
+    """
+    for value in variables.values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        beside, module = path.resolve().parent / f"{name}.py", sys.modules.get(name) if isinstance(name, str) else None
+        found = getattr(module, "__file__", None)
+        if found and beside.is_file() and not beside.samefile(found):
+            raise UserError(
+                f"--config={path} imports {name}, but this process has imported {found} under that name before, not "
+                f"{beside}: rename one of them, or start a new process."
+            )
 
 
 def flat_keys(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> list[str]:
@@ -129,8 +162,12 @@ def _why_no_such_value(error: Exception, path: Path) -> str | None:
 def _why_it_does_not_load(error: Exception, path: Path) -> str:
     """A sentence with the file, the line and the error."""
     frames = _frames(error, path)
-    line = error.lineno if isinstance(error, SyntaxError) else frames[-1][1] if frames else None
+    is_of_file = isinstance(error, SyntaxError) and error.filename == str(path)
+    line = error.lineno if is_of_file else frames[-1][1] if frames else None
     place = f" in line {line}" if line else ""
+    module = user_place(error)
+    if module and module.file != str(path):  # a module that the file imports
+        place += f", raised by {module}"
     return f"--config={path} does not load: {type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".") + "."
 
 

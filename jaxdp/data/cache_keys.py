@@ -144,5 +144,5 @@ def _source_of(task: type) -> str:
     except (OSError, TypeError) as error:
         raise UserError(
             f"the task {task.__name__} was not defined in a module, so prepared data cannot be known by its code: "
-            "define it in a .py file of its own, not in a configuration file or a prompt (README, Add a task)."
+            "define it in a .py file of its own, not in a configuration file or a prompt (docs/extending.md)."
         ) from error

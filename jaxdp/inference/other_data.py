@@ -53,7 +53,8 @@ def other_data(config: RunConfig, split: str, given: Mapping[str, Any]) -> RunCo
     if split == "train":
         key = next(key for key in named if named[key])
         raise UserError(f"--split=train is that of the run, but data.{key} names other data: leave one of them out.")
-    other = config.replaced(data={**given, **named, **dict.fromkeys(TEST_DATA), "mixture": ()})
+    own = {"name": None} if config.data.source == "python" else {}  # the fingerprint of records that are not read
+    other = config.replaced(data={**own, **given, **named, **dict.fromkeys(TEST_DATA), "mixture": ()})
     _check_source(config, other, given, "test" if split == "test" else "eval")
     return other
 
@@ -71,8 +72,8 @@ def _test(config: RunConfig, given: Mapping[str, Any], key: str) -> Any:
 def _check_source(config: RunConfig, other: RunConfig, given: Mapping[str, Any], kind: str) -> None:
     """Checks that the source of other data is known, and reads what is named; `kind` is eval or test."""
     source = other.data.source
-    if "source" not in given and (config.data.mixture or source == "stdlib"):
-        why = "reads data.mixture" if config.data.mixture else "was trained with data.source=stdlib, which reads no files"
+    if "source" not in given and (config.data.mixture or source in ("stdlib", "python")):
+        why = "reads data.mixture" if config.data.mixture else f"was trained with data.source={source}, which reads no files"
         raise UserError(
             f"the run {why}: say how the other data are read, with --config.data.source=text (or jsonl, csv, parquet, hf)."
         )

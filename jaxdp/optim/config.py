@@ -49,10 +49,14 @@ class OptimizerConfig:
             raise UserError(f"total_steps is {self.total_steps}; expected at least 1 update: set config.total_steps.")
 
 
+REGISTERED = {"name": "optimizer", "schedule": "schedule"}
+"""Key -> what its values are registered as."""
+
+
 def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         match = closest(value, choices)
-        hint = f"; did you mean {match!r}?" if match else "."
+        hint = f"; did you mean {match!r}?" if match else f", or one that register_{REGISTERED[key]} has added."
         raise UserError(f"optim.{key} is {value!r}; expected one of {', '.join(choices)}{hint}")
 
 

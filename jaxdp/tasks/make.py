@@ -28,7 +28,10 @@ def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
     """
     factories = registered_tasks()
     if config.task not in factories:
-        raise UserError(f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}.")
+        raise UserError(
+            f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}. A task of your own is registered by "
+            "its module: give --config the file that imports it, or run that module in place of jaxdp."
+        )
     inputs = TaskInputs(
         length=config.data.length,
         target_length=config.data.target_length,

@@ -5,6 +5,7 @@ import pytest
 from tiny_runs import load, metrics_lines
 
 import jaxdp
+from jaxdp.cli.main import main
 from jaxdp.data.reading import python_records
 from jaxdp.data.reading.python_records import keep_records
 from jaxdp.errors import UserError
@@ -46,10 +47,15 @@ def test_records_train_as_a_file_of_them(config_file, tmp_path):
     assert losses(tmp_path / "file") == losses(tmp_path / "records") == losses(tmp_path / "dataset")
 
 
-def test_another_process_is_told_to_give_the_records(config_file, tmp_path, monkeypatch):
+def test_another_process_is_told_to_give_the_records(config_file, tmp_path, monkeypatch, capsys):
     run(config_file, tmp_path / "run", RECORDS)
     assert jaxdp.evaluate(tmp_path / "run")["step"] == 3
+    (tmp_path / "other.txt").write_text("a new frog\n" * 50)
     monkeypatch.setattr(python_records, "_RECORDS", {})
+    other = [f"--config.data.eval_path={tmp_path / 'other.txt'}"]
+    assert main(["eval", f"--workdir={tmp_path / 'run'}", "--config.data.source=text", *other]) == 0
+    assert main(["eval", f"--workdir={tmp_path / 'run'}", *other]) == 2
+    assert "was trained with data.source=python, which reads no files: say how" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"give them to jaxdp\.train\(\.\.\., data=records\)"):
         jaxdp.evaluate(tmp_path / "run")
 
