@@ -1,4 +1,7 @@
-"""Where a batch first stops being finite: run once, when a run gives up, and never while it trains."""
+"""Diagnosis of a diverged run: the first layer, gradient or row of a batch that is not finite.
+
+Runs once, when a run is aborted, and never while it trains.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -22,13 +25,13 @@ from jaxdp.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found in one batch.
+    """Result of the diagnosis of one batch.
 
     Attributes:
-        rows: numbers, in the training data, of the rows whose outputs are not
-            finite; all rows of the batch where that tells nothing.
-        are_culprits: whether `rows` are some rows among finite ones.
-        where: the first value that is not finite, in words.
+        rows: Numbers, in the training data, of the sequences whose outputs are not finite; all sequences of the
+            batch if none or all are.
+        are_culprits: Whether `rows` are some sequences among finite ones.
+        where: The first value that is not finite, in words.
     """
 
     rows: Sequence[int]
@@ -43,13 +46,13 @@ class Diagnosis:
 
 
 def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
-    """Computes batch(step) again, watching every layer and every gradient.
+    """Computes batch(step) again and checks every layer and every gradient.
 
-    All processes must call it. Layers are unrolled and nothing is recomputed, so
-    that each is seen for itself; dropout draws the masks it drew.
+    A collective call: all processes make it. Layers are unrolled and nothing is recomputed, so that each layer is
+    checked by itself; dropout has the masks of the step.
 
     Args:
-        setup: of the run.
+        setup: Training setup of the run.
         params: the parameters with which the batch was bad.
         step: batches consumed before it.
     """
@@ -73,7 +76,7 @@ def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
 
 
 def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
-    """One device's part: for each value whether it is not finite, with its name left in `names`."""
+    """Returns the function of one device: for each value whether it is not finite; its name is added to `names`."""
     config = setup.model.config
     model = Transformer(dataclasses.replace(config, scan_layers=False, remat="none"))
     shape, task = setup.shape, setup.task
@@ -117,7 +120,7 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
 
 
 def _recorder(layers: list[tuple[str, jax.Array]]):
-    """Notes what every method of every module returns, in the order in which they are done."""
+    """Records the outputs of every method of every module, in the order of execution."""
 
     def record(method, args, kwargs, context):
         outputs = method(*args, **kwargs)
@@ -136,17 +139,17 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _is_bad(leaf: jax.Array) -> jax.Array:
-    """[] bool."""
+    """Returns whether any number is not finite: `[] bool`."""
     return ~jnp.isfinite(leaf).all()
 
 
 def _bad_rows(outputs: jax.Array) -> jax.Array:
-    """[rows] bool of outputs `[rows, ...]`."""
+    """Returns which sequences have outputs `[rows, ...]` that are not finite: `[rows] bool`."""
     return ~jnp.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
 
 
 def _first_place(names: Mapping[str, list[str]], found: Mapping[str, np.ndarray]) -> str:
-    """The first non-finite value, forward and then backward."""
+    """Describes the first non-finite value, forward and then backward."""
     params = [name for name, bad in zip(names["params"], found["params"], strict=True) if bad]
     if params:
         return f"the parameters {', '.join(params[:4])} themselves are not finite"

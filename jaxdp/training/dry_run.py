@@ -1,5 +1,4 @@
-"""`jaxdp train --dry_run`: the resolved configuration and the report of a run that is not started."""
-
+"""Dry run of training: resolved configuration and startup report, without training."""
 
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
@@ -14,7 +13,7 @@ from jaxdp.workdir import WorkDir
 
 
 def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
-    """Does all that training does before step 1, in one process, and writes nothing but the cache of prepared data.
+    """Runs everything that precedes step 1, in one process; writes nothing but the cache of prepared data.
 
     Args:
         config: From `load_config`.

@@ -1,7 +1,6 @@
-"""What the processes of a run must have in common, asked before they train together.
+"""Pre-flight check: all processes must have the same configuration, code, package versions and data.
 
-Processes that differ in their code, packages, configuration or data would train
-on, each its own model, or hang in a collective that only some of them call.
+Processes that differ would each train a model of their own, or hang in a collective that only some of them call.
 """
 
 import hashlib
@@ -24,22 +23,22 @@ from jaxdp.source_code import normalized_source
 from jaxdp.workdir import WorkDir
 
 MAY_DIFFER = (*(f"data.{key}" for key in DATA_PLACES), "data.cache_dir", "init_from")
-"""Where things lie on a machine; whether they are the same is told by fingerprint and checksum."""
+"""Keys of file locations, which may differ between hosts; fingerprints and checksums compare the content."""
 
-_SHOWN = 8
-"""Differences named in one message."""
+_MAX_SHOWN = 8
+"""Maximum number of differences in one message."""
 
 
 def statement(
     config: RunConfig, data: Mapping[str, Any], total_steps: int, initial_checksum: str | None = None
 ) -> dict[str, Any]:
-    """What this process is about to train, with what.
+    """Returns everything that the processes of a run must have in common, as plain JSON values.
 
     Args:
-        config: resolved.
-        data: `Data.identity`.
-        total_steps: length of the run.
-        initial_checksum: of the parameters of another run that it starts from; None: of none.
+        config: Resolved configuration.
+        data: `Dataset.identity`.
+        total_steps: Optimizer updates of the run.
+        initial_checksum: Checksum of the parameters of another run that it starts from; None without `init_from`.
     """
     values = flatten(to_json(config))
     values["data.mixture"] = without_places(values["data.mixture"])
@@ -62,46 +61,46 @@ def source_hash(package: Path = Path(__file__).parents[1]) -> str:
     return digest.hexdigest()
 
 
-def check_same(control_plane: ControlPlane, said: Mapping[str, Any]) -> None:
-    """Compares what all processes say.
+def check_same(control_plane: ControlPlane, own: Mapping[str, Any]) -> None:
+    """Compares the statements of all processes.
 
     Raises:
-        UserError: they differ; every process raises it, with both sides.
+        UserError: They differ; every process raises it, with both sides.
     """
     if control_plane.num_processes == 1:
         return
     # Parsing the package takes a third of a second, which a single process need not spend.
-    said = {"source of jaxdp": source_hash()[:12], **said}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    own = {"source of jaxdp": source_hash()[:12], **own}
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
     if len(set(control_plane.allgather(digest))) == 1:
         return
-    differences = list(_differences(control_plane.allgather(said), control_plane.hosts))
-    more = [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
+    differences = list(_differences(control_plane.allgather(own), control_plane.hosts))
+    more = [f"and {len(differences) - _MAX_SHOWN} more"] if len(differences) > _MAX_SHOWN else []
     raise UserError(
         f"the {control_plane.num_processes} processes of this run do not agree:\n  "
-        + "\n  ".join(differences[:_SHOWN] + more)
+        + "\n  ".join(differences[:_MAX_SHOWN] + more)
         + "\nGive all of them the same command, code, packages and data."
     )
 
 
 def _differences(statements: Sequence[Mapping[str, Any]], hosts: Sequence[str]):
-    """`optim.seed: 0 in process 0 on a, 1 in process 1 on b` for every key, by its first difference."""
+    """Yields `optim.seed: 0 in process 0 on a, 1 in process 1 on b` for every key, by its first difference."""
     first = statements[0]
-    for key in dict.fromkeys(key for said in statements for key in said):
-        for process, said in enumerate(statements):
-            if said.get(key) != first.get(key):
+    for key in dict.fromkeys(key for each in statements for key in each):
+        for process, found in enumerate(statements):
+            if found.get(key) != first.get(key):
                 yield (
                     f"{key}: {json.dumps(first.get(key))} in process 0 on {hosts[0]}, "
-                    f"{json.dumps(said.get(key))} in process {process} on {hosts[process]}"
+                    f"{json.dumps(found.get(key))} in process {process} on {hosts[process]}"
                 )
                 break
 
 
 def check_shared_directory(control_plane: ControlPlane, directory: WorkDir) -> None:
-    """Makes sure that what process 0 writes, all processes see.
+    """Checks that all processes see the files that process 0 writes.
 
     Raises:
-        UserError: one does not; every process raises it.
+        UserError: One does not; every process raises it.
     """
     if control_plane.num_processes == 1:
         return

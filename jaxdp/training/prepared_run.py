@@ -14,7 +14,7 @@ from jaxdp.training.resolved_config import resolve
 
 @dataclasses.dataclass(frozen=True)
 class PreparedRun:
-    """What is known of a run before JAX starts.
+    """Parts of a run that are settled before JAX starts.
 
     Attributes:
         config: Resolved configuration.

@@ -1,4 +1,4 @@
-"""RunContext of a run on one of its processes: locks the work directory, then joins the control plane."""
+"""Process start: locks the work directory, then joins the control plane."""
 
 import contextlib
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def join_processes(
 
     Args:
         stack: Holds the lock and the connection until the run ends.
-        processes: Those of the run.
+        processes: Number of processes, and which one this is.
         directory: Work directory.
-        timeout_secs: How long to wait for all.
+        timeout_secs: Seconds to wait for all processes.
 
     Returns:
         (the processes, a function to call before every write into the directory);
@@ -57,9 +57,9 @@ def join_processes(
 
 
 def _nothing_to_check() -> None:
-    """For a process that holds no lock."""
+    """Checks nothing, in a process that holds no lock."""
 
 
 def _log_lost_process(sentence: str) -> None:
-    """As the command line does what ends the run."""
+    """Logs a lost process in the form of an error of the command line."""
     print_status(f"jaxdp: {sentence}")

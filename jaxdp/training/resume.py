@@ -1,4 +1,4 @@
-"""How far the run in a work directory has come, and whether a command may continue it."""
+"""Resume checks: the checkpoints of a work directory, and whether a command may continue its run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,16 +29,16 @@ RESUME_MODES = ("auto", "must", "never")
 
 
 def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int]:
-    """Checkpointed steps that a run may continue from, after checking `resume` against them.
+    """Returns the checkpointed steps that a run may continue from.
 
     Args:
-        directory: of the run.
-        resume: one of RESUME_MODES.
-        clean: removes what an interrupted save or deletion left behind, and sets aside
+        directory: Work directory of the run.
+        resume: One of RESUME_MODES.
+        clean: Whether to remove leftovers of interrupted saves and deletions, and to set aside
             checkpoints without a manifest.
 
     Raises:
-        UserError: `resume` is unknown, or asks for something else than there is.
+        UserError: `resume` is unknown, or does not fit the checkpoints that exist.
     """
     if resume not in RESUME_MODES:
         raise UserError(f"--resume={resume} is unknown; choose one of: {', '.join(RESUME_MODES)}.")
@@ -62,12 +62,12 @@ def check_configuration(config: RunConfig, directory: WorkDir, steps: Sequence[i
     """Compares a configuration with that of the run's checkpoints.
 
     Args:
-        config: resolved.
-        directory: of the run.
-        steps: its checkpoints.
+        config: Resolved configuration.
+        directory: Work directory of the run.
+        steps: Steps of its checkpoints.
 
     Raises:
-        UserError: it means another run.
+        UserError: The configuration describes another run.
     """
     saved = _saved_config(directory.checkpoints, steps)
     if saved is not None:
@@ -75,7 +75,7 @@ def check_configuration(config: RunConfig, directory: WorkDir, steps: Sequence[i
 
 
 def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
-    """The configuration in the newest checkpoint where it is undamaged."""
+    """Returns the configuration in the newest checkpoint where it is undamaged."""
     for step in reversed(steps):
         try:
             return read_item(checkpoints / str(step), "config")
@@ -87,9 +87,9 @@ def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] 
 def why_it_is_over(
     config: RunConfig, directory: WorkDir, step: int, total_steps: int, control_plane: ControlPlane
 ) -> str | None:
-    """Why nothing is left to do after the newest checkpoint, for a person; None: something is.
+    """Returns the reason why the run is complete after its newest checkpoint; None if it is not.
 
-    All processes ask together, and process 0 decides.
+    A collective call: all processes make it, and process 0 decides.
     """
     if control_plane.broadcast(control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)):
         return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
@@ -101,7 +101,7 @@ def why_it_is_over(
 
 
 def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
-    """Whether the run is past its end, or at it with its evaluation made, in a checkpoint without damage."""
+    """Checks whether an undamaged checkpoint is past the end of the run, or at it with its evaluation."""
     if step < total_steps or find_damage(checkpoints / str(step)):
         return False
     return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
@@ -114,10 +114,10 @@ def early_stopping(
     evaluated: Callable[[int], Mapping[str, float]],
     higher_is_better: bool,
 ) -> EarlyStopping:
-    """Builds the hook that counts evaluations without a gain, those in metrics.jsonl up to this step included.
+    """Returns the hook that counts evaluations without a better metric, including those in metrics.jsonl up to this step.
 
     Raises:
-        UserError: a line of it is not a JSON object with a step; half a last one is left out.
+        UserError: A line of metrics.jsonl is not a JSON object with a step; half a last one is left out.
     """
     needs_history = config.eval.patience and directory.metrics.is_file()
     history = iterate_metrics(directory.metrics, config.eval.metric) if needs_history else ()

@@ -1,12 +1,11 @@
-"""The rules by which a run keeps checkpoints, from its configuration; needs no jax."""
-
+"""Retention rules of a run, from its configuration. Imports no jax."""
 
 from jaxdp.checkpoint.retention import Retention
 from jaxdp.run_config import RunConfig
 
 
 def farthest_rollback(max_skipped_in_a_row: int) -> int:
-    """How many steps before the last bad update the checkpoint to go back to may lie at most."""
+    """Returns the largest distance, in steps, from the last bad update back to the checkpoint of a rollback."""
     return 2 * max_skipped_in_a_row
 
 

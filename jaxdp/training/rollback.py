@@ -1,9 +1,8 @@
-"""What to do about a run whose updates stay bad: go back without the batches that spoiled it, or give up.
+"""Divergence recovery: roll back to an earlier checkpoint and skip the offending batches, or abort.
 
-Skipped updates leave the parameters as they are, so leaving out the skipped
-batches alone would lead to the same parameters and the same end. As many
-batches before them go too: with one of these the parameters took the turn after
-which nothing was finite. So going back is to a checkpoint from before all of them.
+Skipped updates leave the parameters unchanged, so excluding the skipped batches alone would lead to the same
+parameters and the same end. As many batches before them are excluded too, since one of these led to the
+parameters after which nothing was finite. The run continues from a checkpoint before all of them.
 
 Source: Chowdhery et al. 2022, PaLM, section 5.1: restart from before the spike
 and skip the batches seen before and during it; the same batches do no harm from
@@ -27,12 +26,10 @@ from jaxdp.typing import PyTree
 
 
 class Rollbacks:
-    """How often a run has gone back, and what it leaves out since; kept in its checkpoints.
+    """Number of rollbacks of a run and the batches that it excludes; both are kept in its checkpoints.
 
-    What is left out is known from the batches alone. So it does not matter which
-    of several checkpoints a run goes back to, nor whether it is killed on the
-    way: started again from a checkpoint that does not know yet, it meets the same
-    batches and leaves out the same.
+    The exclusions follow from the batches alone. A run that is killed on the way and starts again from a checkpoint
+    without them meets the same batches and excludes the same.
     """
 
     def __init__(self, setup: TrainingSetup, checkpoints: Path):
@@ -41,15 +38,15 @@ class Rollbacks:
         self._count = 0
 
     def data_state(self, step: int) -> dict[str, Any]:
-        """Position of the data after `step` batches, as a checkpoint records it."""
+        """Returns the position in the data after `step` batches, as a checkpoint records it."""
         count = {"rollbacks": self._count} if self._count else {}
         return self._setup.loader.data_state(step) | count
 
     def load_state(self, saved: Mapping[str, Any], step: int) -> None:
-        """Takes over what a checkpoint's data state says beside the position.
+        """Loads the exclusions and the number of rollbacks of a checkpoint.
 
         Raises:
-            UserError: the checkpoint was trained on other data.
+            UserError: The checkpoint was trained on other data.
         """
         own = ("exclusions", "rollbacks", "position")
         states = (saved, self._setup.loader.data_state(step))
@@ -57,18 +54,18 @@ class Rollbacks:
         self._setup.loader.load_state({key: saved[key] for key in saved if key != "rollbacks"})
         self._count = max(self._count, saved.get("rollbacks", 0))
 
-    def leave_out(self, diverged: Diverged, params: PyTree) -> int:
-        """Leaves the batches out that spoiled the run.
+    def exclude(self, diverged: Diverged, params: PyTree) -> int:
+        """Excludes the batches that made the run diverge.
 
         Args:
-            diverged: the bad updates.
-            params: the parameters, which they left as they were.
+            diverged: The bad updates.
+            params: The parameters, which these updates left unchanged.
 
         Returns:
-            The step that a checkpoint to go back to may have at most.
+            The largest step of a checkpoint to go back to.
 
         Raises:
-            TrainingDiverged: that was done as often as it may be.
+            TrainingDiverged: `optim.max_rollbacks` are used up, or the data is a stream.
         """
         if self._count >= self._optim.max_rollbacks or not self._setup.loader.can_exclude:
             raise self._gave_up(diverged, params)
@@ -77,7 +74,7 @@ class Rollbacks:
         self._setup.loader.exclude(slots)
         self._count += 1
         print_status(
-            f"{self._described(diverged)}: going back to before step {batches.start + 1} and leaving out batches "
+            f"{self._described(diverged)}: going back to before step {batches.start + 1} and excluding batches "
             f"{slots[0]} to {slots[-1]} of the data (rollback {self._count} of {self._optim.max_rollbacks}, "
             "optim.max_rollbacks)"
         )
@@ -95,8 +92,8 @@ class Rollbacks:
     def _gave_up(self, diverged: Diverged, params: PyTree) -> TrainingDiverged:
         if not self._setup.loader.can_exclude:
             return TrainingDiverged(
-                f"training diverged: {self._described(diverged)}, and a stream cannot leave its batches out. "
-                f"{self._good_checkpoints()} RunContext a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
+                f"training diverged: {self._described(diverged)}, and a stream cannot exclude its batches. "
+                f"{self._good_checkpoints()} Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
                 "or a lower optim.clip_norm, or prepare the data (data.source=hf)."
             )
         try:
@@ -111,7 +108,7 @@ class Rollbacks:
         )
 
     def _good_checkpoints(self) -> str:
-        """What is left of the run."""
+        """Describes the checkpoints that remain."""
         steps = committed_steps(self._checkpoints)
         if not steps:
             return "No checkpoint was saved before that."
@@ -119,6 +116,6 @@ class Rollbacks:
 
 
 def spoiled_batches(diverged: Diverged) -> range:
-    """The batches to leave out, by number: those skipped, and as many before."""
+    """Returns the numbers of the batches to exclude: those skipped, and as many before."""
     first = diverged.first_step - 1  # update n reads batch n - 1
     return range(max(first - diverged.num_steps, 0), first + diverged.num_steps)

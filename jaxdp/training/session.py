@@ -54,7 +54,7 @@ def run_session(context: RunContext) -> Result:
     outcome, hooks = _train(context, programs, rollbacks, state, first_step)
     while outcome.aborted:
         with phase("rolling back"):
-            last_step = rollbacks.leave_out(outcome.aborted, outcome.state.params)
+            last_step = rollbacks.exclude(outcome.aborted, outcome.state.params)
             del outcome, hooks, state  # there is memory for one
             state, first_step = _roll_back(context, rollbacks, last_step)
         outcome, hooks = _train(context, programs, rollbacks, state, first_step)

@@ -35,7 +35,7 @@ def check_batch_size(
     present = host_memory_bytes()
     if batches + activations <= present:
         return
-    counted = f"{num_batches} batches, of which data.prefetch_batches are made ahead" if on_host and num_batches > 1 else "one batch"
+    counted = f"{num_batches} batches, data.prefetch_batches of them made ahead" if on_host and num_batches > 1 else "one batch"
     found = [f"{memory_size(batches)} for the arrays of {counted}"]
     if activations:
         found.append(f"{memory_size(activations)} for activations of microbatches of {shape.microbatch_size} sequences")
@@ -47,7 +47,7 @@ def check_batch_size(
 
 
 def batch_bytes(task: Task, rows: int) -> int:
-    """Returns the size of the arrays of a batch of so many rows, `row_ids` included."""
+    """Returns the size of the arrays of a batch of this number of sequences, `row_ids` included."""
     return 4 * rows + sum(math.prod(array.shape) * array.dtype.itemsize for array in task.batch_spec(rows).values())
 
 

@@ -1,4 +1,4 @@
-"""The short report before step 1."""
+"""Startup report: devices, data, model, batch, schedule, compute and memory of a run, printed before step 1."""
 
 import jax
 
@@ -11,7 +11,7 @@ from jaxdp.training.setup import Programs, TrainingSetup
 from jaxdp.training.update import optimizer_config
 
 MIN_RATE_CHANGE = 0.01
-"""Relative change of the learning rate that is worth a sentence when a run goes on."""
+"""Smallest relative change of the learning rate that a resumed run reports."""
 
 
 def show_report(setup: TrainingSetup, programs: Programs) -> None:
@@ -31,13 +31,13 @@ def show_report(setup: TrainingSetup, programs: Programs) -> None:
 
 
 def devices_line(topology: Topology) -> str:
-    """Devices and processes."""
+    """Describes devices and processes."""
     processes = _counted(topology.num_processes, "process", "processes")
     return f"{topology.num_devices} x {topology.kind} ({processes}), jax {jax.__version__}"
 
 
 def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> str:
-    """Shape and size of the model."""
+    """Describes the shape and size of the model."""
     heads = _counted(config.num_heads, "head")
     if config.num_kv_heads != config.num_heads:
         heads += f" on {_counted(config.num_kv_heads, 'key-value head')}"
@@ -48,7 +48,7 @@ def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> s
 
 
 def batch_line(shape: BatchShape, length: int) -> str:
-    """global batch = devices x microbatch x microbatches."""
+    """Describes the division of the global batch: devices x microbatches x sequences."""
     return (
         f"{_counted(shape.global_batch_size, 'row')} = {_counted(shape.num_devices, 'device')} x "
         f"{_counted(shape.num_microbatches, 'microbatch', 'microbatches')} x "
@@ -93,12 +93,12 @@ def _counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def memory_line(device_bytes: int, topology: Topology) -> str:
-    """What the step needs on a device against what the device has."""
+    """Describes the memory that the step needs on a device, and the memory of the device."""
     return f"{memory_size(device_bytes)} a device of {memory_of(topology)}"
 
 
 def memory_of(topology: Topology) -> str:
-    """Memory of one device; CPU devices share the host's."""
+    """Describes the memory of one device; CPU devices share that of the host."""
     if topology.platform == "cpu":
         return f"{memory_size(host_memory_bytes())} host memory, shared by {topology.num_local_devices}"
     limit = (topology.devices[0].memory_stats() or {}).get("bytes_limit")
@@ -106,5 +106,5 @@ def memory_of(topology: Topology) -> str:
 
 
 def compute_line(flops_per_step: float, compile_secs: float) -> str:
-    """Arithmetic of a step and time to compile."""
+    """Describes the FLOPs of a step and the compilation time."""
     return f"{quantity(flops_per_step, 'FLOP')} a step; compiled in {compile_secs:.1f} s"

@@ -68,7 +68,7 @@ def test_the_run_goes_back_and_on_as_if_it_had_never_seen_them(config_file, with
     err = capsys.readouterr().err
     assert (
         "the updates of steps 6 to 7 had a non-finite loss or gradient and were skipped: going back to before step 4 "
-        "and leaving out batches 3 to 6 of the data (rollback 1 of 2, optim.max_rollbacks)\n"
+        "and excluding batches 3 to 6 of the data (rollback 1 of 2, optim.max_rollbacks)\n"
         "resuming from checkpoint 2 of 12 steps\n"
     ) in err
     assert_like(tmp_path, without)
@@ -190,7 +190,7 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tm
     ids=["none", "none that is whole", "two"],
 )
 @pytest.mark.parametrize(
-    ("can_exclude", "reason"), [(False, "a stream cannot leave its batches out"), (True, "the 0 rollbacks of optim.max_rollbacks are used up")]
+    ("can_exclude", "reason"), [(False, "a stream cannot exclude its batches"), (True, "the 0 rollbacks of optim.max_rollbacks are used up")]
 )
 def test_what_is_left_is_told_whatever_ended_the_run(config_file, trained, tmp_path, monkeypatch, saved, told, can_exclude, reason):
     monkeypatch.setattr(rollback, "diagnose", lambda *_: "not finite in row 3")
@@ -199,7 +199,7 @@ def test_what_is_left_is_told_whatever_ended_the_run(config_file, trained, tmp_p
         shutil.copytree(trained / "checkpoints" / "6", tmp_path / name)
     rollbacks = Rollbacks(SimpleNamespace(config=config, feed=SimpleNamespace(can_exclude=can_exclude)), tmp_path)
     with pytest.raises(TrainingDiverged) as raised:
-        rollbacks.leave_out(Diverged(3, 2, False), {})
+        rollbacks.exclude(Diverged(3, 2, False), {})
     assert reason in str(raised.value) and told.format(tmp_path) in str(raised.value)
     assert ("are good" in str(raised.value)) == ("2" in saved)
 

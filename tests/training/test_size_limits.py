@@ -58,7 +58,7 @@ LARGE = {
     "batch": (["global_batch_size=8000"], "make global_batch_size or data.length smaller"),
     "length": (["data.length=20000", "data.packing=documents"], "make global_batch_size or data.length smaller"),
     "microbatch": (["global_batch_size=800", "microbatch_size=100"], "make microbatch_size or data.length smaller"),
-    "prefetch": (["global_batch_size=2000", "data.prefetch_batches=10"], "arrays of 11 batches, of which data.prefetch_batches are made ahead"),
+    "prefetch": (["global_batch_size=2000", "data.prefetch_batches=10"], "arrays of 11 batches, data.prefetch_batches of them made ahead"),
 }
 
 
