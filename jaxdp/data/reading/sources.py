@@ -91,9 +91,12 @@ def registered_source(name: str) -> RegisteredSource:
     """
     if name not in SOURCES:
         match = closest(name, SOURCES) if isinstance(name, str) else None
+        own = (
+            ". A source of your own is registered by its module: give --config the file that imports it, or run that module in "
+            "place of jaxdp."
+        )
         raise UserError(
-            f"data.source={name!r} is unknown: expected one of {', '.join(SOURCES)}"
-            f"{f'; did you mean {match!r}?' if match else ', or one that register_source has added.'}"
+            f"data.source={name!r} is unknown: expected one of {', '.join(SOURCES)}{f'; did you mean {match!r}?' if match else own}"
         )
     return SOURCES[name]
 

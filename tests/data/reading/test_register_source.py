@@ -125,9 +125,9 @@ def test_wrong_registrations(arguments, message):
 
 def test_an_unknown_source_names_the_registered_ones_and_the_nearest():
     register_source("squares", len)
-    with pytest.raises(UserError, match=r"expected one of stdlib, .*hf_stream, squares; did you mean 'squares'\?"):
+    with pytest.raises(UserError, match=r"expected one of stdlib, .*python, squares; did you mean 'squares'\?"):
         open_source(SourceSpec(source="square"))
-    with pytest.raises(UserError, match=r"hf_stream, squares, or one that register_source has added\."):
+    with pytest.raises(UserError, match=r"python, squares\. A source of your own is registered by its module"):
         open_source(SourceSpec(source="excel"))
 
 
