@@ -4,6 +4,7 @@ Usage: python api_calls.py CONFIG.py TRAINED_WORKDIR DIRECTORY
 """
 
 import faulthandler
+import functools
 import json
 import signal
 import sys
@@ -58,6 +59,10 @@ def main(config_file, trained, directory):
     def train(name, **options):
         return jaxdp.train(config(), directory / name, **options)
 
+    @functools.cache
+    def model():
+        return jaxdp.load(trained)
+
     def devices():
         import jax
 
@@ -74,6 +79,8 @@ def main(config_file, trained, directory):
         "generate after train": lambda: len(jaxdp.generate(directory / "first", iter(["the of"] * 3), max_new_tokens=3)),
         "train again": lambda: train("second"),
         "continue": lambda: jaxdp.train(config("total_steps=3"), directory / "first", resume="must"),
+        "load a model": lambda: model().generate("the of", max_new_tokens=3) == jaxdp.generate(trained, "the of", max_new_tokens=3),
+        "evaluate a model": lambda: model().evaluate() == jaxdp.evaluate(trained),
         "load": lambda: jaxdp.load_checkpoint(directory / "second").step,
         "other devices": lambda: jaxdp.generate(trained, ["the of"], cpu_devices=3),
         "same devices": lambda: len(jaxdp.generate(trained, ["the of"], max_new_tokens=3, cpu_devices=devices())),
@@ -84,6 +91,8 @@ def main(config_file, trained, directory):
         report[name] = attempt(call)
     report["train in a thread"] = in_thread(lambda: train("fourth"))
     report["generate in a thread"] = in_thread(lambda: len(jaxdp.generate(trained, ["the of"], max_new_tokens=3)))
+    report["load in a thread"] = in_thread(lambda: len(jaxdp.load(trained).generate("the of", max_new_tokens=3)))
+    report["a model in a thread"] = in_thread(lambda: len(model().generate("the of", max_new_tokens=3)))
     report["state"] = {"before": before, "after": process_state()}
     print(json.dumps(report))
 

@@ -67,6 +67,7 @@ DONE = (
     "jaxdp/evaluation.py",
     "jaxdp/hardware",
     "jaxdp/hooks",
+    "jaxdp/inference",
     "jaxdp/inspection.py",
     "jaxdp/interrupts.py",
     "jaxdp/json_files.py",

@@ -17,7 +17,7 @@ from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
 from jaxdp.inference.initial_params import start_from
-from jaxdp.inference.scoring import MOST_ROWS, TextWriter
+from jaxdp.inference.scoring import MAX_ROWS, TextWriter
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -104,7 +104,7 @@ def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Random prompts of half the context, continued greedily to its end."""
     topology, model = setup.topology, setup.model
     context = model.config.max_length
-    size, rows = context // 2, MOST_ROWS * topology.num_devices
+    size, rows = context // 2, MAX_ROWS * topology.num_devices
     random = np.random.default_rng(setup.config.seed)
     batch = {
         "tokens": random.integers(0, model.config.vocab_size, (rows, size)).astype(np.int32),
@@ -112,7 +112,7 @@ def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
         "seeds": np.zeros(rows, np.uint32),
         "offset": np.zeros(rows, np.int32),
     }
-    spec = {name: jax.ShapeDtypeStruct((MOST_ROWS, *array.shape[1:]), array.dtype) for name, array in batch.items()}
+    spec = {name: jax.ShapeDtypeStruct((MAX_ROWS, *array.shape[1:]), array.dtype) for name, array in batch.items()}
     secs, num_tokens = {}, rows * (context - size)
     for way, decoding in {"cached": cached(model), "uncached": uncached(model, context)}.items():
         print_status(f"greedy, {way}: compiling, and writing {num_tokens} tokens")

@@ -17,7 +17,7 @@ from jaxdp.typing import PyTree
 
 
 class Decoder:
-    """Decodes rows of any lengths in chunks that fit the context."""
+    """Decoder of rows of any lengths, in chunks that fit the context; a program is compiled once for each shape."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class Decoder:
     def continue_rows(
         self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
     ) -> list[np.ndarray]:
-        """New tokens of each row, up to and without end of text.
+        """Samples new tokens for each row, up to and without the end-of-sequence token.
 
-        Rows that outgrow the context are decoded beside rows of the same length
-        only: what a row still sees must not depend on its company.
+        Rows that outgrow the context are decoded together with rows of the same length
+        only: the tokens that a row still sees must not depend on the other rows.
         """
         groups = collections.defaultdict(list)
         for row, prompt in enumerate(prompts):
@@ -53,7 +53,7 @@ class Decoder:
         return [new[row] for row in range(len(prompts))]
 
     def search(self, prompts: Sequence[np.ndarray], max_new_tokens: int) -> list[list[tuple[np.ndarray, float]]]:
-        """(new tokens up to and without end of text, score) of the best continuations of each prompt, best first."""
+        """Searches (new tokens without the end-of-sequence token, score) of the best continuations of each prompt, best first."""
         found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
         return [
             [(truncate_at_eos(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
@@ -64,21 +64,21 @@ class Decoder:
         self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
     ) -> list[np.ndarray]:
         texts = [np.asarray(prompt, np.int32) for prompt in prompts]
-        drawn = 0
-        while drawn < max_new_tokens:
+        num_sampled = 0
+        while num_sampled < max_new_tokens:
             longest = max(len(text) for text in texts)
             # A full context goes on from its last half.
             window = longest if longest < self._context else max(self._context // 2, 1)
-            num_new = min(max_new_tokens - drawn, self._context - window)
-            new = self._decode([text[-window:] for text in texts], seeds, drawn, num_new)["tokens"][:, 0]
+            num_new = min(max_new_tokens - num_sampled, self._context - window)
+            new = self._decode([text[-window:] for text in texts], seeds, num_sampled, num_new)["tokens"][:, 0]
             texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
-            drawn += num_new
+            num_sampled += num_new
             if all(self._eos_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
                 break
         return [truncate_at_eos(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
 
-    def _decode(self, texts, seeds, drawn: int, num_new: int) -> dict[str, np.ndarray]:
-        """What one call of the compiled loop gives each text; copies of rows fill up the devices, and end when those do."""
+    def _decode(self, texts, seeds, num_sampled: int, num_new: int) -> dict[str, np.ndarray]:
+        """Returns the outputs of one call of the compiled loop for each text; copies of rows fill up the devices."""
         num_devices = self._topology.num_devices
         num_rows = -(-len(texts) // num_devices) * num_devices
         width = max(len(text) for text in texts)
@@ -92,7 +92,7 @@ class Decoder:
             "tokens": tokens,
             "prompt_mask": mask,
             "seeds": np.resize(np.asarray(seeds, np.uint32), num_rows),
-            "offset": np.full(num_rows, drawn, np.int32),
+            "offset": np.full(num_rows, num_sampled, np.int32),
         }
         program = self._compiled(num_rows // num_devices, width, num_new)
         found = jax.device_get(program(self._params, place_batch(batch, self._topology)))

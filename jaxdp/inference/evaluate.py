@@ -98,7 +98,7 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
         task = make_task(config, found.vocabularies)
         return Evaluator(config, task, restored.model, found, source, restored.topology, restored.abstract_params)
 
-    if config.data.source == "hf_stream":  # its rows are read anew, and the fingerprint does not cover them
+    if config.data.source == "hf_stream":  # each call reads its rows again, and the fingerprint does not cover them
         evaluator = compiled()
     else:
         evaluator = restored.kept(("evaluator", split, repr(config), found.fingerprint), compiled)
@@ -178,7 +178,7 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
 
 
 def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All reports as one; a name that an earlier one has is written as `report_name`."""
+    """Merges all reports; a name that an earlier one has becomes `report_name`."""
     merged: dict[str, Any] = {}
     for report, values in reports.items():
         merged |= {f"{report}_{name}" if name in merged else name: value for name, value in values.items()}

@@ -26,7 +26,11 @@ from jaxdp.typing import PyTree
 
 
 class Evaluator:
-    """A compiled evaluation of one split; call it with replicated parameters."""
+    """Compiled evaluation of one split; call it with replicated parameters.
+
+    Attributes:
+        reports: Reports of the last call by name, of everything that is no single number.
+    """
 
     def __init__(
         self,
@@ -38,15 +42,16 @@ class Evaluator:
         topology: Topology,
         abstract_params: PyTree,
     ):
-        """
+        """Compiles the programs.
+
         Args:
-            config: `global_batch_size` and `eval` are used.
-            task: how rows become batches and sums.
-            model: the module.
-            data: the tokenizer, and texts to write and score where the task can.
-            source: the split's rows.
-            topology: the devices.
-            abstract_params: shapes and shardings of the parameters to come.
+            config: Configuration; `global_batch_size` and `eval` are used.
+            task: Task with the vocabularies of the run.
+            model: The module.
+            data: Dataset with the tokenizers, and with pairs to generate and score if the task can.
+            source: Rows of the split.
+            topology: Devices.
+            abstract_params: Shapes and shardings of the parameters.
         """
         self._config, self._task, self._source, self._topology = config, task, source, topology
         self._rows = config.global_batch_size
@@ -62,17 +67,17 @@ class Evaluator:
         self._make_control_word = control_word_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}
-        self._absent_labels: list[str] = []  # as the person has been told
+        self._absent_labels: list[str] = []  # those that were printed
 
     @property
     def num_examples(self) -> int:
-        """Number of rows that a call measures."""
+        """Number of rows that a call evaluates."""
         measured = self._config.eval.num_batches * self._rows
         return min(measured, self._source.num_rows) if measured else self._source.num_rows
 
     @property
     def metric_names(self) -> list[str]:
-        """Full names of what a call returns."""
+        """Full names of the metrics that a call returns."""
         structure = self._program.call.out_tree
         measured, *_ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
         derived = self._task.derived_metrics({name: 1.0 for name in measured})
@@ -86,15 +91,15 @@ class Evaluator:
         progress: Callable[[], None] = lambda: None,
         request: Callable[[], int] = lambda: 0,
     ) -> dict[str, float]:
-        """All metrics over the split, as `eval/<name>`.
+        """Evaluates the split and returns all metrics, as `eval/<name>`.
 
         Args:
-            params: replicated.
-            progress: called when a batch is done.
-            request: what this process asks all to do instead; 0: nothing.
+            params: Replicated parameters.
+            progress: Called after each batch.
+            request: Returns the request of this process to all others; 0: none.
 
         Raises:
-            EvaluationInterrupted: a process asked for something.
+            EvaluationInterrupted: A process has sent a request.
         """
         batches = eval_batches(
             self._source,

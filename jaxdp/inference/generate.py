@@ -191,7 +191,11 @@ def _check_task(restored: RestoredModel) -> None:
 
 
 def _room(encoded: Sequence[np.ndarray], max_new_tokens: int | None, context: int) -> int:
-    """How many tokens a search may add to the longest prompt."""
+    """Returns the number of tokens that a beam search may add to the longest prompt.
+
+    Raises:
+        UserError: More are requested than the context has room for.
+    """
     longest = max(map(len, encoded))
     room = context - longest
     if max_new_tokens is not None and max_new_tokens > room:

@@ -1,4 +1,4 @@
-"""Checkpoints by their path: found, loaded for other programs, or started from."""
+"""Checkpoints by path: lookup, loading into host memory, and initial parameters for `init_from`."""
 
 import dataclasses
 import hashlib
@@ -28,13 +28,13 @@ from jaxdp.workdir import WorkDir
 
 @dataclasses.dataclass(frozen=True)
 class LoadedCheckpoint:
-    """One checkpoint in host memory.
+    """Checkpoint in host memory.
 
     Attributes:
-        step: updates that made it.
-        config: the run's configuration.
-        params: nested dicts of NumPy arrays, float32.
-        metrics: its evaluation, by full name; empty if there was none.
+        step: Number of updates.
+        config: Configuration of the run.
+        params: Nested dicts of NumPy arrays, float32.
+        metrics: Metrics of its evaluation by full name; empty if there was none.
     """
 
     step: int
@@ -44,16 +44,16 @@ class LoadedCheckpoint:
 
 
 def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weights: str = "ema") -> LoadedCheckpoint:
-    """A checkpoint for other programs to use.
+    """Loads a checkpoint into host memory, for use in other programs; starts no backend.
 
     Args:
-        path: a work directory, or a checkpoint in it.
-        step: latest, best or a number; for work directories.
+        path: Work directory, or a checkpoint in it.
+        step: latest, best or a number; of work directories only.
         weights: ema (where the run has it) or raw.
 
     Raises:
-        UserError: there is none.
-        DamageFound: it is not what was written.
+        UserError: There is no checkpoint.
+        DamageFound: It is not what was written.
     """
     check_caller("jaxdp.load_checkpoint")
     step = step_name(step)
@@ -69,11 +69,11 @@ def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weig
 
 
 def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") -> Path:
-    """The checkpoint that a path stands for: a checkpoint itself, or one of a work directory.
+    """Finds the checkpoint that a path names: a checkpoint itself, or one of a work directory.
 
     Raises:
-        UserError: there is none.
-        DamageFound: one that `step` may stand for has lost its manifest, so another would be taken without a word.
+        UserError: There is none.
+        DamageFound: A checkpoint that `step` may stand for has lost its manifest, so another would be taken silently.
     """
     directory = resolved_path(path, "init_from")
     check_unicode(directory, "init_from")
@@ -95,13 +95,13 @@ def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") 
 
 @dataclasses.dataclass(frozen=True)
 class StartingParameters:
-    """Parameters to start from.
+    """Initial parameters of a run with `init_from`.
 
     Attributes:
-        params: of the new model.
-        taken: paths that came from the checkpoint.
-        new: paths that the checkpoint does not have, as they were drawn.
-        dropped: paths that the new model does not have.
+        params: Parameters of the new model.
+        taken: Paths that came from the checkpoint.
+        new: Paths that the checkpoint does not have, as they were initialised.
+        dropped: Paths that the new model does not have.
     """
 
     params: PyTree
@@ -110,7 +110,7 @@ class StartingParameters:
     dropped: tuple[str, ...]
 
     def describe(self) -> str:
-        """For a person: what was taken, what is new, what was dropped."""
+        """Returns a readable summary: parameters that were taken, are new, or were dropped."""
         sizes = {name: np.prod(leaf.shape) for name, leaf in named_leaves(self.params)}
         numbers = quantity(int(sum(sizes[name] for name in self.taken)))
         parts = [f"took {len(self.taken)} parameters ({numbers} numbers)"]
@@ -119,30 +119,30 @@ class StartingParameters:
 
 
 def start_from(path: str, fresh: PyTree) -> StartingParameters:
-    """The parameters that `init_from` names, its moving average where it has one, in a model of any task.
+    """Restores the parameters that `init_from` names, its moving average where it has one, in a model of any task.
 
     The body of both models must be the same; their heads may differ. Of learned
     positions the first are taken where the checkpoint has more.
 
     Args:
-        path: a work directory, or a checkpoint in it.
-        fresh: parameters as they were drawn, replicated.
+        path: Work directory, or a checkpoint in it.
+        fresh: Parameters as they were initialised, replicated.
 
     Raises:
-        UserError: nothing is there, or its body has other names or shapes; both sides are shown.
-        DamageFound: it is not what was written.
+        UserError: There is no checkpoint, or its body has other names or shapes; both sides are shown.
+        DamageFound: It is not what was written.
     """
     checkpoint = find_checkpoint(path)
     part = weights_key(checkpoint)
-    drawn = dict(named_leaves(fresh))
+    initialised = dict(named_leaves(fresh))
     shapes = _saved_shapes(checkpoint, part)
-    _check_body(path, shapes, drawn)
-    taken = {name for name, (shape, _) in shapes.items() if name in drawn and shape == drawn[name].shape}
-    longer = {name for name in shapes.keys() & drawn.keys() if name not in taken and name not in _heads(shapes)}
+    _check_body(path, shapes, initialised)
+    taken = {name for name, (shape, _) in shapes.items() if name in initialised and shape == initialised[name].shape}
+    longer = {name for name in shapes.keys() & initialised.keys() if name not in taken and name not in _heads(shapes)}
 
     def wanted(name: str, shape: tuple[int, ...], dtype: str):
         if name in taken:  # goes to the devices as it is read
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=drawn[name].sharding)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=initialised[name].sharding)
         return np.empty(shape, dtype)
 
     saved = dict(named_leaves(restore_part(checkpoint, part, _nested(shapes, wanted))))
@@ -158,7 +158,7 @@ def start_from(path: str, fresh: PyTree) -> StartingParameters:
     return StartingParameters(
         jax.tree.map_with_path(choose, fresh),
         tuple(sorted(kept)),
-        tuple(sorted(drawn.keys() - kept)),
+        tuple(sorted(initialised.keys() - kept)),
         tuple(sorted(shapes.keys() - kept)),
     )
 
@@ -171,7 +171,7 @@ def check_initial(path: str, params: PyTree) -> None:
         params: The new model's parameters, or their shapes.
 
     Raises:
-        UserError: Nothing is there, or its body has other names or shapes; both sides are shown.
+        UserError: There is no checkpoint, or its body has other names or shapes; both sides are shown.
         DamageFound: The manifest is not what was written.
     """
     checkpoint = find_checkpoint(path)
@@ -179,11 +179,11 @@ def check_initial(path: str, params: PyTree) -> None:
 
 
 def initial_checksum(path: str) -> str:
-    """Tells whether `start_from` takes the same parameters: SHA-256 of their names, shapes and checksums.
+    """Computes SHA-256 of the names, shapes and checksums of the parameters that `start_from` takes.
 
     Raises:
-        UserError: nothing is there.
-        DamageFound: the manifest is not what was written.
+        UserError: There is no checkpoint.
+        DamageFound: The manifest is not what was written.
     """
     checkpoint = find_checkpoint(path)
     part = weights_key(checkpoint)
@@ -191,12 +191,12 @@ def initial_checksum(path: str) -> str:
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
-def _check_body(path: str, shapes: Mapping[str, tuple], drawn: Mapping[str, jax.Array]) -> None:
+def _check_body(path: str, shapes: Mapping[str, tuple], initialised: Mapping[str, jax.Array]) -> None:
     """Raises UserError unless everything below the heads is there in the same shapes."""
     problems = []
-    for name in sorted((drawn.keys() | shapes.keys()) - _heads(drawn) - _heads(shapes)):
+    for name in sorted((initialised.keys() | shapes.keys()) - _heads(initialised) - _heads(shapes)):
         there = shapes[name][0] if name in shapes else None
-        here = drawn[name].shape if name in drawn else None
+        here = initialised[name].shape if name in initialised else None
         is_longer = name == POSITION_EMBEDDING and there and here and there[0] > here[0] and there[1:] == here[1:]
         if there != here and not is_longer:
             problems.append(f"{name} is {there or 'absent'} there and {here or 'absent'} here")
@@ -213,13 +213,13 @@ def _heads(names: Iterable[str]) -> set[str]:
 
 
 def _saved_shapes(checkpoint: Path, part: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Path -> (shape, dtype) of the parameters in a checkpoint."""
+    """Returns path -> (shape, dtype) of the parameters in a checkpoint."""
     leaves = ((leaf["path"].partition("/"), leaf) for leaf in require_manifest(checkpoint).leaves)
     return {name: (tuple(leaf["shape"]), leaf["dtype"]) for (group, _, name), leaf in leaves if group == part}
 
 
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:
-    """A tree of nested dicts with `make(path, shape, dtype)` as leaves."""
+    """Builds a tree of nested dicts with `make(path, shape, dtype)` as leaves."""
     tree: dict = {}
     for path, (shape, dtype) in shapes.items():
         *parents, last = path.split("/")
@@ -231,15 +231,15 @@ def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], s
 
 
 def weights_key(checkpoint: Path, weights: str = "ema") -> str:
-    """`ema` or `params`: which part of a checkpoint to evaluate or start from.
+    """Returns the part of a checkpoint to evaluate or start from: `ema` or `params`.
 
     Args:
-        checkpoint: its directory.
+        checkpoint: Directory of the checkpoint.
         weights: ema: the moving average if the run kept one; raw: the parameters.
 
     Raises:
-        DamageFound: its manifest is not what was written.
-        UserError: a run has deleted the checkpoint meanwhile.
+        DamageFound: The manifest is not what was written.
+        UserError: A run has deleted the checkpoint meanwhile.
     """
     has_ema = any(leaf["path"].startswith("ema/") for leaf in require_manifest(checkpoint).leaves)
     return "ema" if weights == "ema" and has_ema else "params"

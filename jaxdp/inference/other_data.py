@@ -60,7 +60,7 @@ def other_data(config: RunConfig, split: str, given: Mapping[str, Any]) -> RunCo
 
 
 def described(other: RunConfig) -> str:
-    """Returns the name of other data for a person: the files, or the data set and its split."""
+    """Returns the name of other data for messages: the files, or the dataset and its split."""
     data = other.data
     return data.eval_path or f"{data.path}, split {data.eval_split}"
 

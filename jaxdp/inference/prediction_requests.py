@@ -117,7 +117,7 @@ class RequestReader:
         return fields
 
     def _is_long(self, example: Mapping[str, np.ndarray]) -> bool:
-        """Whether an example has to be cut.
+        """Returns whether an example has to be cut.
 
         Raises:
             UserError: It must not be.
@@ -133,7 +133,7 @@ class RequestReader:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value of a record as JSON has it: of Parquet, times and others as text, bytes in Base64.
+    """Returns a value of a record as JSON has it: times and other objects of Parquet as text, bytes in Base64.
 
     Raises:
         UserError: It is nested too deeply.

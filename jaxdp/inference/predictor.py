@@ -28,11 +28,11 @@ from jaxdp.tasks import pad_examples
 from jaxdp.tasks.make import make_task
 from jaxdp.tasks.model_functions import apply_model
 
-MOST_ROWS = 32
-"""Records that one device answers at a time."""
+MAX_ROWS = 32
+"""Limit of records that one device answers at a time."""
 
 TEXT_BATCHES = 8
-"""Batches of sources that a task that generates texts reads at once, to batch sources of similar length."""
+"""Batches of sources that are read at once where texts are generated, to batch sources of similar length."""
 
 ALTERNATIVES = "alternatives"
 """Key of the texts after the best one, where several were requested."""
@@ -116,7 +116,7 @@ class Predictor:
         """
         prediction_names = (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
         requests = RequestReader(self._data, self._task, self._tokenizer, prediction_names)(records)
-        answer, at_once = None, MOST_ROWS * num_cores()
+        answer, at_once = None, MAX_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
             examples = examples_of(some)
             if examples and answer is None:
@@ -142,7 +142,7 @@ class Predictor:
         task, restored = self._task, self._restored
         restored.place(len(first))
         topology = restored.topology
-        share = min(MOST_ROWS, -(-len(first) // topology.num_devices))
+        share = min(MAX_ROWS, -(-len(first) // topology.num_devices))
         rows = share * topology.num_devices
         end_ids = dict.fromkeys(task.eos_fields, self._tokenizer.eos_id)
 

@@ -1,4 +1,4 @@
-"""Texts that the model writes: decoded on all devices, and scored against what was expected."""
+"""Generated texts: decoded on all devices, and scored against the references of the validation split."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,21 +22,21 @@ from jaxdp.tasks import Summary, Task
 from jaxdp.tasks.model_functions import apply_model
 from jaxdp.typing import PyTree
 
-MOST_ROWS = 16
-"""Sources that one device decodes at a time."""
+MAX_ROWS = 16
+"""Limit of sources that one device decodes at a time."""
 
 NO_SEEDS = np.zeros(0, np.uint32)
 
 
 class Written(NamedTuple):
-    """A text that the model wrote for a source.
+    """Text that the model generated for a source.
 
     Attributes:
-        text: without end of text.
-        score: what hypotheses are compared by: with beams the log-probability divided
-            by the length penalty, else the log-probability.
-        log_probability: of its tokens, end of text included.
-        finished: False: cut at the most tokens.
+        text: Text without the end-of-sequence token.
+        score: Value by which hypotheses are compared: of a beam search the log-probability divided by the length
+            penalty, else the log-probability.
+        log_probability: Log-probability of its tokens, end-of-sequence token included.
+        finished: Whether the end-of-sequence token was generated; otherwise the text was cut at the limit of tokens.
     """
 
     text: str
@@ -47,20 +47,20 @@ class Written(NamedTuple):
 
 def rows_per_device(num_texts: int, topology: Topology) -> int:
     """Returns the number of sources that one device decodes at a time."""
-    return min(MOST_ROWS, -(-num_texts // topology.num_devices))
+    return min(MAX_ROWS, -(-num_texts // topology.num_devices))
 
 
 class TextWriter:
-    """Writes the targets of sources, the rows spread over all devices.
+    """Generator of the targets of sources, the rows spread over all devices.
 
     Args:
-        task: of an encoder-decoder: makes the batches.
-        model: the module.
-        vocabularies: of what is read and written.
-        topology: the devices.
-        abstract_params: shapes and shardings of the parameters to come.
-        strategy: how texts are written.
-        num_texts: how many are asked for at once, about.
+        task: Task of an encoder-decoder; it makes the batches.
+        model: The module.
+        vocabularies: Vocabularies of sources and targets.
+        topology: Devices.
+        abstract_params: Shapes and shardings of the parameters.
+        strategy: Decoding strategy.
+        num_texts: Approximate number of texts of one call.
         decoding: (apply, make_cache) as `make_decode_function` takes them; None: the model's own.
     """
 
@@ -84,8 +84,8 @@ class TextWriter:
             num_new=task.row_lengths[task.generated_field],
             eos_id=self._tokenizer.eos_id,
         )
-        asked = self._batch((), self._rows)
-        spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in asked.items()}
+        example = self._batch((), self._rows)
+        spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in example.items()}
         self._program = compile_spmd(
             lambda params, batch: gather_rows(write(params, batch)),
             topology,
@@ -96,7 +96,7 @@ class TextWriter:
 
     @property
     def at_once(self) -> int:
-        """Sources of one batch, over all devices."""
+        """Number of sources of one batch, over all devices."""
         return self._rows * self._topology.num_devices
 
     def __call__(
@@ -107,17 +107,17 @@ class TextWriter:
         seeds: Sequence[int] | None = None,
         before_batch: Callable[[], None] = lambda: None,
     ) -> list[list[Written]]:
-        """The texts for each source, the best first: one, or of a search as many as it returns.
+        """Generates the texts for each source, the best first: one, or of a beam search the number that it returns.
 
-        Every process is given all sources, and gets all texts, in their order. Sources of
-        like length are written together: a batch takes as many steps as its longest text.
+        Every process takes all sources and returns all texts, in their order. Sources of
+        similar length are decoded together: a batch takes as many steps as its longest text.
 
         Args:
-            params: replicated.
-            sources: token ids of each, end of text included, at most `length`.
-            progress: called when a batch is done.
-            seeds: of each source, of what is drawn for it; None: nothing is drawn.
-            before_batch: may raise, on all processes alike, to leave it.
+            params: Replicated parameters.
+            sources: Token ids of each source, end-of-sequence token included, at most `length`.
+            progress: Called after each batch.
+            seeds: Seed of each source; None: nothing is sampled.
+            before_batch: Called before each batch; may raise, on all processes alike, to stop.
         """
         at_once, mine = self.at_once, self._topology
         share = at_once // mine.num_processes
@@ -138,7 +138,7 @@ class TextWriter:
     def _batch(
         self, sources: Sequence[np.ndarray], num_rows: int, seeds: np.ndarray = NO_SEEDS
     ) -> dict[str, np.ndarray]:
-        """Requests, filled up with rows that read and say nothing of worth."""
+        """Returns a batch of requests, filled up with padding rows."""
         places = self._task.row_lengths["tokens"]
         tokens = np.full((num_rows, places), self._blank_id, np.int32)
         num_tokens = np.ones(num_rows, np.int32)
@@ -150,7 +150,7 @@ class TextWriter:
         }
 
     def _written(self, found: dict[str, np.ndarray], row: int) -> list[Written]:
-        """What was found for a row; a search that ran out of hypotheses found fewer than were asked for."""
+        """Returns the texts of a row; a beam search that ran out of hypotheses has fewer than requested."""
         texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
         return [
             Written(self._tokenizer.decode(truncate_at_eos(tokens, self._tokenizer.eos_id)), *values)
@@ -160,7 +160,7 @@ class TextWriter:
 
 
 class Scorer:
-    """Writes the held-out texts of the data and scores them; call it with replicated parameters.
+    """Scorer of texts that are generated for the sources of the validation split; call it with replicated parameters.
 
     The report has `samples` too: `log.samples` of the texts, the same at every call, as
     {"source", "reference", "output"}.
@@ -186,24 +186,24 @@ class Scorer:
     def __call__(
         self, params: PyTree, progress: Callable[[], None] = lambda: None, request: Callable[[], int] = lambda: 0
     ) -> Summary:
-        """Scores of all texts.
+        """Generates and scores all texts.
 
         Args:
-            params: replicated.
-            progress: called when a batch is done.
-            request: what this process asks all to do instead; 0: nothing.
+            params: Replicated parameters.
+            progress: Called after each batch.
+            request: Returns the request of this process to all others; 0: none.
 
         Raises:
-            EvaluationInterrupted: a process asked for something; all raise it before the same batch,
-                since one takes as long as many steps.
+            EvaluationInterrupted: A process has sent a request; all raise it before the same batch,
+                since a batch takes as long as many steps.
         """
 
-        def leave_if_asked() -> None:
+        def stop_if_requested() -> None:
             if agreed := self._agree(request()):
                 raise EvaluationInterrupted(agreed)
 
         written = [
-            best for best, *_ in self._write(params, self._pairs.sources, progress, before_batch=leave_if_asked)
+            best for best, *_ in self._write(params, self._pairs.sources, progress, before_batch=stop_if_requested)
         ]
         summary = self._task.score([each.text for each in written], self._pairs.references)
         samples = [
@@ -217,6 +217,6 @@ class Scorer:
         return summary._replace(report=summary.report | {"samples": samples})
 
     def _read(self, source: np.ndarray) -> str:
-        """What the model was given; a source that was cut has lost its end of text."""
+        """Decodes a source; one that was cut has lost its end-of-sequence token."""
         is_whole = source[-1] == self._tokenizer.eos_id
         return self._tokenizer.decode(source[:-1] if is_whole else source)

@@ -84,7 +84,7 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
         return make(num_devices, 0, batch_hash) | {"request": np.array([0, request], np.int32)}
 
     monkeypatch.setattr(control_word, "host_control_word", by_the_second)
-    monkeypatch.setattr(scoring, "MOST_ROWS", 2)
+    monkeypatch.setattr(scoring, "MAX_ROWS", 2)
     sources = made_up_sources()
     data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))
     score = Scorer(parse_config({"total_steps": 1}), *task_and_model, data, here, abstract_replicated(params, here))

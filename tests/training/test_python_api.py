@@ -39,10 +39,14 @@ EXPECTED = {
     "generate after train": "3",
     "train again": "Result(step=2, request=0, interrupted=False)",
     "continue": "Result(step=3, request=0, interrupted=False)",
+    "load a model": "True",
+    "evaluate a model": "True",
     "load": "2",
     "same devices": "1",
     "train in a thread": "Result(step=2, request=0, interrupted=False)",
     "generate in a thread": "1",
+    "load in a thread": "1",
+    "a model in a thread": "1",
 }
 
 
@@ -145,6 +149,10 @@ WRONG = {
     "record": (lambda run: jaxdp.predict(run, [{}, 7]), "records[1] must be a string or a mapping of columns, found 7"),
     "candidates": (lambda run: jaxdp.predict(run, "a", num_candidates="all"), "num_candidates must be a whole number"),
     "checkpoint": (lambda run: jaxdp.load_checkpoint(3), "must be a path (str or os.PathLike), found 3 (int)"),
+    "model": (lambda run: jaxdp.load(3), "path must be a path (str or os.PathLike), found 3 (int)"),
+    "weights of a model": (lambda run: jaxdp.load(run, weights="best"), "weights must be one of 'ema', 'raw', found 'best'"),
+    "step of a model": (lambda run: jaxdp.load(run, step=1.5), "step ('latest', 'best' or a number) must be a whole number, found 1.5"),
+    "devices of a model": (lambda run: jaxdp.load(run, cpu_devices="2"), "cpu_devices must be a whole number, found '2' (str)"),
     "loaded weights": (lambda run: jaxdp.load_checkpoint(run, weights=None), "weights must be one of 'ema', 'raw', found None"),
     "file": (lambda run: jaxdp.load_config(None), "--config must be a path (str or os.PathLike), found None"),
     "overrides": (lambda run: jaxdp.load_config("quickstart", [("total_steps", 3)]), "overrides must be strings such as '--config.total_steps=10'"),
