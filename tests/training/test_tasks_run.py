@@ -24,7 +24,7 @@ from tiny_tasks_data import CONFIG, LABELS, WORDS, write_records
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.cli.main import main
-from jaxdp.decoding import evaluate, predict
+from jaxdp.inference import predict, restored_model
 from jaxdp.inference.scoring import TextWriter
 
 TASKS = {
@@ -188,8 +188,7 @@ def test_a_model_without_finite_outputs_is_evaluated_and_answers(name, run_of, c
     def spoiled(*given):
         return jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given))
 
-    monkeypatch.setattr(evaluate, "restore_part", spoiled)
-    monkeypatch.setattr(predict, "restore_part", spoiled)
+    monkeypatch.setattr(restored_model, "restore_part", spoiled)
     [measured] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
     assert {measured[f"eval/{metric}"] for metric in MEASURED[name]} == {None}
     report = json.loads((workdir / "evaluation.json").read_text())
@@ -201,7 +200,7 @@ def test_a_model_without_finite_outputs_is_evaluated_and_answers(name, run_of, c
 @pytest.mark.parametrize("name", ["masked_lm", "seq2seq"])
 def test_numbers_of_an_answer_that_are_not_finite_are_null(name, run_of, capsys, monkeypatch):
     _, workdir = run_of(name)
-    monkeypatch.setattr(predict, "restore_part", lambda *given: jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given)))
+    monkeypatch.setattr(restored_model, "restore_part", lambda *given: jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given)))
     [said] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}")
     numbers = [each["probability"] for each in said["candidates"][0]] if name == "masked_lm" else [said["score"]]
     assert set(numbers) == {None}
