@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: its log, its configuration, its metrics."""
+"""Outputs of a run next to its checkpoints: log, configuration, provenance and metrics."""
 
 import contextlib
 import json
