@@ -5,8 +5,8 @@ and starts no backend.
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for True, as they do `typing.TYPE_CHECKING`; typing is slow to import
 if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr__; a test compares these with _EXPORTS
     from jaxdp.config import load_config as load_config
     from jaxdp.data.reading.record_source import SourceRecords as SourceRecords
