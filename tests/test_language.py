@@ -32,23 +32,7 @@ DONE = (
     "jaxdp/checksum.py",
     "jaxdp/cli",
     "jaxdp/config_diff.py",
-    "jaxdp/data/augmentation.py",
-    "jaxdp/data/batch_hash.py",
-    "jaxdp/data/block_checksums.py",
-    "jaxdp/data/block_file.py",
-    "jaxdp/data/cleaning",
-    "jaxdp/data/demo_corpora",
-    "jaxdp/data/file_digest.py",
-    "jaxdp/data/labels.py",
-    "jaxdp/data/pipeline.py",
-    "jaxdp/data/prefetch.py",
-    "jaxdp/data/preparing",
-    "jaxdp/data/random_bits.py",
-    "jaxdp/data/reading",
-    "jaxdp/data/samplers",
-    "jaxdp/data/sequences",
-    "jaxdp/data/stream.py",
-    "jaxdp/data/tokenizers",
+    "jaxdp/data",
     "jaxdp/decoding",
     "jaxdp/defaults.py",
     "jaxdp/errors.py",
@@ -138,6 +122,7 @@ QUESTIONS = ("What", "How", "Which", "Where", "Whether", "When", "Who")
 INHERITED = {
     "setup",  # flax.linen.Module
     "on_start", "request", "on_dispatch", "on_step", "wants_state", "on_state", "on_stop",  # jaxdp.trainer.Hook
+    "batches", "data_state", "load_state", "shares",  # jaxdp.data.loader.DataLoader
 }
 """Methods that are documented at their base class."""
 

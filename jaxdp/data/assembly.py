@@ -1,6 +1,6 @@
-"""From the configuration to rows: sources scanned, tokenizer made, text tokenized once and kept.
+"""Dataset assembly: scans the sources of a configuration, builds tokenizers, tokenizes text into the cache, opens both splits.
 
-Starts no backend: it runs before JAX does, and before processes of a run meet.
+It needs neither a JAX backend nor the other processes of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +37,14 @@ from jaxdp.report.terminal import quantity
 
 
 def load_dataset(spec: DatasetSpec, known: Vocabularies = NONE) -> Dataset:
-    """Prepares both splits where that has not been done, and opens them.
+    """Opens both splits, prepared now if they are not in the cache.
 
     Args:
         spec: Specification of the dataset.
-        known: the run's own tokenizers and labels, as far as they exist already.
+        known: Tokenizers and labels that the run has already.
 
     Raises:
-        UserError: anything wrong with the data or the keys that describe it.
+        UserError: The data or the keys that describe it are wrong.
     """
     check_packing(spec)
     check_tokenizers(spec)
@@ -59,22 +59,22 @@ def load_dataset(spec: DatasetSpec, known: Vocabularies = NONE) -> Dataset:
         return _prepared(spec, known, sources)
     except DataChanged:
         for source in sources:
-            discard(source.scan_entry)  # should it be what is wrong, the next start scans again
+            discard(source.scan_entry)  # the scan itself may be wrong: the next start scans again
         raise
 
 
 def load_evaluation_dataset(spec: DatasetSpec, known: Vocabularies) -> Dataset:
-    """Prepares and opens data to evaluate on, of which nothing is trained on.
+    """Prepares and opens a validation split without training data.
 
     Args:
         spec: Specification of the dataset; see `open_evaluation_source`.
-        known: The run's own tokenizers and labels.
+        known: Tokenizers and labels of the run.
 
     Returns:
-        Data without rows to train on.
+        Dataset whose `train` is None.
 
     Raises:
-        UserError: Anything wrong with the data or the keys that describe it, e.g. a label that the run does not know.
+        UserError: The data or the keys that describe it are wrong, e.g. a label that the run does not know.
     """
     check_packing(spec)
     if spec.data.source == "tokens":
@@ -98,7 +98,7 @@ def load_evaluation_dataset(spec: DatasetSpec, known: Vocabularies) -> Dataset:
 
 
 def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source]) -> Dataset:
-    """The rows of sources that are scanned."""
+    """Tokenizes scanned sources and builds the sequences of both splits."""
     vocabularies = make_vocabularies(spec, sources, known)
     vocab_size = spec.model_vocab_size(vocabularies.tokenizer)
     prepared = [prepare_source(spec, source, vocabularies) for source in sources]
@@ -130,7 +130,7 @@ def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source])
 
 
 def _can_stratify(spec: DatasetSpec, sources: Sequence[Source]) -> bool:
-    """Whether the validation split is selected, and not by label."""
+    """Returns whether `data.eval_selection=stratified` would change the validation split."""
     return spec.data.eval_selection != "stratified" and any(source.evaluation is None for source in sources)
 
 
@@ -145,18 +145,18 @@ def _summary(
     rows: Mapping[str, Mapping[str, SequenceDataset]],
     vocabularies: Vocabularies,
 ) -> list[str]:
-    """One line a source, and what holds for all."""
+    """Returns one line for each source; the last one describes the tokenizers too."""
     lines = []
     for source, splits in zip(sources, prepared, strict=True):
-        train, held_out = (
+        train, validation = (
             quantity(_num_tokens(splits[split].examples))
-            + f" {what}{_long(task, rows[split][source.label], splits[split].examples)}"
-            for split, what in zip(SPLITS, ("tokens to train on", "held out"), strict=True)
+            + f" {purpose}{_long(task, rows[split][source.label], splits[split].examples)}"
+            for split, purpose in zip(SPLITS, ("tokens for training", "for validation"), strict=True)
         )
         efficiency = getattr(rows["train"][source.label], "efficiency", None)
         lines.append(
-            f"{source.label}: {source.extent}, {train}, {held_out}"
-            + (f", rows {np.min(efficiency):.1%} full" if efficiency is not None else "")
+            f"{source.label}: {source.extent}, {train}, {validation}"
+            + (f", sequences {np.min(efficiency):.1%} full" if efficiency is not None else "")
         )
     lines[-1] += f", {vocabularies.tokenizer.describe()}"
     if vocabularies.target_tokenizer:
@@ -165,27 +165,27 @@ def _summary(
 
 
 def _long(task: BoundTask, rows: SequenceDataset, examples: Examples) -> str:
-    """How many examples were too long for a row; nothing where none was, or where rows are windows."""
+    """Returns the number of examples that are longer than a sequence, in parentheses; an empty string if there are none."""
     num_cut, num_dropped = (getattr(rows, name, 0) for name in ("num_cut", "num_dropped"))
     if not num_cut and not num_dropped:
         return ""
-    what = "cut" if num_cut else "dropped"
-    return f" ({num_cut or num_dropped:,} of {examples.num_examples:,} {what}, longer than {_places(task)})"
+    action = "cut" if num_cut else "dropped"
+    return f" ({num_cut or num_dropped:,} of {examples.num_examples:,} {action}, longer than {_capacity(task)})"
 
 
-def _places(task: BoundTask) -> str:
-    """Room of a row, in words."""
-    places, target_places = task.row_lengths["tokens"], task.row_lengths.get("target_tokens")
-    words = f"{places:,} tokens"
-    return words if target_places in (None, places) else f"{words} or a target of {target_places:,}"
+def _capacity(task: BoundTask) -> str:
+    """Returns the capacity of a sequence in words."""
+    length, target_length = task.row_lengths["tokens"], task.row_lengths.get("target_tokens")
+    words = f"{length:,} tokens"
+    return words if target_length in (None, length) else f"{words} or a target of {target_length:,}"
 
 
 def _scored(task: BoundTask, pairs: Pairs | None) -> list[str]:
-    """A line where what is scored is not read whole."""
+    """Returns a line about scored sources that are cut; no line if there are none."""
     if pairs is None or not pairs.num_cut:
         return []
     return [
-        f"{pairs.num_cut:,} of {len(pairs.sources):,} held-out sources to be scored cut, longer than "
+        f"{pairs.num_cut:,} of {len(pairs.sources):,} validation sources for scoring cut, longer than "
         f"{task.row_lengths['tokens']:,} tokens"
     ]
 

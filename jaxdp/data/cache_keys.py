@@ -1,7 +1,8 @@
-"""Cache paths of prepared data: each kind of entry is named by everything that its content depends on.
+"""Cache keys of prepared data: scans, tokenizers, labels, tokens, packing plans and reference texts.
 
-Code counts by format numbers that stand next to it, so that an edited comment does not prepare a corpus
-again. The task of a user has no reviewed number: its source counts too, without comments and docstrings.
+A key covers everything that the content of an entry depends on. Code of jaxdp enters as format numbers, so that
+an edited comment does not prepare a corpus again. Code of a user's task enters as its source, without comments
+and docstrings.
 """
 
 import hashlib
@@ -30,13 +31,13 @@ from jaxdp.run_config import DataConfig
 from jaxdp.source_code import normalized_source
 
 Scanned = Sequence[tuple[Scan, Mapping[str, str]]]
-"""Of each source its scan, and name that the task knows -> column."""
+"""For each source its scan and a mapping from field of the task to column."""
 
 
 def scan_entry(
     spec: DatasetSpec, source: Mapping[str, Any], evaluation_is_separate: bool, selection: Selection | None
 ) -> Path:
-    """The scan of a source that is described by `source`."""
+    """Returns the entry for the scan of the source that `source` describes."""
     key = source | {
         "format": SCAN_FORMAT,
         "cleaning": cleaning_identity(spec.data),
@@ -50,7 +51,7 @@ def scan_entry(
 def tokenizer_entry(
     spec: DatasetSpec, name: str, fields: Sequence[str], scanned: Scanned, file_digest: str | None
 ) -> Path:
-    """Returns the entry of the tokenizer `name`, made from these fields of the sources or from a file."""
+    """Returns the entry of the tokenizer `name`, trained on these fields of the sources or read from a file."""
     key = {
         "format": [VOCABULARY_FORMAT, SCAN_FORMAT],
         "name": name,
@@ -65,7 +66,7 @@ def tokenizer_entry(
 
 
 def labels_entry(spec: DatasetSpec, scanned: Scanned) -> Path:
-    """The labels of the sources' training parts."""
+    """Returns the entry for the labels of the training split."""
     key = {
         "format": [LABELS_FORMAT, SCAN_FORMAT],
         "data": [[scan.fingerprint, scan.split_key, dict(columns)] for scan, columns in scanned],
@@ -79,7 +80,7 @@ def labels_entry(spec: DatasetSpec, scanned: Scanned) -> Path:
 def tokens_entry(
     spec: DatasetSpec, scan: Scan, columns: Mapping[str, str], vocabularies: Vocabularies
 ) -> Path:
-    """The tokens of one source."""
+    """Returns the entry for the tokens of one source."""
     tokenizers = (vocabularies.tokenizer, vocabularies.target_tokenizer)
     key = {
         "format": [EXAMPLES_FORMAT, SCAN_FORMAT, ENCODING_FORMAT],
@@ -96,19 +97,19 @@ def tokens_entry(
 
 
 def plan_entry(spec: DatasetSpec, tokens: Path, split: str, shape: Mapping[str, Any]) -> Path:
-    """How the documents of some tokens are packed into rows of this shape."""
+    """Returns the entry for the plan that packs the documents of a split into sequences of this shape."""
     key = {"format": PLAN_FORMAT, "tokens": tokens.name, "split": split, **shape}
     return entry_path(_cache_dir(spec.data), "plan", key)
 
 
 def texts_entry(spec: DatasetSpec, tokens: Path, field: str, numbers: Sequence[int]) -> Path:
-    """The cleaned texts of some held-out records: a field of those that became these examples of some tokens."""
+    """Returns the entry for the cleaned texts of one field of these validation examples."""
     key = {"tokens": tokens.name, "field": field, "numbers": list(numbers)}
     return entry_path(_cache_dir(spec.data), "texts", key)
 
 
 def digest(value: str | Sequence[str]) -> str:
-    """SHA-256 of texts, their lengths included."""
+    """Returns the SHA-256 of strings, including their lengths."""
     found = hashlib.sha256()
     for part in [value] if isinstance(value, str) else value:
         content = part.encode("utf-8", "surrogatepass")
@@ -122,20 +123,20 @@ def _cache_dir(data: DataConfig) -> Path:
 
 
 def cleaning_identity(data: DataConfig) -> tuple[str, ...]:
-    """Returns the steps of `data.cleaning`, with the content of a word list instead of its name: see `Cleaner`."""
+    """Returns the steps of `data.cleaning` with the content of each word list instead of its name; see `Cleaner`."""
     return Cleaner(data.cleaning, ()).identity
 
 
 def prepare_version(task: type) -> list[Any]:
-    """Returns what an example depends on besides record and tokenizer: the task's number, and a user task's code.
+    """Returns the format number of a task, and digests of the source of its classes outside jaxdp.
 
     Raises:
-        UserError: a user's task without a source file.
+        UserError: A class outside jaxdp has no source file.
     """
-    theirs = [
+    user_classes = [
         kind for kind in task.__mro__ if kind not in (object, Protocol, Generic) and kind.__module__.split(".")[0] != "jaxdp"
     ]
-    return [task.prepare_format, *map(_source_of, theirs)]
+    return [task.prepare_format, *map(_source_of, user_classes)]
 
 
 def _source_of(task: type) -> str:
@@ -143,6 +144,6 @@ def _source_of(task: type) -> str:
         return digest(normalized_source(textwrap.dedent(inspect.getsource(task))))
     except (OSError, TypeError) as error:
         raise UserError(
-            f"the task {task.__name__} was not defined in a module, so prepared data cannot be known by its code: "
+            f"the task {task.__name__} has no source file, which the cache key of prepared data needs: "
             "define it in a .py file of its own, not in a configuration file or a prompt (docs/extending.md)."
         ) from error

@@ -14,7 +14,7 @@ from jaxdp.data.vocabularies import Vocabularies
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One source of a mixture, as rows: its name, how many, and the weight that was asked for."""
+    """One source of a mixture: name, number of training sequences, and weight if the configuration sets one."""
 
     name: str
     num_rows: int
@@ -23,12 +23,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Texts that a model shall write, and what is expected.
+    """Validation pairs to generate and score.
 
     Attributes:
-        sources: token ids of each, end of text included where the source was not cut.
-        references: the targets as they stand in the data, cleaned: a tokenizer may not give them back.
-        num_cut: sources that are longer than what the model reads, and are cut.
+        sources: Token ids of each source, [num_tokens] int32; a source that is not cut ends with eos.
+        references: Cleaned text of each target; decoding its tokens may not restore it.
+        num_cut: Number of sources that are cut because they are longer than the model reads.
     """
 
     sources: tuple[np.ndarray, ...]
@@ -38,21 +38,21 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Both splits as rows.
+    """Both splits as sequences, with their metadata.
 
     Attributes:
-        vocabularies: tokenizers and labels; empty for ready-made tokens.
-        vocab_size: rows of the model's token embedding (of what it reads).
-        train: rows to train on, of all sources one after the other; None for a stream.
-        evaluation: the held-out rows.
-        groups: the sources; one where there is no mixture.
-        fingerprint: of the data, as a checkpoint records it.
-        num_characters: of text that cleaning left; 0 for ready-made tokens.
-        summary: for a person, a line a source.
-        stream: what is trained on instead of rows.
-        columns: of the stream: name that the task knows -> column.
-        cleaning: identity of each step of `data.cleaning`.
-        pairs: held-out texts to be written and scored; None where the task scores none.
+        vocabularies: Tokenizers and labels; empty for token files.
+        vocab_size: Size of the model's token embedding; of the encoder's if source and target differ.
+        train: Training sequences of all sources, one source after the other; None for a stream.
+        evaluation: Validation sequences.
+        groups: Sources; one without a mixture.
+        fingerprint: Fingerprint of the data, as a checkpoint records it.
+        num_characters: Number of characters after cleaning; 0 for token files and streams.
+        summary: Readable lines, one for each source and one for each finding.
+        stream: Training records of a stream; None for indexed data.
+        columns: Columns of the stream by field of the task.
+        cleaning: Identity of each step of `data.cleaning`.
+        pairs: Validation pairs to generate and score; None if the task scores none.
     """
 
     vocabularies: Vocabularies

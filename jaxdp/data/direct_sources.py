@@ -1,4 +1,4 @@
-"""Data that is read as it comes, without a cache: files of tokens, and streams of records."""
+"""Datasets that need no preparation: token files and streams of records."""
 
 import os
 from collections.abc import Mapping
@@ -27,17 +27,22 @@ from jaxdp.report.terminal import memory_size, print_status, quantity
 
 
 def ready_tokens(spec: DatasetSpec) -> Dataset:
+    """Opens the training and the validation split of `data.source=tokens`.
+
+    Raises:
+        UserError: The files or the keys that describe them are wrong.
+    """
     [entry] = source_entries(spec.data)
     check_keys(source_spec(entry, spec.task.fields)[0])
     if spec.data.eval_selection != "tail":
         raise UserError(
-            f"data.eval_selection={spec.data.eval_selection} holds out records, which data.source=tokens does not "
-            "know: set tail, or write two files, train.bin and val.bin."
+            f"data.eval_selection={spec.data.eval_selection} selects records, but data.source=tokens has none: "
+            "set tail, or write two files, train.bin and val.bin."
         )
     vocab_size = spec.vocab_size
     if not vocab_size:
         raise UserError(
-            "data.source=tokens needs model.vocab_size: that of the tokenizer which wrote the file "
+            "data.source=tokens needs model.vocab_size: set it to the vocabulary size of the file's tokenizer "
             "(GPT-2: 50257)."
         )
     files = open_token_splits(spec.data.path, spec.data.eval_fraction)
@@ -54,14 +59,14 @@ def ready_tokens(spec: DatasetSpec) -> Dataset:
         fingerprint_tokens(files),
         0,
         (
-            f"tokens: {quantity(len(files[0].tokens))} to train on, {quantity(len(files[1].tokens))} held out "
+            f"tokens: {quantity(len(files[0].tokens))} for training, {quantity(len(files[1].tokens))} for validation "
             f"({memory_size(sum(file.tokens.nbytes for file in files))})",
         ),
     )
 
 
 def evaluation_tokens(spec: DatasetSpec) -> Dataset:
-    """Opens the tokens of `data.eval_path`, a `.bin` file, to evaluate on."""
+    """Opens the token file `data.eval_path` as a validation split."""
     if not spec.data.eval_path:
         raise UserError("data.source=tokens is evaluated on one .bin file: set data.eval_path.")
     file, vocab_size = open_tokens(os.path.expanduser(spec.data.eval_path), "data.eval_path"), spec.vocab_size
@@ -71,30 +76,30 @@ def evaluation_tokens(spec: DatasetSpec) -> Dataset:
 
 
 def evaluation_stream(spec: DatasetSpec, known: Vocabularies) -> Dataset:
-    """Reads the first rows of `data.eval_split` of a stream into memory, to evaluate on."""
+    """Reads the first sequences of `data.eval_split` of a stream into memory, as a validation split."""
     _check_stream(spec)
     [entry] = source_entries(spec.data)
-    tokens, fingerprint = _held_out_tokens(spec, known.tokenizer)
+    tokens, fingerprint = _validation_tokens(spec, known.tokenizer)
     rows = TokenWindows(tokens, spec.task.bind(known).row_lengths["tokens"], keep_tail=True)
     return Dataset(known, spec.model_vocab_size(known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ())
 
 
-def _held_out_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
-    """The first `eval.num_batches` batches of `data.eval_split`, and the fingerprint of the stream."""
+def _validation_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
+    """Reads the first `eval.num_batches` batches of `data.eval_split`; returns tokens and the fingerprint of the stream."""
     [entry] = source_entries(spec.data)
     source, columns = source_spec(entry, spec.task.fields)
     task = spec.task.bind(NONE)
-    held_out, length = open_stream(source, spec.data.eval_split), task.row_lengths["tokens"]
+    stream, length = open_stream(source, spec.data.eval_split), task.row_lengths["tokens"]
 
     def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
 
     num_tokens = spec.num_eval_batches * spec.global_batch_size * length + 1
-    return head_tokens(held_out, prepare, tokenizer.eos_id, num_tokens), held_out.fingerprint
+    return head_tokens(stream, prepare, tokenizer.eos_id, num_tokens), stream.fingerprint
 
 
 def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
-    """A stream to train on, and the first rows of its held-out split in memory."""
+    """Opens a stream for training and reads the first sequences of its validation split into memory."""
     _check_stream(spec)
     [entry] = source_entries(spec.data)
     source, columns = source_spec(entry, spec.task.fields)
@@ -105,7 +110,7 @@ def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
     stream = open_stream(source, spec.data.split or "train", **shuffle)
     if not stream.exact:
         print_status(stream.inexact_reason)
-    tokens, _ = _held_out_tokens(spec, tokenizer)
+    tokens, _ = _validation_tokens(spec, tokenizer)
     return Dataset(
         Vocabularies(tokenizer, files=known.files),
         spec.model_vocab_size(tokenizer),
@@ -116,7 +121,7 @@ def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
         0,
         (
             f"{source_label(entry)}: a stream, resumed {'exactly' if stream.exact else 'inexactly'}, "
-            f"{quantity(len(tokens))} tokens held out, {tokenizer.describe()}",
+            f"{quantity(len(tokens))} tokens for validation, {tokenizer.describe()}",
         ),
         stream,
         columns,
@@ -124,19 +129,19 @@ def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
 
 
 def _check_stream(spec: DatasetSpec) -> None:
-    """Refuses what a stream cannot do, with what can."""
+    """Raises UserError for settings that a stream does not support, with the fix."""
     kind = spec.data.tokenizer.partition(":")[0]
     trained = kind in ("char", "bpe", "wordpiece", "unigram")
     prepare = "prepare the data with data.source=hf"
     reads_windows = "cut" in spec.task.packings
-    for wrong, what, cure in (
-        (not reads_windows, f"task={spec.task.name}", f"as it is set it reads whole examples, which no stream gives; {prepare}"),
+    for is_wrong, setting, fix in (
+        (not reads_windows, f"task={spec.task.name}", f"with these settings it reads whole examples, which a stream does not provide; {prepare}"),
         (spec.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
-        (spec.num_eval_batches < 1, "eval.num_batches=0", "set how many batches to hold out in memory"),
+        (spec.num_eval_batches < 1, "eval.num_batches=0", "set the number of validation batches to keep in memory"),
         (spec.counts_epochs, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
         (spec.packing != "cut", f"data.packing={spec.packing}", f"choose cut, or {prepare}"),
         (spec.data.cleaning != (), "data.cleaning", f"clean it beforehand, or {prepare}"),
         (trained, f"data.tokenizer={spec.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
     ):
-        if wrong:
-            raise UserError(f"data.source=hf_stream with {what}: {cure}.")
+        if is_wrong:
+            raise UserError(f"data.source=hf_stream with {setting}: {fix}.")

@@ -10,11 +10,11 @@ from jaxdp.quoting import MAX_NAMES, quoted, quoted_names
 
 
 def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]], *, can_stratify: bool) -> list[str]:
-    """Returns a line with the examples of each label in both splits, and one that names labels without validation examples.
+    """Returns a line with the examples of each label in both splits, and a warning about labels without validation examples.
 
     Args:
-        labels: Label vocabulary; None or without names: no line.
-        prepared: Examples of both splits, of each source.
+        labels: Label vocabulary; without one, or without names, there is no line.
+        prepared: Both splits of each source.
         can_stratify: Whether another `data.eval_selection` would give the validation split examples of these labels.
     """
     if labels is None or not labels.names:
@@ -33,10 +33,10 @@ def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]
 
 
 def _counts(labels: Labels, splits: Sequence[Prepared]) -> np.ndarray:
-    """[num_labels] examples with each label."""
+    """Returns the number of examples with each label: [num_labels] int64."""
     counts = np.zeros(len(labels.names), np.int64)
     for split in splits:
-        if "labels" in split.examples.names:  # several a record
+        if "labels" in split.examples.names:  # several labels per record
             flat = split.examples.flat("labels")
             numbers = flat.take(np.zeros(1, np.int64), len(flat))[0]
         else:

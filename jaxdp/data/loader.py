@@ -18,12 +18,12 @@ from jaxdp.data.spec import BoundTask, DatasetSpec
 from jaxdp.data.stream import StreamBatches
 
 MAX_STATES = 64
-"""Largest number of states of a stream that are kept besides those of the batches in the queue: the loop is a step or two behind."""
+"""Maximum number of stream states kept in addition to those of queued batches; the training loop is a step or two behind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The share of one process in every batch."""
+    """Share of one process in every batch: `process_index` of `num_processes`."""
 
     num_processes: int
     process_index: int
@@ -39,13 +39,13 @@ class DataLoader(Protocol):
     can_exclude: bool
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
-        """Yields this process's host batches from batch(first_step) on."""
+        """Yields the host batches of this process from batch(first_step) on."""
 
     def data_state(self, step: int) -> dict[str, Any]:
         """Returns the position in the data after `step` batches, as a checkpoint records it."""
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Continues from the data state of a checkpoint, which is of this data."""
+        """Continues from the data state of a checkpoint of this data."""
 
     def shares(self, first_step: int, last_step: int) -> dict[str, float]:
         """Returns the share of each source in the sequences of batch(first_step) .. batch(last_step - 1)."""
@@ -82,15 +82,15 @@ class IndexedLoader:
         return source_shares(self._order, self._data, first_step, last_step)
 
     def rows(self, step: int, row_ids: np.ndarray) -> np.ndarray:
-        """Numbers, in the training data, of some rows of batch(step): [n] int64 for [n] int32."""
+        """Returns the sequence numbers in the training data of `row_ids` in batch(step): [n] int64 for [n] int32."""
         return self._order.rows(step, row_ids)
 
     def slots(self, steps: Iterable[int]) -> list[int]:
-        """Where these batches lie in the order of the data."""
+        """Returns the positions of these batches in the order of the data."""
         return [self._order.slot(step) for step in steps]
 
     def exclude(self, slots: Iterable[int]) -> None:
-        """Makes no batch of these slots, beside those left out already."""
+        """Leaves out the batches at these slots, in addition to those already excluded."""
         exclusions = sorted({*self._order.exclusions, *slots})
         self._order = dataclasses.replace(self._order, exclusions=tuple(exclusions))
 
@@ -120,7 +120,7 @@ class StreamLoader:
         self._remember(self._batches.first_state)
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
-        # The thread that reads ahead remembers each state; the loop asks for those of batches it has taken.
+        # The prefetch thread stores each state; the training loop reads those of the batches that it has taken.
         for batch, state in dataclasses.replace(self._batches, state=self._states[first_step]):
             self._remember(state)
             yield batch
@@ -131,7 +131,7 @@ class StreamLoader:
             self._states.popitem(last=False)
 
     def data_state(self, step: int) -> dict[str, Any]:
-        # Asked before anything is read only to see what identifies the data.
+        # Before the first batch, callers read only the fields that identify the data.
         return dict(self._states.get(step) or {**self._batches.first_state, "step": step})
 
     def load_state(self, saved: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Files that a configuration names: lists of stop words and tokenizers, kept with the run and compared on resume.
+"""Word lists and tokenizer files that a configuration names: saved with the run and compared on resume.
 
-Paths of data are no part of it: the data fingerprint says whether they are the same.
+Data files are not included: the data fingerprint identifies them.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ TOKENIZER_KEYS = ("tokenizer", "target_tokenizer")
 
 @dataclasses.dataclass(frozen=True)
 class NamedFiles:
-    """Content of the files that a configuration names, by the names that stand there.
+    """Content of the files that a configuration names.
 
     Attributes:
-        words: Step of `data.cleaning` -> the words of its file, sorted.
-        tokenizers: Value of a key of TOKENIZER_KEYS -> SHA-256 of its file.
-        texts: Content of the tokenizer files, as far as they were read in this process.
+        words: Sorted words of a word list, by step of `data.cleaning`.
+        tokenizers: SHA-256 of a tokenizer file, by value of a key of TOKENIZER_KEYS.
+        texts: Content of the tokenizer files that this process has read.
     """
 
     words: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -37,20 +37,20 @@ class NamedFiles:
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether the configuration names any file."""
+        """Returns whether the configuration names any file."""
         return bool(self.words or self.tokenizers)
 
     def save(self, path: Path) -> None:
-        """Writes a JSON file, whole or not at all."""
+        """Writes a JSON file atomically."""
         content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
         write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def load_named_files(path: Path) -> NamedFiles:
-    """Reads what `NamedFiles.save` wrote; without the file, no names.
+    """Reads the file of `NamedFiles.save`; without the file, the result is empty.
 
     Raises:
-        UserError: The file is not what was written.
+        UserError: The file cannot be read or is damaged.
     """
     try:
         content = parse_json(read_regular(path))
@@ -66,20 +66,21 @@ def load_named_files(path: Path) -> NamedFiles:
         raise UserError(f"{path} cannot be read ({error.strerror}): expected the file of a run.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} does not hold the word lists and tokenizer digests of a run ({type(error).__name__}); put the file back "
+            f"{path} does not hold the word lists and tokenizer digests of a run ({type(error).__name__}); restore the file "
             "from a copy of the run."
         ) from error
 
 
 def read_named_files(data: DataConfig, kept: NamedFiles, has_tokenizer: bool) -> NamedFiles:
-    """Reads every named file once, so that what is made of it and what is said of it are of one content.
+    """Reads every named file once, so that its digest and everything built from it have the same content.
 
     Args:
-        kept: What the run began with, which is not read again.
-        has_tokenizer: The run has its tokenizers, and needs no file of them.
+        data: Group `data` of the configuration.
+        kept: Files that the run began with; they are not read again.
+        has_tokenizer: Whether the run has its tokenizers, so that no tokenizer file is read.
 
     Raises:
-        UserError: A file that cannot be read.
+        UserError: A file cannot be read.
     """
     steps = [step for step in data.cleaning if is_list_step(step)]
     words = {step: kept.words[step] if step in kept.words else sorted(read_words(step)) for step in steps}
@@ -89,7 +90,7 @@ def read_named_files(data: DataConfig, kept: NamedFiles, has_tokenizer: bool) ->
 
 
 def with_word_lists(data: DataConfig, files: NamedFiles) -> DataConfig:
-    """Returns the configuration with words in place of the names of their files."""
+    """Returns a copy of the configuration with the words in place of the names of their files."""
     if not files.words:
         return data
     return dataclasses.replace(
@@ -98,10 +99,10 @@ def with_word_lists(data: DataConfig, files: NamedFiles) -> DataConfig:
 
 
 def check_named_files(data: DataConfig, kept: NamedFiles, workdir: Path) -> None:
-    """Refuses to continue a run whose named files have changed; one that is gone is not needed.
+    """Checks that named files have not changed since the run began; a missing file is not needed.
 
     Raises:
-        UserError: A file holds something else than when the run began.
+        UserError: The content of a file has changed.
     """
     present: dict[str, Any] = {}
     for step in data.cleaning:
@@ -111,11 +112,11 @@ def check_named_files(data: DataConfig, kept: NamedFiles, workdir: Path) -> None
         name = getattr(data, key)
         if name in kept.tokenizers and Path(name).expanduser().is_file():
             present[f"data.{key}: {name}"] = (kept.tokenizers[name], _digest(read_tokenizer_file(name)))
-    changed = [what for what, (before, now) in present.items() if list(before) != list(now)]
+    changed = [name for name, (before, now) in present.items() if list(before) != list(now)]
     if changed:
         raise UserError(
-            f"--workdir={workdir} holds a run of other files than there are now: {'; '.join(changed)} has changed since the "
-            "run began. Put the earlier content back, move the file away (the run has a copy), or use another --workdir."
+            f"--workdir={workdir} holds a run with other content of its named files: {'; '.join(changed)} has changed since the "
+            "run began. Restore the earlier content, move the file away (the run has a copy), or use another --workdir."
         )
 
 

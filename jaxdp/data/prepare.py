@@ -1,4 +1,4 @@
-"""`jaxdp prepare`: the data of a configuration made ready, or what that would take."""
+"""Data preparation of `jaxdp prepare`, and its dry run."""
 
 from collections.abc import Sequence
 
@@ -18,40 +18,40 @@ from jaxdp.data.vocabularies import NONE
 from jaxdp.errors import UserError
 from jaxdp.report.terminal import memory_size, quantity
 
-USUAL_CHARACTERS_A_TOKEN = 3.5
-"""Of tokenizers that are not there yet; bytes and characters are one each."""
+CHARACTERS_PER_TOKEN = 3.5
+"""Estimate for subword tokenizers that are not trained yet."""
 
 Rows = list[tuple[str, str]]
 
 
 def prepare(spec: DatasetSpec, *, dry_run: bool = False) -> Rows:
-    """Makes the data ready, and says what there is.
+    """Prepares the data and describes it.
 
     Args:
         spec: Specification of the dataset.
-        dry_run: only reads, to say what would be done.
+        dry_run: Whether to only read the data and describe the work.
 
     Returns:
         Names and values for a table.
 
     Raises:
-        UserError: anything wrong with the data or the keys that describe it.
+        UserError: The data or the keys that describe it are wrong.
     """
     if not spec.has_texts:
-        raise UserError("data.source=tokens is read as it is and has nothing to prepare.")
+        raise UserError("data.source=tokens needs no preparation: train on it directly.")
     if dry_run:
         return _plan(spec)
     data = load_dataset(spec)
     spec = spec.with_word_lists(data.vocabularies.files)
     rows = [("data", line) for line in data.summary]
-    rows.append(("rows", f"{data.train.num_rows:,} to train on, {data.evaluation.num_rows:,} held out"))
+    rows.append(("sequences", f"{data.train.num_rows:,} for training, {data.evaluation.num_rows:,} for validation"))
     sources = open_sources(spec)
     places = [tokens_place(spec, source, data.vocabularies) for source in sources]
     return rows + _cleaned(sources) + [("cache", str(place)) for place in places]
 
 
 def _plan(spec: DatasetSpec) -> Rows:
-    """What `prepare` would do."""
+    """Describes the work of `prepare` without doing it."""
     files = with_named_files(spec, NONE).files
     spec = spec.with_word_lists(files)
     sources = open_sources(spec, dry_run=True)
@@ -64,7 +64,7 @@ def _plan(spec: DatasetSpec) -> Rows:
             (
                 source.label,
                 f"{sum(scan.part_records):,} records in {source.extent}, {quantity(scan.num_characters)} "
-                f"characters after cleaning, {quantity(scan.train_characters)} of them to train on",
+                f"characters after cleaning, {quantity(scan.train_characters)} of them for training",
             )
         )
         place = are_made and tokens_place(spec, source, vocabularies)
@@ -75,14 +75,14 @@ def _plan(spec: DatasetSpec) -> Rows:
         rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(spec, scan.num_characters)}"))
     if not are_made:
         names = " and ".join(filter(None, (spec.data.tokenizer, spec.data.target_tokenizer)))
-        rows.append(("tokenizer", f"{names} would be made from the training part"))
+        rows.append(("tokenizer", f"{names} would be built from the training split"))
     return rows + _cleaned(sources)
 
 
 def _size(spec: DatasetSpec, num_characters: int) -> str:
-    """Tokens and bytes on disk, as far as they are known before a tokenizer is there."""
+    """Returns the estimated number of tokens and bytes on disk."""
     kind, _, size = spec.data.tokenizer.partition(":")
-    characters_a_token = 1 if kind in ("byte", "char") else USUAL_CHARACTERS_A_TOKEN
+    characters_a_token = 1 if kind in ("byte", "char") else CHARACTERS_PER_TOKEN
     vocab_size = int(size) if size.isascii() and size.isdigit() else 257 if kind == "byte" else 1 << 16
     token_bytes = np.min_scalar_type(vocab_size - 1).itemsize
     tokens = num_characters / characters_a_token
@@ -90,7 +90,7 @@ def _size(spec: DatasetSpec, num_characters: int) -> str:
 
 
 def _cleaned(sources: Sequence[Source]) -> Rows:
-    """What each step of the cleaning did."""
+    """Returns the effect of each cleaning step."""
     return [
         ("cleaning", f"{step['step']}: {step['changed']:,} of {step['seen']:,} records changed, {step['dropped']:,} dropped")
         for source in sources

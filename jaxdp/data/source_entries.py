@@ -12,7 +12,7 @@ from jaxdp.nearest import nearest
 from jaxdp.run_config import DATA_PLACES, DataConfig
 
 _ONE_SOURCE_KEYS = ("target_path", "eval_target_path", "encoding", "delimiter")
-"""Keys that describe one source, and belong into the entries of a mixture."""
+"""Keys of a single source; with a mixture they belong in its entries."""
 
 _SPEC_KEYS = ("source", *DATA_PLACES, "name", "split", "eval_split", "errors", "encoding", "delimiter")
 _COLUMN_KEYS = ("text_column", "label_column", "source_column", "target_column")
@@ -22,14 +22,14 @@ def source_entries(data: DataConfig) -> list[dict[str, Any]]:
     """Returns the entries of the mixture with defaults filled in, or the one source.
 
     Raises:
-        UserError: An entry is no dict, has an unknown key, or lacks what it needs.
+        UserError: An entry is not a dict, has an unknown key, or lacks a required key.
     """
     defaults = {key: getattr(data, key) for key in (*_SPEC_KEYS, *_COLUMN_KEYS)}
     if not data.mixture:
         return [defaults | {"weight": None}]
     for key in _ONE_SOURCE_KEYS:
         if (value := getattr(data, key)) is not None:
-            raise UserError(f"data.{key}={value} is of one source: unset it, and give it to the entries of data.mixture.")
+            raise UserError(f"data.{key}={value} describes a single source: unset it, and set it in the entries of data.mixture.")
     entries = []
     for number, entry in enumerate(data.mixture):
         where = f"data.mixture[{number}]"
@@ -39,9 +39,9 @@ def source_entries(data: DataConfig) -> list[dict[str, Any]]:
             if key not in (*defaults, "weight"):
                 raise UserError(f"{where} has unknown key {key!r}{nearest(key, (*defaults, 'weight'))}")
         if "source" not in entry:
-            raise UserError(f"{where} has no 'source': give each entry one, such as 'text'.")
+            raise UserError(f"{where} has no 'source': set one in each entry, such as 'text'.")
         if entry["source"] in ("tokens", "hf_stream"):
-            raise UserError(f"{where} has source {entry['source']!r}, which cannot be mixed: expected a source of text.")
+            raise UserError(f"{where} has source {entry['source']!r}, which cannot be mixed: expected a source of text, such as 'text'.")
         weight = entry.get("weight")
         if weight is not None and not (isinstance(weight, int | float) and 0 < weight < float("inf")):
             raise UserError(f"{where} has weight {weight!r}: expected a number above 0.")
@@ -51,10 +51,10 @@ def source_entries(data: DataConfig) -> list[dict[str, Any]]:
 
 
 def source_spec(entry: Mapping[str, Any], fields: Sequence[str]) -> tuple[SourceSpec, dict[str, str]]:
-    """Returns an entry's source, and the column of each field.
+    """Returns the source specification of an entry, and the column of each field.
 
     Args:
-        entry: One of `source_entries`.
+        entry: Entry from `source_entries`.
         fields: Fields that the task reads.
     """
     has_columns = registered_source(entry["source"]).has_columns
@@ -68,13 +68,13 @@ def source_spec(entry: Mapping[str, Any], fields: Sequence[str]) -> tuple[Source
 
 
 def source_label(entry: Mapping[str, Any]) -> str:
-    """Returns a short name: the end of the path, or of both paths of pairs, or the kind of source."""
+    """Returns a short name: the last part of the path (of both paths for pairs of files), or else the kind of source."""
     ends = [os.path.basename(os.path.normpath(entry[key])) for key in ("path", "target_path") if entry[key]]
     return " + ".join(ends) or entry["source"]
 
 
 def absolute_places(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Returns where files are, from any working directory; URLs and names on the Hub unchanged.
+    """Returns the file locations of an entry as absolute paths; URLs and names on the Hub are unchanged.
 
     Args:
         entry: Keys of `config.data`, or an entry of its mixture.

@@ -1,4 +1,4 @@
-"""Scan of the sources of a dataset: their records, their split and their fingerprint."""
+"""Scan of the sources of a dataset: records, split and fingerprint."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from jaxdp.report.terminal import print_status
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One entry of the mixture, or the only source, opened and scanned; `scan_entry` is where the cache keeps the scan."""
+    """One entry of the mixture, or the only source, opened and scanned; `scan_entry` is the cache path of the scan."""
 
     label: str
     weight: float | None
@@ -35,21 +35,21 @@ class Source:
 
     @property
     def extent(self) -> str:
-        """How much there is of it, for a person: `3 files`."""
+        """Size in words, e.g. `3 files`."""
         number, is_paired = len(self.scan.part_records), self.spec.target_path is not None
         one, several = ("pair of files", "pairs of files") if is_paired else ("file", "files")
         return f"{number} {one if number == 1 else several}"
 
 
 def open_sources(spec: DatasetSpec, *, dry_run: bool = False) -> list[Source]:
-    """Every source, opened and scanned; several of one name get a number.
+    """Opens and scans every source; sources of the same name get a number.
 
     Args:
         spec: Specification of the dataset.
-        dry_run: Whether a new scan is left out of the cache.
+        dry_run: Whether a new scan is not saved in the cache.
 
     Raises:
-        UserError: of the readers; or this is a worker, which would wait for the process that waits for it.
+        UserError: A source cannot be read; or this is a worker process, which would wait for its parent forever.
     """
     check_caller("jaxdp")
     sources = []
@@ -64,13 +64,13 @@ def open_sources(spec: DatasetSpec, *, dry_run: bool = False) -> list[Source]:
 
 
 def open_evaluation_source(spec: DatasetSpec) -> Source:
-    """Opens and scans the evaluation part of the one source of `spec.data`; there is nothing to train on.
+    """Opens and scans the validation split of a single source, without training data.
 
     Args:
-        spec: Specification of the dataset; of the places `eval_path` and `eval_target_path`, of hf `path` and `eval_split`.
+        spec: Specification of the dataset; files are read from `eval_path` and `eval_target_path`, hf from `path` and `eval_split`.
 
     Raises:
-        UserError: of the readers.
+        UserError: The source cannot be read.
     """
     [entry] = source_entries(spec.data)
     source, columns = source_spec(entry, spec.task.fields)
@@ -80,16 +80,16 @@ def open_evaluation_source(spec: DatasetSpec) -> Source:
 
 
 def _described(source: SourceSpec) -> dict[str, Any]:
-    """A source as part of the key of its scan; keys that came later count where they are set."""
+    """Returns the part of a scan's cache key that describes its source; the newest keys are included only if set."""
     unset = [key for key in ("encoding", "delimiter") if getattr(source, key) is None]
     return {key: value for key, value in dataclasses.asdict(source).items() if key not in unset}
 
 
 def check_selection(spec: DatasetSpec) -> None:
-    """Checks that the data has what `data.eval_selection` chooses from.
+    """Checks `data.eval_selection` against the labels of the task.
 
     Raises:
-        UserError: It is unknown, or `stratified` for data without classes; names what serves instead.
+        UserError: It is unknown, or `stratified` for data without classes; the alternatives are named.
     """
     kind = spec.data.eval_selection
     if kind not in SELECTIONS:
@@ -99,7 +99,7 @@ def check_selection(spec: DatasetSpec) -> None:
     if not spec.task.has_labels:
         raise UserError(
             f"data.eval_selection=stratified needs labels, which task={spec.task.name} does not read: set random, which "
-            "holds out whole documents, or tail."
+            "selects whole documents, or tail."
         )
     if spec.task.label_kind == "regression":
         raise UserError(
@@ -108,7 +108,7 @@ def check_selection(spec: DatasetSpec) -> None:
 
 
 def _selection(spec: DatasetSpec, columns: Mapping[str, str]) -> Selection | None:
-    """The rule of `data.eval_selection`; None for the tail."""
+    """Returns the rule of `data.eval_selection`; None for the tail."""
     check_selection(spec)
     kind = spec.data.eval_selection
     if kind == "tail":
@@ -130,7 +130,7 @@ def _scanned(
     parts: tuple[list[Part], list[Part] | None],
     dry_run: bool,
 ) -> Source:
-    """The source of an entry, whose parts are those to train on and those to evaluate on."""
+    """Scans the source of an entry; `parts` are those of the training and of the validation split."""
     train, evaluation = parts
     for remark in dict.fromkeys(remark for part in (*train, *(evaluation or ())) for remark in part.remarks):
         print_status(remark)

@@ -1,6 +1,6 @@
-"""Specification of a dataset: configuration, and what data preparation must know of a task.
+"""Dataset specification: configuration, and the facts about a task that data preparation needs.
 
-Data is below tasks: it defines these facts, and `jaxdp.tasks.make` provides them.
+`jaxdp.data` is below `jaxdp.tasks`: it defines the interface, and `jaxdp.tasks.make` provides the values.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from jaxdp.run_config import DataConfig
 
 
 class BoundTask(Protocol):
-    """The part of a task with vocabularies that data preparation calls.
+    """Interface of a task with vocabularies, as data preparation uses it.
 
     Attributes:
-        prepared_with: Plain JSON values that `prepare` depends on besides record, tokenizer and code.
-        row_lengths: Tokens of a sequence for each ragged array of an example, eos included; of a cut window
-            without the token that it reads beyond.
-        start_id: Id that begins a target in packed pairs; of sequence-to-sequence tasks only.
+        prepared_with: JSON values that `prepare` depends on in addition to record, tokenizer and code.
+        row_lengths: Maximum number of tokens of each ragged array in a sequence, eos included; a window of
+            `data.packing=cut` reads one more.
+        start_id: Id of the token that begins a target in packed pairs; sequence-to-sequence tasks only.
     """
 
     prepared_with: Mapping[str, Any]
@@ -32,12 +32,12 @@ class BoundTask(Protocol):
     start_id: int
 
     def prepare(self, record: Mapping[str, Any], tokenizer: Any) -> dict[str, np.ndarray]:
-        """Turns a record into an example."""
+        """Converts a record to an example."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """What a task needs of its data.
+    """Requirements of a task on its data.
 
     Attributes:
         name: Name of the task, as `config.task` has it.
@@ -50,7 +50,7 @@ class TaskData:
         generates_targets: Whether the model generates targets that are scored.
         label_kind: Kind of the labels; None for tasks without labels.
         label_separator: Separator of several labels of one record.
-        bind: Returns the task with vocabularies, as far as they are known.
+        bind: Function from vocabularies, as far as they are known, to the task with them.
     """
 
     name: str
@@ -67,12 +67,12 @@ class TaskData:
 
     @property
     def text_fields(self) -> tuple[str, ...]:
-        """Fields that a tokenizer is made from."""
+        """Fields that the tokenizers read."""
         return tuple(field for field in self.fields if field != "label")
 
     @property
     def has_labels(self) -> bool:
-        """Whether records have labels."""
+        """True if records have labels."""
         return self.label_kind is not None
 
 
@@ -84,10 +84,10 @@ class DatasetSpec:
         data: Group `data` of the configuration.
         task: What the task needs of its data.
         seed: Seed of the run.
-        vocab_size: `model.vocab_size`; None: that of the tokenizer.
+        vocab_size: `model.vocab_size`; None: the tokenizer's.
         global_batch_size: Sequences of one update.
-        num_eval_batches: `eval.num_batches`, which a stream keeps in memory.
-        num_scored: Largest number of targets to generate and score.
+        num_eval_batches: `eval.num_batches`: validation batches that a stream keeps in memory.
+        num_scored: Maximum number of targets to generate and score.
         counts_epochs: Whether the length of the run is given in epochs.
     """
 
@@ -107,19 +107,19 @@ class DatasetSpec:
 
     @property
     def has_texts(self) -> bool:
-        """Whether there are texts and tokenizers, rather than a file of tokens."""
+        """True if the data is text for a tokenizer rather than a token file."""
         return self.data.source != "tokens" or bool(self.data.mixture)
 
     @property
     def is_stream(self) -> bool:
-        """Whether the training data is a stream without positions."""
+        """True if the training data is a stream, which has no random access."""
         return self.data.source == "hf_stream" and not self.data.mixture
 
     def model_vocab_size(self, tokenizer: Tokenizer) -> int:
         """Returns the size of the model's token embedding: `model.vocab_size`, or that of the tokenizer.
 
         Raises:
-            UserError: The model would have too few.
+            UserError: `model.vocab_size` is smaller than the tokenizer's.
         """
         vocab_size = self.vocab_size or tokenizer.vocab_size
         if vocab_size < tokenizer.vocab_size:

@@ -1,8 +1,8 @@
 """Batches of a stream: documents tokenized as they arrive, concatenated, cut into sequences, assigned to processes.
 
 Sequences are those of `windows.TokenWindows`, epoch by epoch: a stream that is not shuffled gives the batches of the
-same data read with another source and `data.shuffle=False`. There batch(N) is arithmetic; here it is whatever comes
-next, so each batch carries the state to continue from.
+same data read with another source and `data.shuffle=False`. Indexed data can compute
+batch(N); a stream cannot, so each batch carries the state to continue from.
 """
 
 from collections import deque
@@ -44,7 +44,7 @@ class Position(NamedTuple):
 
 
 class Document(NamedTuple):
-    """Tokens of a document, with the end of text that separates it from the previous one.
+    """Tokens of a document, with the eos token that separates it from the previous one.
 
     Attributes:
         number: Number of documents of the epoch before it.
@@ -108,7 +108,7 @@ class StreamBatches:
         return self.state or self._state(0, Position())
 
     def __iter__(self) -> Iterator[tuple[HostBatch, State]]:
-        """Yields batches without end.
+        """Yields an endless sequence of batches.
 
         Yields:
             The arrays of `make_batch` with `row_ids` [rows] int32, the number of each row in the global batch; and the
@@ -170,7 +170,7 @@ class StreamBatches:
 
     def _state(self, step: int, position: Position) -> State:
         if not self.stream.exact:
-            # Another document will be there, which is read from its start.
+            # After an inexact resume another document is at this position; it is read from its start.
             position = position._replace(num_tokens=0)
         return {**self._identity(step), "position": position._asdict()}
 

@@ -1,4 +1,4 @@
-"""Tokenizers and labels from the training data, and every text tokenized once; all kept in the cache."""
+"""Tokenization of a dataset: builds tokenizers and label vocabulary, and tokenizes every text once into the cache."""
 
 import contextlib
 import dataclasses
@@ -30,12 +30,12 @@ SPLITS = ("train", "eval")
 TEXTS = "texts.json"
 
 WORKER_CHARACTERS = 40_000_000
-"""Text that is worth one more worker: with 12 MB two were slower (5.3 s) than none (2.9 s)."""
+"""Characters of text per worker process: on 12 MB two workers took 5.3 s, no worker 2.9 s."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One split of one source, tokenized: where in the cache, and its examples."""
+    """One tokenized split of one source: its cache entry and its examples."""
 
     entry: Path
     split: str
@@ -43,28 +43,28 @@ class Prepared:
 
 
 def check_tokenizers(spec: DatasetSpec) -> None:
-    """Raises UserError where `data.tokenizer` or `data.target_tokenizer` cannot be meant."""
+    """Raises UserError if `data.tokenizer` or `data.target_tokenizer` is unknown or does not fit the task."""
     check_tokenizer_name(spec.data.tokenizer)
     if spec.data.target_tokenizer is None:
         return
     check_tokenizer_name(spec.data.target_tokenizer)
     if not spec.task.generates_targets:
         raise UserError(
-            f"data.target_tokenizer={spec.data.target_tokenizer!r}, but task={spec.task.name} writes no target "
-            "apart from what it reads; leave it unset."
+            f"data.target_tokenizer={spec.data.target_tokenizer!r}, but task={spec.task.name} generates no separate "
+            "target; leave it unset."
         )
 
 
 def make_vocabularies(spec: DatasetSpec, sources: Sequence[Source], known: Vocabularies) -> Vocabularies:
-    """The tokenizers and labels of these sources.
+    """Builds the tokenizers and labels of these sources.
 
     Args:
         spec: Specification of the dataset.
-        sources: their training parts are read where something is to be made.
-        known: what exists already, and stays.
+        sources: Sources; their training splits are read if something is missing.
+        known: Vocabularies that exist already; they are kept.
 
     Raises:
-        UserError: a tokenizer that cannot be made, or a label that cannot be read, with its file and line.
+        UserError: A tokenizer cannot be built, or a label cannot be read; its file and line are named.
     """
     tokenizers = {
         name: getattr(known, name) or _tokenizer(spec, sources, made_of, known.files)
@@ -77,13 +77,13 @@ def with_named_files(spec: DatasetSpec, known: Vocabularies) -> Vocabularies:
     """Reads the files that the configuration names and that the run does not have yet.
 
     Raises:
-        UserError: A file that cannot be read.
+        UserError: A file cannot be read.
     """
     return dataclasses.replace(known, files=read_named_files(spec.data, known.files, known.tokenizer is not None))
 
 
 def existing_vocabularies(spec: DatasetSpec, sources: Sequence[Source], files: NamedFiles) -> Vocabularies:
-    """Those that are made or in the cache."""
+    """Returns the vocabularies that are in the cache or need no training."""
     found = {}
     for name, (tokenizer, fields) in _tokenizers(spec).items():
         place = _tokenizer_place(spec, sources, (tokenizer, fields), files)
@@ -97,7 +97,7 @@ def existing_vocabularies(spec: DatasetSpec, sources: Sequence[Source], files: N
 
 
 def _tokenizers(spec: DatasetSpec) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Of each tokenizer of `Vocabularies` its name in the configuration, and the fields that it is made from."""
+    """Returns for each tokenizer of `Vocabularies` its name in the configuration and the fields that it is trained on."""
     if spec.data.target_tokenizer is None:
         return {"tokenizer": (spec.data.tokenizer, spec.task.text_fields)}
     return {
@@ -109,7 +109,7 @@ def _tokenizers(spec: DatasetSpec) -> dict[str, tuple[str, tuple[str, ...]]]:
 def _tokenizer(
     spec: DatasetSpec, sources: Sequence[Source], made_of: tuple[str, tuple[str, ...]], files: NamedFiles
 ) -> Tokenizer:
-    """A tokenizer by its name; one that is trained is kept in the cache."""
+    """Returns the tokenizer of this name; a trained one is stored in the cache."""
     name, fields = made_of
     special_tokens = spec.task.special_tokens
     if name == "byte":
@@ -132,10 +132,10 @@ def _tokenizer_place(
 
 
 def _texts(spec: DatasetSpec, sources: Sequence[Source], name: str, fields: Sequence[str]) -> Iterator[str]:
-    """Cleaned text to make a vocabulary from: what is trained on; for characters, all."""
+    """Yields the cleaned text for a vocabulary: the training split, or both splits for characters."""
     splits = (False, True) if name == "char" else (False,)
     if name == "char":
-        yield spec.task.prompt_end  # which the data need not have
+        yield spec.task.prompt_end  # the data may lack its characters
     for source in sources:
         changes = Cleaner(spec.data.cleaning, source.spec.columns).changes()
         for held_out in splits:
@@ -146,7 +146,8 @@ def _texts(spec: DatasetSpec, sources: Sequence[Source], name: str, fields: Sequ
 
 
 def _labels(spec: DatasetSpec, sources: Sequence[Source]) -> Labels:
-    """The labels of the training part, kept in the cache."""
+    """Returns the labels of the training split, stored in the cache."""
+
     def build(directory: Path) -> None:
         census = LabelCensus(spec.task.label_kind, spec.task.label_separator)
         for source in sources:
@@ -165,7 +166,7 @@ def _labels_place(spec: DatasetSpec, sources: Sequence[Source]) -> Path:
 
 
 def tokens_place(spec: DatasetSpec, source: Source, vocabularies: Vocabularies) -> Path:
-    """Where in the cache the tokens of a source lie, made or not."""
+    """Returns the cache entry for the tokens of a source, present or not."""
     return tokens_entry(spec, source.scan, source.columns, vocabularies)
 
 
@@ -176,12 +177,12 @@ def prepare_source(
 
     Args:
         spec: Specification of the dataset.
-        source: Of both splits, or with no record to train on.
-        vocabularies: Of the run.
-        splits: Those that must have an example; ("eval",) for a source without records to train on.
+        source: Source with both splits, or with the validation split only.
+        vocabularies: Vocabularies of the run.
+        splits: Splits that must have an example; ("eval",) for a source without training records.
 
     Raises:
-        UserError: a record that cannot be read, or none that is left.
+        UserError: A record cannot be read, or cleaning leaves none.
     """
 
     def build(directory: Path) -> None:
@@ -212,19 +213,19 @@ def prepare_source(
     return {split: Prepared(directory, split, found) for split, found in examples.items()}
 
 
-def held_out_texts(
+def validation_texts(
     spec: DatasetSpec, source: Source, prepared: Prepared, field: str, numbers: Sequence[int]
 ) -> list[str]:
-    """A field of some held-out records as it stands in the source, cleaned: what tokens may not give back.
+    """Returns the cleaned text of one field of some validation records, which decoding their tokens may not restore.
 
-    The held-out part is read once more, and the texts are kept in the cache.
+    The validation split is read once more; the texts are stored in the cache.
 
     Args:
         spec: Specification of the dataset.
-        source: of these records.
-        prepared: the held-out examples made from it.
-        field: as the task names it.
-        numbers: of the examples, increasing; of records that are whole ones.
+        source: Source of these records.
+        prepared: Validation examples of this source.
+        field: Field of the task.
+        numbers: Numbers of the examples, increasing; each is one whole record.
     """
 
     def build(directory: Path) -> None:
@@ -242,7 +243,7 @@ def held_out_texts(
 
 
 def _dtype(vocabularies: Vocabularies) -> np.dtype:
-    """The smallest that holds every token and every label."""
+    """Returns the smallest dtype that holds every token and every label."""
     sizes = [vocabularies.tokenizer.vocab_size, vocabularies.written.vocab_size]
     if vocabularies.labels:
         sizes.append(len(vocabularies.labels.names))
@@ -250,7 +251,7 @@ def _dtype(vocabularies: Vocabularies) -> np.dtype:
 
 
 def num_workers(spec: DatasetSpec, num_characters: int) -> int:
-    """Processes that tokenize beside this one; 0: this one does."""
+    """Returns the number of worker processes that tokenize; 0: this process does."""
     if spec.data.num_workers is not None:
         return spec.data.num_workers
     if spec.data.tokenizer in ("byte", "char"):

@@ -1,4 +1,4 @@
-"""Tokenizers, labels and word lists of a run, and their files in the work directory."""
+"""Vocabularies of a run: tokenizers, labels and word lists, and their files in the work directory."""
 
 import dataclasses
 import os
@@ -13,14 +13,13 @@ from jaxdp.workdir import WorkDir
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """Made from the training data, or those that the run began with.
+    """Tokenizers and labels, built from the training data or loaded from a run.
 
     Attributes:
-        tokenizer: of what is read; None for ready-made tokens, and before it is made.
-        target_tokenizer: of what is written, where `data.target_tokenizer` sets one
-            apart; None: `tokenizer` serves both.
-        labels: of labelled data.
-        files: content of the files that the configuration names.
+        tokenizer: Tokenizer of the input; None for token files, and before it is built.
+        target_tokenizer: Tokenizer of the target if `data.target_tokenizer` is set; None: `tokenizer` serves both.
+        labels: Label vocabulary; None for unlabelled data.
+        files: Content of the files that the configuration names.
     """
 
     tokenizer: Tokenizer | None = None
@@ -30,27 +29,27 @@ class Vocabularies:
 
     @property
     def both_tokenizers(self) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
-        """As `Task.prepare` takes them."""
+        """Tokenizer argument of `Task.prepare`: one, or a pair if the target has its own."""
         return (self.tokenizer, self.target_tokenizer) if self.target_tokenizer else self.tokenizer
 
     @property
     def written(self) -> Tokenizer | None:
-        """The tokenizer of what the model writes."""
+        """Tokenizer of the text that the model generates."""
         return self.target_tokenizer or self.tokenizer
 
     def tokenizer_of(self, array: str) -> Tokenizer:
-        """The one that an array of an example was made with: `target_tokens` by that of the target."""
+        """Returns the tokenizer of an array of an example; `target_tokens` has that of the target."""
         return self.written if array.startswith("target") else self.tokenizer
 
 
 NONE = Vocabularies()
-"""Before anything is read."""
+"""Empty vocabularies, before data is read."""
 
 _FILES = ("tokenizer", "target_tokenizer", "labels")
 
 
 def load_vocabularies(directory: WorkDir) -> Vocabularies:
-    """Those that the run of a work directory began with, where it has them."""
+    """Loads the vocabularies in a work directory, as far as it has any."""
     load = {"tokenizer": load_tokenizer, "target_tokenizer": load_tokenizer, "labels": load_labels}
     places = {name: getattr(directory, name) for name in _FILES}
     found = {name: load[name](path) for name, path in places.items() if os.path.lexists(path)}
@@ -61,10 +60,10 @@ def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir, *, replace
     """Writes `tokenizer.json`, `target_tokenizer.json`, `labels.json` and `named_files.json`, as far as there are any.
 
     Args:
-        vocabularies: Of the run.
-        directory: Its work directory.
-        replace: False leaves files that are there as they are: those of a run that resumes, whose
-            checkpoints have recorded their SHA-256.
+        vocabularies: Vocabularies of the run.
+        directory: Work directory of the run.
+        replace: Whether to overwrite existing files; False for a run that resumes, since its checkpoints record
+            their SHA-256.
     """
     for name, path in vocabulary_files(vocabularies, directory).items():
         if replace or not path.exists():

@@ -250,7 +250,7 @@ def test_ready_tokens(config_file, tmp_path):
     data = read_data(config)
     assert data.vocabularies.tokenizer is None and data.vocab_size == 500
     assert data.train.rows(np.array([1]))["tokens"].tolist() == [list(range(16, 33))]
-    assert data.summary == ("tokens: 450 to train on, 50 held out (1000 B)",)
+    assert data.summary == ("tokens: 450 for training, 50 for validation (1000 B)",)
 
 
 def test_packed_documents_do_not_see_each_other(config_file, corpora):
@@ -315,11 +315,11 @@ def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, 
     (tmp_path / "eval.jsonl").write_text("\n".join(lines[90:]) + "\n")
     paths = (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/eval.jsonl", f"data.cache_dir={tmp_path}/cache")
     data = read_data(load(config_file, "data.source=jsonl", *paths, "data.length=20", *overrides))
-    assert f" tokens to train on{train}" in data.summary[0] and f" held out{held_out}" in data.summary[0]
+    assert f" tokens for training{train}" in data.summary[0] and f" for validation{held_out}" in data.summary[0]
     assert data.summary[0].count("(") == bool(train) + bool(held_out)
     if "task=seq2seq" in overrides:  # scored are all, as they can be read
         assert len(data.pairs.sources) == 10 and max(map(len, data.pairs.sources)) == 20
-        assert data.summary[1] == "1 of 10 held-out sources to be scored cut, longer than 20 tokens"
+        assert data.summary[1] == "1 of 10 validation sources for scoring cut, longer than 20 tokens"
     else:
         assert not any("scored" in line for line in data.summary)
 

@@ -67,17 +67,17 @@ def test_data_that_change_between_scan_and_preparation_leave_no_entry(read, tmp_
     assert first_rows(read(*overrides)) == expected
 
 
-def test_held_out_texts_that_change_leave_no_entry(read, tmp_path, monkeypatch):
+def test_validation_texts_that_change_leave_no_entry(read, tmp_path, monkeypatch):
     overrides = (*JSONL, "task=seq2seq", "model.preset=seq2seq_nano", "eval.num_scored=4")
     expected = read(*overrides, cache="undisturbed").pairs.references
-    held_out_texts = tokenizing.held_out_texts
+    validation_texts = tokenizing.validation_texts
 
     def change_first(*arguments):
         write_records(tmp_path / "data.jsonl", [text.upper() for text in TEXTS])
-        return held_out_texts(*arguments)
+        return validation_texts(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxdp.data.sequences.make.held_out_texts", change_first)
+        patch.setattr("jaxdp.data.sequences.make.validation_texts", change_first)
         with pytest.raises(DataChanged):
             read(*overrides)
     write_records(tmp_path / "data.jsonl")
@@ -153,5 +153,5 @@ def test_a_task_without_source_is_refused():
     """Its prepared data would be known by its code."""
     space = {}
     exec("from jaxdp.tasks import CausalLM\nclass Mine(CausalLM):\n    pass", space)
-    with pytest.raises(UserError, match=r"the task Mine was not defined in a module, .* define it in a \.py file of its own"):
+    with pytest.raises(UserError, match=r"the task Mine has no source file, .* define it in a \.py file of its own"):
         prepare_version(space["Mine"])

@@ -131,7 +131,7 @@ def test_a_run_with_its_own_eval_data_resumes_whatever_the_selection_says(tmp_pa
 def test_tokens_have_no_records_to_select(tmp_path, sorted_records):
     np.arange(1000, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
     overrides = ("data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=1000", "data.eval_selection=random")
-    with pytest.raises(UserError, match=r"data\.source=tokens does not know: set tail"):
+    with pytest.raises(UserError, match=r"data\.source=tokens has none: set tail"):
         read_data(load(sorted_records / "config.py", *overrides))
 
 

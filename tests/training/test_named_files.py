@@ -78,7 +78,7 @@ def test_a_run_is_not_continued_with_an_edited_file(config_file, place, capsys, 
     capsys.readouterr()
     assert start(config_file, place, LONGER) == 2
     key = "data.cleaning: stopwords:words.txt" if name == "words.txt" else "data.tokenizer: tok.json"
-    assert f"holds a run of other files than there are now: {key} has changed since the run began" in assert_refused(capsys)
+    assert f"holds a run with other content of its named files: {key} has changed since the run began" in assert_refused(capsys)
     (place / name).write_text(content)
     assert start(config_file, place, LONGER) == 0
 

@@ -59,7 +59,7 @@ def test_entries_of_a_mixture_have_their_own(table, capsys):
     entry = {"source": "csv", "path": str(table / "table.csv")}
     config_file = table / "config.py"
     assert train(config_file, table / "mixed", *flags(*TASK, f"data.mixture=({entry},)", "data.delimiter=;")) == 2
-    assert "data.delimiter=; is of one source: unset it, and give it to the entries of data.mixture" in assert_refused(capsys)
+    assert "data.delimiter=; describes a single source: unset it, and set it in the entries of data.mixture" in assert_refused(capsys)
     own = entry | {"delimiter": ";", "encoding": "cp1252"}
     data = read_data(load(config_file, *TASK, f"data.mixture=({own},)"))
     assert data.train.num_rows + data.evaluation.num_rows == 40

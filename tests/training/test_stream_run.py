@@ -68,7 +68,7 @@ def test_it_gives_the_batches_and_the_held_out_rows_of_prepared_data(config_file
 
 @pytest.mark.parametrize("override", ["task=classification", "task=seq2seq", "causal_lm.completion_only=True"])
 def test_tasks_that_read_no_windows_are_told_to_prepare(config_file, folder, override):
-    with pytest.raises(UserError, match=r"reads whole examples, which no stream gives; prepare .*data\.source=hf"):
+    with pytest.raises(UserError, match=r"reads whole examples, which a stream does not provide; prepare .*data\.source=hf"):
         read_data(stream(config_file, folder, override))
 
 
@@ -78,7 +78,7 @@ def test_tasks_that_read_no_windows_are_told_to_prepare(config_file, folder, ove
         ("total_epochs=1", "has no known end"),
         ("data.tokenizer=bpe:300", "cannot train one"),
         ("data.packing=documents", "choose cut"),
-        ("eval.num_batches=0", "how many batches to hold out"),
+        ("eval.num_batches=0", "number of validation batches"),
         ("data.cleaning=('lowercase',)", "clean it beforehand"),
     ],
 )

@@ -170,7 +170,7 @@ def test_every_label_equally_often(config_file, tmp_path):
     [
         (("--config.data.augmentation=('random_swap:0.1',)",), "data.augmentation="),
         ((*CLASSIFY, "--config.data.augmentation=('swap:0.1',)"), "token_dropout:RATE"),
-        (("--config.data.balanced=True",), "data.balanced needs rows of one source with one label each"),
+        (("--config.data.balanced=True",), "data.balanced needs examples of one source with one label each"),
         ((*CLASSIFY, "--config.optim.freeze=('layer_7/.*',)"), "'layer_7/.*', which matches no parameter"),
         ((*CLASSIFY, "--config.optim.layer_decay=1.5"), "optim.layer_decay is 1.5"),
         ((*CLASSIFY, "--config.data.target_tokenizer=byte"), "data.target_tokenizer='byte', but task=classification"),

@@ -1,4 +1,4 @@
-"""Construction of the sampler of a run, from the configuration."""
+"""Sampler construction from the configuration: epochs, a mixture of sources, or balanced labels."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jaxdp.errors import UserError
 
 
 def make_sampler(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] = ()) -> Sampler:
-    """Builds the sampler: balanced, a mixture of several sources, or epochs of one source."""
+    """Builds the sampler of a run."""
     if spec.data.partition not in PARTITIONS:
         raise UserError(f"data.partition={spec.data.partition!r} is unknown; choose one of: {', '.join(PARTITIONS)}.")
     shared = {
@@ -32,15 +32,15 @@ def make_sampler(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] =
 
 
 def _labels_of_rows(data: Dataset) -> np.ndarray:
-    """Returns the label of each row: [num_rows] integers.
+    """Returns the label of each training sequence: [num_rows] integers.
 
     Raises:
-        UserError: The rows do not have one label each.
+        UserError: The sequences do not have one label each.
     """
     labels = data.vocabularies.labels
     if labels is None or labels.kind != "single_label" or not isinstance(data.train, PaddedSequences):
         raise UserError(
-            "data.balanced needs rows of one source with one label each: set it to False, or use "
+            "data.balanced needs examples of one source with one label each: set it to False, or use "
             "task=classification with classification.kind=single_label."
         )
     return data.train.column("label")
@@ -49,9 +49,9 @@ def _labels_of_rows(data: Dataset) -> np.ndarray:
 def source_shares(
     order: Sampler, data: Dataset, first_step: int, last_step: int
 ) -> dict[str, float]:
-    """Returns `data/share/<name>`: share of the rows of some batches from each source of a mixture, or with each balanced label.
+    """Returns `data/share/<name>`: the fraction of sequences from each source of a mixture, or with each balanced label.
 
-    Other samplers have no shares: {}.
+    It covers batch(first_step) .. batch(last_step - 1). Other samplers have no shares: {}.
     """
     if not isinstance(order, MixtureSampler):
         return {}

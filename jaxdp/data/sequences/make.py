@@ -1,4 +1,4 @@
-"""Construction of sequences from tokenized examples, as `data.packing` says."""
+"""Sequence construction from tokenized examples: windows, packed documents or padded examples (`data.packing`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxdp.data.sequences.padded import PaddedSequences
 from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.data.source_scan import Source
 from jaxdp.data.spec import BoundTask, DatasetSpec
-from jaxdp.data.tokenization import Prepared, held_out_texts
+from jaxdp.data.tokenization import Prepared, validation_texts
 from jaxdp.errors import UserError
 from jaxdp.report.terminal import print_status
 
@@ -29,15 +29,15 @@ def check_packing(spec: DatasetSpec) -> None:
         raise UserError(f"data.packing={spec.data.packing!r} is unknown; choose one of: {', '.join(_PACKINGS)}.")
     if not spec.has_texts and (spec.task.special_tokens or "cut" not in readable):
         raise UserError(
-            f"data.source=tokens has neither texts nor a tokenizer, which task={spec.task.name!r} needs as it is set: read "
-            "the texts that the tokens were made from, with data.source=text for instance."
+            f"data.source=tokens has neither texts nor a tokenizer, which task={spec.task.name!r} needs with these settings: read "
+            "the original texts instead, e.g. with data.source=text."
         )
     if packing not in readable:
         raise UserError(
             f"data.packing={spec.data.packing!r} does not serve task={spec.task.name!r}; choose {' or '.join(readable)}."
         )
     if not spec.has_texts and packing != "cut":
-        raise UserError(f"data.packing={packing!r} needs documents, which data.source=tokens does not know; choose cut.")
+        raise UserError(f"data.packing={packing!r} needs documents, but data.source=tokens has none; choose cut.")
 
 
 def make_rows(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> SequenceDataset:
@@ -47,7 +47,7 @@ def make_rows(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> Sequenc
 
 def _cut(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> TokenWindows:
     tokens = prepared.examples.flat("tokens")
-    # End of text separates two documents; after the last one it has no purpose.
+    # The eos token separates documents; after the last one it has no purpose.
     return TokenWindows(
         tokens, task.row_lengths["tokens"], keep_tail=prepared.split == "eval", num_tokens=len(tokens) - 1
     )
@@ -61,7 +61,7 @@ def _documents(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> Packed
     shape = {"length": task.row_lengths["tokens"], "long_documents": spec.data.long_documents}
 
     def build(directory: Path) -> None:
-        # The first target of a row is predicted from the token before it, which is not in the row.
+        # The first target of a sequence is predicted from the token before it, which is not in the sequence.
         skips = _skips(spec, examples, task.row_lengths["tokens"], min_context=0)
         pack(tokens.lengths(), **shape, skips=skips).save(directory)
 
@@ -89,13 +89,13 @@ def _padded(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> PaddedSeq
     arrays = {
         name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
     }
-    # The first target of a row is predicted from its first token.
+    # The first target of a sequence is predicted from its first token.
     skips = _skips(spec, examples, lengths["tokens"], min_context=1)
     return PaddedSequences(arrays, lengths, spec.data.long_documents, skips)
 
 
 def _skips(spec: DatasetSpec, examples: Examples, length: int, min_context: int) -> np.ndarray | None:
-    """Returns the tokens to skip at the start of long examples with context and learned tokens; None: no array has both."""
+    """Returns the number of tokens to skip at the start of each long example, so that its learned tokens stay; None if there are none."""
     if "loss_mask" not in examples.names or spec.data.long_documents != "cut":
         return None
     return skips_before_learned(examples.ragged("loss_mask"), length, min_context)
@@ -107,10 +107,10 @@ _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
 def scored_pairs(
     spec: DatasetSpec, task: BoundTask, sources: Sequence[Source], prepared: Sequence[Mapping[str, Prepared]]
 ) -> Pairs | None:
-    """Selects the validation pairs to score, spread evenly over the split; a mixture gives each source its share.
+    """Selects the validation pairs to score, evenly spaced over the split; each source of a mixture contributes its share.
 
-    References are the unprocessed texts, so that scores are comparable. A pair that is too long counts too, with its source
-    cut, whereas `eval/loss` is a mean without the pairs that `data.long_documents=drop` leaves out.
+    References are cleaned but not tokenized, so that scores are comparable between tokenizers. Pairs that are too long are
+    scored too, with their source cut, whereas `eval/loss` excludes the pairs that `data.long_documents=drop` leaves out.
     """
     if not spec.task.generates_targets or not spec.num_scored:
         return None
@@ -125,6 +125,6 @@ def scored_pairs(
             local = numbers - (end - each.examples.num_examples)
             tokens, lengths = each.examples.ragged("tokens").take(local)
             texts += np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1])
-            references += held_out_texts(spec, source, each, "target", local.tolist())
+            references += validation_texts(spec, source, each, "target", local.tolist())
     num_cut = sum(len(text) > max_length for text in texts)
     return Pairs(tuple(text[:max_length] for text in texts), tuple(references), num_cut)
