@@ -1,6 +1,6 @@
-"""`jaxdp bench --data`: how fast batches are made, what they take in memory, how fast text is prepared.
+"""Data benchmark (`jaxdp bench --data`): throughput of batches, memory, and speed of data preparation.
 
-No model, no backend: what a step would have to wait for.
+It needs neither a model nor a JAX backend.
 """
 
 import itertools
@@ -18,30 +18,34 @@ from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import dataset_spec, make_task
 
-FEED_SECS = 5.0
-STEPS_WAITED = 50
+BATCHES_SECS = 5.0
+NUM_WAIT_STEPS = 50
 
 
 def measure_data(config: RunConfig, step_ms: float) -> dict[str, Any]:
-    """Times making batches of a configuration, and preparing its data anew.
+    """Measures batch construction and data preparation of a configuration.
 
     Args:
-        config: resolved or not; its data is prepared if it is not yet.
-        step_ms: time of a step, to see how much of it would be waited for.
+        config: Configuration of a run; its data is prepared first if necessary.
+        step_ms: Simulated step time in milliseconds.
 
     Returns:
-        feed_tokens_per_sec: positions of host batches made by one thread, no model.
-        data_wait: share of the time that a loop waits which takes a batch every step_ms.
-        resident_bytes: memory of this process in the end (Linux; else 0).
-        prepare_mb_per_sec: text read, cleaned and tokenized, by number of workers; 0 is
-            this process alone. Empty for ready-made tokens.
+        feed_tokens_per_sec: Positions of host batches per second, from one thread.
+        data_wait: Fraction of the time that a loop with one batch every `step_ms` waits for data.
+        step_ms: The argument.
+        resident_bytes: Memory of this process afterwards (Linux; 0 elsewhere).
+        prepare_mb_per_sec: MB of text read, cleaned and tokenized per second, by number of workers; 0 is
+            this process alone. Empty for token files.
+
+    Raises:
+        UserError: The data is a stream.
     """
     if config.data.source == "hf_stream":
-        raise UserError("bench --data measures data that is prepared; data.source=hf_stream is not: choose hf.")
+        raise UserError("bench --data measures prepared data, but data.source=hf_stream is not prepared: choose hf.")
     spec = dataset_spec(config)
     data = load_dataset(spec)
     result = {
-        "feed_tokens_per_sec": _feed(config, data),
+        "feed_tokens_per_sec": _tokens_per_sec(config, data),
         "data_wait": _wait(config, data, step_ms),
         "step_ms": step_ms,
         "resident_bytes": _resident_bytes(),
@@ -62,11 +66,11 @@ def _batches(config: RunConfig, data: Dataset):
     )
 
 
-def _feed(config: RunConfig, data: Dataset) -> float:
+def _tokens_per_sec(config: RunConfig, data: Dataset) -> float:
     batches, num_batches = _batches(config, data), 0
     next(batches)
     start = time.perf_counter()
-    while time.perf_counter() - start < FEED_SECS:
+    while time.perf_counter() - start < BATCHES_SECS:
         next(batches)
         num_batches += 1
     tokens = num_batches * config.global_batch_size * config.data.length
@@ -78,13 +82,13 @@ def _wait(config: RunConfig, data: Dataset, step_ms: float) -> float:
         for _ in itertools.islice(batches, config.data.prefetch_batches):
             time.sleep(step_ms / 1e3)
         waited, start = batches.wait_secs, time.perf_counter()
-        for _ in itertools.islice(batches, STEPS_WAITED):
+        for _ in itertools.islice(batches, NUM_WAIT_STEPS):
             time.sleep(step_ms / 1e3)
         return (batches.wait_secs - waited) / (time.perf_counter() - start)
 
 
 def _prepare(config: RunConfig, data: Dataset) -> dict[int, float]:
-    """MB of text a second by number of workers; the tokenizer is there already."""
+    """Returns MB of text per second by number of workers, without the training of a tokenizer."""
     speeds = {}
     for num_workers in (0, 1, 2):
         with tempfile.TemporaryDirectory() as directory:

@@ -1,6 +1,6 @@
-"""`jaxdp bench --predict`: how fast a model writes, against the same loop without a cache.
+"""Decoding benchmark (`jaxdp bench --predict`): generation speed with the KV cache, compared with the same loop without it.
 
-Timings live here and never in a test.
+Timings are measured here and never in a test.
 """
 
 import functools
@@ -33,35 +33,33 @@ from jaxdp.workdir import WorkDir
 
 NUM_BEAMS = 4
 UNCACHED_BATCHES = 2
-"""Of sources that the loop without a cache writes after: all of them could take hours."""
+"""Maximum number of batches that the loop without a cache generates; the whole split could take hours."""
 
 Decoding = tuple[Callable, Callable]
 """(apply, make_cache), as the loops of `jaxdp.decoding` take them."""
 
 
 def measure_prediction(config: RunConfig) -> dict[str, Any]:
-    """Times writing on the devices of this process; compiling does not count.
+    """Measures generation on the devices of this process, without compilation.
 
-    Freshly drawn parameters know no end of text, and might give it at once: it is kept
-    from them, so that every text has the most tokens. With `init_from` texts end where
-    that model ends them.
+    Initial parameters have not learned when to generate eos, so eos is disabled for them and every text has the
+    maximum number of tokens. With `init_from`, the model decides when a text ends.
 
     Returns:
-        devices, device_kind, most_tokens, and whether texts `ends`. Of a task that
-        writes after sources: sentences (`eval.num_scored` at most) and
-        uncached_sentences, which are every n-th of them, and for greedy and beam_4 each
-        {secs, per_sec, uncached_per_sec, ratio}, in sentences. Of causal language
-        modelling: rows, prompt_tokens, and for greedy the same in tokens; no text ends.
+        devices, device_kind, most_tokens (maximum number of generated tokens) and ends (whether eos ends a text).
+        For tasks that generate a target from a source: sentences (at most `eval.num_scored`), uncached_sentences
+        (every n-th of them), and for greedy and beam_4 each {secs, per_sec, uncached_per_sec, ratio} in sentences.
+        For causal language modelling: rows, prompt_tokens, and for greedy the same values in tokens.
 
     Raises:
-        UserError: the task writes no texts, or no held-out text is to be written.
+        UserError: The task generates no text, or there is no validation text to generate.
     """
     task = make_task(config)
     if task.predict_fields and not task.generated_field:
-        raise UserError(f"--predict measures writing, but task={config.task} writes no texts.")
+        raise UserError(f"--predict measures generation, but task={config.task} generates no text.")
     prepared = prepare_run(config.replaced(total_steps=1, total_epochs=None, total_tokens=None), known_vocabularies(config, WorkDir("."), ()))
     if task.predict_fields and prepared.data.pairs is None:
-        raise UserError("--predict writes held-out texts, but there are none: set eval.num_scored above 0 and data.source to a file.")
+        raise UserError("--predict generates texts of the validation split, but there are none: set eval.num_scored above 0 and data.source to a file.")
     setup = TrainingSetup(prepared)
     params = setup.fresh_state().params
     if config.init_from:
@@ -71,37 +69,37 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
         "device_kind": setup.topology.kind,
         "ends": bool(config.init_from and task.predict_fields),
     }
-    return result | (_writing if task.predict_fields else _continuing)(setup, params)
+    return result | (_measure_targets if task.predict_fields else _measure_continuations)(setup, params)
 
 
-def _writing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
-    """Held-out sources, greedily and with beams."""
+def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
+    """Generates targets of validation sources, greedily and with beam search."""
     data, model = setup.data, setup.model
-    sources, most = data.pairs.sources, setup.task.row_lengths[setup.task.generated_field]
-    ways = {"cached": cached(model), "uncached": uncached(model, most)}
+    sources, max_tokens = data.pairs.sources, setup.task.row_lengths[setup.task.generated_field]
+    ways = {"cached": cached(model), "uncached": uncached(model, max_tokens)}
     if not setup.config.init_from:
-        end = data.vocabularies.written.eos_id
-        ways = {way: (_endless(apply, end), make_cache) for way, (apply, make_cache) in ways.items()}
-    result: dict[str, Any] = {"sentences": len(sources), "most_tokens": most}
+        eos_id = data.vocabularies.written.eos_id
+        ways = {way: (_without_eos(apply, eos_id), make_cache) for way, (apply, make_cache) in ways.items()}
+    result: dict[str, Any] = {"sentences": len(sources), "most_tokens": max_tokens}
     for name, num_beams in (("greedy", 1), (f"beam_{NUM_BEAMS}", NUM_BEAMS)):
         secs = {}
         for way, decoding in ways.items():
             print_status(f"{name}, {way}: compiling")
-            write = TextWriter(
+            generate = TextWriter(
                 setup.task, model, data.vocabularies, setup.topology,
                 setup.abstract_state.params, BeamSearch(num_beams), len(sources), decoding,
             )  # fmt: skip
-            every = 1 if way == "cached" else max(len(sources) // (UNCACHED_BATCHES * write.at_once), 1)
-            some = sources[::every][: len(sources) if way == "cached" else UNCACHED_BATCHES * write.at_once]
-            print_status(f"{name}, {way}: writing {len(some)} texts")
-            secs[way] = _seconds(lambda write=write, some=some: write(params, some)), len(some)
+            every = 1 if way == "cached" else max(len(sources) // (UNCACHED_BATCHES * generate.at_once), 1)
+            some = sources[::every][: len(sources) if way == "cached" else UNCACHED_BATCHES * generate.at_once]
+            print_status(f"{name}, {way}: generating {len(some)} texts")
+            secs[way] = _seconds(lambda generate=generate, some=some: generate(params, some)), len(some)
         result["uncached_sentences"] = secs["uncached"][1]
         result[name] = _compared(secs)
     return result
 
 
-def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
-    """Random prompts of half the context, continued greedily to its end."""
+def _measure_continuations(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
+    """Continues random prompts of half the context length greedily to the full length."""
     topology, model = setup.topology, setup.model
     context = model.config.max_length
     size, rows = context // 2, MAX_ROWS * topology.num_devices
@@ -115,7 +113,7 @@ def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     spec = {name: jax.ShapeDtypeStruct((MAX_ROWS, *array.shape[1:]), array.dtype) for name, array in batch.items()}
     secs, num_tokens = {}, rows * (context - size)
     for way, decoding in {"cached": cached(model), "uncached": uncached(model, context)}.items():
-        print_status(f"greedy, {way}: compiling, and writing {num_tokens} tokens")
+        print_status(f"greedy, {way}: compiling, then generating {num_tokens} tokens")
         program = compile_spmd(
             make_decode(*decoding, Sampling(temperature=0), num_new=context - size, eos_id=None),
             topology,
@@ -129,14 +127,14 @@ def _continuing(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     return {"rows": rows, "prompt_tokens": size, "most_tokens": context - size, "greedy": _compared(secs)}
 
 
-def _seconds(write: Callable[[], Any]) -> float:
+def _seconds(generate: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(write())
+    jax.block_until_ready(generate())
     return time.perf_counter() - start
 
 
 def _compared(secs: dict[str, tuple[float, int]]) -> dict[str, float]:
-    """Seconds and what was written in them, by way -> rates, and how many times faster the cache is."""
+    """Returns rates from (seconds, number of sentences or tokens) with and without a cache, and their ratio."""
     per_sec = {way: number / duration for way, (duration, number) in secs.items()}
     return {
         "secs": secs["cached"][0],
@@ -147,28 +145,29 @@ def _compared(secs: dict[str, tuple[float, int]]) -> dict[str, float]:
 
 
 def cached(model: Transformer) -> Decoding:
-    """The model as it decodes everywhere else."""
+    """Returns the decoding functions with a KV cache, as everywhere else."""
     return functools.partial(apply_model, model), functools.partial(init_cache, model.config)
 
 
-def _endless(apply: Callable, end: int) -> Callable:
-    """The same, but end of text is never written."""
+def _without_eos(apply: Callable, eos_id: int) -> Callable:
+    """Returns `apply` with eos excluded from decoding."""
 
-    def kept_from_ending(params, tokens, *, method, **options):
+    def apply_without_eos(params, tokens, *, method, **options):
         if method != "decode":
             return apply(params, tokens, method=method, **options)
         logits, cache = apply(params, tokens, method=method, **options)
-        return logits.at[:, :, end].set(-jnp.inf), cache
+        return logits.at[:, :, eos_id].set(-jnp.inf), cache
 
-    return kept_from_ending
+    return apply_without_eos
 
 
-class _Read(NamedTuple):
-    """What stands in place of a cache: the tokens themselves.
+class _TokenCache(NamedTuple):
+    """Replacement for a KV cache that stores tokens only.
 
-    tokens: [rows, slots] int32, of prompts and hypotheses.
-    index: [] int32, slots filled.
-    source: [rows, source_length] int32 tokens and bool mask; None of a decoder.
+    Attributes:
+        tokens: [rows, slots] int32, prompts and hypotheses.
+        index: [] int32, number of filled slots.
+        source: [rows, source_length] int32 tokens and bool mask; None without an encoder.
     """
 
     tokens: jax.Array
@@ -176,17 +175,16 @@ class _Read(NamedTuple):
     source: tuple[jax.Array, jax.Array] | None
 
 
-def uncached(model: Transformer, most: int) -> Decoding:
-    """The model for the same loops, remembering nothing but tokens.
+def uncached(model: Transformer, max_tokens: int) -> Decoding:
+    """Returns the decoding functions for the same loops without a KV cache.
 
-    At every new token the source goes through the encoder again (once for all beams
-    of a row) and the whole text of each hypothesis through the decoder. Texts are
-    filled up to `most` tokens at the right, where causality hides it, so that one
-    program serves all lengths; the vocabulary is scored at the last token only.
+    For every new token the encoder runs again on the source (once for all beams of a row), and the decoder on the
+    whole text of each hypothesis. Texts are padded at the right to `max_tokens`, where the causal mask hides the
+    padding, so that one program serves all lengths. Logits are computed for the last token only.
 
     Args:
-        model: the module.
-        most: tokens that the decoder reads: the prompt, and all but the last of what is written.
+        model: Model.
+        max_tokens: Maximum number of tokens that the decoder reads: the prompt and all generated tokens but the last.
     """
     whole = functools.partial(apply_model, model)
 
@@ -195,40 +193,40 @@ def uncached(model: Transformer, most: int) -> Decoding:
             return tokens, options["attention_mask"]
         rows, num_tokens = tokens.shape
         stored = jax.lax.dynamic_update_slice(cache.tokens, tokens, (0, cache.index))
-        read = _Read(stored, cache.index + num_tokens, cache.source if encoder_output is None else encoder_output)
-        texts, sizes = _texts(read, options["attention_mask"], most)
+        read = _TokenCache(stored, cache.index + num_tokens, cache.source if encoder_output is None else encoder_output)
+        texts, sizes = _texts(read, options["attention_mask"], max_tokens)
         given = {}
         if read.source is not None:
-            # Else a compiler might see that all steps encode the same.
+            # The barrier keeps the compiler from encoding once for all steps.
             (source_tokens, mask), texts = jax.lax.optimization_barrier((read.source, texts))
             encoded = whole(params, source_tokens, method="encode", attention_mask=mask)
             number = len(texts) // rows
             given = {"encoder_output": jnp.repeat(encoded, number, axis=0), "source_mask": jnp.repeat(mask, number, axis=0)}
-        # The cache is empty, and is thrown away.
+        # An empty cache, discarded after the call.
         logits, _ = whole(
             params,
             texts,
             method="decode",
-            cache=init_cache(model.config, len(texts), most),
+            cache=init_cache(model.config, len(texts), max_tokens),
             predict_at=sizes[:, None] - 1,
             **given,
         )
         return logits.reshape(rows, -1, logits.shape[-1]), read
 
-    def make_cache(rows: int, slots: int) -> _Read:
-        return _Read(jnp.zeros((rows, slots), jnp.int32), jnp.zeros((), jnp.int32), None)
+    def make_cache(rows: int, slots: int) -> _TokenCache:
+        return _TokenCache(jnp.zeros((rows, slots), jnp.int32), jnp.zeros((), jnp.int32), None)
 
     return apply, make_cache
 
 
-def _texts(read: _Read, attention_mask: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
-    """The tokens that a mask `[rows, slots]` or `[rows, hypotheses, slots] bool` leaves visible, in order.
+def _texts(read: _TokenCache, attention_mask: jax.Array, max_tokens: int) -> tuple[jax.Array, jax.Array]:
+    """Selects the tokens that a mask `[rows, slots]` or `[rows, hypotheses, slots] bool` leaves visible, in order.
 
     Returns:
-        Texts `[rows * hypotheses, most] int32` and their sizes `[rows * hypotheses] int32`.
+        Texts `[rows * hypotheses, max_tokens] int32` and their sizes `[rows * hypotheses] int32`.
     """
     rows, slots = read.tokens.shape
     visible = attention_mask.reshape(rows, -1, slots) & (jnp.arange(slots) < read.index)[None, None, :]
-    places = jnp.argsort(~visible, axis=2, stable=True)[:, :, :most]
-    texts = jnp.take_along_axis(read.tokens[:, None, :], places, axis=2)
-    return texts.reshape(-1, most), visible.sum(axis=2, dtype=jnp.int32).reshape(-1)
+    positions = jnp.argsort(~visible, axis=2, stable=True)[:, :, :max_tokens]
+    texts = jnp.take_along_axis(read.tokens[:, None, :], positions, axis=2)
+    return texts.reshape(-1, max_tokens), visible.sum(axis=2, dtype=jnp.int32).reshape(-1)

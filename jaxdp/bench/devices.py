@@ -1,4 +1,4 @@
-"""`jaxdp devices`: what there is, tried out."""
+"""Device check (`jaxdp devices`): platform, memory and peak of the devices, and a test of the all-reduce."""
 
 import sys
 
@@ -20,13 +20,13 @@ from jaxdp.training.startup_report import memory_of
 
 
 def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
-    """Names and values, after an all-reduce has shown that the devices work together.
+    """Returns names and values of the hardware, after a successful all-reduce over all devices.
 
     Args:
-        cpu_devices: CPU devices to fake; None: accelerators, or one CPU device a core.
+        cpu_devices: Number of CPU devices to fake; None: accelerators, or one CPU device per core.
 
     Raises:
-        RuntimeError: the all-reduce gave a wrong sum.
+        RuntimeError: The all-reduce returned a wrong sum.
     """
     configure_backend(cpu_devices, num_cores())
     topology = init_devices()
@@ -40,7 +40,7 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
     ones = np.ones((topology.num_local_devices,), np.float32)
     total = float(program(place_batch({"ones": ones}, topology))[0])
     if total != topology.num_devices:
-        raise RuntimeError(f"all-reduce over {topology.num_devices} devices gave {total}")
+        raise RuntimeError(f"all-reduce of ones over {topology.num_devices} devices returned {total}, expected {topology.num_devices}")
     peak = peak_flops(topology.kind)
     return [
         ("python", sys.version.split()[0]),

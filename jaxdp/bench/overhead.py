@@ -1,10 +1,9 @@
-"""`jaxdp bench --checks`: what watching over a run costs, from the same steps with and without it, in turns.
+"""Overhead of the runtime checks (`jaxdp bench --checks`): update skipping, watchdog and replica comparison.
 
-A machine's speed drifts by more than the checks cost. So short blocks alternate,
-what counts is the median of the differences within a round, and the blocks are
-of the smallest batch, one row a device: the checks look at parameters and
-numbers of a step, so they cost the same there and stand out. On CPU the
-processor time is told too: other programs on the machine change it less.
+The speed of a machine drifts by more than the checks cost. Therefore short blocks with and without checks
+alternate, and the result is the median of the differences within a round. Blocks use the smallest batch, one
+sequence per device: the cost of the checks depends on the parameters rather than on the batch, so it is easiest
+to measure there. Processor time is reported too, since other programs on the machine change it less.
 """
 
 import dataclasses
@@ -35,24 +34,22 @@ MIN_ROUNDS = 3
 
 
 def measure_checks(setup: TrainingSetup, num_steps: int) -> dict[str, Any]:
-    """Times about `num_steps` of the smallest steps, and some of the run's own to compare with.
+    """Measures the checks in about `num_steps` steps of the smallest batch, and a few steps of the configured batch.
 
     Returns:
-        step_ms: median time of the run's step without any check.
-        every_step_ms: what skipping bad updates, the watchdog and the watch over
-            skipped updates add to it.
-        consistency_ms: what one comparison of the devices takes.
-        share: of a step's time that all take together, at the configuration's
-            `parallel.check_every_steps`.
-        cpu: the same four in processor time of this process.
+        step_ms: Median time of a step of the configured batch without checks.
+        every_step_ms: Time per step of update skipping, watchdog and divergence detection.
+        consistency_ms: Time of one comparison of the replicas.
+        share: Fraction of the step time that all checks take at `parallel.check_every_steps`.
+        cpu: The same four in processor time of this process.
     """
     num_rounds = max(num_steps // (3 * BLOCK_STEPS), MIN_ROUNDS)
     num_devices, every = setup.topology.num_devices, setup.config.parallel.check_every_steps
     steps = _Blocks(setup, setup.shape, with_checks=False)
     blocks = _Blocks(setup, divide_batch(num_devices, 1, num_devices), with_checks=True)
-    taken_by_steps = [steps.run_round(0) for _ in range(1 + MIN_ROUNDS)][1:]
-    taken = [blocks.run_round(turn) for turn in range(1 + num_rounds)][1:]
-    wall, cpu = (_summary(taken_by_steps, taken, clock, every) for clock in (0, 1))
+    step_rounds = [steps.run_round(0) for _ in range(1 + MIN_ROUNDS)][1:]
+    rounds = [blocks.run_round(turn) for turn in range(1 + num_rounds)][1:]
+    wall, cpu = (_summary(step_rounds, rounds, clock, every) for clock in (0, 1))
     return {
         "devices": num_devices,
         "device_kind": setup.topology.kind,
@@ -63,39 +60,39 @@ def measure_checks(setup: TrainingSetup, num_steps: int) -> dict[str, Any]:
     }
 
 
-Taken = dict[str, tuple[float, float]]
-"""Seconds, and seconds of the processor, of a block of each kind in one round."""
+BlockTimes = dict[str, tuple[float, float]]
+"""(wall-clock seconds, processor seconds) of one round, by kind of block."""
 
 
-def _summary(steps: Sequence[Taken], rounds: Sequence[Taken], clock: int, every: int) -> dict[str, float]:
-    """Medians over the rounds by one of the two clocks."""
+def _summary(steps: Sequence[BlockTimes], rounds: Sequence[BlockTimes], clock: int, every: int) -> dict[str, float]:
+    """Returns medians over the rounds; `clock` is 0 for wall-clock time, 1 for processor time."""
 
     def difference(more: str, less: str) -> float:
-        return 1e3 * statistics.median(taken[more][clock] - taken[less][clock] for taken in rounds)
+        return 1e3 * statistics.median(times[more][clock] - times[less][clock] for times in rounds)
 
-    step_ms = 1e3 * statistics.median(taken["bare"][clock] for taken in steps) / BLOCK_STEPS
+    step_ms = 1e3 * statistics.median(times["bare"][clock] for times in steps) / BLOCK_STEPS
     every_step_ms = difference("watched", "bare") / BLOCK_STEPS
     consistency_ms = difference("compared", "watched")
-    together = every_step_ms + (consistency_ms / every if every else 0.0)
+    total_ms = every_step_ms + (consistency_ms / every if every else 0.0)
     return {
         "step_ms": step_ms,
         "every_step_ms": every_step_ms,
         "consistency_ms": consistency_ms,
-        "share": together / step_ms,
+        "share": total_ms / step_ms,
     }
 
 
 class _Blocks:
-    """The same steps in several ways, each a short run of the loop itself."""
+    """Blocks of the same steps with different checks; each block is a short run of the training loop."""
 
     def __init__(self, setup: TrainingSetup, shape: BatchShape, *, with_checks: bool):
-        """
+        """Compiles the steps.
+
         Args:
-            setup: of the run.
-            shape: of the batch.
-            with_checks: besides `bare`, without any check, run blocks `watched`,
-                with those of every step, and `compared`, with one comparison of the
-                devices on top.
+            setup: Training setup of the run.
+            shape: Shape of the batch.
+            with_checks: Whether to add blocks `watched`, with the checks of every step, and `compared`, with one
+                comparison of the replicas in addition, to the blocks `bare` without checks.
         """
         config, topology = setup.config, setup.topology
         self._watchdog = Watchdog(config.parallel.watchdog_secs, Path(os.devnull))
@@ -115,8 +112,8 @@ class _Blocks:
         self._batch = setup.place({name: array[:rows] for name, array in host_batch.items()})
         self._make_control_word = setup.control_word_maker()
 
-    def run_round(self, turn: int) -> Taken:
-        """A block of each kind, one after another; every turn begins with another."""
+    def run_round(self, turn: int) -> BlockTimes:
+        """Runs one block of each kind; the first kind alternates with `turn`."""
         first = turn % len(self._kinds)
         with self._watchdog.phase(TRAINING):
             return {

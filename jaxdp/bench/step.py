@@ -1,6 +1,6 @@
-"""`jaxdp bench`: what a step costs, what Python adds, what waiting and saving add.
+"""Step benchmark (`jaxdp bench`): step time, dispatch, data wait, compilation and checkpoint saves.
 
-Timings live here and never in a test.
+Timings are measured here and never in a test.
 """
 
 import json
@@ -30,19 +30,19 @@ NUM_SAVES = 5
 
 
 def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
-    """Times `num_steps` training steps of a configuration on the devices of this process.
+    """Measures `num_steps` training steps of a configuration on the devices of this process.
 
     Returns:
-        step_ms: median time of a step with the loop's own pipeline, [p10, p90] beside it.
-        tokens_per_sec: positions of all devices over the median.
-        dispatch_ms: median processor time that Python takes to start a step on idle devices.
-        data_wait: share of the time spent waiting for batches.
-        host_batch_ms: median time to make one host batch and place it, alone.
-        save_block_ms: time a checkpoint holds the loop up: first, and median of the others.
-        save_total_ms: median time until it counts.
-        compile_secs, device_bytes, flops_per_step, mfu.
+        step_ms: Median time of a step with the data pipeline of training; step_ms_p10_p90 has [p10, p90].
+        tokens_per_sec: Positions per step on all devices, divided by the median.
+        dispatch_ms: Median processor time of Python to start a step on idle devices.
+        data_wait: Fraction of the time spent waiting for batches.
+        host_batch_ms: Median time to make and place one host batch with nothing else running.
+        save_block_ms: Time that a checkpoint blocks the loop: the first, and the median of the others.
+        save_total_ms: Median time until a checkpoint is complete.
+        compile_secs, device_bytes, flops_per_step, mfu (if the peak of the device is known).
     """
-    setup = _compose(config)
+    setup = _setup(config)
     config = setup.config
     program = setup.compile_step()
     state, control_word = setup.fresh_state(), setup.control_word_maker()(0, 0)
@@ -52,7 +52,7 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
         jax.block_until_ready(metrics)
         waited, start, times, pending = batches.wait_secs, time.perf_counter(), [], None
         mark = start
-        for _ in range(num_steps):  # as the loop does: dispatch, then read the step before
+        for _ in range(num_steps):  # as in the training loop: dispatch, then read the previous step
             state, metrics = program(state, next(batches)[0], control_word)
             if pending is not None:
                 jax.device_get(pending)
@@ -86,19 +86,19 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
 
 
 def measure_checks(config: RunConfig, num_steps: int) -> dict[str, Any]:
-    """What watching over a run costs; see `bench.overhead`."""
-    return checks.measure_checks(_compose(config), num_steps)
+    """Measures the overhead of the runtime checks; see `bench.overhead`."""
+    return checks.measure_checks(_setup(config), num_steps)
 
 
-def _compose(config: RunConfig) -> TrainingSetup:
-    """The run that the configuration describes, with its data read."""
+def _setup(config: RunConfig) -> TrainingSetup:
+    """Returns the training setup of a configuration, with its data."""
     return TrainingSetup(prepare_run(config))
 
 
 def _dispatch(program, state, batches, control_word, num_steps: int):
-    """Median milliseconds that this thread computes until the call returns, the devices being idle and the batch ready.
+    """Returns the state, and the median dispatch time in milliseconds with idle devices and the batch in place.
 
-    Of the thread, not of the clock: fake CPU devices begin at once and take its core away.
+    It is processor time of this thread: fake CPU devices start at once and compete for its core.
     """
     times = []
     for _ in range(num_steps):
@@ -111,7 +111,7 @@ def _dispatch(program, state, batches, control_word, num_steps: int):
 
 
 def _host_batch(setup: TrainingSetup, num_batches: int = 50) -> float:
-    """Median milliseconds to make and place a batch with nothing else running."""
+    """Returns the median milliseconds to make and place a batch with nothing else running."""
     batches, times = setup.loader.batches(0), []
     for _ in range(num_batches):
         start = time.perf_counter()
@@ -121,7 +121,7 @@ def _host_batch(setup: TrainingSetup, num_batches: int = 50) -> float:
 
 
 def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
-    """Times of saves into a temporary directory, none of them overlapping a step."""
+    """Measures saves into a temporary directory; none overlaps a step."""
     blocked, whole = [], []
     with tempfile.TemporaryDirectory(prefix="jaxdp_bench_") as directory:
         writer = CheckpointWriter(Path(directory), Retention(), setup.abstract_state, async_save=True)
@@ -141,10 +141,10 @@ def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
 def measure_device_counts(
     config_file: str, overrides: Sequence[str], num_steps: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """`measure` on several numbers of fake CPU devices, each in a process of its own.
+    """Runs `measure` for several numbers of fake CPU devices, each in its own process.
 
     Raises:
-        RuntimeError: a process failed; its errors are on stderr.
+        RuntimeError: A process failed; its errors are on stderr.
     """
     results = []
     for count in counts:
@@ -154,6 +154,6 @@ def measure_device_counts(
         ]  # fmt: skip
         finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         if finished.returncode:
-            raise RuntimeError(f"measuring {count} devices ended with exit code {finished.returncode}")
+            raise RuntimeError(f"the measurement on {count} devices failed with exit code {finished.returncode}")
         results.append(json.loads(finished.stdout))
     return results

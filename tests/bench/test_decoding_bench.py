@@ -127,7 +127,7 @@ def test_the_command_tells_what_was_measured(config_file, monkeypatch, capsys, r
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (["--config.task=masked_lm"], "task=masked_lm writes no texts"),
+        (["--config.task=masked_lm"], "task=masked_lm generates no text"),
         (["--config.task=seq2seq", "--config.eval.num_scored=0"], "set eval.num_scored above 0"),
     ],
 )
