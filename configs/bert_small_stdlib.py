@@ -1,4 +1,4 @@
-"""A BERT small enough for a CPU, on Python's standard library: nothing to download, about ten minutes on two cores.
+"""Small BERT for CPUs on Python's standard library: nothing to download, about ten minutes on two cores.
 
     jaxdp train --config=configs/bert_small_stdlib.py --workdir=runs/bert_small
     jaxdp predict --workdir=runs/bert_small --text='for index, value in enumerate([MASK]):'

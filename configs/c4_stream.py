@@ -2,8 +2,8 @@
 
     jaxdp train --config=configs/c4_stream.py --workdir=runs/c4
 
-The order of the files is sampled from the seed, records keep the order of their file, and
-resuming is exact. data.shuffle_buffer=N shuffles among N records and makes resuming
+The seed determines the order of the files; records keep the order of their file, and
+resuming is exact. data.shuffle_buffer=N shuffles within N records and makes resuming
 inexact, which the run reports. Local .parquet or .jsonl files stream as well:
 --config.data.path='data/*.parquet'. Not run yet: the Hub was not reachable.
 """
@@ -22,7 +22,7 @@ def get_config():
     config.data.name = "en"
     config.data.split = "train"
     config.data.eval_split = "validation"
-    config.data.tokenizer = "hf:gpt2"  # a stream cannot train one
+    config.data.tokenizer = "hf:gpt2"  # a stream cannot train a tokenizer
     config.data.length = 1024
 
     config.model.preset = "gpt2"

@@ -5,8 +5,8 @@
 DIR holds train.bin and val.bin, flat uint16 ids of the GPT-2 tokenizer, as
 nanoGPT's data/openwebtext/prepare.py writes them.
 
-Source: the recipe of nanoGPT's config/train_gpt2.py, whose run reached a
-validation loss of 2.85 on OpenWebText in four days on eight A100.
+Source: nanoGPT's config/train_gpt2.py, which reached a validation loss of 2.85
+on OpenWebText in four days on eight A100.
 Not run to its end: no such machine was available.
 """
 

@@ -1,8 +1,8 @@
-"""JSON lines, packed: several whole documents a sequence, none attending to another.
+"""JSON lines with packing: several whole documents in a sequence, without attention between documents.
 
     jaxdp train --config=configs/jsonl_documents.py --config.data.path='data/*.jsonl.zst' --workdir=runs/jsonl
 
-One JSON object a line, the text under "text" (or --config.data.text_column=NAME).
+One JSON object per line, with its text under "text" (or --config.data.text_column=NAME).
 --config.data.source=csv or parquet reads tables.
 """
 

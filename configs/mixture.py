@@ -1,4 +1,4 @@
-"""A mixture of three parts of prose and one of code, in exact proportions whatever their sizes.
+"""Mixture of three parts prose and one part code, in exact proportions independent of their sizes.
 
     jaxdp train --config=configs/mixture.py --workdir=runs/mixture \\
         --config.data.mixture='({"source": "text", "path": "books", "weight": 3.0}, {"source": "stdlib", "weight": 1.0})'

@@ -4,8 +4,8 @@
         https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
     jaxdp train --config=configs/nanogpt_cpu.py --workdir=runs/nanogpt_cpu
 
-Another place of the file: --config.data.path=FILE. docs/benchmarks.md compares loss
-and speed with nanoGPT's own.
+If the file is elsewhere: --config.data.path=FILE. docs/benchmarks.md compares loss and
+speed with those of nanoGPT.
 
 Source: https://github.com/karpathy/nanoGPT, README, "I only have a macbook".
 """
@@ -29,7 +29,7 @@ def get_config():
     config.optim.learning_rate = 1e-3
     config.optim.end_learning_rate = 1e-4
     config.optim.warmup_steps = 100
-    config.optim.b2 = 0.99  # few tokens a step need a longer memory of the second moment
+    config.optim.b2 = 0.99  # few tokens per step need a longer average of the second moment
     config.optim.weight_decay = 0.1
     config.optim.clip_norm = 1.0
 

@@ -15,7 +15,7 @@ def get_config():
     config.total_epochs = 4.0
     config.global_batch_size = 32
 
-    config.data.source = "text"  # one document a file
+    config.data.source = "text"  # one document per file
     config.data.path = "data/text"
     config.data.cleaning = ("unicode:NFC", "control", "whitespace")
     config.data.tokenizer = "bpe:8192"  # trained on the training split, once

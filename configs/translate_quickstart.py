@@ -1,4 +1,4 @@
-"""A decompiler: from CPython's instructions back to the line of Python, learned from the standard library; nothing to download.
+"""Decompiler as sequence-to-sequence task: CPython instructions to a line of Python, from the standard library; nothing to download.
 
     jaxdp train --config=configs/translate_quickstart.py --workdir=runs/translate_quickstart
     jaxdp eval --workdir=runs/translate_quickstart
@@ -6,8 +6,8 @@
 
 A source is the instructions of a line, as the module `dis` prints them; the target is the line, here
 `return self.items[0]`. It generates 0.835 of the lines of validation files exactly, after seven minutes
-on two CPU cores. Names of instructions are those of the running Python: for --text take what
-`python -m dis FILE` prints there, with `; ` between two.
+on two CPU cores. Instruction names depend on the Python version: for --text, join the output of
+`python -m dis FILE` with `; `.
 """
 
 from jaxdp import defaults
@@ -20,7 +20,7 @@ def get_config():
     config.global_batch_size = 32
 
     config.data.source = "stdlib"
-    config.data.cleaning = ("deduplicate",)  # a line that many files have would be in both splits
+    config.data.cleaning = ("deduplicate",)  # otherwise lines that many files share would be in both splits
     config.data.tokenizer = "bpe:1024"  # spells out unseen names; few tokens are learned quickly
     config.data.length = 128
     config.data.target_length = 64

@@ -7,7 +7,7 @@
 The file has a header line; name its columns with --config.data.source_column and
 --config.data.target_column. Without --config.data.eval_path the last tenth is the validation split.
 Two files of lines work as well: --config.data.source=text --config.data.path=train.en
---config.data.target_path=train.de. Tuned for some ten thousand pairs of one domain,
+--config.data.target_path=train.de. Tuned for about ten thousand pairs of one domain,
 half an hour on two CPU cores.
 """
 
@@ -25,7 +25,7 @@ def get_config():
     config.data.cleaning = ("min_chars:1",)
     config.data.tokenizer = "bpe:4096"  # one vocabulary for both languages; few pairs need a small one
     config.data.length = 128
-    config.data.packing = "documents"  # four or five pairs a sequence, none attending to another
+    config.data.packing = "documents"  # four or five pairs in a sequence, without attention between pairs
     config.data.long_documents = "drop"  # a cut pair teaches to stop too early
 
     config.model.preset = "seq2seq_nano"

@@ -4,7 +4,7 @@
     jaxdp train   --config=configs/wmt_en_de.py --workdir=runs/wmt_en_de
     jaxdp eval    --workdir=runs/wmt_en_de
 
-Vaswani et al. 2017, section 5: base model, 100,000 updates of some 25,000 source and
+Vaswani et al. 2017, section 5: base model, 100,000 updates of about 25,000 source and
 25,000 target tokens (here 200 packed sequences of 128 each), Adam with b2 = 0.98, 4,000 steps
 of warm-up, then the inverse root of the step; dropout 0.1, label smoothing 0.1. Not run
 yet: neither the Hub nor an accelerator was available.

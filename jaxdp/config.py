@@ -1,6 +1,6 @@
-"""Configuration at the edges: files, command line values, ranges, JSON.
+"""Configuration loading: files, command line overrides, checks, and the `config.json` of a run.
 
-Nothing here imports jax, so that wrong usage is reported at once.
+It does not import jax, so that wrong usage is reported at once.
 """
 
 import dataclasses
@@ -30,24 +30,23 @@ from jaxdp.redact import masked_values
 from jaxdp.run_config import DURATIONS, GROUPS, RunConfig, check_type
 
 ConfigLike = ConfigDict | Mapping[str, Any] | RunConfig
-"""A configuration from a file, from Python, or parsed already."""
+"""Configuration from a file, from Python, or already parsed."""
 
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
 def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Loads a configuration with command line values on top, and locks it.
+    """Loads a configuration, applies command line overrides and locks it.
 
     Args:
         path: A Python file with `get_config()`, the name of a packaged recipe such as
             `quickstart`, or the `config.json` of a run.
-        overrides: `--config.KEY=VALUE` as `ml_collections.config_flags` reads them;
+        overrides: Options `--config.KEY=VALUE`, read by `ml_collections.config_flags`;
             `--config.KEY=None` unsets an optional key.
 
     Raises:
-        UserError: The file does not load, a key is unknown (the nearest is
-            named), a value has the wrong type (the expected one is named) or is
-            out of its range, or not exactly one duration is given.
+        UserError: The file does not load, a key is unknown (the nearest is named), a value has the wrong type
+            (the expected one is named) or is out of its range, or not exactly one duration is set.
     """
     overrides = _override_list(overrides)
     file = find_config_file(path)
@@ -61,7 +60,7 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         rest = values(arguments)[1:]
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(str(error), config)) from error
-    except (flags.Error, ValueError) as error:  # a flag without its value, or `--noconfig.KEY` of what is not True or False
+    except (flags.Error, ValueError) as error:  # a flag without a value, or `--noconfig.KEY` of a key that is not boolean
         raise UserError(_not_understood(str(error))) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
@@ -75,11 +74,11 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
 
 
 def parse_config(config: ConfigLike) -> RunConfig:
-    """Returns the typed configuration, checked; of whatever origin, with the same checks and messages.
+    """Returns the typed, checked configuration; checks and messages are the same for every origin.
 
     Args:
-        config: From `load_config` or built on `jaxdp.defaults.get_config()`; or a dict of the keys that differ from
-            the defaults, groups being dicts: `{"total_steps": 100, "data": {"path": "books"}}`.
+        config: Configuration from `load_config` or based on `jaxdp.defaults.get_config()`; or a dict of the keys that
+            differ from the defaults, with a dict for each group: `{"total_steps": 100, "data": {"path": "books"}}`.
 
     Raises:
         UserError: A key is missing, unknown, of another type or out of its range, or not exactly one duration is set.
@@ -102,7 +101,7 @@ def parse_config(config: ConfigLike) -> RunConfig:
 
 
 def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
-    """Values whose names are known, on top of the defaults; keys keep the order of `defaults.py`."""
+    """Returns the defaults with these values, whose names are checked; keys have the order of `defaults.py`."""
     merged: dict[str, Any] = {}
     for name, default in default_values().items():
         given = values.get(name, {} if isinstance(default, Mapping) else usual[name])
@@ -117,7 +116,7 @@ def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
 
 
 def _cast(key: str, value: Any, usual: ConfigDict, group: str = "") -> Any:
-    """A value as its key has it: a list as a tuple, a whole number as a float; of a task's group the type is checked."""
+    """Converts a value to the type of its key (list to tuple, int to float); in groups of tasks it checks the type too."""
     kind = usual.get_type(key)
     if kind is tuple and isinstance(value, list):
         return tuple(value)
@@ -129,7 +128,7 @@ def _cast(key: str, value: Any, usual: ConfigDict, group: str = "") -> Any:
 
 
 def _override_list(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a caller; a single string is one of them."""
+    """Returns the overrides as a list; a single string is one override."""
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     for override in overrides:
         if not isinstance(override, str):
@@ -138,12 +137,12 @@ def _override_list(overrides: Sequence[str]) -> list[str]:
 
 
 def _key(override: str) -> str:
-    """`optim.name` of `--config.optim.name=adam`."""
+    """Returns the key of an override: `optim.name` for `--config.optim.name=adam`."""
     return override.split("=", 1)[0].lstrip("-").removeprefix("config.")
 
 
 def _keys_to_unset(overrides: Sequence[str]) -> set[str]:
-    """Optional keys whose last value on the command line is None."""
+    """Returns the optional keys whose last value on the command line is None."""
     last = {_key(override): override.partition("=")[2] for override in overrides if "=" in override}
     usual = defaults.get_config()
     optional = {key for key in flat_keys(usual) if _value(usual, key) is None}
@@ -151,7 +150,7 @@ def _keys_to_unset(overrides: Sequence[str]) -> set[str]:
 
 
 def _value(config: ConfigDict, key: str) -> Any:
-    """The value of `group.key`."""
+    """Returns the value of `group.key`."""
     for name in key.split("."):
         config = config[name]
     return config
@@ -171,7 +170,7 @@ def _check_override_names(overrides: Sequence[str], known: Sequence[str]) -> Non
 
 
 def _wrong_type(message: str, config: ConfigDict) -> str:
-    """absl's `flag --config.a.b=x: why` with the expected type."""
+    """Returns absl's message `flag --config.a.b=x: reason` with the expected type."""
     assignment = message.removeprefix("flag ").split(": ", 1)[0]
     key = assignment.split("=", 1)[0].removeprefix("--config.").removeprefix("--noconfig.")
     *groups, last = key.split(".")
@@ -184,7 +183,7 @@ def _wrong_type(message: str, config: ConfigDict) -> str:
 
 
 def _not_understood(message: str) -> str:
-    """absl's remark about a flag, with the form that is expected."""
+    """Returns absl's message about a flag with the expected form."""
     start, flag, rest = message.partition("--")
     if start == "Missing value for flag ":
         return f"{flag}{rest} has no value; expected {flag}{rest}=VALUE."
@@ -192,7 +191,7 @@ def _not_understood(message: str) -> str:
 
 
 def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
-    """Leaves exactly one duration: one given on the command line replaces the file's."""
+    """Unsets the other durations if the command line sets one."""
     given = [key for key in DURATIONS if key in overridden]
     if len(given) > 1:
         raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; the command line gives {' and '.join(given)}.")
@@ -205,14 +204,14 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
 def to_json(config: RunConfig) -> dict[str, Any]:
     """Returns the configuration as plain JSON values: tuples become lists, unset keys null.
 
-    Secrets in URLs are masked, since what is made of this is kept and shared: `config.json`, checkpoints,
-    reports, experiment trackers. The keys that hold URLs may change on resume.
+    Secrets in URLs are masked, because `config.json`, checkpoints, reports and experiment trackers contain these
+    values and are shared. The keys that hold URLs may change on resume.
     """
     return masked_values(json.loads(json.dumps(_plain(config))))
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
-    """Nested dicts of the keys."""
+    """Returns the keys as nested dicts, with the groups of tasks at the top level."""
     values = {}
     for name, value in dataclasses.asdict(config).items():
         values |= value if name == "task_groups" else {name: value}
@@ -220,24 +219,24 @@ def _plain(config: RunConfig) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> RunConfig:
-    """Returns the configuration that `to_json` wrote; keys that were added later have their defaults."""
+    """Returns the configuration from the values of `to_json`; keys that were added later have their defaults."""
     return parse_config(_without_null(values))
 
 
 def default_values() -> dict[str, Any]:
-    """Returns all keys with their defaults, as `to_json` has those of a run."""
+    """Returns all keys with their defaults, in the format of `to_json`."""
     return json.loads(defaults.get_config().to_json())
 
 
 def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that are set."""
+    """Returns the keys that are set."""
     return {
         key: _without_null(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None
     }
 
 
 def _as_config_dict(config: RunConfig) -> ConfigDict:
-    """The same configuration for the command line to change."""
+    """Returns the same configuration as a ConfigDict that the command line can change."""
     changed = defaults.get_config().unlock()
     with changed.ignore_type():
         for name, value in _plain(config).items():
@@ -249,10 +248,10 @@ def _as_config_dict(config: RunConfig) -> ConfigDict:
 
 
 def read_run_config(path: Path) -> RunConfig:
-    """Reads a run's `config.json`.
+    """Reads the `config.json` of a run.
 
     Raises:
-        UserError: It is not what jaxdp wrote.
+        UserError: The file cannot be read, or is not a configuration of jaxdp.
     """
     values = read_json(path, "the config.json of a run; restore it from a copy, or from one of its checkpoints (`jaxdp inspect --json`)")
     try:

@@ -1,4 +1,4 @@
-"""Configuration files: packaged recipes, `get_config()`, and errors that name file, line and key."""
+"""Configuration files: packaged recipes, `get_config()`, and errors with file, line and key."""
 
 import linecache
 import re
@@ -65,7 +65,7 @@ def run_config_file(path: Path) -> ConfigDict:
         config = get_config and get_config()
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to fix
+    except (Exception, SystemExit) as error:  # every error of the user's file is an error of the user
         if sentence := _why_no_such_value(error, path):
             raise UserError(sentence) from error
         raise UserCodeError(_why_it_does_not_load(error, path)) from error
@@ -112,12 +112,12 @@ def flat_keys(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> list[
 
 
 def check_names(values: Mapping[str, Any]) -> None:
-    """Compares the names of keys with those of the defaults.
+    """Checks the names of keys against the defaults.
 
     Groups that the defaults lack belong to registered tasks, which check them.
 
     Raises:
-        UserError: A key is unknown (the nearest is named), or a group is no group or the reverse.
+        UserError: A key is unknown (the nearest is named), or a group has a plain value or the reverse.
     """
     usual = defaults.get_config()
     known = flat_keys(usual)
@@ -137,7 +137,7 @@ def check_names(values: Mapping[str, Any]) -> None:
 
 
 def check_complete(values: Mapping[str, Any] | ConfigDict, what: str) -> None:
-    """Raises UserError where a group lacks a key of the defaults; of a group that is missing only itself is named."""
+    """Raises UserError if a group or key of the defaults is missing; a missing group is named without its keys."""
     found = {*flat_keys(values), ""}
     missing = [key for key in flat_keys(defaults.get_config()) if key not in found and key.rpartition(".")[0] in found]
     if missing:
@@ -146,7 +146,7 @@ def check_complete(values: Mapping[str, Any] | ConfigDict, what: str) -> None:
 
 
 def _why_no_such_value(error: Exception, path: Path) -> str | None:
-    """A sentence for a misspelled key, with the nearest one, or a value of the wrong type; None for other errors."""
+    """Returns a message for an unknown key, with the nearest one, or a value of the wrong type; None for other errors."""
     frames = _frames(error, path)
     if not frames or not _is_of_config_dict(error):
         return None
@@ -160,7 +160,7 @@ def _why_no_such_value(error: Exception, path: Path) -> str | None:
 
 
 def _why_it_does_not_load(error: Exception, path: Path) -> str:
-    """A sentence with the file, the line and the error."""
+    """Returns a message with the file, the line and the error."""
     frames = _frames(error, path)
     is_of_file = isinstance(error, SyntaxError) and error.filename == str(path)
     line = error.lineno if is_of_file else frames[-1][1] if frames else None
@@ -172,20 +172,20 @@ def _why_it_does_not_load(error: Exception, path: Path) -> str:
 
 
 def _frames(error: Exception, path: Path) -> list[tuple[Mapping[str, Any], int]]:
-    """The variables and line of each frame of the file in an error's traceback, the innermost last."""
+    """Returns variables and line of each frame of the file in an error's traceback, innermost last."""
     return [
         (frame.f_locals, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)
     ]
 
 
 def _known_keys(variables: Mapping[str, Any]) -> list[str]:
-    """All keys of the largest configuration among the variables of `get_config`, which may have groups of its own."""
+    """Returns all keys of the largest configuration among the variables of `get_config`, which may add groups."""
     configurations = [value for value in variables.values() if isinstance(value, ConfigDict)]
     return max(map(flat_keys, (defaults.get_config(), *configurations)), key=len)
 
 
 def _unknown_key(error: Exception) -> str | None:
-    """The key that a locked ConfigDict does not have, from the error of `ml_collections`; None for other errors."""
+    """Returns the key that a locked ConfigDict lacks, from the error of `ml_collections`; None for other errors."""
     if not isinstance(error, AttributeError | KeyError):
         return None
     text = str(error)
@@ -194,7 +194,7 @@ def _unknown_key(error: Exception) -> str | None:
 
 
 def _wrong_type(error: Exception) -> str | None:
-    """A sentence for a value of the wrong type, from the error of `ml_collections`; None for other errors."""
+    """Returns a message for a value of the wrong type, from the error of `ml_collections`; None for other errors."""
     pattern = r"Could not override field '(\w+)'.*original type <class '([\w.]+)'> and cannot be casted to type <class '([\w.]+)'>"
     match = re.match(pattern, str(error), re.DOTALL)
     if not match:
@@ -208,13 +208,13 @@ TYPE_NAMES = {kind.__name__: words for kind, words in run_config.TYPE_NAMES.item
 
 
 def _is_of_config_dict(error: Exception) -> bool:
-    """Whether the error was raised by ml_collections itself rather than by other code of the file."""
+    """Returns whether ml_collections itself raised the error rather than other code of the file."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "ml_collections" in frames[-1].filename
 
 
 def _with_groups(key: str, line: str) -> str:
-    """The key with the groups before it in this line: `optim.lr` for `config.optim.lr = 1`."""
+    """Returns the key with the groups before it in this line: `optim.lr` for `config.optim.lr = 1`."""
     groups = re.search(r"\w+((?:\.\w+|\[['\"]\w+['\"]\])*?)[.\[]['\"]?" + re.escape(key) + r"\b", line)
     names: Sequence[Any] = re.findall(r"\w+", groups[1]) if groups else ()
     return ".".join([*names, key])

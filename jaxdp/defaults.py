@@ -1,4 +1,4 @@
-"""Configuration keys: every key with its default and its meaning, written once.
+"""Configuration keys with their defaults and meanings.
 
 A recipe starts from here and changes what it needs:
 
@@ -9,13 +9,13 @@ A recipe starts from here and changes what it needs:
         config.data.length = 128
         return config
 
-A `placeholder(type)` is an optional key: unset, it has the meaning that its comment
-gives. 0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
+A `placeholder(type)` is an optional key; its comment gives the meaning of an unset key.
+0 means off for `clip_norm`, `ema_decay` and every `every_*`. Sequences
 are tuples. The resolved values of a run are in its `config.json`.
-`docs/generate.py` makes the reference in `docs/configuration.md` from these lines.
+`docs/generate.py` generates the reference `docs/configuration.md` from these lines.
 
 The default of a new key must be the behaviour without it: a run that was saved
-before counts as having that default, and continues.
+before has that default when it resumes.
 """
 
 from ml_collections import ConfigDict
@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
     config.global_batch_size = 32  # sequences of one update, over all devices of all processes
     config.microbatch_size = placeholder(int)  # sequences per device and pass; unset: the device's whole share
-    config.init_from = placeholder(str)  # workdir or checkpoint whose parameters to start from
+    config.init_from = placeholder(str)  # workdir or checkpoint with the initial parameters
 
     config.data = ConfigDict()
     # Source and splits.
@@ -56,15 +56,15 @@ def get_config() -> ConfigDict:
     config.data.label_column = "label"  # column of the label: classification
     config.data.source_column = "source"  # column of the source: seq2seq and completion_only
     config.data.target_column = "target"  # column of the target: seq2seq and completion_only
-    config.data.errors = "strict"  # bytes that are not of the encoding, and NUL characters: strict refuses them | replace reads U+FFFD
-    config.data.encoding = placeholder(str)  # text, jsonl, csv: encoding of the files, a name that Python knows such as latin-1 or utf-16; unset: UTF-8
+    config.data.errors = "strict"  # bytes that are invalid in the encoding, and NUL characters: strict raises an error | replace reads U+FFFD
+    config.data.encoding = placeholder(str)  # text, jsonl, csv: encoding of the files, a Python codec such as latin-1 or utf-16; unset: UTF-8
     config.data.delimiter = placeholder(str)  # csv: character between fields, such as ';'; unset: comma, in .tsv files tab
     config.data.mixture = ()  # instead of one source: ({"source": ..., "path": ..., "weight": 1.0}, ...)
     config.data.temperature = 1.0  # mixture entries without weight: share ~ (number of sequences) ^ (1 / temperature)
     # Cleaning, tokens and sequences.
     config.data.cleaning = ()  # steps in order, such as ("unicode:NFC", "whitespace"); see jaxdp/data/cleaning/steps.py
     config.data.tokenizer = "byte"  # byte | char | bpe:N | wordpiece:N | unigram:N | hf:NAME | FILE.json
-    config.data.target_tokenizer = placeholder(str)  # seq2seq: tokenizer of the target; unset: data.tokenizer is trained on and serves both sides
+    config.data.target_tokenizer = placeholder(str)  # seq2seq: tokenizer of the target; unset: data.tokenizer, trained on source and target
     config.data.length = 256  # tokens of a sequence that the model sees; a window reads one more
     config.data.target_length = placeholder(int)  # seq2seq: tokens of a target; unset: data.length
     config.data.packing = placeholder(str)  # cut: windows of the joined documents | documents: whole documents packed together | none: one example a sequence; unset: the task's default
@@ -73,9 +73,9 @@ def get_config() -> ConfigDict:
     # Order.
     config.data.balanced = False  # classification: samples every label equally often
     config.data.shuffle = True  # a new order of the sequences each epoch; False: corpus order
-    config.data.shuffle_buffer = 0  # hf_stream: records to shuffle among, which makes resuming inexact; 0: shards only
+    config.data.shuffle_buffer = 0  # hf_stream: records in the shuffle buffer, which makes resuming inexact; 0: shuffles shards only
     config.data.partition = "block"  # assignment of a batch's sequences to processes: block | strided | random
-    # Preparation: changes no batch.
+    # Preparation: does not change batches.
     config.data.cache_dir = placeholder(str)  # directory of prepared data; unset: ~/.cache/jaxdp/data
     config.data.num_workers = placeholder(int)  # processes that tokenize; unset: by the size of the data, up to the number of cores
     config.data.prefetch_batches = 2  # batches placed on the devices ahead of the step
@@ -132,17 +132,17 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 0.1  # decoupled; on parameters of rank 2 or more within a layer
     config.optim.b1 = 0.9  # decay of the mean gradient
     config.optim.b2 = 0.95  # decay of the mean squared gradient
-    config.optim.eps = 1e-8  # keeps the denominator from zero
+    config.optim.eps = 1e-8  # keeps the denominator above zero
     config.optim.momentum = 0.9  # momentum, rmsprop and muon
     config.optim.clip_norm = 1.0  # maximum global gradient norm; 0: off
-    config.optim.ema_decay = 0.0  # moving average of the parameters; 0: off
+    config.optim.ema_decay = 0.0  # decay of the moving average of the parameters; 0: off
     config.optim.label_smoothing = 0.0  # fraction of the target's probability spread over the vocabulary
     config.optim.l1 = 0.0  # penalty on absolute values, a part of the objective
     config.optim.l2 = 0.0  # penalty on half the squares, a part of the objective; weight_decay is the decoupled one
     config.optim.freeze = ()  # regular expressions of the paths of parameters that are not trained
     config.optim.scales = ()  # (regular expression, factor) pairs: learning rate of single parameters
     config.optim.layer_decay = 1.0  # factor of the learning rate from each layer to the one below; 1: off
-    config.optim.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
+    config.optim.z_loss = 0.0  # weight of the penalty log(Z)^2 against drifting logits
     config.optim.spike_factor = 0.0  # skips an update whose loss is above this multiple of the running mean; 0: off
     config.optim.max_skipped_in_a_row = 10  # updates skipped (non-finite or a spike) before the run rolls back
     config.optim.max_rollbacks = 2  # rollbacks before the run stops with exit code 3
@@ -155,13 +155,13 @@ def get_config() -> ConfigDict:
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
     config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times as long; unset: learned; 0: off
     config.parallel.init_timeout_secs = 300.0  # time that processes wait for each other at the start
-    config.parallel.deterministic = False  # GPU: only kernels that repeat bitwise; slower
+    config.parallel.deterministic = False  # GPU: only bitwise reproducible kernels; slower
 
     config.eval = ConfigDict()
     config.eval.every_steps = 500  # updates between evaluations; the last step is always evaluated
     config.eval.num_batches = 0  # batches of one evaluation inside training; 0: the whole split, which `jaxdp eval` always measures
-    config.eval.metric = "eval/loss"  # metric of `best` and of early stopping, one that the task declares, which also says whether higher or lower is better
-    config.eval.patience = 0  # evaluations without a better metric before the run stops, which needs every_steps; 0: off
+    config.eval.metric = "eval/loss"  # metric of the best checkpoint and of early stopping; the task declares its metrics and their direction
+    config.eval.patience = 0  # evaluations without a better metric before the run stops; needs every_steps; 0: off
     config.eval.num_scored = 200  # texts of the validation split that are generated and scored (BLEU) if the task does; 0: none
     config.eval.num_beams = 1  # beams for each of them; 1: greedy
 
@@ -170,7 +170,7 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_minutes = 0.0  # minutes between saves, in addition to every_steps
     config.checkpoint.keep_latest = 2  # newest checkpoints kept
     config.checkpoint.keep_best = 1  # best checkpoints by eval.metric kept in addition; an evaluation among the best so far saves its state at once; 0: none
-    config.checkpoint.keep_every_steps = 0  # multiples of this are kept for ever; 0: off
+    config.checkpoint.keep_every_steps = 0  # checkpoints at multiples of this are never deleted; 0: off
     config.checkpoint.async_save = True  # writes in the background while training continues
     config.checkpoint.grace_secs = 0.0  # seconds between SIGTERM and the kill that follows; 0: unknown
 
@@ -181,5 +181,5 @@ def get_config() -> ConfigDict:
     config.log.tensorboard = False  # also writes WORKDIR/tensorboard (extra: tensorboard)
     config.log.wandb = False  # also writes to Weights & Biases (extra: wandb)
 
-    # Locked: a key that is not written above is a mistake in a recipe, not a new setting.
+    # Locked, so that a misspelled key in a recipe is an error.
     return config.lock()

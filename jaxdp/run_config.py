@@ -1,7 +1,7 @@
-"""Typed configuration of a run: frozen dataclasses, one for each group of keys, checked when they are made.
+"""Typed configuration of a run: frozen dataclasses, one for each group of keys, checked on construction.
 
-`jaxdp.config.parse_config` makes a `RunConfig` from a configuration file, the command line or Python;
-everything below the command line takes it. Defaults and meanings of the keys are in `jaxdp/defaults.py`.
+`jaxdp.config.parse_config` builds a `RunConfig` from a configuration file, the command line or Python;
+all modules below the command line use it. Defaults and meanings of the keys are in `jaxdp/defaults.py`.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from jaxdp.errors import UserError
 DURATIONS = ("total_steps", "total_epochs", "total_tokens")
 
 TEST_DATA = ("test_path", "test_split")
-"""Keys of `data` that `jaxdp eval --split=test` alone looks at."""
+"""Keys of `data` that only `jaxdp eval --split=test` reads."""
 
 DATA_PLACES = ("path", "eval_path", "target_path", "eval_target_path")
-"""Keys of `data` and of the entries of its mixture that say where files are."""
+"""Keys with file locations, in `data` and in the entries of its mixture."""
 
 MAX_CPU_DEVICES = 256
-"""Limit of fake CPU devices: each is a thread that waits for all others, and more than this only hang."""
+"""Maximum number of fake CPU devices: each is a thread that waits for all others, and larger numbers hang."""
 
 _MAX_SECS = 10**8
-"""Seconds, three years: JAX's own timeouts, which follow from these, are 32-bit integers."""
+"""Maximum of timeouts in seconds (three years): JAX derives 32-bit timeouts from them."""
 
 _NOT_NEGATIVE = ("0 or more", lambda value: value >= 0)
 _OFF_OR_MORE = ("0 (off) or more", lambda value: value >= 0)
@@ -33,7 +33,7 @@ _AT_LEAST_ONE = ("1 or more", lambda value: value >= 1)
 _SHARE = ("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 _RANGES = {
-    "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # what a random key takes in
+    "seed": ("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),  # the range of a random seed in JAX
     "global_batch_size": _AT_LEAST_ONE,
     "data.temperature": ("above 0", lambda value: value > 0),
     "data.shuffle_buffer": _NOT_NEGATIVE,
@@ -65,7 +65,7 @@ _RANGES = {
     "log.every_steps": _OFF_OR_MORE,
     "log.samples": _OFF_OR_MORE,
 }
-"""Key -> (expected range in words, check), of numbers that no part checks by itself."""
+"""Key -> (expected range in words, check), for numbers that no other module checks."""
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", tuple: "a tuple"}
 """Types of configuration values, for messages."""
@@ -275,7 +275,7 @@ class RunConfig:
         """Returns a copy with other values: `config.replaced(seed=1, data={"path": "books"})`.
 
         Args:
-            changes: Keys with their values; of a group a mapping of its keys.
+            changes: New values by key; for a group a mapping of its keys.
         """
         return dataclasses.replace(
             self,
@@ -308,7 +308,7 @@ GROUPS: dict[str, type] = {
 
 
 def _key_types() -> dict[str, tuple[type, bool]]:
-    """Key -> (type of its value, whether it may be unset)."""
+    """Returns key -> (type of its value, whether it may be unset)."""
     found = {}
     for prefix, group in (("", RunConfig), *((f"{name}.", group) for name, group in GROUPS.items())):
         for name, hint in typing.get_type_hints(group).items():
@@ -324,7 +324,7 @@ KEY_TYPES = _key_types()
 
 
 def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
-    """Yields (key, value) of all keys but those of tasks."""
+    """Yields (key, value) of all keys except those of tasks."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in GROUPS:
