@@ -92,12 +92,12 @@ def _check_modules(variables: Mapping[str, Any], path: Path) -> None:
     """
     for value in variables.values():
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        beside, module = path.resolve().parent / f"{name}.py", sys.modules.get(name) if isinstance(name, str) else None
+        sibling, module = path.resolve().parent / f"{name}.py", sys.modules.get(name) if isinstance(name, str) else None
         found = getattr(module, "__file__", None)
-        if found and beside.is_file() and not beside.samefile(found):
+        if found and sibling.is_file() and not sibling.samefile(found):
             raise UserError(
                 f"--config={path} imports {name}, but this process has imported {found} under that name before, not "
-                f"{beside}: rename one of them, or start a new process."
+                f"{sibling}: rename one of them, or start a new process."
             )
 
 
