@@ -26,11 +26,11 @@ State = dict[str, Any]
 
 
 class Position(NamedTuple):
-    """Position of the next row; with the stream and the length it determines all that follows.
+    """Position of the next sequence; with the stream and the length it determines all that follows.
 
     Attributes:
         epoch: Epoch, from 0.
-        num_rows: Number of rows of this epoch before it.
+        num_rows: Number of sequences of this epoch before it.
         num_documents: Number of documents of this epoch before the one that it begins in.
         num_tokens: Number of tokens of that document before it; they are tokenized again, not stored.
         place: Position of that document in the stream; None: the first of the epoch.
@@ -61,22 +61,22 @@ class Document(NamedTuple):
 class StreamBatches:
     """Share of one process of the batches of a stream, each with the state after it.
 
-    Every process reads the whole stream and keeps its rows of each global batch. Batches therefore do not depend on the
+    Every process reads the whole stream and keeps its sequences of each global batch. Batches therefore do not depend on the
     number of processes, all processes have the same number of them, and one state serves any number of processes. The
     price is that every process reads, decompresses and tokenizes everything: P times the traffic, and at most the
     throughput of one core. `split_dataset_by_node` avoids that but loses all three properties: processes run out at
     different steps, and each has a state of its own. Data that needs more throughput should be prepared once
-    (`jaxdp prepare`) and read by row number.
+    (`jaxdp prepare`) and read by sequence number.
 
-    An epoch ends with its last full row. The tokens after it are left out, and the next epoch begins in the same batch.
+    An epoch ends with its last full sequence. The tokens after it are left out, and the next epoch begins in the same batch.
 
     Attributes:
         stream: Records, see `jaxdp.data.reading.record_stream`.
         prepare: Function from a record to a document.
         eos_id: Token between documents.
         make_batch: Function of the task, see `pipeline.MakeBatch`.
-        length: Number of tokens from the beginning of a row to that of the next; a row has one more.
-        global_batch_size: Rows of a batch, over all processes.
+        length: Number of tokens from the beginning of a sequence to that of the next; a sequence has one more.
+        global_batch_size: Sequences of a batch, over all processes.
         partition: Shard assignment, see `process_row_ids`.
         num_processes: Number of processes.
         process_index: Index of this process.
@@ -111,11 +111,11 @@ class StreamBatches:
         """Yields an endless sequence of batches.
 
         Yields:
-            The arrays of `make_batch` with `row_ids` [rows] int32, the number of each row in the global batch; and the
+            The arrays of `make_batch` with `row_ids` [rows] int32, the number of each sequence in the global batch; and the
             state after this batch.
 
         Raises:
-            UserError: See `RecordStream.records`, `process_row_ids` and `prepare`; or an epoch has no row.
+            UserError: See `RecordStream.records`, `process_row_ids` and `prepare`; or an epoch has no full sequence.
         """
         step = self.first_state["step"]
         rows = self._rows(Position(**self.first_state["position"]))
@@ -141,20 +141,20 @@ class StreamBatches:
             yield {**batch, "row_ids": row_ids}, self._state(step, position)
 
     def _rows(self, position: Position) -> Iterator[tuple[np.ndarray, Position]]:
-        """Yields rows [length + 1] int32 epoch by epoch, each with the position after it."""
+        """Yields sequences [length + 1] int32 epoch by epoch, each with the position after it."""
         while True:
             latest = position
             for row, latest in self._epoch_rows(position):
                 yield row, latest
             if not latest.num_rows:
                 raise UserError(
-                    f"The stream has too few tokens for one row, which takes {self.length + 1}: give more data or "
+                    f"The stream has too few tokens for one sequence, which takes {self.length + 1}: give more data or "
                     "a smaller data.length."
                 )
             position = Position(epoch=latest.epoch + 1)
 
     def _epoch_rows(self, start: Position) -> Iterator[tuple[np.ndarray, Position]]:
-        """Yields the rows of the rest of an epoch."""
+        """Yields the remaining sequences of an epoch."""
         held: deque[Document] = deque()
         used, num_held, num_rows = start.num_tokens, -start.num_tokens, start.num_rows
         for document in _documents(self.stream, self.prepare, self.eos_id, start):
@@ -162,7 +162,7 @@ class StreamBatches:
             num_held += len(document.tokens)
             while num_held > self.length:
                 row = _gather(held, used, self.length + 1)
-                # The last token of a row is the first of the next.
+                # The last token of a sequence is the first of the next.
                 used, num_held, num_rows = used + self.length, num_held - self.length, num_rows + 1
                 while used >= len(held[0].tokens):
                     used -= len(held.popleft().tokens)
@@ -189,7 +189,7 @@ class StreamBatches:
 def _documents(
     stream: RecordStream, prepare: Prepare, eos_id: int, start: Position
 ) -> Iterator[Document]:
-    """Yields the documents of the rest of an epoch, from the one at `start`."""
+    """Yields the remaining documents of an epoch, from the one at `start`."""
     number = start.num_documents
     for place, record in stream.records(start.epoch, start.place):
         try:
@@ -217,7 +217,7 @@ def _gather(documents: deque[Document], start: int, num_tokens: int) -> np.ndarr
 
 
 def head_tokens(stream: RecordStream, prepare: Prepare, eos_id: int, num_tokens: int) -> np.ndarray:
-    """Reads the first tokens of a stream, with documents concatenated as in rows, e.g. to evaluate on.
+    """Reads the first tokens of a stream, with documents concatenated as in training, e.g. as a validation split.
 
     Args:
         stream: Records.

@@ -303,7 +303,7 @@ def test_too_few_tokens_for_a_row(tmp_path):
     (tmp_path / "a.txt").write_text("abc\nde\n")
     stream = stream_of(tmp_path)
     assert len(first(batches_of(stream, length=5), 3)) == 3
-    with pytest.raises(UserError, match=r"too few tokens for one row, which takes 7: .*data\.length"):
+    with pytest.raises(UserError, match=r"too few tokens for one sequence, which takes 7: .*data\.length"):
         first(batches_of(stream, length=6), 1)
     with pytest.raises(UserError, match=r"data\.length=0 is too short"):
         batches_of(stream, length=0)
