@@ -113,8 +113,10 @@ def test_a_hook_stops_the_run(config_file, tmp_path, capsys):
         def request(self):
             return jaxdp.Request.EARLY_STOP if self.is_due else jaxdp.Request.NONE
 
-    result = jaxdp.train(load(config_file, "total_steps=50", "eval.every_steps=2"), tmp_path, hooks=[Stop()])
+    result = jaxdp.train(load(config_file, "total_steps=50", "eval.every_steps=2", "checkpoint.keep_best=0"), tmp_path, hooks=[Stop()])
     assert (result.step, result.request) == (3, 0)
+    [evaluation] = metrics_lines(tmp_path, "eval/loss")
+    assert (evaluation["step"], evaluation["eval/loss"]) == (2, result.metrics["eval/loss"])  # no checkpoint records it
     assert "stopped early by a hook; everything is in" in capsys.readouterr().err
 
 

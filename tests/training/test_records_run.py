@@ -9,6 +9,7 @@ from jaxdp.cli.main import main
 from jaxdp.data.reading import python_records
 from jaxdp.data.reading.python_records import keep_records
 from jaxdp.errors import UserError
+from jaxdp.inference.other_data import other_data
 
 RECORDS = [{"text": f"old pond, frog {number}\nwater\n", "number": number} for number in range(200)]
 
@@ -58,6 +59,12 @@ def test_another_process_is_told_to_give_the_records(config_file, tmp_path, monk
     assert "was trained with data.source=python, which reads no files: say how" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"give them to jaxdp\.train\(\.\.\., data=records\)"):
         jaxdp.evaluate(tmp_path / "run")
+
+
+def test_other_data_is_not_read_by_the_fingerprint_of_the_records(config_file):
+    config = load(config_file).replaced(data={"source": "python", "path": None, "name": "sha256:12"})
+    other = other_data(config, "eval", {"source": "hf", "path": "saved", "eval_split": "test"})
+    assert (other.data.source, other.data.name) == ("hf", None)
 
 
 def test_a_dataset_is_known_by_its_own_fingerprint():
