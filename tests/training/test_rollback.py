@@ -99,7 +99,7 @@ def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, witho
     assert_like(tmp_path, without)
 
 
-@pytest.mark.parametrize("moment", ["leave_out", "delete"])
+@pytest.mark.parametrize("moment", ["exclude", "delete"])
 def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_path, capsys, monkeypatch, moment):
     poison(monkeypatch.setattr, 5, 6)
 
@@ -107,8 +107,8 @@ def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if moment == "leave_out":
-            patch.setattr(Rollbacks, "leave_out", die)
+        if moment == "exclude":
+            patch.setattr(Rollbacks, "exclude", die)
         else:
             patch.setattr("jaxdp.training.session.delete_checkpoint", die)
         assert train(config_file, tmp_path, *OPTIONS) == 130
