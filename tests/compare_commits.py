@@ -27,7 +27,8 @@ def train(tree: Path, recipe: str, steps: int, directory: Path) -> Path:
     command = [
         sys.executable, "-m", "jaxdp", "train", f"--config={tree / 'configs' / recipe}.py", f"--workdir={workdir}",
         f"--config.total_steps={steps}", "--config.log.every_steps=1", "--config.log.batch_hash=True",
-        "--config.eval.every_steps=0", "--config.eval.num_batches=1", "--config.eval.num_scored=0", "--cpu_devices=2",
+        "--config.eval.every_steps=0", "--config.eval.num_batches=1", "--config.eval.num_scored=0", "--config.eval.metric=eval/loss",
+        "--cpu_devices=2",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(directory / "cache"), "JAX_PLATFORMS": "cpu"}
     subprocess.run(command, cwd=directory, env=environment, check=True)
