@@ -57,7 +57,12 @@ def configuration_keys(source: str) -> str:
             note, in_table = line[2:], False
         elif key := re.fullmatch(r"config\.([\w.]+) = (.+?)  # (.+)", line):
             if not in_table:
-                lines += ["", *([note, ""] if note else []), "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+                lines += [
+                    "",
+                    *([note, ""] if note else []),
+                    "| key | type | default | meaning |",
+                    "| --- | --- | --- | --- |",
+                ]
                 note, in_table = "", True
             lines.append(key_row(*key.groups()))
     return "\n".join(lines).strip() + "\n"

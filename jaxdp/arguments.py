@@ -23,7 +23,7 @@ def check_caller(function: str) -> None:
     # The attribute by which multiprocessing itself refuses to start processes from such an import.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(
-            f'{function} is called again by a worker process that imports your script: put the call under '
+            f"{function} is called again by a worker process that imports your script: put the call under "
             '`if __name__ == "__main__":`.'
         )
 

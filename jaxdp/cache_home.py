@@ -32,7 +32,9 @@ def _cache_home(usual: str) -> Path:
         raise UserError(
             f"{usual} cannot hold a cache ({why}), nor can {directory} ({found}); set XDG_CACHE_HOME to a directory that you can write."
         )
-    print_status(f"{usual} cannot be written ({why}); prepared data and compiled programs go to {directory}, set XDG_CACHE_HOME to choose another place")
+    print_status(
+        f"{usual} cannot be written ({why}); prepared data and compiled programs go to {directory}, set XDG_CACHE_HOME to choose another place"
+    )
     return directory
 
 

@@ -60,7 +60,10 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         rest = values(arguments)[1:]
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(str(error), config)) from error
-    except (flags.Error, ValueError) as error:  # a flag without a value, or `--noconfig.KEY` of a key that is not boolean
+    except (
+        flags.Error,
+        ValueError,
+    ) as error:  # a flag without a value, or `--noconfig.KEY` of a key that is not boolean
         raise UserError(_not_understood(str(error))) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not understood; values are given as --config.KEY=VALUE.")
@@ -87,7 +90,9 @@ def parse_config(config: ConfigLike) -> RunConfig:
         return config
     usual = defaults.get_config()
     if isinstance(config, ConfigDict):
-        values = (ConfigDict(config) if isinstance(config, FrozenConfigDict) else config.copy_and_resolve_references()).to_dict()
+        values = (
+            ConfigDict(config) if isinstance(config, FrozenConfigDict) else config.copy_and_resolve_references()
+        ).to_dict()
         check_complete(values, "config")
     elif isinstance(config, Mapping):
         values = config
@@ -109,7 +114,9 @@ def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
             merged[name] = {key: _cast(key, given.get(key, usual[name][key]), usual[name], name) for key in default}
         else:
             merged[name] = _cast(name, given, usual)
-    own = {name: value for name, value in values.items() if name not in merged}  # groups of registered tasks, which check them
+    own = {
+        name: value for name, value in values.items() if name not in merged
+    }  # groups of registered tasks, which check them
     groups = {name: kind(**merged.pop(name)) for name, kind in GROUPS.items()}
     built_in = {name: merged.pop(name) for name, value in [*merged.items()] if isinstance(value, Mapping)}
     return RunConfig(**merged, **groups, task_groups=built_in | own)
@@ -132,7 +139,9 @@ def _override_list(overrides: Sequence[str]) -> list[str]:
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
     for override in overrides:
         if not isinstance(override, str):
-            raise UserError(f"overrides must be strings such as '--config.total_steps=10', found {override!r} ({type(override).__name__}).")
+            raise UserError(
+                f"overrides must be strings such as '--config.total_steps=10', found {override!r} ({type(override).__name__})."
+            )
     return overrides
 
 
@@ -194,7 +203,9 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
     """Unsets the other durations if the command line sets one."""
     given = [key for key in DURATIONS if key in overridden]
     if len(given) > 1:
-        raise UserError(f"exactly one of {', '.join(DURATIONS)} must be set; the command line gives {' and '.join(given)}.")
+        raise UserError(
+            f"exactly one of {', '.join(DURATIONS)} must be set; the command line gives {' and '.join(given)}."
+        )
     with config.ignore_type():
         for key in DURATIONS:
             if given and key not in given:
@@ -231,7 +242,9 @@ def default_values() -> dict[str, Any]:
 def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys that are set."""
     return {
-        key: _without_null(value) if isinstance(value, Mapping) else value for key, value in values.items() if value is not None
+        key: _without_null(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
     }
 
 
@@ -253,8 +266,13 @@ def read_run_config(path: Path) -> RunConfig:
     Raises:
         UserError: The file cannot be read, or is not a configuration of jaxdp.
     """
-    values = read_json(path, "the config.json of a run; restore it from a copy, or from one of its checkpoints (`jaxdp inspect --json`)")
+    values = read_json(
+        path,
+        "the config.json of a run; restore it from a copy, or from one of its checkpoints (`jaxdp inspect --json`)",
+    )
     try:
         return from_json(values)
     except (UserError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a jaxdp configuration: {shortened(str(error).rstrip('.'), 200)}.") from error
+        raise UserError(
+            f"{path} cannot be read as a jaxdp configuration: {shortened(str(error).rstrip('.'), 200)}."
+        ) from error

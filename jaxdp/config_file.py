@@ -42,7 +42,11 @@ def find_config_file(name: str) -> Path:
     if name in recipes:
         return recipes[name]
     match = closest(path.stem, recipes)
-    hint = f"; did you mean the recipe {match!r} (--config={match})?" if match else f"; the recipes are {', '.join(recipes)}."
+    hint = (
+        f"; did you mean the recipe {match!r} (--config={match})?"
+        if match
+        else f"; the recipes are {', '.join(recipes)}."
+    )
     kind = "is a directory" if path.is_dir() else "there is no such file and no recipe of that name"
     raise UserError(f"--config={name}: {kind}{hint}")
 
@@ -168,13 +172,18 @@ def _why_it_does_not_load(error: Exception, path: Path) -> str:
     module = user_place(error)
     if module and module.file != str(path):  # a module that the file imports
         place += f", raised by {module}"
-    return f"--config={path} does not load: {type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".") + "."
+    return (
+        f"--config={path} does not load: {type(error).__name__}{place}: {' '.join(str(error).split())}".rstrip(".")
+        + "."
+    )
 
 
 def _frames(error: Exception, path: Path) -> list[tuple[Mapping[str, Any], int]]:
     """Returns variables and line of each frame of the file in an error's traceback, innermost last."""
     return [
-        (frame.f_locals, line) for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)
+        (frame.f_locals, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(path)
     ]
 
 
@@ -199,7 +208,10 @@ def _wrong_type(error: Exception) -> str | None:
     match = re.match(pattern, str(error), re.DOTALL)
     if not match:
         return None
-    key, found, expected = match[1], *(TYPE_NAMES.get(name.rpartition(".")[2], f"of type {name}") for name in match.groups()[1:])
+    key, found, expected = (
+        match[1],
+        *(TYPE_NAMES.get(name.rpartition(".")[2], f"of type {name}") for name in match.groups()[1:]),
+    )
     return f"{key} must be {expected}, not {found}."
 
 

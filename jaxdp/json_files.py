@@ -51,7 +51,11 @@ def why_no_file(path: str | os.PathLike) -> str:
         mode = os.stat(path).st_mode
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        return ("is a link to nothing" if os.path.islink(path) else "is missing") if is_missing else f"cannot be read ({error.strerror})"
+        return (
+            ("is a link to nothing" if os.path.islink(path) else "is missing")
+            if is_missing
+            else f"cannot be read ({error.strerror})"
+        )
     return "" if stat.S_ISREG(mode) else _kind_of(mode)
 
 

@@ -53,7 +53,9 @@ TRAINING_METRICS = (
     MetricSpec("skipped", "updates", False, "updates skipped since the start of the run", "train"),
     MetricSpec("step_secs", "s", False, "duration of a step", "perf"),
     TOKENS_PER_SEC,
-    MetricSpec("data_wait", higher_is_better=False, description="share of the time spent waiting for data", group="perf"),
+    MetricSpec(
+        "data_wait", higher_is_better=False, description="share of the time spent waiting for data", group="perf"
+    ),
     MetricSpec("prefetch_ready", "batches", True, "prefetched batches at the start of a step", "perf"),
     MetricSpec("prefetch_depth", "batches", description="capacity of the prefetch queue", group="perf"),
     MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
@@ -91,6 +93,5 @@ class Totals:
     def means(self) -> dict[str, float]:
         """Returns sum / weight of every metric; NaN if the total weight is 0."""
         return {
-            name: float(total / weight) if weight else float("nan")
-            for name, (total, weight) in self._totals.items()
+            name: float(total / weight) if weight else float("nan") for name, (total, weight) in self._totals.items()
         }

@@ -29,11 +29,15 @@ def local_path(text: str | os.PathLike, option: str) -> Path:
             f"{option}={name}: {scheme[0]} is not supported here; expected a path of this machine or of a file system mounted on it."
         )
     if "\0" in name:
-        raise UserError(f"{option}={name!r} holds a NUL character, which no path can; expected the path of a local file or directory.")
+        raise UserError(
+            f"{option}={name!r} holds a NUL character, which no path can; expected the path of a local file or directory."
+        )
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{option}={name}: no home directory is known for ~; set HOME or write the path out.") from error
+        raise UserError(
+            f"{option}={name}: no home directory is known for ~; set HOME or write the path out."
+        ) from error
 
 
 def check_not_empty(name: str, option: str) -> None:

@@ -12,9 +12,7 @@ MASK = "***"
 
 # Patterns are strings, compiled at first use: `jaxdp --help` imports this file too.
 
-_SECRET_NAME = (
-    r"(?i)token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth|^(?:key|sig|code)$"
-)
+_SECRET_NAME = r"(?i)token|secret|passw(?:or)?d|pwd|passphrase|signature|credential|api[_\-]?key|access[_\-]?key|auth|^(?:key|sig|code)$"
 """Pattern in the names of query parameters whose value grants access."""
 
 _SCHEME = r"[A-Za-z][\w+.\-]{0,30}://"

@@ -280,7 +280,9 @@ class RunConfig:
         return dataclasses.replace(
             self,
             **{
-                key: dataclasses.replace(getattr(self, key), **value) if key in GROUPS and isinstance(value, Mapping) else value
+                key: dataclasses.replace(getattr(self, key), **value)
+                if key in GROUPS and isinstance(value, Mapping)
+                else value
                 for key, value in changes.items()
             },
         )
@@ -328,7 +330,9 @@ def _flat(config: RunConfig) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in GROUPS:
-            yield from ((f"{field.name}.{inner.name}", getattr(value, inner.name)) for inner in dataclasses.fields(value))
+            yield from (
+                (f"{field.name}.{inner.name}", getattr(value, inner.name)) for inner in dataclasses.fields(value)
+            )
         elif field.name != "task_groups":
             yield field.name, value
 

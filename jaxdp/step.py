@@ -155,9 +155,7 @@ def _accumulate(objective, params, batch, num_microbatches):
 
     if num_microbatches == 1:
         return sums_of(batch)
-    microbatches = jax.tree.map(
-        lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch
-    )
+    microbatches = jax.tree.map(lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch)
 
     def body(carry, microbatch):
         return jax.tree.map(jnp.add, carry, sums_of(microbatch)), None

@@ -35,7 +35,9 @@ def user_place(error: BaseException) -> Place | None:
     Exceptions of worker processes are read from the text of their traceback.
     """
     for link in _chain(error):
-        frames = [Place(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(link.__traceback__)]
+        frames = [
+            Place(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(link.__traceback__)
+        ]
         if isinstance(link, SyntaxError) and link.filename:
             frames.append(Place(link.filename, link.lineno or 0, ""))
         if type(link).__name__ == "_RemoteTraceback":  # of concurrent.futures, which has no public name for it

@@ -168,7 +168,10 @@ class Watchdog:
     def _report(self) -> None:
         """Writes the stacks and a sentence without buffers and locks, which may be the cause of the hang."""
         threads = ", ".join(f"{thread.ident:#018x} {thread.name}" for thread in threading.enumerate())
-        with contextlib.suppress(OSError), open(2, "wb", buffering=0, closefd=False) as stderr:  # the terminal may be gone
+        with (
+            contextlib.suppress(OSError),
+            open(2, "wb", buffering=0, closefd=False) as stderr,
+        ):  # the terminal may be gone
             self._write(stderr, threads)
         with contextlib.suppress(OSError), open(self._log, "ab", buffering=0) as log:  # its disk may be full
             if self._log_stat and not os.path.samestat(os.fstat(log.fileno()), self._log_stat):

@@ -76,7 +76,9 @@ class WorkDir:
         directories = (self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile)
         logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
         for path in (*(value for value in vars(self).values() if value != self.root), *logs):
-            expected, is_kind = ("a directory", stat.S_ISDIR) if path in directories else ("a regular file", stat.S_ISREG)
+            expected, is_kind = (
+                ("a directory", stat.S_ISDIR) if path in directories else ("a regular file", stat.S_ISREG)
+            )
             try:
                 found = is_kind(os.stat(path).st_mode)
             except FileNotFoundError:
@@ -97,7 +99,11 @@ class WorkDir:
         """Raises UserError unless the directory holds a run."""
         if why := self.why_no_run():
             is_lost = os.path.lexists(self.config)
-            fix = "restore it from a copy, or from a checkpoint (`jaxdp inspect CHECKPOINT --json`)" if is_lost else "train into it first, or check the path"
+            fix = (
+                "restore it from a copy, or from a checkpoint (`jaxdp inspect CHECKPOINT --json`)"
+                if is_lost
+                else "train into it first, or check the path"
+            )
             raise UserError(f"--workdir={self.root} holds no run ({why}): {fix}.")
 
     @contextlib.contextmanager
@@ -115,8 +121,7 @@ class WorkDir:
 
         def refuse(holder: str) -> None:
             raise UserError(
-                f"--workdir={self.root} is in use by {holder}; "
-                "wait for it, stop it, or choose another --workdir."
+                f"--workdir={self.root} is in use by {holder}; wait for it, stop it, or choose another --workdir."
             )
 
         path = self.root / "run.lock"

@@ -47,7 +47,9 @@ def main(config_file, trained, directory):
     directory = Path(directory)
 
     def config(*changes):
-        config = jaxdp.load_config(config_file, [f"--config.{change}" for change in ("total_steps=2", "eval.every_steps=0", *changes)])
+        config = jaxdp.load_config(
+            config_file, [f"--config.{change}" for change in ("total_steps=2", "eval.every_steps=0", *changes)]
+        )
         config.parallel.cpu_devices = None
         return config
 
@@ -76,10 +78,14 @@ def main(config_file, trained, directory):
         "devices": devices,
         "evaluate": lambda: sorted(jaxdp.evaluate(trained, step=3))[:1],
         "train": lambda: train("first"),
-        "generate after train": lambda: len(jaxdp.generate(directory / "first", iter(["the of"] * 3), max_new_tokens=3)),
+        "generate after train": lambda: len(
+            jaxdp.generate(directory / "first", iter(["the of"] * 3), max_new_tokens=3)
+        ),
         "train again": lambda: train("second"),
         "continue": lambda: jaxdp.train(config("total_steps=3"), directory / "first", resume="must"),
-        "load a model": lambda: model().generate("the of", max_new_tokens=3) == jaxdp.generate(trained, "the of", max_new_tokens=3),
+        "load a model": lambda: (
+            model().generate("the of", max_new_tokens=3) == jaxdp.generate(trained, "the of", max_new_tokens=3)
+        ),
         "evaluate a model": lambda: model().evaluate() == jaxdp.evaluate(trained),
         "load": lambda: jaxdp.load_checkpoint(directory / "second").step,
         "other devices": lambda: jaxdp.generate(trained, ["the of"], cpu_devices=3),

@@ -99,7 +99,9 @@ def main() -> int:
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")
     parser.add_argument("--signals", type=int, default=20, metavar="N", help="SIGTERMs")
     parser.add_argument("--reuses", type=int, default=6, metavar="N", help="work directories deleted and used again")
-    parser.add_argument("--instants", type=int, default=50, metavar="N", help="SIGTERMs from the start of a process to its first step")
+    parser.add_argument(
+        "--instants", type=int, default=50, metavar="N", help="SIGTERMs from the start of a process to its first step"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this fault; may be given again")
     parser.add_argument("--directory", type=Path, help="where the runs go; default: a temporary folder")

@@ -30,7 +30,11 @@ def train(tree: Path, recipe: str, steps: int, directory: Path) -> Path:
         "--config.eval.every_steps=0", "--config.eval.num_batches=1", "--config.eval.num_scored=0", "--config.eval.metric=eval/loss",
         "--cpu_devices=2",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(directory / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "XDG_CACHE_HOME": str(directory / "cache"),
+        "JAX_PLATFORMS": "cpu",
+    }
     subprocess.run(command, cwd=directory, env=environment, check=True)
     return workdir
 

@@ -40,7 +40,9 @@ def pytest_collection_modifyitems(items):
     """Marks the tests of the fast tier."""
     gone = [name for name in (*FAST, *NOT_FAST) if not (TESTS / name).exists()]
     if gone:
-        raise pytest.UsageError(f"FAST and NOT_FAST in tests/conftest.py name {', '.join(gone)}, which do not exist; correct them.")
+        raise pytest.UsageError(
+            f"FAST and NOT_FAST in tests/conftest.py name {', '.join(gone)}, which do not exist; correct them."
+        )
     for item in items:
         path = item.path.relative_to(TESTS)
         is_fast = path.parts[0] in FAST and path.as_posix() not in NOT_FAST

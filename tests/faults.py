@@ -41,7 +41,9 @@ def hang_in_preparation(patch):
     """The data are never there; a file `preparing` next to the log says that the run waits for them."""
 
     def prepare_run(*_):
-        log = next(handler for handler in logging.getLogger("jaxdp").handlers if isinstance(handler, logging.FileHandler))
+        log = next(
+            handler for handler in logging.getLogger("jaxdp").handlers if isinstance(handler, logging.FileHandler)
+        )
         Path(log.baseFilename).with_name("preparing").touch()
         hang_for_ever()
 

@@ -109,7 +109,11 @@ def callables_of(node):
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
             fields += [*method.args.args, *method.args.kwonlyargs]
-    return [field for field in fields if field.annotation and re.search("Callable|CheckPlace", ast.unparse(field.annotation))]
+    return [
+        field
+        for field in fields
+        if field.annotation and re.search("Callable|CheckPlace", ast.unparse(field.annotation))
+    ]
 
 
 def test_no_constructor_takes_more_than_three_functions(source):

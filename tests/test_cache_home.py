@@ -32,7 +32,9 @@ def test_the_usual_place_and_nothing_is_made_or_said(monkeypatch, tmp_path, caps
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("home", "why"), [("/dev/null/ann", "/dev/null is not a directory"), (None, "there is no home directory")])
+@pytest.mark.parametrize(
+    ("home", "why"), [("/dev/null/ann", "/dev/null is not a directory"), (None, "there is no home directory")]
+)
 def test_without_a_home_a_temporary_directory_of_the_user_is_reported_once(monkeypatch, tmp_path, capsys, home, why):
     if home:
         monkeypatch.setenv("HOME", home)
@@ -74,7 +76,10 @@ def test_a_compilation_cache_that_cannot_be_written_is_reported_and_not_warned_o
         devices._configure_compilation_cache()
         warnings.warn("Error writing persistent compilation cache entry for 'jit_f': NotADirectoryError", stacklevel=1)
     assert caught == []
-    assert "JAX_COMPILATION_CACHE_DIR=/dev/null/cache cannot be written (/dev/null is not a directory)" in capsys.readouterr().err
+    assert (
+        "JAX_COMPILATION_CACHE_DIR=/dev/null/cache cannot be written (/dev/null is not a directory)"
+        in capsys.readouterr().err
+    )
 
 
 def test_why_a_directory_cannot_be_written(tmp_path, monkeypatch):

@@ -10,6 +10,14 @@ import pytest
 @pytest.mark.slow
 def test_no_fault_changes_how_a_run_ends(tmp_path):
     script = Path(__file__).with_name("chaos.py")
-    options = ["--kills=6", "--flips=20", "--replica_flips=1", "--signals=4", "--instants=6", "--reuses=2", f"--directory={tmp_path / 'chaos'}"]
+    options = [
+        "--kills=6",
+        "--flips=20",
+        "--replica_flips=1",
+        "--signals=4",
+        "--instants=6",
+        "--reuses=2",
+        f"--directory={tmp_path / 'chaos'}",
+    ]
     process = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr

@@ -61,17 +61,28 @@ def test_the_command_line_beats_the_file(load, override, key, value):
 
 
 def test_a_truth_value_can_be_switched_off(load):
-    assert load(["config.total_steps = 3", "config.log.batch_hash = True"], "--noconfig.log.batch_hash").log.batch_hash is False
+    assert (
+        load(["config.total_steps = 3", "config.log.batch_hash = True"], "--noconfig.log.batch_hash").log.batch_hash
+        is False
+    )
 
 
 @pytest.mark.parametrize(
-    ("key", "in_file"), [("data.path", "'a.txt'"), ("model.num_layers", "3"), ("parallel.watchdog_secs", "9.0"), ("model.use_bias", "True")]
+    ("key", "in_file"),
+    [
+        ("data.path", "'a.txt'"),
+        ("model.num_layers", "3"),
+        ("parallel.watchdog_secs", "9.0"),
+        ("model.use_bias", "True"),
+    ],
 )
 def test_none_unsets_an_optional_key(load, key, in_file):
     config = load(["config.total_steps = 3", f"config.{key} = {in_file}"], f"--config.{key}=None")
     assert value_of(config, key) is None
     *groups, last = key.split(".")
-    assert value_of(config, ".".join(groups)).get_type(last) is value_of(defaults.get_config(), ".".join(groups)).get_type(last)
+    assert value_of(config, ".".join(groups)).get_type(last) is value_of(
+        defaults.get_config(), ".".join(groups)
+    ).get_type(last)
 
 
 def test_the_last_of_several_values_counts_none_included(load):
@@ -79,7 +90,9 @@ def test_the_last_of_several_values_counts_none_included(load):
     assert load(body, "--config.data.path=a", "--config.data.path=None").data.path is None
     assert load(body, "--config.data.path=None", "--config.data.path=a").data.path == "a"
     assert load(body, "--config.total_steps=None", "--config.total_epochs=1").total_epochs == 1.0
-    assert load(body, "--config.data.text_column=None").data.text_column == "None"  # a name like any other: the key is not optional
+    assert (
+        load(body, "--config.data.text_column=None").data.text_column == "None"
+    )  # a name like any other: the key is not optional
 
 
 def test_a_tuple_can_be_overridden(load):
@@ -125,11 +138,17 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("--config.optim.learning_rat=1", "unknown configuration key 'optim.learning_rat'; did you mean 'optim.learning_rate'"),
+        (
+            "--config.optim.learning_rat=1",
+            "unknown configuration key 'optim.learning_rat'; did you mean 'optim.learning_rate'",
+        ),
         ("--config.learning_rate=1", "did you mean 'optim.learning_rate'"),
         ("--config.total_step=1", "did you mean 'total_steps'"),
         ("--config.model.layers=1", "did you mean 'model.num_layers'"),
-        ("--config.zzz=1", "unknown configuration key 'zzz'; the groups and keys are causal_lm, checkpoint, classification, data, eval, "),
+        (
+            "--config.zzz=1",
+            "unknown configuration key 'zzz'; the groups and keys are causal_lm, checkpoint, classification, data, eval, ",
+        ),
         ("--config.optim.lr=1", "unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'"),
         ("--config.model.n_embd=1", "unknown configuration key 'model.n_embd'; did you mean 'model.embed_dim'"),
         ("--config.batch_size=1", "unknown configuration key 'batch_size'; did you mean 'global_batch_size'"),
@@ -145,7 +164,10 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--batch=3", "unknown option --batch; configuration values are given as --config.KEY=VALUE"),
         ("--config.seed", r"^--config\.seed has no value; expected --config\.seed=VALUE"),
         ("--config.data.path", r"--config.data.path has no value; expected --config.data.path=VALUE"),
-        ("--noconfig.optim.learning_rate", r"is not understood \(.*'noconfig.optim.learning_rate'\); expected --config.KEY=VALUE"),
+        (
+            "--noconfig.optim.learning_rate",
+            r"is not understood \(.*'noconfig.optim.learning_rate'\); expected --config.KEY=VALUE",
+        ),
         ("--noconfig.data.shuffle=1", r"is not understood \(--noconfig.data.shuffle=1 does not take an argument\)"),
         ("stray", "'stray' is not understood; values are given as --config.KEY=VALUE"),
     ],
@@ -186,7 +208,9 @@ def test_numbers_out_of_their_range_are_refused(load, key, wrong):
 
 
 def test_patience_without_evaluations_to_count_is_refused(load):
-    with pytest.raises(UserError, match=r"^eval\.patience=3 counts evaluations, but with eval\.every_steps=0 there is none"):
+    with pytest.raises(
+        UserError, match=r"^eval\.patience=3 counts evaluations, but with eval\.every_steps=0 there is none"
+    ):
         load(["config.total_steps = 3"], "--config.eval.patience=3", "--config.eval.every_steps=0")
     load(["config.total_steps = 3"], "--config.eval.every_steps=0")
 
@@ -237,10 +261,16 @@ def test_files_that_do_not_load(tmp_path, text, sentence):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("config.optim.learning_rat = 1", "unknown configuration key 'optim.learning_rat'; did you mean 'optim.learning_rate'?"),
+        (
+            "config.optim.learning_rat = 1",
+            "unknown configuration key 'optim.learning_rat'; did you mean 'optim.learning_rate'?",
+        ),
         ("config['optim']['lr'] = 1", "unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'?"),
         ("config.optim.update({'lr': 1})", "unknown configuration key 'lr'; did you mean 'optim.learning_rate'?"),
-        ("config.data.length = config.optim.lenght", "unknown configuration key 'optim.lenght'; did you mean 'data.length'?"),
+        (
+            "config.data.length = config.optim.lenght",
+            "unknown configuration key 'optim.lenght'; did you mean 'data.length'?",
+        ),
         ("config.optimm.learning_rate = 1", "unknown configuration key 'optimm'; did you mean 'optim'?"),
         ("config.seed = 'x'", "seed must be a whole number, not a string."),
         ("config.log.samples = 1.5", "samples must be a whole number, not a number."),
@@ -324,7 +354,9 @@ def test_every_key_survives_json():
     returned = from_json(written)
     assert returned == config and to_json(returned) == written
     for key in KEY_TYPES:
-        assert value_of(to_json(config), key) == (list(SAMPLES[tuple]) if KEY_TYPES[key][0] is tuple else value_of(values, key)), key
+        assert value_of(to_json(config), key) == (
+            list(SAMPLES[tuple]) if KEY_TYPES[key][0] is tuple else value_of(values, key)
+        ), key
 
 
 def test_unset_keys_and_tuples_survive_json():

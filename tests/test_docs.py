@@ -66,7 +66,9 @@ def spans(text):
 
 def section(page_name, heading):
     """Text below a heading of a page, up to the next heading."""
-    return re.split(r"^## ", (DOCS / page_name).read_text().split(f"## {heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    return re.split(
+        r"^## ", (DOCS / page_name).read_text().split(f"## {heading}\n")[1], maxsplit=1, flags=re.MULTILINE
+    )[0]
 
 
 def test_generated_pages_are_up_to_date():
@@ -76,7 +78,9 @@ def test_generated_pages_are_up_to_date():
 
 
 def anchors(path):
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
@@ -93,16 +97,26 @@ def test_links_lead_to_files_and_headings(page):
 def test_links_of_the_site_stay_inside_it(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if page.is_relative_to(DOCS) and "://" not in link:
-            assert (page.parent / link).resolve().is_relative_to(DOCS), f"{link}: name files outside docs/ in code spans"
+            assert (page.parent / link).resolve().is_relative_to(DOCS), (
+                f"{link}: name files outside docs/ in code spans"
+            )
 
 
 def test_paths_exist(page):
-    paths = [span for span in spans(page.read_text()) if re.fullmatch(r"(jaxdp|configs|tests|launch|docs|examples)/[\w./]+", span)]
+    paths = [
+        span
+        for span in spans(page.read_text())
+        if re.fullmatch(r"(jaxdp|configs|tests|launch|docs|examples)/[\w./]+", span)
+    ]
     assert [path for path in paths if not (ROOT / path).exists() and not (ROOT / "jaxdp" / path).exists()] == []
 
 
 def test_keys_exist(page):
-    keys = [re.split(r"[= ]", span)[0] for span in spans(page.read_text()) if "(" not in span and "/" not in span.split("=")[0]]
+    keys = [
+        re.split(r"[= ]", span)[0]
+        for span in spans(page.read_text())
+        if "(" not in span and "/" not in span.split("=")[0]
+    ]
     keys = [key for key in keys if "." in key and key.split(".")[0] in GROUPS]
     assert [key for key in keys if not fnmatch.filter(KEYS, key)] == []
 
@@ -289,7 +303,9 @@ def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
     importlib.import_module("poems")
     database = sqlite3.connect(tmp_path / "poems.db")
     database.execute("CREATE TABLE poems (id INTEGER, title TEXT, body TEXT)")
-    database.executemany("INSERT INTO poems VALUES (?, ?, ?)", [(n, f"title {n}", f"old pond, frog {n}\nwater\n") for n in range(200)])
+    database.executemany(
+        "INSERT INTO poems VALUES (?, ?, ?)", [(n, f"title {n}", f"old pond, frog {n}\nwater\n") for n in range(200)]
+    )
     database.commit()
     database.close()
     given = ("--config.data.source=poems", f"--config.data.path={tmp_path}/poems.db", "--config.total_steps=2")
@@ -356,7 +372,11 @@ def test_the_python_example_of_the_readme_runs(tmp_path, compilation_cache):
     (tmp_path / "example.py").write_text(source)
     variables = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     outcome = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, env=environment(compilation_cache, **variables), capture_output=True, text=True
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env=environment(compilation_cache, **variables),
+        capture_output=True,
+        text=True,
     )
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.startswith("def ") and 1 < float(outcome.stdout.split()[-1]) < 3
@@ -367,7 +387,9 @@ def test_the_python_example_of_the_readme_runs(tmp_path, compilation_cache):
 
 def documented_objects():
     """(name of an object, heading) of every entry of the page of the Python API."""
-    return re.findall(r"^::: ([\w.]+)(?:\n    options: \{ heading: ([\w.]+))?", (DOCS / "python.md").read_text(), re.MULTILINE)
+    return re.findall(
+        r"^::: ([\w.]+)(?:\n    options: \{ heading: ([\w.]+))?", (DOCS / "python.md").read_text(), re.MULTILINE
+    )
 
 
 def test_the_page_of_the_python_api_has_every_public_name():
@@ -393,7 +415,15 @@ def test_every_page_is_in_the_navigation():
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("material", reason="needs the extra docs")
     pytest.importorskip("mkdocstrings", reason="needs the extra docs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--config-file={ROOT / 'mkdocs.yml'}", f"--site-dir={tmp_path / 'site'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        f"--config-file={ROOT / 'mkdocs.yml'}",
+        f"--site-dir={tmp_path / 'site'}",
+    ]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     assert (tmp_path / "site" / "python" / "index.html").is_file()
@@ -421,7 +451,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(NOTEBOOK, 4)
     notebook.cells += copy.deepcopy(notebook.cells)
-    nbclient.NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     [evaluated, again] = [
         ast.literal_eval(output["data"]["text/plain"])
         for cell in notebook.cells

@@ -1,6 +1,6 @@
 """Random damage to the cache of prepared data: the undamaged result, or exit 2 with one sentence; never another number.
 
-    JAXDP_FUZZ_SEED=7 JAXDP_FUZZ_COUNT=1000 python -m pytest -m slow tests/test_fuzz_cache.py
+JAXDP_FUZZ_SEED=7 JAXDP_FUZZ_COUNT=1000 python -m pytest -m slow tests/test_fuzz_cache.py
 """
 
 import gc

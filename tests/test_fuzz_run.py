@@ -51,7 +51,10 @@ class Hang(BaseException):
 def runs(config_file, tmp_path_factory):
     """Finished runs of a language model and a classifier, their options, and what each command says of them."""
     directory = tmp_path_factory.mktemp("fuzz")
-    records = [{"text": f"{'good' if number % 2 else 'bad'} word {number}", "label": ["no", "yes"][number % 2]} for number in range(200)]
+    records = [
+        {"text": f"{'good' if number % 2 else 'bad'} word {number}", "label": ["no", "yes"][number % 2]}
+        for number in range(200)
+    ]
     (directory / "data.jsonl").write_text("\n".join(map(json.dumps, records)))
     options = {"lm": OPTIONS, "classifier": (*OPTIONS, *LABELLED, f"--config.data.path={directory / 'data.jsonl'}")}
     found = {}
@@ -87,7 +90,15 @@ def attempt(name, workdir, config_file, options):
         "inspect": ["inspect", str(workdir), "--verify"],
         "train": ["train", f"--config={config_file}", f"--workdir={workdir}", LONGER, *options],
         "plot": ["plot", str(workdir)],
-        "generate": ["generate", f"--workdir={workdir}", "--prompt=the ", "--max_new_tokens=6", "--num_samples=2", DEVICES, "--json"],
+        "generate": [
+            "generate",
+            f"--workdir={workdir}",
+            "--prompt=the ",
+            "--max_new_tokens=6",
+            "--num_samples=2",
+            DEVICES,
+            "--json",
+        ],
         "predict": ["predict", f"--workdir={workdir}", "--text=good word", DEVICES],
     }[name]
     out, err = io.StringIO(), io.StringIO()
@@ -165,7 +176,9 @@ DAMAGES = {
     "nesting": lambda path, draws: path.write_bytes(draws.choice([b"[", b'{"a":']) * 200_000),
     "deep": lambda path, draws: path.write_bytes(b'{"a":' * 900 + b"1" + b"}" * 900),
     "bytes": lambda path, draws: path.write_bytes(draws.randbytes(draws.randrange(300))),
-    "value": lambda path, draws: path.write_bytes(draws.choice([b"7", b"null", b"[]", b"{}", b'"x"', b"9" * 400, b"NaN"])),
+    "value": lambda path, draws: path.write_bytes(
+        draws.choice([b"7", b"null", b"[]", b"{}", b'"x"', b"9" * 400, b"NaN"])
+    ),
     "another": another_file,
     "folder gone": lambda path, draws: shutil.rmtree(path.parent) if may_go(path.parent) else path.unlink(),
 }
@@ -219,5 +232,9 @@ def found_problem(name, workdir, config_file, options, expected):
     if "Traceback" in said or "internal error" in said or (code and len(sentences) != 1):
         return f"said {said[-1500:]}"
     if code == 0 and result != expected:
-        return f"another result than without damage: {said[-800:]}" if name == "train" else f"{result!r} instead of {expected!r}"
+        return (
+            f"another result than without damage: {said[-800:]}"
+            if name == "train"
+            else f"{result!r} instead of {expected!r}"
+        )
     return None

@@ -60,4 +60,6 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN
     with tempfile.TemporaryDirectory() as directory:
-        out.write_text(json.dumps({task: losses(task, Path(directory)) for task in TASKS}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(
+            json.dumps({task: losses(task, Path(directory)) for task in TASKS}, indent=1) + "\n", encoding="utf-8"
+        )

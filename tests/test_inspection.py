@@ -25,7 +25,20 @@ from jaxdp.inspection import describe, verify
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
-KEYS = {"path", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics", "provenance", "starts"}
+KEYS = {
+    "path",
+    "steps",
+    "step",
+    "time",
+    "config",
+    "params",
+    "opt_state",
+    "ema",
+    "data",
+    "metrics",
+    "provenance",
+    "starts",
+}
 
 
 @pytest.fixture
@@ -201,7 +214,9 @@ def test_as_text_tells_the_essentials(trained, capsys):
     params = describe(str(trained))["params"]
     assert head == f"params: {len(params)} arrays, 7,488 elements, 29,952 bytes"
     assert sum(array["bytes"] for array in params) == 29952
-    assert any(line.split() == ["layer_0/attention/query/kernel", "16x16", "float32", "1,024", "bytes"] for line in lines)
+    assert any(
+        line.split() == ["layer_0/attention/query/kernel", "16x16", "float32", "1,024", "bytes"] for line in lines
+    )
 
 
 def test_json_is_one_object(trained, capsys):
@@ -259,7 +274,9 @@ def test_weights_that_a_run_deletes_meanwhile_are_no_damage(workdir, monkeypatch
         return whole(path, *arguments, **options)
 
     monkeypatch.setattr(restoring, moment, delete_first)
-    with pytest.raises(UserError, match="checkpoints/6 was deleted while it was read, probably by the run that") as told:
+    with pytest.raises(
+        UserError, match="checkpoints/6 was deleted while it was read, probably by the run that"
+    ) as told:
         load_checkpoint(str(workdir))
     assert told.value.exit_code == 2
 
@@ -306,7 +323,12 @@ def test_the_starts_of_a_run_and_the_one_that_saved_a_checkpoint_are_shown(confi
     capsys.readouterr()
     assert main(["inspect", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "\nsaved by\n" in out and "\nstarts\n" in out and ", from step 3, host " in out and "8 x cpu, jaxdp 0.1.0" in out
+    assert (
+        "\nsaved by\n" in out
+        and "\nstarts\n" in out
+        and ", from step 3, host " in out
+        and "8 x cpu, jaxdp 0.1.0" in out
+    )
 
 
 def test_a_checkpoint_of_before_provenance_is_described_and_continued(config_file, workdir, capsys):

@@ -87,7 +87,10 @@ def test_an_import_that_swallows_ends_at_once(tmp_path):
 
 def test_a_destructor_that_swallows_ends_at_once():
     preparation = NO_LIMIT + "\nclass D:\n    def __del__(self): ready(); time.sleep(60)"
-    assert ended_by(signal.SIGTERM, body="D(); time.sleep(60)", preparation=preparation) == (75, "jaxdp: SIGTERM: " + TERMINATED)
+    assert ended_by(signal.SIGTERM, body="D(); time.sleep(60)", preparation=preparation) == (
+        75,
+        "jaxdp: SIGTERM: " + TERMINATED,
+    )
 
 
 def test_a_main_thread_without_bytecodes_is_ended():
@@ -100,7 +103,9 @@ def test_a_main_thread_without_bytecodes_is_ended():
 def test_twice_ends_at_once_but_a_second_hang_up_does_not():
     body = "try: ready(); time.sleep(60)\n    finally: os.write(2, b'unwinding '); sys.stdin.read(1); os.write(2, b'unwound ')"
     script = SCRIPT.format(preparation="", body=body, after="")
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGHUP)
     assert process.stderr.read(10) == b"unwinding "

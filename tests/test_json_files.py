@@ -53,7 +53,9 @@ def test_what_is_no_json_object_is_one_sentence(tmp_path, monkeypatch, damage):
     with pytest.raises(UserError) as error:
         read_json(path, "the labels.json of a run")
     sentence = str(error.value)
-    assert sentence.startswith(f"{path} {DAMAGES[damage]}") and sentence.endswith("; expected the labels.json of a run.")
+    assert sentence.startswith(f"{path} {DAMAGES[damage]}") and sentence.endswith(
+        "; expected the labels.json of a run."
+    )
 
 
 def test_an_object_is_read_through_a_link(tmp_path):

@@ -117,7 +117,10 @@ DENIED_NAMES = r"(most|least|fewest)(_\w+)?"
 """Identifiers to avoid: limits are called `max_*` and `min_*`."""
 
 ALLOWED: dict[tuple[str, str], str] = {
-    ("jaxdp/data/preparing/selection.py", r"held[- ]out"): "part of the random key of the selection: another word selects other records",
+    (
+        "jaxdp/data/preparing/selection.py",
+        r"held[- ]out",
+    ): "part of the random key of the selection: another word selects other records",
 }
 """(file, denied phrase) -> the technical reason why that file may use it."""
 
@@ -125,8 +128,17 @@ QUESTIONS = ("What", "How", "Which", "Where", "Whether", "When", "Who")
 
 INHERITED = {
     "setup",  # flax.linen.Module
-    "on_start", "request", "on_dispatch", "on_step", "wants_state", "on_state", "on_stop",  # jaxdp.trainer.Hook
-    "batches", "data_state", "load_state", "shares",  # jaxdp.data.loader.DataLoader
+    "on_start",
+    "request",
+    "on_dispatch",
+    "on_step",
+    "wants_state",
+    "on_state",
+    "on_stop",  # jaxdp.trainer.Hook
+    "batches",
+    "data_state",
+    "load_state",
+    "shares",  # jaxdp.data.loader.DataLoader
 }
 """Methods that are documented at their base class."""
 
@@ -244,7 +256,9 @@ def test_no_denied_words_in_pages(path):
     assert not found, f"{name}: (line, denied phrase, write instead)"
 
 
-@pytest.mark.parametrize("path", sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "launch").iterdir()]), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "launch").iterdir()]), ids=lambda path: path.name
+)
 def test_no_denied_words_in_recipes_and_launchers(path):
     source = path.read_text()
     assert not list(denied(texts(source) if path.suffix == ".py" else enumerate(source.splitlines(), 1)))
@@ -297,7 +311,11 @@ class Hook:
 
 def test_violations_are_found():
     assert {phrase for _, phrase, _ in denied(texts(BROKEN))} == {
-        r"so many", r"must be (a |some )?texts?", r"mend(s|ed|ing)?", r"beside", r"drawn"
+        r"so many",
+        r"must be (a |some )?texts?",
+        r"mend(s|ed|ing)?",
+        r"beside",
+        r"drawn",
     }
     assert [words for _, words in misopened(BROKEN)] == ["What a module holds.", "The rows that are so"]
     assert [name for _, name in identifiers(BROKEN) if re.fullmatch(DENIED_NAMES, name)] == ["most_rows"] * 2

@@ -75,7 +75,11 @@ def recipe(config_file, tmp_path):
 
 def jaxdp_command(cache, tmp_path, *arguments):
     """A command in a process of its own, from another folder."""
-    variables = {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    variables = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
     command = [sys.executable, "-m", "jaxdp", *map(str, arguments)]
     return subprocess.run(
         command, env=environment(cache, **variables), cwd=tmp_path, capture_output=True, text=True, timeout=300
@@ -117,10 +121,14 @@ def test_a_module_of_the_same_name_from_another_folder_is_refused(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "my_settings.py").write_text(f"NAME = {folder!r}\n")
-        text = "from jaxdp import defaults\nimport my_settings\n\n\ndef get_config():\n    return defaults.get_config()\n"
+        text = (
+            "from jaxdp import defaults\nimport my_settings\n\n\ndef get_config():\n    return defaults.get_config()\n"
+        )
         (tmp_path / folder / "config.py").write_text(text)
     run_config_file(tmp_path / "a" / "config.py")
-    with pytest.raises(UserError, match=r"imports my_settings, but this process has imported .*a/my_settings.py under that name before"):
+    with pytest.raises(
+        UserError, match=r"imports my_settings, but this process has imported .*a/my_settings.py under that name before"
+    ):
         run_config_file(tmp_path / "b" / "config.py")
 
 
@@ -136,4 +144,6 @@ def test_an_error_in_an_imported_module_names_it(text, line, error, tmp_path, ca
     assert main(["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 2
     err = capsys.readouterr().err
     assert f'File "{tmp_path / "my_broken.py"}", line {line}' in err
-    assert f"does not load: {error} in line 2, raised by {tmp_path / 'my_broken.py'}, line {line}" in err.splitlines()[-1]
+    assert (
+        f"does not load: {error} in line 2, raised by {tmp_path / 'my_broken.py'}, line {line}" in err.splitlines()[-1]
+    )

@@ -16,7 +16,10 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("path", ["gs://b/x", "S3://b", "file:///x", "hf+x.y://z"])
 def test_urls_are_refused_and_named(path):
-    with pytest.raises(UserError, match=rf"^--workdir={path.replace('+', '.')}: {path.partition('/')[0].replace('+', '.')}// is not supported here"):
+    with pytest.raises(
+        UserError,
+        match=rf"^--workdir={path.replace('+', '.')}: {path.partition('/')[0].replace('+', '.')}// is not supported here",
+    ):
         local_path(path, "--workdir")
 
 
@@ -45,7 +48,10 @@ def test_without_a_home_directory(monkeypatch):
 def test_a_name_that_the_locale_cannot_decode_is_refused_and_escaped(name):
     """As the C locale and stray bytes give it to Python: with surrogates, for which TensorStore has no encoding."""
     path = Path("/runs") / name.decode("ascii", "surrogateescape")
-    with pytest.raises(UserError, match=r"^--workdir=/runs/[ -~]+ is not valid text in the encoding of file names, [a-z0-9-]+: set PYTHONUTF8=1") as told:
+    with pytest.raises(
+        UserError,
+        match=r"^--workdir=/runs/[ -~]+ is not valid text in the encoding of file names, [a-z0-9-]+: set PYTHONUTF8=1",
+    ) as told:
         check_unicode(path, "--workdir")
     str(told.value).encode("ascii")
 

@@ -65,7 +65,9 @@ UNKNOWN = {"commit": None, "clean": None}
 
 def test_what_git_does_not_know_is_unknown(repository, tmp_path, monkeypatch):
     (repository / "venv").mkdir()
-    (repository / "venv" / "__init__.py").write_text("")  # an installed package in a project's folder is not the project
+    (repository / "venv" / "__init__.py").write_text(
+        ""
+    )  # an installed package in a project's folder is not the project
     assert state_of(repository / "venv", "__init__.py") == UNKNOWN
     assert state_of(tmp_path) == state_of(tmp_path / "nowhere") == state_of(None) == UNKNOWN
     git(tmp_path, "init", "-q", str(tmp_path / "empty"))
@@ -145,6 +147,16 @@ def test_an_entry_reads_as_two_lines():
 
 @pytest.mark.parametrize("value", [None, 7, "text\x1b[2J\n", [], {}, ["x\x1b]0;t\x07"], 1e300, float("nan")])
 def test_an_entry_of_a_stranger_reads_too(value):
-    names = ("start_time", "first_step", "host", "devices", "num_processes", "jaxdp", "versions", "directory", "command")
+    names = (
+        "start_time",
+        "first_step",
+        "host",
+        "devices",
+        "num_processes",
+        "jaxdp",
+        "versions",
+        "directory",
+        "command",
+    )
     lines = describe_entry(dict.fromkeys(names, value))
     assert len(lines) == 2 and all(line.isprintable() for line in lines)

@@ -27,7 +27,10 @@ def test_type_checkers_see_the_exports_that_exist():
     path = Path(jaxdp.__file__)
     [block] = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If)]
     declared = {
-        name.asname: (node.module, name.name) for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names
+        name.asname: (node.module, name.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
     }
     assert declared == jaxdp._EXPORTS
     assert path.with_name("py.typed").exists()

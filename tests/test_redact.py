@@ -24,10 +24,16 @@ from jaxdp.redact import (
         ("https://ghp_abc@host/a", "https://***@host/a"),
         ("ftp://ann:pw@host/a b", "ftp://ann:***@host/a b"),
         ("https://h/a?token=abc&x=1", "https://h/a?token=***&x=1"),
-        ("https://h/a?x=1&X-Amz-Signature=f00&X-Amz-Credential=AK%2F1#part", "https://h/a?x=1&X-Amz-Signature=***&X-Amz-Credential=***#part"),
+        (
+            "https://h/a?x=1&X-Amz-Signature=f00&X-Amz-Credential=AK%2F1#part",
+            "https://h/a?x=1&X-Amz-Signature=***&X-Amz-Credential=***#part",
+        ),
         ("https://b.blob/a?sv=1&sig=a%3D", "https://b.blob/a?sv=1&sig=***"),
         ("zip://*.txt::https://u:pw@h/a?API_KEY=1", "zip://*.txt::https://u:***@h/a?API_KEY=***"),
-        ("data.path='https://u:pw@h/a' and \"https://v:qw@h/b\"", "data.path='https://u:***@h/a' and \"https://v:***@h/b\""),
+        (
+            "data.path='https://u:pw@h/a' and \"https://v:qw@h/b\"",
+            "data.path='https://u:***@h/a' and \"https://v:***@h/b\"",
+        ),
     ],
 )
 def test_secrets_of_urls_are_masked_once(text, masked):
@@ -47,7 +53,9 @@ def test_what_is_no_secret_stays(text):
     assert mask_secrets(text) == text and not is_masked(text)
 
 
-@pytest.mark.parametrize("long", ["a" * 500_000, "http://u:p" * 50_000, "http://h/?" + "token" * 100_000], ids=["word", "schemes", "names"])
+@pytest.mark.parametrize(
+    "long", ["a" * 500_000, "http://u:p" * 50_000, "http://h/?" + "token" * 100_000], ids=["word", "schemes", "names"]
+)
 def test_the_time_for_a_long_text_does_not_grow_with_its_square(long):
     assert mask_secrets(f"{long} https://u:pw@h/").endswith("https://u:***@h/")
 

@@ -224,9 +224,7 @@ def test_ema_moves_by_its_share_towards_each_new_value():
     assert_equal_trees(host(state.ema), expected)
     for seed in range(3):
         state, _ = step(state, uneven_batch(seed))
-        expected = jax.tree.map(
-            lambda average, value: 0.9 * average + 0.1 * value, expected, host(state.params)
-        )
+        expected = jax.tree.map(lambda average, value: 0.9 * average + 0.1 * value, expected, host(state.params))
         assert_equal_trees(host(state.ema), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -281,9 +279,7 @@ MODEL = model_config(
 
 def transformer_params():
     random = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), parameter_shapes(MODEL)
-    )
+    return jax.tree.map(lambda leaf: random.normal(0, 0.3, leaf.shape).astype(np.float32), parameter_shapes(MODEL))
 
 
 def bigram_dropout_loss(params, rows, row_keys):

@@ -48,15 +48,25 @@ def test_a_stream_that_fails_is_given_up_once_and_logged(error, monkeypatch):
     assert stream.write("one") == 3 and stream.write("two\n") == 4
     stream.flush()
     assert broken.num_calls == 1
-    assert logged == [f"the terminal can no longer be written ({error.strerror if isinstance(error, OSError) else error}); messages go to the log alone"]
+    assert logged == [
+        f"the terminal can no longer be written ({error.strerror if isinstance(error, OSError) else error}); messages go to the log alone"
+    ]
 
 
 @pytest.mark.parametrize("error", GONE, ids=repr)
 def test_sentences_tables_and_the_live_line_survive(error, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Broken(error))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(terminal, "console", terminal.Console(file=SurvivingStream(lambda: sys.stderr), force_terminal=True))
-    values = {"train/loss": 1.0, "train/learning_rate": 1.0, "train/grad_norm": 1.0, "perf/tokens_per_sec": 1.0, "perf/data_wait": 0.0}
+    monkeypatch.setattr(
+        terminal, "console", terminal.Console(file=SurvivingStream(lambda: sys.stderr), force_terminal=True)
+    )
+    values = {
+        "train/loss": 1.0,
+        "train/learning_rate": 1.0,
+        "train/grad_norm": 1.0,
+        "perf/tokens_per_sec": 1.0,
+        "perf/data_wait": 0.0,
+    }
     with terminal.ProgressLine(0, 3) as line, terminal.progress("reading", 10) as advance:
         for step in range(1, 4):
             line.write(step, values)
@@ -99,7 +109,10 @@ def test_closed_descriptors_are_taken_so_that_no_file_gets_them():
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_stdout_takes_every_letter_and_json_stays_json(encoding):
-    code = SECURE + "import json\nprint(json.dumps({'text': 'caf\\u00e9 \\u4e2d \\U0001f600 \\ud800'}, ensure_ascii=False))"
+    code = (
+        SECURE
+        + "import json\nprint(json.dumps({'text': 'caf\\u00e9 \\u4e2d \\U0001f600 \\ud800'}, ensure_ascii=False))"
+    )
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert (finished.returncode, finished.stderr) == (0, b"")
@@ -109,11 +122,15 @@ def test_stdout_takes_every_letter_and_json_stays_json(encoding):
 @pytest.mark.parametrize("to", ["| true", "> /dev/full", ">&-"])
 def test_what_becomes_of_stdout(to):
     """Nothing to say to a reader that went away; a sentence where a disk is full."""
-    script = f'"$0" -c "{SECURE}import sys; from jaxdp.cli import main, plot; plot.run = lambda *_: print(chr(120) * 200000) or 0\nsys.argv[1:] = [\'plot\', \'x\']; sys.exit(main.main())" {to}; exit ${{PIPESTATUS[0]}}'
+    script = f"\"$0\" -c \"{SECURE}import sys; from jaxdp.cli import main, plot; plot.run = lambda *_: print(chr(120) * 200000) or 0\nsys.argv[1:] = ['plot', 'x']; sys.exit(main.main())\" {to}; exit ${{PIPESTATUS[0]}}"
     finished = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True)
     full = "full" in to
     assert (finished.returncode, finished.stdout) == (2 if full else 0, ""), finished.stderr
-    assert finished.stderr == ("jaxdp: standard output cannot be written (No space left on device); redirect it to another file.\n" if full else "")
+    assert finished.stderr == (
+        "jaxdp: standard output cannot be written (No space left on device); redirect it to another file.\n"
+        if full
+        else ""
+    )
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -72,12 +72,18 @@ def test_the_cause_of_an_error_may_be_theirs(tmp_path):
     cause.__traceback__ = cause.__traceback__.tb_next  # without this test's own frame
     place = user_place(error)
     assert str(place) == f"{tmp_path / 'raises.py'}, line 2"
-    assert user_sentence(cause, place).startswith(f"KeyError: 'key'; raised by {place}, which is your code and not a part of jaxdp")
+    assert user_sentence(cause, place).startswith(
+        f"KeyError: 'key'; raised by {place}, which is your code and not a part of jaxdp"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("import os\n\n\nos.no_such_function()\n", 4), ("def get_config(:\n", 1), ("def get_config():\n    return 1 / 0\n", 2)],
+    [
+        ("import os\n\n\nos.no_such_function()\n", 4),
+        ("def get_config(:\n", 1),
+        ("def get_config():\n    return 1 / 0\n", 2),
+    ],
 )
 def test_a_configuration_file_that_raises_shows_its_traceback(text, line, tmp_path, capsys):
     path = tmp_path / "config.py"

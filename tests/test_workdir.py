@@ -63,7 +63,10 @@ def test_create_makes_all_folders_and_leaves_nothing_else(tmp_path):
 @pytest.mark.parametrize("below", ["", "run", "deep/run"])
 def test_what_is_no_directory_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(UserError, match=r"--workdir=.*/file.* cannot be a directory, since a file has its place or that of one above it: choose"):
+    with pytest.raises(
+        UserError,
+        match=r"--workdir=.*/file.* cannot be a directory, since a file has its place or that of one above it: choose",
+    ):
         WorkDir(tmp_path / "file" / below).create()
     assert (tmp_path / "file").read_text() == "text"
 
@@ -168,7 +171,9 @@ def test_a_holder_hears_that_the_directory_is_not_its_own_any_more(tmp_path, dis
         check_held()
         displace(run.root)
         for _ in range(2):
-            with pytest.raises(UserError, match=r"--workdir=\S+/run was deleted, moved or replaced while this run") as told:
+            with pytest.raises(
+                UserError, match=r"--workdir=\S+/run was deleted, moved or replaced while this run"
+            ) as told:
                 check_held()
     assert told.value.exit_code == 2
 
@@ -237,7 +242,9 @@ def test_a_copy_of_the_descriptor_does_not_keep_the_lock(tmp_path):
     """A process has one between its fork and its exec."""
     run = WorkDir(tmp_path)
     with run.locked():
-        [number] = [int(path.name) for path in Path("/proc/self/fd").iterdir() if path.resolve() == tmp_path / "run.lock"]
+        [number] = [
+            int(path.name) for path in Path("/proc/self/fd").iterdir() if path.resolve() == tmp_path / "run.lock"
+        ]
         copy = os.dup(number)
     try:
         with run.locked() as check_held:

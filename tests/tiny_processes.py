@@ -24,7 +24,9 @@ def as_processes(num_processes, function):
 
     def run(index):
         try:
-            with ControlPlane(Processes(num_processes, index, address), 20.0, print, lambda code: None, token=TOKEN) as control_plane:
+            with ControlPlane(
+                Processes(num_processes, index, address), 20.0, print, lambda code: None, token=TOKEN
+            ) as control_plane:
                 return function(control_plane)
         except Exception as error:
             return error

@@ -9,5 +9,7 @@ LABELLED = (*JSONL, "task=classification", "model.preset=encoder_nano")
 
 def write_records(path, texts=TEXTS, num_labels=3):
     """Writes records with the columns of every task."""
-    rows = ({"text": text, "label": n % num_labels, "source": text, "target": text[::-1]} for n, text in enumerate(texts))
+    rows = (
+        {"text": text, "label": n % num_labels, "source": text, "target": text[::-1]} for n, text in enumerate(texts)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

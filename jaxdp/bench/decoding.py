@@ -57,9 +57,14 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
     task = make_task(config)
     if task.predict_fields and not task.generated_field:
         raise UserError(f"--predict measures generation, but task={config.task} generates no text.")
-    prepared = prepare_run(config.replaced(total_steps=1, total_epochs=None, total_tokens=None), known_vocabularies(config, WorkDir("."), ()))
+    prepared = prepare_run(
+        config.replaced(total_steps=1, total_epochs=None, total_tokens=None),
+        known_vocabularies(config, WorkDir("."), ()),
+    )
     if task.predict_fields and prepared.data.pairs is None:
-        raise UserError("--predict generates texts of the validation split, but there are none: set eval.num_scored above 0 and data.source to a file.")
+        raise UserError(
+            "--predict generates texts of the validation split, but there are none: set eval.num_scored above 0 and data.source to a file."
+        )
     setup = TrainingSetup(prepared)
     params = setup.fresh_state().params
     if config.init_from:
@@ -201,7 +206,10 @@ def uncached(model: Transformer, max_tokens: int) -> Decoding:
             (source_tokens, mask), texts = jax.lax.optimization_barrier((read.source, texts))
             encoded = whole(params, source_tokens, method="encode", attention_mask=mask)
             number = len(texts) // rows
-            given = {"encoder_output": jnp.repeat(encoded, number, axis=0), "source_mask": jnp.repeat(mask, number, axis=0)}
+            given = {
+                "encoder_output": jnp.repeat(encoded, number, axis=0),
+                "source_mask": jnp.repeat(mask, number, axis=0),
+            }
         # An empty cache, discarded after the call.
         logits, _ = whole(
             params,

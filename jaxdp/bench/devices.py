@@ -40,7 +40,9 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
     ones = np.ones((topology.num_local_devices,), np.float32)
     total = float(program(place_batch({"ones": ones}, topology))[0])
     if total != topology.num_devices:
-        raise RuntimeError(f"all-reduce of ones over {topology.num_devices} devices returned {total}, expected {topology.num_devices}")
+        raise RuntimeError(
+            f"all-reduce of ones over {topology.num_devices} devices returned {total}, expected {topology.num_devices}"
+        )
     peak = peak_flops(topology.kind)
     return [
         ("python", sys.version.split()[0]),

@@ -117,8 +117,7 @@ class _Blocks:
         first = turn % len(self._kinds)
         with self._watchdog.phase(TRAINING):
             return {
-                kind: self._block(program, hooks)
-                for kind, program, hooks in self._kinds[first:] + self._kinds[:first]
+                kind: self._block(program, hooks) for kind, program, hooks in self._kinds[first:] + self._kinds[:first]
             }
 
     def _block(self, program: Program, hooks: Sequence[Hook]) -> tuple[float, float]:

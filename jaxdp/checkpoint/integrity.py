@@ -77,7 +77,9 @@ class Intactness:
         try:
             write_atomically(self._record, json.dumps(self._proofs))
         except OSError as error:
-            print_status(f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more")
+            print_status(
+                f"{self._record} cannot be written ({error.strerror}): the next start reads all kept checkpoints once more"
+            )
             self._record = None
         self._recorded = dict(self._proofs)
 

@@ -96,8 +96,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         return None
     if format_found != FORMAT:
         raise UserError(
-            f"{path} has format {format_found}, this version of jaxdp reads {FORMAT}; "
-            "use the version that wrote it."
+            f"{path} has format {format_found}, this version of jaxdp reads {FORMAT}; use the version that wrote it."
         )
     return _checked_manifest(body)
 

@@ -31,9 +31,7 @@ from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
 
 
-def restore(
-    checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True
-) -> TrainState:
+def restore(checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True) -> TrainState:
     """Restores a train state with the shardings of `abstract_state`, on any number of devices.
 
     Args:
@@ -147,9 +145,7 @@ def _check_seen(directory: Path, control_plane: ControlPlane) -> None:
             )
 
 
-def check_same_arrays(
-    checkpoint: Path, leaves: Sequence[Mapping[str, Any]], abstract: PyTree
-) -> None:
+def check_same_arrays(checkpoint: Path, leaves: Sequence[Mapping[str, Any]], abstract: PyTree) -> None:
     """Compares the arrays of a checkpoint with the expected ones, by name, shape and dtype.
 
     Args:

@@ -72,9 +72,7 @@ class Retention:
             "rollback": [*far[-1:], *steps[len(far) : len(far) + 1]],
         }
         return {
-            step: rules
-            for step in steps
-            if (rules := [rule for rule, of_rule in wanted.items() if step in of_rule])
+            step: rules for step in steps if (rules := [rule for rule, of_rule in wanted.items() if step in of_rule])
         }
 
 
@@ -106,9 +104,7 @@ def ranked(
 
     Among equal values the earlier step is better, as it took less training.
     """
-    values = {
-        step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None
-    }
+    values = {step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None}
     sign = -1 if higher_is_better else 1
     return sorted(values, key=lambda step: (sign * values[step], step))
 
@@ -248,13 +244,10 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
         order = ranked(saved_metrics(checkpoints), metric, bool(recorded_metric(checkpoints, metric).higher_is_better))
         if not order:
             raise UserError(
-                f"no checkpoint in {checkpoints} was saved with {metric}; "
-                f"use --step=latest or one of {listed}."
+                f"no checkpoint in {checkpoints} was saved with {metric}; use --step=latest or one of {listed}."
             )
         return order[0]
     step = step_of(which)
     if step is None or step not in steps:
-        raise UserError(
-            f"--step={which}: {checkpoints} has no such checkpoint; it has {listed}, `latest` and `best`."
-        )
+        raise UserError(f"--step={which}: {checkpoints} has no such checkpoint; it has {listed}, `latest` and `best`.")
     return step

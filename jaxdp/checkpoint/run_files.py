@@ -102,7 +102,10 @@ def run_problems(checkpoint: Path) -> list[str]:
         return []
     problems = find_run_damage(require_manifest(checkpoint), checkpoint, directory)
     if not os.path.lexists(directory.config):
-        return [*problems, f"{directory.config} is missing; `jaxdp inspect {checkpoint} --json` shows the checkpoint's copy"]
+        return [
+            *problems,
+            f"{directory.config} is missing; `jaxdp inspect {checkpoint} --json` shows the checkpoint's copy",
+        ]
     try:
         check_run_config(checkpoint, directory.config)
     except UserError as error:

@@ -167,19 +167,14 @@ class CheckpointWriter:
         except _WRITE_ERRORS as error:
             raise self._failure(step, error) from error
         leaves = [
-            {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-            for name, leaf in named_leaves(state)
+            {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in named_leaves(state)
         ]
         self._last_step = step
-        self._pending = self._finisher.submit(
-            self._finish, step, leaves, checksums, nullify_non_finite(metrics), start
-        )
+        self._pending = self._finisher.submit(self._finish, step, leaves, checksums, nullify_non_finite(metrics), start)
         if not self._async_save:
             self.wait()
 
-    def _finish(
-        self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict, start: float
-    ) -> None:
+    def _finish(self, step: int, leaves: list[dict], checksums: jax.Array, metrics: dict, start: float) -> None:
         self._orbax.wait_until_finished()
         unfinished, directory = self._unfinished(step), self._checkpoints / str(step)
         for leaf, checksum in zip(leaves, np.asarray(checksums).tolist(), strict=True):
@@ -281,7 +276,9 @@ def _make_way(directory: Path) -> None:
     if os.path.lexists(directory):
         aside = free_name(directory, DAMAGED_MARK if has_manifest(directory) else FOREIGN_MARK)
         directory.rename(aside)
-        print_status(f"{directory} is not a complete checkpoint of jaxdp and is set aside as {aside}, to make room for one")
+        print_status(
+            f"{directory} is not a complete checkpoint of jaxdp and is set aside as {aside}, to make room for one"
+        )
 
 
 def host_copy(state: PyTree) -> PyTree:

@@ -15,7 +15,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", metavar="1,2,4", help="numbers of simulated CPU devices to compare")
     parser.add_argument("--data", action="store_true", help="measure only the data pipeline, without model and devices")
     parser.add_argument(
-        "--step_ms", type=float, default=100.0, metavar="MS", help="with --data: step time in ms, from which the waiting time is computed"
+        "--step_ms",
+        type=float,
+        default=100.0,
+        metavar="MS",
+        help="with --data: step time in ms, from which the waiting time is computed",
     )
     parser.add_argument("--checks", action="store_true", help="measure the overhead of the checks of a run")
     parser.add_argument("--predict", action="store_true", help="measure decoding speed with and without a KV cache")

@@ -15,7 +15,10 @@ _FIXES = (
     (("EROFS", "EACCES", "EPERM"), "change its permissions or choose another place"),
     (("EIO", "ESTALE", "EREMOTEIO", "ENXIO", "ENODEV"), "check the disk or file system and run the same command again"),
     (("ENOLCK", "EOPNOTSUPP", "ENOTSUP"), "its file system does not support this; choose a directory on another one"),
-    (("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EINVAL", "EXDEV"), "check the path"),
+    (
+        ("ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ELOOP", "ENAMETOOLONG", "ENOTEMPTY", "EINVAL", "EXDEV"),
+        "check the path",
+    ),
     (("EMFILE", "ENFILE"), "allow more open files (ulimit -n) and run the same command again"),
     (("ENOMEM", "EAGAIN"), "free memory or allow more processes (ulimit -u, ulimit -v) and run the same command again"),
 )
@@ -42,7 +45,13 @@ def environment_sentence(error: BaseException) -> str | None:
         return None
     if error.filename is None and error.errno in _MISUSE:
         return None
-    where = "a file or connection" if error.filename is None else os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    where = (
+        "a file or connection"
+        if error.filename is None
+        else os.fsdecode(error.filename)
+        if isinstance(error.filename, str | bytes)
+        else str(error.filename)
+    )
     if error.filename2 is not None:
         where += f" or {error.filename2}"
     return f"{where} cannot be used ({error.strerror or error}); {_fix(error.errno)}."
@@ -57,10 +66,16 @@ def _fix(number: int) -> str:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Returns whether XLA could not allocate memory; compares names, since jax may not be imported."""
-    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and str(error).startswith("RESOURCE_EXHAUSTED")
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and str(error).startswith(
+        "RESOURCE_EXHAUSTED"
+    )
 
 
 def _is_jax_setting(error: BaseException) -> bool:
     """Returns whether JAX rejected the value of an environment variable while it was imported."""
     frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ValueError) and bool(frames) and frames[-1].filename.endswith(os.path.join("jax", "_src", "config.py"))
+    return (
+        isinstance(error, ValueError)
+        and bool(frames)
+        and frames[-1].filename.endswith(os.path.join("jax", "_src", "config.py"))
+    )

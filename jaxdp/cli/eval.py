@@ -23,10 +23,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
     parser.add_argument(
-        "--split", choices=("train", "eval", "test"), default="eval", help="split to evaluate; test: data.test_path or data.test_split"
+        "--split",
+        choices=("train", "eval", "test"),
+        default="eval",
+        help="split to evaluate; test: data.test_path or data.test_split",
     )
     parser.add_argument(
-        "--num_batches", type=batch_count, metavar="N", help="evaluate only the first N batches; default: the whole split"
+        "--num_batches",
+        type=batch_count,
+        metavar="N",
+        help="evaluate only the first N batches; default: the whole split",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.epilog = (
@@ -73,7 +79,9 @@ def _other_data(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, A
     """
     for argument in rest:
         if argument.startswith(("--config.", "--noconfig.")) and not argument.startswith(DATA):
-            raise UserError(f"{argument.split('=')[0]} cannot be changed in an evaluation; expected only {DATA}KEY=VALUE.")
+            raise UserError(
+                f"{argument.split('=')[0]} cannot be changed in an evaluation; expected only {DATA}KEY=VALUE."
+            )
     shared.refuse_rest(options, [argument for argument in rest if not argument.startswith(DATA)])
     if not rest:
         return {}
@@ -104,7 +112,9 @@ def _print_classes(classes: Sequence[Mapping[str, Any]]) -> None:
         precision, recall, f1 = (_share(classes[number][key]) for key in ("precision", "recall", "f1"))
         shared.show(f"{name:<{width}}  {precision:>9}  {recall:>6}  {f1:>6}  {classes[number]['support']:>7}")
     if len(shown) < len(classes):
-        print_status(f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all")
+        print_status(
+            f"{len(shown)} of {len(classes)} classes are shown, those with most examples; evaluation.json has all"
+        )
 
 
 def _share(value: float | None) -> str:

@@ -11,9 +11,18 @@ from jaxdp.cli.strategy import add_strategy, chosen_strategy
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `jaxdp generate`."""
     shared.add_workdir(parser)
-    parser.add_argument("--prompt", type=shared.utf8_text, required=True, metavar="TEXT", help='text to continue; "" begins a new document')
     parser.add_argument(
-        "--max_new_tokens", type=int, metavar="N", help="maximum number of new tokens, default 256; with --num_beams limited by the context"
+        "--prompt",
+        type=shared.utf8_text,
+        required=True,
+        metavar="TEXT",
+        help='text to continue; "" begins a new document',
+    )
+    parser.add_argument(
+        "--max_new_tokens",
+        type=int,
+        metavar="N",
+        help="maximum number of new tokens, default 256; with --num_beams limited by the context",
     )
     add_strategy(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a sample")
@@ -40,7 +49,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     for number, sample in enumerate(samples):
         if options.json:
-            print(shared.as_json({name: value for name, value in dataclasses.asdict(sample).items() if value is not None}))
+            print(
+                shared.as_json({name: value for name, value in dataclasses.asdict(sample).items() if value is not None})
+            )
             continue
         if number:
             print("-" * 60)

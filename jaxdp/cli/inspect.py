@@ -13,7 +13,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `jaxdp inspect`."""
     parser.add_argument("path", metavar="PATH", help="work directory, checkpoint, Orbax directory or .safetensors")
     parser.add_argument(
-        "--step", metavar="N|latest|best", help="checkpoint of a work directory; default: latest, and all of them with --verify"
+        "--step",
+        metavar="N|latest|best",
+        help="checkpoint of a work directory; default: latest, and all of them with --verify",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verify", action="store_true", help="verify every file; exit code 4 if one is damaged")

@@ -81,7 +81,9 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
 def configuration(options: argparse.Namespace, rest: Sequence[str]) -> RunConfig:
     """Returns the configuration of `--config`, `--config.KEY=VALUE` and `--cpu_devices`."""
     refuse_rest(options, [argument for argument in rest if not argument.startswith(("--config.", "--noconfig."))])
-    config = parse_config(load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest))
+    config = parse_config(
+        load_config(_config_of_run(options.workdir) if options.config is None else options.config, rest)
+    )
     return config if options.cpu_devices is None else config.replaced(parallel={"cpu_devices": options.cpu_devices})
 
 
@@ -93,7 +95,9 @@ def _config_of_run(workdir: str) -> str:
     """
     directory = WorkDir(workdir)
     if why := directory.why_no_run():
-        raise UserError(f"--config is missing, and --workdir={workdir} holds no run to continue ({why}); give --config=FILE.")
+        raise UserError(
+            f"--config is missing, and --workdir={workdir} holds no run to continue ({why}); give --config=FILE."
+        )
     return str(directory.config)
 
 
@@ -122,4 +126,6 @@ def as_json(result: Mapping[str, Any], indent: int | None = None) -> str:
 
     Control characters, which a terminal interprets, and unpaired surrogates, which cannot be encoded, are escaped.
     """
-    return escape_json_controls(json.dumps(nullify_non_finite(result), ensure_ascii=False, allow_nan=False, indent=indent))
+    return escape_json_controls(
+        json.dumps(nullify_non_finite(result), ensure_ascii=False, allow_nan=False, indent=indent)
+    )

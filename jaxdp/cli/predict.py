@@ -20,7 +20,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `jaxdp predict`."""
     shared.add_workdir(parser)
     given = parser.add_mutually_exclusive_group()
-    given.add_argument("--text", type=shared.utf8_text, metavar="TEXT", help="one text; masked_lm: with [MASK] for each token to predict")
+    given.add_argument(
+        "--text",
+        type=shared.utf8_text,
+        metavar="TEXT",
+        help="one text; masked_lm: with [MASK] for each token to predict",
+    )
     given.add_argument(
         "--input",
         default=STDIN,
@@ -35,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "column of the run's data makes it a table)",
     )
     parser.add_argument("--output", metavar="FILE", help="output file, written when complete; default: standard output")
-    parser.add_argument("--num_candidates", type=int, metavar="K", help="masked_lm: number of predicted tokens for each [MASK] (10)")
+    parser.add_argument(
+        "--num_candidates", type=int, metavar="K", help="masked_lm: number of predicted tokens for each [MASK] (10)"
+    )
     add_strategy(parser.add_argument_group("seq2seq: decoding (default: greedy)"))
     shared.add_choice_of_weights(parser)
     shared.add_cpu_devices(parser)
@@ -97,7 +104,9 @@ def _output(name: str | None, input_name: str) -> Iterator[Callable[[str], objec
         return
     path, source = local_path(name, "--output"), os.path.expanduser(input_name)
     if path.is_dir() or (path.exists() and os.path.exists(source) and os.path.samefile(path, source)):
-        raise UserError(f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file.")
+        raise UserError(
+            f"--output={name} is {'a directory' if path.is_dir() else 'the --input'}: give the name of another file."
+        )
     is_file = path.is_file() or not path.exists()  # pipes and terminals are written directly
     with contextlib.ExitStack() as stack:
         with _unwritable_output(name):
@@ -127,4 +136,6 @@ def _unwritable_output(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output={name} cannot be written ({error.strerror}): choose another file, or free disk space.") from error
+        raise UserError(
+            f"--output={name} cannot be written ({error.strerror}): choose another file, or free disk space."
+        ) from error

@@ -20,7 +20,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs `jaxdp prepare` and returns the exit code."""
     config = shared.configuration(options, rest)
     if config.data.source == "hf_stream":
-        raise UserError("data.source=hf_stream is a stream and has nothing to prepare; set data.source=hf to prepare it.")
+        raise UserError(
+            "data.source=hf_stream is a stream and has nothing to prepare; set data.source=hf to prepare it."
+        )
     from jaxdp.data.prepare import prepare
     from jaxdp.tasks.make import dataset_spec
 

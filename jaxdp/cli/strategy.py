@@ -15,14 +15,27 @@ SAMPLING_OPTIONS = ("temperature", "top_k", "top_p")
 
 def add_strategy(parser: argparse.ArgumentParser) -> None:
     """Adds the decoding options."""
-    parser.add_argument("--temperature", type=float, metavar="T", help=f"sampling temperature, default {TEMPERATURE}; 0: greedy")
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help=f"sampling temperature, default {TEMPERATURE}; 0: greedy"
+    )
     parser.add_argument("--top_k", type=int, metavar="K", help="sample from the K most probable tokens; 0: off")
-    parser.add_argument("--top_p", type=float, metavar="P", help="sample from the most probable tokens with total probability P; 1: off")
+    parser.add_argument(
+        "--top_p", type=float, metavar="P", help="sample from the most probable tokens with total probability P; 1: off"
+    )
     parser.add_argument("--num_beams", type=int, metavar="N", help="use beam search with N beams (1: greedy)")
     parser.add_argument(
-        "--length_penalty", type=float, metavar="A", help=f"with --num_beams: values above 0 favour longer texts, default {LENGTH_PENALTY}"
+        "--length_penalty",
+        type=float,
+        metavar="A",
+        help=f"with --num_beams: values above 0 favour longer texts, default {LENGTH_PENALTY}",
     )
-    parser.add_argument("--num_samples", type=int, default=1, metavar="N", help="number of texts to sample; with --num_beams: the best N")
+    parser.add_argument(
+        "--num_samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of texts to sample; with --num_beams: the best N",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="sampling seed; text i uses S + i")
 
 

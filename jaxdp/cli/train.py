@@ -28,7 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--profile", metavar="STEP:COUNT", help="profile COUNT steps after step STEP into WORKDIR/profile"
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="prepare data, compile and report, then print the resolved configuration as JSON without training"
+        "--dry_run",
+        action="store_true",
+        help="prepare data, compile and report, then print the resolved configuration as JSON without training",
     )
     processes = parser.add_argument_group("several processes (automatic under SLURM, Open MPI and on Cloud TPU pods)")
     processes.add_argument("--coordinator", metavar="HOST:PORT", help="address on which process 0 listens")

@@ -104,7 +104,9 @@ def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source])
     prepared = [prepare_source(spec, source, vocabularies) for source in sources]
     task = spec.task.bind(vocabularies)
     rows = {
-        split: {source.label: make_rows(spec, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)}
+        split: {
+            source.label: make_rows(spec, task, splits[split]) for source, splits in zip(sources, prepared, strict=True)
+        }
         for split in SPLITS
     }
     pairs = scored_pairs(spec, task, sources, prepared)

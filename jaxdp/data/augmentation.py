@@ -119,9 +119,7 @@ class Augmentation:
         return {**examples, "tokens": tokens, "num_tokens": num_tokens}
 
 
-def make_augmentation(
-    entries: Iterable[str], special_ids: Iterable[int], blank_id: int
-) -> Augmentation | None:
+def make_augmentation(entries: Iterable[str], special_ids: Iterable[int], blank_id: int) -> Augmentation | None:
     """Builds the transforms of `data.augmentation`; None if there are none.
 
     Args:

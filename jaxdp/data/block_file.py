@@ -78,7 +78,9 @@ class BlockFile:
         if found < self.num_bytes:
             raise self._too_short(found)
         if entry is not None and len(self._checksums) != num_blocks(self.num_bytes):
-            raise damaged_entry(entry, self.path, f"{len(self._checksums)} checksums of {num_blocks(self.num_bytes)} blocks")
+            raise damaged_entry(
+                entry, self.path, f"{len(self._checksums)} checksums of {num_blocks(self.num_bytes)} blocks"
+            )
         # One byte per block: threads set different bytes without a lock.
         self._is_good = np.zeros(num_blocks(self.num_bytes), bool)
         self.memory = None

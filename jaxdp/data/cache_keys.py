@@ -77,9 +77,7 @@ def labels_entry(spec: DatasetSpec, scanned: Scanned) -> Path:
     return entry_path(_cache_dir(spec.data), "labels", key)
 
 
-def tokens_entry(
-    spec: DatasetSpec, scan: Scan, columns: Mapping[str, str], vocabularies: Vocabularies
-) -> Path:
+def tokens_entry(spec: DatasetSpec, scan: Scan, columns: Mapping[str, str], vocabularies: Vocabularies) -> Path:
     """Returns the entry for the tokens of one source."""
     tokenizers = (vocabularies.tokenizer, vocabularies.target_tokenizer)
     key = {
@@ -134,7 +132,9 @@ def prepare_version(task: type) -> list[Any]:
         UserError: A class outside jaxdp has no source file.
     """
     user_classes = [
-        kind for kind in task.__mro__ if kind not in (object, Protocol, Generic) and kind.__module__.split(".")[0] != "jaxdp"
+        kind
+        for kind in task.__mro__
+        if kind not in (object, Protocol, Generic) and kind.__module__.split(".")[0] != "jaxdp"
     ]
     return [task.prepare_format, *map(_source_of, user_classes)]
 

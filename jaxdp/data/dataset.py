@@ -73,6 +73,8 @@ class Dataset:
         """Returns what all processes must have in common, in addition to the configuration, as plain JSON values."""
         found = self.vocabularies
         tokenizers = {"tokenizer": found.tokenizer, "target tokenizer": found.target_tokenizer}
-        digests = {name: hashlib.sha256(each.to_json().encode()).hexdigest()[:12] for name, each in tokenizers.items() if each}
+        digests = {
+            name: hashlib.sha256(each.to_json().encode()).hexdigest()[:12] for name, each in tokenizers.items() if each
+        }
         labels = found.labels and hashlib.sha256(repr(found.labels).encode()).hexdigest()[:12]
         return {"data fingerprint": self.fingerprint, "cleaning": list(self.cleaning), **digests, "labels": labels}

@@ -81,7 +81,9 @@ def evaluation_stream(spec: DatasetSpec, known: Vocabularies) -> Dataset:
     [entry] = source_entries(spec.data)
     tokens, fingerprint = _validation_tokens(spec, known.tokenizer)
     rows = TokenWindows(tokens, spec.task.bind(known).row_lengths["tokens"], keep_tail=True)
-    return Dataset(known, spec.model_vocab_size(known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ())
+    return Dataset(
+        known, spec.model_vocab_size(known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ()
+    )
 
 
 def _validation_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndarray, str]:
@@ -135,13 +137,21 @@ def _check_stream(spec: DatasetSpec) -> None:
     prepare = "prepare the data with data.source=hf"
     reads_windows = "cut" in spec.task.packings
     for is_wrong, setting, fix in (
-        (not reads_windows, f"task={spec.task.name}", f"with these settings it reads whole examples, which a stream does not provide; {prepare}"),
+        (
+            not reads_windows,
+            f"task={spec.task.name}",
+            f"with these settings it reads whole examples, which a stream does not provide; {prepare}",
+        ),
         (spec.data.eval_split is None, "no data.eval_split", "name the split to evaluate on"),
         (spec.num_eval_batches < 1, "eval.num_batches=0", "set the number of validation batches to keep in memory"),
         (spec.counts_epochs, "total_epochs", "a stream has no known end: use total_steps or total_tokens"),
         (spec.packing != "cut", f"data.packing={spec.packing}", f"choose cut, or {prepare}"),
         (spec.data.cleaning != (), "data.cleaning", f"clean it beforehand, or {prepare}"),
-        (trained, f"data.tokenizer={spec.data.tokenizer}", "a stream cannot train one: choose byte, hf:NAME or FILE.json"),
+        (
+            trained,
+            f"data.tokenizer={spec.data.tokenizer}",
+            "a stream cannot train one: choose byte, hf:NAME or FILE.json",
+        ),
     ):
         if is_wrong:
             raise UserError(f"data.source=hf_stream with {setting}: {fix}.")

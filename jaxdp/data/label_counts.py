@@ -28,7 +28,9 @@ def label_lines(labels: Labels | None, prepared: Sequence[Mapping[str, Prepared]
     absent = [name for name, count in zip(labels.names, validation.tolist(), strict=True) if not count]
     if absent:
         line = f"WARNING: the validation split has no example of {quoted_names(absent)}: metrics are over the labels that occur"
-        lines.append(line + ("; data.eval_selection=stratified holds out examples of every label" if can_stratify else ""))
+        lines.append(
+            line + ("; data.eval_selection=stratified holds out examples of every label" if can_stratify else "")
+        )
     return lines
 
 

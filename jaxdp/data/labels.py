@@ -174,9 +174,7 @@ class LabelCensus:
                     "there is nothing to learn; check data.label_column."
                 )
             deviation = math.sqrt(self._squares / self._num_records)
-            return Labels(
-                kind=self._kind, num_records=self._num_records, mean=self._mean, deviation=deviation
-            )
+            return Labels(kind=self._kind, num_records=self._num_records, mean=self._mean, deviation=deviation)
         if len(self._counts) < 2:
             raise UserError(
                 f"The {self._num_records} training records have {quoted_names(self._counts) or 'no label'}, "

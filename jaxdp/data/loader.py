@@ -102,7 +102,9 @@ class StreamLoader:
 
     def __init__(self, spec: DatasetSpec, data: Dataset, task: BoundTask, make_batch: MakeBatch, shard: Shard):
         def prepare(fields):
-            return task.prepare({name: fields[column] for name, column in data.columns.items()}, data.vocabularies.tokenizer)
+            return task.prepare(
+                {name: fields[column] for name, column in data.columns.items()}, data.vocabularies.tokenizer
+            )
 
         self._batches = StreamBatches(
             stream=data.stream,

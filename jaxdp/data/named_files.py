@@ -42,7 +42,10 @@ class NamedFiles:
 
     def save(self, path: Path) -> None:
         """Writes a JSON file atomically."""
-        content = {"words": {step: list(words) for step, words in self.words.items()}, "tokenizers": dict(self.tokenizers)}
+        content = {
+            "words": {step: list(words) for step, words in self.words.items()},
+            "tokenizers": dict(self.tokenizers),
+        }
         write_atomically(path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
@@ -84,7 +87,11 @@ def read_named_files(data: DataConfig, kept: NamedFiles, has_tokenizer: bool) ->
     """
     steps = [step for step in data.cleaning if is_list_step(step)]
     words = {step: kept.words[step] if step in kept.words else sorted(read_words(step)) for step in steps}
-    names = () if has_tokenizer else [name for key in TOKENIZER_KEYS if (name := getattr(data, key)) and name.endswith(".json")]
+    names = (
+        ()
+        if has_tokenizer
+        else [name for key in TOKENIZER_KEYS if (name := getattr(data, key)) and name.endswith(".json")]
+    )
     texts = {name: read_tokenizer_file(name) for name in names}
     return NamedFiles(words, {**kept.tokenizers, **{name: _digest(text) for name, text in texts.items()}}, texts)
 

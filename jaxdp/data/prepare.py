@@ -72,7 +72,12 @@ def _plan(spec: DatasetSpec) -> Rows:
             rows.append(("", f"is ready: {place}"))
             continue
         workers = num_workers(spec, scan.num_characters)
-        rows.append(("", f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(spec, scan.num_characters)}"))
+        rows.append(
+            (
+                "",
+                f"would be tokenized by {workers or 1} process{'es' if workers > 1 else ''} into {_size(spec, scan.num_characters)}",
+            )
+        )
     if not are_made:
         names = " and ".join(filter(None, (spec.data.tokenizer, spec.data.target_tokenizer)))
         rows.append(("tokenizer", f"{names} would be built from the training split"))
@@ -92,7 +97,10 @@ def _size(spec: DatasetSpec, num_characters: int) -> str:
 def _cleaned(sources: Sequence[Source]) -> Rows:
     """Returns the effect of each cleaning step."""
     return [
-        ("cleaning", f"{step['step']}: {step['changed']:,} of {step['seen']:,} records changed, {step['dropped']:,} dropped")
+        (
+            "cleaning",
+            f"{step['step']}: {step['changed']:,} of {step['seen']:,} records changed, {step['dropped']:,} dropped",
+        )
         for source in sources
         for step in source.scan.cleaned
     ]

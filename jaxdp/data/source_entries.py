@@ -29,19 +29,25 @@ def source_entries(data: DataConfig) -> list[dict[str, Any]]:
         return [defaults | {"weight": None}]
     for key in _ONE_SOURCE_KEYS:
         if (value := getattr(data, key)) is not None:
-            raise UserError(f"data.{key}={value} describes a single source: unset it, and set it in the entries of data.mixture.")
+            raise UserError(
+                f"data.{key}={value} describes a single source: unset it, and set it in the entries of data.mixture."
+            )
     entries = []
     for number, entry in enumerate(data.mixture):
         where = f"data.mixture[{number}]"
         if not isinstance(entry, Mapping):
-            raise UserError(f"{where} is {entry!r}: expected a dict such as {{'source': 'text', 'path': 'books', 'weight': 1.0}}.")
+            raise UserError(
+                f"{where} is {entry!r}: expected a dict such as {{'source': 'text', 'path': 'books', 'weight': 1.0}}."
+            )
         for key in entry:
             if key not in (*defaults, "weight"):
                 raise UserError(f"{where} has unknown key {key!r}{nearest(key, (*defaults, 'weight'))}")
         if "source" not in entry:
             raise UserError(f"{where} has no 'source': set one in each entry, such as 'text'.")
         if entry["source"] in ("tokens", "hf_stream"):
-            raise UserError(f"{where} has source {entry['source']!r}, which cannot be mixed: expected a source of text, such as 'text'.")
+            raise UserError(
+                f"{where} has source {entry['source']!r}, which cannot be mixed: expected a source of text, such as 'text'."
+            )
         weight = entry.get("weight")
         if weight is not None and not (isinstance(weight, int | float) and 0 < weight < float("inf")):
             raise UserError(f"{where} has weight {weight!r}: expected a number above 0.")

@@ -75,7 +75,9 @@ def open_evaluation_source(spec: DatasetSpec) -> Source:
     [entry] = source_entries(spec.data)
     source, columns = source_spec(entry, spec.task.fields)
     parts = open_evaluation(source)
-    label = source_label({"source": source.source, "path": source.eval_path or source.path, "target_path": source.eval_target_path})
+    label = source_label(
+        {"source": source.source, "path": source.eval_path or source.path, "target_path": source.eval_target_path}
+    )
     return _scanned(spec, entry | {"weight": None}, label, source, columns, ([], parts), dry_run=False)
 
 

@@ -132,4 +132,3 @@ class DatasetSpec:
     def with_word_lists(self, files: NamedFiles) -> "DatasetSpec":
         """Returns a copy with words in place of the names of their files."""
         return dataclasses.replace(self, data=with_word_lists(self.data, files))
-

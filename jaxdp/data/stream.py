@@ -186,9 +186,7 @@ class StreamBatches:
         }
 
 
-def _documents(
-    stream: RecordStream, prepare: Prepare, eos_id: int, start: Position
-) -> Iterator[Document]:
+def _documents(stream: RecordStream, prepare: Prepare, eos_id: int, start: Position) -> Iterator[Document]:
     """Yields the remaining documents of an epoch, from the one at `start`."""
     number = start.num_documents
     for place, record in stream.records(start.epoch, start.place):

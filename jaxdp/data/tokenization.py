@@ -70,7 +70,11 @@ def make_vocabularies(spec: DatasetSpec, sources: Sequence[Source], known: Vocab
         name: getattr(known, name) or _tokenizer(spec, sources, made_of, known.files)
         for name, made_of in _tokenizers(spec).items()
     }
-    return Vocabularies(**tokenizers, files=known.files, labels=known.labels or (_labels(spec, sources) if spec.task.has_labels else None))
+    return Vocabularies(
+        **tokenizers,
+        files=known.files,
+        labels=known.labels or (_labels(spec, sources) if spec.task.has_labels else None),
+    )
 
 
 def with_named_files(spec: DatasetSpec, known: Vocabularies) -> Vocabularies:
@@ -121,7 +125,9 @@ def _tokenizer(
             print_status(f"data.tokenizer={name}: {remark}")
         tokenizer.save(directory / "tokenizer.json")
 
-    return load_tokenizer(cached(_tokenizer_place(spec, sources, made_of, files), build, print_status) / "tokenizer.json")
+    return load_tokenizer(
+        cached(_tokenizer_place(spec, sources, made_of, files), build, print_status) / "tokenizer.json"
+    )
 
 
 def _tokenizer_place(

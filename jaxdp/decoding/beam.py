@@ -227,9 +227,7 @@ def _extend(search: BeamSearch, eos_id: int, state: _Search, logits: jax.Array) 
     )
 
 
-def _extensions(
-    log_probabilities: jax.Array, logits: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _extensions(log_probabilities: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the best 2 * num_beams extensions of each sequence by one token, best first.
 
     At most num_beams of them end in eos, so at least num_beams stay live. The candidates

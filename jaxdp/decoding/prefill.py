@@ -23,9 +23,7 @@ class Prefill(NamedTuple):
     prompt_lengths: jax.Array
 
 
-def prefill(
-    apply: Callable, params: PyTree, batch: dict[str, jax.Array], cache: PyTree, slots: int
-) -> Prefill:
+def prefill(apply: Callable, params: PyTree, batch: dict[str, jax.Array], cache: PyTree, slots: int) -> Prefill:
     """Runs the encoder, if the batch has a source, and the decoder on the prompt.
 
     Args:

@@ -103,14 +103,15 @@ class Checkpointing(Hook):
         return bool(metrics) and self._is_candidate(step) and self._is_best(step, metrics)
 
     def _save(self, step: int, state: TrainState) -> None:
-        self._writer.save(
-            step, state, self._data_state(step), self._config, self._evaluated(step)
-        )
+        self._writer.save(step, state, self._data_state(step), self._config, self._evaluated(step))
         self._last_time, self._agreed = self._clock(), False
 
     def on_stop(self, step: int, state: TrainState) -> None:
         """Saves the last state if the remaining time suffices, and waits for the writer."""
-        needed, remaining = self._writer.longest_save_secs, self._preemption.remaining_secs() if self._preemption else math.inf
+        needed, remaining = (
+            self._writer.longest_save_secs,
+            self._preemption.remaining_secs() if self._preemption else math.inf,
+        )
         if step == self._first_step:
             pass  # the state is the restored one
         elif needed > remaining:

@@ -32,7 +32,9 @@ class LateEvaluations:
     def is_owed(self, step: int) -> bool:
         """Returns True if the checkpoint of this step lacks its evaluation; the same on all processes."""
         is_main = self._control_plane.is_main_process
-        return self._control_plane.broadcast(is_main and step > 0 and not read_manifest(self._checkpoints / str(step)).metrics)
+        return self._control_plane.broadcast(
+            is_main and step > 0 and not read_manifest(self._checkpoints / str(step)).metrics
+        )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds the evaluation to the checkpoint."""

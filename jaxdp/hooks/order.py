@@ -38,7 +38,9 @@ def in_order(built_in: Iterable[Hook], own: Sequence[Hook] = (), absent: Iterabl
         sorter.prepare()
     except graphlib.CycleError as error:
         cycle = " -> ".join(hook_name(hooks[number]) for number in error.args[1])
-        raise UserError(f"the hooks {cycle} each declare to run before the next; change `before` or `after` of one.") from None
+        raise UserError(
+            f"the hooks {cycle} each declare to run before the next; change `before` or `after` of one."
+        ) from None
     return [hooks[number] for number in _first_ready(sorter)]
 
 
@@ -63,5 +65,7 @@ def _names(hook: Hook, declaration: str, known: Sequence[str]) -> Sequence[str]:
     names = (names,) if isinstance(names, str) else names
     for name in names:
         if name not in known:
-            raise UserError(f"{declaration} of the hook {hook_name(hook)} names {name!r}; expected one of {', '.join(known)}.")
+            raise UserError(
+                f"{declaration} of the hook {hook_name(hook)} names {name!r}; expected one of {', '.join(known)}."
+            )
     return names

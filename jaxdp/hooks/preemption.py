@@ -152,7 +152,9 @@ class Preemption(Hook):
                 return
             if number == 0:
                 return
-            if number not in EXIT_CODES or (number == signal.SIGHUP and has_request):  # other code may handle other signals
+            if number not in EXIT_CODES or (
+                number == signal.SIGHUP and has_request
+            ):  # other code may handle other signals
                 continue
             has_request = True
             num_heard += number != signal.SIGHUP

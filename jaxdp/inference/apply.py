@@ -17,7 +17,9 @@ from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.tasks.model_functions import apply_model
 
 MODEL_INPUTS = tuple(
-    name for name in inspect.signature(Transformer.__call__).parameters if name not in ("self", "tokens", "row_keys", "cache")
+    name
+    for name in inspect.signature(Transformer.__call__).parameters
+    if name not in ("self", "tokens", "row_keys", "cache")
 )
 """Inputs of the model besides its tokens; dropout and the KV cache belong to training and decoding."""
 
@@ -27,7 +29,9 @@ def logits_of(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -
     batch = _checked_batch(restored, tokens, inputs)
     num_rows, num_devices = len(batch["tokens"]), restored.topology.num_devices
     share = -(-num_rows // num_devices)
-    batch = {name: array[np.arange(share * num_devices) % num_rows] for name, array in batch.items()}  # copies fill up the devices
+    batch = {
+        name: array[np.arange(share * num_devices) % num_rows] for name, array in batch.items()
+    }  # copies fill up the devices
 
     def compiled() -> Program:
         spec = {name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype) for name, array in batch.items()}

@@ -56,7 +56,11 @@ class Decoder:
         """Searches (new tokens without the end-of-sequence token, score) of the best continuations of each prompt, best first."""
         found = self._decode(prompts, [0] * len(prompts), 0, max_new_tokens)
         return [
-            [(truncate_at_eos(text, self._eos_id), float(score)) for text, score in zip(texts, scores, strict=True) if score != -np.inf]
+            [
+                (truncate_at_eos(text, self._eos_id), float(score))
+                for text, score in zip(texts, scores, strict=True)
+                if score != -np.inf
+            ]
             for texts, scores in zip(found["tokens"], found["scores"], strict=True)
         ]
 
@@ -115,7 +119,9 @@ class Decoder:
         return compile_spmd(
             decode,
             self._topology,
-            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._params),
+            jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._params
+            ),
             abstract_batch(spec, self._topology),
             mapped=(1,),
             mapped_output=True,

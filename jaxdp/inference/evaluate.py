@@ -174,7 +174,9 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
     try:
         write_atomically(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
-        print_status(f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete")
+        print_status(
+            f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete"
+        )
 
 
 def _merged(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -130,6 +130,8 @@ class Evaluator:
         self.reports["summary"] = summary.report
         absent = summary.report.get("absent_labels", [])
         if absent and absent != self._absent_labels and self._topology.process_index == 0:
-            print_status(f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur")
+            print_status(
+                f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur"
+            )
         self._absent_labels = absent
         return summary.metrics

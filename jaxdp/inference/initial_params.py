@@ -114,7 +114,9 @@ class StartingParameters:
         sizes = {name: np.prod(leaf.shape) for name, leaf in named_leaves(self.params)}
         numbers = quantity(int(sum(sizes[name] for name in self.taken)))
         parts = [f"took {len(self.taken)} parameters ({numbers} numbers)"]
-        parts += [f"{what}: {', '.join(names)}" for what, names in (("new", self.new), ("dropped", self.dropped)) if names]
+        parts += [
+            f"{what}: {', '.join(names)}" for what, names in (("new", self.new), ("dropped", self.dropped)) if names
+        ]
         return "; ".join(parts)
 
 

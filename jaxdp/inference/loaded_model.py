@@ -187,7 +187,9 @@ def load(
     directory = resolved_path(path, "path")
     if read_manifest(directory) is not None:
         if step not in ("latest", directory.name):
-            raise UserError(f"path={path} is a checkpoint, so step={step} means nothing: leave it out, or give the work directory.")
+            raise UserError(
+                f"path={path} is a checkpoint, so step={step} means nothing: leave it out, or give the work directory."
+            )
         directory, step = directory.parent.parent, directory.name
     model = LoadedModel(open_run(directory, step), weights, cpu_devices)
     model.place(model.config.global_batch_size, evenly=True)

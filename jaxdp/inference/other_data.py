@@ -73,7 +73,11 @@ def _check_source(config: RunConfig, other: RunConfig, given: Mapping[str, Any],
     """Checks that the source of other data is known, and reads what is named; `kind` is eval or test."""
     source = other.data.source
     if "source" not in given and (config.data.mixture or source in ("stdlib", "python")):
-        why = "reads data.mixture" if config.data.mixture else f"was trained with data.source={source}, which reads no files"
+        why = (
+            "reads data.mixture"
+            if config.data.mixture
+            else f"was trained with data.source={source}, which reads no files"
+        )
         raise UserError(
             f"the run {why}: say how the other data are read, with --config.data.source=text (or jsonl, csv, parquet, hf)."
         )

@@ -114,7 +114,9 @@ class Predictor:
         Raises:
             UserError: There is no record, or the reader of the records fails.
         """
-        prediction_names = (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
+        prediction_names = (
+            (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
+        )
         requests = RequestReader(self._data, self._task, self._tokenizer, prediction_names)(records)
         answer, at_once = None, MAX_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
@@ -133,9 +135,13 @@ class Predictor:
     def report(self) -> None:
         """Prints how many records were cut, and how many have no answer."""
         if self._num_cut:
-            print_status(f"{self._num_cut} of {self.num_records} records were cut to {self._task.row_lengths['tokens']} tokens")
+            print_status(
+                f"{self._num_cut} of {self.num_records} records were cut to {self._task.row_lengths['tokens']} tokens"
+            )
         if self.num_errors:
-            print_status(f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" at the position of each')
+            print_status(
+                f'{self.num_errors} of {self.num_records} records have no prediction: see the "{ERROR}" at the position of each'
+            )
 
     def _row_answer(self, first: Examples) -> tuple[Answer, int]:
         """Returns a function that answers from the task's outputs, and the number of records to read at once."""

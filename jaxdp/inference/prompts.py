@@ -68,9 +68,7 @@ def make_prompts(texts: Sequence[str], data: DataConfig, task: Task, tokenizer: 
     return prompts
 
 
-def _with_end(
-    tokens: np.ndarray, where: str, tokenizer: Tokenizer, end_before_text: str, context: int
-) -> np.ndarray:
+def _with_end(tokens: np.ndarray, where: str, tokenizer: Tokenizer, end_before_text: str, context: int) -> np.ndarray:
     """Puts end of text before a prompt's tokens where training rows have it, and checks their number."""
     if not len(tokens) and end_before_text == "never":
         raise UserError(
@@ -79,7 +77,9 @@ def _with_end(
     has_end = end_before_text == "always" or not len(tokens)
     room = context - 1 - has_end
     if len(tokens) > room:
-        taken = "one for the end of text before a document and one for a new token" if has_end else "one for a new token"
+        taken = (
+            "one for the end of text before a document and one for a new token" if has_end else "one for a new token"
+        )
         raise UserError(
             f"{where} has {len(tokens)} tokens, but the model's context is {context} (data.length), {taken}; shorten it "
             f"to {room} tokens."

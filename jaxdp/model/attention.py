@@ -103,9 +103,7 @@ def uses_cudnn(config: TransformerConfig, cached: bool) -> bool:
             f"{jax.default_backend()}; set model.attention = auto."
         )
     if config.attention == "cudnn" and cached:
-        raise UserError(
-            "model.attention = cudnn cannot read a KV cache; set model.attention = auto to generate."
-        )
+        raise UserError("model.attention = cudnn cannot read a KV cache; set model.attention = auto to generate.")
     return config.attention == "cudnn"
 
 
@@ -168,9 +166,7 @@ class Attention(nn.Module):
             outputs = fused_attention(query, key, value, mask)
         else:
             # With heads before length, XLA:CPU is twice as fast.
-            query, key, value = (
-                part if part is None else part.transpose(0, 2, 1, 3) for part in (query, key, value)
-            )
+            query, key, value = (part if part is None else part.transpose(0, 2, 1, 3) for part in (query, key, value))
             if cache is not None:
                 cache = cache if key is None else cache.update(layer, key, value)
                 key, value = cache.layer(layer)

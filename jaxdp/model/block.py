@@ -58,9 +58,7 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(self.config)
         self.mlp = MLP(self.config, stddev)
 
-    def __call__(
-        self, carry: Carry, layer: jax.Array | int, inputs: LayerInputs
-    ) -> tuple[Carry, None]:
+    def __call__(self, carry: Carry, layer: jax.Array | int, inputs: LayerInputs) -> tuple[Carry, None]:
         """Runs one layer.
 
         Args:
@@ -129,9 +127,7 @@ def block_class(config: TransformerConfig) -> type[Block]:
     if config.remat == "none":
         return Block
     # Inside a scan, common subexpression elimination cannot undo the recomputation.
-    return nn.remat(
-        Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers
-    )
+    return nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
 
 
 def scanned_class(config: TransformerConfig, stack: StackConfig) -> type[Block]:

@@ -85,9 +85,7 @@ class KVCache:
 
     def set_positions(self, positions: jax.Array) -> "KVCache":
         """Stores the positions `[1, length] int32` of the next tokens at `index`."""
-        return self.replace(
-            positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index))
-        )
+        return self.replace(positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index)))
 
 
 def _store(stored: Layers, layer, values: jax.Array, start: tuple) -> Layers:

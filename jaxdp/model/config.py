@@ -34,8 +34,16 @@ POOLINGS = ("first", "mean", "last")
 """Methods of a classifier to reduce the hidden states of a sequence to one vector."""
 
 _COUNTS = (
-    "vocab_size", "target_vocab_size", "max_length", "max_target_length", "num_layers",
-    "num_decoder_layers", "num_heads", "num_kv_heads", "embed_dim", "mlp_dim",
+    "vocab_size",
+    "target_vocab_size",
+    "max_length",
+    "max_target_length",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "num_kv_heads",
+    "embed_dim",
+    "mlp_dim",
 )
 
 _DATA_KEYS = {"max_length": "data.length", "max_target_length": "data.target_length"}
@@ -227,9 +235,7 @@ def _check_numbers(config: TransformerConfig) -> None:
             f"{config.num_kv_heads}; set model.num_kv_heads to a divisor of it."
         )
     if not 0 <= config.dropout_rate < 1:
-        raise UserError(
-            f"model.dropout_rate is {config.dropout_rate}; set it to at least 0 and below 1."
-        )
+        raise UserError(f"model.dropout_rate is {config.dropout_rate}; set it to at least 0 and below 1.")
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
             f"model.positions = rotary needs an even head width, but model.embed_dim / "
@@ -244,9 +250,7 @@ def _check_numbers(config: TransformerConfig) -> None:
         if not getattr(config, key) > 0:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
     if not isinstance(config.num_token_types, int) or config.num_token_types < 0:
-        raise UserError(
-            f"model.num_token_types is {config.num_token_types!r}; set it to an integer of at least 0."
-        )
+        raise UserError(f"model.num_token_types is {config.num_token_types!r}; set it to an integer of at least 0.")
 
 
 def _check_parts(config: TransformerConfig) -> None:
@@ -263,8 +267,7 @@ def _check_parts(config: TransformerConfig) -> None:
         )
     if config.has_source and config.num_token_types:
         raise UserError(
-            f"model.num_token_types = {config.num_token_types}, but an encoder_decoder has no token "
-            "types; set it to 0."
+            f"model.num_token_types = {config.num_token_types}, but an encoder_decoder has no token types; set it to 0."
         )
     if config.has_source and config.share_embeddings and config.vocab_size != config.target_vocab_size:
         raise UserError(

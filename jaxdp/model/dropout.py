@@ -4,8 +4,13 @@ import jax
 import jax.numpy as jnp
 
 SITES = (
-    "embedding", "attention", "attention_residual", "mlp_residual",
-    "cross_attention", "cross_attention_residual", "classifier",
+    "embedding",
+    "attention",
+    "attention_residual",
+    "mlp_residual",
+    "cross_attention",
+    "cross_attention_residual",
+    "classifier",
 )
 """Dropout sites of a layer; the embedding is a site of the first layer of its stack."""
 

@@ -47,9 +47,7 @@ class Classifier(nn.Module):
         # Class scores are logits, and logits are always float32.
         self.output = Dense(width, config.num_labels, True, "float32", stddev=stddev)
 
-    def __call__(
-        self, hidden: jax.Array, attention_mask: jax.Array | None, row_keys: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, hidden: jax.Array, attention_mask: jax.Array | None, row_keys: jax.Array | None) -> jax.Array:
         """Computes class scores.
 
         Args:

@@ -70,9 +70,7 @@ def apply_rotary(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.A
     return (values * cosine + swapped * sine).astype(heads.dtype)
 
 
-def relative_buckets(
-    query_positions: jax.Array, key_positions: jax.Array, *, causal: bool
-) -> jax.Array:
+def relative_buckets(query_positions: jax.Array, key_positions: jax.Array, *, causal: bool) -> jax.Array:
     """Assigns the relative distance from each query to each key to one of `NUM_BUCKETS` buckets.
 
     Each small distance has its own bucket; larger distances share buckets that widen
@@ -106,10 +104,7 @@ def _distance_buckets(num_buckets: int) -> list[int]:
     table = list(range(exact))
     for distance in range(exact, MAX_DISTANCE + 1):
         # Largest step with exact * (MAX_DISTANCE / exact) ** (step / wide) <= distance.
-        step = max(
-            step for step in range(wide)
-            if MAX_DISTANCE**step * exact**wide <= distance**wide * exact**step
-        )
+        step = max(step for step in range(wide) if MAX_DISTANCE**step * exact**wide <= distance**wide * exact**step)
         table.append(exact + step)
     return table
 

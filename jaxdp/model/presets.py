@@ -120,9 +120,8 @@ PRESETS: dict[str, dict] = {
     "llama_nano": _llama(4, 4, 2, 128, 384, 10000.0),
     "llama3_1b": _llama(16, 32, 8, 2048, 8192, 500000.0),
     # BERT architecture at nano size for CPUs; pre-norm trains without a long warm-up.
-    "encoder_nano": _bert(4, 128) | {
-        "num_heads": 4, "norm_position": "pre", "embedding_norm": False, "num_token_types": 0
-    },
+    "encoder_nano": _bert(4, 128)
+    | {"num_heads": 4, "norm_position": "pre", "embedding_norm": False, "num_token_types": 0},
     "bert_tiny": _bert(2, 128),
     "bert_mini": _bert(4, 256),
     "bert_small": _bert(4, 512),

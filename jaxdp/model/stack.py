@@ -141,9 +141,7 @@ class TransformerStack(nn.Module):
         elif config.positions == "sinusoidal":
             # Source: Vaswani et al. 2017, section 3.4. Unscaled embeddings would be small against the sines.
             positions = _positions_or_count(positions, hidden, offset)
-            hidden = hidden * math.sqrt(config.embed_dim) + sinusoidal_embedding(
-                positions, config.embed_dim
-            )
+            hidden = hidden * math.sqrt(config.embed_dim) + sinusoidal_embedding(positions, config.embed_dim)
         if config.num_token_types and token_types is None:
             hidden = hidden + self.token_type_embedding[None, :1]
         elif config.num_token_types:

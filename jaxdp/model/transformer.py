@@ -26,29 +26,21 @@ class Transformer(nn.Module):
     def setup(self):
         config = self.config
         init = nn.initializers.normal(config.init_stddev)
-        self.token_embedding = self.param(
-            "token_embedding", init, (config.vocab_size, config.embed_dim), jnp.float32
-        )
+        self.token_embedding = self.param("token_embedding", init, (config.vocab_size, config.embed_dim), jnp.float32)
         if config.has_source:
             if not config.share_embeddings:
                 shape = (config.target_vocab_size, config.embed_dim)
-                self.target_token_embedding = self.param(
-                    "target_token_embedding", init, shape, jnp.float32
-                )
+                self.target_token_embedding = self.param("target_token_embedding", init, shape, jnp.float32)
             self.encoder = TransformerStack(config, config.encoder)
             self.decoder = TransformerStack(config, config.decoder)
         else:
-            self.body = TransformerStack(
-                config, config.decoder if config.architecture == "decoder" else config.encoder
-            )
+            self.body = TransformerStack(config, config.decoder if config.architecture == "decoder" else config.encoder)
             # Parameter paths omit the name of the only stack: layer_0/..., not body/layer_0/...
             nn.share_scope(self, self.body)
         if config.head == "masked_lm":
             self.masked_lm = MaskedLMHead(config)
             if config.use_bias:
-                self.output_bias = self.param(
-                    "output_bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32
-                )
+                self.output_bias = self.param("output_bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         if config.head == "classification":
             self.classifier = Classifier(config)
         elif not config.tie_embeddings:

@@ -21,16 +21,12 @@ def decay_mask(params: PyTree) -> PyTree:
     This includes embeddings, and excludes norm scales and biases. The rule is that of
     nanoGPT's `configure_optimizers`.
     """
-    return jax.tree.map_with_path(
-        lambda path, leaf: per_layer_rank(leaf_name(path), leaf) >= 2, params
-    )
+    return jax.tree.map_with_path(lambda path, leaf: per_layer_rank(leaf_name(path), leaf) >= 2, params)
 
 
 def is_layer_matrix(name: str, leaf) -> bool:
     """Returns whether the leaf is a matrix inside a layer, which excludes embeddings and the output layer."""
-    in_layer = any(
-        part == SCANNED_LAYERS or _UNROLLED_LAYER.fullmatch(part) for part in name.split("/")
-    )
+    in_layer = any(part == SCANNED_LAYERS or _UNROLLED_LAYER.fullmatch(part) for part in name.split("/"))
     return in_layer and per_layer_rank(name, leaf) == 2
 
 
@@ -41,9 +37,7 @@ def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTra
         transformation: Optax transformation that treats parameters separately, but whose
             result depends on their shape or on means over them.
     """
-    mapped = optax.GradientTransformation(
-        jax.vmap(transformation.init), jax.vmap(transformation.update)
-    )
+    mapped = optax.GradientTransformation(jax.vmap(transformation.init), jax.vmap(transformation.update))
 
     def group(path, leaf) -> str:
         # Encoder and decoder can have different numbers of layers, which one vmap cannot combine.
@@ -52,8 +46,7 @@ def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTra
     def grouped(params: PyTree) -> optax.GradientTransformation:
         labels = jax.tree.map_with_path(group, params)
         transformations = {
-            label: transformation if label == "single" else mapped
-            for label in sorted(set(jax.tree.leaves(labels)))
+            label: transformation if label == "single" else mapped for label in sorted(set(jax.tree.leaves(labels)))
         }
         return optax.partition(transformations, labels)
 

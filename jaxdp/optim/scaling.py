@@ -164,7 +164,6 @@ def _unrolled_names(params: PyTree) -> dict[str, list[str]]:
             parts = name.split("/")
             index = parts.index(SCANNED_LAYERS)
             names[name] = [
-                "/".join([*parts[:index], f"layer_{number}", *parts[index + 1 :]])
-                for number in range(leaf.shape[0])
+                "/".join([*parts[:index], f"layer_{number}", *parts[index + 1 :]]) for number in range(leaf.shape[0])
             ]
     return names

@@ -36,7 +36,9 @@ def checked_address(address: str, name: str) -> str:
     """
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):([0-9]{1,9})", address, re.ASCII)
     if not match:
-        hint = ", an IPv6 address in brackets, such as [::1]:8476" if address.count(":") > 1 else ", such as 10.0.0.1:8476"
+        hint = (
+            ", an IPv6 address in brackets, such as [::1]:8476" if address.count(":") > 1 else ", such as 10.0.0.1:8476"
+        )
         raise UserError(f"{name}={_shown(address)} must be HOST:PORT{hint}.")
     host, port = split_address(address)
     if not 1 <= int(port) <= 65535:
@@ -45,7 +47,9 @@ def checked_address(address: str, name: str) -> str:
         host.encode("idna")
         number = ipaddress.ip_address(host) if match[1].startswith("[") else None
     except ValueError as error:  # UnicodeError is one
-        raise UserError(f"{name}={_shown(address)}: {host!r} is not the name or address of a machine ({error}).") from error
+        raise UserError(
+            f"{name}={_shown(address)}: {host!r} is not the name or address of a machine ({error})."
+        ) from error
     if str(number or host) in _ALL_INTERFACES:
         raise UserError(f"{name}={address} names no machine; give the name or address of the machine of process 0.")
     return address

@@ -56,7 +56,9 @@ def check_coordinator(processes: Processes, environment: Mapping[str, str] = os.
         UserError: The address is missing, or it is a loopback address and there are several machines.
     """
     if processes.num_processes > 1 and not processes.coordinator:
-        raise UserError(f"{processes.num_processes} processes need the address of process 0: give --coordinator=HOST:PORT.")
+        raise UserError(
+            f"{processes.num_processes} processes need the address of process 0: give --coordinator=HOST:PORT."
+        )
     num_machines = _num_machines(processes, environment)
     if num_machines > 1 and is_loopback(processes.coordinator):
         raise UserError(
@@ -92,7 +94,9 @@ def _num_machines(processes: Processes, environment: Mapping[str, str]) -> int:
     return max(len(_tpu_hosts(environment)), 1)
 
 
-def _number(environment: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None) -> int:
+def _number(
+    environment: Mapping[str, str], name: str, default: int, minimum: int = 0, maximum: int | None = None
+) -> int:
     """Reads a whole number from the environment; `default` if the variable is missing or empty.
 
     Raises:
@@ -199,7 +203,11 @@ def _metadata(attribute: str) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=_METADATA_SECS) as answer:
             return answer.read(_MAX_ANSWER_BYTES).decode()
-    except (OSError, http.client.HTTPException, UnicodeDecodeError):  # no such attribute, or no such server: not a slice
+    except (
+        OSError,
+        http.client.HTTPException,
+        UnicodeDecodeError,
+    ):  # no such attribute, or no such server: not a slice
         return None
 
 

@@ -71,7 +71,13 @@ def configure_connection(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # TCP_USER_TIMEOUT (in milliseconds) covers unacknowledged data, during which keepalive is inactive.
     # Without TCP_NODELAY a second message waits 40 ms for the acknowledgement of the first.
-    options = (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4), ("TCP_USER_TIMEOUT", 120_000))
+    options = (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", 60),
+        ("TCP_KEEPINTVL", 15),
+        ("TCP_KEEPCNT", 4),
+        ("TCP_USER_TIMEOUT", 120_000),
+    )
     for option, value in options:
         if hasattr(socket, option):
             with contextlib.suppress(OSError):  # not supported by this system

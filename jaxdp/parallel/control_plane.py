@@ -228,7 +228,9 @@ class ControlPlane:
         try:
             answer = self._answers.get(timeout=timeout_secs)
         except queue.Empty:
-            raise ProcessLost(f"process 0 at --coordinator={self._address} did not say within {timeout_secs:g} s who is there") from None
+            raise ProcessLost(
+                f"process 0 at --coordinator={self._address} did not say within {timeout_secs:g} s who is there"
+            ) from None
         if answer is None:
             raise self._loss
         return answer

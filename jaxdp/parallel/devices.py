@@ -86,9 +86,7 @@ def backend_has_started() -> bool:
     return False
 
 
-def configure_backend(
-    cpu_devices: int | None, default_cpu_devices: int, *, deterministic: bool = False
-) -> None:
+def configure_backend(cpu_devices: int | None, default_cpu_devices: int, *, deterministic: bool = False) -> None:
     """Selects the platform before the first array exists, and configures the compilation cache.
 
     Compiled programs are cached in JAX_COMPILATION_CACHE_DIR or ~/.cache/jaxdp/xla. If JAX has
@@ -231,9 +229,7 @@ class BatchShape:
         return self.microbatch_size * self.num_microbatches
 
 
-def divide_batch(
-    global_batch_size: int, microbatch_size: int | None, num_devices: int
-) -> BatchShape:
+def divide_batch(global_batch_size: int, microbatch_size: int | None, num_devices: int) -> BatchShape:
     """Divides the examples of one update among devices and microbatches.
 
     Raises:
@@ -257,9 +253,7 @@ def divide_batch(
             f"microbatch_size={microbatch_size} does not divide the {device_batch_size} examples that each "
             f"of {num_devices} devices holds; use {_listed(divisors_up_to(device_batch_size, device_batch_size))}."
         )
-    return BatchShape(
-        global_batch_size, num_devices, microbatch_size, device_batch_size // microbatch_size
-    )
+    return BatchShape(global_batch_size, num_devices, microbatch_size, device_batch_size // microbatch_size)
 
 
 def check_device_count(requested: int | None, topology: Topology) -> None:
@@ -294,6 +288,4 @@ def _counted(kinds: Sequence[str]) -> str:
 
 
 def _listed(numbers: list[int]) -> str:
-    return " or ".join(
-        filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])])
-    )
+    return " or ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))

@@ -14,9 +14,7 @@ from jaxdp.typing import HostBatch, PyTree
 def abstract_replicated(tree: PyTree, topology: Topology) -> PyTree:
     """Returns shapes, dtypes and replicated shardings of a tree, to compile programs or restore checkpoints for."""
     sharding = topology.replicated
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def place_batch(batch: HostBatch, topology: Topology) -> dict[str, jax.Array]:
@@ -30,9 +28,7 @@ def place_batch(batch: HostBatch, topology: Topology) -> dict[str, jax.Array]:
 
 def place_per_device(array: np.ndarray, topology: Topology) -> jax.Array:
     """Places `[num_local_devices, ...]` of this process as global `[num_devices, ...]`."""
-    return jax.make_array_from_process_local_data(
-        topology.per_device, array, (topology.num_devices, *array.shape[1:])
-    )
+    return jax.make_array_from_process_local_data(topology.per_device, array, (topology.num_devices, *array.shape[1:]))
 
 
 def abstract_batch(spec: dict[str, jax.ShapeDtypeStruct], topology: Topology) -> dict:

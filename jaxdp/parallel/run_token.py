@@ -85,7 +85,9 @@ class RunToken:
         finally:
             os.close(descriptor)
         if len(token) != _NUM_BYTES:
-            raise ValueError(f"{self._path} must hold {_NUM_BYTES} bytes, found {len(token)}{'' if len(token) < _NUM_BYTES else ' or more'}")
+            raise ValueError(
+                f"{self._path} must hold {_NUM_BYTES} bytes, found {len(token)}{'' if len(token) < _NUM_BYTES else ' or more'}"
+            )
         return token
 
     @contextlib.contextmanager

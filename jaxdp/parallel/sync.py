@@ -33,9 +33,7 @@ class GradientSync:
 
     def __post_init__(self):
         if self.wire_dtype not in WIRE_DTYPES:
-            raise UserError(
-                f"parallel.wire_dtype={self.wire_dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}."
-            )
+            raise UserError(f"parallel.wire_dtype={self.wire_dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}.")
 
     def reduce(self, gradients: PyTree, num_devices: int) -> list[jax.Array]:
         """Averages gradients over the devices of `AXIS`; for use inside an SPMD function.
@@ -49,9 +47,7 @@ class GradientSync:
             return [leaf.reshape(-1) for leaf in leaves]
         buffers = []
         for bucket in self._buckets(leaves, num_devices):
-            packed = jnp.concatenate(
-                [leaves[index].astype(self.wire_dtype).reshape(-1) for index in bucket]
-            )
+            packed = jnp.concatenate([leaves[index].astype(self.wire_dtype).reshape(-1) for index in bucket])
             buffers.append(jax.lax.pmean(packed, AXIS).astype(jnp.float32))
         return buffers
 

@@ -66,8 +66,7 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
     panels = _PANELS.get(report.get("kind", ""))
     if panels is None:
         raise UserError(
-            f"There is no plot for an evaluation of kind {report.get('kind')!r}; expected one of: "
-            f"{', '.join(_PANELS)}."
+            f"There is no plot for an evaluation of kind {report.get('kind')!r}; expected one of: {', '.join(_PANELS)}."
         )
     if not report["num_examples"]:
         what = "examples with a finite output" if report.get("num_not_finite") else "examples"
@@ -92,9 +91,7 @@ def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str
         axes.tick_params(colors=GREY, labelsize=FONT_SIZE, length=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(GREY)
-    figure.suptitle(
-        _heading(report, name), x=0.012, ha="left", fontsize=FONT_SIZE + 1, color=GREY, parse_math=False
-    )
+    figure.suptitle(_heading(report, name), x=0.012, ha="left", fontsize=FONT_SIZE + 1, color=GREY, parse_math=False)
     return figure
 
 
@@ -241,9 +238,7 @@ def _colored(curves: Sequence[Mapping[str, Any]]):
     return [*rest, *zip(curves, COLORS, strict=False)]
 
 
-def _finish_curves(
-    axes, curves: Sequence[Mapping[str, Any]], key: str, sides: tuple[str, str], corner: str
-) -> None:
+def _finish_curves(axes, curves: Sequence[Mapping[str, Any]], key: str, sides: tuple[str, str], corner: str) -> None:
     """Sets both axes to 0 to 1 and adds a legend of the curves with their areas."""
     from matplotlib.lines import Line2D
 

@@ -70,7 +70,10 @@ def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Pat
 def _last_values(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
     """Returns the last value of each metric in each run: `step` first, then evaluations, then the rest."""
     last = [dict(item for row in rows for item in row.items() if item[0] != "time") for rows in runs]
-    found = sorted({name for values in last for name in values}, key=lambda name: (name != "step", not name.startswith("eval/"), name))
+    found = sorted(
+        {name for values in last for name in values},
+        key=lambda name: (name != "step", not name.startswith("eval/"), name),
+    )
     return {name: [values.get(name) for values in last] for name in found}
 
 
@@ -94,13 +97,19 @@ def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number">{value:,.{DIGITS}g}</td>' if isinstance(value, float) else f'<td class="number">{value:,}</td>'
+        return (
+            f'<td class="number">{value:,.{DIGITS}g}</td>'
+            if isinstance(value, float)
+            else f'<td class="number">{value:,}</td>'
+        )
     return f"<td>{'' if value is None else _text(value if isinstance(value, str) else json.dumps(value))}</td>"
 
 
 def _samples(name: str, texts: Sequence[Mapping[str, str]]) -> str:
     rows = "".join(
-        f"<tr><th>{_text(what)}</th><td><pre>{_text(text)}</pre></td></tr>" for sample in texts for what, text in sample.items()
+        f"<tr><th>{_text(what)}</th><td><pre>{_text(text)}</pre></td></tr>"
+        for sample in texts
+        for what, text in sample.items()
     )
     return f"<h2>Samples of {_text(name)}</h2><div><table>{rows}</table></div>"
 

@@ -37,7 +37,9 @@ def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     missing = missing_characters(texts, [installed[name] for name in families if name in installed])
     if missing:
         shown = ", ".join(f"{letter} (U+{ord(letter):04X})" for letter in missing[:3])
-        print_status(f"no installed font has {shown}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: rendered as boxes; install Noto Sans CJK or another font that has them")
+        print_status(
+            f"no installed font has {shown}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: rendered as boxes; install Noto Sans CJK or another font that has them"
+        )
     with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield

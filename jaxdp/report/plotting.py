@@ -143,7 +143,9 @@ def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
 def _curve(rows: list[dict], key: str, path: Path) -> _Curve:
     points = [(row["step"], row[key]) for row in rows if key in row]
     if texts := [(step, value) for step, value in points if isinstance(value, str)]:
-        raise UserError(f"{path}: {key} of step {texts[0][0]} is {texts[0][1][:40]!r}, expected a number: delete that line.")
+        raise UserError(
+            f"{path}: {key} of step {texts[0][0]} is {texts[0][1][:40]!r}, expected a number: delete that line."
+        )
     return _Curve(
         steps=np.array([step for step, _ in points], np.int64),
         values=np.array([value for _, value in points], np.float64),

@@ -90,9 +90,7 @@ def duration(secs: float) -> str:
 class ProgressLine:
     """Progress line of a run, updated in a terminal and printed as plain lines elsewhere; a `MetricsWriter`."""
 
-    def __init__(
-        self, first_step: int, total_steps: int, clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, first_step: int, total_steps: int, clock: Callable[[], float] = time.monotonic):
         self._total_steps = total_steps
         self._clock = clock
         self._first_step, self._start = first_step, clock()

@@ -78,9 +78,7 @@ class CausalLM(Task):
             "loss_mask": np.repeat(np.array([0, 1], np.int32), [len(source), len(target)]),
         }
 
-    def make_batch(
-        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Splits sequences into inputs, targets and weights, without randomness.
 
         Args:
@@ -122,9 +120,7 @@ class CausalLM(Task):
             spec["num_tokens"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
         return spec | {"loss_weights": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
-    def loss(
-        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
-    ) -> LossSums:
+    def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the next-token cross-entropy; in evaluation without regularisers, with metrics.
 
         Padding is only at the end of a sequence, where causality hides it from every

@@ -108,9 +108,7 @@ class Classification(Task):
             raise UserError(f"{reason('text', record['text'])}.")
         return {"tokens": tokens}
 
-    def make_batch(
-        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Builds tokens, attention mask, labels and weights, without randomness.
 
         Numbers are standardised here, in float64: in float32, numbers that are large
@@ -168,9 +166,7 @@ class Classification(Task):
             "loss_weights": jax.ShapeDtypeStruct((rows,), jnp.float32),
         }
 
-    def loss(
-        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
-    ) -> LossSums:
+    def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the loss; in evaluation without smoothing and class weights, with metrics.
 
         multi_label: the mean over the labels of their binary cross-entropies.

@@ -33,7 +33,9 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray) -> dict[str, Any]:
     kept = counts > 0
     mean_confidence = np.bincount(number, confidence, NUM_BINS)[kept] / counts[kept]
     accuracy = np.bincount(number, is_right, NUM_BINS)[kept] / counts[kept]
-    error = float((np.abs(mean_confidence - accuracy) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
+    error = (
+        float((np.abs(mean_confidence - accuracy) * counts[kept]).sum() / counts.sum()) if counts.any() else math.nan
+    )
     bins = [
         {"confidence": mean, "accuracy": share, "count": count}
         for mean, share, count in zip(mean_confidence.tolist(), accuracy.tolist(), counts[kept].tolist(), strict=True)

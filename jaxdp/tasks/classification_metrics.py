@@ -221,7 +221,10 @@ def _summary(
         "absent_labels": [name for name, row in zip(names, classes, strict=True) if not row["support"]],
         "num_examples": len(is_true),
         "accuracy": nullify_non_finite(float(accuracy)),
-        "averages": {name: {key: nullify_non_finite(float(value)) for key, value in row.items()} for name, row in averages.items()},
+        "averages": {
+            name: {key: nullify_non_finite(float(value)) for key, value in row.items()}
+            for name, row in averages.items()
+        },
         "classes": classes,
         "confusion_matrix": confusion,
         "roc": [roc_points(names[n], is_true[:, n], probabilities[:, n], classes[n]) for n in shown],
@@ -249,7 +252,9 @@ def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, 
     if len(is_true):
         whole = _report(is_true, is_given, np.arange(is_true.shape[1]))
         rows |= {"micro": whole["micro avg"], "weighted": whole["weighted avg"]}
-    if len(occurring := np.flatnonzero(is_true.any(axis=0))):  # a label that the split lacks says nothing about the model
+    if len(
+        occurring := np.flatnonzero(is_true.any(axis=0))
+    ):  # a label that the split lacks says nothing about the model
         rows["macro"] = _report(is_true, is_given, occurring)["macro avg"]
     return {
         name: {"precision": row["precision"], "recall": row["recall"], "f1": row["f1-score"]}

@@ -72,9 +72,7 @@ def token_loss_sums(
         z_loss: see `cross_entropy_sums`.
     """
     targets, weights = batch["targets"], batch["loss_weights"]
-    objective, nats = cross_entropy_sums(
-        logits, targets, weights, label_smoothing=label_smoothing, z_loss=z_loss
-    )
+    objective, nats = cross_entropy_sums(logits, targets, weights, label_smoothing=label_smoothing, z_loss=z_loss)
     weight = jnp.sum(weights)
     if train:
         return LossSums(objective, weight, {}, read)

@@ -94,9 +94,7 @@ class MaskedLM(Task):
         """Returns {"tokens": [num_tokens] int32} of {"text"}."""
         return {"tokens": tokenizer.encode(record["text"])}
 
-    def make_batch(
-        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Masks the sequences and returns inputs, positions and targets; see `batch_spec`.
 
         Args:
@@ -162,9 +160,7 @@ class MaskedLM(Task):
             "loss_weights": jax.ShapeDtypeStruct(predicted, jnp.float32),
         }
 
-    def loss(
-        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
-    ) -> LossSums:
+    def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the cross-entropy of the masked tokens; in evaluation without regularisers, with metrics."""
         logits = _logits(apply, params, batch, row_keys=row_keys)
         read = jnp.sum(batch["attention_mask"].astype(jnp.float32))

@@ -77,7 +77,9 @@ def mask_tokens(
     np.add.at(sizes, (np.arange(num_rows)[:, None], word), is_text)
     shortest = np.where(sizes > 0, sizes, length).min(axis=1)
     budget = np.maximum(np.rint(rate * is_text.sum(axis=1)).astype(np.int64), shortest)
-    chosen = np.take_along_axis(_choose(sizes, np.minimum(budget, max_targets), random_uniform("masked words", *key)), word, 1)
+    chosen = np.take_along_axis(
+        _choose(sizes, np.minimum(budget, max_targets), random_uniform("masked words", *key)), word, 1
+    )
     chosen &= is_text
 
     seen = tokens.copy()

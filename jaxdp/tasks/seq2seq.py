@@ -94,9 +94,7 @@ class Seq2Seq(Task):
             raise UserError(f"{reason('source', '')}.")
         return {"tokens": _both(tokenizer)[0].encode(record["source"])}
 
-    def make_batch(
-        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Builds encoder and decoder inputs, targets and weights, without randomness.
 
         Args:
@@ -161,9 +159,7 @@ class Seq2Seq(Task):
             spec[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
         return spec
 
-    def loss(
-        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
-    ) -> LossSums:
+    def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the cross-entropy of target tokens under teacher forcing.
 
         Padding is at the end of a target, where causality hides it.

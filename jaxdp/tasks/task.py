@@ -160,9 +160,7 @@ class Task(Protocol):
             UserError: The record cannot be used; the message does not name its position.
         """
 
-    def make_batch(
-        self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Converts padded examples `[rows, ...]` into the arrays `[rows, ...]` of a batch.
 
         A row with `num_tokens` 0 is padding and counts for nothing. Randomness
@@ -173,9 +171,7 @@ class Task(Protocol):
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the arrays of `make_batch` for `rows` rows."""
 
-    def loss(
-        self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool
-    ) -> LossSums:
+    def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the loss over the batch; `row_keys` `[rows]` switch dropout on."""
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:

@@ -41,7 +41,11 @@ class Diagnosis:
     def __str__(self) -> str:
         shown = ", ".join(map(str, self.rows[:8]))
         shown += f" and {len(self.rows) - 8} more" if len(self.rows) > 8 else ""
-        which = f"not finite in rows {shown} of the training data alone" if self.are_culprits else f"rows {shown} of the training data"
+        which = (
+            f"not finite in rows {shown} of the training data alone"
+            if self.are_culprits
+            else f"rows {shown} of the training data"
+        )
         return f"{which}; {self.where}"
 
 
@@ -108,9 +112,7 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
 
     def probe(params, batch):
         params = unstack_layers(params) if SCANNED_LAYERS in params else params
-        microbatches = jax.tree.map(
-            lambda array: array.reshape(shape.num_microbatches, -1, *array.shape[1:]), batch
-        )
+        microbatches = jax.tree.map(lambda array: array.reshape(shape.num_microbatches, -1, *array.shape[1:]), batch)
         found, bad_rows = jax.lax.map(lambda rows: probe_microbatch(params, rows), microbatches)
         anywhere = {name: jax.lax.pmax(bad.astype(jnp.int32).max(axis=0), AXIS) for name, bad in found.items()}
         of_rows = {"row_ids": batch["row_ids"], "bad_rows": bad_rows.reshape(-1)}
@@ -163,5 +165,7 @@ def _first_place(names: Mapping[str, list[str]], found: Mapping[str, np.ndarray]
         # Backward, the layer that is last going forward comes first.
         order = {name: place for place, name in enumerate(names["layers"])}
         first = max(gradients, key=lambda name: order.get(name.rpartition("/")[0], -1))
-        return f"the outputs of all layers are finite; going backward, the first gradient that is not is that of {first}"
+        return (
+            f"the outputs of all layers are finite; going backward, the first gradient that is not is that of {first}"
+        )
     return "computed again, everything on every device is finite"

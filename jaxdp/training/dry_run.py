@@ -32,6 +32,10 @@ def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
         check_configuration(prepared.config, directory, steps)
     setup = TrainingSetup(prepared)
     show_report(setup, setup.compile())
-    would = f"continue from checkpoint {steps[-1]} of {prepared.total_steps} steps" if steps else f"train {prepared.total_steps} steps from step 1"
+    would = (
+        f"continue from checkpoint {steps[-1]} of {prepared.total_steps} steps"
+        if steps
+        else f"train {prepared.total_steps} steps from step 1"
+    )
     print_status(f"dry run: nothing was trained; the run would {would} in {directory.root}")
     return prepared.config

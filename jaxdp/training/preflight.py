@@ -117,4 +117,3 @@ def check_shared_directory(control_plane: ControlPlane, directory: WorkDir) -> N
             f"process {blind} on {control_plane.hosts[blind]} does not see what process 0 on {control_plane.hosts[0]} writes to "
             f"--workdir={directory.root}; it must be one directory that all machines share."
         )
-

@@ -45,5 +45,9 @@ def prepare_run(config: RunConfig, known: Vocabularies = NONE) -> PreparedRun:
     data = load_dataset(spec, known)
     task = make_task(config, data.vocabularies)
     return PreparedRun(
-        resolve(config, task, data.vocab_size), spec, data, task, config.num_steps(data.train.num_rows if data.train else None)
+        resolve(config, task, data.vocab_size),
+        spec,
+        data,
+        task,
+        config.num_steps(data.train.num_rows if data.train else None),
     )

@@ -21,7 +21,11 @@ def resolve(config: RunConfig, task: Task, vocab_size: int) -> RunConfig:
         UserError: A value does not fit, or the model cannot learn the task.
     """
     model, data = architecture(config, task, vocab_size), dataclasses.asdict(config.data)
-    unset = {key: getattr(model, key) for key, value in dataclasses.asdict(config.model).items() if value is None and key != "preset"}
+    unset = {
+        key: getattr(model, key)
+        for key, value in dataclasses.asdict(config.model).items()
+        if value is None and key != "preset"
+    }
     return config.replaced(
         data={
             "packing": config.data.packing or task.packings[0],

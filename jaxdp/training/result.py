@@ -48,5 +48,7 @@ class Result:
 
 def recorded_metrics(directory: WorkDir, last_step: int) -> Mapping[str, float]:
     """Returns the metrics of the newest checkpoint up to a step that records an evaluation; empty if there is none."""
-    recorded = {step: metrics for step, metrics in saved_metrics(directory.checkpoints).items() if metrics and step <= last_step}
+    recorded = {
+        step: metrics for step, metrics in saved_metrics(directory.checkpoints).items() if metrics and step <= last_step
+    }
     return recorded[max(recorded)] if recorded else {}

@@ -54,7 +54,9 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
     for name in remove_leftovers(directory.checkpoints) if clean else ():
         print_status(f"removed {directory.checkpoints / name}, which an interrupted save or deletion left behind")
     for path in without_manifest(directory.checkpoints) if clean else ():
-        print_status(f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}")
+        print_status(
+            f"{path} has no {MANIFEST}, so nothing tells whether it is whole; it is set aside as {set_aside(path)}"
+        )
     return steps
 
 
@@ -91,7 +93,9 @@ def why_it_is_over(
 
     A collective call: all processes make it, and process 0 decides.
     """
-    if control_plane.broadcast(control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)):
+    if control_plane.broadcast(
+        control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)
+    ):
         return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
     higher_is_better = bool(recorded_metric(directory.checkpoints, config.eval.metric).higher_is_better)
     stopping = early_stopping(config, directory, step, lambda step: {}, higher_is_better)

@@ -64,7 +64,11 @@ def make_hooks(
     if programs.checksums:
         hooks.append(_consistency(context.setup, programs, checkpointing))
     if profile := context.profile:
-        hooks.append(Profiling(context.directory.profile, profile.after_step, profile.num_steps, print_status, context.check_place))
+        hooks.append(
+            Profiling(
+                context.directory.profile, profile.after_step, profile.num_steps, print_status, context.check_place
+            )
+        )
     own = make_own_hooks(context.hooks, info)
     ordered = in_order(hooks, own, absent=[kind.name for kind in BUILT_IN])
     return [InPhase(hook, context.watchdog) if hook.phase or hook in own else hook for hook in ordered]
@@ -105,7 +109,9 @@ def _checkpointing(
         to_json(config),
         evaluating,
         # Process 0 alone knows for certain what is saved, and deletes it.
-        is_best=(lambda step, metrics: context.control_plane.broadcast(best.add(step, metrics))) if retention.keep_best else None,
+        is_best=(lambda step, metrics: context.control_plane.broadcast(best.add(step, metrics)))
+        if retention.keep_best
+        else None,
         minutes=config.checkpoint.every_minutes,
         preemption=context.preemption,
     )
@@ -123,9 +129,7 @@ def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
     )
 
 
-def _consistency(
-    setup: TrainingSetup, programs: Programs, checkpointing: Checkpointing
-) -> Consistency:
+def _consistency(setup: TrainingSetup, programs: Programs, checkpointing: Checkpointing) -> Consistency:
     return Consistency(
         programs.checksums,
         [name for name, _ in named_leaves(setup.abstract_state)],

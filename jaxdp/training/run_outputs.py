@@ -32,7 +32,9 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger("jaxdp").removeHandler(self)
-        print_status(f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone")
+        print_status(
+            f"{self.baseFilename} can no longer be written ({sys.exc_info()[1]}); the rest goes to the terminal alone"
+        )
 
 
 class _LogFormat(logging.Formatter):

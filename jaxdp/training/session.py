@@ -67,7 +67,12 @@ def _restore_or_initialise(
     """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
     setup, checkpoints = context.setup, context.directory.checkpoints
     state = restore_latest(
-        checkpoints, setup.abstract_state, print_status, last_step, control_plane=context.control_plane, check_place=context.check_place
+        checkpoints,
+        setup.abstract_state,
+        print_status,
+        last_step,
+        control_plane=context.control_plane,
+        check_place=context.check_place,
     )
     if state is not None:
         step = int(state.step)

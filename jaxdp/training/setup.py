@@ -75,7 +75,12 @@ class TrainingSetup:
         Raises:
             UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
         """
-        self.config, self.data, self.task, self.total_steps = prepared.config, prepared.data, prepared.task, prepared.total_steps
+        self.config, self.data, self.task, self.total_steps = (
+            prepared.config,
+            prepared.data,
+            prepared.task,
+            prepared.total_steps,
+        )
         config, data = self.config, self.data
         configure_backend(
             config.parallel.cpu_devices,
@@ -95,7 +100,9 @@ class TrainingSetup:
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
         self.model = make_model(config, self.task, data.vocab_size, self.topology.platform)
-        prefetch_batches = 0 if data.stream else config.data.prefetch_batches  # those of a stream come as slowly as it does
+        prefetch_batches = (
+            0 if data.stream else config.data.prefetch_batches
+        )  # those of a stream come as slowly as it does
         check_batch_size(self.task, self.model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
         self.update = make_update(config.optim, self.total_steps, self.topology.platform)
         self.loader = make_loader(
@@ -122,9 +129,7 @@ class TrainingSetup:
         compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
         return Programs(step, evaluator, self.compile_checksums() if compared else None)
 
-    def compile_step(
-        self, update: UpdateConfig | None = None, shape: BatchShape | None = None
-    ) -> Program:
+    def compile_step(self, update: UpdateConfig | None = None, shape: BatchShape | None = None) -> Program:
         """The train step for these devices: (state, batch, control_word) -> (state, metrics).
 
         Args:

@@ -31,11 +31,17 @@ def check_batch_size(
     on_host = topology.platform == "cpu"
     rows = shape.global_batch_size // topology.num_processes
     batches = (num_batches if on_host else 1) * batch_bytes(task, rows)
-    activations = topology.num_local_devices * min_activation_bytes(task, model, shape.microbatch_size) if on_host else 0
+    activations = (
+        topology.num_local_devices * min_activation_bytes(task, model, shape.microbatch_size) if on_host else 0
+    )
     present = host_memory_bytes()
     if batches + activations <= present:
         return
-    counted = f"{num_batches} batches, data.prefetch_batches of them made ahead" if on_host and num_batches > 1 else "one batch"
+    counted = (
+        f"{num_batches} batches, data.prefetch_batches of them made ahead"
+        if on_host and num_batches > 1
+        else "one batch"
+    )
     found = [f"{memory_size(batches)} for the arrays of {counted}"]
     if activations:
         found.append(f"{memory_size(activations)} for activations of microbatches of {shape.microbatch_size} sequences")

@@ -97,7 +97,9 @@ def run(
         return _run(config, directory, resume, profile, processes, open_run)
     except Stopped as stopped:
         steps = committed_steps(directory.checkpoints)
-        print_status(f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}")
+        print_status(
+            f"stopped before step {steps[-1] + 1 if steps else 1}; the same command {'continues' if steps else 'starts again'}"
+        )
         return Result(steps[-1] if steps else 0, stopped.number, interrupted=True, workdir=directory.root)
 
 

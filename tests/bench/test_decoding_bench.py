@@ -31,7 +31,11 @@ def both_ways(model, most, make_loop, batch):
 def test_beams_without_a_cache_find_the_same(positions):
     shapes = {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "embed_dim": 16, "mlp_dim": 24}
     config = model_config(
-        "seq2seq_nano", shapes | {"positions": positions, "tie_embeddings": False}, vocab_size=13, max_length=5, max_target_length=NUM_NEW
+        "seq2seq_nano",
+        shapes | {"positions": positions, "tie_embeddings": False},
+        vocab_size=13,
+        max_length=5,
+        max_target_length=NUM_NEW,
     )
     sources = np.random.default_rng(0).integers(2, 13, (3, 5)).astype(np.int32)
     batch = {

@@ -11,7 +11,17 @@ def test_it_tells_what_there_is(capsys):
     assert main(["devices", "--cpu_devices=8"]) == 0
     out, err = capsys.readouterr()
     lines = {line[:12].strip(): line[13:] for line in out.splitlines()}
-    assert err == "" and list(lines) == ["python", "jax", "platform", "devices", "processes", "cores", "memory", "peak", "all-reduce"]
+    assert err == "" and list(lines) == [
+        "python",
+        "jax",
+        "platform",
+        "devices",
+        "processes",
+        "cores",
+        "memory",
+        "peak",
+        "all-reduce",
+    ]
     assert lines["devices"] == "8 x cpu" and lines["platform"] == "cpu" and lines["processes"] == "1"
     assert lines["jax"].startswith(jax.__version__)
     assert lines["peak"] == "not known for this chip"

@@ -45,7 +45,10 @@ def asked_to_stop(workshop: Workshop, num_signals: int) -> Iterator[Row]:
         after = re.search(r"stopped after step (\d+) of", said)
         before_a_step += after is None
         wanted = int(after[1]) if after else before
-        expect(newest(workdir) == wanted, f"checkpoint {newest(workdir)} is the newest, expected {wanted}; it said:\n{said}")
+        expect(
+            newest(workdir) == wanted,
+            f"checkpoint {newest(workdir)} is the newest, expected {wanted}; it said:\n{said}",
+        )
         expect_whole(workdir)
     last = (newest(workdir) or 0) + MORE_STEPS
     workshop.finish(workdir, *OPTIONS, f"--config.total_steps={last}")

@@ -17,7 +17,10 @@ def changed_data(workshop: Workshop) -> Iterator[Row]:
     cache = f"--config.data.cache_dir={workshop.directory / 'cache'}"
     run = workshop.start(workdir, *OPTIONS, cache, faults=("change_data_after_scan",))
     code, said = run.code(), run.said()
-    expect(code == 2 and "changed while it was being prepared" in said and "Traceback" not in said, f"exit code {code}; it said:\n{said}")
+    expect(
+        code == 2 and "changed while it was being prepared" in said and "Traceback" not in said,
+        f"exit code {code}; it said:\n{said}",
+    )
     expect(text.read_bytes() != right, "the fault did not rewrite the data")
     text.write_bytes(right)
     workshop.finish(workdir, *OPTIONS, cache)

@@ -44,7 +44,9 @@ def flipped_files(workshop: Workshop, num_positions: int) -> Iterator[Row]:
         noticed = code == 4 and len(said) == 1 and str(aside) in said[0] and aside.is_dir()
         used = state is not None and int(state.step) == 6 and _checksums(state) == expected
         if not (noticed and used):
-            missed.append(f"{file} byte {position} bit {bit}: inspect {code}, resume said {said}, step {state and state.step}")
+            missed.append(
+                f"{file} byte {position} bit {bit}: inspect {code}, resume said {said}, step {state and state.step}"
+            )
         shutil.rmtree(workdir)
     expect(not missed, f"{len(missed)} of {num_positions} not as promised:\n" + "\n".join(missed))
     _train_on(workshop, whole, draws.choice(files))
@@ -63,7 +65,9 @@ def _train_on(workshop: Workshop, whole: Path, file: Path) -> None:
     shutil.copytree(whole, workdir)
     _flip(workdir / file, 0, 0)
     said = workshop.finish(workdir, *OPTIONS)
-    expect("checkpoint 12 is damaged and set aside as " in said and "resuming from checkpoint 6 of 12 steps" in said, said)
+    expect(
+        "checkpoint 12 is damaged and set aside as " in said and "resuming from checkpoint 6 of 12 steps" in said, said
+    )
     ended, undisturbed = saved_arrays(workdir, 12), saved_arrays(whole, 12)
     expect(ended.keys() == undisturbed.keys(), "other arrays than before")
     for name, array in ended.items():

@@ -29,7 +29,10 @@ def flipped_replica(workshop: Workshop, times: int) -> Iterator[Row]:
             rf"the devices no longer hold the same state after step {noticed}: device {device} \(process 0\) "
             rf"differs from the other {NUM_DEVICES - 1} in [^;]*{KERNEL}"
         )
-        expect(code == 70 and re.search(sentence, said) is not None, f"flipped after step {step} on {device}; exit {code}:\n{said}")
+        expect(
+            code == 70 and re.search(sentence, said) is not None,
+            f"flipped after step {step} on {device}; exit {code}:\n{said}",
+        )
         expect_whole(workdir)
         good = newest(workdir)
         expect(good == (step - 1) // SAVE_EVERY * SAVE_EVERY, f"flipped after step {step}, newest checkpoint {good}")

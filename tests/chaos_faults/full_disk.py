@@ -77,14 +77,20 @@ def _fill(workshop: Workshop, disk: Path, what: str, log_every: int, save_every:
         f"{what} finds a small file system full",
         "1",
         "exit 2 and a sentence, the checkpoint before intact; with room again the same command ends bitwise as undisturbed"
-        + (f"; packages below jaxdp print {noise} tracebacks before the sentence" if (noise := said.count("Traceback")) else ""),
+        + (
+            f"; packages below jaxdp print {noise} tracebacks before the sentence"
+            if (noise := said.count("Traceback"))
+            else ""
+        ),
     )
 
 
 def _expect_one_sentence(code: int, said: str) -> None:
     """The end that the exit codes promise, but for threads of TensorStore that complain by themselves."""
     sentence = said.rstrip().rpartition("\njaxdp: ")[2]
-    expect(code == 2 and "no space left" in sentence.lower(), f"exit code {code}, in the end it said: {sentence}\n{said}")
+    expect(
+        code == 2 and "no space left" in sentence.lower(), f"exit code {code}, in the end it said: {sentence}\n{said}"
+    )
     ours = re.search(r'File "[^"]*/jaxdp/', said)
     expect(ours is None, f"exit code 2 and a sentence, but also a traceback through jaxdp:\n{said}")
 

@@ -130,7 +130,9 @@ def _unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
         for path in workdir.glob("checkpoints/*")
         if not (path / "manifest.json").is_file() and path.stat().st_ctime >= started
     ]
-    return any(".orbax-checkpoint-tmp" in path.name for path in left), any(re.fullmatch(r"\d+\.saving-[0-9a-f]+", path.name) for path in left)
+    return any(".orbax-checkpoint-tmp" in path.name for path in left), any(
+        re.fullmatch(r"\d+\.saving-[0-9a-f]+", path.name) for path in left
+    )
 
 
 def _expect_resumed(run: Run, before: int | None) -> None:
@@ -139,4 +141,7 @@ def _expect_resumed(run: Run, before: int | None) -> None:
     expect("damaged" not in said and "Traceback" not in said, said)
     steps = re.findall(r"resuming from checkpoint (\d+) of", said)
     started = re.search(r"^step ", said, re.MULTILINE)
-    expect(steps in ([str(before)], []) and not (started and before and not steps), f"checkpoint {before} is the newest:\n{said}")
+    expect(
+        steps in ([str(before)], []) and not (started and before and not steps),
+        f"checkpoint {before} is the newest:\n{said}",
+    )

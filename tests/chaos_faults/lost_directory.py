@@ -26,7 +26,10 @@ def lost_directory(workshop: Workshop) -> Iterator[Row]:
     checkpoints.rename(away)
     code = run.code()
     said = run.said()
-    expect(code == 2 and "could not be written to" in said and "Traceback" not in said, f"exit code {code}; it said:\n{said}")
+    expect(
+        code == 2 and "could not be written to" in said and "Traceback" not in said,
+        f"exit code {code}; it said:\n{said}",
+    )
     expect(newest(workdir) is None, f"a checkpoint was made in a new directory; it said:\n{said}")
     if checkpoints.exists():  # a save that was under way may have left its parts
         checkpoints.rename(workdir / "parts")

@@ -32,9 +32,7 @@ LOST = {
 }
 """How the terminal is lost, and a shell that does so."""
 
-IN_A_SESSION = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+IN_A_SESSION = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal at stdin the controlling one, whose end sends SIGHUP."""
 
 
@@ -45,7 +43,9 @@ def lost_terminal(workshop: Workshop) -> Iterator[Row]:
     for number, (how, shell) in enumerate(LOST.items()):
         workdir = workshop.directory / f"unread_{number}"
         command = ["sh", "-c", shell, "sh", *workshop.command(workdir, *OPTIONS, f"--config.total_steps={STEPS}")]
-        code = subprocess.run(command, env=workshop.environment | {"CODE": str(workshop.directory / "code")}, timeout=180).returncode
+        code = subprocess.run(
+            command, env=workshop.environment | {"CODE": str(workshop.directory / "code")}, timeout=180
+        ).returncode
         said = log_of(workdir).read_text(encoding="utf-8")
         expect(code == 0 and f"finished {STEPS} steps" in said, f"{how}: exit code {code}; its log:\n{said}")
         expect_same_end(workdir, undisturbed, STEPS)
@@ -72,7 +72,10 @@ def _hang_up(workshop: Workshop) -> Row:
         reader.join()
         os.close(terminal)
     code, said = run.code(), run.said()
-    expect(code == 75 and "SIGHUP: saving after this step" in said and "Traceback" not in said, f"exit code {code}; its log:\n{said}")
+    expect(
+        code == 75 and "SIGHUP: saving after this step" in said and "Traceback" not in said,
+        f"exit code {code}; its log:\n{said}",
+    )
     expect_whole(workdir)
     last = newest(workdir) + MORE_STEPS
     again = workshop.finish(workdir, *OPTIONS, f"--config.total_steps={last}")
@@ -80,7 +83,12 @@ def _hang_up(workshop: Workshop) -> Row:
     undisturbed = workshop.directory / "not_hung_up"
     workshop.finish(undisturbed, *OPTIONS, f"--config.total_steps={last}", "--config.checkpoint.every_steps=0")
     expect_same_end(workdir, undisturbed, last)
-    return Row("terminal gone", "the terminal closes (SIGHUP)", "1", f"exit 75, the step is saved; {last} steps end bitwise as undisturbed")
+    return Row(
+        "terminal gone",
+        "the terminal closes (SIGHUP)",
+        "1",
+        f"exit 75, the step is saved; {last} steps end bitwise as undisturbed",
+    )
 
 
 def log_of(workdir: Path) -> Path:
@@ -93,4 +101,3 @@ def _read(terminal: int, stopping: threading.Event) -> None:
     while not stopping.wait(0.01):
         with contextlib.suppress(BlockingIOError):
             os.read(terminal, 1 << 16)
-

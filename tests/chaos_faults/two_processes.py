@@ -73,7 +73,9 @@ def _stopped(workshop: Workshop, workdir: Path) -> Row:
     runs[1].send(signal.SIGSTOP)
     code, secs = _timed_end(runs[0])
     runs[1].kill()
-    expect(code == 70 and "jaxdp: watchdog: no progress while training" in runs[0].said(), f"exit {code}:\n{_both(runs)}")
+    expect(
+        code == 70 and "jaxdp: watchdog: no progress while training" in runs[0].said(), f"exit {code}:\n{_both(runs)}"
+    )
     expect_whole(workdir)
     return Row(
         "SIGSTOP of process 1 of 2",
@@ -88,9 +90,14 @@ def _killed(workshop: Workshop, workdir: Path) -> Row:
     runs = _train_a_while(workshop, workdir, newest(workdir))
     runs[1].kill()
     code, secs = _timed_end(runs[0])
-    expect(code == 70 and re.search(r"process 1 on \S+ is gone", runs[0].said()) is not None, f"exit {code}:\n{_both(runs)}")
+    expect(
+        code == 70 and re.search(r"process 1 on \S+ is gone", runs[0].said()) is not None,
+        f"exit {code}:\n{_both(runs)}",
+    )
     expect_whole(workdir)
-    return Row("SIGKILL of process 1 of 2", "while it trains", "1", f"process 0 exits {code} after {secs:.1f} s; resumed")
+    return Row(
+        "SIGKILL of process 1 of 2", "while it trains", "1", f"process 0 exits {code} after {secs:.1f} s; resumed"
+    )
 
 
 def _train_a_while(workshop: Workshop, workdir: Path, saved: int | None = None) -> list[Run]:

@@ -101,7 +101,10 @@ class Workshop:
         log = self.directory / f"stderr_{len(self._runs)}.txt"
         with open(log, "w") as stderr:
             process = subprocess.Popen(
-                self.command(workdir, *options, faults=faults), env=self.environment, stdout=subprocess.DEVNULL, stderr=stderr
+                self.command(workdir, *options, faults=faults),
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
             )
         return self.adopt(process, log)
 
@@ -119,9 +122,7 @@ class Workshop:
         """The same as two processes on loopback."""
         address = free_address()
         return [
-            self.start(
-                workdir, *options, f"--coordinator={address}", "--num_processes=2", f"--process_index={index}"
-            )
+            self.start(workdir, *options, f"--coordinator={address}", "--num_processes=2", f"--process_index={index}")
             for index in range(2)
         ]
 
@@ -170,7 +171,9 @@ def expect_same_end(workdir: Path, undisturbed: Path, step: int) -> None:
     lines, expected = tiny_runs.metrics_lines(workdir), tiny_runs.metrics_lines(undisturbed)
     for name in ("step", "train/loss", "train/grad_norm", "data/batch_hash"):
         for line, wanted in zip(lines, expected, strict=True):
-            expect(line[name] == wanted[name], f"{name} of step {wanted['step']}: {line[name]}, expected {wanted[name]}")
+            expect(
+                line[name] == wanted[name], f"{name} of step {wanted['step']}: {line[name]}, expected {wanted[name]}"
+            )
 
 
 def name_of(number: int) -> str:

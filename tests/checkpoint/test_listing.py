@@ -86,7 +86,22 @@ def test_files_that_vanish_while_they_are_counted_do_no_harm(checkpoints, monkey
     assert gone
 
 
-FOREIGN_NAMES = ("²", "٣", "3²", "007", "0x3", "-3", "+3", "3 ", "1_000", "3.5", "3.saving", "٣.deleting", "3.damaged.old", "\uff13")
+FOREIGN_NAMES = (
+    "²",
+    "٣",
+    "3²",
+    "007",
+    "0x3",
+    "-3",
+    "+3",
+    "3 ",
+    "1_000",
+    "3.5",
+    "3.saving",
+    "٣.deleting",
+    "3.damaged.old",
+    "\uff13",
+)
 
 
 @pytest.mark.parametrize("name", FOREIGN_NAMES)

@@ -102,7 +102,12 @@ def test_each_kind_of_damage_names_the_file(checkpoint, damage, sentence):
 
 
 @pytest.mark.parametrize(
-    ("make", "kind"), [(lambda path: path.mkdir(), "is a directory"), (os.mkfifo, "is a named pipe"), (lambda path: path.symlink_to("/dev/null"), "is a device")]
+    ("make", "kind"),
+    [
+        (lambda path: path.mkdir(), "is a directory"),
+        (os.mkfifo, "is a named pipe"),
+        (lambda path: path.symlink_to("/dev/null"), "is a device"),
+    ],
 )
 @pytest.mark.parametrize("num_bytes", [0, 200])
 def test_something_else_in_the_place_of_a_file_is_named_and_not_read(checkpoint, make, kind, num_bytes):
@@ -203,7 +208,9 @@ def test_everything_is_on_disk_before_the_checkpoint_counts(checkpoint, monkeypa
 def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_damaged(checkpoint, read):
     """A deletion renames first, so a reader finds either all files or no directory."""
     gone = checkpoint / "gone"
-    with pytest.raises(UserError, match="gone was deleted while it was read, probably by the run that trains there") as told:
+    with pytest.raises(
+        UserError, match="gone was deleted while it was read, probably by the run that trains there"
+    ) as told:
         read(gone)
     assert told.value.exit_code == 2
     (gone / "state").mkdir(parents=True)

@@ -107,7 +107,11 @@ def test_best_is_the_highest_or_the_lowest():
 
 
 def test_best_follows_the_newest_declaration_and_else_the_rule_of_the_name(tmp_path):
-    specs = {1: {}, 2: {"eval/wer": {"unit": "", "higher_is_better": True}}, 3: {"eval/wer": {"unit": "%", "higher_is_better": False}}}
+    specs = {
+        1: {},
+        2: {"eval/wer": {"unit": "", "higher_is_better": True}},
+        3: {"eval/wer": {"unit": "%", "higher_is_better": False}},
+    }
     for step, declared in specs.items():
         commit(tmp_path, step, {"eval/wer": float(step), "eval/bleu": float(step), "eval/my_loss": float(step)})
         manifest = read_manifest(tmp_path / str(step))

@@ -106,7 +106,10 @@ def test_a_directory_in_the_place_of_the_configuration_is_named(run, capsys):
 def test_checkpoints_of_earlier_versions_stay_readable(run, config_file, capsys):
     without_run_files(run.root)
     for step in (3, 6):
-        assert read_manifest(run.checkpoints / str(step)).run_files is None and find_damage(run.checkpoints / str(step)) == []
+        assert (
+            read_manifest(run.checkpoints / str(step)).run_files is None
+            and find_damage(run.checkpoints / str(step)) == []
+        )
     for command in commands(run, config_file):
         assert main(command) == 0, command
     assert read_manifest(run.checkpoints / "9").run_files.keys() == {"tokenizer.json"}
@@ -178,7 +181,10 @@ def test_a_missing_configuration_is_found(run, capsys):
 @pytest.mark.parametrize("name", ["../../tokenizer.json", "/etc/hostname", "", "..", "a/../../b", "a\0b"])
 def test_a_manifest_names_only_files_of_its_checkpoint(run, name, capsys):
     manifest = read_manifest(newest(run))
-    write_manifest(newest(run), manifest.__class__(**{**vars(manifest), "files": {**manifest.files, name: {"bytes": 1, "sha256": "0"}}}))
+    write_manifest(
+        newest(run),
+        manifest.__class__(**{**vars(manifest), "files": {**manifest.files, name: {"bytes": 1, "sha256": "0"}}}),
+    )
     [problem] = find_damage(newest(run))
     assert problem == f"the manifest of {newest(run)} lists {name!r}, a file outside of it"
     with pytest.raises(DamageFound):
@@ -187,7 +193,9 @@ def test_a_manifest_names_only_files_of_its_checkpoint(run, name, capsys):
 
 def check_run_files_of(run, name):
     manifest = read_manifest(newest(run))
-    write_manifest(newest(run), manifest.__class__(**{**vars(manifest), "run_files": {name: {"bytes": 1, "sha256": "0"}}}))
+    write_manifest(
+        newest(run), manifest.__class__(**{**vars(manifest), "run_files": {name: {"bytes": 1, "sha256": "0"}}})
+    )
     check_run_files(newest(run), run)
 
 

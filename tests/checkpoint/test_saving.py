@@ -27,7 +27,9 @@ def test_manifest_lists_every_file_and_every_array(checkpoints, make_writer):
     save(writer, 7)
     writer.wait()
     manifest = read_manifest(checkpoints / "7")
-    on_disk = {path.relative_to(checkpoints / "7").as_posix() for path in (checkpoints / "7").rglob("*") if path.is_file()}
+    on_disk = {
+        path.relative_to(checkpoints / "7").as_posix() for path in (checkpoints / "7").rglob("*") if path.is_file()
+    }
     assert manifest.files.keys() == on_disk - {"manifest.json"}
     assert {leaf["path"]: (leaf["dtype"], leaf["shape"]) for leaf in manifest.leaves} == {
         "step": ("int32", []),
@@ -184,7 +186,9 @@ def test_a_missing_directory_is_reported_and_not_created_again(checkpoints, make
     save(writer, 1)
     writer.wait()
     checkpoints.rename(checkpoints.with_name("unmounted"))
-    with pytest.raises(UserError, match=r"checkpoint 2 could not be written to .*: the directory is gone; whole .* none"):
+    with pytest.raises(
+        UserError, match=r"checkpoint 2 could not be written to .*: the directory is gone; whole .* none"
+    ):
         save(writer, 2)
     assert not checkpoints.exists()
     checkpoints.with_name("unmounted").rename(checkpoints)
@@ -200,7 +204,11 @@ def make_held(tmp_path):
     workdir.create()
     with workdir.locked() as check_place:
         writer = CheckpointWriter(
-            workdir.checkpoints, Retention(keep_latest=1, keep_best=0), abstract(), async_save=True, check_place=check_place
+            workdir.checkpoints,
+            Retention(keep_latest=1, keep_best=0),
+            abstract(),
+            async_save=True,
+            check_place=check_place,
         )
         yield workdir, writer
         with pytest.raises(UserError, match="deleted, moved or replaced"):
@@ -218,7 +226,9 @@ def replace_with_another_run(workdir):
     return others
 
 
-@pytest.mark.parametrize("moment", ["between saves", "while arrays are written", "before the commit", "before the deletion"])
+@pytest.mark.parametrize(
+    "moment", ["between saves", "while arrays are written", "before the commit", "before the deletion"]
+)
 def test_nothing_of_the_next_run_at_the_path_is_touched(make_held, monkeypatch, moment):
     workdir, writer = make_held
     save(writer, 1)

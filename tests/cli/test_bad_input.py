@@ -266,11 +266,22 @@ EMPTY = {
     ("arguments", "fragments"),
     [
         (["trian"], ["unknown command 'trian'; did you mean 'train'?"]),
-        (["launch"], ["unknown command 'launch'; choose one of: train, eval, generate, predict, inspect, prepare, plot, bench, devices"]),
+        (
+            ["launch"],
+            [
+                "unknown command 'launch'; choose one of: train, eval, generate, predict, inspect, prepare, plot, bench, devices"
+            ],
+        ),
         (["train"], ["the following arguments are required: --workdir; see jaxdp train --help"]),
-        (["train", "--workdir=x"], ["--config is missing, and --workdir=x holds no run to continue", "give --config=FILE"]),
+        (
+            ["train", "--workdir=x"],
+            ["--config is missing, and --workdir=x holds no run to continue", "give --config=FILE"],
+        ),
         (["train", "--config=quickstart", "--workdir="], ["--workdir is empty; expected the path"]),
-        (["train", "--config=quickstart", "--workdir=gs://bucket/x"], ["--workdir=gs://bucket/x: gs:// is not supported here"]),
+        (
+            ["train", "--config=quickstart", "--workdir=gs://bucket/x"],
+            ["--workdir=gs://bucket/x: gs:// is not supported here"],
+        ),
         (["eval", "--workdir=s3://bucket/x"], ["--workdir=s3://bucket/x: s3:// is not supported here"]),
         (["generate", "--workdir=~no_such_user_at_all/x", "--prompt=a"], ["no home directory is known for ~"]),
         (["train", "--config=nothing.py", "--workdir=x"], ["--config=nothing.py: there is no such file"]),
@@ -288,7 +299,10 @@ EMPTY = {
         (["predict", "--workdir=", "--text=a"], ["--workdir is empty"]),
         (["plot", "nowhere", "--out="], ["--out is empty"]),
         (["inspect", ""], ["PATH is empty"]),
-        *((arguments, [f"{name} is empty; expected the path of a file or directory."]) for name, arguments in EMPTY.items()),
+        *(
+            (arguments, [f"{name} is empty; expected the path of a file or directory."])
+            for name, arguments in EMPTY.items()
+        ),
         (["inspect", "~no_such_user_at_all"], ["PATH=~no_such_user_at_all: no home directory is known for ~"]),
         (["bench", "--config=nothing.py"], ["--config=nothing.py: there is no such file"]),
     ],
@@ -306,7 +320,10 @@ def test_wrong_commands(tmp_path, monkeypatch, capsys, arguments, fragments):
     [
         (["--steps=3"], "--steps=3 is too few to time; expected at least 10"),
         (["--devices=1,two"], "--devices=1,two must be device counts such as 1,2,4"),
-        (["--devices=0"], "--devices=0 must be device counts such as 1,2,4: 0 is not a number of devices from 1 to 256"),
+        (
+            ["--devices=0"],
+            "--devices=0 must be device counts such as 1,2,4: 0 is not a number of devices from 1 to 256",
+        ),
         (["--devices=1,3"], "global_batch_size=16 does not divide over 3 devices"),
     ],
 )

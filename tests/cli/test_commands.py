@@ -39,7 +39,10 @@ def test_generate_searches_for_the_best_continuations(trained, capsys):
 def test_one_beam_continues_as_greedy_does(trained, capsys):
     texts = []
     for how in ("--num_beams=1", "--temperature=0"):
-        assert main(["generate", f"--workdir={trained}", "--prompt=the of", "--max_new_tokens=8", "--cpu_devices=8", how]) == 0
+        assert (
+            main(["generate", f"--workdir={trained}", "--prompt=the of", "--max_new_tokens=8", "--cpu_devices=8", how])
+            == 0
+        )
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != "the of\n"
 
@@ -62,7 +65,9 @@ def test_plot_draws_the_evaluation_of_a_classifier(tmp_path, capsys):
     (tmp_path / "evaluation.json").write_text(json.dumps(report))
     assert main(["plot", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.splitlines() == [str(tmp_path / "plots" / f"{name}.png") for name in ("training", "evaluation")]
+    assert err == "" and out.splitlines() == [
+        str(tmp_path / "plots" / f"{name}.png") for name in ("training", "evaluation")
+    ]
     assert (tmp_path / "plots" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 

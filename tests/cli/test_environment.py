@@ -45,7 +45,11 @@ def test_what_the_machine_refuses_is_a_sentence(capsys, monkeypatch, error, frag
     assert all(fragment in sentence for fragment in fragments), sentence
 
 
-@pytest.mark.parametrize("error", [system_error("EBADF"), system_error("EINVAL"), OSError("of a library"), ValueError(), ImportError("no file")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [system_error("EBADF"), system_error("EINVAL"), OSError("of a library"), ValueError(), ImportError("no file")],
+    ids=repr,
+)
 def test_a_wrong_call_is_not_the_machine(error):
     assert environment_sentence(error) is None
 
@@ -54,7 +58,9 @@ def test_memory_that_xla_lacks_is_the_machine():
     class XlaRuntimeError(RuntimeError):
         pass
 
-    assert "Out of memory allocating 9 bytes" in environment_sentence(XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."))
+    assert "Out of memory allocating 9 bytes" in environment_sentence(
+        XlaRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    )
     assert environment_sentence(XlaRuntimeError("INTERNAL: a bug")) is None
 
 

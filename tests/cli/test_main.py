@@ -82,7 +82,9 @@ def test_what_nobody_foresaw_is_told_as_ours_with_a_traceback(capsys, monkeypatc
     assert main(["eval", "--workdir=x"]) == 70
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" in err and "TypeError: 'NoneType' object is not callable" in err
-    assert err.endswith("jaxdp: this is an internal error, not caused by your input; please report it with the lines above.\n")
+    assert err.endswith(
+        "jaxdp: this is an internal error, not caused by your input; please report it with the lines above.\n"
+    )
 
 
 def test_options_are_never_abbreviated(capsys):

@@ -66,15 +66,23 @@ def test_a_run_on_a_url_with_a_secret_keeps_it_nowhere_and_continues(config_file
     text = config_file.with_name("text.txt").read_bytes()
     fsspec.filesystem("memory").pipe("/ann:geheim@host/a.txt", text)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run, options = tmp_path / "run", ["--config.eval.every_steps=0", "--config.optim.schedule=constant", f"--config.data.path={url}"]
+    run, options = (
+        tmp_path / "run",
+        ["--config.eval.every_steps=0", "--config.optim.schedule=constant", f"--config.data.path={url}"],
+    )
     assert train(config_file, run, *options, "--config.total_steps=2") == 0
-    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]["path"] == "memory://ann:***@host/a.txt"
+    assert (
+        json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]["path"] == "memory://ann:***@host/a.txt"
+    )
     assert train(config_file, run, *options, "--config.total_steps=3") == 0
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
     said = "".join(capsys.readouterr())
     assert not kept and "geheim" not in said and "resuming from checkpoint 2" in said
     assert main(["eval", f"--workdir={run}"]) == 2
-    assert "is kept without its password or token: give the complete URL again, as in --config.data.path=URL" in capsys.readouterr().err
+    assert (
+        "is kept without its password or token: give the complete URL again, as in --config.data.path=URL"
+        in capsys.readouterr().err
+    )
     assert main(["eval", f"--workdir={run}", f"--config.data.path={url}"]) == 0
 
 
@@ -82,8 +90,12 @@ def test_commands_print_by_the_functions_that_clean():
     """`options.show` and `show_json`; plain `generate` prints data, which the stream cleans in a terminal."""
     for path in Path(jaxdp.cli.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
-        assert not calls or path.name in ("options.py", "dispatch.py", "generate.py"), f"{path.name}, line {calls[0].lineno}: print"
+        calls = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+        ]
+        assert not calls or path.name in ("options.py", "dispatch.py", "generate.py"), (
+            f"{path.name}, line {calls[0].lineno}: print"
+        )
 
 
 def test_a_text_of_the_command_line_is_utf_8_in_any_locale():
@@ -100,12 +112,37 @@ def test_a_text_of_the_command_line_is_utf_8_in_any_locale():
 def test_a_run_in_the_c_locale(config_file, compilation_cache, tmp_path):
     """No file of ours is opened in the encoding of the locale, and no result is lost for want of a letter."""
     (tmp_path / "caf\u00e9.txt").write_text("caf\u00e9 cr\u00e8me \u4e2d " * 300, encoding="utf-8")
-    locale = environment(compilation_cache, PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONWARNDEFAULTENCODING="1")
-    options = ["--cpu_devices=1", "--config.total_steps=1", "--config.eval.every_steps=0", "--config.data.tokenizer=char"]
-    process = start("train", f"--config={config_file}", "--workdir=run", "--config.data.path=caf\u00e9.txt", *options, env=locale, cwd=tmp_path)
+    locale = environment(
+        compilation_cache, PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONWARNDEFAULTENCODING="1"
+    )
+    options = [
+        "--cpu_devices=1",
+        "--config.total_steps=1",
+        "--config.eval.every_steps=0",
+        "--config.data.tokenizer=char",
+    ]
+    process = start(
+        "train",
+        f"--config={config_file}",
+        "--workdir=run",
+        "--config.data.path=caf\u00e9.txt",
+        *options,
+        env=locale,
+        cwd=tmp_path,
+    )
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "/jaxdp/" not in "".join(line for line in err.splitlines() if "EncodingWarning" in line), err
-    process = start("generate", "--workdir=run", "--prompt=caf\u00e9", "--max_new_tokens=2", "--cpu_devices=1", env=locale, cwd=tmp_path)
+    assert process.returncode == 0 and "/jaxdp/" not in "".join(
+        line for line in err.splitlines() if "EncodingWarning" in line
+    ), err
+    process = start(
+        "generate",
+        "--workdir=run",
+        "--prompt=caf\u00e9",
+        "--max_new_tokens=2",
+        "--cpu_devices=1",
+        env=locale,
+        cwd=tmp_path,
+    )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out.startswith("caf\\u00e9"), err
 
@@ -118,5 +155,8 @@ def test_an_error_of_the_input_is_not_blamed_on_the_output(tmp_path):
 
 
 def test_a_full_disk_under_the_output_is_a_sentence():
-    with pytest.raises(UserError, match=r"--output=/dev/full cannot be written \(No space left on device\)"), predict._output("/dev/full", "in.csv") as write:
+    with (
+        pytest.raises(UserError, match=r"--output=/dev/full cannot be written \(No space left on device\)"),
+        predict._output("/dev/full", "in.csv") as write,
+    ):
         write("x" * 2**20)

@@ -64,7 +64,9 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, com
     moments, workdir = random.Random(7), tmp_path / "killed"
     options = [*LONG, "--config.checkpoint.every_steps=1"]
     for _ in range(3):
-        process = start("train", f"--config={config_file}", f"--workdir={workdir}", *options, env=environment(compilation_cache))
+        process = start(
+            "train", f"--config={config_file}", f"--workdir={workdir}", *options, env=environment(compilation_cache)
+        )
         done = saved_steps(workdir)
         wait_for(lambda done=done: saved_steps(workdir) - done, process)
         time.sleep(moments.uniform(0.0, 0.3))
@@ -82,7 +84,11 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, com
 
 
 def saved_steps(workdir):
-    return {int(path.parent.name) for path in workdir.glob("checkpoints/[0-9]*/manifest.json") if path.parent.name.isdecimal()}
+    return {
+        int(path.parent.name)
+        for path in workdir.glob("checkpoints/[0-9]*/manifest.json")
+        if path.parent.name.isdecimal()
+    }
 
 
 def free_port():
@@ -167,11 +173,21 @@ def test_two_processes_go_back_together_and_stop_together(config_file, compilati
 @pytest.mark.parametrize(
     ("options", "variables", "fragments"),
     [
-        ([], {"JAX_PLATFORMS": "cuda"}, ["JAX finds no device to train on: ", "Unset JAX_PLATFORMS, or install jax for this hardware"]),
-        (["--config.global_batch_size=15"], {"JAX_NUM_CPU_DEVICES": "2"}, ["global_batch_size=15 does not divide over 2 devices"]),
+        (
+            [],
+            {"JAX_PLATFORMS": "cuda"},
+            ["JAX finds no device to train on: ", "Unset JAX_PLATFORMS, or install jax for this hardware"],
+        ),
+        (
+            ["--config.global_batch_size=15"],
+            {"JAX_NUM_CPU_DEVICES": "2"},
+            ["global_batch_size=15 does not divide over 2 devices"],
+        ),
     ],
 )
-def test_devices_that_do_not_exist_or_do_not_fit(config_file, compilation_cache, tmp_path, options, variables, fragments):
+def test_devices_that_do_not_exist_or_do_not_fit(
+    config_file, compilation_cache, tmp_path, options, variables, fragments
+):
     text = config_file.read_text().replace("    config.parallel.cpu_devices = 8\n", "")
     (tmp_path / "config.py").write_text(text)
     process = start(

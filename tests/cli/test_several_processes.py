@@ -37,7 +37,9 @@ def wait_for(condition, *processes, secs=120.0):
         if any(process.poll() is not None for process in processes) or time.monotonic() > end:
             for process in processes:
                 process.kill()
-            pytest.fail("\n".join(f"exit code {process.returncode}: {process.communicate()[1]}" for process in processes))
+            pytest.fail(
+                "\n".join(f"exit code {process.returncode}: {process.communicate()[1]}" for process in processes)
+            )
         time.sleep(0.01)
 
 

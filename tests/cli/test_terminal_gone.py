@@ -19,9 +19,7 @@ from jaxdp.watchdog import Watchdog
 FEW = ["--config.total_steps=3", "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0"]
 
 
-IN_A_SESSION = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+IN_A_SESSION = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 """Makes the terminal at stdin the controlling one, whose end sends SIGHUP."""
 
 

@@ -313,7 +313,11 @@ def test_examples_longer_than_a_row_are_counted_and_said(config_file, tmp_path, 
     lines = [json.dumps(record | {"source": record["text"], "target": "t"}) for record in records]
     (tmp_path / "train.jsonl").write_text("\n".join(lines[:90]) + "\n")
     (tmp_path / "eval.jsonl").write_text("\n".join(lines[90:]) + "\n")
-    paths = (f"data.path={tmp_path}/train.jsonl", f"data.eval_path={tmp_path}/eval.jsonl", f"data.cache_dir={tmp_path}/cache")
+    paths = (
+        f"data.path={tmp_path}/train.jsonl",
+        f"data.eval_path={tmp_path}/eval.jsonl",
+        f"data.cache_dir={tmp_path}/cache",
+    )
     data = read_data(load(config_file, "data.source=jsonl", *paths, "data.length=20", *overrides))
     assert f" tokens for training{train}" in data.summary[0] and f" for validation{held_out}" in data.summary[0]
     assert data.summary[0].count("(") == bool(train) + bool(held_out)
@@ -341,7 +345,10 @@ def test_shares_of_a_mixture_are_those_asked_for(config_file, corpora):
         (("data.mixture=({'path':'a'},)",), r"data.mixture\[0\] has no 'source'"),
         (("data.mixture=({'source':'text','wieght':1},)",), r"unknown key 'wieght'; did you mean 'weight'"),
         (("data.mixture=({'source':'text','weight':-1},)",), r"weight -1: expected a number above 0"),
-        (("data.mixture=({'source':'text','path':'a'},)", "data.target_path=b"), r"data.target_path=b .* entries of data.mixture"),
+        (
+            ("data.mixture=({'source':'text','path':'a'},)", "data.target_path=b"),
+            r"data.target_path=b .* entries of data.mixture",
+        ),
         (("data.mixture=({'source':'tokens','path':'a'},)",), r"'tokens', which cannot be mixed"),
     ],
 )
@@ -355,20 +362,40 @@ def test_mixtures_that_mean_nothing(config_file, overrides, message):
     [
         (("data.packing=sideways",), "data.packing='sideways' is unknown; choose one of: cut, documents, none"),
         (("task=classification", "data.packing=cut"), "does not serve task='classification'; choose none"),
-        (("data.source=jsonl", "data.path={root}/lines.jsonl"), r"lines.jsonl, line 1.* has no column 'text', only 'body'"),
-        (("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"), "no column 'bdy', only 'n', 'body'"),
+        (
+            ("data.source=jsonl", "data.path={root}/lines.jsonl"),
+            r"lines.jsonl, line 1.* has no column 'text', only 'body'",
+        ),
+        (
+            ("data.source=csv", "data.path={root}/table.csv", "data.text_column=bdy"),
+            "no column 'bdy', only 'n', 'body'",
+        ),
         (("data.source=text", "data.path={root}/text", "data.cleaning=('min_chars:99999',)"), "nothing"),
         (("data.source=tokens", "data.path={root}/tokens.bin", "data.packing=documents"), "choose cut"),
-        (("data.source=tokens", "data.path={root}/tokens.bin", "task=masked_lm", "model.vocab_size=1000"),
-            "neither texts nor a tokenizer, which task='masked_lm' needs"),
+        (
+            ("data.source=tokens", "data.path={root}/tokens.bin", "task=masked_lm", "model.vocab_size=1000"),
+            "neither texts nor a tokenizer, which task='masked_lm' needs",
+        ),
         (("data.source=tokens", "data.path={root}/tokens.bin", "task=classification"), "neither texts nor a tokenizer"),
-        (("data.source=tokens", "data.path={root}/tokens.bin", "data.eval_path={root}/text", "model.vocab_size=1000"),
-            r"data\.eval_path=.* means nothing with data\.source=tokens"),
+        (
+            (
+                "data.source=tokens",
+                "data.path={root}/tokens.bin",
+                "data.eval_path={root}/text",
+                "model.vocab_size=1000",
+            ),
+            r"data\.eval_path=.* means nothing with data\.source=tokens",
+        ),
         (("task=seq2seq", "data.source=text", "data.path={root}/text"), "needs data.target_path"),
         (("data.source=text", "data.path={root}/text", "data.target_path={root}/text"), "set task=seq2seq"),
-        (("task=seq2seq", "data.source=csv", "data.path={root}/table.csv", "data.target_path=x"), "data.target_path=x means nothing"),
-        (("task=seq2seq", "data.source=text", "data.path={root}/lines.jsonl", "data.target_path={root}/table.csv"),
-            r"lines.jsonl \(data.path\) has 20 lines and \S*table.csv \(data.target_path\) 21, but line N"),
+        (
+            ("task=seq2seq", "data.source=csv", "data.path={root}/table.csv", "data.target_path=x"),
+            "data.target_path=x means nothing",
+        ),
+        (
+            ("task=seq2seq", "data.source=text", "data.path={root}/lines.jsonl", "data.target_path={root}/table.csv"),
+            r"lines.jsonl \(data.path\) has 20 lines and \S*table.csv \(data.target_path\) 21, but line N",
+        ),
         (("data.packing=documents", "data.length=64"), "data.long_documents"),
         (("data.tokenizer=bpe",), "bpe:N"),
         (("data.cleaning=('lowercas',)",), "lowercas.*expected steps out of"),
@@ -448,7 +475,9 @@ def test_stdlib_has_examples_for_every_task(config_file, tmp_path, monkeypatch):
         assert (data.train.num_rows, data.evaluation.num_rows) == ((2, 2) if overrides is labelled else (20, 20))
         labels = data.vocabularies.labels
         assert labels is None or labels.names == ("email", "xml")
-        assert data.pairs is None or set(data.pairs.references) == {f"return value * '{name}'" for name in ("email/a.py", "xml/b.py")}
+        assert data.pairs is None or set(data.pairs.references) == {
+            f"return value * '{name}'" for name in ("email/a.py", "xml/b.py")
+        }
         fingerprint = data.fingerprint
         (library / "xml" / "a.py").write_text(code.replace("{}", overrides[0]).replace("=", "+"))
         assert read(*overrides, "data.long_documents=cut").fingerprint != fingerprint
@@ -458,7 +487,12 @@ def test_the_characters_of_a_tokenizer_include_the_separator(config_file, tmp_pa
     """Which no record need hold, and every prompt ends with."""
     lines = [json.dumps({"source": f"ab{number % 3}", "target": "cd"}) for number in range(40)]
     (tmp_path / "lines.jsonl").write_text("\n".join(lines))
-    keys = ["data.source=jsonl", f"data.path={tmp_path}/lines.jsonl", "data.tokenizer=char", "causal_lm.completion_only=True"]
+    keys = [
+        "data.source=jsonl",
+        f"data.path={tmp_path}/lines.jsonl",
+        "data.tokenizer=char",
+        "causal_lm.completion_only=True",
+    ]
     for separator in ("=>", "#"):
         data = read_data(load(config_file, *keys, f"causal_lm.separator={separator}"))
         tokenizer = data.vocabularies.tokenizer

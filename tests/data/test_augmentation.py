@@ -31,7 +31,7 @@ def texts(rows):
 def test_token_dropout_blanks_its_share():
     rows = rows_of()
     changed = change(rows, "token_dropout:0.2")
-    blanked = (changed["tokens"] != rows["tokens"])
+    blanked = changed["tokens"] != rows["tokens"]
     assert (changed["tokens"][blanked] == BLANK).all()
     assert blanked.sum() / (rows["tokens"] >= 10).sum() == pytest.approx(0.2, abs=0.025)
     np.testing.assert_array_equal(changed["num_tokens"], rows["num_tokens"])

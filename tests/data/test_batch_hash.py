@@ -39,9 +39,7 @@ def test_shares_add_up(batch):
     generator = np.random.default_rng(1)
     for num_shares in (2, 3, 4, 12):
         shares = np.split(generator.permutation(12), num_shares)
-        parts = [
-            batch_hash({k: v[share] for k, v in batch.items()}, ROW_IDS[share]) for share in shares
-        ]
+        parts = [batch_hash({k: v[share] for k, v in batch.items()}, ROW_IDS[share]) for share in shares]
         assert sum(parts) & MASK == whole
 
 

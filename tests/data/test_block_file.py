@@ -76,15 +76,24 @@ def test_a_damaged_block_is_found_when_it_is_used_and_the_entry_is_built_again(t
     said = []
     again = make_entry(tmp_path, said.append)
     assert said == [f"{entry} is damaged and is built again"]
-    np.testing.assert_array_equal(open_disk_array(again / "tokens.bin", np.uint8, NUM_BYTES, again).to_numpy(), content())
+    np.testing.assert_array_equal(
+        open_disk_array(again / "tokens.bin", np.uint8, NUM_BYTES, again).to_numpy(), content()
+    )
 
 
 def test_a_block_is_checked_wherever_it_is_first_touched(tmp_path):
     """By a run that begins before it, ends in it, or covers it."""
     entry = make_entry(tmp_path)
     flip(entry / "tokens.bin", 2 * BLOCK_BYTES + 5)
-    for start, end in ((2 * BLOCK_BYTES - 1, 2 * BLOCK_BYTES + 1), (BLOCK_BYTES, 4 * BLOCK_BYTES), (3 * BLOCK_BYTES - 1, 3 * BLOCK_BYTES + 1)):
-        for read in (lambda array, start, end: array.take(np.array([start]), end - start), lambda array, start, end: array.take_ragged(np.array([start]), np.array([end - start]))):
+    for start, end in (
+        (2 * BLOCK_BYTES - 1, 2 * BLOCK_BYTES + 1),
+        (BLOCK_BYTES, 4 * BLOCK_BYTES),
+        (3 * BLOCK_BYTES - 1, 3 * BLOCK_BYTES + 1),
+    ):
+        for read in (
+            lambda array, start, end: array.take(np.array([start]), end - start),
+            lambda array, start, end: array.take_ragged(np.array([start]), np.array([end - start])),
+        ):
             with pytest.raises(UserError, match="block 2 of 1 MiB"):
                 read(open_disk_array(entry / "tokens.bin", np.uint8, NUM_BYTES, entry), start, end)
 
@@ -122,12 +131,16 @@ def test_a_file_that_is_cut_short_while_it_is_read(tmp_path, size):
     content().tofile(path)
     array = open_disk_array(path, np.uint8)
     os.truncate(path, size)
-    with pytest.raises(UserError, match=rf"{path} became shorter while it was read: expected {NUM_BYTES:,} bytes, found {size:,}"):
+    with pytest.raises(
+        UserError, match=rf"{path} became shorter while it was read: expected {NUM_BYTES:,} bytes, found {size:,}"
+    ):
         array.take(np.array([0, NUM_BYTES - 10]), 10)
     entry = make_entry(tmp_path)
     array = open_disk_array(entry / "tokens.bin", np.uint8, NUM_BYTES, entry)
     os.truncate(entry / "tokens.bin", size)
-    with pytest.raises(UserError, match=f"is damaged: it has {size:,} of {NUM_BYTES:,} bytes; run the same command again"):
+    with pytest.raises(
+        UserError, match=f"is damaged: it has {size:,} of {NUM_BYTES:,} bytes; run the same command again"
+    ):
         array.take(np.array([0, NUM_BYTES - 10]), 10)
     assert not is_whole(entry)
 
@@ -145,7 +158,12 @@ def test_what_is_no_file_of_that_size_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "short").write_bytes(b"123")
-    for name, reason in {"fifo": "Not a regular file", ".": "Not a regular file", "loop": "symbolic links", "none": "No such file"}.items():
+    for name, reason in {
+        "fifo": "Not a regular file",
+        ".": "Not a regular file",
+        "loop": "symbolic links",
+        "none": "No such file",
+    }.items():
         with pytest.raises(UserError, match=rf"cannot be read \(.*{reason}"):
             open_disk_array(tmp_path / name, np.uint8, 1)
     with pytest.raises(UserError, match="expected 4 bytes, found 3"):
@@ -165,7 +183,11 @@ def test_reads_that_stop_short_of_their_end_are_continued(tmp_path, monkeypatch)
     """As the kernel does beyond 2 GiB."""
     path, preadv = tmp_path / "tokens.bin", os.preadv
     content().tofile(path)
-    monkeypatch.setattr(os, "preadv", lambda descriptor, buffers, at: preadv(descriptor, [memoryview(buffers[0]).cast("B")[:100_000]], at))
+    monkeypatch.setattr(
+        os,
+        "preadv",
+        lambda descriptor, buffers, at: preadv(descriptor, [memoryview(buffers[0]).cast("B")[:100_000]], at),
+    )
     np.testing.assert_array_equal(open_disk_array(path, np.uint16).to_numpy(), content().view(np.uint16))
 
 
@@ -176,7 +198,9 @@ def test_threads_share_an_array(tmp_path):
     def read(number):
         starts = np.random.default_rng(number).integers(0, NUM_BYTES - 64, 2000)
         expected = content()[starts[:, None] + np.arange(64)]
-        found[number] = all(np.array_equal(array.take(starts[i : i + 50], 64), expected[i : i + 50]) for i in range(0, 2000, 50))
+        found[number] = all(
+            np.array_equal(array.take(starts[i : i + 50], 64), expected[i : i + 50]) for i in range(0, 2000, 50)
+        )
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -207,7 +231,9 @@ def test_other_processes_read_an_array(tmp_path):
     array.take(np.array([0]), 10)
     spawned = pickle.loads(pickle.dumps(array.part(1, 11)))  # what a spawned process is given
     np.testing.assert_array_equal(spawned.to_numpy(), content()[1:11])
-    forked = subprocess.run([sys.executable, "-c", FORKED, entry / "tokens.bin"], capture_output=True, text=True, check=True)
+    forked = subprocess.run(
+        [sys.executable, "-c", FORKED, entry / "tokens.bin"], capture_output=True, text=True, check=True
+    )
     assert list(map(int, forked.stdout.split())) == [content().sum()] * 2
 
 

@@ -42,12 +42,18 @@ def first_rows(data):
     ("before", "overrides", "change"),
     [
         ("prepare_source", JSONL, {"texts": [text.replace("cat", "dog") for text in TEXTS]}),
-        ("make_vocabularies", (*JSONL, "data.tokenizer=bpe:300"), {"texts": [text.replace("cat", "dog") for text in TEXTS]}),
+        (
+            "make_vocabularies",
+            (*JSONL, "data.tokenizer=bpe:300"),
+            {"texts": [text.replace("cat", "dog") for text in TEXTS]},
+        ),
         ("make_vocabularies", LABELLED, {"num_labels": 2}),
     ],
     ids=["tokens", "tokenizer", "labels"],
 )
-def test_data_that_change_between_scan_and_preparation_leave_no_entry(read, tmp_path, monkeypatch, before, overrides, change):
+def test_data_that_change_between_scan_and_preparation_leave_no_entry(
+    read, tmp_path, monkeypatch, before, overrides, change
+):
     """Rewritten after the scan and put back after the start: the next one trains on the right data."""
     expected = first_rows(read(*overrides, cache="undisturbed"))
     path, stage = tmp_path / "data.jsonl", getattr(experiment_data, before)
@@ -61,7 +67,9 @@ def test_data_that_change_between_scan_and_preparation_leave_no_entry(read, tmp_
         with pytest.raises(DataChanged, match=r"data\.jsonl changed while it was being prepared") as error:
             read(*overrides)
     assert error.value.exit_code == 2
-    whole = {entry.name.partition("-")[0] for entry in (tmp_path / "cache").glob("*/") if (entry / "entry.json").exists()}
+    whole = {
+        entry.name.partition("-")[0] for entry in (tmp_path / "cache").glob("*/") if (entry / "entry.json").exists()
+    }
     assert whole == ({"tokenizer"} if before == "prepare_source" else set())
     write_records(path)
     assert first_rows(read(*overrides)) == expected
@@ -126,7 +134,9 @@ def test_what_is_prepared_changes_only_with_a_format_number(read, tmp_path):
 
 def content_hash(entry):
     files = sorted(path for path in entry.rglob("*") if path.is_file() and path.name != "entry.json")
-    return hashlib.sha256(b"".join(str(path.relative_to(entry)).encode() + path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(path.relative_to(entry)).encode() + path.read_bytes() for path in files)
+    ).hexdigest()
 
 
 def test_comments_and_docstrings_are_not_code():

@@ -51,7 +51,9 @@ def test_a_token_file_that_is_cut_short_while_training(tokens_run, config_file, 
     assert assert_refused(capsys).startswith(expected)
 
 
-def test_a_token_file_that_is_removed_while_training_is_read_to_the_end(tokens_run, config_file, tmp_path, monkeypatch, capsys):
+def test_a_token_file_that_is_removed_while_training_is_read_to_the_end(
+    tokens_run, config_file, tmp_path, monkeypatch, capsys
+):
     path, options = tokens_run
     assert train(config_file, tmp_path / "whole", *options) == 0
     content = path.read_bytes()
@@ -67,7 +69,9 @@ def test_a_token_file_that_is_removed_while_training_is_read_to_the_end(tokens_r
 
 
 @pytest.mark.parametrize("command", ["eval", "bench"])
-def test_a_token_file_that_is_cut_short_in_other_commands(tokens_run, config_file, tmp_path, monkeypatch, capsys, command):
+def test_a_token_file_that_is_cut_short_in_other_commands(
+    tokens_run, config_file, tmp_path, monkeypatch, capsys, command
+):
     path, options = tokens_run
     if command == "eval":
         assert train(config_file, tmp_path / "run", *options) == 0
@@ -89,7 +93,9 @@ def test_a_token_file_that_is_cut_short_in_other_commands(tokens_run, config_fil
     assert f"{path} became shorter while it was read" in assert_refused(capsys)
 
 
-def test_a_flipped_bit_in_the_middle_of_the_cache_is_found_and_the_next_start_prepares_anew(config_file, tmp_path, capsys):
+def test_a_flipped_bit_in_the_middle_of_the_cache_is_found_and_the_next_start_prepares_anew(
+    config_file, tmp_path, capsys
+):
     """One bit of the second of four MiB."""
     (tmp_path / "text.txt").write_text("the cat sat on a mat " * 200_000)
     options = (f"--config.data.path={tmp_path}/text.txt", f"--config.data.cache_dir={tmp_path}/cache", *STEADY)

@@ -18,7 +18,9 @@ WORDS = ("ant", "bee", "cat", "dog")
 def write_sorted(path, sizes, **others):
     """Records sorted by label: `sizes` of each."""
     records = [
-        {"text": f"{WORDS[number % 4]} {label}", "label": label, **others} for label, size in sizes.items() for number in range(size)
+        {"text": f"{WORDS[number % 4]} {label}", "label": label, **others}
+        for label, size in sizes.items()
+        for number in range(size)
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -60,7 +62,9 @@ def test_the_tail_of_sorted_labels_lacks_some_and_stratified_has_them_all(sorted
 
 def test_the_seed_and_nothing_else_changes_what_is_held_out(sorted_records, monkeypatch):
     def held_out(*overrides):
-        data = read_data(load(sorted_records / "config.py", *CLASSIFICATION, "data.eval_selection=stratified", *overrides))
+        data = read_data(
+            load(sorted_records / "config.py", *CLASSIFICATION, "data.eval_selection=stratified", *overrides)
+        )
         rows = data.evaluation.rows(np.arange(data.evaluation.num_rows))
         return rows["tokens"].tolist()
 
@@ -74,9 +78,15 @@ def test_the_seed_and_nothing_else_changes_what_is_held_out(sorted_records, monk
 def test_workers_change_nothing(sorted_records):
     rows = []
     for workers in (0, 2):
-        overrides = ("data.eval_selection=stratified", f"data.num_workers={workers}", f"data.cache_dir={sorted_records / str(workers)}")
+        overrides = (
+            "data.eval_selection=stratified",
+            f"data.num_workers={workers}",
+            f"data.cache_dir={sorted_records / str(workers)}",
+        )
         data = read_data(load(sorted_records / "config.py", *CLASSIFICATION, *overrides))
-        rows.append([split.rows(np.arange(split.num_rows))["tokens"].tolist() for split in (data.train, data.evaluation)])
+        rows.append(
+            [split.rows(np.arange(split.num_rows))["tokens"].tolist() for split in (data.train, data.evaluation)]
+        )
     assert rows[0] == rows[1]
 
 
@@ -84,7 +94,13 @@ def test_several_labels_are_counted_one_by_one(tmp_path):
     write_sorted(tmp_path / "records.jsonl", {"al,mi": 20, "mi": 20, "": 20})
     (tmp_path / "config.py").write_text(CONFIG.format(path=str(tmp_path / "records.jsonl")))
     data = read_data(
-        load(tmp_path / "config.py", *CLASSIFICATION, "classification.kind=multi_label", "data.eval_selection=stratified", "data.length=9")
+        load(
+            tmp_path / "config.py",
+            *CLASSIFICATION,
+            "classification.kind=multi_label",
+            "data.eval_selection=stratified",
+            "data.length=9",
+        )
     )
     assert data.summary[1] == "2 labels, examples for training + validation: 'mi' 36 + 4, 'al' 18 + 2"
     assert data.evaluation.num_rows == 6
@@ -94,7 +110,13 @@ def test_whole_documents_are_held_out_at_random(tmp_path):
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"{number}" * 100)
     (tmp_path / "config.py").write_text(CONFIG.format(path=str(tmp_path)))
-    options = ("data.source=text", f"data.path={tmp_path}/*.txt", "data.packing=none", "data.length=128", "data.eval_fraction=0.3")
+    options = (
+        "data.source=text",
+        f"data.path={tmp_path}/*.txt",
+        "data.packing=none",
+        "data.length=128",
+        "data.eval_fraction=0.3",
+    )
     data = read_data(load(tmp_path / "config.py", *options, "data.eval_selection=random"))
     held_out = data.evaluation.rows(np.arange(3))["tokens"][:, 0] - ord("0")
     assert data.evaluation.num_rows == 3 and data.train.num_rows == 7
@@ -130,7 +152,12 @@ def test_a_run_with_its_own_eval_data_resumes_whatever_the_selection_says(tmp_pa
 
 def test_tokens_have_no_records_to_select(tmp_path, sorted_records):
     np.arange(1000, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
-    overrides = ("data.source=tokens", f"data.path={tmp_path / 'tokens.bin'}", "model.vocab_size=1000", "data.eval_selection=random")
+    overrides = (
+        "data.source=tokens",
+        f"data.path={tmp_path / 'tokens.bin'}",
+        "model.vocab_size=1000",
+        "data.eval_selection=random",
+    )
     with pytest.raises(UserError, match=r"data\.source=tokens has none: set tail"):
         read_data(load(sorted_records / "config.py", *overrides))
 
@@ -139,7 +166,9 @@ def test_metrics_are_over_the_labels_that_occur_and_the_others_are_named(sorted_
     write_sorted(sorted_records / "records.jsonl", {"ale": 40, "milk": 2, "tea": 38})  # the tail is all of tea
     config_file, workdir = sorted_records / "config.py", sorted_records / "run"
     options = ("--config.task=classification", "--config.data.length=8", "--config.total_steps=2")
-    assert train(config_file, workdir, *options, "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0") == 0
+    assert (
+        train(config_file, workdir, *options, "--config.eval.every_steps=0", "--config.checkpoint.every_steps=0") == 0
+    )
     _, told = capsys.readouterr()
     assert "'ale' 40 + 0, 'tea' 30 + 8, 'milk' 2 + 0" in told
     assert "WARNING: the validation split has no example of 'ale', 'milk'" in told

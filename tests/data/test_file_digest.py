@@ -23,7 +23,10 @@ def test_digests_of_a_fixed_file(tmp_path):
     """The cache records such digests: they must not change."""
     (tmp_path / "file").write_bytes(bytes(i * 7 % 256 for i in range(2_500_000)))
     assert file_digest(tmp_path / "file") == "e6f3b6ab220eef749668c6b937316ee3e5c89e4fc1aca2757863f892136e8ee8"
-    assert file_digest(tmp_path / "file", ends_only=True) == "b8def53495af99210ab749f3b5a93a59407965ec76076da4db64f25a120153d0"
+    assert (
+        file_digest(tmp_path / "file", ends_only=True)
+        == "b8def53495af99210ab749f3b5a93a59407965ec76076da4db64f25a120153d0"
+    )
 
 
 def test_a_folder_has_no_digest(tmp_path):

@@ -133,9 +133,7 @@ def test_evaluation_has_as_many_batches_on_every_process(num_processes):
 
 
 def test_evaluation_draws_do_not_depend_on_the_batch_size():
-    draws = [
-        np.concatenate([batch["draws"] for batch in evaluate(batch=size)])[:23] for size in (4, 8)
-    ]
+    draws = [np.concatenate([batch["draws"] for batch in evaluate(batch=size)])[:23] for size in (4, 8)]
     np.testing.assert_array_equal(*draws)
 
 

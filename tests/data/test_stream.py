@@ -29,10 +29,7 @@ def text(shard, row, length):
     return "".join(chr(97 + (shard * 7 + row * 3 + i) % 26) for i in range(length))
 
 
-TEXTS = [
-    [text(shard, row, length) for row, length in enumerate(lengths)]
-    for shard, lengths in enumerate(LENGTHS)
-]
+TEXTS = [[text(shard, row, length) for row, length in enumerate(lengths)] for shard, lengths in enumerate(LENGTHS)]
 # An end of text between two; the first token is no target.
 NUM_ROWS = (sum(map(sum, LENGTHS)) + sum(map(len, LENGTHS)) - 2) // LENGTH
 TWO_EPOCHS = -(-2 * NUM_ROWS // BATCH)
@@ -229,8 +226,7 @@ def test_going_on_with_a_shuffle_buffer_is_marked_and_the_same_on_all_processes(
     assert alone[0][1]["step"] == 4
     assert alone[:3] != whole[3:6]
     shares = [
-        first(batches_of(stream, state=state, num_processes=2, process_index=index), TWO_EPOCHS)
-        for index in range(2)
+        first(batches_of(stream, state=state, num_processes=2, process_index=index), TWO_EPOCHS) for index in range(2)
     ]
     for (batch, _), *parts in zip(alone, *shares, strict=True):
         assert batch["tokens"][1] == parts[0][0]["tokens"][1] + parts[1][0]["tokens"][1]
@@ -245,9 +241,7 @@ def test_processes_share_batches_that_do_not_depend_on_their_number(folder, part
     stream = stream_of(folder, shuffle=True)
     whole = first(batches_of(stream), TWO_EPOCHS)
     options = {"partition": partition, "num_processes": num_processes}
-    shares = [
-        first(batches_of(stream, process_index=index, **options), TWO_EPOCHS) for index in range(num_processes)
-    ]
+    shares = [first(batches_of(stream, process_index=index, **options), TWO_EPOCHS) for index in range(num_processes)]
     for (batch, state), *parts in zip(whole, *shares, strict=True):
         assert all(part[1] == state for part in parts)
         row_ids = np.concatenate([part[0]["row_ids"][1] for part in parts])

@@ -88,7 +88,9 @@ def test_beam_search_equals_the_reference(positions, search, options, seed):
     for row, source in enumerate(sources):
         expected, num_finished = plain_beam_search(
             lambda tokens, source=source: uncached.log_probabilities(source, [END, *tokens]),
-            search, NUM_NEW, END,
+            search,
+            NUM_NEW,
+            END,
         )
         check(result, row, expected, num_finished, search)
         numbers.add(num_finished)
@@ -154,9 +156,7 @@ def test_num_returned_truncates_the_hypotheses(model, params, batch, found):
 
 
 def test_several_devices_equal_one(model, params, batch, found):
-    search = make_beam_search(
-        *parts_of(model), BeamSearch(4, 0.6, 4), num_new=NUM_NEW, eos_id=END
-    )
+    search = make_beam_search(*parts_of(model), BeamSearch(4, 0.6, 4), num_new=NUM_NEW, eos_id=END)
     split = {name: array.reshape(4, 2, *array.shape[1:]) for name, array in batch.items()}
     spread = jax.pmap(search, in_axes=(None, 0), devices=jax.devices()[:4])(params, split)
     for name, value in spread.items():
@@ -204,9 +204,7 @@ def test_cut_hypotheses_rank_after_finished_ones():
     result, _ = stub_search(logits, BeamSearch(3, 0.0, 3), num_new=3)
     assert result["finished"].tolist() == [[True, False, False]]
     assert result["tokens"].tolist() == [[[0, 0, 0], [1, 1, 1], [1, 1, 2]]]
-    np.testing.assert_allclose(
-        result["log_probabilities"][0], np.log([0.2, 0.125, 0.0725]), rtol=1e-5
-    )
+    np.testing.assert_allclose(result["log_probabilities"][0], np.log([0.2, 0.125, 0.0725]), rtol=1e-5)
 
 
 def test_ties_are_resolved_as_in_greedy_decoding():

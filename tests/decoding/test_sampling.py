@@ -24,7 +24,7 @@ def reference_kept(row, temperature=1.0, top_k=0, top_p=1.0):
     """One row: the top_k likeliest, then the fewest of them that reach top_p; equals go together."""
     scores = row.astype(np.float64) / temperature
     if top_k:
-        scores = np.where(scores >= np.sort(scores)[::-1][: top_k][-1], scores, -np.inf)
+        scores = np.where(scores >= np.sort(scores)[::-1][:top_k][-1], scores, -np.inf)
     if top_p < 1:
         probabilities = np.exp(scores - scores.max())
         probabilities /= probabilities.sum()

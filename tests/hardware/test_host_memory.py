@@ -42,7 +42,7 @@ def test_a_buffer_that_is_freed_is_used_again():
 
 def test_too_little_address_space_is_told_before_jax_is_imported():
     """Below the limit JAX would abort the process at import or thread start."""
-    limited = "ulimit -v 500000 -c 0; exec \"$0\" -m jaxdp generate --workdir=nowhere --prompt=x"
+    limited = 'ulimit -v 500000 -c 0; exec "$0" -m jaxdp generate --workdir=nowhere --prompt=x'
     finished = subprocess.run(["bash", "-c", limited, sys.executable], capture_output=True, text=True)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr == (

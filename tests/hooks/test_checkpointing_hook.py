@@ -114,9 +114,7 @@ def test_without_minutes_the_clock_asks_for_nothing():
 
 def test_the_evaluation_of_the_same_step_is_saved_with_it():
     writer, written = Writer(), []
-    evaluating = Evaluating(
-        Every(2, 5), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line)
-    )
+    evaluating = Evaluating(Every(2, 5), lambda state: {"eval/loss": 10.0 - state}, lambda *line: written.append(line))
     run([evaluating, make_hook(writer, every=1, evaluating=evaluating)], 5)
     assert [(saved[0], saved[-1]) for saved in writer.saved] == [
         (1, {}), (2, {"eval/loss": 8.0}), (3, {}), (4, {"eval/loss": 6.0}), (5, {"eval/loss": 5.0}),
@@ -137,7 +135,10 @@ def test_an_evaluation_that_is_one_of_the_best_saves_its_state(every, saved):
 def test_an_evaluation_made_up_at_the_start_is_one_to_beat():
     writer, best = Writer(), BestSoFar(Retention(), {})
     evaluating = Evaluating(
-        Every(2), lambda step: {"eval/loss": 1.0 + step}, lambda *line: None, SimpleNamespace(is_owed=lambda step: step == 0, record=lambda *line: None)
+        Every(2),
+        lambda step: {"eval/loss": 1.0 + step},
+        lambda *line: None,
+        SimpleNamespace(is_owed=lambda step: step == 0, record=lambda *line: None),
     )
     options = {"evaluating": evaluating, "is_best": best.add}
     run([evaluating, make_hook(writer, last_step=5, **options)], 5)
@@ -163,7 +164,9 @@ def test_nothing_is_saved_where_no_step_was_made():
     assert (outcome.step, outcome.request, writer.saved, writer.waits) == (0, 15, [], 1)
 
 
-@pytest.mark.parametrize(("longest", "remaining", "saved"), [(0.0, 0.1, [3]), (2.0, 2.5, [3]), (2.0, 1.5, []), (2.0, -1.0, [])])
+@pytest.mark.parametrize(
+    ("longest", "remaining", "saved"), [(0.0, 0.1, [3]), (2.0, 2.5, [3]), (2.0, 1.5, []), (2.0, -1.0, [])]
+)
 def test_a_last_save_that_would_not_end_in_time_is_left(longest, remaining, saved, monkeypatch):
     writer, said = Writer(), []
     monkeypatch.setattr(checkpointing, "print_status", said.append)

@@ -17,7 +17,15 @@ LOSSES = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 3.1, 2.0, 1.0, 1.0]
 
 
 def run(
-    values, patience, metric="eval/loss", total_steps=100, first_step=0, history=(), peer=0, owed=-1, higher_is_better=False
+    values,
+    patience,
+    metric="eval/loss",
+    total_steps=100,
+    first_step=0,
+    history=(),
+    peer=0,
+    owed=-1,
+    higher_is_better=False,
 ):
     """The real loop; evaluation number i, after every second step, measures values[i]."""
     written = []
@@ -47,7 +55,9 @@ def test_it_stops_after_so_many_evaluations_without_a_new_best():
 
 
 def test_a_metric_that_should_rise():
-    outcome, stopping, _ = run([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], patience=2, metric="eval/accuracy", higher_is_better=True)
+    outcome, stopping, _ = run(
+        [0.1, 0.3, 0.2, 0.3, 0.9, 0.9], patience=2, metric="eval/accuracy", higher_is_better=True
+    )
     assert (outcome.request, outcome.step) == (Request.EARLY_STOP, 10)
     assert "did not improve on eval/accuracy 0.3 of step 4" in stopping.message
 

@@ -10,7 +10,17 @@ from jaxdp.hooks.order import in_order
 from jaxdp.trainer import Hook
 from jaxdp.training.run_hooks import BUILT_IN
 
-ORDER = ["consistency", "preemption", "watching", "logging", "divergence", "evaluating", "checkpointing", "early_stopping", "profiling"]
+ORDER = [
+    "consistency",
+    "preemption",
+    "watching",
+    "logging",
+    "divergence",
+    "evaluating",
+    "checkpointing",
+    "early_stopping",
+    "profiling",
+]
 """Order of the built-in hooks before they declared it."""
 
 OPTIONAL = ("consistency", "early_stopping", "profiling")

@@ -70,7 +70,9 @@ def test_other_files_are_measured_without_the_training_data(classifier, other, c
     assert metrics(csv) == metrics(jsonl)
     report = json.loads((classifier / "evaluation.json").read_text())
     assert (report["data"], report["num_examples"]) == (str(other / "other.csv"), 90)
-    said = jaxdp.predict(str(classifier), [json.loads(line) for line in (other / "other.jsonl").read_text().splitlines()], cpu_devices=8)
+    said = jaxdp.predict(
+        str(classifier), [json.loads(line) for line in (other / "other.jsonl").read_text().splitlines()], cpu_devices=8
+    )
     right = [answer["label"] == answer["input_label"] for answer in said]
     assert jsonl["eval/accuracy"] == pytest.approx(np.mean(right))
 
@@ -104,7 +106,11 @@ def test_ready_made_tokens(config_file, tmp_path, capsys):
     tokens = np.random.default_rng(0).integers(0, 50, 4000).astype("<u2")
     for name, part in (("all", tokens), ("end", tokens[3600:])):
         part.tofile(tmp_path / f"{name}.bin")
-    options = ("--config.data.source=tokens", f"--config.data.path={tmp_path / 'all.bin'}", "--config.model.vocab_size=50")
+    options = (
+        "--config.data.source=tokens",
+        f"--config.data.path={tmp_path / 'all.bin'}",
+        "--config.model.vocab_size=50",
+    )
     assert train(config_file, tmp_path / "run", *options) == 0
     own = evaluated(capsys, tmp_path / "run")
     named = evaluated(capsys, tmp_path / "run", f"--config.data.eval_path={tmp_path / 'end.bin'}")
@@ -168,12 +174,19 @@ def test_a_run_on_a_mixture_asks_how_others_are_read(config_file, tmp_path, caps
     capsys.readouterr()
     assert main(["eval", f"--workdir={workdir}", f"--config.data.eval_path={tmp_path / 'a.txt'}", DEVICES]) == 2
     assert "say how the other data are read, with --config.data.source=text" in assert_refused(capsys)
-    assert evaluated(capsys, workdir, f"--config.data.eval_path={tmp_path / 'a.txt'}", "--config.data.source=text")["eval/loss"] > 0
+    assert (
+        evaluated(capsys, workdir, f"--config.data.eval_path={tmp_path / 'a.txt'}", "--config.data.source=text")[
+            "eval/loss"
+        ]
+        > 0
+    )
 
 
 def test_a_run_on_the_standard_library_asks_how_others_are_read():
     config = parse_config({"total_steps": 1, "data": {"source": "stdlib"}})
-    with pytest.raises(UserError, match=r"reads no files: say how the other data are read, with --config\.data\.source=text"):
+    with pytest.raises(
+        UserError, match=r"reads no files: say how the other data are read, with --config\.data\.source=text"
+    ):
         other_data(config, "eval", {"eval_path": "a.txt"})
     assert other_data(config, "eval", {"eval_path": "a.txt", "source": "text"}).data.eval_path == "a.txt"
 

@@ -78,7 +78,12 @@ def test_a_checkpoint_is_a_path_and_a_step(trained):
 
 @pytest.mark.parametrize("strategy", [jaxdp.Sampling(), GREEDY, jaxdp.BeamSearch(2, num_returned=2)])
 def test_it_generates_as_the_function_does(model, trained, strategy):
-    arguments = {"max_new_tokens": 4, "strategy": strategy, "seed": 5, "num_samples": 1 if isinstance(strategy, jaxdp.BeamSearch) else 2}
+    arguments = {
+        "max_new_tokens": 4,
+        "strategy": strategy,
+        "seed": 5,
+        "num_samples": 1 if isinstance(strategy, jaxdp.BeamSearch) else 2,
+    }
     prompts = ["the of", "and"]
     assert model.generate(prompts, **arguments) == jaxdp.generate(trained, prompts, **arguments)
 
@@ -156,7 +161,9 @@ def test_logits_are_those_of_the_module(model):
 def test_logits_of_an_encoder_decoder(run_of):
     model = jaxdp.load(run_of("seq2seq"))
     inputs = {"target_tokens": [[1, 2, 3]], "predict_at": [[0, 2]]}
-    expected = model.model.apply({"params": model.params}, np.int32([[1, 2]]), **{name: np.int32(value) for name, value in inputs.items()})
+    expected = model.model.apply(
+        {"params": model.params}, np.int32([[1, 2]]), **{name: np.int32(value) for name, value in inputs.items()}
+    )
     np.testing.assert_allclose(model.apply([[1, 2]], **inputs), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -191,7 +198,9 @@ def test_calls_from_threads_and_event_loops_leave_nothing_behind(trained):
     assert asyncio.run(cell()) == expected
     model, found = jaxdp.load(trained), []
     threads = [
-        threading.Thread(target=lambda: found.append((model.generate("the of", max_new_tokens=3), model.evaluate()["step"])))
+        threading.Thread(
+            target=lambda: found.append((model.generate("the of", max_new_tokens=3), model.evaluate()["step"]))
+        )
         for _ in range(3)
     ]
     for thread in threads:
@@ -225,7 +234,8 @@ def test_results_do_not_depend_on_the_devices(trained, monkeypatch):
     all_devices = jaxdp.load(trained)
     everything = all_devices.topology
     monkeypatch.setattr(
-        "jaxdp.inference.restored_model.init_devices", lambda: dataclasses.replace(everything, devices=everything.devices[:3])
+        "jaxdp.inference.restored_model.init_devices",
+        lambda: dataclasses.replace(everything, devices=everything.devices[:3]),
     )
     model = jaxdp.load(trained)
     assert model.topology.num_devices == 2  # the largest number up to 3 that divides 16

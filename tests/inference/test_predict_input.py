@@ -86,7 +86,9 @@ def test_every_format_gives_the_same_labels(classifier, tmp_path, capsys, kind):
     elif kind == "ndjson":
         path.write_text("\n".join(map(json.dumps, records)))
     else:
-        path.write_text("\n".join(["n\ttext", *(f"{n}\t{text}" for n, text in enumerate(texts))] if kind == "tsv" else texts))
+        path.write_text(
+            "\n".join(["n\ttext", *(f"{n}\t{text}" for n, text in enumerate(texts))] if kind == "tsv" else texts)
+        )
     found, _ = answers(capsys, classifier, f"--input={path}")
     passed = [{"txt": {}, "tsv": {"n": str(n)}}.get(kind, {"n": n}) for n in range(3)]
     expected = [of_text(capsys, classifier, text) for text in texts]
@@ -100,7 +102,13 @@ def test_the_answer_keeps_its_names(classifier, tmp_path, capsys):
     record = {"text": "ant", "label": 1, "input_label": 2, "error": "none", "probabilities": [1], "odd": "\ud83d"}
     (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {"text": 7}))
     (good, bad), _ = answers(capsys, classifier, f"--input={tmp_path / 'a.jsonl'}")
-    kept = {"input_label": 1, "input_input_label": 2, "input_error": "none", "input_probabilities": [1], "odd": "\ud83d"}
+    kept = {
+        "input_label": 1,
+        "input_input_label": 2,
+        "input_error": "none",
+        "input_probabilities": [1],
+        "odd": "\ud83d",
+    }
     assert good == kept | {name: good[name] for name in ("label", "probabilities")} and good["label"] in LABELS
     assert bad == kept | {"error": bad["error"]}
     assert "line 2: it has int, not text in 'text'" in bad["error"]
@@ -129,7 +137,9 @@ def test_a_nested_column_of_a_run_with_number_labels(run_of, tmp_path, capsys):
 def test_the_column_of_a_mixture(run_of, tmp_path, capsys):
     for name in ("a", "b"):
         write_records(tmp_path / f"{name}.jsonl")
-    entries = [{"source": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), "text_column": "source"} for name in ("a", "b")]
+    entries = [
+        {"source": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), "text_column": "source"} for name in ("a", "b")
+    ]
     workdir = run_of("task=classification", f"data.mixture={tuple(entries)!r}")
     (tmp_path / "c.csv").write_text("source,text\nant bee,7\n")
     [found], _ = answers(capsys, workdir, f"--input={tmp_path / 'c.csv'}")
@@ -162,7 +172,9 @@ def test_records_without_end_are_answered_as_they_come(run_of, task):
 
 def test_sources_keep_their_other_fields(run_of, tmp_path, capsys):
     (tmp_path / "a.tsv").write_text("id\tsource\ttext\n1\tant bee\tx\n2\t\ty\n")
-    (good, bad), _ = answers(capsys, run_of("task=seq2seq"), f"--input={tmp_path / 'a.tsv'}", "--num_beams=2", "--num_samples=2")
+    (good, bad), _ = answers(
+        capsys, run_of("task=seq2seq"), f"--input={tmp_path / 'a.tsv'}", "--num_beams=2", "--num_samples=2"
+    )
     assert good.keys() == {"id", "input_text", "text", "score", "log_probability", "finished", "alternatives"}
     assert bad.keys() == {"id", "input_text", "error"} and "the source is empty" in bad["error"]
 
@@ -176,9 +188,24 @@ def test_the_output_file_is_whole_or_absent(classifier, tmp_path, capsys):
     before = out.read_bytes()
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "ant"}\n' * 500)[:-8])
     capsys.readouterr()
-    assert main(["predict", f"--workdir={classifier}", f"--input={tmp_path / 'cut.jsonl.gz'}", f"--output={out}", "--cpu_devices=8"]) == 2
+    assert (
+        main(
+            [
+                "predict",
+                f"--workdir={classifier}",
+                f"--input={tmp_path / 'cut.jsonl.gz'}",
+                f"--output={out}",
+                "--cpu_devices=8",
+            ]
+        )
+        == 2
+    )
     assert "was cut short" in assert_refused(capsys)
-    assert out.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {"a.csv", "cut.jsonl.gz", "out.jsonl"}
+    assert out.read_bytes() == before and {path.name for path in tmp_path.iterdir()} == {
+        "a.csv",
+        "cut.jsonl.gz",
+        "out.jsonl",
+    }
 
 
 @pytest.mark.parametrize(
@@ -203,7 +230,10 @@ def test_what_cannot_be_predicted_at_all(classifier, tmp_path, capsys, options, 
         (tmp_path / f"{name}.csv").write_text(content)
     names = {name: tmp_path / f"{name}.csv" for name in files} | {"dir": tmp_path}
     capsys.readouterr()
-    assert main(["predict", f"--workdir={classifier}", *(option.format(**names) for option in options), "--cpu_devices=8"]) == 2
+    assert (
+        main(["predict", f"--workdir={classifier}", *(option.format(**names) for option in options), "--cpu_devices=8"])
+        == 2
+    )
     assert message in assert_refused(capsys)
 
 

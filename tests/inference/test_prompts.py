@@ -39,7 +39,9 @@ def pairs(tmp_path_factory):
 
 @pytest.mark.parametrize("packing", ["documents", "none", "cut"])
 def test_a_run_continues_a_document_as_it_learned_it(packing, pairs, config_file, tmp_path):
-    changes = settings(pairs, f"data.packing={packing}", "data.tokenizer=char", "total_steps=150", "optim.ema_decay=0.0")
+    changes = settings(
+        pairs, f"data.packing={packing}", "data.tokenizer=char", "total_steps=150", "optim.ema_decay=0.0"
+    )
     jaxdp.train(load(config_file, *changes), str(tmp_path / "run"))
     samples = jaxdp.generate(str(tmp_path / "run"), ["a", "c", "e"], strategy=GREEDY, max_new_tokens=8, cpu_devices=8)
     assert [sample.text for sample in samples] == ["b", "d", "f"]
@@ -53,7 +55,9 @@ def test_a_run_continues_a_document_as_it_learned_it(packing, pairs, config_file
 def test_a_prompt_of_characters_ends_with_the_separator(packing, separator, config_file, tmp_path):
     """Its characters are part of the vocabulary, though no record has them."""
     (tmp_path / "pairs.jsonl").write_text('{"source": "ab", "target": "cd"}\n' * 40)
-    changes = settings(tmp_path / "pairs.jsonl", f"data.packing={packing}", "data.tokenizer=char", "causal_lm.completion_only=True")
+    changes = settings(
+        tmp_path / "pairs.jsonl", f"data.packing={packing}", "data.tokenizer=char", "causal_lm.completion_only=True"
+    )
     config = load(config_file, *changes)
     config.causal_lm.separator = separator
     vocabularies = read_data(config).vocabularies
@@ -96,7 +100,10 @@ def test_an_empty_prompt_needs_rows_in_which_a_text_begins(pairs, config_file):
         config = load(config_file, *settings(pairs, f"data.packing={packing}"))
         return make_prompts(texts, config.data, make_task(config), ByteTokenizer())
 
-    assert [prompt.tokens.tolist() for packing in ("documents", "cut") for prompt in prompts(packing, "")] == [[256], [256]]
+    assert [prompt.tokens.tolist() for packing in ("documents", "cut") for prompt in prompts(packing, "")] == [
+        [256],
+        [256],
+    ]
     with pytest.raises(UserError, match=r"the prompt has no token, expected one or more: with data\.packing=none"):
         prompts("none", "")
     assert len(prompts("none", "x" * 31)[0].tokens) == 31
@@ -125,7 +132,12 @@ def word_level(path):
 
 def metaspace(path):
     """SentencePiece's way: a blank is a part of the word behind it, and the first one is put there."""
-    pieces = [("[UNK]", 0.0), *((f"\u2581{word}", -1.0) for word in dict.fromkeys(SENTENCE.split())), ("\u2581", -5.0), ("s", -6.0)]
+    pieces = [
+        ("[UNK]", 0.0),
+        *((f"\u2581{word}", -1.0) for word in dict.fromkeys(SENTENCE.split())),
+        ("\u2581", -5.0),
+        ("s", -6.0),
+    ]
     tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, 0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()

@@ -32,7 +32,14 @@ def task_and_model():
         options={"bleu_tokenize": "13a"},
     )  # fmt: skip
     task = registered_tasks()["seq2seq"](inputs)
-    shape = {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "embed_dim": 16, "mlp_dim": 24, "tie_embeddings": False}
+    shape = {
+        "num_layers": 1,
+        "num_decoder_layers": 1,
+        "num_heads": 2,
+        "embed_dim": 16,
+        "mlp_dim": 24,
+        "tie_embeddings": False,
+    }
     config = model_config("seq2seq_nano", shape, vocab_size=TOKENIZER.vocab_size, max_length=10, **task.model_options)
     return task, Transformer(config)
 
@@ -69,7 +76,11 @@ def test_texts_come_in_the_order_of_their_sources(written):
 def test_sources_of_like_length_are_written_together(written, monkeypatch):
     write, params, sources = written
     batches, make = [], write._batch
-    monkeypatch.setattr(write, "_batch", lambda some, rows, seeds: batches.append([len(each) for each in some]) or make(some, rows, seeds))
+    monkeypatch.setattr(
+        write,
+        "_batch",
+        lambda some, rows, seeds: batches.append([len(each) for each in some]) or make(some, rows, seeds),
+    )
     done = []
     write(params, sources, lambda: done.append(len(batches)))
     assert [length for batch in batches for length in batch] == sorted(LENGTHS)
@@ -92,4 +103,6 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
     with pytest.raises(EvaluationInterrupted) as left:
         score(jax.device_put(params, here.replicated), lambda: done.append(True), lambda: next(asked))
     assert left.value.request == 15 and len(done) == 1
-    assert set(score(jax.device_put(params, here.replicated)).metrics) == {spec.name for spec in task_and_model[0].score_metrics}
+    assert set(score(jax.device_put(params, here.replicated)).metrics) == {
+        spec.name for spec in task_and_model[0].score_metrics
+    }

@@ -16,9 +16,7 @@ import yaml
 SOURCE = Path(__file__).parents[2]
 BASH = shutil.which("bash")
 # All that the scripts may need of a machine besides Python.
-TOOLS = shlex.split(
-    "bash cat cksum cp dirname env find ln ls mkdir readlink rm sed seq sleep tail uname"
-)
+TOOLS = shlex.split("bash cat cksum cp dirname env find ln ls mkdir readlink rm sed seq sleep tail uname")
 
 # Appends the command to the calls, arguments and commands ended by separators.
 RECORD = """record() {{ printf -v line '%s\\037' "$@"; printf '%s\\036' "$line" >>{calls}; }}"""
@@ -101,9 +99,7 @@ class Machine:
         return self.executable(self.bin / name, f"#!{BASH}\n{body}\n")
 
     def python(self, name: str, version: str = "3.12.4", missing: str = "") -> Path:
-        text = PYTHON.format(
-            bash=BASH, version=version, missing=missing, calls=self.calls_file, state=self.state
-        )
+        text = PYTHON.format(bash=BASH, version=version, missing=missing, calls=self.calls_file, state=self.state)
         return self.executable(self.bin / name, text)
 
     def environment(self, **variables: str) -> dict[str, str]:
@@ -152,9 +148,7 @@ def machine(tmp_path) -> Machine:
 
 
 def pip_install(package: str) -> list[str]:
-    return shlex.split(
-        f"python -m pip install --disable-pip-version-check --no-input --editable {package}"
-    )
+    return shlex.split(f"python -m pip install --disable-pip-version-check --no-input --editable {package}")
 
 
 # ---- Hardware
@@ -263,9 +257,7 @@ def test_the_probe_reads_a_real_interpreter(machine):
     served = machine.evaluate(f'{probe} && echo "$VERSION" "$PYTHON"')
     version = ".".join(map(str, sys.version_info[:3]))
     assert served.stdout == f"{version} {sys.executable}\n", served.stderr
-    refused = machine.evaluate(
-        f'NEEDED_MODULES="venv no_such_module"; {probe} || echo "$PASSED_OVER"'
-    )
+    refused = machine.evaluate(f'NEEDED_MODULES="venv no_such_module"; {probe} || echo "$PASSED_OVER"')
     assert refused.stdout.endswith(f"is Python {version} without no_such_module\n")
 
 
@@ -279,9 +271,7 @@ def test_the_quickstart_installs_once_trains_and_says_what_to_try_next(machine):
     assert first.returncode == 0, first.stderr
     runs = [
         shlex.split("jaxdp train --config=configs/quickstart.py --workdir=runs/quickstart"),
-        shlex.split(
-            "jaxdp generate --workdir=runs/quickstart --prompt='def ' --max_new_tokens=300 --temperature=0.7"
-        ),
+        shlex.split("jaxdp generate --workdir=runs/quickstart --prompt='def ' --max_new_tokens=300 --temperature=0.7"),
         ["jaxdp", "plot", "runs/quickstart"],
     ]
     assert machine.calls() == [
@@ -539,9 +529,7 @@ def restart(machine):
         for index, of_process in enumerate(statuses):
             (machine.state / f"statuses.{index}").write_text("\n".join(map(str, of_process)) + "\n")
         (machine.state / "starts").unlink(missing_ok=True)
-        result = start(
-            "launch/restart.sh", *options, *arguments, JAXDP_PAUSE_SECS="0", JAXDP_END_SECS="1"
-        )
+        result = start("launch/restart.sh", *options, *arguments, JAXDP_PAUSE_SECS="0", JAXDP_END_SECS="1")
         if start == machine.run:
             return result, (machine.state / "starts").read_text().splitlines()
         return result
@@ -574,7 +562,13 @@ def test_a_run_is_restarted_after_failures_that_a_restart_fixes(restart, statuse
 def test_several_processes_meet_at_a_port_of_this_machine(restart):
     result, started = restart([70, 0], [0, 0], options=["--processes=2"])
     assert result.returncode == 0, result.stderr
-    meetings = [re.fullmatch(r"train --config=c.py --workdir=w --coordinator=127.0.0.1:(\d+) --num_processes=2 --process_index=(\d)", line) for line in started]
+    meetings = [
+        re.fullmatch(
+            r"train --config=c.py --workdir=w --coordinator=127.0.0.1:(\d+) --num_processes=2 --process_index=(\d)",
+            line,
+        )
+        for line in started
+    ]
     assert sorted(match[2] for match in meetings) == ["0", "0", "1", "1"]
     ports = [match[1] for match in meetings]
     assert len(set(ports[:2])) == len(set(ports[2:])) == 1
@@ -611,12 +605,16 @@ def test_restart_dry_run(machine):
     lines = result.stdout.splitlines()[-2:]
     for index, line in enumerate(lines):
         assert re.fullmatch(
-            rf"jaxdp train --config=my\\ c.py --coordinator=127.0.0.1:\d+ --num_processes=2 --process_index={index}", line
+            rf"jaxdp train --config=my\\ c.py --coordinator=127.0.0.1:\d+ --num_processes=2 --process_index={index}",
+            line,
         )
     assert "again up to 3 times after exit codes 70, 75, 134, 137 and 143" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["--restarts=many", "--config=c"], ["--processes=0", "--config=c"], ["--processes=", "--config=c"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--restarts=many", "--config=c"], ["--processes=0", "--config=c"], ["--processes=", "--config=c"]],
+)
 def test_restart_refuses_what_it_does_not_understand(machine, arguments):
     result = machine.run("launch/restart.sh", *arguments)
     assert result.returncode == 2
@@ -664,9 +662,7 @@ def test_slurm_dry_run(machine):
     machine.python("python3.12")
     result = machine.run("launch/slurm.sh", "--dry_run", "--config=c.py", "--workdir=w")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == (
-        "srun --cpu-bind=none --wait=300 jaxdp train --config=c.py --workdir=w"
-    )
+    assert result.stdout.splitlines()[-1] == ("srun --cpu-bind=none --wait=300 jaxdp train --config=c.py --workdir=w")
 
 
 def test_tpu_pod_dry_run_quotes_the_arguments_for_the_remote_shell(machine):
@@ -715,7 +711,5 @@ def test_kubernetes_job_is_one_run_of_as_many_processes_as_pods():
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
     scripts = [*sorted((SOURCE / "launch").glob("*.sh")), SOURCE / ".ci/run"]
-    result = subprocess.run(
-        ["shellcheck", "-x", "-P", str(SOURCE), *map(str, scripts)], capture_output=True, text=True
-    )
+    result = subprocess.run(["shellcheck", "-x", "-P", str(SOURCE), *map(str, scripts)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

@@ -40,11 +40,13 @@ def test_fused_attention_equals_the_reference(causal, num_kv_heads, masked):
         return fused_attention(query, key, value, mask, implementation="xla")
 
     def weighted(attend):
-        return quick_jit(
-            jax.value_and_grad(lambda *parts: (attend(*parts) * jnp.cos(query)).sum(), argnums=(0, 1, 2))
-        )(query, key, value)
+        return quick_jit(jax.value_and_grad(lambda *parts: (attend(*parts) * jnp.cos(query)).sum(), argnums=(0, 1, 2)))(
+            query, key, value
+        )
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), weighted(fused), weighted(reference))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), weighted(fused), weighted(reference)
+    )
 
 
 def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):

@@ -118,7 +118,10 @@ def test_every_layer_drops_out_at_every_site(monkeypatch):
     config = tiny_config(architecture="encoder_decoder", dropout_rate=0.3)
     target = [site for i in (2, 3) for site in sites_of_layer(i, 5, LENGTH)]
     assert sites_of(config, monkeypatch, target_tokens=random_tokens(length=5)) == [
-        first, *layers, (2, "embedding", (2, 5, 16)), *target
+        first,
+        *layers,
+        (2, "embedding", (2, 5, 16)),
+        *target,
     ]
 
 
@@ -132,9 +135,7 @@ def test_masks_do_not_depend_on_batch_or_device():
     keys = row_keys(8)
     together = quick_jit(forward)(params, tokens, keys)
     order = np.array([6, 1, 3])
-    np.testing.assert_allclose(
-        quick_jit(forward)(params, tokens[order], keys[order]), together[order], atol=1e-5
-    )
+    np.testing.assert_allclose(quick_jit(forward)(params, tokens[order], keys[order]), together[order], atol=1e-5)
     split = tokens.reshape(4, 2, -1), keys.reshape(4, 2)
     spread = jax.pmap(forward, in_axes=(None, 0, 0), devices=jax.devices()[:4]).lower(params, *split)
     apart = spread.compile(compiler_options=UNOPTIMISED)(params, *split)

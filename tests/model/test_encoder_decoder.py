@@ -62,13 +62,11 @@ def influence(config, **inputs):
 
     def logits(embeddings):
         given = dict(zip(("token_embedding", "target_token_embedding"), embeddings, strict=True))
-        return model.apply(
-            {"params": params | given}, jnp.arange(SOURCE)[None], target_tokens=target, **inputs
-        )[0].sum(-1)
+        return model.apply({"params": params | given}, jnp.arange(SOURCE)[None], target_tokens=target, **inputs)[0].sum(
+            -1
+        )
 
-    gradients = quick_jit(jax.jacrev(logits))(
-        (params["token_embedding"], params["target_token_embedding"])
-    )
+    gradients = quick_jit(jax.jacrev(logits))((params["token_embedding"], params["target_token_embedding"]))
     source, target = (np.abs(np.asarray(part)).sum(-1) > 0 for part in gradients)
     return source[:, :SOURCE], target[:, :TARGET]
 
@@ -82,9 +80,7 @@ def test_the_target_is_causal_and_sees_the_whole_source(options):
 
 def test_padding_of_the_source_is_invisible():
     valid = np.arange(SOURCE) < 4
-    of_source, _ = influence(
-        seq2seq_config(tie_embeddings=False), attention_mask=jnp.asarray(valid)[None]
-    )
+    of_source, _ = influence(seq2seq_config(tie_embeddings=False), attention_mask=jnp.asarray(valid)[None])
     np.testing.assert_array_equal(of_source, np.broadcast_to(valid, (TARGET, SOURCE)))
 
 
@@ -147,9 +143,7 @@ def loss_and_gradient(config, convert):
     row_keys = jax.random.split(jax.random.key(3), 2)
 
     def loss(params):
-        logits = model.apply(
-            {"params": convert(params)}, source, target_tokens=target, row_keys=row_keys
-        )
+        logits = model.apply({"params": convert(params)}, source, target_tokens=target, row_keys=row_keys)
         return jnp.square(logits).mean()
 
     return quick_jit(jax.value_and_grad(loss))(random_params(seq2seq_config(**STACKS)))
@@ -177,9 +171,7 @@ def test_bfloat16_is_near_float32():
 
 
 @pytest.mark.parametrize("positions", CHOICES["positions"])
-@pytest.mark.parametrize(
-    "options", [POST, {"num_kv_heads": 2, "scan_layers": True}], ids=["unrolled", "scanned"]
-)
+@pytest.mark.parametrize("options", [POST, {"num_kv_heads": 2, "scan_layers": True}], ids=["unrolled", "scanned"])
 def test_cached_decoding_equals_full_forward(positions, options):
     """The source is given once, with the first piece; padding of it stays invisible."""
     config = seq2seq_config(positions=positions, **options)
@@ -195,7 +187,9 @@ def test_cached_decoding_equals_full_forward(positions, options):
         logits.append(part)
         start, given = start + length, {}
         assert cache.index == start
-    assert {leaf.shape[-4:] for leaf in jax.tree.leaves(cache.cross_attention.values)} == {(2, config.num_kv_heads, SOURCE, 4)}
+    assert {leaf.shape[-4:] for leaf in jax.tree.leaves(cache.cross_attention.values)} == {
+        (2, config.num_kv_heads, SOURCE, 4)
+    }
     expected = jitted(config)(params, source, attention_mask=valid, target_tokens=target)
     np.testing.assert_allclose(np.concatenate(logits, 1), expected, atol=2e-5)
 

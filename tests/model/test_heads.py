@@ -65,9 +65,7 @@ def test_a_classifier_equals_numpy_and_padding_on_either_side_is_invisible(archi
         padded = np.pad(tokens, ((0, 0), (before, 3 - before)), constant_values=7)
         inside = np.broadcast_to((np.arange(LENGTH) >= before) & (np.arange(LENGTH) < before + 5), padded.shape)
         places = np.broadcast_to(np.maximum(np.arange(LENGTH) - before, 0), padded.shape)
-        masked = apply(
-            params, jnp.asarray(padded), attention_mask=jnp.asarray(inside), positions=jnp.asarray(places)
-        )
+        masked = apply(params, jnp.asarray(padded), attention_mask=jnp.asarray(inside), positions=jnp.asarray(places))
         np.testing.assert_allclose(masked, expected, rtol=2e-4, atol=2e-4)
 
 
@@ -89,9 +87,7 @@ def test_padding_gets_no_gradient(pooling):
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_row_of_padding_is_finite(pooling):
     config = classifier_config(pooling=pooling)
-    scores = jitted(config)(
-        random_params(config), random_tokens(), attention_mask=jnp.zeros((2, LENGTH), bool)
-    )
+    scores = jitted(config)(random_params(config), random_tokens(), attention_mask=jnp.zeros((2, LENGTH), bool))
     assert np.isfinite(scores).all()
 
 
@@ -106,7 +102,9 @@ def test_hidden_states_are_those_that_the_head_reads():
 def test_a_head_that_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"architecture = decoder does not support the head masked_lm.*is encoder"):
         tiny_config(head="masked_lm")
-    with pytest.raises(UserError, match=r"encoder_decoder does not support the head classification.*encoder or decoder"):
+    with pytest.raises(
+        UserError, match=r"encoder_decoder does not support the head classification.*encoder or decoder"
+    ):
         classifier_config(architecture="encoder_decoder")
     with pytest.raises(ValueError, match="num_labels = 0"):
         classifier_config(num_labels=0)

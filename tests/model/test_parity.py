@@ -55,9 +55,7 @@ def norm(arrays, theirs, ours):
 
 def translate(arrays, table):
     """`{(theirs, ours): dense or norm}` applied."""
-    return {
-        name: array for (theirs, ours), kind in table.items() for name, array in kind(arrays, theirs, ours).items()
-    }
+    return {name: array for (theirs, ours), kind in table.items() for name, array in kind(arrays, theirs, ours).items()}
 
 
 def tokens_and_padding(length, shortest, seed):
@@ -73,8 +71,12 @@ def as_torch(array):
 def test_bert():
     model = transformers.BertForMaskedLM(
         transformers.BertConfig(
-            vocab_size=VOCAB_SIZE, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-            intermediate_size=MLP, max_position_embeddings=16,
+            vocab_size=VOCAB_SIZE,
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=MLP,
+            max_position_embeddings=16,
         )
     ).eval()
     arrays = arrays_of(model)
@@ -93,7 +95,9 @@ def test_bert():
     }
     for layer in range(LAYERS):
         theirs, ours = f"bert.encoder.layer.{layer}", f"layer_{layer}"
-        table |= {(f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}"): dense for name in ("query", "key", "value")}
+        table |= {
+            (f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}"): dense for name in ("query", "key", "value")
+        }
         table |= {
             (f"{theirs}.attention.output.dense", f"{ours}/attention/out"): dense,
             (f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm"): norm,
@@ -118,16 +122,24 @@ def test_vaswani_post_norm():
     """Marian's translation models have the published architecture, position tables in halves as ours."""
     model = transformers.MarianMTModel(
         transformers.MarianConfig(
-            vocab_size=VOCAB_SIZE, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS,
-            encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, encoder_ffn_dim=MLP,
-            decoder_ffn_dim=MLP, activation_function="relu", scale_embedding=True,
-            max_position_embeddings=16, pad_token_id=1, eos_token_id=0, decoder_start_token_id=1,
+            vocab_size=VOCAB_SIZE,
+            d_model=WIDTH,
+            encoder_layers=LAYERS,
+            decoder_layers=LAYERS,
+            encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS,
+            encoder_ffn_dim=MLP,
+            decoder_ffn_dim=MLP,
+            activation_function="relu",
+            scale_embedding=True,
+            max_position_embeddings=16,
+            pad_token_id=1,
+            eos_token_id=0,
+            decoder_start_token_id=1,
         )
     ).eval()
     arrays = arrays_of(model)
-    config = model_config(
-        "transformer_base", SHAPES | {"norm_epsilon": 1e-5}, vocab_size=VOCAB_SIZE, max_length=16
-    )
+    config = model_config("transformer_base", SHAPES | {"norm_epsilon": 1e-5}, vocab_size=VOCAB_SIZE, max_length=16)
     table = {}
     for side in ("encoder", "decoder"):
         for layer in range(LAYERS):
@@ -149,8 +161,14 @@ def test_vaswani_post_norm():
 def test_t5():
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
-            vocab_size=VOCAB_SIZE, d_model=WIDTH, d_kv=WIDTH // HEADS, d_ff=MLP, num_layers=LAYERS,
-            num_heads=HEADS, feed_forward_proj="relu", tie_word_embeddings=True,
+            vocab_size=VOCAB_SIZE,
+            d_model=WIDTH,
+            d_kv=WIDTH // HEADS,
+            d_ff=MLP,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            feed_forward_proj="relu",
+            tie_word_embeddings=True,
         )
     ).eval()
     arrays = arrays_of(model)

@@ -36,7 +36,5 @@ def test_only_distances_count():
     config = tiny_config(positions="relative")
     params, tokens, apply = random_params(config), random_tokens(), jitted(config)
     places = jnp.arange(8)[None]
-    np.testing.assert_allclose(
-        apply(params, tokens, positions=places + 70), apply(params, tokens), atol=2e-5
-    )
+    np.testing.assert_allclose(apply(params, tokens, positions=places + 70), apply(params, tokens), atol=2e-5)
     assert np.abs(apply(params, tokens, positions=places * 2) - apply(params, tokens)).max() > 0.1

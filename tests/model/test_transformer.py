@@ -161,9 +161,7 @@ def test_initial_deviations():
     config = tiny_config(embed_dim=64, mlp_dim=256, use_bias=True, tie_embeddings=False)
     params = quick_jit(Transformer(config).init)(jax.random.key(0), random_tokens())["params"]
     layer = params["layer_1"]
-    assert {name: leaf.shape for name, leaf in layer["mlp"]["up"].items()} == {
-        "kernel": (64, 256), "bias": (256,)
-    }
+    assert {name: leaf.shape for name, leaf in layer["mlp"]["up"].items()} == {"kernel": (64, 256), "bias": (256,)}
     for kernel in (params["token_embedding"], params["output"]["kernel"], layer["attention"]["query"]["kernel"]):
         np.testing.assert_allclose(kernel.std(), 0.0791, rtol=0.1)  # sqrt(2 / (5 * 64))
     for branch in (layer["attention"]["out"], layer["mlp"]["down"]):

@@ -42,6 +42,4 @@ def random_tokens(batch=2, length=LENGTH, seed=1):
 def jitted(config, **options):
     """`apply(params, tokens, **inputs)`, compiled; a `method` but `__call__` is an option."""
     model = Transformer(config)
-    return quick_jit(
-        lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs, **options)
-    )
+    return quick_jit(lambda params, tokens, **inputs: model.apply({"params": params}, tokens, **inputs, **options))

@@ -169,9 +169,7 @@ def reference(name: str, param, grads, *, decays: bool, muon_matrix: bool) -> np
 def test_three_updates_equal_float64_numpy(name):
     def check(path, result, param, *grads):
         is_matrix = path[-1].key != "bias"
-        expected = reference(
-            name, param, grads, decays=is_matrix, muon_matrix=path[-1].key == "kernel"
-        )
+        expected = reference(name, param, grads, decays=is_matrix, muon_matrix=path[-1].key == "kernel")
         moved = np.abs(expected - param).max()
         np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5 * moved + 1e-6)
 
@@ -194,9 +192,7 @@ def test_every_state_survives_a_checkpoint(tmp_path):
     params = random_tree(0)
     states = {name: make_optimizer(config_of(name)).init(params) for name in OPTIMIZERS}
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(states))
-    numbered = jax.tree.map(
-        lambda leaf: jnp.asarray(np.arange(leaf.size).reshape(leaf.shape), leaf.dtype), states
-    )
+    numbered = jax.tree.map(lambda leaf: jnp.asarray(np.arange(leaf.size).reshape(leaf.shape), leaf.dtype), states)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "states", numbered)
         checkpointer.wait_until_finished()

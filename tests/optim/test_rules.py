@@ -53,6 +53,4 @@ def test_per_layer_takes_means_over_one_layer():
         (scanned, expected_scanned),
         (single | scanned, expected_single | expected_scanned),
     ):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first_updates(grads), expected
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first_updates(grads), expected)

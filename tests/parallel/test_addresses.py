@@ -80,7 +80,9 @@ def test_loopback(coordinator, loopback):
 
 
 def resolving(monkeypatch, *found):
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: [(0, 0, 0, "", (address, port)) for address in found])
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, port, **_: [(0, 0, 0, "", (address, port)) for address in found]
+    )
 
 
 def here(monkeypatch, *local):

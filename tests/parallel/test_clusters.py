@@ -37,7 +37,10 @@ TWO_SLICES = GKE_TPU | {
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, None),  # a shell on a node, not a step
         (OPEN_MPI_4, Processes(4, 1, "10.96.0.1:62624")),
-        (OPEN_MPI_4 | {"OMPI_MCA_orte_hnp_uri": "8192.0;tcp6://[fe80::1,2620::2]:43370"}, Processes(4, 1, "[fe80::1]:61442")),
+        (
+            OPEN_MPI_4 | {"OMPI_MCA_orte_hnp_uri": "8192.0;tcp6://[fe80::1,2620::2]:43370"},
+            Processes(4, 1, "[fe80::1]:61442"),
+        ),
         (OPEN_MPI_5 | {"JAX_COORDINATOR_ADDRESS": "a:1"}, Processes(4, 1, "a:1")),
         (OPEN_MPI_5 | {"OMPI_COMM_WORLD_SIZE": "1"}, None),
         (GKE_TPU, Processes(2, 1, "t-0.t:8476")),
@@ -62,7 +65,9 @@ def test_the_first_of_slurms_nodes(nodes, first):
 
 @pytest.mark.parametrize("nodes", ["a[1", "a]1", "a[]", "a[[1]]", "a[,1]", "a b", "a;b", "(null)"])
 def test_what_is_no_node_list_is_refused_by_the_variables_name(nodes):
-    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST must be a SLURM node list .* set JAX_COORDINATOR_ADDRESS"):
+    with pytest.raises(
+        UserError, match=r"SLURM_STEP_NODELIST must be a SLURM node list .* set JAX_COORDINATOR_ADDRESS"
+    ):
         cluster_processes(SLURM | {"SLURM_STEP_NODELIST": nodes})
 
 
@@ -86,7 +91,9 @@ def test_what_is_no_node_list_is_refused_by_the_variables_name(nodes):
 )
 def test_variables_that_are_no_numbers_of_their_range_are_named(environment, name, found, monkeypatch):
     monkeypatch.setattr(clusters, "_has_tpu", lambda: False)
-    with pytest.raises(UserError, match=f"environment variable {name} must be a whole number .*, found {found}") as refusal:
+    with pytest.raises(
+        UserError, match=f"environment variable {name} must be a whole number .*, found {found}"
+    ) as refusal:
         cluster_processes(environment)
     assert refusal.value.exit_code == 2
 
@@ -115,7 +122,9 @@ def test_several_processes_from_python_need_an_address():
 
 
 def test_several_processes_without_an_address_are_refused():
-    with pytest.raises(UserError, match=r"process 1 of 4 has its index from the cluster, .* set JAX_COORDINATOR_ADDRESS=HOST:PORT"):
+    with pytest.raises(
+        UserError, match=r"process 1 of 4 has its index from the cluster, .* set JAX_COORDINATOR_ADDRESS=HOST:PORT"
+    ):
         cluster_processes(OPEN_MPI_5)
 
 
@@ -172,7 +181,10 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1", "HOST
 
 @pytest.mark.parametrize(
     ("name", "address"),
-    [("train-1.jaxdp.default.svc.cluster.local", "train-0.jaxdp.default.svc.cluster.local:8476"), ("train-1", "train-0:8476")],
+    [
+        ("train-1.jaxdp.default.svc.cluster.local", "train-0.jaxdp.default.svc.cluster.local:8476"),
+        ("train-1", "train-0:8476"),
+    ],
 )
 def test_a_pod_of_an_indexed_job_asks_how_many_there_are(monkeypatch, name, address):
     asked = []
@@ -190,7 +202,9 @@ def test_a_pod_without_permission_gets_the_fix(monkeypatch):
         cluster_processes(POD)  # nobody answers here, and there is no token
 
 
-@pytest.mark.parametrize("answer", [b'{"spec": []}', b"[1]", b"not json", b'{"spec": {"parallelism": "many"}}', b"\xff"])
+@pytest.mark.parametrize(
+    "answer", [b'{"spec": []}', b"[1]", b"not json", b'{"spec": {"parallelism": "many"}}', b"\xff"]
+)
 def test_an_unexpected_answer_about_a_job_is_a_user_error(monkeypatch, answer):
     monkeypatch.setattr(socket, "getfqdn", lambda host: "train-1")
     monkeypatch.setattr(clusters, "_num_pods", lambda job: int(json.loads(answer)["spec"]["parallelism"]))
@@ -211,7 +225,9 @@ def test_a_loopback_address_for_several_machines_is_refused(environment, num_mac
     if num_machines == 1:
         check_coordinator(Processes(4, 0, "127.0.0.1:1"), environment)
         return
-    with pytest.raises(UserError, match=f"127.0.0.1:1 leads every machine to itself, .* run on {num_machines} machines"):
+    with pytest.raises(
+        UserError, match=f"127.0.0.1:1 leads every machine to itself, .* run on {num_machines} machines"
+    ):
         check_coordinator(Processes(4, 0, "127.0.0.1:1"), environment)
 
 

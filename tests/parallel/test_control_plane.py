@@ -37,11 +37,21 @@ def call(address):
     """Starts `function(control_plane)` as process `index`; returns a future, with what it reported and its forced end."""
     pool = concurrent.futures.ThreadPoolExecutor(8)
 
-    def start(index, num_processes=2, function=lambda control_plane: control_plane.hosts, timeout_secs=20.0, at=address, ended=None, token=TOKEN):
+    def start(
+        index,
+        num_processes=2,
+        function=lambda control_plane: control_plane.hosts,
+        timeout_secs=20.0,
+        at=address,
+        ended=None,
+        token=TOKEN,
+    ):
         ended = [] if ended is None else ended
 
         def run():
-            with ControlPlane(Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token) as control_plane:
+            with ControlPlane(
+                Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token
+            ) as control_plane:
                 return function(control_plane)
 
         return pool.submit(run)
@@ -75,7 +85,12 @@ def test_a_process_alone_needs_no_line():
 def test_all_hear_all_in_the_order_of_their_indices(call):
     def function(control_plane):
         first = control_plane.allgather(f"from {control_plane.process_index}")
-        return control_plane.hosts, first, control_plane.broadcast(10 + control_plane.process_index), control_plane.allgather(None)
+        return (
+            control_plane.hosts,
+            first,
+            control_plane.broadcast(10 + control_plane.process_index),
+            control_plane.allgather(None),
+        )
 
     answers = [call(index, 3, function).result for index in (2, 0, 1)]
     for answer in answers:
@@ -129,7 +144,9 @@ def test_process_0_must_be_where_the_address_leads(call):
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
         free.close()
-        with pytest.raises(ProcessLost, match=f"process 0 on {HOST} cannot reach itself, --coordinator=192.0.2.1:{port}"):
+        with pytest.raises(
+            ProcessLost, match=f"process 0 on {HOST} cannot reach itself, --coordinator=192.0.2.1:{port}"
+        ):
             call(0, timeout_secs=0.5, at=f"192.0.2.1:{port}").result()
         assert elsewhere
 
@@ -151,11 +168,24 @@ def test_an_index_that_comes_twice_stops_all(call):
 
 def test_a_number_of_processes_that_differs_stops_all(call):
     for answer in [call(0, 2), call(2, 3)]:
-        with pytest.raises(UserError, match=r"process 2 on .* was started as one of 3 processes, process 0 as one of 2"):
+        with pytest.raises(
+            UserError, match=r"process 2 on .* was started as one of 3 processes, process 0 as one of 2"
+        ):
             answer.result()
 
 
-@pytest.mark.parametrize("noise", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'["part", 1]\n', b'{"a": 1}\n', b"[1]\n", b'["hello", 5]\n', b'["hello", {"process": "1"}]\n'])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b'["part", 1]\n',
+        b'{"a": 1}\n',
+        b"[1]\n",
+        b'["hello", 5]\n',
+        b'["hello", {"process": "1"}]\n',
+    ],
+)
 def test_unauthenticated_callers_do_no_harm(call, address, noise):
     first = call(0, 2)
     stranger = stranger_at(address, first)

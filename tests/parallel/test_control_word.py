@@ -42,8 +42,6 @@ def test_the_largest_request_wins_and_hashes_add_up_modulo_2_to_the_64(count):
     numbers, requests = [*NUMBERS[::-1], 7], [0, 1, 15, 0, 2, 1, 0, 0]
     rows = [host_control_word(1, requests[index], numbers[index]) for index in range(count)]
     stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    combined = jax.device_get(
-        program({name: place_per_device(array, here) for name, array in stacked.items()})
-    )
+    combined = jax.device_get(program({name: place_per_device(array, here) for name, array in stacked.items()}))
     assert combined["request"] == max(requests[:count])
     assert join_parts(combined["batch_hash"]) == sum(numbers[:count]) % 2**64

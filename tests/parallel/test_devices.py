@@ -112,7 +112,9 @@ def test_a_batch_comes_out_even(rows, microbatch, count, expected):
         (-8, None, 4, "global_batch_size=-8 must be at least 1."),
     ],
 )  # fmt: skip
-def test_a_batch_that_does_not_divide_evenly_is_refused_with_sizes_that_do(rows, microbatch, count, message, monkeypatch):
+def test_a_batch_that_does_not_divide_evenly_is_refused_with_sizes_that_do(
+    rows, microbatch, count, message, monkeypatch
+):
     monkeypatch.setattr(devices, "num_cores", lambda: 2)
     with pytest.raises(UserError) as error:
         divide_batch(rows, microbatch, count)

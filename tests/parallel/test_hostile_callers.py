@@ -76,7 +76,10 @@ def test_hostile_lines_do_not_hide_who_is_missing(call, address, lines):
     sentence = str(loss.value)
     assert "\x1b" not in sentence and "haha" not in sentence
     if lines.startswith(b'["hello"'):
-        assert "One connection was refused, the last one from 127.0.0.1 (it has another token, and says it is process 1 on x)" in sentence
+        assert (
+            "One connection was refused, the last one from 127.0.0.1 (it has another token, and says it is process 1 on x)"
+            in sentence
+        )
 
 
 def test_an_unauthenticated_caller_that_sends_nothing_or_single_bytes_is_dropped(call, address, monkeypatch):
@@ -112,7 +115,9 @@ def test_callers_without_end_do_not_keep_process_0_past_its_time(call, address):
                 send_all(stranger, hello())
         except OSError:
             continue
-    with pytest.raises(ProcessLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"):
+    with pytest.raises(
+        ProcessLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"
+    ):
         first.result()
 
 
@@ -208,7 +213,9 @@ def test_a_control_server_that_fails_later_ends_all(call, monkeypatch):
     answers = [call(index, 3, allgather_twice) for index in range(2)]
     third = call(2, 3, lambda control_plane: (break_server(monkeypatch), allgather_twice(control_plane)))
     for answer in (*answers, third):
-        with pytest.raises(ProcessLost, match=r"the control server of process 0 failed \(KeyError: 'fault'\); this one stops too"):
+        with pytest.raises(
+            ProcessLost, match=r"the control server of process 0 failed \(KeyError: 'fault'\); this one stops too"
+        ):
             answer.result()
 
 
@@ -257,7 +264,9 @@ def test_a_bad_line_of_a_process_is_its_end(call, address, lines):
         connection.sendall(lines)
         if lines.startswith(b'["part"'):
             return  # the second may be of the next question by now
-        with pytest.raises(ProcessLost, match=f"process 1 on {HOST} sent what is not of the control plane; this one stops too"):
+        with pytest.raises(
+            ProcessLost, match=f"process 1 on {HOST} sent what is not of the control plane; this one stops too"
+        ):
             first.result()
 
 
@@ -278,9 +287,7 @@ def test_a_process_that_does_not_read_does_not_block_the_others(call, address):
         return [len(part) for part in control_plane.allgather("x" * 8_000_000)]
 
     answers = [call(index, 3, large) for index in (0, 2)]
-    connection, lines = answered(
-        lambda: call_control_server(address, 1, 3, TOKEN, time.monotonic() + 20), answers[0]
-    )
+    connection, lines = answered(lambda: call_control_server(address, 1, 3, TOKEN, time.monotonic() + 20), answers[0])
     with connection:
         assert lines.read(1000, time.monotonic() + 20)[0] == "all"
         connection.sendall(message("part", "y" * 8_000_000))
@@ -294,8 +301,13 @@ def test_both_ends_notice_a_machine_that_vanishes(call, address, monkeypatch):
 
     def options(control_plane):
         control_plane.allgather(None)
-        sockets = [control_plane._socket, *(connection.socket for server in servers for connection in server._members.values())]
-        return [end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in sockets], control_plane.allgather(None)
+        sockets = [
+            control_plane._socket,
+            *(connection.socket for server in servers for connection in server._members.values()),
+        ]
+        return [end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in sockets], control_plane.allgather(
+            None
+        )
 
     answers = [call(index, 2, options) for index in range(2)]
     assert answers[0].result() == ([1, 1, 1], [None, None]) == answers[1].result()

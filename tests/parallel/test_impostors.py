@@ -60,7 +60,10 @@ END = message("end", {"exit_code": 3, "sentence": "\x1b[31mhaha"})
     ("lines", "problem"),
     [
         ((message("challenge", "n"), message("welcome", "0" * 64)), "does not know the token of this run"),
-        ((message("challenge", "n"), message("welcome", None), message("all", [1, 2])), "does not know the token of this run"),
+        (
+            (message("challenge", "n"), message("welcome", None), message("all", [1, 2])),
+            "does not know the token of this run",
+        ),
         ((message("challenge", "n"), END), "is not process 0 of a run"),
         ((END,), "is not process 0 of a run"),
         ((message("welcome", None), message("all", ["a", "b"])), "is not process 0 of a run"),
@@ -79,7 +82,10 @@ def test_an_idle_impostor_at_the_address_does_not_hold_a_process(call, address, 
     monkeypatch.setattr(control_handshake, "_TICK_SECS", 0.1)
     with Impostor(address, b""), pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"):
         call(1, 2, timeout_secs=1.0).result()
-    with Impostor(address, message("challenge", "n")), pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"):
+    with (
+        Impostor(address, message("challenge", "n")),
+        pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"),
+    ):
         call(1, 2, timeout_secs=1.0).result()
 
 
@@ -103,7 +109,13 @@ def test_a_proof_is_of_all_that_is_said():
         for token in (b"t", b"u")
         for label in ("process", "control server")
         for challenge in ("c", "d")
-        for given in (said, *(said._replace(**{name: value}) for name, value in [("process", 0), ("of", 3), ("host", "b"), ("nonce", "o")]))
+        for given in (
+            said,
+            *(
+                said._replace(**{name: value})
+                for name, value in [("process", 0), ("of", 3), ("host", "b"), ("nonce", "o")]
+            ),
+        )
     }
     assert len(proofs) == 2 * 2 * 2 * 5
     assert proof_of(b"t", "process", "c", said) == proof_of(b"t", "process", "c", said._replace(proof="x"))
@@ -112,10 +124,15 @@ def test_a_proof_is_of_all_that_is_said():
 def test_a_process_with_another_token_gets_the_fix(call, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=2.0)
-    with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret") as refusal:
+    with pytest.raises(
+        UserError,
+        match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret",
+    ) as refusal:
         call(1, 2, timeout_secs=20.0, token=OTHER_TOKEN).result()
     assert refusal.value.exit_code == 2
-    with pytest.raises(ProcessLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"):
+    with pytest.raises(
+        ProcessLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"
+    ):
         first.result()
 
 
@@ -139,7 +156,9 @@ def test_a_token_that_never_appears_is_reported(call, tmp_path, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
     first = call(0, 2, timeout_secs=1.0)
     token = RunToken(tmp_path / ".run_token", {})
-    with pytest.raises(UserError, match=r"\.run_token cannot be read \(No such file or directory\); --workdir must be one directory") as refusal:
+    with pytest.raises(
+        UserError, match=r"\.run_token cannot be read \(No such file or directory\); --workdir must be one directory"
+    ) as refusal:
         call(1, 2, timeout_secs=20.0, token=token).result()
     assert f"or set {VARIABLE} to the same secret" in str(refusal.value)
     with pytest.raises(ProcessLost):
@@ -153,7 +172,9 @@ def test_a_refused_token_is_reported_after_process_0_has_exited(call, tmp_path, 
     second = call(1, 2, timeout_secs=2.5, token=OTHER_TOKEN if is_written else RunToken(tmp_path / ".run_token", {}))
     with pytest.raises(ProcessLost):
         first.result()
-    with pytest.raises(UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of") as refusal:
+    with pytest.raises(
+        UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of"
+    ) as refusal:
         second.result()
     assert refusal.value.exit_code == 2
 

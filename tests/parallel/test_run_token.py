@@ -58,7 +58,9 @@ def test_the_environment_beats_the_file(path):
 
 @pytest.mark.parametrize("given", ["", "short", "x" * 15])
 def test_a_short_token_is_refused_and_not_shown(path, given):
-    with pytest.raises(UserError, match=rf"{VARIABLE} must have at least 16 characters, found {len(given)}: set it") as refusal:
+    with pytest.raises(
+        UserError, match=rf"{VARIABLE} must have at least 16 characters, found {len(given)}: set it"
+    ) as refusal:
         RunToken(path, {VARIABLE: given})
     assert not given or given not in str(refusal.value)
 
@@ -83,7 +85,9 @@ def test_what_is_no_file_is_neither_followed_nor_waited_for(path, kind):
     with pytest.raises((OSError, ValueError)):
         token.read()
     if kind == "directory":
-        with pytest.raises(UserError, match=r"cannot write .*\.run_token \(Is a directory\), .*: remove what is in its place"):
+        with pytest.raises(
+            UserError, match=r"cannot write .*\.run_token \(Is a directory\), .*: remove what is in its place"
+        ):
             token.write()
     else:
         token.write()
@@ -96,6 +100,8 @@ def test_a_full_or_read_only_disk_is_one_sentence(path, monkeypatch):
 
     monkeypatch.setattr(os, "write", fails)
     for write in (RunToken(path, {}).write, RunToken(path, {}).write_if_missing):
-        with pytest.raises(UserError, match=r"process 0 cannot write .* \(Read-only file system\), .* or set the environment variable") as refusal:
+        with pytest.raises(
+            UserError, match=r"process 0 cannot write .* \(Read-only file system\), .* or set the environment variable"
+        ) as refusal:
             write()
         assert refusal.value.exit_code == 2

@@ -58,9 +58,7 @@ def synchronised(sync, gradients):
         mapped=(0,),
         mapped_output=True,
     )
-    return jax.device_get(
-        program({name: place_per_device(array, here) for name, array in gradients.items()})
-    )
+    return jax.device_get(program({name: place_per_device(array, here) for name, array in gradients.items()}))
 
 
 @pytest.mark.parametrize("sync", [GradientSync(), GradientSync(bucket_bytes=40)], ids=["one", "buckets"])

@@ -35,7 +35,9 @@ def test_the_last_values_and_what_differs_from_the_defaults(tmp_path):
     page = write_report([run], [], tmp_path / "new" / "page.html").read_text()
     found = cells(page)
     assert found[""] == ["&lt;run&gt;"]
-    assert found["step"] == ["10"] and found["eval/bleu"] == ["1"] and found["train/loss"] == [""] and "time" not in found
+    assert (
+        found["step"] == ["10"] and found["eval/bleu"] == ["1"] and found["train/loss"] == [""] and "time" not in found
+    )
     assert found["data.length"] == ["12,345"] and found["data.path"] == ["a &amp; b"]
     assert "data.shuffle" not in found and "<run>" not in page
 

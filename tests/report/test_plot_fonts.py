@@ -23,7 +23,10 @@ def told(monkeypatch):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (("好", "坏 的"), "no installed font has 坏 (U+574F), 好 (U+597D), 的 (U+7684): rendered as boxes; install Noto Sans CJK"),
+        (
+            ("好", "坏 的"),
+            "no installed font has 坏 (U+574F), 好 (U+597D), 的 (U+7684): rendered as boxes; install Noto Sans CJK",
+        ),
         (("हिन्दी", "ελληνικά"), "no installed font has "),
         (("übel", "добро"), None),
     ],

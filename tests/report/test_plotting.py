@@ -70,7 +70,12 @@ def test_titles_have_the_units_and_the_direction(tmp_path):
         return [axes.get_title(loc="left") for axes in _figure(_load_runs([run], metric.full_name), metric, loss).axes]
 
     squared = dataclasses.replace(LOSS, unit="squared deviations")
-    assert titles(BLEU, LOSS) == ["Loss (nats)", "Bleu (points, higher is better)", "Learning rate", "Throughput (tokens/s)"]
+    assert titles(BLEU, LOSS) == [
+        "Loss (nats)",
+        "Bleu (points, higher is better)",
+        "Learning rate",
+        "Throughput (tokens/s)",
+    ]
     falling = MetricSpec("wer", higher_is_better=False)
     assert titles(falling, squared)[:2] == ["Loss (squared deviations)", "Wer (lower is better)"]
 

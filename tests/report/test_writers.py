@@ -200,9 +200,7 @@ def test_tensorboard_events_can_be_read_back(tmp_path):
 
 def test_wandb_continues_its_run(tmp_path, monkeypatch):
     starts, logged, finished = [], [], []
-    run = SimpleNamespace(
-        log=lambda values, step: logged.append((step, values)), finish=lambda: finished.append(True)
-    )
+    run = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: finished.append(True))
     fake = SimpleNamespace(init=lambda **settings: starts.append(settings) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     directory = tmp_path / "my_run"

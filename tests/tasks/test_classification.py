@@ -99,7 +99,11 @@ def test_what_preparing_depends_on(kind):
         ("regression", {"text": "ab", "label": "tea"}, "expected a finite number"),
         ("regression", {"text": "ab", "label": math.nan}, "the label is nan, expected a finite number"),
         ("regression", {"text": "ab", "label": "-inf"}, "the label is '-inf', expected a finite number"),
-        ("regression", {"text": "ab", "label": 10**400}, r"the label is 10+\.\.\. \(401 characters\), expected a finite number"),
+        (
+            "regression",
+            {"text": "ab", "label": 10**400},
+            r"the label is 10+\.\.\. \(401 characters\), expected a finite number",
+        ),
         ("single_label", {"text": "", "label": "tea"}, "the text is empty, expected some text"),
         ("single_label", {"text": "ab", "label": " "}, "the label is empty"),
     ],
@@ -296,7 +300,9 @@ def test_weights_are_checked_and_have_a_mean_of_one():
     weights = class_weights(balanced, LABELS["single_label"])
     assert weights.dtype == np.float32 and weights @ [1, 2, 5] == pytest.approx(8)
     for given in ("1,2", "a,b,c", "1,2,-1", "0,0,0", "1,nan,1", ""):
-        with pytest.raises(UserError, match=r"expected none, balanced or 3 comma-separated numbers .* for ale, milk, tea"):
+        with pytest.raises(
+            UserError, match=r"expected none, balanced or 3 comma-separated numbers .* for ale, milk, tea"
+        ):
             make_task("single_label", class_weights=given)
 
 

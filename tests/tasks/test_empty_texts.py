@@ -34,8 +34,14 @@ def classification():
     ("text", "told"),
     [
         ("", r"the text is empty, expected some text; leave such records out, with 'min_chars:1' as the last step"),
-        ("  ", r"the text '  ' has no token.*; leave such records out, with 'whitespace' and then 'min_chars:1' as the last steps"),
-        ("xx", r"the text 'xx' has no token.*; leave the record out, or choose a data\.tokenizer that has tokens for it"),
+        (
+            "  ",
+            r"the text '  ' has no token.*; leave such records out, with 'whitespace' and then 'min_chars:1' as the last steps",
+        ),
+        (
+            "xx",
+            r"the text 'xx' has no token.*; leave the record out, or choose a data\.tokenizer that has tokens for it",
+        ),
     ],
 )
 def test_classification(text, told):
@@ -60,6 +66,8 @@ def test_pairs():
     with pytest.raises(UserError) as refused:
         Seq2Seq(inputs).prepare_for_predict({"source": ""}, Words())
     assert str(refused.value) == "the source is empty, expected some text."
-    completion = CausalLM(TaskInputs(length=8, tokenizer=Words(), packing="none", options={"completion_only": True, "separator": ""}))
+    completion = CausalLM(
+        TaskInputs(length=8, tokenizer=Words(), packing="none", options={"completion_only": True, "separator": ""})
+    )
     with pytest.raises(UserError, match="the target is empty"):
         completion.prepare({"source": "a", "target": ""}, Words())

@@ -25,9 +25,7 @@ def census(kind, values, separator=","):
 
 def test_labels_are_numbered_by_name_and_counted():
     labels = census("single_label", ["tea", " milk ", "tea", "Ale"])
-    assert labels == Labels(
-        kind="single_label", num_records=4, names=("Ale", "milk", "tea"), counts=(1, 1, 2)
-    )
+    assert labels == Labels(kind="single_label", num_records=4, names=("Ale", "milk", "tea"), counts=(1, 1, 2))
     assert [labels.number(name) for name in labels.names] == [0, 1, 2]
 
 
@@ -87,7 +85,10 @@ def test_an_unknown_label_is_refused_with_the_known_ones():
         (lambda: census("single_label", ["a", "a"]), "The 2 training records have 'a', expected 2 or more"),
         (lambda: census("multi_label", ["", ""]), "The 2 training records have no label, expected 2 or more"),
         (lambda: census("multi_label", ["a", ""]), "The 2 training records have 'a', expected 2 or more"),
-        (lambda: census("single_label", ["a"]), r"sorted by label data\.eval_selection=stratified trains on every label"),
+        (
+            lambda: census("single_label", ["a"]),
+            r"sorted by label data\.eval_selection=stratified trains on every label",
+        ),
         (lambda: census("single_label", []), "The 0 training records have no label"),
         (lambda: census("regression", [1e200, -1e200]), "labels of the 2 training records are too large for float64"),
         (lambda: census("regression", [1.7e308, -1.7e308]), "are too large for float64"),

@@ -94,9 +94,7 @@ def test_binary_cross_entropy_is_its_definition(inputs, smoothing):
     random = np.random.default_rng(1)
     targets = random.integers(0, 2, logits.shape).astype(np.float32)
     positive = random.uniform(0.5, 3, VOCAB_SIZE).astype(np.float32)
-    actual = binary_cross_entropy(
-        logits, targets, positive_weights=positive[None, None], label_smoothing=smoothing
-    )
+    actual = binary_cross_entropy(logits, targets, positive_weights=positive[None, None], label_smoothing=smoothing)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     wanted = targets * (1 - smoothing / 2) + (1 - targets) * smoothing / 2
     expected = -positive * wanted * np.log(probabilities) - (1 - wanted) * np.log(1 - probabilities)

@@ -17,7 +17,11 @@ ROWS = np.arange(4, dtype=np.int32)
 
 def make_task(mask_rate=0.25, whole_words=False, num_candidates=10, **inputs):
     inputs = {"length": LENGTH, "tokenizer": TOKENIZER, "packing": "none"} | inputs
-    return MaskedLM(TaskInputs(**inputs, options={"mask_rate": mask_rate, "whole_words": whole_words, "num_candidates": num_candidates}))
+    return MaskedLM(
+        TaskInputs(
+            **inputs, options={"mask_rate": mask_rate, "whole_words": whole_words, "num_candidates": num_candidates}
+        )
+    )
 
 
 def rows_of(task, texts, num_rows=4):

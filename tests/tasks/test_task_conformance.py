@@ -237,9 +237,7 @@ def test_packed_pairs_are_learned_as_single_ones():
     params, apply = random_params(model), apply_of(model)
     examples = [single.prepare(record, TOKENIZER) for record in case.records]
     end = np.int32(TOKENIZER.eos_id)
-    sides = [
-        Arrays([np.append(example[name], end) for example in examples]) for name in ("tokens", "target_tokens")
-    ]
+    sides = [Arrays([np.append(example[name], end) for example in examples]) for name in ("tokens", "target_tokens")]
     plan = pack_pairs(*([len(array) for array in side.arrays] for side in sides), (30, 30))
     assert plan.num_rows <= NUM_RECORDS // 2
     rows = PackedPairs(plan, *sides, end).rows(np.arange(plan.num_rows))
@@ -465,7 +463,9 @@ def test_the_name_of_a_task_chooses_it(monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", {})
     register_task("mine", lambda inputs: ("mine", inputs.length, inputs.z_loss))
     assert set(registered_tasks()) == {"mine"}
-    config = parse_config({"task": "mine", "total_steps": 1, "data": {"length": 33, "packing": "cut"}, "optim": {"z_loss": 0.25}})
+    config = parse_config(
+        {"task": "mine", "total_steps": 1, "data": {"length": 33, "packing": "cut"}, "optim": {"z_loss": 0.25}}
+    )
     assert make_task(config) == ("mine", 33, 0.25)
     with pytest.raises(UserError, match=r"task='yours' is unknown; choose one of: mine"):
         make_task(config.replaced(task="yours"))

@@ -100,17 +100,19 @@ _LABELS = ("ale", "milk", "tea")
 
 CASES = {
     "causal_lm": Case("causal_lm", "nano", _PLAIN),
-    "masked_lm": Case("masked_lm", "encoder_nano", _PLAIN, {"mask_rate": 0.15, "whole_words": False, "num_candidates": 10}),
+    "masked_lm": Case(
+        "masked_lm", "encoder_nano", _PLAIN, {"mask_rate": 0.15, "whole_words": False, "num_candidates": 10}
+    ),
     "classification": _labelled(lambda number: _LABELS[number % 5 // 2], "first"),
     "seq2seq": Case("seq2seq", "seq2seq_nano", _PAIRS, {"bleu_tokenize": "13a"}),
 }
 """The main case of each task."""
 
 VARIANTS = CASES | {
-    "completion": Case(
-        "causal_lm", "llama_nano", _PAIRS, {"completion_only": True, "separator": " "}
+    "completion": Case("causal_lm", "llama_nano", _PAIRS, {"completion_only": True, "separator": " "}),
+    "whole_words": Case(
+        "masked_lm", "bert_tiny", _PLAIN, {"mask_rate": 0.4, "whole_words": True, "num_candidates": 10}
     ),
-    "whole_words": Case("masked_lm", "bert_tiny", _PLAIN, {"mask_rate": 0.4, "whole_words": True, "num_candidates": 10}),
     "multi_label": _labelled(lambda number: ",".join(_LABELS[: number % 4]), "mean", "multi_label"),
     "regression": _labelled(lambda number: number / 4, "last", "regression", "nano", "none"),
 }

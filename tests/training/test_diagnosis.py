@@ -86,8 +86,10 @@ def test_some_rows(run, monkeypatch):
         (lambda params: jnp.inf, "the outputs of all layers are finite, the loss of them is not"),
         (
             # At 0 the root's value is 0 and its derivative infinite.
-            lambda params: jnp.sqrt(jnp.sum((params["layer_1"]["attention_norm"]["scale"] - 1) ** 2))
-            + jnp.sqrt(jnp.sum((params["layer_0"]["mlp_norm"]["scale"] - 1) ** 2)),
+            lambda params: (
+                jnp.sqrt(jnp.sum((params["layer_1"]["attention_norm"]["scale"] - 1) ** 2))
+                + jnp.sqrt(jnp.sum((params["layer_0"]["mlp_norm"]["scale"] - 1) ** 2))
+            ),
             "the outputs of all layers are finite; going backward, the first gradient that is not is that of "
             "layer_1/attention_norm/scale",
         ),

@@ -55,6 +55,8 @@ def test_random_symbols_are_copied_and_reversed(kind, tmp_path, capsys):
     [*_, last] = metrics_lines(workdir, "eval/exact_match")
     assert last["eval/exact_match"] > 0.99
     capsys.readouterr()
-    assert main(["predict", f"--workdir={workdir}", f"--text={SYMBOLS[:LENGTH]}", "--num_beams=4", "--cpu_devices=8"]) == 0
+    assert (
+        main(["predict", f"--workdir={workdir}", f"--text={SYMBOLS[:LENGTH]}", "--num_beams=4", "--cpu_devices=8"]) == 0
+    )
     expected = SYMBOLS[:LENGTH][::-1] if kind == "reverse" else SYMBOLS[:LENGTH]
     assert json.loads(capsys.readouterr().out)["text"] == expected

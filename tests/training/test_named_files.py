@@ -62,11 +62,27 @@ def test_predict_and_eval_work_from_another_directory_and_with_other_files(confi
 
 
 def test_generate_cleans_a_prompt_with_the_words_of_the_run(config_file, place, capsys, monkeypatch):
-    options = ("--config.data.cleaning=('stopwords:words.txt',)", "--config.eval.every_steps=0", "--config.data.tokenizer=byte")
+    options = (
+        "--config.data.cleaning=('stopwords:words.txt',)",
+        "--config.eval.every_steps=0",
+        "--config.data.tokenizer=byte",
+    )
     assert train(config_file, place / "run", *options) == 0
     monkeypatch.chdir(place / "elsewhere")
     capsys.readouterr()
-    assert main(["generate", f"--workdir={place}/run", "--prompt=the cat", "--max_new_tokens=2", "--json", "--cpu_devices=8"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                f"--workdir={place}/run",
+                "--prompt=the cat",
+                "--max_new_tokens=2",
+                "--json",
+                "--cpu_devices=8",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["prompt"] == " cat"
 
 
@@ -78,7 +94,10 @@ def test_a_run_is_not_continued_with_an_edited_file(config_file, place, capsys, 
     capsys.readouterr()
     assert start(config_file, place, LONGER) == 2
     key = "data.cleaning: stopwords:words.txt" if name == "words.txt" else "data.tokenizer: tok.json"
-    assert f"holds a run with other content of its named files: {key} has changed since the run began" in assert_refused(capsys)
+    assert (
+        f"holds a run with other content of its named files: {key} has changed since the run began"
+        in assert_refused(capsys)
+    )
     (place / name).write_text(content)
     assert start(config_file, place, LONGER) == 0
 
@@ -112,7 +131,9 @@ def test_words_that_were_changed_in_the_run_itself_are_refused(config_file, plac
     assert f"{place / 'run' / 'named_files.json'} has " in assert_refused(capsys, 4)
     without_run_files(place / "run")
     assert start(config_file, place, LONGER) == 2
-    assert "The checkpoint was trained on other data than this run has (cleaning: ['stopwords:" in assert_refused(capsys)
+    assert "The checkpoint was trained on other data than this run has (cleaning: ['stopwords:" in assert_refused(
+        capsys
+    )
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[]", b"{}", b'{"words": {"a": 3}, "tokenizers": {}}', b"[" * 100_000])

@@ -113,7 +113,9 @@ def test_a_hook_stops_the_run(config_file, tmp_path, capsys):
         def request(self):
             return jaxdp.Request.EARLY_STOP if self.is_due else jaxdp.Request.NONE
 
-    result = jaxdp.train(load(config_file, "total_steps=50", "eval.every_steps=2", "checkpoint.keep_best=0"), tmp_path, hooks=[Stop()])
+    result = jaxdp.train(
+        load(config_file, "total_steps=50", "eval.every_steps=2", "checkpoint.keep_best=0"), tmp_path, hooks=[Stop()]
+    )
     assert (result.step, result.request) == (3, 0)
     [evaluation] = metrics_lines(tmp_path, "eval/loss")
     assert (evaluation["step"], evaluation["eval/loss"]) == (2, result.metrics["eval/loss"])  # no checkpoint records it
@@ -177,8 +179,14 @@ WRONG = {
     "class": ({"hooks": Recorder}, "hooks must be a list of them, found "),
     "no hook": ({"hooks": [3]}, "hooks[0] must be a jaxdp.Hook or a function that makes one, found 3 (int)"),
     "no writer": ({"writers": [3]}, "writers[0] must be a metrics writer or a function that opens one, found 3 (int)"),
-    "makes no hook": ({"hooks": [lambda info: 3]}, "a hook must be a jaxdp.Hook, or a function that returns one, found 3 (int)"),
-    "opens no writer": ({"writers": [lambda info: 3]}, "a metrics writer must have write(step, values) and close(), found 3 (int)"),
+    "makes no hook": (
+        {"hooks": [lambda info: 3]},
+        "a hook must be a jaxdp.Hook, or a function that returns one, found 3 (int)",
+    ),
+    "opens no writer": (
+        {"writers": [lambda info: 3]},
+        "a metrics writer must have write(step, values) and close(), found 3 (int)",
+    ),
 }
 
 

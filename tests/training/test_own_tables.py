@@ -32,7 +32,10 @@ def test_each_refusal_leads_to_the_next_key_and_then_to_a_run(table, capsys):
     assert train(config_file, workdir, *options) == 2
     assert "set data.delimiter=';'" in assert_refused(capsys)
     assert train(config_file, workdir, *options, *flags(KEYS[0])) == 2
-    assert "is not UTF-8 text: byte 0xef at offset" in (told := assert_refused(capsys)) and "set data.encoding=cp1252" in told
+    assert (
+        "is not UTF-8 text: byte 0xef at offset" in (told := assert_refused(capsys))
+        and "set data.encoding=cp1252" in told
+    )
     assert train(config_file, workdir, *options, *flags(*KEYS)) == 0
     capsys.readouterr()
     assert json.loads((workdir / "labels.json").read_text(encoding="utf-8"))["names"] == ["herb", "süß"]
@@ -59,7 +62,10 @@ def test_entries_of_a_mixture_have_their_own(table, capsys):
     entry = {"source": "csv", "path": str(table / "table.csv")}
     config_file = table / "config.py"
     assert train(config_file, table / "mixed", *flags(*TASK, f"data.mixture=({entry},)", "data.delimiter=;")) == 2
-    assert "data.delimiter=; describes a single source: unset it, and set it in the entries of data.mixture" in assert_refused(capsys)
+    assert (
+        "data.delimiter=; describes a single source: unset it, and set it in the entries of data.mixture"
+        in assert_refused(capsys)
+    )
     own = entry | {"delimiter": ";", "encoding": "cp1252"}
     data = read_data(load(config_file, *TASK, f"data.mixture=({own},)"))
     assert data.train.num_rows + data.evaluation.num_rows == 40
@@ -71,7 +77,11 @@ def test_keys_that_are_unset_change_no_cache_entry(table, tmp_path):
     read_data(config)
     [scan] = (tmp_path / "cache").glob("scan-*/scan.json")
     explicit = load(
-        table / "config.py", *TASK, f"data.path={tmp_path / 'a.csv'}", f"data.cache_dir={tmp_path / 'cache'}", "data.delimiter=,"
+        table / "config.py",
+        *TASK,
+        f"data.path={tmp_path / 'a.csv'}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        "data.delimiter=,",
     )
     read_data(explicit)
     scans = sorted((tmp_path / "cache").glob("scan-*/scan.json"))

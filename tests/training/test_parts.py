@@ -110,7 +110,9 @@ def test_state_is_drawn_from_the_seed(config_file):
     assert jax.eval_shape(initialise("optim.ema_decay=0")).ema is None
 
 
-@pytest.mark.parametrize(("dropout_rate", "train", "draws"), [(0.1, True, True), (0.1, False, False), (0.0, True, False)])
+@pytest.mark.parametrize(
+    ("dropout_rate", "train", "draws"), [(0.1, True, True), (0.1, False, False), (0.0, True, False)]
+)
 def test_dropout_only_in_training(config_file, dropout_rate, train, draws):
     """A task is given row keys exactly where something is to be dropped."""
     config = load(config_file, f"model.dropout_rate={dropout_rate}")

@@ -25,10 +25,19 @@ def test_every_difference_is_told_to_all_with_both_sides(config_file):
     def check(control_plane):
         mine = config
         if control_plane.process_index == 1:
-            paths = dict.fromkeys(("path", "eval_path", "target_path", "eval_target_path"), "/elsewhere/text.txt")  # which may differ
+            paths = dict.fromkeys(
+                ("path", "eval_path", "target_path", "eval_target_path"), "/elsewhere/text.txt"
+            )  # which may differ
             mixture = ({"source": "text", "path": "/elsewhere/text.txt", "weight": 1.0},)
-            mine = mine.replaced(optim={"learning_rate": 0.5}, init_from="/elsewhere/run", data=paths | {"mixture": mixture})
-        said = statement(mine, {"data fingerprint": "abc" if control_plane.process_index != 2 else "def"}, 6, f"run {control_plane.process_index // 2}")
+            mine = mine.replaced(
+                optim={"learning_rate": 0.5}, init_from="/elsewhere/run", data=paths | {"mixture": mixture}
+            )
+        said = statement(
+            mine,
+            {"data fingerprint": "abc" if control_plane.process_index != 2 else "def"},
+            6,
+            f"run {control_plane.process_index // 2}",
+        )
         if control_plane.process_index == 2:
             said["jaxlib"] = "0.0.1"
         check_same(control_plane, said)
@@ -85,7 +94,9 @@ def test_many_differences_are_counted():
 
 
 def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path):
-    copy = shutil.copytree(Path(jaxdp.__file__).parent, tmp_path / "jaxdp", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = shutil.copytree(
+        Path(jaxdp.__file__).parent, tmp_path / "jaxdp", ignore=shutil.ignore_patterns("__pycache__")
+    )
     assert source_hash(copy) == source_hash()
     with open(copy / "model" / "block.py", "a") as file:
         file.write("\n# a comment\n")
@@ -96,7 +107,10 @@ def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path):
 
 
 def test_a_directory_that_all_see(tmp_path):
-    assert as_processes(2, lambda control_plane: check_shared_directory(control_plane, WorkDir(tmp_path))) == [None, None]
+    assert as_processes(2, lambda control_plane: check_shared_directory(control_plane, WorkDir(tmp_path))) == [
+        None,
+        None,
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -94,7 +94,12 @@ def test_directories_that_are_not_shared_are_told(tmp_path, monkeypatch):
 
 def test_a_token_that_cannot_be_written_is_told_by_process_0(directory):
     directory.run_token.mkdir()
-    with contextlib.ExitStack() as stack, pytest.raises(UserError, match=rf"cannot write .*\.run_token \(Is a directory\).* set the environment variable {VARIABLE}"):
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(
+            UserError, match=rf"cannot write .*\.run_token \(Is a directory\).* set the environment variable {VARIABLE}"
+        ),
+    ):
         join_processes(stack, Processes(2, 0, free_address()), directory, 1.0)
 
 

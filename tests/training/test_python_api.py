@@ -56,11 +56,19 @@ def test_calls_in_any_order_use_the_devices_that_exist(report, call):
 
 
 def test_what_cannot_be_done_any_more_is_told_in_a_sentence(report):
-    assert report["other devices"]["error"] == report["no data"]["error"] == report["two durations"]["error"] == "UserError"
+    assert (
+        report["other devices"]["error"]
+        == report["no data"]["error"]
+        == report["two durations"]["error"]
+        == "UserError"
+    )
     assert "nowhere.txt" in report["no data"]["text"]
     assert "cpu_devices=3 " in report["other devices"]["text"]
     assert "JAX has already started in this process with 1 x cpu" in report["other devices"]["text"]
-    assert "the configuration gives total_steps and total_epochs; set the others to None" in report["two durations"]["text"]
+    assert (
+        "the configuration gives total_steps and total_epochs; set the others to None"
+        in report["two durations"]["text"]
+    )
 
 
 def test_a_thread_trains_without_signals_and_says_so_once(report):
@@ -84,11 +92,22 @@ def test_a_script_without_a_main_guard_is_told_of_it(config_file, compilation_ca
     script.write_text(UNGUARDED.format(config=str(config_file), workdir=str(tmp_path / "run")))
     variables = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, script], env=environment(compilation_cache, **variables), capture_output=True, text=True, timeout=300
+        [sys.executable, script],
+        env=environment(compilation_cache, **variables),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 1
-    assert 'jaxdp.train is called again by a worker process that imports your script: put the call under `if __name__ == "__main__":`' in done.stderr
-    assert done.stderr.rstrip().splitlines()[-1].startswith("jaxdp.errors.UserError: the workers that tokenize ended while they started")
+    assert (
+        'jaxdp.train is called again by a worker process that imports your script: put the call under `if __name__ == "__main__":`'
+        in done.stderr
+    )
+    assert (
+        done.stderr.rstrip()
+        .splitlines()[-1]
+        .startswith("jaxdp.errors.UserError: the workers that tokenize ended while they started")
+    )
 
 
 UNGUARDED_COMMAND = """
@@ -99,19 +118,28 @@ sys.exit(main([{command!r}, *{arguments!r}, "--config={config}", "--config.data.
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dry_run"]], ids=["prepare", "dry_run"])
-def test_a_command_called_without_a_main_guard_does_not_wait_for_itself(config_file, compilation_cache, tmp_path, arguments):
+def test_a_command_called_without_a_main_guard_does_not_wait_for_itself(
+    config_file, compilation_cache, tmp_path, arguments
+):
     """Its workers import the script, and would wait for the cache lock of the process that waits for them."""
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED_COMMAND.format(command="prepare", arguments=arguments, config=config_file))
     variables = {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, script], env=environment(compilation_cache, **variables), capture_output=True, text=True, timeout=100
+        [sys.executable, script],
+        env=environment(compilation_cache, **variables),
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     if arguments:  # starts no workers
         assert done.returncode == 0, done.stderr
         return
     assert done.returncode == 2
-    assert 'is called again by a worker process that imports your script: put the call under `if __name__ == "__main__":`' in done.stderr
+    assert (
+        'is called again by a worker process that imports your script: put the call under `if __name__ == "__main__":`'
+        in done.stderr
+    )
     assert done.stderr.rstrip().splitlines()[-1].startswith("jaxdp: the workers that tokenize ended while they started")
 
 

@@ -15,7 +15,9 @@ RECORDS = [{"text": f"old pond, frog {number}\nwater\n", "number": number} for n
 
 
 def run(config_file, workdir, data, *overrides, total_steps=3):
-    config = load(config_file, f"total_steps={total_steps}", "optim.schedule=constant", "eval.every_steps=0", *overrides)
+    config = load(
+        config_file, f"total_steps={total_steps}", "optim.schedule=constant", "eval.every_steps=0", *overrides
+    )
     return jaxdp.train(config, workdir, data=data)
 
 
@@ -31,7 +33,10 @@ def test_a_run_on_records_resumes_with_equal_records_only(config_file, tmp_path)
             run(config_file, tmp_path / "run", other, total_steps=5)
     with pytest.raises(UserError, match=r"data\.source: 'python' in the run"):
         jaxdp.train(load(config_file, "total_steps=5"), tmp_path / "run")
-    assert run(config_file, tmp_path / "run", [dict(reversed(record.items())) for record in RECORDS], total_steps=5).step == 5
+    assert (
+        run(config_file, tmp_path / "run", [dict(reversed(record.items())) for record in RECORDS], total_steps=5).step
+        == 5
+    )
     run(config_file, tmp_path / "whole", RECORDS, total_steps=5)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
@@ -40,7 +45,14 @@ def test_records_train_as_a_file_of_them(config_file, tmp_path):
     path = tmp_path / "records.jsonl"
     datasets.Dataset.from_list(RECORDS).to_json(path)
     jaxdp.train(
-        load(config_file, "total_steps=3", "optim.schedule=constant", "eval.every_steps=0", "data.source=jsonl", f"data.path={path}"),
+        load(
+            config_file,
+            "total_steps=3",
+            "optim.schedule=constant",
+            "eval.every_steps=0",
+            "data.source=jsonl",
+            f"data.path={path}",
+        ),
         tmp_path / "file",
     )
     run(config_file, tmp_path / "records", RECORDS)
@@ -79,7 +91,10 @@ def test_a_dataset_is_known_by_its_own_fingerprint():
         ("text", "data must be an iterable of dicts or a datasets.Dataset, found"),
         ({"train": RECORDS}, "choose a split of it, such as data['train']"),
         (["text"], "data, record 0 must be a dict from column to value, found"),
-        ([{"text": "a"}, {"text": object()}], "data, record 1 has a value that cannot be fingerprinted (of type object)"),
+        (
+            [{"text": "a"}, {"text": object()}],
+            "data, record 1 has a value that cannot be fingerprinted (of type object)",
+        ),
         ([{"body": "a"}] * 9, "text"),
         ([], "has no record"),
     ],

@@ -64,9 +64,7 @@ def test_stopped_in_every_evaluation_the_run_is_bitwise_the_unbroken_one(config_
     for step in range(1, STEPS + 1):
         with monkeypatch.context() as patch:
             signal_in(patch, signal.SIGTERM if step % 2 else signal.SIGINT, step)
-            code = train(
-                config_file, tmp_path, "--config.eval.every_steps=1", "--config.checkpoint.every_steps=0"
-            )
+            code = train(config_file, tmp_path, "--config.eval.every_steps=1", "--config.checkpoint.every_steps=0")
         assert code == (75 if step % 2 else 130)
         assert read_manifest(tmp_path / "checkpoints" / str(step)).metrics == {}
         assert [line["step"] for line in metrics_lines(tmp_path, "eval/loss")] == list(range(1, step))
@@ -104,7 +102,9 @@ def test_half_an_evaluation_in_the_metrics_is_left_out(config_file, unbroken, tm
     copy_up_to(unbroken, 5, workdir)
     lines = (workdir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     *_, last = (number for number, line in enumerate(lines) if b"eval/loss" in line)
-    (workdir / "metrics.jsonl").write_bytes(b"".join(lines[:last]) + lines[last][: lines[last].index(b"eval/loss") + 12])
+    (workdir / "metrics.jsonl").write_bytes(
+        b"".join(lines[:last]) + lines[last][: lines[last].index(b"eval/loss") + 12]
+    )
     assert train(config_file, workdir, "--config.eval.every_steps=1", "--config.eval.patience=9") == 0
     assert_same_lines(workdir, unbroken)
 
@@ -123,7 +123,9 @@ def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tm
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
     lines, wanted = metrics_lines(workdir), metrics_lines(unbroken)
     assert [line["data/batch_hash"] for line in lines] == [line["data/batch_hash"] for line in wanted]
-    np.testing.assert_allclose([line["train/loss"] for line in lines], [line["train/loss"] for line in wanted], rtol=1e-5)
+    np.testing.assert_allclose(
+        [line["train/loss"] for line in lines], [line["train/loss"] for line in wanted], rtol=1e-5
+    )
 
 
 def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
@@ -144,7 +146,10 @@ def test_an_extended_run_says_that_its_learning_rate_rises_again(config_file, tm
     assert train(config_file, tmp_path, "--config.total_steps=4") == 0
     assert train(config_file, tmp_path, "--config.total_steps=8") == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "total_steps changed from 4 to 8, which changes the cosine schedule: the learning rate was 0.0005 at step 4 and is " in said
+    assert (
+        "total_steps changed from 4 to 8, which changes the cosine schedule: the learning rate was 0.0005 at step 4 and is "
+        in said
+    )
     assert metrics_lines(tmp_path, "train/learning_rate")[3]["train/learning_rate"] == pytest.approx(5e-4)
 
 

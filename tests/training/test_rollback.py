@@ -174,7 +174,12 @@ def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, cap
 
 def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 0, 1)
-    options = (*OPTIONS, "--config.optim.max_rollbacks=0", "--config.checkpoint.every_steps=0", "--config.eval.every_steps=0")
+    options = (
+        *OPTIONS,
+        "--config.optim.max_rollbacks=0",
+        "--config.checkpoint.every_steps=0",
+        "--config.eval.every_steps=0",
+    )
     assert train(config_file, tmp_path, *options) == 3
     sentence = assert_refused(capsys, 3)
     assert "No checkpoint was saved before that." in sentence and "are good" not in sentence
@@ -190,9 +195,12 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tm
     ids=["none", "none that is whole", "two"],
 )
 @pytest.mark.parametrize(
-    ("can_exclude", "reason"), [(False, "a stream cannot exclude its batches"), (True, "the 0 rollbacks of optim.max_rollbacks are used up")]
+    ("can_exclude", "reason"),
+    [(False, "a stream cannot exclude its batches"), (True, "the 0 rollbacks of optim.max_rollbacks are used up")],
 )
-def test_what_is_left_is_told_whatever_ended_the_run(config_file, trained, tmp_path, monkeypatch, saved, told, can_exclude, reason):
+def test_what_is_left_is_told_whatever_ended_the_run(
+    config_file, trained, tmp_path, monkeypatch, saved, told, can_exclude, reason
+):
     monkeypatch.setattr(rollback, "diagnose", lambda *_: "not finite in row 3")
     config = load(config_file, "optim.max_rollbacks=0")
     for name in saved:
@@ -215,7 +223,11 @@ def test_what_is_left_out(first_step, num_steps, batches):
 
 def test_retention_keeps_what_it_may_have_to_go_back_to(config_file, without, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
-    options = ["--config.checkpoint.every_steps=1", "--config.checkpoint.keep_latest=1", "--config.checkpoint.keep_best=0"]
+    options = [
+        "--config.checkpoint.every_steps=1",
+        "--config.checkpoint.keep_latest=1",
+        "--config.checkpoint.keep_best=0",
+    ]
     assert train(config_file, tmp_path, *OPTIONS, *options) == 0
     assert "resuming from checkpoint 1 of 12 steps" in capsys.readouterr().err
     assert_like(tmp_path, without)

@@ -21,7 +21,12 @@ TASKS = {
     "masked_lm": ("task=masked_lm", "eval.metric=eval/accuracy"),
     "classification": ("task=classification", "eval.metric=eval/accuracy"),
     "first_token": ("task=classification", "eval.metric=eval/accuracy", "classification.pooling=first"),
-    "last_token": ("task=classification", "eval.metric=eval/accuracy", "classification.pooling=last", "model.scan_layers=False"),
+    "last_token": (
+        "task=classification",
+        "eval.metric=eval/accuracy",
+        "classification.pooling=last",
+        "model.scan_layers=False",
+    ),
     "seq2seq": ("task=seq2seq", "data.target_length=40"),
 }
 QUICK = ("causal_lm", "masked_lm")
@@ -36,7 +41,9 @@ def config_of_tasks(tmp_path_factory):
     return directory / "config.py"
 
 
-@pytest.mark.parametrize("task", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TASKS])
+@pytest.mark.parametrize(
+    "task", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TASKS]
+)
 def test_the_bound_is_below_what_xla_allocates(config_of_tasks, task):
     rows, microbatch_size = 16, 8
     config = load(config_of_tasks, *TASKS[task], f"global_batch_size={8 * rows}")
@@ -58,12 +65,17 @@ LARGE = {
     "batch": (["global_batch_size=8000"], "make global_batch_size or data.length smaller"),
     "length": (["data.length=20000", "data.packing=documents"], "make global_batch_size or data.length smaller"),
     "microbatch": (["global_batch_size=800", "microbatch_size=100"], "make microbatch_size or data.length smaller"),
-    "prefetch": (["global_batch_size=2000", "data.prefetch_batches=10"], "arrays of 11 batches, data.prefetch_batches of them made ahead"),
+    "prefetch": (
+        ["global_batch_size=2000", "data.prefetch_batches=10"],
+        "arrays of 11 batches, data.prefetch_batches of them made ahead",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", LARGE)
-def test_a_batch_that_the_host_cannot_hold_is_refused_before_it_is_compiled(config_file, tmp_path, monkeypatch, capsys, case):
+def test_a_batch_that_the_host_cannot_hold_is_refused_before_it_is_compiled(
+    config_file, tmp_path, monkeypatch, capsys, case
+):
     monkeypatch.setattr(size_limits, "host_memory_bytes", lambda: 2 << 20)
     monkeypatch.setattr(TrainingSetup, "compile", lambda self: pytest.fail("it was compiled"))
     changes, sentence = LARGE[case]

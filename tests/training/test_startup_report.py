@@ -70,14 +70,18 @@ def optim(**changes):
 
 
 def test_schedule():
-    assert report.schedule_line(optim()) == "200 steps; adamw, cosine learning rate, peak 0.001 after 10 steps of warm-up"
+    assert (
+        report.schedule_line(optim()) == "200 steps; adamw, cosine learning rate, peak 0.001 after 10 steps of warm-up"
+    )
     assert report.schedule_line(optim(warmup_steps=0)) == "200 steps; adamw, cosine learning rate, peak 0.001"
 
 
 def test_a_warm_up_that_is_longer_than_the_run_is_named():
     line = report.schedule_line(optim(warmup_steps=399))
     # The last of 200 updates has the rate 1e-3 * 200 / 400.
-    assert line.endswith("after 399 steps of warm-up, which the run does not reach: it ends at 0.0005; lower optim.warmup_steps=399 or train longer")
+    assert line.endswith(
+        "after 399 steps of warm-up, which the run does not reach: it ends at 0.0005; lower optim.warmup_steps=399 or train longer"
+    )
     assert "does not reach" in report.schedule_line(optim(warmup_steps=200))
     assert "does not reach" not in report.schedule_line(optim(warmup_steps=199))
 

@@ -25,9 +25,7 @@ def folder(tmp_path_factory):
 
 
 def stream(config_file, folder, *overrides):
-    return load(
-        config_file, "data.source=hf_stream", f"data.path={folder}", "data.eval_split=validation", *overrides
-    )
+    return load(config_file, "data.source=hf_stream", f"data.path={folder}", "data.eval_split=validation", *overrides)
 
 
 def test_it_goes_on_bitwise(config_file, folder, tmp_path):
@@ -68,7 +66,9 @@ def test_it_gives_the_batches_and_the_held_out_rows_of_prepared_data(config_file
 
 @pytest.mark.parametrize("override", ["task=classification", "task=seq2seq", "causal_lm.completion_only=True"])
 def test_tasks_that_read_no_windows_are_told_to_prepare(config_file, folder, override):
-    with pytest.raises(UserError, match=r"reads whole examples, which a stream does not provide; prepare .*data\.source=hf"):
+    with pytest.raises(
+        UserError, match=r"reads whole examples, which a stream does not provide; prepare .*data\.source=hf"
+    ):
         read_data(stream(config_file, folder, override))
 
 

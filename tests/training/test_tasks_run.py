@@ -29,17 +29,22 @@ from jaxdp.inference.scoring import TextWriter
 
 TASKS = {
     "masked_lm": (
-        "--config.task=masked_lm", "--config.eval.metric=eval/accuracy",
+        "--config.task=masked_lm",
+        "--config.eval.metric=eval/accuracy",
         "--config.data.cleaning=('lowercase','whitespace','unicode:NFKC')",
     ),
     "classification": ("--config.task=classification", "--config.eval.metric=eval/macro_f1"),
     "multi_label": (
-        "--config.task=classification", "--config.classification.kind=multi_label",
-        "--config.data.label_column=labels", "--config.eval.metric=eval/micro_f1",
+        "--config.task=classification",
+        "--config.classification.kind=multi_label",
+        "--config.data.label_column=labels",
+        "--config.eval.metric=eval/micro_f1",
     ),
     "regression": (
-        "--config.task=classification", "--config.classification.kind=regression",
-        "--config.data.label_column=number", "--config.eval.metric=eval/mean_absolute_error",
+        "--config.task=classification",
+        "--config.classification.kind=regression",
+        "--config.data.label_column=number",
+        "--config.eval.metric=eval/mean_absolute_error",
     ),
     "seq2seq": ("--config.task=seq2seq", "--config.eval.metric=eval/chrf"),
     "packed_pairs": ("--config.task=seq2seq", "--config.data.packing=documents"),
@@ -101,9 +106,7 @@ def test_the_number_of_devices_changes_no_summary(run_of, capsys, compilation_ca
     """Of all rows together: exact however they are dealt."""
     _, workdir = run_of("classification")
     [eight] = printed(capsys, "eval", f"--workdir={workdir}", "--json")
-    alone = start(
-        "eval", f"--workdir={workdir}", "--json", "--cpu_devices=1", env=environment(compilation_cache)
-    )
+    alone = start("eval", f"--workdir={workdir}", "--json", "--cpu_devices=1", env=environment(compilation_cache))
     one = json.loads(alone.communicate()[0])
     assert one.pop("split") == eight.pop("split") == "eval"
     assert one == pytest.approx(eight, rel=1e-5)
@@ -126,7 +129,9 @@ def test_an_evaluation_is_reported_and_drawn(name, run_of, capsys):
         assert report["accuracy"] == pytest.approx(measured["eval/accuracy"])
     capsys.readouterr()
     assert main(["plot", str(workdir)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(workdir / "plots" / f"{plot}.png") for plot in ("training", "evaluation")]
+    assert capsys.readouterr().out.splitlines() == [
+        str(workdir / "plots" / f"{plot}.png") for plot in ("training", "evaluation")
+    ]
 
 
 def test_texts_that_are_written_are_shown_and_reported(run_of, capsys):
@@ -200,7 +205,9 @@ def test_a_model_without_finite_outputs_is_evaluated_and_answers(name, run_of, c
 @pytest.mark.parametrize("name", ["masked_lm", "seq2seq"])
 def test_numbers_of_an_answer_that_are_not_finite_are_null(name, run_of, capsys, monkeypatch):
     _, workdir = run_of(name)
-    monkeypatch.setattr(restored_model, "restore_part", lambda *given: jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given)))
+    monkeypatch.setattr(
+        restored_model, "restore_part", lambda *given: jax.tree.map(lambda leaf: leaf * np.nan, restore_part(*given))
+    )
     [said] = printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}")
     numbers = [each["probability"] for each in said["candidates"][0]] if name == "masked_lm" else [said["score"]]
     assert set(numbers) == {None}
@@ -294,7 +301,9 @@ def test_what_is_drawn_belongs_to_its_source_and_seed(run_of, capsys):
     ask = ["predict", f"--workdir={workdir}", f"--text={ASKED['seq2seq']}", "--temperature=2"]
     [three] = printed(capsys, *ask, "--num_samples=3", "--seed=5")
     texts = [three, *three["alternatives"]]
-    assert len({each["text"] for each in texts}) == 3 and all(each["score"] == each["log_probability"] for each in texts)
+    assert len({each["text"] for each in texts}) == 3 and all(
+        each["score"] == each["log_probability"] for each in texts
+    )
     for number, text in enumerate(texts):
         [again] = printed(capsys, *ask, f"--seed={5 + number}")
         assert again["text"] == text["text"] and again["score"] == pytest.approx(text["score"], abs=1e-4)
@@ -329,7 +338,11 @@ def test_records_come_from_standard_input(as_json, run_of, capsys, monkeypatch):
     [
         ("classification", ["--num_beams=2"], "are for tasks that write texts; task=classification writes none"),
         ("classification", ["--num_samples=2"], "are for tasks that write texts"),
-        ("seq2seq", ["--num_beams=2", "--top_k=3", "--top_p=0.5"], "--num_beams searches for the best text, --top_k and --top_p samples"),
+        (
+            "seq2seq",
+            ["--num_beams=2", "--top_k=3", "--top_p=0.5"],
+            "--num_beams searches for the best text, --top_k and --top_p samples",
+        ),
         ("seq2seq", ["--num_beams=2", "--num_samples=3"], "3 hypotheses cannot be returned with --num_beams=2"),
         ("seq2seq", ["--num_candidates=3"], "--num_candidates is for tasks that fill masks; task=seq2seq fills none"),
         ("masked_lm", ["--num_candidates=0"], "masked_lm.num_candidates is 0; expected 1 or more"),

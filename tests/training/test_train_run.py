@@ -21,7 +21,11 @@ def test_what_a_run_leaves_in_its_work_directory(config_file, trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["data"]["path"] == str(config_file.parent / "text.txt")
     assert None not in config["model"].values()  # the preset is written out
-    assert (config["model"]["vocab_size"], config["model"]["mlp_dim"], config["model"]["norm"]) == (257, 64, "layernorm")
+    assert (config["model"]["vocab_size"], config["model"]["mlp_dim"], config["model"]["norm"]) == (
+        257,
+        64,
+        "layernorm",
+    )
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["3", "6"]
     assert {path.name for path in trained.iterdir()} == {
         ".intact_checkpoints.json", "checkpoints", "config.json", "logs", "metrics.jsonl",
@@ -55,7 +59,15 @@ def test_a_report_comes_first_and_nothing_on_stdout(config_file, tmp_path, capsy
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
-    assert [line.split()[0] for line in lines[:7]] == ["devices", "data", "model", "batch", "schedule", "compute", "memory"]
+    assert [line.split()[0] for line in lines[:7]] == [
+        "devices",
+        "data",
+        "model",
+        "batch",
+        "schedule",
+        "compute",
+        "memory",
+    ]
     assert lines[0].startswith("devices   8 x cpu (1 process), jax ")
     assert lines[2] == "model     nano: 7,488 parameters; 1 layer, 2 heads, 16 wide, context 16, float32"
     assert lines[3] == "batch     16 rows = 8 devices x 2 microbatches x 1 row; 256 tokens a step"
@@ -82,7 +94,10 @@ def test_a_dry_run_of_a_run_that_exists_says_where_it_would_continue(config_file
     assert f"would continue from checkpoint 6 of 9 steps in {trained}" in capsys.readouterr().err
     assert train(config_file, trained, "--dry_run", "--config.seed=3") == 2
     assert "seed: 0 in the run, 3 now" in capsys.readouterr().err
-    assert train(config_file, trained, "--dry_run", "--coordinator=localhost:1", "--num_processes=2", "--process_index=0") == 2
+    assert (
+        train(config_file, trained, "--dry_run", "--coordinator=localhost:1", "--num_processes=2", "--process_index=0")
+        == 2
+    )
     assert "--dry_run runs in one process" in capsys.readouterr().err
     assert contents(trained) == before
 
@@ -90,7 +105,9 @@ def test_a_dry_run_of_a_run_that_exists_says_where_it_would_continue(config_file
 def test_the_library_trains_like_the_command_line(config_file, trained, tmp_path):
     result = jaxdp.train(load(config_file), str(tmp_path))
     assert result == Result(6, 0)
-    assert [line["train/loss"] for line in metrics_lines(tmp_path)] == [line["train/loss"] for line in metrics_lines(trained)]
+    assert [line["train/loss"] for line in metrics_lines(tmp_path)] == [
+        line["train/loss"] for line in metrics_lines(trained)
+    ]
 
 
 def test_retention_keeps_best_and_latest(config_file, tmp_path):

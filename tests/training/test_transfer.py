@@ -102,7 +102,12 @@ def test_recipes_that_are_said_to_go_on_from_bert_small_have_its_body(recipe, ov
 
 def body_of(recipe, overrides=()):
     config = parse_config(load_config(str(CONFIGS / f"{recipe}.py"), overrides))
-    model = model_of(config, 300, "cpu", Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))))
+    model = model_of(
+        config,
+        300,
+        "cpu",
+        Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))),
+    )
     return dict(named_leaves(parameter_shapes(model.config)))
 
 
@@ -115,7 +120,9 @@ def body_of(recipe, overrides=()):
     ],
 )
 def test_another_body_is_refused(override, told, config_file, pretrained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(TrainingSetup, "compile", lambda self: pytest.fail("compiled a program for a model that is refused"))
+    monkeypatch.setattr(
+        TrainingSetup, "compile", lambda self: pytest.fail("compiled a program for a model that is refused")
+    )
     assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", override) == 2
     sentence = assert_refused(capsys)
     assert f"init_from={pretrained} holds another model: " in sentence and "Set model.*" in sentence
@@ -124,10 +131,18 @@ def test_another_body_is_refused(override, told, config_file, pretrained, tmp_pa
 
 def test_rates_fall_from_layer_to_layer(config_file, initial, tmp_path):
     """One update of sgd: what a parameter moves is its factor times what it moves without."""
-    for name, scales in (("plain", ()), ("decayed", ("--config.optim.layer_decay=0.5", "--config.optim.scales=(('final_norm/bias', 3.0),)"))):
+    for name, scales in (
+        ("plain", ()),
+        ("decayed", ("--config.optim.layer_decay=0.5", "--config.optim.scales=(('final_norm/bias', 3.0),)")),
+    ):
         assert train(config_file, tmp_path / name, *ONE_UPDATE, *scales) == 0
     plain, decayed = (parameters(tmp_path / name) for name in ("plain", "decayed"))
-    factors = {"layer_0/mlp/up/kernel": 0.5, "token_embedding": 0.25, "final_norm/bias": 3.0, "classifier/output/kernel": 1.0}
+    factors = {
+        "layer_0/mlp/up/kernel": 0.5,
+        "token_embedding": 0.25,
+        "final_norm/bias": 3.0,
+        "classifier/output/kernel": 1.0,
+    }
     for name, factor in factors.items():
         moved = np.asarray(plain[name] - initial[name], np.float64)
         assert np.abs(moved).max() > 1e-6
@@ -135,14 +150,21 @@ def test_rates_fall_from_layer_to_layer(config_file, initial, tmp_path):
 
 
 def test_penalties_are_a_part_of_the_objective(config_file, plain, initial, tmp_path):
-    options = {"l1": ("--config.optim.l1=0.01", "--config.eval.every_steps=0", "--config.total_steps=1"), "l2": ("--config.optim.l2=0.5",)}
+    options = {
+        "l1": ("--config.optim.l1=0.01", "--config.eval.every_steps=0", "--config.total_steps=1"),
+        "l2": ("--config.optim.l2=0.5",),
+    }
     runs = {"plain": plain} | {name: tmp_path / name for name in options}
     for name, own in options.items():
         assert train(config_file, runs[name], *CLASSIFY, *own) == 0
     losses = {name: metrics_lines(run, "train/loss")[0]["train/loss"] for name, run in runs.items()}
     matrices = [np.asarray(leaf, np.float64) for leaf in initial.values() if leaf.ndim >= 2]
-    assert losses["l1"] - losses["plain"] == pytest.approx(0.01 * sum(np.abs(leaf).sum() for leaf in matrices), rel=1e-3)
-    assert losses["l2"] - losses["plain"] == pytest.approx(0.25 * sum(np.square(leaf).sum() for leaf in matrices), rel=1e-3)
+    assert losses["l1"] - losses["plain"] == pytest.approx(
+        0.01 * sum(np.abs(leaf).sum() for leaf in matrices), rel=1e-3
+    )
+    assert losses["l2"] - losses["plain"] == pytest.approx(
+        0.25 * sum(np.square(leaf).sum() for leaf in matrices), rel=1e-3
+    )
     evaluated = {name: metrics_lines(runs[name], "eval/loss")[0]["eval/loss"] for name in ("plain", "l2")}
     assert evaluated["l2"] < 2 * evaluated["plain"]  # what is reported is the pure loss
 
@@ -160,7 +182,10 @@ def test_every_label_equally_often(config_file, tmp_path):
     rare = [line for number, line in enumerate(lines) if LABELS[0] not in line or number % 5 == 0]
     (tmp_path / "rare.jsonl").write_text("\n".join(rare) + "\n")
     options = (*CLASSIFY, f"--config.data.path={tmp_path / 'rare.jsonl'}", "--config.total_steps=24")
-    assert train(config_file, tmp_path / "run", *options, "--config.data.balanced=True", "--config.log.every_steps=12") == 0
+    assert (
+        train(config_file, tmp_path / "run", *options, "--config.data.balanced=True", "--config.log.every_steps=12")
+        == 0
+    )
     shares = metrics_lines(tmp_path / "run", f"data/share/{LABELS[0]}")[-1]
     assert [shares[f"data/share/{label}"] for label in LABELS] == pytest.approx([1 / 3] * 3, abs=0.1)  # without: 0.09
 

@@ -106,7 +106,12 @@ def _own(instructions: list[_Instruction], returns: bool) -> list[str]:
     )
     names = [each.value.opname for each in instructions]
     leaves = bool(names) and names[-1].startswith("RETURN_")
-    if not together or leaves != returns or "POP_EXCEPT" in names or any(each.value.opcode in _JUMPS for each in instructions):
+    if (
+        not together
+        or leaves != returns
+        or "POP_EXCEPT" in names
+        or any(each.value.opcode in _JUMPS for each in instructions)
+    ):
         return []
     return [_formatted(each) for each in instructions]
 

@@ -48,7 +48,9 @@ def open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[list[Part], None]:
             "of its standard library; use data.source=text with data.path=FILE."
         )
     files = view.choose(sorted((file for file in files if file.num_bytes), key=lambda file: file.name))
-    return [Part(file.name, file.num_bytes, file.stamp, partial(view.read, file, columns, spec.errors)) for file in files], None
+    return [
+        Part(file.name, file.num_bytes, file.stamp, partial(view.read, file, columns, spec.errors)) for file in files
+    ], None
 
 
 def _view(columns: Columns) -> "_View":

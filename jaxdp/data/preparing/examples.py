@@ -142,4 +142,3 @@ class Examples:
         if file_name not in self._opened:
             self._opened[file_name] = open_disk_array(self._directory / file_name, dtype, size, self._entry)
         return self._opened[file_name]
-

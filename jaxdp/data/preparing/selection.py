@@ -63,7 +63,10 @@ class SelectionScan:
         self._is_kept, self._is_end = bytearray(), bytearray()
         self._sizes = array("Q")
         self._class_numbers: dict[str, int] = {}
-        self._num_classes, self._classes = array("I"), array("I")  # number of classes of each record; class numbers of all records, concatenated
+        self._num_classes, self._classes = (
+            array("I"),
+            array("I"),
+        )  # number of classes of each record; class numbers of all records, concatenated
 
     def add(self, record: Record, size: int | None) -> None:
         """Adds the next record.
@@ -112,7 +115,9 @@ class SelectionScan:
     def _stratified(self, document: np.ndarray, num_documents: int) -> np.ndarray:
         owners = np.repeat(document, np.frombuffer(self._num_classes, np.uint32))
         pairs = np.unique(np.stack([owners, np.frombuffer(self._classes, np.uint32)]), axis=1)
-        return select_stratified(pairs[0], pairs[1], list(self._class_numbers), num_documents, self._fraction, self._selection.seed)
+        return select_stratified(
+            pairs[0], pairs[1], list(self._class_numbers), num_documents, self._fraction, self._selection.seed
+        )
 
     def num_characters(self, is_chosen: np.ndarray) -> int:
         """Counts the characters that cleaning left of some records.

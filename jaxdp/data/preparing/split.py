@@ -28,9 +28,7 @@ class SplitPosition(NamedTuple):
 def check_fraction(eval_fraction: float) -> None:
     """Raises UserError if a fraction is not between 0 and 1."""
     if not 0 < eval_fraction < 1:
-        raise UserError(
-            f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1."
-        )
+        raise UserError(f"data.eval_fraction={eval_fraction} is out of range: expected more than 0, less than 1.")
 
 
 def split_point(num_items: int, eval_fraction: float) -> int:

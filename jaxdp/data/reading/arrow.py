@@ -44,8 +44,7 @@ def _open_parquet(file: DataFile) -> Iterator[Any]:
             yield parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): "
-                "copy or download it again."
+                f"{file.path} is no Parquet file, or a damaged one ({short_reason(error)}): copy or download it again."
             ) from error
 
 
@@ -122,7 +121,11 @@ def _all_names(schema) -> list[str]:
     """Returns the names of all columns, and `column.field` of nested ones."""
     from pyarrow import types
 
-    nested = {field.name: [f"{field.name}.{inner.name}" for inner in field.type] for field in schema if types.is_struct(field.type)}
+    nested = {
+        field.name: [f"{field.name}.{inner.name}" for inner in field.type]
+        for field in schema
+        if types.is_struct(field.type)
+    }
     return [name for field in schema for name in nested.get(field.name, [field.name])]
 
 
@@ -186,7 +189,9 @@ def _values(column, name: str, is_text: bool, errors: str, path: str, first_row:
     try:
         return _decoded(column, values, errors)
     except UnicodeDecodeError as error:
-        row = first_row + next(i for i, value in enumerate(values) if error.object in (value if isinstance(value, list) else [value]))
+        row = first_row + next(
+            i for i, value in enumerate(values) if error.object in (value if isinstance(value, list) else [value])
+        )
         of = " of the label" if _is_list(column.type) else " of the text"
         raise not_utf8(f"{path}, row {row}: column {name!r}", error.object[error.start], error.start, of) from error
 
@@ -211,7 +216,10 @@ def _decoded(column, values: list[Any], errors: str) -> list[Any]:
     if _is_string(kind):
         return [value if value is None else value.decode("utf-8", errors) for value in values]
     if _is_list(kind) and _is_string(kind.value_type):
-        return [value if value is None else [each if each is None else each.decode("utf-8", errors) for each in value] for value in values]
+        return [
+            value if value is None else [each if each is None else each.decode("utf-8", errors) for each in value]
+            for value in values
+        ]
     return values
 
 

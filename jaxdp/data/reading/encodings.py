@@ -137,6 +137,10 @@ def guessed_encoding(content: bytes) -> str | None:
         if content.startswith(mark):
             return encoding
     high, runs = _HIGH.findall(content), _HIGH_RUNS.findall(content)
-    if not high or max(map(len, runs)) > MAX_RUN or len(high) > MAX_HIGH_SHARE * (len(high) + len(_LETTERS.findall(content))):
+    if (
+        not high
+        or max(map(len, runs)) > MAX_RUN
+        or len(high) > MAX_HIGH_SHARE * (len(high) + len(_LETTERS.findall(content)))
+    ):
         return None
     return "cp1252" if any(b"\x80" <= byte < b"\xa0" for byte in high) else "latin-1"

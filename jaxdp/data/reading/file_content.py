@@ -162,8 +162,7 @@ def _user_errors(file: DataFile) -> Iterator[None]:
 
 def _cut_short(file: DataFile) -> UserError:
     return UserError(
-        f"{file.path} was cut short: its {file.compression} data stops before its end; copy or "
-        "download it again."
+        f"{file.path} was cut short: its {file.compression} data stops before its end; copy or download it again."
     )
 
 

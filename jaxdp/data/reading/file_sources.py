@@ -128,9 +128,13 @@ def open_evaluation_files(spec: SourceSpec, columns: Columns) -> list[Part]:
     key, path = "data.eval_path", spec.eval_path
     if spec.source == "text" and set(columns.names) == set(parallel_text.COLUMNS):
         if not path or not spec.eval_target_path:
-            raise UserError("one side of pairs is missing: set data.eval_path and data.eval_target_path, or read both from a table.")
+            raise UserError(
+                "one side of pairs is missing: set data.eval_path and data.eval_target_path, or read both from a table."
+            )
         sides = ((path, key), (spec.eval_target_path, "data.eval_target_path"))
-        return parallel_text.pair_files(*(_find(spec, side, (), name, keep_empty=True) for side, name in sides), spec.errors)
+        return parallel_text.pair_files(
+            *(_find(spec, side, (), name, keep_empty=True) for side, name in sides), spec.errors
+        )
     if spec.source == "text":
         _only_text(columns)
     return [_part(file, spec, columns) for file in _find(spec, path, FORMATS[spec.source].endings, key)]

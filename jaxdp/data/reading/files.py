@@ -153,7 +153,8 @@ def _find_local(path: str, key: str) -> tuple[list[DataFile], bool]:
         parts = Path(path).parts
         # The name of an existing file or folder may contain brackets or stars, which are then not a pattern.
         num_fixed = next(
-            (i for i, part in enumerate(parts) if glob.has_magic(part) and not os.path.exists(Path(*parts[: i + 1]))), len(parts)
+            (i for i, part in enumerate(parts) if glob.has_magic(part) and not os.path.exists(Path(*parts[: i + 1]))),
+            len(parts),
         )
         root = str(Path(*parts[:num_fixed]))
         pattern = os.path.join(glob.escape(root) if num_fixed else "", *parts[num_fixed:])

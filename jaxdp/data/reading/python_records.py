@@ -64,7 +64,9 @@ def _content(record: Any, where: str) -> bytes:
     try:
         return json.dumps(dict(record), sort_keys=True, default=_plain).encode("utf-8", "surrogatepass") + b"\n"
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where} has a value that cannot be fingerprinted ({error}); give strings, numbers and lists.") from error
+        raise UserError(
+            f"{where} has a value that cannot be fingerprinted ({error}); give strings, numbers and lists."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

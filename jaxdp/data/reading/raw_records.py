@@ -225,7 +225,13 @@ def _read_json(file: DataFile, errors: str, columns: Sequence[str]) -> Iterator[
         if isinstance(value, UserError):
             yield RawRecord(where, None, value)
         elif not isinstance(value, dict | str):
-            yield RawRecord(where, None, UserError(f"{where} holds {quoted(value, 40)}, expected a JSON object or a string: correct or leave it out."))
+            yield RawRecord(
+                where,
+                None,
+                UserError(
+                    f"{where} holds {quoted(value, 40)}, expected a JSON object or a string: correct or leave it out."
+                ),
+            )
         else:
             yield RawRecord(where, value)
 
@@ -253,7 +259,11 @@ def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str])
     for column in columns:
         if column not in header:
             guess = guessed_delimiter(file, header, columns)
-            hint = f", or separate its fields by {delimiter_of(file)!r} and not by {guess!r}, as the run's data has them" if guess else ""
+            hint = (
+                f", or separate its fields by {delimiter_of(file)!r} and not by {guess!r}, as the run's data has them"
+                if guess
+                else ""
+            )
             raise UserError(
                 f"{file.path}: its header has no column {column!r}, which the run was trained with; it has "
                 f"{quoted_names(header)}: rename the column, or give another --format{hint}."
@@ -268,7 +278,9 @@ def _checked(record: RawRecord, is_nul_free: bool) -> RawRecord:
     for name, text in {"": value}.items() if isinstance(value, str) else value.items():
         if is_nul_free and "\0" in text:
             where = f"{record.where}: column {quoted(name)}" if name else record.where
-            error = UserError(f"{where} has a NUL character at offset {text.index(chr(0))}, which no text has; {_NUL_CURE}.")
+            error = UserError(
+                f"{where} has a NUL character at offset {text.index(chr(0))}, which no text has; {_NUL_CURE}."
+            )
             return RawRecord(record.where, None, error)
         if isinstance(text, str) and not text.isascii():
             at = next((at for at, letter in enumerate(text) if "\udc80" <= letter <= "\udcff"), None)
@@ -276,7 +288,9 @@ def _checked(record: RawRecord, is_nul_free: bool) -> RawRecord:
                 offset = len(text[:at].encode("utf-8", "surrogatepass"))
                 where = f"{record.where}: column {quoted(name)}" if name else record.where
                 byte = ord(text[at]) - 0xDC00
-                error = UserError(f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8.")
+                error = UserError(
+                    f"{where} is not UTF-8 text: byte 0x{byte:02x} at offset {offset}; convert it to UTF-8."
+                )
                 return RawRecord(record.where, None, error)
     return record
 

@@ -15,9 +15,7 @@ PIECE_BYTES = 8 << 20
 """Size above which texts are read in pieces, since tokenizing one takes a hundred times its size in memory."""
 
 
-def read_text(
-    file: DataFile, columns: Columns, errors: str, piece_bytes: int = PIECE_BYTES
-) -> Iterator[Record]:
+def read_text(file: DataFile, columns: Columns, errors: str, piece_bytes: int = PIECE_BYTES) -> Iterator[Record]:
     """Yields the whole text of a file, in column `text`; in pieces if it is longer than `piece_bytes`.
 
     A piece ends after the last newline of its first `piece_bytes` bytes; without one, between two characters. The pieces are
@@ -60,7 +58,9 @@ def _piece(file: DataFile, content: bytearray, start: int, errors: str, continue
     try:
         text = content.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        raise not_utf8(file.path, content[error.start], start + error.start, content=_around(content, error.start)) from error
+        raise not_utf8(
+            file.path, content[error.start], start + error.start, content=_around(content, error.start)
+        ) from error
     origin = f"{file.name}, from byte {start}" if start else file.name
     return Record({"text": text}, origin, continues)
 

@@ -41,7 +41,9 @@ def open_records(reader: ReadRecords, spec: SourceSpec, columns: Columns) -> tup
     """
     found = reader(spec)
     if not isinstance(found, SourceRecords):
-        raise UserError(f"data.source={spec.source}: its reader must return SourceRecords, found {type(found).__name__}.")
+        raise UserError(
+            f"data.source={spec.source}: its reader must return SourceRecords, found {type(found).__name__}."
+        )
     if not isinstance(found.fingerprint, str) or not found.fingerprint:
         raise UserError(
             f"data.source={spec.source}: its fingerprint must be a non-empty string that changes with the records, "

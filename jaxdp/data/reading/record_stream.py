@@ -109,9 +109,7 @@ class RecordStream:
         for number in range(first, self._num_shards):
             yield from self._read(number, int(shards[number]), epoch, place if number == first else None)
 
-    def _read(
-        self, number: int, shard: int | None, epoch: int, place: Place | None
-    ) -> Iterator[tuple[Place, Record]]:
+    def _read(self, number: int, shard: int | None, epoch: int, place: Place | None) -> Iterator[tuple[Place, Record]]:
         """Yields the records of one shard; None: of all, through the buffer."""
         dataset, origin = self._open(shard, epoch), self._origin(shard)
         row, state = (place["row"], place["datasets"]) if place else (0, None)

@@ -121,7 +121,15 @@ def select_fields(fields: Mapping[str, Any], columns: Columns, where: str, error
     return selected
 
 
-_KINDS = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object", type(None): "null"}
+_KINDS = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 def kind_of(value: Any) -> str:

@@ -29,31 +29,38 @@ class RegisteredSource:
     """Registry entry of a source.
 
     Attributes:
-        open: (spec, columns) -> splits; None: the source is not opened as parts, but by `sequences.tokens_file` or
+        read: (spec, columns) -> splits; None: the source is not opened as parts, but by `sequences.tokens_file` or
             `stream_source`.
         open_evaluation: (spec, columns) -> parts to evaluate on, without anything to train on; None: unsupported.
         keys: Optional keys of `SourceSpec` that the source reads.
         has_columns: True if `data.*_column` name the columns of its records; False if they are fixed.
     """
 
-    open: Callable[[SourceSpec, Columns], Splits] | None = None
+    read: Callable[[SourceSpec, Columns], Splits] | None = None
     open_evaluation: Callable[[SourceSpec, Columns], list[Part]] | None = None
     keys: tuple[str, ...] = ()
     has_columns: bool = True
 
 
 SOURCES = {
-    "stdlib": RegisteredSource(open=open_stdlib, has_columns=False),
+    "stdlib": RegisteredSource(read=open_stdlib, has_columns=False),
     "text": RegisteredSource(
-        open=open_text, open_evaluation=open_evaluation_files, keys=("eval_path", "encoding", *TARGET_PATHS), has_columns=False
+        read=open_text,
+        open_evaluation=open_evaluation_files,
+        keys=("eval_path", "encoding", *TARGET_PATHS),
+        has_columns=False,
     ),
-    "jsonl": RegisteredSource(open=open_files, open_evaluation=open_evaluation_files, keys=("eval_path", "encoding")),
-    "csv": RegisteredSource(open=open_files, open_evaluation=open_evaluation_files, keys=("eval_path", "encoding", "delimiter")),
-    "parquet": RegisteredSource(open=open_files, open_evaluation=open_evaluation_files, keys=("eval_path",)),
-    "hf": RegisteredSource(open=open_splits, open_evaluation=open_evaluation_split, keys=("name", "split", "eval_split")),
+    "jsonl": RegisteredSource(read=open_files, open_evaluation=open_evaluation_files, keys=("eval_path", "encoding")),
+    "csv": RegisteredSource(
+        read=open_files, open_evaluation=open_evaluation_files, keys=("eval_path", "encoding", "delimiter")
+    ),
+    "parquet": RegisteredSource(read=open_files, open_evaluation=open_evaluation_files, keys=("eval_path",)),
+    "hf": RegisteredSource(
+        read=open_splits, open_evaluation=open_evaluation_split, keys=("name", "split", "eval_split")
+    ),
     "tokens": RegisteredSource(),
     "hf_stream": RegisteredSource(keys=("name", "split", "eval_split")),
-    "python": RegisteredSource(open=open_python, keys=("name",)),
+    "python": RegisteredSource(read=open_python, keys=("name",)),
 }
 """Sources by name: a new built-in source is one file and one line here."""
 
@@ -72,14 +79,16 @@ def register_source(name: str, reader: ReadRecords) -> None:
     """
     check_registration("source", name, reader, "a function from a SourceSpec to SourceRecords", _BUILT_IN)
     SOURCES[name] = RegisteredSource(
-        open=partial(open_records, reader), open_evaluation=partial(_own_evaluation, reader), keys=OPTIONAL_KEYS
+        read=partial(open_records, reader), open_evaluation=partial(_own_evaluation, reader), keys=OPTIONAL_KEYS
     )
 
 
 def _own_evaluation(reader: ReadRecords, spec: SourceSpec, columns: Columns) -> list[Part]:
     _, evaluation = open_records(reader, spec, columns)
     if evaluation is None:
-        raise UserError(f"data.source={spec.source} has no records to evaluate on: return some in SourceRecords.evaluation.")
+        raise UserError(
+            f"data.source={spec.source} has no records to evaluate on: return some in SourceRecords.evaluation."
+        )
     return evaluation
 
 
@@ -113,12 +122,14 @@ def open_source(spec: SourceSpec) -> Splits:
             or holds something else. Errors further on are raised while reading.
     """
     source = registered_source(spec.source)
-    if source.open is None:
-        raise UserError(f"data.source={spec.source} has no records to open: set data.source to one of {', '.join(_openable())}.")
+    if source.read is None:
+        raise UserError(
+            f"data.source={spec.source} has no records to open: set data.source to one of {', '.join(_openable())}."
+        )
     if spec.errors not in ("strict", "replace"):
         raise UserError(f"data.errors={spec.errors!r} is unknown: expected strict or replace.")
     check_keys(spec)
-    train, evaluation = source.open(spec, Columns(spec.columns, spec.label_columns))
+    train, evaluation = source.read(spec, Columns(spec.columns, spec.label_columns))
     for parts, where in ((train, spec.path or spec.source), (evaluation, spec.eval_path)):
         if parts is not None:
             _check_records(parts, spec.source, where)
@@ -137,7 +148,9 @@ def open_evaluation(spec: SourceSpec) -> list[Part]:
     source = registered_source(spec.source)
     if source.open_evaluation is None:
         names = [name for name in SOURCES if SOURCES[name].open_evaluation]
-        raise UserError(f"data.source={spec.source} reads no files to evaluate on: set data.source to one of {', '.join(names)}.")
+        raise UserError(
+            f"data.source={spec.source} reads no files to evaluate on: set data.source to one of {', '.join(names)}."
+        )
     parts = source.open_evaluation(spec, Columns(spec.columns, spec.label_columns))
     _check_records(parts, spec.source, spec.eval_path or spec.path)
     return parts

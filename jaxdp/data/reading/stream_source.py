@@ -49,8 +49,7 @@ def open_stream(
     """
     if not spec.path:
         raise UserError(
-            "data.source=hf_stream needs data.path: the name of a dataset on the Hub, a folder, a file "
-            "or a glob."
+            "data.source=hf_stream needs data.path: the name of a dataset on the Hub, a folder, a file or a glob."
         )
     if spec.errors != "strict":
         raise UserError(
@@ -75,9 +74,7 @@ def open_stream(
         dataset = dataset.select_columns(list(dict.fromkeys(held.values())))
     if next(RecordStream(dataset, columns, files, where).records(), None) is None:
         raise UserError(f"{where} is empty: choose data that has records.")
-    return RecordStream(
-        dataset, columns, files, where, seed=seed, shuffle=shuffle, shuffle_buffer=shuffle_buffer
-    )
+    return RecordStream(dataset, columns, files, where, seed=seed, shuffle=shuffle, shuffle_buffer=shuffle_buffer)
 
 
 def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
@@ -99,8 +96,7 @@ def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
             else "correct these keys, or log in if it is private"
         )
         raise UserError(
-            f"data.source=hf_stream cannot open data.path={path}{named}, split {split} "
-            f"({short_reason(error)}): {cure}."
+            f"data.source=hf_stream cannot open data.path={path}{named}, split {split} ({short_reason(error)}): {cure}."
         ) from error
     files = list((builder.config.data_files or {}).get(split, ()))
     return dataset, files if len(files) == dataset.num_shards else []
@@ -122,8 +118,7 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
     if os.path.isdir(path):
         if any(os.path.exists(os.path.join(path, state)) for state in ("state.json", "dataset_dict.json")):
             raise UserError(
-                f"data.path={path} was written by save_to_disk, which data.source=hf reads: set "
-                "data.source=hf."
+                f"data.path={path} was written by save_to_disk, which data.source=hf reads: set data.source=hf."
             )
         check_folder(path)
         return path, {"name": name}
@@ -134,8 +129,7 @@ def _builder(path: str, name: str | None) -> tuple[str, dict[str, Any]]:
         return path, {"name": name}
     if name is not None:
         raise UserError(
-            f"data.name={name} is for a dataset on the Hub or a folder, but data.path={path} names "
-            "files: unset it."
+            f"data.name={name} is for a dataset on the Hub or a folder, but data.path={path} names files: unset it."
         )
     files = find_files(path, tuple(BUILDERS))
     kinds = sorted({file.kind for file in files})

@@ -57,9 +57,7 @@ def read_csv(file: DataFile, columns: Columns, errors: str) -> Iterator[Record]:
     for column in columns.names if header else ():
         if header.count(column) != 1:
             if column in header:
-                raise UserError(
-                    f"{file.path}: its header names column {column!r} more than once; rename one."
-                )
+                raise UserError(f"{file.path}: its header names column {column!r} more than once; rename one.")
             raise missing_column(f"{file.path}: its header", column, header, _hint(file, header, columns.names))
     indices = {column: header.index(column) for column in columns.names if header}
     for number, row in rows:
@@ -132,9 +130,7 @@ def read_table(file: DataFile, errors: str) -> tuple[list[str], Iterator[Row]]:
     return header, _checked_rows(file, rows, header, cure)
 
 
-def _checked_rows(
-    file: DataFile, rows: Iterator[Row], header: list[str], cure: str
-) -> Iterator[Row]:
+def _checked_rows(file: DataFile, rows: Iterator[Row], header: list[str], cure: str) -> Iterator[Row]:
     for number, row in rows:
         if not isinstance(row, UserError) and len(row) != len(header):
             row = UserError(
@@ -183,9 +179,12 @@ def _csv_rows(file: DataFile, lines: Iterable[str], delimiter: str) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, UserError(
-                f"{file.path}, line {number}: the row that begins here cannot be read ({error}); "
-                "a field that holds quotes must be in double quotes, with its own quotes doubled."
+            yield (
+                number,
+                UserError(
+                    f"{file.path}, line {number}: the row that begins here cannot be read ({error}); "
+                    "a field that holds quotes must be in double quotes, with its own quotes doubled."
+                ),
             )
             continue
         if row:

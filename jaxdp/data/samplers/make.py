@@ -46,9 +46,7 @@ def _labels_of_rows(data: Dataset) -> np.ndarray:
     return data.train.column("label")
 
 
-def source_shares(
-    order: Sampler, data: Dataset, first_step: int, last_step: int
-) -> dict[str, float]:
+def source_shares(order: Sampler, data: Dataset, first_step: int, last_step: int) -> dict[str, float]:
     """Returns `data/share/<name>`: the fraction of sequences from each source of a mixture, or with each balanced label.
 
     It covers batch(first_step) .. batch(last_step - 1). Other samplers have no shares: {}.

@@ -84,9 +84,7 @@ class MixtureSampler(Sampler):
             return np.zeros(len(self.sizes), np.int64)
         first, last = self.slot(first_step), self.slot(last_step - 1)
         passed = [slot for slot in self.exclusions if first < slot < last]
-        return self._shares_of_slots(first, last + 1) - sum(
-            self._shares_of_slots(slot, slot + 1) for slot in passed
-        )
+        return self._shares_of_slots(first, last + 1) - sum(self._shares_of_slots(slot, slot + 1) for slot in passed)
 
     def _shares_of_slots(self, first: int, end: int) -> np.ndarray:
         return self._rows_before(end) - self._rows_before(first)
@@ -154,9 +152,7 @@ class ConcatenatedSequences:
         return joined
 
 
-def mixture_weights(
-    sizes: Sequence[int], weights: Sequence[float | None], temperature: float
-) -> tuple[float, ...]:
+def mixture_weights(sizes: Sequence[int], weights: Sequence[float | None], temperature: float) -> tuple[float, ...]:
     """Determines the weights of `data.mixture`: as given, else by size.
 
     Args:

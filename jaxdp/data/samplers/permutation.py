@@ -36,9 +36,7 @@ def permute(indices: np.ndarray, size: int, key: Key) -> np.ndarray:
     return permute_each(indices, np.zeros(len(indices), np.intp), [size], [key])
 
 
-def permute_each(
-    indices: np.ndarray, which: np.ndarray, sizes: Sequence[int], keys: Sequence[Key]
-) -> np.ndarray:
+def permute_each(indices: np.ndarray, which: np.ndarray, sizes: Sequence[int], keys: Sequence[Key]) -> np.ndarray:
     """Maps indices through several permutations at once, for a batch with rows of several sources.
 
     Args:

@@ -37,9 +37,7 @@ def process_row_ids(
         UserError: The partition is unknown, or the number of processes does not divide the batch.
     """
     if partition not in PARTITIONS:
-        raise UserError(
-            f"data.partition={partition!r} is unknown: expected {', '.join(PARTITIONS)}."
-        )
+        raise UserError(f"data.partition={partition!r} is unknown: expected {', '.join(PARTITIONS)}.")
     process_batch_size, remainder = divmod(global_batch_size, num_processes)
     if remainder:
         raise UserError(

@@ -79,7 +79,9 @@ class ShardedArray:
             if here.size:
                 runs[here] = shard.take(starts[here] - begin, length)
         crossing = np.flatnonzero(is_crossing)
-        runs[crossing] = self._concatenate(starts[crossing], np.full(len(crossing), length)).reshape(len(crossing), length)
+        runs[crossing] = self._concatenate(starts[crossing], np.full(len(crossing), length)).reshape(
+            len(crossing), length
+        )
         return runs
 
     def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -118,9 +120,7 @@ class ShardedArray:
 
     def _check(self, starts: np.ndarray, ends: np.ndarray) -> None:
         if starts.size and not (starts.min() >= 0 and ends.max() <= len(self)):
-            raise IndexError(
-                f"elements {starts.min()} to {ends.max()} of an array of {len(self)}"
-            )
+            raise IndexError(f"elements {starts.min()} to {ends.max()} of an array of {len(self)}")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ class RaggedArray:
     def lengths(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Returns the number of elements of some arrays, or of all: `[n] int64`."""
         if indices is None:
-            return np.diff(self._offsets.take(np.zeros(1, np.int64), len(self._offsets))[0]).astype(np.int64, copy=False)
+            return np.diff(self._offsets.take(np.zeros(1, np.int64), len(self._offsets))[0]).astype(
+                np.int64, copy=False
+            )
         return self._bounds(indices)[1]
 
     def _bounds(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

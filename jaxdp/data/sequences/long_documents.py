@@ -11,9 +11,7 @@ CHUNK_DOCUMENTS = 1024
 """Number of long documents that are read at once."""
 
 
-def find_long(
-    lengths: np.ndarray, length: int, long_documents: str, key: str = "data.length"
-) -> np.ndarray:
+def find_long(lengths: np.ndarray, length: int, long_documents: str, key: str = "data.length") -> np.ndarray:
     """Finds the documents that are longer than a sequence.
 
     Args:
@@ -31,9 +29,7 @@ def find_long(
     if length < 1:
         raise UserError(f"{key}={length} is too short: expected 1 or more.")
     if long_documents not in LONG_DOCUMENTS:
-        raise UserError(
-            f"data.long_documents={long_documents!r} is unknown: expected {', '.join(LONG_DOCUMENTS)}."
-        )
+        raise UserError(f"data.long_documents={long_documents!r} is unknown: expected {', '.join(LONG_DOCUMENTS)}.")
     is_long = lengths > length
     if long_documents == "error" and is_long.any():
         longest = int(lengths.argmax())

@@ -86,9 +86,7 @@ def _packed_pairs(spec: DatasetSpec, task: BoundTask, examples: Examples) -> Pac
 def _padded(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> PaddedSequences:
     examples = prepared.examples
     lengths = {name: task.row_lengths[name] for name in examples.names if examples.is_ragged(name)}
-    arrays = {
-        name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names
-    }
+    arrays = {name: examples.ragged(name) if name in lengths else examples.scalars(name) for name in examples.names}
     # The first target of a sequence is predicted from its first token.
     skips = _skips(spec, examples, lengths["tokens"], min_context=1)
     return PaddedSequences(arrays, lengths, spec.data.long_documents, skips)

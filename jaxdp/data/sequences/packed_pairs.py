@@ -44,8 +44,7 @@ class PairPlan:
     def efficiency(self) -> tuple[float, float]:
         """Share of positions that are not padding, of sources and of targets."""
         return tuple(
-            tokens / (self.num_rows * capacity)
-            for tokens, capacity in zip(self.num_tokens, self.capacity, strict=True)
+            tokens / (self.num_rows * capacity) for tokens, capacity in zip(self.num_tokens, self.capacity, strict=True)
         )
 
 

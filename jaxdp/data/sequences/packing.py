@@ -85,9 +85,7 @@ class PackPlan:
         return cls(**content["numbers"], **arrays)
 
 
-def pack(
-    lengths: np.ndarray, length: int, long_documents: str = "error", skips: np.ndarray | None = None
-) -> PackPlan:
+def pack(lengths: np.ndarray, length: int, long_documents: str = "error", skips: np.ndarray | None = None) -> PackPlan:
     """Packs documents into rows, each into the first row that has room for it.
 
     Documents come in order, and a new row begins where none has room, so rows are in the order of their first document.

@@ -17,7 +17,6 @@ from jaxdp.errors import UserError
 UINT32_SUFFIX = ".u32.bin"
 
 
-
 @dataclass(frozen=True)
 class TokensFile:
     """Range of tokens in a file, read on demand."""

@@ -142,9 +142,7 @@ def _adopt(
     content["model"].update({key: None for key in RANDOM if content["model"].get(key) is not None})
     canonical = tokenizers.Tokenizer.from_str(json.dumps(content)).to_str(pretty=True)
     tokenizer = LibraryTokenizer(canonical)
-    remarks = [
-        f"{name} was added as id {i}" for name, i in tokenizer.special_ids.items() if name not in before
-    ]
+    remarks = [f"{name} was added as id {i}" for name, i in tokenizer.special_ids.items() if name not in before]
     if num_filled:
         remarks.append(f"{num_filled:,} ids of {origin} have no token and are filled with unused ones")
     if spelled := tokenizer.spelled_specials():

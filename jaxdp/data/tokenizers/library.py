@@ -59,9 +59,7 @@ class LibraryTokenizer(Tokenizer):
         self._library.encode_special_tokens = True
         added = sorted(self._content["added_tokens"], key=lambda token: token["id"])
         self.special_ids = {token["content"]: token["id"] for token in added if token["special"]}
-        self.eos_id = next(
-            self.special_ids[name] for name in END_OF_TEXT_NAMES if name in self.special_ids
-        )
+        self.eos_id = next(self.special_ids[name] for name in END_OF_TEXT_NAMES if name in self.special_ids)
         self.vocab_size = max(self._library.get_vocab().values()) + 1
         self.remarks = tuple(remarks)
         self._cut = cut_at_blanks if _splits_at_blanks(self._content) else lambda text: [text]
@@ -239,9 +237,7 @@ def _keeps_bytes(content: dict[str, Any]) -> bool:
         and (content["decoder"] or {}).get("type") == "ByteLevel"
         and any(step.get("type") == "ByteLevel" for step in steps)
         and all(
-            step.get("type") in KEEP_TEXT
-            and step.get("behavior") != "Removed"
-            and not step.get("add_prefix_space")
+            step.get("type") in KEEP_TEXT and step.get("behavior") != "Removed" and not step.get("add_prefix_space")
             for step in steps
         )
         and not content["model"].get("continuing_subword_prefix")

@@ -46,7 +46,9 @@ def make_tokenizer(
     if kind == "hf":
         return download_tokenizer(name.removeprefix("hf:"), special_tokens)
     if kind == "file":
-        return load_tokenizer(name, special_tokens) if content is None else parse_tokenizer(content, name, special_tokens)
+        return (
+            load_tokenizer(name, special_tokens) if content is None else parse_tokenizer(content, name, special_tokens)
+        )
     return TRAINED[kind](size, texts, special_tokens)
 
 

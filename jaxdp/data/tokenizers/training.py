@@ -58,9 +58,7 @@ def train_bpe(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[st
     return _finish(content, vocab_size)
 
 
-def train_wordpiece(
-    vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]
-) -> LibraryTokenizer:
+def train_wordpiece(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]) -> LibraryTokenizer:
     """Trains WordPiece as in BERT: words and punctuation are split, then words into the longest pieces first; lossy.
 
     Blanks and control characters are lost, and a word with a character outside the alphabet is [UNK]. The alphabet consists
@@ -82,9 +80,7 @@ def train_wordpiece(
     Differs: pieces are chosen as pairs by count, as in all open trainers, not by likelihood.
     """
     names = special_names((UNKNOWN, *special_tokens))
-    tokenizer = tokenizers.Tokenizer(
-        models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=MAX_WORD_LENGTH)
-    )
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN, max_input_chars_per_word=MAX_WORD_LENGTH))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
@@ -103,9 +99,7 @@ def train_wordpiece(
     return _finish(content, vocab_size, "what its alphabet lacks becomes [UNK], blanks are not kept")
 
 
-def train_unigram(
-    vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]
-) -> LibraryTokenizer:
+def train_unigram(vocab_size: int, texts: Iterable[str], special_tokens: Iterable[str]) -> LibraryTokenizer:
     """Trains a unigram model over the bytes of GPT-2's words; lossless.
 
     Pieces consist of bytes rather than of characters with `<0xNN>` for unknown ones. Measured on source code and on 100
@@ -173,9 +167,7 @@ def _train(
     for name in names:
         if len(splitter.pre_tokenize_str(name)) == 1:
             raise ValueError(f"the special token {name!r} is a word like others: name it [{name}]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [splitter, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splitter, pre_tokenizers.FixedLength(MAX_WORD_LENGTH)])
     tokenizer.train_from_iterator(pieces, trainer)
     tokenizer.pre_tokenizer = splitter
     content = json.loads(tokenizer.to_str())
@@ -191,9 +183,7 @@ def _finish(content: dict[str, Any], wanted: int, *remarks: str) -> LibraryToken
     return tokenizer
 
 
-def _alphabet(
-    pieces: list[str], tokenizer: tokenizers.Tokenizer, max_characters: int
-) -> tuple[list[str], list[str]]:
+def _alphabet(pieces: list[str], tokenizer: tokenizers.Tokenizer, max_characters: int) -> tuple[list[str], list[str]]:
     """Returns the most frequent characters, sorted, and the `##` form of those that can be inside a word."""
     counts = np.zeros(0x110000, np.int64)
     for piece in pieces:

@@ -125,7 +125,9 @@ def _trial(text: str, patterns: tuple[str, ...]) -> str | None:
 
 def _components(content: Any) -> Iterator[dict[str, Any]]:
     """Yields every object in the parts of a tokenizer.json that change texts."""
-    pending = [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")] if isinstance(content, dict) else []
+    pending = (
+        [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")] if isinstance(content, dict) else []
+    )
     while pending:
         part = pending.pop()
         if isinstance(part, dict):

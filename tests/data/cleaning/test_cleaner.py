@@ -43,7 +43,9 @@ def test_markers_stay_and_what_is_around_them_becomes_what_it_is_in_a_text(tmp_p
     def around(text):
         return changes.around(("[MASK]", "[X]"), Record({"text": text, "n": 1}, "r")).fields
 
-    assert around("\ue000 A  [MASK]&amp;\x00  www.a.de/[MASK] [x][X] the Mask")["text"] == "\ue000 a [MASK]& [MASK] [x][X]"
+    assert (
+        around("\ue000 A  [MASK]&amp;\x00  www.a.de/[MASK] [x][X] the Mask")["text"] == "\ue000 a [MASK]& [MASK] [x][X]"
+    )
     assert around("[MASK] [MASK]") == {"text": "[MASK] [MASK]", "n": 1}
     for text in ("A  B", "\ufb01 ", ""):
         assert around(text)["text"] == changes(Record({"text": text}, "r")).fields["text"]

@@ -32,7 +32,9 @@ def instructions(statement):
     said = [each for each in dis.get_instructions(space["function"]) if each.opname not in QUIET]
     if not statement.startswith("return") and said[-1].opname.startswith("RETURN_"):
         said = said[: -1 if said[-1].opname == "RETURN_CONST" else -2]
-    return "; ".join(f"{each.opname} {each.argrepr or ('' if each.arg is None else each.arg)}".rstrip() for each in said)
+    return "; ".join(
+        f"{each.opname} {each.argrepr or ('' if each.arg is None else each.arg)}".rstrip() for each in said
+    )
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
@@ -123,4 +125,7 @@ def test_wrong_escapes_are_read_without_a_warning():
 
 def test_lines_end_where_python_ends_them():
     """A form feed is no end of line, nor is what only Unicode calls one."""
-    assert [(line, code) for line, code, _ in statements("x = 1\n\f\ny = '\u2028'")] == [(1, "x = 1"), (3, r"y = '\u2028'")]
+    assert [(line, code) for line, code, _ in statements("x = 1\n\f\ny = '\u2028'")] == [
+        (1, "x = 1"),
+        (3, r"y = '\u2028'"),
+    ]

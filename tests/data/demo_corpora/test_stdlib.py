@@ -142,9 +142,13 @@ def test_no_source(library):
         open_stdlib(STDLIB, TEXT)[0]
 
 
-@pytest.mark.parametrize("columns, named", [(Columns(("body",)), "body"), (Columns(("source",), ("label",)), "source and label")])
+@pytest.mark.parametrize(
+    "columns, named", [(Columns(("body",)), "body"), (Columns(("source",), ("label",)), "source and label")]
+)
 def test_columns_that_there_are_not(columns, named):
-    with pytest.raises(UserError, match=f"no records with {named}: expected text, or text and label, or source and target"):
+    with pytest.raises(
+        UserError, match=f"no records with {named}: expected text, or text and label, or source and target"
+    ):
         open_stdlib(STDLIB, columns)[0]
 
 

@@ -178,7 +178,9 @@ def test_a_full_disk_leaves_no_entry(tmp_path, monkeypatch, number, when):
         elif when == "checksums":
             patch.setattr(cache, "write_block_checksums", fail_with(number))
         make = fail_with(number) if when == "data" else fill
-        with pytest.raises(UserError, match=rf"cannot be written to \({os.strerror(number)}\); make room there") as error:
+        with pytest.raises(
+            UserError, match=rf"cannot be written to \({os.strerror(number)}\); make room there"
+        ) as error:
             cached(entry_path(tmp_path, "tokens", KEY), make, print)
     assert error.value.exit_code == 2
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

@@ -115,7 +115,9 @@ def test_a_part_that_is_not_as_scanned_is_refused():
     for changed in (part("a", "aaaa", "bX"), part("a", "aaaa"), part("a", "aaaa", "bb", "c")):
         with pytest.raises(DataChanged, match="data: a changed while it was being prepared"):
             list(kept_records(scan, [changed, scanned[1]], None, held_out=False))
-        assert len(list(kept_records(scan, [changed, scanned[1]], None, held_out=True))) == 1  # which is of the other part
+        assert (
+            len(list(kept_records(scan, [changed, scanned[1]], None, held_out=True))) == 1
+        )  # which is of the other part
 
 
 def test_more_records_than_the_scan_has_seen_are_refused_before_they_are_looked_up():
@@ -126,9 +128,13 @@ def test_more_records_than_the_scan_has_seen_are_refused_before_they_are_looked_
 
 @pytest.mark.parametrize("evaluation", [None, [part("b", "x")]])
 def test_cleaning_that_leaves_nothing_is_named_with_its_steps(evaluation):
-    with pytest.raises(UserError, match=r"^data\.cleaning leaves nothing of \d records \(min_chars:100 dropped \d\): loosen"):
+    with pytest.raises(
+        UserError, match=r"^data\.cleaning leaves nothing of \d records \(min_chars:100 dropped \d\): loosen"
+    ):
         scan_parts([part("a", "one", "two")], evaluation, TEXT, ("lowercase", "min_chars:100"), 0.1)
-    with pytest.raises(UserError, match=r"^data: none of \d records has text after data\.cleaning: check the files and"):
+    with pytest.raises(
+        UserError, match=r"^data: none of \d records has text after data\.cleaning: check the files and"
+    ):
         scan_parts([part("a", " ", "  ")], evaluation and [part("b", " ")], TEXT, ("whitespace",), 0.1)
     with pytest.raises(UserError, match=r"^data: none of \d records has text: check the files and the text column"):
         scan_parts([part("a", "", "")], evaluation and [part("b", "")], TEXT, (), 0.1)

@@ -12,7 +12,10 @@ LABELLED = Columns(("text",), ("label",))
 
 
 def labelled(name, *labels):
-    records = [Record({"text": f"{name}{number}", "label": label}, f"{name}, line {number + 1}") for number, label in enumerate(labels)]
+    records = [
+        Record({"text": f"{name}{number}", "label": label}, f"{name}, line {number + 1}")
+        for number, label in enumerate(labels)
+    ]
     return Part(name, 0, "", lambda: iter(records))
 
 
@@ -67,7 +70,10 @@ def test_records_that_cleaning_drops_count_for_no_share():
 
 def test_several_labels_of_a_record_each_have_a_share_and_none_is_held_out_alone():
     random = np.random.default_rng(0)
-    labels = ["".join(name for name, rate in zip("abcd", (0.5, 0.2, 0.05, 0.02), strict=True) if random.random() < rate) for _ in range(400)]
+    labels = [
+        "".join(name for name, rate in zip("abcd", (0.5, 0.2, 0.05, 0.02), strict=True) if random.random() < rate)
+        for _ in range(400)
+    ]
     parts = [labelled("a", *labels, "ae", "af")]  # e and f occur once, together with a
     scan = scan_parts(parts, None, LABELLED, (), 0.1, stratified())
     trained, held_out = splits_of(scan, parts)

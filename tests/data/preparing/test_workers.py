@@ -38,9 +38,7 @@ def prepared(directory, num_workers, tokenizer=None, cleaning=()):
     tokenizer = tokenizer or ByteTokenizer()
     writer = ExamplesWriter(directory, np.uint16, {"tokens": tokenizer.eos_id}, 1 << 10)
     done = []
-    prepare_examples(
-        excerpts(), work(tokenizer, cleaning), writer, num_workers=num_workers, advance=done.append
-    )
+    prepare_examples(excerpts(), work(tokenizer, cleaning), writer, num_workers=num_workers, advance=done.append)
     writer.close()
     assert sum(done) == sum(map(len, TEXTS)) + 10
     return Examples(directory)

@@ -143,7 +143,9 @@ def test_fields_of_nested_columns(save):
 def test_two_columns_of_one_name(save):
     names = ["text", "label", "text", "nested", "nested", "n", "n"]
     nested = pa.array([{"en": "a"}])
-    table = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["b"]), nested, nested, pa.array([1]), pa.array([2])], names)
+    table = pa.table(
+        [pa.array(["a"]), pa.array(["x"]), pa.array(["b"]), nested, nested, pa.array([1]), pa.array([2])], names
+    )
     file = save(table)
     for columns in (TEXT, Columns(("nested.en",)), Columns(("label",), ("n",))):
         with pytest.raises(UserError, match=r"a\.parquet has 2 columns named '(text|nested|n)': rename all but one"):
@@ -154,7 +156,9 @@ def test_two_columns_of_one_name(save):
 
 def test_a_type_of_any_length_is_named_shortly(save):
     file = save({"text": pa.array([{f"field_{number}": number for number in range(1000)}])})
-    with pytest.raises(UserError, match=r"of type struct<field_0: .*\.\.\. \([0-9,]+ characters\), expected text") as refused:
+    with pytest.raises(
+        UserError, match=r"of type struct<field_0: .*\.\.\. \([0-9,]+ characters\), expected text"
+    ) as refused:
         read(file)
     assert len(str(refused.value)) < 600
     with pytest.raises(UserError, match=r"only 'text\.field_0', .* and 988 more: name one of these"):

@@ -99,7 +99,9 @@ def test_linked_folders_that_are_not_read_are_named(tmp_path):
     (tmp_path / "root" / "self").symlink_to(tmp_path / "root", target_is_directory=True)
     [file] = find_files(str(tmp_path / "root"), ())
     root = tmp_path / "root"
-    assert file.remarks == (f"data.path: linked folders in {root} are not read: 'more', 'self'; a glob such as {root}/**/*.txt reads them too",)
+    assert file.remarks == (
+        f"data.path: linked folders in {root} are not read: 'more', 'self'; a glob such as {root}/**/*.txt reads them too",
+    )
     (tmp_path / "root" / "a.txt").unlink()
     with pytest.raises(UserError, match="by a glob, which enters linked folders too"):
         find_files(str(tmp_path / "root"), (".txt",))
@@ -228,5 +230,7 @@ def test_no_permission(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["https://ann:***@host/a.txt", "s3://b/a.txt?sig=***"])
 def test_a_url_that_has_lost_its_secret_is_refused(path):
-    with pytest.raises(UserError, match=r"data\.path=.* is kept without its password or token: give the complete URL again"):
+    with pytest.raises(
+        UserError, match=r"data\.path=.* is kept without its password or token: give the complete URL again"
+    ):
         find_files(path, ())

@@ -49,7 +49,9 @@ def test_saved_data_set_dict(saved):
     train, evaluation = open_(saved, columns=Columns(("text",), ("label",)))
     assert evaluation is None
     records = list(train.read())
-    assert [record.fields for record in records] == [{"text": f"text {n}", "label": ("no", "yes")[n % 2]} for n in range(5)]
+    assert [record.fields for record in records] == [
+        {"text": f"text {n}", "label": ("no", "yes")[n % 2]} for n in range(5)
+    ]
     assert (train.name, records[3].origin) == ("train", "train, row 3")
     assert train.num_bytes > 0
     train, evaluation = open_(saved, "test", "train")

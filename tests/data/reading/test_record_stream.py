@@ -128,8 +128,7 @@ def test_several_readers_do_not_disturb_each_other(tmp_path):
     assert texts == [FLAT[0], FLAT[1], FLAT[0], FLAT[2], FLAT[1]]
     results = {}
     threads = [
-        threading.Thread(target=lambda epoch=epoch: results.update({epoch: read(stream, epoch)}))
-        for epoch in range(4)
+        threading.Thread(target=lambda epoch=epoch: results.update({epoch: read(stream, epoch)})) for epoch in range(4)
     ]
     for thread in threads:
         thread.start()

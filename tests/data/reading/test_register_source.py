@@ -44,7 +44,11 @@ def test_an_own_source_trains_and_is_cached_by_its_fingerprint(tmp_path, num_wor
     log, version = tmp_path / "log", tmp_path / "version"
     own = OWN_SOURCE.format(log=str(log), version=str(version))
     (tmp_path / "config.py").write_text(own + CONFIG.format(text="unused").replace('"text"', '"squares"'))
-    options = ["--config.total_steps=2", f"--config.data.cache_dir={tmp_path}/cache", f"--config.data.num_workers={num_workers}"]
+    options = [
+        "--config.total_steps=2",
+        f"--config.data.cache_dir={tmp_path}/cache",
+        f"--config.data.num_workers={num_workers}",
+    ]
 
     def passes(run, fingerprint):
         log.write_text("")
@@ -62,9 +66,24 @@ def test_an_own_source_trains_and_is_cached_by_its_fingerprint(tmp_path, num_wor
 def test_an_own_source_is_part_of_a_mixture(config_file, tmp_path):
     register_source("mine", lambda spec: SourceRecords("1", [{"text": f"{n} and {n}"} for n in range(200)]))
     text = config_file.parent / "text.txt"
-    mixture = f"--config.data.mixture=({{'source':'mine','weight':0.5}},{{'source':'text','path':'{text}','weight':0.5}})"
-    assert train(config_file, tmp_path / "run", mixture, "--config.total_steps=2", f"--config.data.cache_dir={tmp_path}/cache") == 0
-    [shares] = [line for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines()) if "data/share/mine" in line][:1]
+    mixture = (
+        f"--config.data.mixture=({{'source':'mine','weight':0.5}},{{'source':'text','path':'{text}','weight':0.5}})"
+    )
+    assert (
+        train(
+            config_file,
+            tmp_path / "run",
+            mixture,
+            "--config.total_steps=2",
+            f"--config.data.cache_dir={tmp_path}/cache",
+        )
+        == 0
+    )
+    [shares] = [
+        line
+        for line in map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+        if "data/share/mine" in line
+    ][:1]
     assert 0 < shares["data/share/mine"] < 1
 
 
@@ -94,7 +113,10 @@ def test_the_reader_receives_the_keys_of_the_source():
     ("records", "message"),
     [
         ([{"text": "a"}], r"its reader must return SourceRecords, found list"),
-        (SourceRecords("", [{"text": "a"}]), r"its fingerprint must be a non-empty string that changes with the records, found ''"),
+        (
+            SourceRecords("", [{"text": "a"}]),
+            r"its fingerprint must be a non-empty string that changes with the records, found ''",
+        ),
         (SourceRecords("1", iter([{"text": "a"}])), r"an iterator, which can be read once: give a list or a function"),
         (SourceRecords("1", [("a",)]), r"mine, record 0 is of type tuple, expected a dict"),
         (SourceRecords("1", [{"body": "a"}]), r"mine, record 0 has no column 'text', only 'body'"),

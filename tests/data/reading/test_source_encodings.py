@@ -89,9 +89,15 @@ def test_an_encoding_is_guessed_from_few_bytes(content, guess):
 @pytest.mark.parametrize(
     ("encoding", "told"),
     [
-        ("latin-1", r"is not UTF-8 text: byte 0xfc at offset .*; it looks like latin-1: set data\.encoding=latin-1, or set data\.errors=replace"),
+        (
+            "latin-1",
+            r"is not UTF-8 text: byte 0xfc at offset .*; it looks like latin-1: set data\.encoding=latin-1, or set data\.errors=replace",
+        ),
         ("utf-16", r"is not UTF-8 text: byte 0xff at offset 0; it looks like utf-16: set data\.encoding=utf-16, or"),
-        ("gb18030", r"is not UTF-8 text: .*; set data\.encoding=NAME to the encoding that it has \(such as gb18030\), or"),
+        (
+            "gb18030",
+            r"is not UTF-8 text: .*; set data\.encoding=NAME to the encoding that it has \(such as gb18030\), or",
+        ),
     ],
 )
 def test_a_file_that_is_not_utf8_names_the_encoding_and_the_keys(save, read, encoding, told):
@@ -103,7 +109,9 @@ def test_a_file_that_is_not_utf8_names_the_encoding_and_the_keys(save, read, enc
 
 def test_bytes_that_are_not_of_the_encoding(save):
     file = encoded(save("a.txt", b"ab\x81c"), "cp1252")
-    with pytest.raises(UserError, match=r"a\.txt is not text in data\.encoding=cp1252: byte 0x81 at offset 2; set data\.encoding"):
+    with pytest.raises(
+        UserError, match=r"a\.txt is not text in data\.encoding=cp1252: byte 0x81 at offset 2; set data\.encoding"
+    ):
         list(read_text(file, TEXT, "strict"))
     [record] = read_text(file, TEXT, "replace")
     assert record.fields["text"] == "ab\ufffdc"
@@ -118,7 +126,14 @@ def test_an_unknown_encoding_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("key", "source"), [("encoding", "parquet"), ("encoding", "hf"), ("encoding", "stdlib"), ("delimiter", "jsonl"), ("delimiter", "text")]
+    ("key", "source"),
+    [
+        ("encoding", "parquet"),
+        ("encoding", "hf"),
+        ("encoding", "stdlib"),
+        ("delimiter", "jsonl"),
+        ("delimiter", "text"),
+    ],
 )
 def test_a_key_that_a_source_does_not_look_at_is_refused(key, source):
     with pytest.raises(UserError, match=rf"data\.{key}=.* means nothing with data\.source={source}"):
@@ -165,7 +180,9 @@ def test_a_single_nul_is_found_at_its_offset_in_any_block(save, monkeypatch, pla
     content[place] = 0
     file = save("a.txt", bytes(content))
     for read in (lambda errors: read_text(file, TEXT, errors), lambda errors: read_lines(file, errors)):
-        with pytest.raises(UserError, match=rf"a\.txt has a NUL character at offset {place}, .* binary .* data\.errors=replace"):
+        with pytest.raises(
+            UserError, match=rf"a\.txt has a NUL character at offset {place}, .* binary .* data\.errors=replace"
+        ):
             list(read("strict"))
     assert "\n".join(read_lines(file, "replace")) == content.decode().replace("\0", "\ufffd")
 

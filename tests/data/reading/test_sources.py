@@ -83,7 +83,11 @@ PAIRS = {"source": "text", "columns": ("source", "target")}
 @pytest.fixture
 def parallel(tmp_path):
     """Two files a side to train on, of which the first target has no line, and one to evaluate on."""
-    for name, source, target in (("train/a", "", ""), ("train/b", "one\ntwo\n", "eins\nzwei\n"), ("dev/c", "three\n", "drei\n")):
+    for name, source, target in (
+        ("train/a", "", ""),
+        ("train/b", "one\ntwo\n", "eins\nzwei\n"),
+        ("dev/c", "three\n", "drei\n"),
+    ):
         save(tmp_path / f"{name}.en", source)
         save(tmp_path / f"{name}.de", target)
     return tmp_path
@@ -150,15 +154,24 @@ def test_hugging_face_folder(corpus):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"source": "excel"}, r"data\.source='excel' is unknown: expected one of stdlib, text, jsonl, csv, parquet, hf"),
+        (
+            {"source": "excel"},
+            r"data\.source='excel' is unknown: expected one of stdlib, text, jsonl, csv, parquet, hf",
+        ),
         ({"source": "stdlib", "errors": "ignore"}, r"data\.errors='ignore'"),
         ({"source": "text"}, r"data\.source=text needs data\.path"),
         ({"source": "csv"}, r"data\.source=csv needs data\.path"),
         ({"source": "hf"}, r"data\.source=hf needs data\.path"),
-        ({"source": "text", "path": "x", "eval_split": "dev"}, r"data\.eval_split=dev means nothing with .*data\.eval_path"),
+        (
+            {"source": "text", "path": "x", "eval_split": "dev"},
+            r"data\.eval_split=dev means nothing with .*data\.eval_path",
+        ),
         ({"source": "hf", "path": "x", "eval_path": "y"}, r"data\.eval_path=y means nothing with .*data\.eval_split"),
         ({"source": "stdlib", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=stdlib"),
-        ({"source": "stdlib", "columns": ("body",)}, r"data\.source=stdlib has no records with body: expected text, or text and label, or source and target"),
+        (
+            {"source": "stdlib", "columns": ("body",)},
+            r"data\.source=stdlib has no records with body: expected text, or text and label, or source and target",
+        ),
         ({"source": "text", "path": "x", "label_columns": ("label",)}, r"has no column 'label', only 'text'"),
         ({"source": "jsonl", "path": "nowhere"}, r"data\.path: nowhere does not exist"),
     ],
@@ -171,11 +184,22 @@ def test_wrong_specifications(options, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"source": "tokens", "eval_path": "y"}, r"data\.eval_path=y means nothing with data\.source=tokens: unset it\.$"),
-        ({"source": "hf_stream", "eval_path": "y"}, r"data\.source=hf_stream: unset it \(data\.eval_split names a split"),
-        ({"source": "csv", "target_path": "y"},
-            r"data\.target_path=y means nothing with data\.source=csv: unset it .*source_column and data\.target_column"),
-        ({"source": "stdlib", "eval_target_path": "y"}, r"data\.eval_target_path=y means nothing with data\.source=stdlib"),
+        (
+            {"source": "tokens", "eval_path": "y"},
+            r"data\.eval_path=y means nothing with data\.source=tokens: unset it\.$",
+        ),
+        (
+            {"source": "hf_stream", "eval_path": "y"},
+            r"data\.source=hf_stream: unset it \(data\.eval_split names a split",
+        ),
+        (
+            {"source": "csv", "target_path": "y"},
+            r"data\.target_path=y means nothing with data\.source=csv: unset it .*source_column and data\.target_column",
+        ),
+        (
+            {"source": "stdlib", "eval_target_path": "y"},
+            r"data\.eval_target_path=y means nothing with data\.source=stdlib",
+        ),
         ({"source": "tokens", "target_path": "y"}, r"data\.target_path=y means nothing with data\.source=tokens"),
         ({"source": "hf_stream", "target_path": "y"}, r"data\.target_path=y means nothing with data\.source=hf_stream"),
         ({"source": "csv", "name": "y"}, r"data\.name=y means nothing with data\.source=csv"),

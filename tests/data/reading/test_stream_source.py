@@ -179,7 +179,9 @@ def test_what_the_hub_answers_is_told(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
     monkeypatch.setattr(datasets, "load_dataset_builder", answer)
-    with pytest.raises(UserError, match=r"someone/texts, split train \(Dataset .* doesn't exist.*\): correct these keys"):
+    with pytest.raises(
+        UserError, match=r"someone/texts, split train \(Dataset .* doesn't exist.*\): correct these keys"
+    ):
         open_("someone/texts")
 
 

@@ -79,7 +79,26 @@ def test_csv_without_rows(save):
     assert read(save("a.csv", "\n\n")) == []
 
 
-QUOTES = ('"', '""', '"""', '"a', 'a"', '"a"', '"a" b', 'a "b" c', '"a" or "b"', "'a'", 'a""b', '"a""', '"a"b""', "", " ", ",", '", "', "ü\u2028\x0b")
+QUOTES = (
+    '"',
+    '""',
+    '"""',
+    '"a',
+    'a"',
+    '"a"',
+    '"a" b',
+    'a "b" c',
+    '"a" or "b"',
+    "'a'",
+    'a""b',
+    '"a""',
+    '"a"b""',
+    "",
+    " ",
+    ",",
+    '", "',
+    "ü\u2028\x0b",
+)
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -168,7 +187,7 @@ def test_tsv_errors_name_the_line(save, content, message):
         ("a.csv", "label;text\nx;a, b\n", ";", ";"),
         ("a.csv", "label\ttext\nx\ta, b\n", "\t", r"\t"),
         ("a.csv", "label|text\nx|a, b\n", "|", "|"),
-        ("a.tsv", "label,text\nx,\"a, b\"\n", ",", ","),
+        ("a.tsv", 'label,text\nx,"a, b"\n', ",", ","),
         ("a.csv", "n;label;text;m\n1;x;a, b;2\n", ";", ";"),
     ],
 )
@@ -178,7 +197,10 @@ def test_another_delimiter_is_named_and_then_read(save, name, content, delimiter
         read(save(name, content), columns)
     used = "\t" if name.endswith(".tsv") else ","
     assert f"has no column 'text', only {content.splitlines()[0]!r}" in str(refused.value)
-    assert f"It was read with {used!r} between fields, which {delimiter!r} seems to be: set data.delimiter={delimiter!r}." in str(refused.value)
+    assert (
+        f"It was read with {used!r} between fields, which {delimiter!r} seems to be: set data.delimiter={delimiter!r}."
+        in str(refused.value)
+    )
     file = dataclasses.replace(save(name, content), delimiter=parsed_delimiter(given))
     assert [record.fields for record in read(file, columns)] == [{"text": "a, b", "label": "x"}]
 

@@ -26,9 +26,7 @@ def test_each_epoch_holds_each_row_once(num_rows, batch, shuffle):
 
 
 def test_epochs_and_seeds_have_their_own_order():
-    orders = [
-        EpochSampler(num_rows=50, global_batch_size=10, seed=seed, shuffle=True) for seed in (0, 1)
-    ]
+    orders = [EpochSampler(num_rows=50, global_batch_size=10, seed=seed, shuffle=True) for seed in (0, 1)]
     epochs = {tuple(sequence(order, 10)[i : i + 50]) for order in orders for i in (0, 50)}
     assert len(epochs) == 4
 
@@ -57,9 +55,7 @@ def test_a_thousand_million_rows_cost_nothing():
 
 
 def excluding(exclusions, shuffle=True, num_rows=22):
-    return EpochSampler(
-        num_rows=num_rows, global_batch_size=4, seed=1, shuffle=shuffle, exclusions=exclusions
-    )
+    return EpochSampler(num_rows=num_rows, global_batch_size=4, seed=1, shuffle=shuffle, exclusions=exclusions)
 
 
 @pytest.mark.parametrize("exclusions", [(), (0,), (3,), (0, 1, 2), (2, 3, 7), (1, 5, 6, 10**12)])

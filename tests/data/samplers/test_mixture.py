@@ -103,9 +103,7 @@ def test_rows_of_a_group_are_scattered_over_the_block():
 
 def test_seeds_blocks_and_epochs_have_their_own_order():
     sequences = [
-        tuple(sequence(mixture(seed=seed, global_batch_size=1000), 1, step))
-        for seed in (0, 1)
-        for step in (0, 1)
+        tuple(sequence(mixture(seed=seed, global_batch_size=1000), 1, step)) for seed in (0, 1) for step in (0, 1)
     ]
     assert len(set(sequences)) == 4
 

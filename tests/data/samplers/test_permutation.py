@@ -87,8 +87,7 @@ def test_several_at_once():
     which = rng.integers(0, 4, 500)
     indices = rng.integers(0, np.array(sizes)[which])
     expected = [
-        permute(indices[i : i + 1], sizes[permutation], keys[permutation])[0]
-        for i, permutation in enumerate(which)
+        permute(indices[i : i + 1], sizes[permutation], keys[permutation])[0] for i, permutation in enumerate(which)
     ]
     np.testing.assert_array_equal(permute_each(indices, which, sizes, keys), expected)
     assert permute_each(indices[:0], which[:0], sizes, keys).shape == (0,)

@@ -72,9 +72,7 @@ def test_random_differs_by_step_and_seed():
 
 
 def test_dtype():
-    rows = process_row_ids(
-        "random", global_batch_size=4, num_processes=2, process_index=0, seed=0, step=0
-    )
+    rows = process_row_ids("random", global_batch_size=4, num_processes=2, process_index=0, seed=0, step=0)
     assert rows.dtype == np.int32
 
 

@@ -102,7 +102,9 @@ def test_files_read_as_the_same_array_in_memory(tmp_path, memory, sizes):
         np.testing.assert_array_equal(on_disk.take(starts, length), in_memory.take(starts, length), strict=True)
     starts = rng.integers(0, 101, 200)
     lengths = rng.integers(0, 101 - starts)
-    np.testing.assert_array_equal(on_disk.take_ragged(starts, lengths), in_memory.take_ragged(starts, lengths), strict=True)
+    np.testing.assert_array_equal(
+        on_disk.take_ragged(starts, lengths), in_memory.take_ragged(starts, lengths), strict=True
+    )
 
 
 def test_ten_gigabytes(tmp_path):

@@ -95,9 +95,7 @@ def test_fingerprint_reads_both_ends(tmp_path):
     assert fingerprint_tokens(open_token_splits(str(path), 0.1)) != original
 
 
-@pytest.mark.parametrize(
-    "suffix, dtype, bad", [(".bin", "<u2", 50), (".u32.bin", "<u4", 2**32 - 1)]
-)
+@pytest.mark.parametrize("suffix, dtype, bad", [(".bin", "<u2", 50), (".u32.bin", "<u4", 2**32 - 1)])
 def test_ids_are_checked_where_they_are_read(tmp_path, suffix, dtype, bad):
     ids = np.arange(100) % 50
     ids[93] = bad

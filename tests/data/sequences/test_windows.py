@@ -12,11 +12,7 @@ from jaxdp.errors import UserError
 def test_training_rows(num_tokens, dtype):
     tokens = np.arange(1, num_tokens + 1, dtype=dtype)
     windows = TokenWindows(tokens, 4, keep_tail=False)
-    expected = [
-        tokens[start : start + 5].tolist()
-        for start in range(0, num_tokens, 4)
-        if start + 5 <= num_tokens
-    ]
+    expected = [tokens[start : start + 5].tolist() for start in range(0, num_tokens, 4) if start + 5 <= num_tokens]
     rows = windows.rows(np.arange(windows.num_rows))
     assert rows["tokens"].tolist() == expected
     assert rows["num_tokens"].tolist() == [5] * len(expected)

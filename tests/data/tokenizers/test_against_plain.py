@@ -20,7 +20,9 @@ def words_of(text):
 
     words, start = [], 0
     while start < len(text):
-        end = next((start + len(c) for c in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(c, start)), 0)
+        end = next(
+            (start + len(c) for c in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(c, start)), 0
+        )
         if not end:
             first = start + (text[start] == " ")
             if first == len(text) or kind_of(text[first]) == "blank":

@@ -67,7 +67,10 @@ def test_a_trial_keeps_the_lower_limits_of_its_system(tmp_path, monkeypatch):
 
 def test_a_trial_that_does_not_begin_is_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(vetting, "_TRIAL", "import no_such_module")
-    with pytest.raises(UserError, match=r"could not be tried in a process of its own \(ModuleNotFoundError: No module named 'no_such_module'\)"):
+    with pytest.raises(
+        UserError,
+        match=r"could not be tried in a process of its own \(ModuleNotFoundError: No module named 'no_such_module'\)",
+    ):
         load_tokenizer(write(tmp_path / "tokenizer.json", split(r"\s+y")))
 
 
@@ -91,7 +94,9 @@ def test_other_exceptions_pass():
             raise error
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b"{}", b"[" * 100_000, b'{"model": 3}'], ids=lambda content: str(content)[:9])
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"{", b"[]", b"{}", b"[" * 100_000, b'{"model": 3}'], ids=lambda content: str(content)[:9]
+)
 def test_what_is_no_tokenizer_is_a_sentence(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer\.json"):
