@@ -162,7 +162,7 @@ def check_keys(spec: SourceSpec) -> None:
 
 
 def _openable() -> list[str]:
-    return [name for name, source in SOURCES.items() if source.open]
+    return [name for name, source in SOURCES.items() if source.read]
 
 
 def _check_records(parts: list[Part], source: str, where: str | None) -> None:
