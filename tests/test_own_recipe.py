@@ -11,6 +11,9 @@ from jaxdp.cli.main import main
 from jaxdp.config import load_config
 from jaxdp.config_file import run_config_file
 from jaxdp.errors import UserCodeError, UserError
+from jaxdp.hooks import registry as hook_registry
+from jaxdp.optim import registry as optim_registry
+from jaxdp.tasks import task as task_registry
 
 __all__ = ["compilation_cache", "config_file"]
 
@@ -108,10 +111,14 @@ def test_the_folder_of_a_configuration_file_is_last_on_the_path(recipe):
 
 
 @pytest.fixture(autouse=True)
-def path_and_modules_are_restored(monkeypatch):
+def path_modules_and_registries_are_restored(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
+    tables = (hook_registry.HOOKS, optim_registry.DIRECTIONS, task_registry._FACTORIES)
+    before, registered = set(sys.modules), [dict(table) for table in tables]
     yield
+    for table, entries in zip(tables, registered, strict=True):
+        table.clear()
+        table.update(entries)
     for name in set(sys.modules) - before:
         if name.startswith("my_"):
             del sys.modules[name]

@@ -59,7 +59,8 @@ def test_a_prompt_of_characters_ends_with_the_separator(packing, separator, conf
         tmp_path / "pairs.jsonl", f"data.packing={packing}", "data.tokenizer=char", "causal_lm.completion_only=True"
     )
     config = load(config_file, *changes)
-    config.causal_lm.separator = separator
+    options = config.task_options | {"separator": separator}  # some of them no command line takes
+    config = config.replaced(task_groups=config.task_groups | {"causal_lm": options})
     vocabularies = read_data(config).vocabularies
     task, tokenizer = make_task(config, vocabularies), vocabularies.tokenizer
     [prompt] = make_prompts(["ba"], config.data, task, tokenizer)

@@ -205,7 +205,7 @@ def test_what_is_left_is_told_whatever_ended_the_run(
     config = load(config_file, "optim.max_rollbacks=0")
     for name in saved:
         shutil.copytree(trained / "checkpoints" / "6", tmp_path / name)
-    rollbacks = Rollbacks(SimpleNamespace(config=config, feed=SimpleNamespace(can_exclude=can_exclude)), tmp_path)
+    rollbacks = Rollbacks(SimpleNamespace(config=config, loader=SimpleNamespace(can_exclude=can_exclude)), tmp_path)
     with pytest.raises(TrainingDiverged) as raised:
         rollbacks.exclude(Diverged(3, 2, False), {})
     assert reason in str(raised.value) and told.format(tmp_path) in str(raised.value)
