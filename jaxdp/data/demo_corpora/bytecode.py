@@ -7,7 +7,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdp.data.demo_corpora.python_code import parse
 
@@ -128,5 +128,16 @@ def _formatted(instruction: _Instruction) -> str:
     _, code, value = instruction
     if value.opname == "KW_NAMES":  # `dis` prints its index
         return f"KW_NAMES {code.co_consts[value.arg]!r}"
+    if value.opcode in dis.hasconst:
+        return f"{value.opname} {_constant(value.argval)}"
     argument = value.argrepr or ("" if value.arg is None else str(value.arg))
     return f"{value.opname} {argument}".rstrip()
+
+
+def _constant(value: Any) -> str:
+    """Formats a constant as `repr`, sets in sorted order: theirs differs from process to process (PYTHONHASHSEED)."""
+    if isinstance(value, frozenset):
+        return f"frozenset({{{', '.join(sorted(map(_constant, value)))}}})" if value else "frozenset()"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_constant, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)

@@ -129,3 +129,11 @@ def test_lines_end_where_python_ends_them():
         (1, "x = 1"),
         (3, r"y = '\u2028'"),
     ]
+
+
+def test_sets_are_sorted_whatever_the_order_of_the_process():
+    """The order of a set of strings follows PYTHONHASHSEED, and the corpus must be one in every process."""
+    [found] = compiled_statements('found = name in {"h", "b", "a", "g", "c", "f", "e", "d"}\n', "sets.py")
+    assert "frozenset({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})" in found.instructions
+    [found] = compiled_statements("pair = (1, ('a',), ())\n", "tuples.py")
+    assert "LOAD_CONST (1, ('a',), ())" in found.instructions
