@@ -34,6 +34,7 @@ def train(tree: Path, recipe: str, steps: int, directory: Path) -> Path:
         "PYTHONPATH": str(tree),
         "XDG_CACHE_HOME": str(directory / "cache"),
         "JAX_PLATFORMS": "cpu",
+        "PYTHONHASHSEED": "0",  # which the decompiler corpus of earlier commits follows
     }
     subprocess.run(command, cwd=directory, env=environment, check=True)
     return workdir

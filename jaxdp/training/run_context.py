@@ -1,4 +1,4 @@
-"""One start of a run: its parts, where it writes, and what watches over it."""
+"""Context of one process start: components, work directory, signal handling and watchdog."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from jaxdp.workdir import WorkDir
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Trace `num_steps` steps after step `after_step`."""
+    """Profiler trace of `num_steps` steps after step `after_step`."""
 
     after_step: int
     num_steps: int
@@ -26,18 +26,18 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """What is settled before the first program is compiled.
+    """Components of a run that are settled before the first program is compiled.
 
     Attributes:
-        setup: the parts of the run.
-        directory: its work directory.
-        preemption: hears signals.
-        watchdog: ends the process when it hangs; told of every phase.
+        setup: Parts of the run.
+        directory: Work directory.
+        preemption: Hook that receives signals.
+        watchdog: Watchdog, which ends the process if a phase exceeds its limit.
         control_plane: Control plane of the run's processes; the main process writes.
-        profile: which steps to trace.
-        check_place: called before every write into the work directory; raises UserError
-            where that no longer is the directory that this run has locked.
-        provenance: returns the entry of this start, as a checkpoint records it.
+        profile: Steps to trace.
+        check_place: Check before every write into the work directory; raises UserError if it no longer is the
+            directory that this run has locked.
+        provenance: Function that returns the provenance of this start, as a checkpoint records it.
         hooks: Hooks that were given to `jaxdp.train`, or functions that make them.
         writers: Metrics writers that were given to `jaxdp.train`, or functions that open them.
     """

@@ -1,4 +1,4 @@
-"""The hooks of the training loop: what happens around its steps, in which order."""
+"""Hooks of a run: the built-in ones, those of the user, and their order."""
 
 from collections.abc import Mapping
 
@@ -75,7 +75,7 @@ def make_hooks(
 
 
 def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Evaluating:
-    """Evaluation of the averaged parameters where the run has them; then, what it wrote is shown."""
+    """Returns the hook that evaluates the EMA parameters, or the parameters of a run without them, and shows samples."""
     setup = context.setup
 
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:

@@ -28,7 +28,7 @@ from jaxdp.user_code import user_place, user_sentence
 
 
 class _LogFile(logging.FileHandler):
-    """A log that is given up when its disk is full: what it would hold is on the terminal too."""
+    """Log file that is dropped when its disk is full: its messages are on the terminal too."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger("jaxdp").removeHandler(self)
@@ -46,7 +46,7 @@ class _LogFormat(logging.Formatter):
 
 @contextlib.contextmanager
 def logging_to(log: Path) -> Iterator[None]:
-    """Sends what is said to this file too."""
+    """Writes messages to a log file too."""
     log.parent.mkdir(exist_ok=True)
     handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_LogFormat("%(asctime)s %(message)s"))
@@ -85,7 +85,7 @@ def record_provenance(context: RunContext, first_step: int) -> None:
     """Adds this start to provenance.json.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: It cannot be written.
     """
     context.check_place()
     try:

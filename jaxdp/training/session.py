@@ -1,4 +1,4 @@
-"""From a start to its end: compile, restore or initialise, train, go back where updates stay bad."""
+"""Training session: compiles, restores or initialises the state, trains, and rolls back after divergence."""
 
 import contextlib
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def run_session(context: RunContext) -> Result:
     while outcome.aborted:
         with phase("rolling back"):
             last_step = rollbacks.exclude(outcome.aborted, outcome.state.params)
-            del outcome, hooks, state  # there is memory for one
+            del outcome, hooks, state  # the devices have memory for one state only
             state, first_step = _roll_back(context, rollbacks, last_step)
         outcome, hooks = _train(context, programs, rollbacks, state, first_step)
     return _end(context, outcome, hooks)
@@ -64,7 +64,7 @@ def run_session(context: RunContext) -> Result:
 def _restore_or_initialise(
     context: RunContext, rollbacks: Rollbacks, last_step: int | None = None
 ) -> tuple[TrainState, int]:
-    """Resuming, from a checkpoint up to `last_step`, beats `init_from`, which beats fresh parameters."""
+    """Returns the first state and its step: from a checkpoint up to `last_step`, else from `init_from`, else initialised."""
     setup, checkpoints = context.setup, context.directory.checkpoints
     state = restore_latest(
         checkpoints,
@@ -78,7 +78,7 @@ def _restore_or_initialise(
         step = int(state.step)
         rollbacks.load_state(read_item(checkpoints / str(step), "data"), step)
         print_status(f"resuming from checkpoint {step} of {setup.total_steps} steps")
-        _say_how_the_schedule_changes(setup, checkpoints / str(step), step)
+        _print_schedule_change(setup, checkpoints / str(step), step)
         return state, step
     state, init_from = setup.fresh_state(), setup.config.init_from
     if init_from:
@@ -90,8 +90,8 @@ def _restore_or_initialise(
     return state, 0
 
 
-def _say_how_the_schedule_changes(setup: TrainingSetup, checkpoint: Path, step: int) -> None:
-    """Tells the user when the run has another length than the checkpoint was trained for."""
+def _print_schedule_change(setup: TrainingSetup, checkpoint: Path, step: int) -> None:
+    """Prints how the learning rate changes if the run has another length than the checkpoint was trained for."""
     saved = from_json(read_item(checkpoint, "config"))
     train = setup.data.train
     total_steps = saved.num_steps(train.num_rows if train else None)
@@ -105,7 +105,7 @@ def _say_how_the_schedule_changes(setup: TrainingSetup, checkpoint: Path, step: 
 def _train(
     context: RunContext, programs: Programs, rollbacks: Rollbacks, state: TrainState, first_step: int
 ) -> tuple[Outcome, Sequence[Hook]]:
-    """The loop with all that writes around it, from a state on; and the hooks it had."""
+    """Trains from a state on, and returns the outcome with the hooks of the loop."""
     setup = context.setup
     config = setup.config
     with contextlib.ExitStack() as stack:
@@ -145,14 +145,14 @@ def _train(
 
 
 def _run_files(context: RunContext) -> dict[str, dict] | None:
-    """What checkpoints record of the run's vocabularies; None in a process that saves nothing."""
+    """Returns the hashes of the vocabulary files, which checkpoints record; None in a process that saves nothing."""
     if not context.control_plane.is_main_process:
         return None
     return describe_run_files(vocabulary_files(context.setup.data.vocabularies, context.directory).values())
 
 
 def _roll_back(context: RunContext, rollbacks: Rollbacks, last_step: int) -> tuple[TrainState, int]:
-    """The newest state up to `last_step`; what was saved after it is deleted, once that is restored."""
+    """Restores the newest state up to `last_step`, then deletes the checkpoints after it."""
     checkpoints = context.directory.checkpoints
     wait_for_all("checkpoints are whole", context.setup.topology)
     state, first_step = _restore_or_initialise(context, rollbacks, last_step)
@@ -166,7 +166,7 @@ def _roll_back(context: RunContext, rollbacks: Rollbacks, last_step: int) -> tup
 
 
 def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
-    """Says how the run ended."""
+    """Prints how the run ended, and returns its result."""
     root, total_steps = context.directory.root, context.setup.total_steps
     # A signal during the last step changes nothing: the run is complete. All wait until it is.
     complete = context.control_plane.broadcast(

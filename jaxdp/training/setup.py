@@ -1,4 +1,4 @@
-"""Everything between a configuration and a step that can run: devices, model, program, batches."""
+"""Training setup: devices, model, optimizer update, data loader and compiled programs of a prepared run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -50,12 +50,12 @@ MIN_HEARTBEAT_SECS = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What the devices run.
+    """Compiled programs of a run.
 
     Attributes:
-        step: (state, batch, control_word) -> (state, metrics).
-        evaluator: evaluation of the held-out rows.
-        checksums: state -> [num_devices, num_leaves] uint32; None: replicas are not compared.
+        step: Train step, (state, batch, control_word) -> (state, metrics).
+        evaluator: Evaluation of the validation split.
+        checksums: Checksums of the replicas, state -> [num_devices, num_leaves] uint32; None: they are not compared.
     """
 
     step: Program
@@ -64,10 +64,11 @@ class Programs:
 
 
 class TrainingSetup:
-    """The parts of a training run; making it starts the backend."""
+    """Parts of a training run. Constructing it starts the backend."""
 
     def __init__(self, prepared: PreparedRun, processes: Processes = ALONE):
-        """
+        """Connects the devices and builds the parts.
+
         Args:
             prepared: Configuration, dataset and task; no backend may run while data is prepared.
             processes: Processes that train together; all are known to be there.
@@ -75,13 +76,9 @@ class TrainingSetup:
         Raises:
             UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
         """
-        self.config, self.data, self.task, self.total_steps = (
-            prepared.config,
-            prepared.data,
-            prepared.task,
-            prepared.total_steps,
-        )
-        config, data = self.config, self.data
+        self.config = config = prepared.config
+        self.data = data = prepared.data
+        self.task, self.total_steps = prepared.task, prepared.total_steps
         configure_backend(
             config.parallel.cpu_devices,
             fitting_cpu_devices(config.global_batch_size),
@@ -100,9 +97,8 @@ class TrainingSetup:
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
         self.model = make_model(config, self.task, data.vocab_size, self.topology.platform)
-        prefetch_batches = (
-            0 if data.stream else config.data.prefetch_batches
-        )  # those of a stream come as slowly as it does
+        # The batches of a stream come as slowly as it does, so none waits in the queue.
+        prefetch_batches = 0 if data.stream else config.data.prefetch_batches
         check_batch_size(self.task, self.model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
         self.update = make_update(config.optim, self.total_steps, self.topology.platform)
         self.loader = make_loader(
@@ -130,11 +126,11 @@ class TrainingSetup:
         return Programs(step, evaluator, self.compile_checksums() if compared else None)
 
     def compile_step(self, update: UpdateConfig | None = None, shape: BatchShape | None = None) -> Program:
-        """The train step for these devices: (state, batch, control_word) -> (state, metrics).
+        """Compiles the train step for these devices: (state, batch, control_word) -> (state, metrics).
 
         Args:
-            update: another than the run's, to compare with; None: the run's.
-            shape: another than the run's; None: the run's.
+            update: Update to compare with that of the run; None: that of the run.
+            shape: Division of the global batch; None: that of the run.
         """
         shape = shape or self.shape
         step = make_train_step(
@@ -156,25 +152,25 @@ class TrainingSetup:
         )
 
     def compile_evaluator(self) -> Evaluator:
-        """Evaluation of the held-out rows."""
+        """Compiles the evaluation of the validation split."""
         return Evaluator(
             self.config, self.task, self.model, self.data, self.data.evaluation, self.topology,
             self.abstract_state.params,
         )  # fmt: skip
 
     def compile_checksums(self) -> Callable[[TrainState], jax.Array]:
-        """Checksums of every device's own copy of the state."""
+        """Compiles the checksums of the copy of the state on each device."""
         return compile_checksums(self.abstract_state, self.topology)
 
     def fresh_state(self) -> TrainState:
-        """State 0, drawn from the seed on every device alike."""
+        """Initialises state 0 from the seed, the same on every device."""
         # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
         with fixed_settings():
             return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
 
     @property
     def flops_per_step(self) -> float:
-        """Model FLOPs of one update over all devices."""
+        """Returns the model FLOPs of one update over all devices."""
         length, num_predicted = self.config.data.length, self.task.num_predicted
         model = self.model.config
         flops = flops_per_sequence(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
@@ -204,5 +200,5 @@ def _chosen_metric(config: RunConfig, metrics: Mapping[str, MetricSpec]) -> Metr
 
 
 def _heartbeat_secs(config: RunConfig) -> float:
-    """When JAX may abort for a process that no longer answers: after our watchdog, which says where it hangs."""
+    """Returns the heartbeat timeout of JAX: longer than the watchdog limit, since the watchdog names where a process hangs."""
     return max(MIN_HEARTBEAT_SECS, 2 * max_limit_secs(config.parallel.watchdog_secs))

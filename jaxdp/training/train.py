@@ -1,4 +1,4 @@
-"""`jaxdp train`: the work directory held, data prepared, processes agreed, devices connected; then a session."""
+"""Entry point of `jaxdp train`: locks the work directory, prepares data, runs pre-flight checks, connects devices, trains."""
 
 import contextlib
 import dataclasses
@@ -116,7 +116,7 @@ def _with_records(config: RunConfig, data: Iterable[Mapping[str, Any]]) -> RunCo
 
 @dataclasses.dataclass(frozen=True)
 class OpenRun:
-    """Arguments of `run` that open a run for its caller: see there."""
+    """Extensions of a run that the caller of `run` gives; see its arguments."""
 
     hooks: Sequence[Hook | MakeHook]
     writers: Sequence[MetricsWriter | MakeWriter]
@@ -142,17 +142,16 @@ def as_parts(name: str, given: Any, is_part: Callable[[Any], bool], expected: st
 def _run(
     config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes, open_run: OpenRun
 ) -> Result:
-    """`run` but for a signal before there is anything to save."""
+    """Runs `run`, except for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
         for writer in filter(is_writer, open_run.writers):
             stack.callback(writer.close)
         end_process = os._exit if open_run.watchdog else _stay
         preemption = Preemption(print_status, config.checkpoint.grace_secs, end_process=end_process)
-        if not open_run.handle_signals:
-            pass
-        elif threading.current_thread() is threading.main_thread():
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if open_run.handle_signals and is_main_thread:
             stack.enter_context(preemption)
-        else:
+        elif open_run.handle_signals:
             print_status(
                 "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
                 "checkpoint; call jaxdp.train in the main thread for that"
@@ -196,6 +195,6 @@ def _stay(exit_code: int) -> None:
 
 
 def _topology_facts(topology: Topology) -> dict[str, Any]:
-    """The part of a start's provenance that is known once the devices are."""
+    """Returns the part of the provenance that is known once the devices are connected."""
     devices = {"platform": topology.platform, "kind": topology.kind, "count": topology.num_devices}
     return {"devices": devices, "num_processes": topology.num_processes}
