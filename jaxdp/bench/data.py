@@ -11,9 +11,9 @@ from typing import Any
 
 from jaxdp.data.assembly import load_dataset
 from jaxdp.data.dataset import Dataset
+from jaxdp.data.loader import make_sampler
 from jaxdp.data.pipeline import train_batches
 from jaxdp.data.prefetch import Prefetch
-from jaxdp.data.samplers.make import make_sampler
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import dataset_spec, make_task

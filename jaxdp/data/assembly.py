@@ -5,35 +5,29 @@ It needs neither a JAX backend nor the other processes of the run.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from jaxdp.data.cache_keys import cleaning_identity, digest
-from jaxdp.data.dataset import Dataset, Group, Pairs
+from jaxdp.data.dataset import Dataset, DatasetSpec, Group
 from jaxdp.data.direct_sources import (
     evaluation_stream,
     evaluation_tokens,
     ready_tokens,
     streamed,
 )
-from jaxdp.data.label_counts import label_lines
 from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.preparing.cache import discard
-from jaxdp.data.preparing.examples import Examples
 from jaxdp.data.preparing.scan import DataChanged
 from jaxdp.data.samplers.mixture import ConcatenatedSequences
 from jaxdp.data.sequences.make import check_packing, make_rows, scored_pairs
-from jaxdp.data.source_scan import Source, open_evaluation_source, open_sources
-from jaxdp.data.spec import BoundTask, DatasetSpec
+from jaxdp.data.source_entries import Source, open_evaluation_source, open_sources
+from jaxdp.data.summary import label_lines, scored_lines, source_lines
 from jaxdp.data.tokenization import (
     SPLITS,
-    Prepared,
     check_tokenizers,
     make_vocabularies,
     prepare_source,
     with_named_files,
 )
 from jaxdp.data.vocabularies import NONE, Vocabularies
-from jaxdp.report.terminal import quantity
 
 
 def load_dataset(spec: DatasetSpec, known: Vocabularies = NONE) -> Dataset:
@@ -122,9 +116,9 @@ def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source])
         fingerprint,
         sum(source.scan.num_characters for source in sources),
         (
-            *_summary(task, sources, prepared, rows, vocabularies),
+            *source_lines(task, sources, prepared, rows, vocabularies),
             *label_lines(vocabularies.labels, prepared, can_stratify=_can_stratify(spec, sources)),
-            *_scored(task, pairs),
+            *scored_lines(task, pairs),
         ),
         pairs=pairs,
         cleaning=cleaning_identity(spec.data),
@@ -138,59 +132,3 @@ def _can_stratify(spec: DatasetSpec, sources: Sequence[Source]) -> bool:
 
 def _joined(rows: Mapping[str, SequenceDataset]) -> SequenceDataset:
     return next(iter(rows.values())) if len(rows) == 1 else ConcatenatedSequences(rows)
-
-
-def _summary(
-    task: BoundTask,
-    sources: Sequence[Source],
-    prepared: Sequence[Mapping[str, Prepared]],
-    rows: Mapping[str, Mapping[str, SequenceDataset]],
-    vocabularies: Vocabularies,
-) -> list[str]:
-    """Returns one line for each source; the last one describes the tokenizers too."""
-    lines = []
-    for source, splits in zip(sources, prepared, strict=True):
-        train, validation = (
-            quantity(_num_tokens(splits[split].examples))
-            + f" {purpose}{_long(task, rows[split][source.label], splits[split].examples)}"
-            for split, purpose in zip(SPLITS, ("tokens for training", "for validation"), strict=True)
-        )
-        efficiency = getattr(rows["train"][source.label], "efficiency", None)
-        lines.append(
-            f"{source.label}: {source.extent}, {train}, {validation}"
-            + (f", sequences {np.min(efficiency):.1%} full" if efficiency is not None else "")
-        )
-    lines[-1] += f", {vocabularies.tokenizer.describe()}"
-    if vocabularies.target_tokenizer:
-        lines[-1] += f" and {vocabularies.target_tokenizer.describe()} of targets"
-    return lines
-
-
-def _long(task: BoundTask, rows: SequenceDataset, examples: Examples) -> str:
-    """Returns the number of examples that are longer than a sequence, in parentheses; an empty string if there are none."""
-    num_cut, num_dropped = (getattr(rows, name, 0) for name in ("num_cut", "num_dropped"))
-    if not num_cut and not num_dropped:
-        return ""
-    action = "cut" if num_cut else "dropped"
-    return f" ({num_cut or num_dropped:,} of {examples.num_examples:,} {action}, longer than {_capacity(task)})"
-
-
-def _capacity(task: BoundTask) -> str:
-    """Returns the capacity of a sequence in words."""
-    length, target_length = task.row_lengths["tokens"], task.row_lengths.get("target_tokens")
-    words = f"{length:,} tokens"
-    return words if target_length in (None, length) else f"{words} or a target of {target_length:,}"
-
-
-def _scored(task: BoundTask, pairs: Pairs | None) -> list[str]:
-    """Returns a line about scored sources that are cut; no line if there are none."""
-    if pairs is None or not pairs.num_cut:
-        return []
-    return [
-        f"{pairs.num_cut:,} of {len(pairs.sources):,} validation sources for scoring cut, longer than "
-        f"{task.row_lengths['tokens']:,} tokens"
-    ]
-
-
-def _num_tokens(examples: Examples) -> int:
-    return sum(examples.num_values(name) for name in examples.names if examples.is_ragged(name))

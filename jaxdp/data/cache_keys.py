@@ -15,13 +15,13 @@ from typing import Any, Generic, Protocol
 
 from jaxdp.cache_home import cache_home
 from jaxdp.data.cleaning.cleaner import Cleaner
+from jaxdp.data.dataset import DatasetSpec
 from jaxdp.data.labels import LABELS_FORMAT
 from jaxdp.data.preparing.cache import entry_path
 from jaxdp.data.preparing.examples import EXAMPLES_FORMAT
 from jaxdp.data.preparing.scan import SCAN_FORMAT, Scan
 from jaxdp.data.preparing.selection import SELECTION_FORMAT, Selection
 from jaxdp.data.sequences.packing import PLAN_FORMAT
-from jaxdp.data.spec import DatasetSpec
 from jaxdp.data.tokenizers.base import ENCODING_FORMAT
 from jaxdp.data.tokenizers.make import VOCABULARY_FORMAT
 from jaxdp.data.vocabularies import Vocabularies

@@ -1,15 +1,140 @@
-"""Prepared dataset of a run: training and validation split, and their metadata."""
+"""Dataset of a run: its specification, what data preparation needs of a task, and the prepared splits.
+
+`jaxdp.data` is below `jaxdp.tasks`: it defines the interface, and `jaxdp.tasks.make` provides the values.
+"""
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
+from jaxdp.data.labels import Kind
+from jaxdp.data.named_files import NamedFiles, with_word_lists
 from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.reading.record_stream import RecordStream
+from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.data.vocabularies import Vocabularies
+from jaxdp.errors import UserError
+from jaxdp.run_config import DataConfig
+
+
+class BoundTask(Protocol):
+    """Interface of a task with vocabularies, as data preparation uses it.
+
+    Attributes:
+        prepared_with: JSON values that `prepare` depends on in addition to record, tokenizer and code.
+        row_lengths: Maximum number of tokens of each ragged array in a sequence, eos included; a window of
+            `data.packing=cut` reads one more.
+        start_id: Id of the token that begins a target in packed pairs; sequence-to-sequence tasks only.
+    """
+
+    prepared_with: Mapping[str, Any]
+    row_lengths: Mapping[str, int]
+    start_id: int
+
+    def prepare(self, record: Mapping[str, Any], tokenizer: Any) -> dict[str, np.ndarray]:
+        """Converts a record to an example."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """Requirements of a task on its data.
+
+    Attributes:
+        name: Name of the task, as `config.task` has it.
+        kind: Class of the task; its code is part of cache keys.
+        fields: Fields of a record that `prepare` reads: `text`, `label`, `source`, `target`.
+        eos_fields: Arrays of an example that the end-of-sequence token follows in the prepared data.
+        packings: Values of `data.packing` that the task can read, its default first.
+        special_tokens: Names of special tokens that its tokenizer must have.
+        prompt_end: Text after a prompt, before its continuation.
+        generates_targets: Whether the model generates targets that are scored.
+        label_kind: Kind of the labels; None for tasks without labels.
+        label_separator: Separator of several labels of one record.
+        bind: Function from vocabularies, as far as they are known, to the task with them.
+    """
+
+    name: str
+    kind: type
+    fields: tuple[str, ...]
+    eos_fields: tuple[str, ...]
+    packings: tuple[str, ...]
+    special_tokens: tuple[str, ...]
+    prompt_end: str
+    generates_targets: bool
+    label_kind: Kind | None
+    label_separator: str
+    bind: Callable[[Vocabularies], BoundTask]
+
+    @property
+    def text_fields(self) -> tuple[str, ...]:
+        """Fields that the tokenizers read."""
+        return tuple(field for field in self.fields if field != "label")
+
+    @property
+    def has_labels(self) -> bool:
+        """True if records have labels."""
+        return self.label_kind is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Everything that a prepared dataset and its order depend on.
+
+    Attributes:
+        data: Group `data` of the configuration.
+        task: What the task needs of its data.
+        seed: Seed of the run.
+        vocab_size: `model.vocab_size`; None: the tokenizer's.
+        global_batch_size: Sequences of one update.
+        num_eval_batches: `eval.num_batches`: validation batches that a stream keeps in memory.
+        num_scored: Maximum number of targets to generate and score.
+        counts_epochs: Whether the length of the run is given in epochs.
+    """
+
+    data: DataConfig
+    task: TaskData
+    seed: int
+    vocab_size: int | None
+    global_batch_size: int
+    num_eval_batches: int
+    num_scored: int
+    counts_epochs: bool
+
+    @property
+    def packing(self) -> str:
+        """`data.packing`, or the default of the task."""
+        return self.data.packing or self.task.packings[0]
+
+    @property
+    def has_texts(self) -> bool:
+        """True if the data is text for a tokenizer rather than a token file."""
+        return self.data.source != "tokens" or bool(self.data.mixture)
+
+    @property
+    def is_stream(self) -> bool:
+        """True if the training data is a stream, which has no random access."""
+        return self.data.source == "hf_stream" and not self.data.mixture
+
+    def model_vocab_size(self, tokenizer: Tokenizer) -> int:
+        """Returns the size of the model's token embedding: `model.vocab_size`, or that of the tokenizer.
+
+        Raises:
+            UserError: `model.vocab_size` is smaller than the tokenizer's.
+        """
+        vocab_size = self.vocab_size or tokenizer.vocab_size
+        if vocab_size < tokenizer.vocab_size:
+            raise UserError(
+                f"model.vocab_size={vocab_size} is smaller than the tokenizer's vocabulary of "
+                f"{tokenizer.vocab_size}; leave it unset or raise it."
+            )
+        return vocab_size
+
+    def with_word_lists(self, files: NamedFiles) -> "DatasetSpec":
+        """Returns a copy with words in place of the names of their files."""
+        return dataclasses.replace(self, data=with_word_lists(self.data, files))
 
 
 @dataclasses.dataclass(frozen=True)

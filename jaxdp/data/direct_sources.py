@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdp.data.dataset import Dataset, Group
+from jaxdp.data.dataset import Dataset, DatasetSpec, Group
 from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
 from jaxdp.data.sequences.tokens_file import (
@@ -17,7 +17,6 @@ from jaxdp.data.sequences.tokens_file import (
 )
 from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.data.source_entries import source_entries, source_label, source_spec
-from jaxdp.data.spec import DatasetSpec
 from jaxdp.data.stream import head_tokens
 from jaxdp.data.tokenization import with_named_files
 from jaxdp.data.tokenizers import Tokenizer, make_tokenizer

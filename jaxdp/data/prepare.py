@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdp.data.assembly import load_dataset
+from jaxdp.data.dataset import DatasetSpec
 from jaxdp.data.preparing.cache import is_whole
-from jaxdp.data.source_scan import Source, open_sources
-from jaxdp.data.spec import DatasetSpec
+from jaxdp.data.source_entries import Source, open_sources
 from jaxdp.data.tokenization import (
     existing_vocabularies,
     num_workers,

@@ -11,14 +11,14 @@ import numpy as np
 
 from jaxdp.data.cache_keys import labels_entry, texts_entry, tokenizer_entry, tokens_entry
 from jaxdp.data.cleaning.cleaner import Cleaner
+from jaxdp.data.dataset import DatasetSpec
 from jaxdp.data.labels import LabelCensus, Labels, load_labels
 from jaxdp.data.named_files import NamedFiles, read_named_files
 from jaxdp.data.preparing.cache import cached, is_whole
 from jaxdp.data.preparing.examples import Examples, ExamplesWriter
 from jaxdp.data.preparing.scan import kept_records
 from jaxdp.data.preparing.workers import Work, prepare_examples
-from jaxdp.data.source_scan import Source
-from jaxdp.data.spec import DatasetSpec
+from jaxdp.data.source_entries import Source
 from jaxdp.data.tokenizers import Tokenizer, check_tokenizer_name, load_tokenizer, make_tokenizer
 from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.errors import UserError

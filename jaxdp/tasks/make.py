@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.data.augmentation import augmented, make_augmentation
+from jaxdp.data.dataset import DatasetSpec, TaskData
 from jaxdp.data.pipeline import MakeBatch
-from jaxdp.data.spec import DatasetSpec, TaskData
 from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig

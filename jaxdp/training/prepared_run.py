@@ -3,8 +3,7 @@
 import dataclasses
 
 from jaxdp.data.assembly import load_dataset
-from jaxdp.data.dataset import Dataset
-from jaxdp.data.spec import DatasetSpec
+from jaxdp.data.dataset import Dataset, DatasetSpec
 from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny_runs import load, read_data
 
-from jaxdp.data import source_scan as sources
+from jaxdp.data import source_entries as sources
 from jaxdp.data import tokenization as tokenizing
+from jaxdp.data.loader import make_sampler, source_shares
 from jaxdp.data.pipeline import train_batches
-from jaxdp.data.samplers.make import make_sampler, source_shares
-from jaxdp.data.source_scan import source_entries
+from jaxdp.data.source_entries import source_entries
 from jaxdp.errors import UserError
 from jaxdp.tasks.make import dataset_spec, make_task
 

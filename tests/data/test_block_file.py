@@ -17,7 +17,7 @@ from jaxdp.data import block_file
 from jaxdp.data.block_checksums import BLOCK_BYTES, read_block_checksums, write_block_checksums
 from jaxdp.data.block_file import BlockFile
 from jaxdp.data.preparing.cache import ENTRY, cached, entry_path, is_whole
-from jaxdp.data.sequences.disk_array import open_disk_array
+from jaxdp.data.sequences.element_arrays import open_disk_array
 from jaxdp.errors import UserError
 
 NUM_BYTES = 5 * BLOCK_BYTES + 1000
@@ -213,7 +213,7 @@ def test_threads_share_an_array(tmp_path):
 FORKED = r"""
 import os, sys
 import numpy as np
-from jaxdp.data.sequences.disk_array import open_disk_array
+from jaxdp.data.sequences.element_arrays import open_disk_array
 
 array = open_disk_array(sys.argv[1], np.uint8)
 array.take(np.array([0]), 10)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdp.data.sequences.disk_array import DiskArray, open_disk_array
+from jaxdp.data.sequences.element_arrays import DiskArray, open_disk_array
 from jaxdp.data.sequences.flat import RaggedArray, ShardedArray
 
 INDEX = "index.json"

@@ -11,8 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxdp.data.sequences.disk_array import DiskArray
-from jaxdp.data.sequences.memory_array import MemoryArray, count_up
+from jaxdp.data.sequences.element_arrays import DiskArray, MemoryArray, count_up
 
 
 class FlatArray(Protocol):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdp.data.cache_keys import plan_entry
-from jaxdp.data.dataset import Pairs
+from jaxdp.data.dataset import BoundTask, DatasetSpec, Pairs
 from jaxdp.data.pipeline import SequenceDataset
 from jaxdp.data.preparing.cache import cached
 from jaxdp.data.preparing.examples import Examples
@@ -15,8 +15,7 @@ from jaxdp.data.sequences.packed_pairs import PackedPairs, pack_pairs
 from jaxdp.data.sequences.packing import PackedSequences, PackPlan, pack
 from jaxdp.data.sequences.padded import PaddedSequences
 from jaxdp.data.sequences.windows import TokenWindows
-from jaxdp.data.source_scan import Source
-from jaxdp.data.spec import BoundTask, DatasetSpec
+from jaxdp.data.source_entries import Source
 from jaxdp.data.tokenization import Prepared, validation_texts
 from jaxdp.errors import UserError
 from jaxdp.report.terminal import print_status

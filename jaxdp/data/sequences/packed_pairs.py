@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxdp.data.sequences.element_arrays import count_up
 from jaxdp.data.sequences.flat import RaggedArray
-from jaxdp.data.sequences.memory_array import count_up
 
 MAX_OPEN_ROWS = 1024
 """Number of rows that the next pair may still go into; more hardly fill the rows better."""

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdp.data.sequences.disk_array import open_disk_array
+from jaxdp.data.sequences.element_arrays import count_up, open_disk_array
 from jaxdp.data.sequences.flat import FlatArray, as_flat
 from jaxdp.data.sequences.long_documents import find_long
-from jaxdp.data.sequences.memory_array import count_up
 from jaxdp.errors import UserError
 
 PLAN_FORMAT = 2

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdp.data.file_digest import END_BYTES
 from jaxdp.data.preparing.split import split_point
 from jaxdp.data.reading.files import unreadable
-from jaxdp.data.sequences.disk_array import DiskArray, open_disk_array
+from jaxdp.data.sequences.element_arrays import DiskArray, open_disk_array
 from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdp.data import block_file
 from jaxdp.data.block_checksums import write_block_checksums
-from jaxdp.data.sequences.disk_array import open_disk_array
+from jaxdp.data.sequences.element_arrays import open_disk_array
 from jaxdp.data.sequences.flat import RaggedArray, ShardedArray, as_flat
 
 CUTS = [[100], [40, 60], [0, 1, 2, 97], [33, 33, 34, 0], [1] * 100]

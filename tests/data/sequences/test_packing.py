@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxdp.data.sequences import packing
-from jaxdp.data.sequences.disk_array import DiskArray
+from jaxdp.data.sequences.element_arrays import DiskArray
 from jaxdp.data.sequences.flat import ShardedArray
 from jaxdp.data.sequences.packing import PackedSequences, PackPlan, pack
 from jaxdp.errors import UserError

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from jaxdp.data.sequences.disk_array import DiskArray
+from jaxdp.data.sequences.element_arrays import DiskArray
 from jaxdp.data.sequences.tokens_file import (
     CheckedWindows,
     fingerprint_tokens,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxdp.data.sequences.disk_array import open_disk_array
+from jaxdp.data.sequences.element_arrays import open_disk_array
 from jaxdp.data.sequences.flat import ShardedArray
 from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.errors import UserError
