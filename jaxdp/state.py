@@ -9,7 +9,7 @@ from jaxdp.typing import PyTree
 
 @flax.struct.dataclass
 class TrainState:
-    """Train state: arrays only, replicated on every device without a device axis.
+    """Train state: arrays only. `parallel.layout` says how each leaf lies on the devices.
 
     Attributes:
         step: Number of batches consumed, `[] int32`. The state of step N results from batches
@@ -31,7 +31,7 @@ class TrainState:
     skipped_in_a_row: jax.Array
 
 
-def initial_state(params: PyTree, optimizer, *, with_ema: bool) -> TrainState:
+def initial_state(params: PyTree, optimizer, *, with_ema: bool, sync: PyTree = ()) -> TrainState:
     """Builds the state of step 0 around initial parameters; can be traced by JAX."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
@@ -39,7 +39,7 @@ def initial_state(params: PyTree, optimizer, *, with_ema: bool) -> TrainState:
         params=params,
         opt_state=optimizer.init(params),
         ema=params if with_ema else None,
-        sync=(),
+        sync=sync,
         skipped=zero,
         skipped_in_a_row=zero,
     )

@@ -10,6 +10,7 @@ from floors import FLOORS
 ROOT = Path(__file__).parents[1] / "jaxdp"
 
 SAME_FLOOR = {
+    ("parallel", "state"),
     ("trees", "typing"),
     ("streams", "redact"),
     ("metrics", "errors"),

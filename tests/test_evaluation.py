@@ -57,7 +57,6 @@ def measured(request):
         abstract_replicated(params, here),
         abstract_batch(TASK.batch_spec(ROWS // request.param) | row_spec, here),
         abstract_batch(control_word_spec(), here),
-        mapped=(1, 2),
     )
     make_control_word = control_word_maker(here)
 

@@ -21,10 +21,10 @@ from tiny_training import (
 
 from jaxdp.model import Transformer, model_config, parameter_shapes
 from jaxdp.model.dropout import dropout
-from jaxdp.optim import track_loss
+from jaxdp.optim import UpdateConfig, track_loss
 from jaxdp.optim.spikes import SPIKE_WARMUP
-from jaxdp.parallel.sync import GradientSync
-from jaxdp.step import UpdateConfig
+from jaxdp.parallel.buckets import GradientSync
+from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.tasks.model_functions import task_loss
 
 pytestmark = pytest.mark.optimized
@@ -258,7 +258,7 @@ def test_the_schedule_counts_applied_updates_only():
     ("bucket_bytes", "sizes"), [(220, ["f32[55]", "f32[55]"]), (1, ["f32[55]", "f32[55]"]), (440, ["f32[110]"])]
 )
 def test_buckets_are_messages_of_their_own_and_give_the_same_state(bucket_bytes, sizes):
-    bucketed = TinyStep(4, 2, sync=GradientSync(bucket_bytes=bucket_bytes))
+    bucketed = TinyStep(4, 2, strategy=Pmean(4, GradientSync(bucket_bytes=bucket_bytes)))
     operands = [shape for _, shapes in all_reduces(bucketed.program) for shape in shapes]
     assert [shape for shape in operands if shape in ("f32[55]", "f32[110]")] == sizes
     single = TinyStep(4, 2)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_spec, host_control_word
 from jaxdp.parallel.devices import Topology, divide_batch
 from jaxdp.parallel.placement import (
@@ -14,9 +15,9 @@ from jaxdp.parallel.placement import (
     place_per_device,
 )
 from jaxdp.parallel.spmd import compile_spmd
-from jaxdp.parallel.sync import GradientSync
+from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.state import initial_state
-from jaxdp.step import UpdateConfig, make_train_step
+from jaxdp.step import make_train_step
 from jaxdp.tasks import CausalLM, TaskInputs
 
 VOCAB_SIZE, EMBED_DIM, LENGTH, ROWS = 11, 5, 6, 32
@@ -94,7 +95,7 @@ class TinyStep:
         loss=bigram_loss,
         params=None,
         update=None,
-        sync=None,
+        strategy=None,
         extra_spec=None,
         seed=0,
     ):
@@ -112,12 +113,11 @@ class TinyStep:
         for name in extra_spec or ():
             row_spec[name] = jax.ShapeDtypeStruct((rows,), jnp.float32)
         self.program = compile_spmd(
-            make_train_step(loss, update, sync or GradientSync(), shape, seed),
+            make_train_step(loss, update, strategy or Pmean(num_devices), shape, seed),
             self.topology,
             abstract_replicated(jax.eval_shape(initialise, params), self.topology),
             abstract_batch(TASK.batch_spec(rows) | row_spec, self.topology),
             abstract_batch(control_word_spec(), self.topology),
-            mapped=(1, 2),
             donated=(0,),
         )
 

@@ -66,9 +66,10 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
             "--predict generates texts of the validation split, but there are none: set eval.num_scored above 0 and data.source to a file."
         )
     setup = TrainingSetup(prepared)
-    params = setup.fresh_state().params
+    params = setup.placement.initial_params(setup.fresh_params)
     if config.init_from:
         params = start_from(config.init_from, params).params
+    params = setup.strategy.eval_params(setup.placement.around(params))
     result = {
         "devices": setup.topology.num_devices,
         "device_kind": setup.topology.kind,
@@ -79,7 +80,7 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
 
 def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Generates targets of validation sources, greedily and with beam search."""
-    data, model = setup.data, setup.model
+    data, model = setup.data, setup.eval_model
     sources, max_tokens = data.pairs.sources, setup.task.row_lengths[setup.task.generated_field]
     ways = {"cached": cached(model), "uncached": uncached(model, max_tokens)}
     if not setup.config.init_from:
@@ -92,7 +93,7 @@ def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
             print_status(f"{name}, {way}: compiling")
             generate = TextWriter(
                 setup.task, model, data.vocabularies, setup.topology,
-                setup.abstract_state.params, BeamSearch(num_beams), len(sources), decoding,
+                setup.placement.abstract_eval_params, BeamSearch(num_beams), len(sources), decoding,
             )  # fmt: skip
             every = 1 if way == "cached" else max(len(sources) // (UNCACHED_BATCHES * generate.at_once), 1)
             some = sources[::every][: len(sources) if way == "cached" else UNCACHED_BATCHES * generate.at_once]
@@ -105,7 +106,7 @@ def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
 
 def _measure_continuations(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Continues random prompts of half the context length greedily to the full length."""
-    topology, model = setup.topology, setup.model
+    topology, model = setup.topology, setup.eval_model
     context = model.config.max_length
     size, rows = context // 2, MAX_ROWS * topology.num_devices
     random = np.random.default_rng(setup.config.seed)
@@ -122,10 +123,9 @@ def _measure_continuations(setup: TrainingSetup, params: PyTree) -> dict[str, An
         program = compile_spmd(
             make_decode(*decoding, Sampling(temperature=0), num_new=context - size, eos_id=None),
             topology,
-            setup.abstract_state.params,
+            setup.placement.abstract_eval_params,
             abstract_batch(spec, topology),
-            mapped=(1,),
-            mapped_output=True,
+            out_axes=0,
         )
         placed = place_batch(batch, topology)
         secs[way] = _seconds(lambda program=program, placed=placed: program(params, placed)), num_tokens

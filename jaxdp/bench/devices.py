@@ -35,7 +35,6 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
         lambda batch: jax.lax.psum(batch["ones"], AXIS),
         topology,
         abstract_batch(spec, topology),
-        mapped=(0,),
     )
     ones = np.ones((topology.num_local_devices,), np.float32)
     total = float(program(place_batch({"ones": ones}, topology))[0])

@@ -23,10 +23,10 @@ from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.watching import Watching
 from jaxdp.parallel.devices import BatchShape, divide_batch
+from jaxdp.parallel.layout import replicated_leaves
 from jaxdp.parallel.spmd import Program
 from jaxdp.trainer import Hook, train
 from jaxdp.training.setup import TrainingSetup
-from jaxdp.trees import named_leaves
 from jaxdp.watchdog import TRAINING, Watchdog
 
 BLOCK_STEPS = 10
@@ -97,7 +97,7 @@ class _Blocks:
         config, topology = setup.config, setup.topology
         self._watchdog = Watchdog(config.parallel.watchdog_secs, Path(os.devnull))
         watching = [Watching(self._watchdog), Divergence(config.optim.max_skipped_in_a_row)]
-        names = [name for name, _ in named_leaves(setup.abstract_state)]
+        names = [name for name, _ in replicated_leaves(setup.placement.abstract, setup.placement.layout)]
         bare = setup.compile_step(dataclasses.replace(setup.update, skip_by="never"), shape)
         self._kinds: list[tuple[str, Program, Sequence[Hook]]] = [("bare", bare, [])]
         if with_checks:

@@ -124,7 +124,13 @@ def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
     """Measures saves into a temporary directory; none overlaps a step."""
     blocked, whole = [], []
     with tempfile.TemporaryDirectory(prefix="jaxdp_bench_") as directory:
-        writer = CheckpointWriter(Path(directory), Retention(), setup.abstract_state, async_save=True)
+        writer = CheckpointWriter(
+            Path(directory),
+            Retention(),
+            setup.placement.portable,
+            async_save=True,
+            to_portable=setup.placement.to_portable,
+        )
         for step in range(NUM_SAVES):
             start = time.perf_counter()
             writer.save(step, state, setup.loader.data_state(step), to_json(setup.config), {})

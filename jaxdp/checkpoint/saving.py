@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +73,21 @@ class CheckpointWriter:
         provenance: Mapping[str, Any] | None = None,
         run_files: Mapping[str, Mapping[str, Any]] | None = None,
         metrics: Iterable[MetricSpec] = (),
+        to_portable: Callable[[TrainState], TrainState] = lambda state: state,
     ):
         """Creates the writer.
 
         Args:
             checkpoints: Directory that has `<step>/`; created if missing.
             retention: Retention rules.
-            abstract_state: Shapes and shardings of the states.
+            abstract_state: Shapes and shardings of the states as they are written.
             async_save: Whether a save continues in the background; otherwise `save` waits for it.
             check_place: Called before each save, rename and deletion; see `CheckPlace`.
             proofs: File that records intact checkpoints for the next start.
             provenance: Item of every checkpoint, plain JSON values; None: no such item.
             run_files: Files of the run; see `Manifest`.
             metrics: Declarations of the evaluation metrics, recorded in every manifest.
+            to_portable: Converts a state on the devices to the form that is written, in true shapes.
 
         Raises:
             UserError: The directory cannot be created.
@@ -108,6 +110,7 @@ class CheckpointWriter:
         self._metric_specs = describe_metrics(metrics)
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
+        self._to_portable = to_portable
         self._provenance = None if provenance is None else dict(provenance)
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
@@ -149,6 +152,7 @@ class CheckpointWriter:
         """
         self.wait()
         start = time.monotonic()
+        state = self._to_portable(state)
         checksums = self._checksums(state)  # an SPMD program, so all processes must run it
         if jax.process_index() != 0:
             return

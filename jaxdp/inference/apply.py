@@ -41,8 +41,7 @@ def logits_of(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -
             restored.topology,
             restored.abstract_params,
             abstract_batch(spec, restored.topology),
-            mapped=(1,),
-            mapped_output=True,
+            out_axes=0,
         )
 
     shapes = tuple((name, array.shape, array.dtype.str) for name, array in batch.items())

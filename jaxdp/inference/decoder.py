@@ -123,6 +123,5 @@ class Decoder:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), self._params
             ),
             abstract_batch(spec, self._topology),
-            mapped=(1,),
-            mapped_output=True,
+            out_axes=0,
         )

@@ -62,7 +62,6 @@ class Evaluator:
             abstract_params,
             abstract_batch(spec, topology),
             abstract_batch(control_word_spec(), topology),
-            mapped=(1, 2),
         )
         self._make_control_word = control_word_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None

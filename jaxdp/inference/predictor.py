@@ -166,7 +166,6 @@ class Predictor:
                 topology,
                 restored.abstract_params,
                 abstract_batch(spec, topology),
-                mapped=(1,),
             )
 
         program = restored.kept(("outputs", self._num_candidates, share), compiled)

@@ -91,7 +91,6 @@ class TextWriter:
             topology,
             abstract_params,
             abstract_batch(spec, topology),
-            mapped=(1,),
         )
 
     @property

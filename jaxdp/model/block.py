@@ -1,5 +1,7 @@
 """Transformer block: attention, cross-attention and MLP with residual connections; rematerialization and scan over layers."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -10,6 +12,7 @@ from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import MLP, make_norm
 from jaxdp.model.masks import AttentionMask
+from jaxdp.typing import PyTree
 
 Carry = tuple[jax.Array, KVCache | None]
 
@@ -115,6 +118,17 @@ class Block(nn.Module):
         return (hidden, cache), None
 
 
+Gather = Callable[[PyTree, str], PyTree]
+"""gather(params, prefix) -> the parameters of a module, whole, from the shards of all devices; `prefix` is its path."""
+
+
+def _save_all_but_gathered(primitive, *_, **params) -> bool:
+    """Saves every value for the backward pass except gathered parameters, which it gathers again."""
+    # A function with a gradient of its own, as that of `gather`, counts as one primitive.
+    inner = getattr(params.get("call_jaxpr"), "eqns", ())
+    return "all_gather" not in (primitive.name, *(equation.primitive.name for equation in inner))
+
+
 REMAT_POLICIES = {
     # Attention scores are products with batch dimensions, so they are recomputed as well.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -122,18 +136,33 @@ REMAT_POLICIES = {
 }
 
 
-def block_class(config: TransformerConfig) -> type[Block]:
-    """Returns `Block`, rematerialized in the backward pass according to `config.remat`."""
-    if config.remat == "none":
-        return Block
+def block_class(config: TransformerConfig, gather: Gather | None = None, prefix: str = "") -> type[Block]:
+    """Returns `Block`, rematerialized in the backward pass according to `config.remat`.
+
+    Args:
+        config: Model configuration.
+        gather: Gathers the parameters of a layer before it runs; None: they are whole.
+        prefix: Path of the layers for `gather`.
+    """
+    block, policy = Block, REMAT_POLICIES.get(config.remat)
+    if gather is not None:
+        block = nn.map_variables(block, "params", trans_in_fn=lambda variables: _gathered(variables, gather, prefix))
+        policy = policy or _save_all_but_gathered
+    if policy is None:
+        return block
     # Inside a scan, common subexpression elimination cannot undo the recomputation.
-    return nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+    return nn.remat(block, policy=policy, prevent_cse=not config.scan_layers)
 
 
-def scanned_class(config: TransformerConfig, stack: StackConfig) -> type[Block]:
+def _gathered(variables: PyTree, gather: Gather, prefix: str) -> PyTree:
+    """Gathers the collection of parameters that Flax passes on."""
+    return {name: gather(collection, prefix) for name, collection in variables.items()}
+
+
+def scanned_class(stack: StackConfig, block: type[Block]) -> type[Block]:
     """Returns all layers as one scanned module, whose parameters have the layer as axis 0."""
     return nn.scan(
-        block_class(config),
+        block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
         in_axes=(0, nn.broadcast),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.errors import UserError
-from jaxdp.model.block import Carry, LayerInputs, block_class, scanned_class
+from jaxdp.model.block import Carry, Gather, LayerInputs, block_class, scanned_class
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
@@ -27,6 +27,8 @@ class TransformerStack(nn.Module):
 
     config: TransformerConfig
     stack: StackConfig
+    gather: Gather | None = None
+    prefix: str = ""  # path of this stack in the parameters, with a slash at its end
 
     def setup(self):
         config, stack = self.config, self.stack
@@ -46,10 +48,10 @@ class TransformerStack(nn.Module):
             )
         if config.embedding_norm:
             self.embedding_norm = make_norm(config)
+        block = block_class(config, self.gather, f"{self.prefix}*")
         if config.scan_layers:
-            self.layers = scanned_class(config, stack)(config, stack)
+            self.layers = scanned_class(stack, block)(config, stack)
         else:
-            block = block_class(config)
             # Flax names the elements of this list layer_0, layer_1, ...
             self.layer = [block(config, stack) for _ in range(stack.num_layers)]
         if config.norm_position == "pre":

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdp.model.block import Gather
 from jaxdp.model.cache import KVCache, init_cross_attention_cache
 from jaxdp.model.config import TransformerConfig
 from jaxdp.model.heads import Classifier, MaskedLMHead
@@ -19,9 +20,15 @@ class Transformer(nn.Module):
     initialised from a normal distribution with the standard deviation
     `TransformerConfig.init_stddev`, or `StackConfig.branch_init_stddev` for the output
     projection of a residual branch.
+
+    Attributes:
+        config: Model configuration.
+        gather: Gathers sharded parameters where they are used, layer by layer; None: the parameters are whole.
+            `apply_model` gathers those outside the layers.
     """
 
     config: TransformerConfig
+    gather: Gather | None = None
 
     def setup(self):
         config = self.config
@@ -31,10 +38,11 @@ class Transformer(nn.Module):
             if not config.share_embeddings:
                 shape = (config.target_vocab_size, config.embed_dim)
                 self.target_token_embedding = self.param("target_token_embedding", init, shape, jnp.float32)
-            self.encoder = TransformerStack(config, config.encoder)
-            self.decoder = TransformerStack(config, config.decoder)
+            self.encoder = TransformerStack(config, config.encoder, self.gather, "encoder/")
+            self.decoder = TransformerStack(config, config.decoder, self.gather, "decoder/")
         else:
-            self.body = TransformerStack(config, config.decoder if config.architecture == "decoder" else config.encoder)
+            only = config.decoder if config.architecture == "decoder" else config.encoder
+            self.body = TransformerStack(config, only, self.gather)
             # Parameter paths omit the name of the only stack: layer_0/..., not body/layer_0/...
             nn.share_scope(self, self.body)
         if config.head == "masked_lm":

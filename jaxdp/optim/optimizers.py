@@ -11,6 +11,9 @@ parameters with a rule in `jaxdp.optim.scaling`. Clipping is not part of the cha
 train step already has the gradient norm and multiplies by `clip_factor`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,6 +25,9 @@ from jaxdp.optim.scaling import scale_by_rules, scaling_rules
 from jaxdp.optim.schedules import make_schedule
 from jaxdp.trees import leaf_name
 from jaxdp.typing import PyTree
+
+Adapt = Callable[[optax.GradientTransformation, Callable[[str, Any], bool] | None], optax.GradientTransformation]
+"""adapt(direction, needs_whole) -> the direction for parameters as the devices hold them."""
 
 # Jordan's coefficients once per iteration: given a single tuple, Optax unrolls the
 # iterations, which takes twice the time and several times the memory on CPU.
@@ -135,7 +141,23 @@ BUILT_IN = {
 add_built_in("optimizer", DIRECTIONS, BUILT_IN)
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+ELEMENTWISE = frozenset({"adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "lion"})
+"""Optimizers whose update of an element depends on that element alone, so that they can update shards."""
+
+
+def needs_whole(optimizer: str) -> Callable[[str, Any], bool] | None:
+    """Returns which parameters, by name and leaf, an optimizer must see whole; None: it can update shards.
+
+    An optimizer of the user counts as one that must see every parameter whole.
+    """
+    if optimizer in ELEMENTWISE:
+        return None
+    return is_layer_matrix if optimizer == "muon" else lambda name, leaf: True
+
+
+def make_optimizer(
+    config: OptimizerConfig, adapt: Adapt = lambda direction, _: direction
+) -> optax.GradientTransformation:
     """Builds the optimizer, without clipping.
 
     The schedule counts calls of `update`, so a step that skips a bad update must keep the
@@ -146,11 +168,12 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         config: Optimizer configuration. Each optimizer reads the keys documented at its
             function above, the keys of the schedule, and weight_decay. The exception is
             adam, which ignores weight_decay; use adamw instead.
+        adapt: Makes a direction work on sharded parameters; by default parameters are whole.
 
     Returns:
         Optax transformation whose `update` requires the parameters.
     """
-    parts = [DIRECTIONS[config.name](config)]
+    parts = [adapt(DIRECTIONS[config.name](config), needs_whole(config.name))]
     if config.weight_decay > 0 and config.name != "adam":
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))

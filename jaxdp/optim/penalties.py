@@ -28,7 +28,9 @@ def penalty(params: PyTree, l1: float, l2: float) -> jax.Array:
     return total
 
 
-def penalized(loss: Callable, l1: float, l2: float) -> Callable:
+def penalized(
+    loss: Callable, l1: float, l2: float, whole: Callable[[PyTree], PyTree] = lambda params: params
+) -> Callable:
     """Adds the penalties of `optim.l1` and `optim.l2` to a loss.
 
     The train step divides the sum of losses by the sum of weights, so the penalty is
@@ -39,6 +41,7 @@ def penalized(loss: Callable, l1: float, l2: float) -> Callable:
         loss: Function (params, ...) -> named tuple of sums with `loss` and `weight`.
         l1: Coefficient of the L1 penalty; 0: off.
         l2: Coefficient of the L2 penalty; 0: off.
+        whole: Gathers sharded parameters; by default they are whole.
 
     Returns:
         Loss with the penalties; `loss` itself if both are off.
@@ -54,6 +57,6 @@ def penalized(loss: Callable, l1: float, l2: float) -> Callable:
 
     def with_penalty(params: PyTree, *arguments):
         sums = loss(params, *arguments)
-        return sums._replace(loss=sums.loss + sums.weight * penalty(params, l1, l2))
+        return sums._replace(loss=sums.loss + sums.weight * penalty(whole(params), l1, l2))
 
     return with_penalty

@@ -28,7 +28,7 @@ def compile_checksums(abstract: PyTree, topology: Topology) -> Callable[[PyTree]
     hundredth.
 
     Args:
-        abstract: Shapes and shardings of the tree.
+        abstract: Shapes and shardings of the tree, of which every leaf is replicated.
         topology: Devices.
 
     Returns:
@@ -42,7 +42,7 @@ def compile_checksums(abstract: PyTree, topology: Topology) -> Callable[[PyTree]
     # pmap needs a mapped argument to determine the number of devices.
     spec = abstract_batch({"nothing": jax.ShapeDtypeStruct((), jnp.int32)}, topology)["nothing"]
     nothing = place_per_device(np.zeros(topology.num_local_devices, np.int32), topology)
-    program = compile_spmd(gather, topology, abstract, spec, mapped=(1,))
+    program = compile_spmd(gather, topology, abstract, spec)
     return lambda tree: program(tree, nothing)
 
 

@@ -73,9 +73,7 @@ def compile_agreement(topology: Topology) -> Callable[[int], int]:
     The function waits for the other processes; every process must call it equally often.
     """
     spec = abstract_batch(control_word_spec(), topology)
-    program = compile_spmd(
-        lambda control_word: reduce_control_word(control_word)["request"], topology, spec, mapped=(0,)
-    )
+    program = compile_spmd(lambda control_word: reduce_control_word(control_word)["request"], topology, spec)
     make_control_word = control_word_maker(topology)
     return lambda request: int(jax.device_get(program(make_control_word(request, 0))))
 

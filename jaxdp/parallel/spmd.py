@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.parallel.devices import AXIS, Topology
+from jaxdp.parallel.layout import device_axes
 from jaxdp.typing import PyTree
 
 
@@ -41,22 +42,22 @@ def compile_spmd(
     function: Callable,
     topology: Topology,
     *specs: PyTree,
-    mapped: tuple[int, ...],
     donated: tuple[int, ...] = (),
-    mapped_output: bool = False,
+    out_axes: PyTree = None,
 ) -> Program:
     """Compiles `function` for every device of `topology`.
 
     Args:
         function: Function of one device; may use collectives over `AXIS`.
         topology: Devices.
-        *specs: Tree of ShapeDtypeStruct with shardings for each argument.
-        mapped: Indices of the arguments that are `[num_devices, ...]`; the others are replicated.
+        *specs: Tree of ShapeDtypeStruct with shardings for each argument. Leaves with a sharding over the devices
+            are `[num_devices, ...]` and mapped; the others are replicated.
         donated: Indices of the arguments whose buffers the program may overwrite.
-        mapped_output: Whether results are `[num_devices, ...]` instead of replicated.
+        out_axes: Mapped axis of the results, a tree or a prefix of one: 0 if they are `[num_devices, ...]`, None if
+            they are replicated.
     """
     start = time.perf_counter()
-    in_axes = tuple(0 if index in mapped else None for index in range(len(specs)))
+    in_axes = tuple(map(device_axes, specs))
     if topology.num_processes > 1:
         specs = _zeros(specs)
     with fixed_settings():
@@ -65,7 +66,7 @@ def compile_spmd(
                 function,
                 axis_name=AXIS,
                 in_axes=in_axes,
-                out_axes=0 if mapped_output else None,
+                out_axes=out_axes,
                 donate_argnums=donated,
                 devices=topology.devices,
             )

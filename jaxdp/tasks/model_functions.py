@@ -12,7 +12,9 @@ from jaxdp.typing import PyTree
 
 
 def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options):
-    """Applies the model as a plain function of its parameters."""
+    """Applies the model as a plain function of its parameters; sharded ones are gathered where they are used."""
+    if model.gather is not None:
+        params = model.gather(params, "")
     return model.apply({"params": params}, tokens, **options)
 
 

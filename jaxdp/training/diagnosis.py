@@ -15,6 +15,7 @@ import numpy as np
 from jaxdp.model import Transformer, unstack_layers
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.placement import abstract_batch
+from jaxdp.parallel.sharding import gather_all
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.step import row_keys
 from jaxdp.tasks.model_functions import apply_model
@@ -66,9 +67,8 @@ def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
     program = compile_spmd(
         _probe(setup, step, names),
         setup.topology,
-        setup.abstract_state.params,
+        setup.placement.abstract.params,
         abstract_batch(spec, setup.topology),
-        mapped=(1,),
     )
     found = jax.device_get(program(params, batch))
     rows = setup.loader.rows(step, found["row_ids"].reshape(-1))
@@ -111,6 +111,7 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
         }, bad_rows
 
     def probe(params, batch):
+        params = gather_all(params, setup.placement.layout.params)
         params = unstack_layers(params) if SCANNED_LAYERS in params else params
         microbatches = jax.tree.map(lambda array: array.reshape(shape.num_microbatches, -1, *array.shape[1:]), batch)
         found, bad_rows = jax.lax.map(lambda rows: probe_microbatch(params, rows), microbatches)

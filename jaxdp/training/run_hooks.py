@@ -19,6 +19,7 @@ from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluator import Evaluator
+from jaxdp.parallel.layout import replicated_leaves
 from jaxdp.report.terminal import print_status, show_cut
 from jaxdp.report.writer_registry import RunInfo
 from jaxdp.trainer import Hook
@@ -27,7 +28,6 @@ from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
 from jaxdp.training.run_context import RunContext
 from jaxdp.training.setup import Programs, TrainingSetup
-from jaxdp.trees import named_leaves
 
 BUILT_IN = (
     Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Watching,
@@ -87,7 +87,7 @@ def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Eva
     return Evaluating(
         Every(setup.config.eval.every_steps, setup.total_steps),
         lambda state: evaluator(
-            state.params if state.ema is None else state.ema,
+            setup.strategy.eval_params(state),
             progress=context.watchdog.beat,
             request=context.preemption.request,
         ),
@@ -132,7 +132,7 @@ def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
 def _consistency(setup: TrainingSetup, programs: Programs, checkpointing: Checkpointing) -> Consistency:
     return Consistency(
         programs.checksums,
-        [name for name, _ in named_leaves(setup.abstract_state)],
+        [name for name, _ in replicated_leaves(setup.placement.abstract, setup.placement.layout)],
         setup.topology,
         Every(setup.config.parallel.check_every_steps),
         checkpointing.wants_state,

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from jaxdp.checkpoint.manifest import committed_steps, read_item
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
@@ -39,7 +37,7 @@ def run_session(context: RunContext) -> Result:
     """Trains until the run is complete, or until all agree to stop."""
     setup, phase = context.setup, context.watchdog.phase
     if setup.config.init_from and not committed_steps(context.directory.checkpoints):
-        check_initial(setup.config.init_from, setup.abstract_state.params)
+        check_initial(setup.config.init_from, setup.placement.params)
     with phase("compiling"):
         programs = setup.compile()
     if context.control_plane.is_main_process:
@@ -68,26 +66,25 @@ def _restore_or_initialise(
     setup, checkpoints = context.setup, context.directory.checkpoints
     state = restore_latest(
         checkpoints,
-        setup.abstract_state,
+        setup.placement.portable,
         print_status,
         last_step,
         control_plane=context.control_plane,
         check_place=context.check_place,
     )
     if state is not None:
+        state = setup.placement.from_portable(state)
         step = int(state.step)
         rollbacks.load_state(read_item(checkpoints / str(step), "data"), step)
         print_status(f"resuming from checkpoint {step} of {setup.total_steps} steps")
         _print_schedule_change(setup, checkpoints / str(step), step)
         return state, step
-    state, init_from = setup.fresh_state(), setup.config.init_from
-    if init_from:
-        initial = start_from(init_from, state.params)
-        # The step takes the state's buffers over, so no two leaves may share one.
-        ema = None if state.ema is None else jax.tree.map(lambda leaf: leaf.copy(), initial.params)
-        state = state.replace(params=initial.params, ema=ema)
-        print_status(f"starting from {init_from}: {initial.describe()}")
-    return state, 0
+    init_from = setup.config.init_from
+    if not init_from:
+        return setup.fresh_state(), 0
+    initial = start_from(init_from, setup.placement.initial_params(setup.fresh_params))
+    print_status(f"starting from {init_from}: {initial.describe()}")
+    return setup.placement.around(initial.params), 0
 
 
 def _print_schedule_change(setup: TrainingSetup, checkpoint: Path, step: int) -> None:
@@ -113,13 +110,14 @@ def _train(
         writer = CheckpointWriter(
             context.directory.checkpoints,
             retention_of(config, bool(setup.metric.higher_is_better)),
-            setup.abstract_state,
+            setup.placement.portable,
             async_save=config.checkpoint.async_save,
             check_place=context.check_place,
             proofs=context.directory.proofs,
             provenance=context.provenance(),
             run_files=_run_files(context),
             metrics=setup.metrics.values(),
+            to_portable=setup.placement.to_portable,
         )
         stack.callback(writer.close)
         hooks = make_hooks(context, programs, rollbacks, writer, info)

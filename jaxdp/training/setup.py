@@ -11,7 +11,8 @@ from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
 from jaxdp.inference.evaluator import Evaluator
 from jaxdp.metrics import MetricSpec
-from jaxdp.model import flops_per_sequence
+from jaxdp.model import Transformer, flops_per_sequence, init_params, parameter_shapes
+from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.consistency import compile_checksums
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import (
@@ -25,23 +26,26 @@ from jaxdp.parallel.devices import (
     fitting_topology,
     init_devices,
 )
+from jaxdp.parallel.layout import device_axes, replicated_leaves
 from jaxdp.parallel.placement import (
     abstract_batch,
-    abstract_replicated,
     place_batch,
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
-from jaxdp.parallel.spmd import Program, compile_spmd, fixed_settings
-from jaxdp.parallel.sync import make_sync
+from jaxdp.parallel.sharding import parameter_gather
+from jaxdp.parallel.spmd import Program, compile_spmd
+from jaxdp.parallel.state_placement import StatePlacement
+from jaxdp.parallel.strategies import SyncStrategy, make_strategy
 from jaxdp.run_config import RunConfig
 from jaxdp.state import TrainState
-from jaxdp.step import UpdateConfig, make_train_step
+from jaxdp.step import make_train_step
 from jaxdp.tasks import declared_metrics
 from jaxdp.tasks.architecture import make_model
 from jaxdp.tasks.make import batch_spec, make_training_batch
 from jaxdp.training.prepared_run import PreparedRun
 from jaxdp.training.size_limits import check_batch_size
 from jaxdp.training.update import make_initial_state, make_update, training_loss
+from jaxdp.typing import PyTree
 from jaxdp.watchdog import max_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
@@ -96,18 +100,28 @@ class TrainingSetup:
         )
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
-        self.model = make_model(config, self.task, data.vocab_size, self.topology.platform)
+        model = make_model(config, self.task, data.vocab_size, self.topology.platform)
         # The batches of a stream come as slowly as it does, so none waits in the queue.
         prefetch_batches = 0 if data.stream else config.data.prefetch_batches
-        check_batch_size(self.task, self.model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
-        self.update = make_update(config.optim, self.total_steps, self.topology.platform)
+        check_batch_size(self.task, model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
+        self.strategy: SyncStrategy = make_strategy(config.parallel, self.topology, parameter_shapes(model.config))
+        self.update = make_update(config.optim, self.total_steps, self.topology.platform, self.strategy)
         self.loader = make_loader(
             prepared.spec, data, self.task, make_training_batch(prepared.spec, self.task, data.vocabularies),
             Shard(self.topology.num_processes, self.topology.process_index),
         )  # fmt: skip
-        self._initialise = make_initial_state(config.seed, self.model, self.update)
-        with fixed_settings():
-            self.abstract_state = abstract_replicated(jax.eval_shape(self._initialise), self.topology)
+        self.placement = StatePlacement(
+            self.strategy,
+            self.topology,
+            parameter_shapes(model.config),
+            make_initial_state(self.update, self.strategy),
+        )
+        self.model = self._gathering(model, self.placement.layout.params)
+        self.eval_model = self._gathering(model, self.placement.eval_layout)
+
+    def _gathering(self, model: Transformer, layout: PyTree) -> Transformer:
+        """Returns the model for parameters with this layout: it gathers those that are sharded."""
+        return model.clone(gather=parameter_gather(layout, model.config.dtype))
 
     def compile(self) -> Programs:
         """Compiles all programs of the run.
@@ -134,9 +148,9 @@ class TrainingSetup:
         """
         shape = shape or self.shape
         step = make_train_step(
-            training_loss(self.config.optim, self.task, self.model),
+            training_loss(self.config.optim, self.task, self.model, self.placement.layout.params),
             update or self.update,
-            make_sync(self.config.parallel, self.topology.platform),
+            self.strategy,
             shape,
             self.config.seed,
         )
@@ -144,29 +158,35 @@ class TrainingSetup:
         return compile_spmd(
             step,
             self.topology,
-            self.abstract_state,
+            self.placement.abstract,
             abstract_batch(batch, self.topology),
             abstract_batch(control_word_spec(), self.topology),
-            mapped=(1, 2),
             donated=(0,),
+            out_axes=(device_axes(self.placement.abstract), None),
         )
 
     def compile_evaluator(self) -> Evaluator:
         """Compiles the evaluation of the validation split."""
         return Evaluator(
-            self.config, self.task, self.model, self.data, self.data.evaluation, self.topology,
-            self.abstract_state.params,
+            self.config, self.task, self.eval_model, self.data, self.data.evaluation, self.topology,
+            self.placement.abstract_eval_params,
         )  # fmt: skip
 
     def compile_checksums(self) -> Callable[[TrainState], jax.Array]:
-        """Compiles the checksums of the copy of the state on each device."""
-        return compile_checksums(self.abstract_state, self.topology)
+        """Compiles the checksums of the copy that each device holds of what is replicated."""
+        placement = self.placement
+        program = compile_checksums(
+            [leaf for _, leaf in replicated_leaves(placement.abstract, placement.layout)], self.topology
+        )
+        return lambda state: program([leaf for _, leaf in replicated_leaves(state, placement.layout)])
+
+    def fresh_params(self) -> PyTree:
+        """Initialises the parameters from the seed; can be traced by JAX."""
+        return init_params(self.model.config, jax.random.key(self.config.seed))
 
     def fresh_state(self) -> TrainState:
-        """Initialises state 0 from the seed, the same on every device."""
-        # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
-        with fixed_settings():
-            return jax.block_until_ready(jax.jit(self._initialise, out_shardings=self.topology.replicated)())
+        """Initialises state 0 from the seed, the same on any number of devices."""
+        return self.placement.fresh(self.fresh_params)
 
     @property
     def flops_per_step(self) -> float:

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import optax
 
-from jaxdp.model import Transformer, init_params
+from jaxdp.model import Transformer
 from jaxdp.optim import (
     OptimizerConfig,
+    UpdateConfig,
     holding_frozen,
     make_optimizer,
     make_schedule,
@@ -16,11 +16,14 @@ from jaxdp.optim import (
     scaling_rules,
     track_loss,
 )
+from jaxdp.parallel.sharding import gather_all
+from jaxdp.parallel.strategies import SyncStrategy
 from jaxdp.run_config import OptimConfig
 from jaxdp.state import TrainState, initial_state
-from jaxdp.step import Loss, UpdateConfig
+from jaxdp.step import Loss
 from jaxdp.tasks import Task
 from jaxdp.tasks.model_functions import task_loss
+from jaxdp.typing import PyTree
 
 
 def optimizer_config(optim: OptimConfig, total_steps: int) -> OptimizerConfig:
@@ -35,10 +38,10 @@ def optimizer_config(optim: OptimConfig, total_steps: int) -> OptimizerConfig:
     )
 
 
-def make_update(optim: OptimConfig, total_steps: int, platform: str) -> UpdateConfig:
-    """Returns optimizer, schedule, clipping and averaging of parameters."""
+def make_update(optim: OptimConfig, total_steps: int, platform: str, strategy: SyncStrategy) -> UpdateConfig:
+    """Returns optimizer, schedule, clipping and averaging of parameters, for the state as the strategy lays it out."""
     settings = optimizer_config(optim, total_steps)
-    optimizer = make_optimizer(settings)
+    optimizer = make_optimizer(settings, strategy.adapt)
     if optim.spike_factor:
         optimizer = optax.chain(optimizer, track_loss())
     return UpdateConfig(
@@ -52,17 +55,23 @@ def make_update(optim: OptimConfig, total_steps: int, platform: str) -> UpdateCo
     )
 
 
-def training_loss(optim: OptimConfig, task: Task, model: Transformer) -> Loss:
-    """Returns the training objective: the task's loss and the penalties; frozen parameters get no gradient."""
-    loss = penalized(task_loss(task, model, train=True), optim.l1, optim.l2)
+def training_loss(optim: OptimConfig, task: Task, model: Transformer, layout: PyTree) -> Loss:
+    """Returns the training objective: the task's loss and the penalties; frozen parameters get no gradient.
+
+    Args:
+        optim: Penalties and frozen parameters.
+        task: Task.
+        model: The module, which gathers sharded parameters.
+        layout: Layout of the parameters.
+    """
+    loss = penalized(task_loss(task, model, train=True), optim.l1, optim.l2, lambda params: gather_all(params, layout))
     return holding_frozen(loss, scaling_rules(optim.freeze, optim.scales))
 
 
-def make_initial_state(seed: int, model: Transformer, update: UpdateConfig) -> Callable[[], TrainState]:
-    """Returns a traceable function that initialises state 0 from the seed."""
+def make_initial_state(update: UpdateConfig, strategy: SyncStrategy) -> Callable[[PyTree], TrainState]:
+    """Returns a traceable function from initial parameters to state 0, both in true shapes."""
 
-    def initialise() -> TrainState:
-        params = init_params(model.config, jax.random.key(seed))
-        return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
+    def initialise(params: PyTree) -> TrainState:
+        return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0, sync=strategy.init(params))
 
     return initialise

@@ -37,7 +37,7 @@ def test_signals_are_of_the_shapes_that_the_step_is_compiled_for():
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_largest_request_wins_and_hashes_add_up_modulo_2_to_the_64(count):
     here = topology(count)
-    program = compile_spmd(reduce_control_word, here, abstract_batch(control_word_spec(), here), mapped=(0,))
+    program = compile_spmd(reduce_control_word, here, abstract_batch(control_word_spec(), here))
     # As many processes of one device each.
     numbers, requests = [*NUMBERS[::-1], 7], [0, 1, 15, 0, 2, 1, 0, 0]
     rows = [host_control_word(1, requests[index], numbers[index]) for index in range(count)]

@@ -27,7 +27,6 @@ def scaled_sum():
         here,
         abstract_replicated(jax.ShapeDtypeStruct((3,), jnp.float32), here),
         abstract_batch({"rows": jax.ShapeDtypeStruct((2, 3), jnp.float32)}, here),
-        mapped=(1,),
         donated=(0,),
     )
 
@@ -63,8 +62,7 @@ def test_mapped_results_keep_the_axis_of_devices():
         lambda batch: batch["rows"] + jax.lax.axis_index(AXIS),
         here,
         abstract_batch({"rows": jax.ShapeDtypeStruct((2,), jnp.int32)}, here),
-        mapped=(0,),
-        mapped_output=True,
+        out_axes=0,
     )
     result = program(place_batch({"rows": np.zeros(4, np.int32)}, here))
     np.testing.assert_array_equal(result, [[0, 0], [1, 1]])

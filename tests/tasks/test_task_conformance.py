@@ -30,6 +30,7 @@ from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
 from jaxdp.evaluation import evaluate
 from jaxdp.model import init_cache, init_params, parameter_shapes
+from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import divide_batch
 from jaxdp.parallel.placement import (
@@ -38,9 +39,9 @@ from jaxdp.parallel.placement import (
     place_batch,
 )
 from jaxdp.parallel.spmd import compile_spmd
-from jaxdp.parallel.sync import GradientSync
+from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.state import initial_state
-from jaxdp.step import UpdateConfig, make_eval_step, make_train_step
+from jaxdp.step import make_eval_step, make_train_step
 from jaxdp.tasks import declared_metrics, pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 from jaxdp.tasks.make import make_task
@@ -292,12 +293,11 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
     update = UpdateConfig(optax.sgd(1.0), optax.constant_schedule(1.0))
     state = jax.jit(lambda: initial_state(params, update.optimizer, with_ema=False), out_shardings=here.replicated)()
     program = compile_spmd(
-        make_train_step(loss, update, GradientSync(), shape, SEED),
+        make_train_step(loss, update, Pmean(8), shape, SEED),
         here,
         abstract_replicated(state, here),
         abstract_batch(with_row_ids(task.batch_spec(shape.device_batch_size)), here),
         abstract_batch(control_word_spec(), here),
-        mapped=(1, 2),
     )
     state, metrics = program(state, place_batch(batch, here), control_word_maker(here)(0, 0))
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
@@ -323,7 +323,6 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
         abstract_replicated(params, here),
         abstract_batch(with_row_ids(task.batch_spec(2)), here),
         abstract_batch(control_word_spec(), here),
-        mapped=(1, 2),
     )
     make_control_word = control_word_maker(here)
     batches = eval_batches(

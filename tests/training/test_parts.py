@@ -1,5 +1,7 @@
 """Parts of a run made from its configuration: durations, paths, model, update and state."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from tiny_runs import load, model_of
 
 from jaxdp.errors import UserError
-from jaxdp.parallel.sync import make_sync
+from jaxdp.model import init_params
+from jaxdp.parallel.strategies import make_strategy
+from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.tasks.make import make_task
 from jaxdp.tasks.model_functions import task_loss
 from jaxdp.training.resolved_config import resolve
@@ -92,14 +96,17 @@ def test_auto_dtype_goes_by_the_platform(config_file, platform, override, dtype)
 )
 def test_gradients_travel_in_one_buffer_on_cpu(config_file, platform, bucket_mb, bucket_bytes):
     config = load(config_file, *([] if bucket_mb is None else [f"parallel.bucket_mb={bucket_mb}"]))
-    sync = make_sync(config.parallel, platform)
-    assert (sync.bucket_bytes, sync.wire_dtype) == (bucket_bytes, "float32")
+    here = SimpleNamespace(platform=platform, num_devices=8)
+    buckets = make_strategy(config.parallel, here, None).buckets
+    assert (buckets.bucket_bytes, buckets.wire_dtype) == (bucket_bytes, "float32")
 
 
 def test_state_is_drawn_from_the_seed(config_file):
     def initialise(*overrides):
         config = load(config_file, *overrides)
-        return make_initial_state(config.seed, model_of(config, 257), make_update(config.optim, 6, "cpu"))
+        model, strategy = model_of(config, 257), Pmean(1)
+        initialise = make_initial_state(make_update(config.optim, 6, "cpu", strategy), strategy)
+        return lambda: initialise(init_params(model.config, jax.random.key(config.seed)))
 
     state, other = jax.jit(initialise())(), jax.jit(initialise("seed=1"))()
     for leaf, average in zip(jax.tree.leaves(state.params), jax.tree.leaves(state.ema), strict=True):

@@ -10,10 +10,10 @@ import pytest
 from tiny_training import topology
 
 from jaxdp.errors import UserError
+from jaxdp.parallel.buckets import GradientSync, split_into_buckets
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.placement import abstract_batch, place_per_device
 from jaxdp.parallel.spmd import compile_spmd
-from jaxdp.parallel.sync import GradientSync, split_into_buckets
 
 SHAPES = {"a": (3, 4), "b": (), "c": (5,), "d": (2, 2, 2)}
 
@@ -55,8 +55,7 @@ def synchronised(sync, gradients):
         lambda leaves: sync.unpack(sync.reduce(leaves, count), leaves, count),
         here,
         abstract_batch(spec, here),
-        mapped=(0,),
-        mapped_output=True,
+        out_axes=0,
     )
     return jax.device_get(program({name: place_per_device(array, here) for name, array in gradients.items()}))
 

@@ -1,0 +1,84 @@
+"""Optimizer update: from clipped mean gradients to new parameters, unless the update is skipped."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdp.optim.optimizers import update_ema
+from jaxdp.optim.spikes import is_spike
+from jaxdp.typing import PyTree
+
+SkipBy = Literal["branch", "select", "never"]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """Settings of the update: from synchronised gradients to the next state.
+
+    Attributes:
+        optimizer: Optax optimizer, which receives clipped gradients. It contains
+            `track_loss` if `spike_factor` is set.
+        schedule: Learning rate as a function of the number of applied updates; used for
+            the metrics only.
+        clip_norm: Maximum global norm of the gradient; 0: off.
+        ema_decay: Decay of the moving average of the parameters; 0: off.
+        spike_factor: Loss spike threshold as a multiple of the running mean loss. An update
+            above it is skipped, like one that is not finite; 0: off.
+        max_skipped_in_a_row: Number of consecutive skipped updates after which every further
+            update is skipped too, so that diagnosis sees the state that caused them; 0: no limit.
+        skip_by: Implementation of skipping. "branch" computes nothing for a skipped update
+            and needs no second copy of the state (saves 5 % of a step on CPU). "select"
+            computes the update and selects old or new values, because on GPU a branch
+            waits for the host to read its condition. "never" applies every update, to
+            measure the cost of skipping.
+    """
+
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    spike_factor: float = 0.0
+    max_skipped_in_a_row: int = 0
+    skip_by: SkipBy = "select"
+
+
+class Updated(NamedTuple):
+    """Part of the train state that an optimizer update replaces; unchanged if the update is skipped."""
+
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+
+
+def is_good(
+    update: UpdateConfig, opt_state: PyTree, skipped_in_a_row: jax.Array, loss: jax.Array, grad_norm: jax.Array
+) -> jax.Array:
+    """Returns whether to apply the update, `[] bool`; its inputs, and so the result, are equal on all devices."""
+    good = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    if update.spike_factor:
+        good &= ~is_spike(opt_state, loss, update.spike_factor)
+    if update.max_skipped_in_a_row:
+        good &= skipped_in_a_row < update.max_skipped_in_a_row
+    return good
+
+
+def apply_update(update: UpdateConfig, old: Updated, gradients: PyTree, loss: jax.Array) -> Updated:
+    """Applies one optimizer update from clipped mean gradients."""
+    extra = {"value": loss} if update.spike_factor else {}
+    changes, opt_state = update.optimizer.update(gradients, old.opt_state, old.params, **extra)
+    params = optax.apply_updates(old.params, changes)
+    ema = update_ema(old.ema, params, update.ema_decay) if update.ema_decay else None
+    return Updated(params, opt_state, ema)
+
+
+def unless_skipped(skip_by: SkipBy, good: jax.Array, apply: Callable[[Updated], Updated], old: Updated) -> Updated:
+    """Returns `apply(old)`, or `old` unchanged if the update is not good."""
+    if skip_by == "never":
+        return apply(old)
+    if skip_by == "branch":
+        return jax.lax.cond(good, apply, lambda untouched: untouched, old)
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), apply(old), old)

@@ -1,0 +1,116 @@
+"""Interface of synchronisation strategies: what each device holds, and how gradients become the next state."""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdp.optim import UpdateConfig, Updated
+from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.layout import abstract_true, from_true, replicated_layout, to_true
+from jaxdp.state import TrainState
+from jaxdp.typing import PyTree
+
+Totals = jax.Array
+"""Sums of one device over its examples, `[3] float32`: loss, weight and tokens read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SyncStrategy(abc.ABC):
+    """How the devices keep one model: the layout of the state, and the update from gradient sums to the next state.
+
+    A strategy changes neither the batches nor the loss. `parallel.sync` names it; `STRATEGIES` lists all.
+
+    Attributes:
+        num_devices: Number of devices of the run.
+    """
+
+    num_devices: int
+
+    def init(self, params: PyTree) -> PyTree:
+        """Returns the strategy's own state at step 0, true shapes; of a leaf per device, the value of one device."""
+        return ()
+
+    def layout(self, shapes: TrainState) -> TrainState:
+        """Returns the layout of every leaf of the state.
+
+        Args:
+            shapes: State with the true shape of every leaf.
+        """
+        return replicated_layout(shapes)
+
+    @abc.abstractmethod
+    def update(
+        self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Applies one update; for use inside the step of one device.
+
+        Args:
+            state: State as this device holds it.
+            gradients: Sums over the examples of this device, in the layout of the parameters: of a sharded
+                parameter the sum over all devices.
+            totals: Sums of the loss, the weights and the tokens of this device.
+            update: Settings of the update.
+
+        Returns:
+            The next state, and metrics that are equal on all devices: `loss`, `tokens`, `learning_rate`,
+            `grad_norm`, `skipped` and `skipped_in_a_row`.
+        """
+
+    def adapt(
+        self, direction: optax.GradientTransformation, needs_whole: Callable[[str, Any], bool] | None
+    ) -> optax.GradientTransformation:
+        """Returns the direction of an optimizer for parameters as `update` passes them.
+
+        Args:
+            direction: Optax transformation.
+            needs_whole: Which parameters it must see whole, by name and leaf; None: it can update shards.
+        """
+        return direction
+
+    def eval_params(self, state: TrainState) -> PyTree:
+        """Returns the parameters to evaluate, export and average; called outside of programs."""
+        return state.params if state.ema is None else state.ema
+
+    def eval_layout(self, layout: TrainState) -> PyTree:
+        """Returns the layout of `eval_params`."""
+        return layout.params if layout.ema is None else layout.ema
+
+    def portable_shapes(self, shapes: TrainState, layout: TrainState, topology: Topology) -> TrainState:
+        """Returns shapes and shardings of the form on disk, which depends neither on the strategy nor on the device count."""
+        return abstract_true(shapes, layout, topology)
+
+    def to_portable(self, state: TrainState, layout: TrainState) -> TrainState:
+        """Converts a state to its form on disk; can be traced by JAX."""
+        return to_true(state, layout)
+
+    def from_portable(self, saved: TrainState, layout: TrainState) -> TrainState:
+        """Converts the form on disk to a state on these devices; can be traced by JAX."""
+        return from_true(saved, layout, self.num_devices)
+
+
+def advance(
+    state: TrainState, updated: Updated, good: jax.Array, metrics: dict[str, Any], **replaced: PyTree
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns the state after one batch with its counters, and the metrics with them.
+
+    Args:
+        state: State before the batch.
+        updated: Parameters, optimizer state and moving average after it.
+        good: Whether the update was applied, `[] bool`.
+        metrics: Metrics of the update.
+        **replaced: Further fields of the state to replace.
+    """
+    skipped = (~good).astype(jnp.int32)
+    state = state.replace(
+        **updated._asdict(),
+        **replaced,
+        step=state.step + 1,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+    )
+    return state, metrics | {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}

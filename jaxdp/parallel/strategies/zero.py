@@ -1,0 +1,118 @@
+"""Strategies `zero1` and `zero3`: every device updates its shard of the parameters.
+
+Both sum the gradients of a shard on the device that holds it, which updates that shard of the optimizer state, the
+parameters and their moving average. `zero1` keeps the parameters whole on every device and gathers them after each
+update: the parameter server of data parallelism, sharded over the workers. `zero3` shards the parameters too; the
+model gathers each layer where it is used, and the gradients of sharded parameters arrive summed and scattered, as the
+transpose of that gather.
+
+Source: Rajbhandari et al. 2020, ZeRO, section 5. Differs: small parameters stay replicated; see `shard_axis`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
+from jaxdp.parallel.devices import AXIS
+from jaxdp.parallel.layout import layout_like, params_layout, replicated_layout
+from jaxdp.parallel.sharding import on_whole_leaves, own_shard, scatter_sum
+from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
+from jaxdp.state import TrainState
+from jaxdp.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Zero(SyncStrategy):
+    """State sharded over the devices.
+
+    Attributes:
+        shapes: True shapes of the parameters.
+        shard_params: Whether the parameters are sharded too (`zero3`).
+    """
+
+    shapes: PyTree
+    shard_params: bool
+
+    def layout(self, shapes: TrainState) -> TrainState:
+        """Returns the layout: optimizer state and moving average sharded like the parameters; see `SyncStrategy.layout`."""
+        shards = self._shards
+        return replicated_layout(shapes).replace(
+            params=shards if self.shard_params else replicated_layout(shapes.params),
+            opt_state=layout_like(shapes.opt_state, shapes.params, shards),
+            ema=None if shapes.ema is None else shards,
+        )
+
+    def adapt(self, direction, needs_whole):
+        """Returns the direction for shards; see `SyncStrategy.adapt`."""
+        if needs_whole is None:
+            return direction
+        return on_whole_leaves(direction, needs_whole, self._shards, self.num_devices)
+
+    @property
+    def _shards(self) -> PyTree:
+        return params_layout(self.shapes, self.num_devices)
+
+    def update(
+        self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Updates this device's shard; see `SyncStrategy.update`."""
+        shards, num_devices = self._shards, self.num_devices
+        sums, (loss_sum, weight, tokens) = self._summed(gradients, totals)
+        metrics = {"loss": loss_sum / weight, "tokens": tokens}
+        metrics["learning_rate"] = update.schedule(state.step - state.skipped)
+        metrics["grad_norm"] = jnp.sqrt(_squares(sums, shards)) / weight
+        good = is_good(update, state.opt_state, state.skipped_in_a_row, metrics["loss"], metrics["grad_norm"])
+        factor = clip_factor(metrics["grad_norm"], update.clip_norm) / weight
+
+        def apply(old: Updated) -> Updated:
+            return apply_update(update, old, jax.tree.map(lambda leaf: leaf * factor, sums), metrics["loss"])
+
+        own = state.params
+        if not self.shard_params:
+            own = _mapped(lambda leaf, axis: own_shard(leaf, axis, num_devices), own, shards)
+        updated = unless_skipped(update.skip_by, good, apply, Updated(own, state.opt_state, state.ema))
+        if not self.shard_params:
+            # Outside of the branch of a skipped update, so that the branch has no collective.
+            whole = _mapped(
+                lambda leaf, axis: jax.lax.all_gather(leaf, AXIS, axis=axis, tiled=True), updated.params, shards
+            )
+            updated = updated._replace(params=whole)
+        return advance(state, updated, good, metrics)
+
+    def _summed(self, gradients: PyTree, totals: Totals) -> tuple[PyTree, Totals]:
+        """Sums gradients and totals over all devices: this device's shards, and all of what is replicated."""
+        leaves, structure = jax.tree.flatten(gradients)
+        layouts = jax.tree.leaves(self._shards)
+        small = [leaf for leaf, layout in zip(leaves, layouts, strict=True) if layout.kind == "replicated"]
+        # All that is replicated travels in one buffer with the totals.
+        buffer = jax.lax.psum(jnp.concatenate([totals, *(leaf.reshape(-1) for leaf in small)]), AXIS)
+        summed, end = [], totals.size
+        for leaf, layout in zip(leaves, layouts, strict=True):
+            if layout.kind == "replicated":
+                start, end = end, end + leaf.size
+                summed.append(buffer[start:end].reshape(leaf.shape))
+            else:
+                # In `zero3` the gradient of a gathered parameter is a shard already.
+                summed.append(leaf if self.shard_params else scatter_sum(leaf, layout.axis))
+        return jax.tree.unflatten(structure, summed), buffer[: totals.size]
+
+
+def _mapped(function, tree: PyTree, shards: PyTree) -> PyTree:
+    """Applies `function(leaf, axis)` to every leaf that is sharded."""
+    return jax.tree.map(
+        lambda leaf, layout: function(leaf, layout.axis) if layout.kind == "sharded" else leaf, tree, shards
+    )
+
+
+def _squares(tree: PyTree, shards: PyTree) -> jax.Array:
+    """Sums the squares of a tree of shards and replicated leaves over all devices, `[] float32`."""
+    sharded = replicated = jnp.zeros((), jnp.float32)
+    for leaf, layout in zip(jax.tree.leaves(tree), jax.tree.leaves(shards), strict=True):
+        squares = jnp.sum(jnp.square(leaf))
+        if layout.kind == "sharded":
+            sharded += squares
+        else:
+            replicated += squares
+    return jax.lax.psum(sharded, AXIS) + replicated
