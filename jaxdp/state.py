@@ -9,7 +9,7 @@ from jaxdp.typing import PyTree
 
 @flax.struct.dataclass
 class TrainState:
-    """Train state: arrays only. `parallel.layout` says how each leaf lies on the devices.
+    """Train state: arrays only. `parallel.layout` gives the layout of each leaf on the devices.
 
     Attributes:
         step: Number of batches consumed, `[] int32`. The state of step N results from batches

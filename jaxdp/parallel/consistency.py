@@ -28,7 +28,7 @@ def compile_checksums(abstract: PyTree, topology: Topology) -> Callable[[PyTree]
     hundredth.
 
     Args:
-        abstract: Shapes and shardings of the tree, of which every leaf is replicated.
+        abstract: Shapes and shardings of the tree; every leaf is replicated.
         topology: Devices.
 
     Returns:

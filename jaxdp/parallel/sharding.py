@@ -21,7 +21,7 @@ from jaxdp.typing import PyTree
 def gather_parameter(shard: jax.Array, axis: int, dtype: str | None = None) -> jax.Array:
     """Gathers a parameter from the shards of all devices.
 
-    Its gradient is the sum over the devices, of which each receives its shard. The sum is in the dtype of the shard,
+    Its gradient is summed over the devices, and each device receives its shard of the sum. The sum is in the dtype of the shard,
     although the parameter is sent in `dtype`.
 
     Args:
@@ -71,7 +71,7 @@ def gather_all(tree: PyTree, layout: PyTree, dtype: str | None = None) -> PyTree
 def on_whole_leaves(
     inner: optax.GradientTransformation, needs_whole: Callable[[str, Any], bool], layout: PyTree, num_devices: int
 ) -> optax.GradientTransformation:
-    """Adapts a transformation that must see some parameters whole to parameters of which each device holds a shard.
+    """Adapts a transformation that must see some parameters whole to parameters in shards.
 
     The gradients of these parameters, and what the transformation keeps in their shape, are gathered for the update;
     each device then takes its shard of the results. `init` takes whole parameters.

@@ -21,7 +21,7 @@ from jaxdp.typing import PyTree
 
 
 class StatePlacement:
-    """How a strategy lays out the state of a run.
+    """Placement of the state of a run by its strategy.
 
     Attributes:
         layout: Layout of every leaf.

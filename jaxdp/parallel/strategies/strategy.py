@@ -21,7 +21,7 @@ Totals = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class SyncStrategy(abc.ABC):
-    """How the devices keep one model: the layout of the state, and the update from gradient sums to the next state.
+    """Synchronisation strategy: the layout of the state, and the update from gradient sums to the next state.
 
     A strategy changes neither the batches nor the loss. `parallel.sync` names it; `STRATEGIES` lists all.
 
