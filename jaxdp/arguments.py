@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxdp.errors import UserError
 from jaxdp.quoting import quoted
+from jaxdp.signatures import check_signature
 
 WEIGHTS = ("ema", "raw")
 
@@ -75,7 +76,9 @@ def step_name(value: Any) -> str:
     return value if isinstance(value, str) else str(whole_number("step ('latest', 'best' or a number)", value))
 
 
-def check_registration(kind: str, name: Any, factory: Any, expected: str, built_in: Iterable[str] = ()) -> None:
+def check_registration(
+    kind: str, name: Any, factory: Any, expected: str, arguments: Sequence[str], built_in: Iterable[str] = ()
+) -> None:
     """Checks the arguments of a `register_*` function.
 
     Args:
@@ -83,17 +86,32 @@ def check_registration(kind: str, name: Any, factory: Any, expected: str, built_
         name: Name to register.
         factory: Registered class or function.
         expected: What the factory must be, in words.
+        arguments: Names of the arguments that the factory is called with.
         built_in: Names that may not be replaced.
 
     Raises:
-        UserError: The name is not a string or belongs to a built-in object, or the factory cannot be called.
+        UserError: The name is not a string or belongs to a built-in object, or the factory cannot be called
+            with the arguments.
     """
     if not isinstance(name, str) or not name:
         raise UserError(f"the name of {_article(kind)} must be a string, found {name!r}.")
     if name in built_in:
         raise UserError(f"the name {name!r} is that of a built-in {kind}: register yours under another name.")
     if not callable(factory):
-        raise UserError(f"{kind} {name!r} must be {expected}, found {factory!r}.")
+        raise UserError(f"{kind} {name!r} must be {expected}, found {shown(factory)}.")
+    check_signature(f"{kind} {name!r}", factory, arguments)
+
+
+def unregistered(kind: str) -> str:
+    """Returns the fix for a name that is not registered, as a sentence.
+
+    Args:
+        kind: What is registered, e.g. "task".
+    """
+    return (
+        f"{_article(kind).capitalize()} of your own is registered by its module: give --config the file that imports it, "
+        "or, with a command that has no --config, run that module in place of jaxdp."
+    )
 
 
 def _article(noun: str) -> str:

@@ -20,6 +20,7 @@ FLOORS = (
         "atomic_files",
         "source_code",
         "arguments",
+        "signatures",
         "hardware",
         "run_config",
     },

@@ -5,10 +5,22 @@ from collections.abc import Callable, Iterable
 from jaxdp.arguments import check_registration, shown
 from jaxdp.errors import UserError
 from jaxdp.report.writer_registry import RunInfo
+from jaxdp.signatures import check_method_names, check_overrides
 from jaxdp.trainer import Hook
 
 MakeHook = Callable[[RunInfo], Hook | None]
 """Function that makes a hook for a run; None: no hook for this run."""
+
+ARGUMENTS = {
+    "on_start": ("step", "state"),
+    "request": (),
+    "on_dispatch": ("step", "state"),
+    "on_step": ("info",),
+    "wants_state": ("step",),
+    "on_state": ("step", "state"),
+    "on_stop": ("step", "state"),
+}
+"""Methods of a hook, and the names of their arguments."""
 
 HOOKS: dict[str, MakeHook] = {}
 """Registered hooks by name."""
@@ -25,10 +37,30 @@ def register_hook(name: str, make: MakeHook) -> None:
         make: Class or function from a `RunInfo` to a `Hook`; None: no hook for this run.
 
     Raises:
-        UserError: The name is not a string, or `make` cannot be called.
+        UserError: The name is not a string, or `make` cannot be called with a `RunInfo`; see also `check_hook`.
     """
-    check_registration("hook", name, make, "a class or function from a RunInfo to a Hook")
+    check_registration("hook", name, make, "a class or function from a RunInfo to a Hook", ["info"])
+    if isinstance(make, type):
+        check_hook(make)
     HOOKS[name] = make
+
+
+def check_hook(hook: Hook | type) -> None:
+    """Checks the methods of a hook, or of a class that makes one.
+
+    Raises:
+        UserError: It is no `Hook`, a method does not take its arguments, or a method that begins with `on_` is none of
+            those that are called.
+    """
+    kind = hook if isinstance(hook, type) else type(hook)
+    if not issubclass(kind, Hook):
+        found = (
+            f"the class {kind.__qualname__}, which does not inherit from jaxdp.Hook" if kind is hook else shown(hook)
+        )
+        raise UserError(f"a hook must be a jaxdp.Hook, or a function that returns one, found {found}.")
+    what = f"the hook {kind.__qualname__}"
+    check_method_names(what, kind, ARGUMENTS, "on_")
+    check_overrides(what, hook, Hook, ARGUMENTS)
 
 
 def make_own_hooks(given: Iterable[Hook | MakeHook], info: RunInfo) -> list[Hook]:
@@ -42,7 +74,6 @@ def make_own_hooks(given: Iterable[Hook | MakeHook], info: RunInfo) -> list[Hook
         hook = make if isinstance(make, Hook) else make(info)
         if hook is None:
             continue
-        if not isinstance(hook, Hook):
-            raise UserError(f"a hook must be a jaxdp.Hook, or a function that returns one, found {shown(hook)}.")
+        check_hook(hook)
         made.append(hook)
     return made

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from jaxdp.arguments import shown
+from jaxdp.errors import UserError
 from jaxdp.hooks.order import hook_name
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook, StepInfo
+from jaxdp.trainer import Hook, Request, StepInfo
 from jaxdp.watchdog import Watchdog
 
 Kind = TypeVar("Kind", bound=Hook)
@@ -51,8 +53,18 @@ class InPhase(Hook):
             self.hook.on_start(step, state)
 
     def request(self) -> int:
-        """Returns the request of the hook."""
-        return self.hook.request()
+        """Returns the request of the hook.
+
+        Raises:
+            UserError: It is no `Request`.
+        """
+        request = self.hook.request()
+        if isinstance(request, bool) or not isinstance(request, int) or request not in tuple(Request):
+            raise UserError(
+                f"request() of the hook {hook_name(self.hook)} must return a jaxdp.Request, such as Request.NONE or "
+                f"Request.EARLY_STOP, found {shown(request)}."
+            )
+        return request
 
     def on_dispatch(self, step: int, state: TrainState) -> None:
         """Calls the hook."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from jaxdp.arguments import unregistered
 from jaxdp.errors import UserError
 from jaxdp.nearest import closest
 from jaxdp.optim.registry import DIRECTIONS, SCHEDULES
@@ -56,7 +57,7 @@ REGISTERED = {"name": "optimizer", "schedule": "schedule"}
 def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         match = closest(value, choices)
-        hint = f"; did you mean {match!r}?" if match else f", or one that register_{REGISTERED[key]} has added."
+        hint = f"; did you mean {match!r}?" if match else f". {unregistered(REGISTERED[key])}"
         raise UserError(f"optim.{key} is {value!r}; expected one of {', '.join(choices)}{hint}")
 
 

@@ -45,7 +45,9 @@ def register_optimizer(name: str, direction: Direction) -> None:
     Raises:
         UserError: The name is not a string or that of a built-in optimizer, or the function cannot be called.
     """
-    check_registration("optimizer", name, direction, "a function from an OptimizerConfig", _BUILT_IN["optimizer"])
+    check_registration(
+        "optimizer", name, direction, "a function from an OptimizerConfig", ["config"], _BUILT_IN["optimizer"]
+    )
     DIRECTIONS[name] = direction
 
 
@@ -61,5 +63,12 @@ def register_schedule(name: str, rate: Rate) -> None:
     Raises:
         UserError: The name is not a string or that of a built-in schedule, or the function cannot be called.
     """
-    check_registration("schedule", name, rate, "a function (count, config) -> learning rate", _BUILT_IN["schedule"])
+    check_registration(
+        "schedule",
+        name,
+        rate,
+        "a function (count, config) -> learning rate",
+        ["count", "config"],
+        _BUILT_IN["schedule"],
+    )
     SCHEDULES[name] = rate

@@ -8,6 +8,7 @@ from jaxdp.arguments import check_registration, shown
 from jaxdp.errors import UserError
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
+from jaxdp.signatures import check_overrides
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class RunInfo:
 MakeWriter = Callable[[RunInfo], MetricsWriter | None]
 """Function that opens a writer for a run; None: no writer for this run."""
 
+ARGUMENTS = {"write": ("step", "values"), "close": ()}
+"""Methods of a writer, and the names of their arguments."""
+
 WRITERS: dict[str, MakeWriter] = {}
 """Registered writers by name."""
 
@@ -50,15 +54,26 @@ def register_writer(name: str, make: MakeWriter) -> None:
             writer for this run.
 
     Raises:
-        UserError: The name is not a string, or `make` cannot be called.
+        UserError: The name is not a string, or `make` cannot be called with a `RunInfo`.
     """
-    check_registration("writer", name, make, "a class or function from a RunInfo to a writer")
+    check_registration("writer", name, make, "a class or function from a RunInfo to a writer", ["info"])
     WRITERS[name] = make
 
 
 def is_writer(value: object) -> bool:
     """Returns True for a writer, False for a class or function that makes one."""
-    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ("write", "close"))
+    return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ARGUMENTS)
+
+
+def check_writer(writer: object) -> None:
+    """Checks the methods of a metrics writer.
+
+    Raises:
+        UserError: One is missing, or does not take its arguments.
+    """
+    if not is_writer(writer):
+        raise UserError(f"a metrics writer must have write(step, values) and close(), found {shown(writer)}.")
+    check_overrides(f"the metrics writer {type(writer).__qualname__}", writer, object, ARGUMENTS)
 
 
 def open_own_writers(given: Iterable[MakeWriter], info: RunInfo) -> list[MetricsWriter]:
@@ -72,7 +87,6 @@ def open_own_writers(given: Iterable[MakeWriter], info: RunInfo) -> list[Metrics
         writer = make(info)
         if writer is None:
             continue
-        if not is_writer(writer):
-            raise UserError(f"a metrics writer must have write(step, values) and close(), found {shown(writer)}.")
+        check_writer(writer)
         opened.append(writer)
     return opened

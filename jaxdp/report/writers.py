@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from jaxdp.arguments import shown
 from jaxdp.atomic_files import atomic_replacement
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite, open_regular, parse_json, why_no_file
@@ -28,6 +29,26 @@ _MAX_LINE_BYTES = 2**24
 
 _BLOCK_BYTES = 2**16
 """Number of bytes read at once while searching the last newline."""
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Value]:
+    """Returns metrics by full name as strings and Python numbers.
+
+    Raises:
+        TypeError: `values` is no mapping, or a value is neither a string nor a single number.
+        ValueError: A name is not "group/name".
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"metrics must be a dict from full name to number, found {shown(values)}")
+    plain = {}
+    for name, value in values.items():
+        if not isinstance(name, str) or not all(name.partition("/")):
+            raise ValueError(f"the metric {name!r} must have a name of the form 'group/name', such as 'train/loss'")
+        try:
+            plain[name] = value if isinstance(value, str | int | float) else float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"the metric {name!r} must be a number or a string, found {shown(value)}") from error
+    return plain
 
 
 class MetricsWriter(Protocol):

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxdp.arguments import unregistered
 from jaxdp.data.augmentation import augmented, make_augmentation
 from jaxdp.data.dataset import DatasetSpec, TaskData
 from jaxdp.data.pipeline import MakeBatch
@@ -29,8 +30,7 @@ def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
     factories = registered_tasks()
     if config.task not in factories:
         raise UserError(
-            f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}. A task of your own is registered by "
-            "its module: give --config the file that imports it, or run that module in place of jaxdp."
+            f"task={config.task!r} is unknown; choose one of: {', '.join(factories)}. {unregistered('task')}"
         )
     inputs = TaskInputs(
         length=config.data.length,

@@ -239,7 +239,7 @@ def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
     Raises:
         UserError: The name is not a string, or the factory is not callable.
     """
-    check_registration("task", name, factory, "a class or function that makes a task from TaskInputs")
+    check_registration("task", name, factory, "a class or function that makes a task from TaskInputs", ["inputs"])
     _FACTORIES[name] = factory
 
 

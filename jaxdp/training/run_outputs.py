@@ -21,6 +21,7 @@ from jaxdp.report.writers import (
     MetricsWriter,
     TensorBoardWriter,
     WandbWriter,
+    plain_values,
     truncate_after,
 )
 from jaxdp.training.run_context import RunContext
@@ -104,6 +105,7 @@ def run_info(context: RunContext, first_step: int) -> Iterator[RunInfo]:
     writers: list[MetricsWriter] = []
 
     def write(step: int, values: Mapping[str, float | str]) -> None:
+        values = plain_values(values)
         if not is_main:
             return
         context.check_place()

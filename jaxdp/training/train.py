@@ -13,7 +13,7 @@ from jaxdp.config import ConfigLike, parse_config
 from jaxdp.data.reading.python_records import keep_records
 from jaxdp.errors import UserError
 from jaxdp.hooks.preemption import Preemption, Stopped
-from jaxdp.hooks.registry import MakeHook
+from jaxdp.hooks.registry import MakeHook, check_hook
 from jaxdp.inference.initial_params import initial_checksum
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
@@ -21,9 +21,10 @@ from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
 from jaxdp.report.terminal import print_status
-from jaxdp.report.writer_registry import MakeWriter, is_writer
+from jaxdp.report.writer_registry import MakeWriter, check_writer, is_writer
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
+from jaxdp.signatures import check_signature
 from jaxdp.trainer import Hook
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.prepared_run import prepare_run
@@ -84,8 +85,10 @@ def run(
     check_type("profile", profile, (Profile, type(None)), "a jaxdp.training.run_context.Profile or None")
     check_type("processes", processes, (Processes, type(None)), "a jaxdp.parallel.processes.Processes or None")
     open_run = OpenRun(
-        as_parts("hooks", hooks, lambda hook: isinstance(hook, Hook), "a jaxdp.Hook or a function that makes one"),
-        as_parts("writers", writers, is_writer, "a metrics writer or a function that opens one"),
+        as_parts(
+            "hooks", hooks, lambda hook: isinstance(hook, Hook), "a jaxdp.Hook or a function that makes one", check_hook
+        ),
+        as_parts("writers", writers, is_writer, "a metrics writer or a function that opens one", check_writer),
         handle_signals,
         watchdog,
     )
@@ -124,11 +127,13 @@ class OpenRun:
     watchdog: bool
 
 
-def as_parts(name: str, given: Any, is_part: Callable[[Any], bool], expected: str) -> list:
+def as_parts(
+    name: str, given: Any, is_part: Callable[[Any], bool], expected: str, check: Callable[[Any], None]
+) -> list:
     """Returns hooks or writers as a list, after checking each.
 
     Raises:
-        UserError: One is neither a part nor a function that makes one.
+        UserError: One is neither a part nor a function that makes one, or it does not take its arguments.
     """
     if is_part(given) or callable(given) or not isinstance(given, Iterable):
         raise UserError(f"{name} must be a list of them, found {shown(given)}; write {name}=[...].")
@@ -136,6 +141,10 @@ def as_parts(name: str, given: Any, is_part: Callable[[Any], bool], expected: st
     for number, part in enumerate(parts):
         if not (is_part(part) or callable(part)):
             raise UserError(f"{name}[{number}] must be {expected}, found {shown(part)}.")
+        if is_part(part):
+            check(part)
+        else:
+            check_signature(f"{name}[{number}]", part, ["info"])
     return parts
 
 

@@ -16,6 +16,7 @@ from jaxdp.report.writers import (
     TensorBoardWriter,
     WandbWriter,
     iterate_metrics,
+    plain_values,
     read_metrics,
     truncate_after,
 )
@@ -242,3 +243,27 @@ def test_a_named_pipe_is_no_metrics_file(tmp_path):
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl is a named pipe; expected"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_metrics_become_strings_and_python_numbers():
+    given = {"a/int": 3, "a/text": "x", "a/numpy": np.float32(0.5), "a/array": np.array(2.0), "a/nan": float("nan")}
+    plain = plain_values(given)
+    assert {name: type(value) for name, value in plain.items()} == {
+        "a/int": int, "a/text": str, "a/numpy": float, "a/array": float, "a/nan": float,
+    }  # fmt: skip
+    assert plain["a/numpy"] == 0.5 and plain["a/array"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": 1.0}, r"the metric 'loss' must have a name of the form 'group/name'"),
+        ({3: 1.0}, r"the metric 3 must have a name"),
+        ({"train/x": None}, r"the metric 'train/x' must be a number or a string, found None"),
+        ({"train/x": np.zeros(3)}, r"the metric 'train/x' must be a number or a string, found array"),
+        ([("train/x", 1.0)], r"metrics must be a dict from full name to number, found"),
+    ],
+)
+def test_other_metrics_are_refused_by_name(values, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        plain_values(values)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxdp.arguments import shown
 from jaxdp.data.reading.records import Columns, Part, Record, select_fields
 from jaxdp.data.reading.source_spec import SourceSpec
 from jaxdp.errors import UserError
@@ -51,6 +52,12 @@ def open_records(reader: ReadRecords, spec: SourceSpec, columns: Columns) -> tup
         )
     train = _part(spec.source, found.fingerprint, found.train, columns, spec.errors)
     if found.evaluation is None:
+        for key in ("eval_path", "eval_split"):
+            if value := getattr(spec, key):
+                raise UserError(
+                    f"data.source={spec.source}: data.{key}={value} is set, but its reader returns no "
+                    f"SourceRecords.evaluation: read spec.{key} there, or unset data.{key}."
+                )
         return [train], None
     return [train], [_part(f"{spec.source} (evaluation)", found.fingerprint, found.evaluation, columns, spec.errors)]
 
@@ -65,7 +72,13 @@ def _part(name: str, fingerprint: str, rows: Rows, columns: Columns, errors: str
 
 
 def _records(name: str, rows: Rows, columns: Columns, errors: str) -> Iterator[Record]:
-    for number, fields in enumerate(rows() if callable(rows) else rows):
+    found = rows() if callable(rows) else rows
+    if not isinstance(found, Iterable) or isinstance(found, Mapping | str | bytes):
+        raise UserError(
+            f"data.source={name}: its records must be an iterable of dicts, or a function that returns one, "
+            f"found {shown(found)}."
+        )
+    for number, fields in enumerate(found):
         where = f"{name}, record {number}"
         if not isinstance(fields, Mapping):
             raise UserError(f"{where} is of type {type(fields).__name__}, expected a dict from column to value.")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from jaxdp.arguments import check_registration
+from jaxdp.arguments import check_registration, unregistered
 from jaxdp.data.demo_corpora.stdlib import open_stdlib
 from jaxdp.data.reading.file_sources import open_evaluation_files, open_files, open_text
 from jaxdp.data.reading.hub import open_evaluation_split, open_splits
@@ -75,9 +75,10 @@ def register_source(name: str, reader: ReadRecords) -> None:
         reader: Function from the keys of the source to its records, see `record_source.SourceRecords`.
 
     Raises:
-        UserError: The name is not a string or that of a built-in source, or the reader cannot be called.
+        UserError: The name is not a string or that of a built-in source, or the reader cannot be called with a
+            `SourceSpec`.
     """
-    check_registration("source", name, reader, "a function from a SourceSpec to SourceRecords", _BUILT_IN)
+    check_registration("source", name, reader, "a function from a SourceSpec to SourceRecords", ["spec"], _BUILT_IN)
     SOURCES[name] = RegisteredSource(
         read=partial(open_records, reader), open_evaluation=partial(_own_evaluation, reader), keys=OPTIONAL_KEYS
     )
@@ -100,13 +101,8 @@ def registered_source(name: str) -> RegisteredSource:
     """
     if name not in SOURCES:
         match = closest(name, SOURCES) if isinstance(name, str) else None
-        own = (
-            ". A source of your own is registered by its module: give --config the file that imports it, or run that module in "
-            "place of jaxdp."
-        )
-        raise UserError(
-            f"data.source={name!r} is unknown: expected one of {', '.join(SOURCES)}{f'; did you mean {match!r}?' if match else own}"
-        )
+        hint = f"; did you mean {match!r}?" if match else f". {unregistered('source')}"
+        raise UserError(f"data.source={name!r} is unknown: expected one of {', '.join(SOURCES)}{hint}")
     return SOURCES[name]
 
 
@@ -168,7 +164,7 @@ def _openable() -> list[str]:
 def _check_records(parts: list[Part], source: str, where: str | None) -> None:
     """Raises UserError if no part has a record."""
     if not any(_has_records(part) for part in parts):
-        raise UserError(f"data.source={source}: {where} has no record: give files that have some.")
+        raise UserError(f"data.source={source}: {where} has no record: expected at least one.")
 
 
 def _has_records(part: Part) -> bool:

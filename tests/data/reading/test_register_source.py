@@ -123,6 +123,8 @@ def test_the_reader_receives_the_keys_of_the_source():
         (SourceRecords("1", [{"text": b"a"}]), r"mine, record 0: column 'text' is of type bytes, expected text"),
         (SourceRecords("1", [{"text": None}]), r"mine, record 0: column 'text' is null, expected text"),
         (SourceRecords("1", [{"text": "\ud800"}]), r"mine, record 0: column 'text' has half a surrogate pair"),
+        (SourceRecords("1", lambda: None), r"data\.source=mine: its records must be an iterable of dicts.*found None"),
+        (SourceRecords("1", {"text": "a"}), r"data\.source=mine: its records must be an iterable of dicts"),
         (SourceRecords("1", list), r"data\.source=mine: mine has no record"),
     ],
 )
@@ -137,6 +139,7 @@ def test_wrong_records(records, message):
     [
         ((3, len), r"must be a string, found 3"),
         (("jsonl", len), r"'jsonl' is that of a built-in source"),
+        (("mine", lambda: None), r"source 'mine': .* is called with the arguments \(spec\), but accepts none"),
         (("mine", []), r"source 'mine' must be a function from a SourceSpec to SourceRecords, found \[\]"),
     ],
 )
@@ -157,3 +160,10 @@ def test_evaluation_alone_needs_records_for_it():
     register_source("mine", lambda spec: SourceRecords("1", [{"text": "a"}]))
     with pytest.raises(UserError, match=r"data\.source=mine has no records to evaluate on"):
         open_evaluation(SourceSpec(source="mine"))
+
+
+@pytest.mark.parametrize("key", ["eval_path", "eval_split"])
+def test_a_validation_split_that_the_reader_ignores_is_refused(key):
+    register_source("mine", lambda spec: SourceRecords("1", [{"text": "a"}]))
+    with pytest.raises(UserError, match=rf"data\.{key}=x is set, but its reader returns no SourceRecords\.evaluation"):
+        open_source(SourceSpec(source="mine", **{key: "x"}))
