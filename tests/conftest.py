@@ -21,7 +21,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 TESTS = Path(__file__).parent
 FAST = (
-    "data", "hardware", "hooks", "optim", "tasks", "test_architecture.py", "test_cache_home.py", "test_checksum.py", "test_config.py",
+    "data", "hardware", "hooks", "optim", "tasks", "test_accelerator_report.py", "test_architecture.py", "test_cache_home.py", "test_checksum.py", "test_config.py",
     "test_config_diff.py", "test_encodings.py", "test_json_files.py", "test_language.py", "test_metrics.py", "test_paths.py",
     "test_quoting.py", "test_redact.py", "test_state.py", "test_trees.py", "test_workdir.py",
 )  # fmt: skip

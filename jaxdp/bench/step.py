@@ -21,6 +21,7 @@ from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import to_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.hardware.peaks import peak_flops
+from jaxdp.parallel.spmd import Program
 from jaxdp.run_config import RunConfig
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.setup import TrainingSetup
@@ -43,8 +44,24 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
         compile_secs, device_bytes, flops_per_step, mfu (if the peak of the device is known).
     """
     setup = _setup(config)
+    return measure_program(setup, setup.compile_step(), num_steps)
+
+
+def measure_program(
+    setup: TrainingSetup, program: Program, num_steps: int, num_saves: int = NUM_SAVES
+) -> dict[str, Any]:
+    """Measures a compiled train step of a setup.
+
+    Args:
+        setup: Parts of the run.
+        program: Train step, as `TrainingSetup.compile_step` returns it.
+        num_steps: Number of measured steps, at least 2.
+        num_saves: Number of checkpoints saved, at least 2; 0: saves are not measured.
+
+    Returns:
+        The values of `measure`; without saves none that begins with `save_`.
+    """
     config = setup.config
-    program = setup.compile_step()
     state, control_word = setup.fresh_state(), setup.control_word_maker()(0, 0)
     with Prefetch(setup.loader.batches(0), setup.place, config.data.prefetch_batches) as batches:
         for _ in range(WARMUP_STEPS):
@@ -82,7 +99,7 @@ def measure(config: RunConfig, num_steps: int) -> dict[str, Any]:
     }
     if peak:
         result["mfu"] = setup.flops_per_step / step_secs / peak / setup.topology.num_devices
-    return result | _saving(setup, state)
+    return result | _saving(setup, state, num_saves) if num_saves else result
 
 
 def measure_checks(config: RunConfig, num_steps: int) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def _host_batch(setup: TrainingSetup, num_batches: int = 50) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
+def _saving(setup: TrainingSetup, state, num_saves: int) -> dict[str, Any]:
     """Measures saves into a temporary directory; none overlaps a step."""
     blocked, whole = [], []
     with tempfile.TemporaryDirectory(prefix="jaxdp_bench_") as directory:
@@ -131,7 +148,7 @@ def _saving(setup: TrainingSetup, state) -> dict[str, Any]:
             async_save=True,
             to_portable=setup.placement.to_portable,
         )
-        for step in range(NUM_SAVES):
+        for step in range(num_saves):
             start = time.perf_counter()
             writer.save(step, state, setup.loader.data_state(step), to_json(setup.config), {})
             blocked.append(time.perf_counter() - start)

@@ -1,0 +1,1 @@
+"""Accelerator check: correctness, memory and speed on the chip of this machine, in one command."""

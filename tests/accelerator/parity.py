@@ -1,0 +1,154 @@
+"""Numerical parity: fused bfloat16 attention, and the loss and gradient of a small GPT, against float32."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdp.model.attention import fused_attention, reference_attention
+from jaxdp.model.masks import AttentionMask, make_mask
+from jaxdp.parallel.spmd import fixed_settings
+from jaxdp.tasks.model_functions import task_loss
+from jaxdp.typing import PyTree
+
+from .context import Context
+from .workload import SIZES, gpt_setup
+
+MAX_ERROR = 2e-2
+"""Relative error above which a row says so: bfloat16 operands give between 1e-3 and 1e-2."""
+
+
+def measure(context: Context) -> None:
+    """Compares attention case by case, then the whole model."""
+    shape = SIZES[context.size].parity_shape
+    platform = jax.devices()[0].platform
+    # `xla` is the fused function without a kernel, so that the comparison itself runs everywhere.
+    implementation = "cudnn" if platform == "gpu" else "xla"
+    for name, mask, num_groups in attention_cases(shape):
+        try:
+            errors = attention_errors(shape, mask, num_groups, implementation)
+        except Exception as error:  # a kernel may refuse one case, which says nothing about the others
+            context.report(f"attention, {name}", "failed", f"{type(error).__name__}: {str(error)[:300]}")
+            continue
+        _report_errors(context, f"attention, {name}", errors, implementation)
+    _compare_model(context)
+
+
+def attention_cases(shape: tuple[int, int, int, int]) -> list[tuple[str, AttentionMask, int]]:
+    """Returns (name, mask, key/value heads) of every case; each query may attend to at least one key."""
+    batch, length, heads, _ = shape
+    random = np.random.default_rng(1)
+    sizes = jnp.asarray(random.integers(length // 2, length + 1, batch), jnp.int32)
+    padding = jnp.arange(length)[None, :] < sizes[:, None]
+    segments = jnp.asarray(np.sort(random.integers(0, 4, (batch, length)), axis=1), jnp.int32)
+    return [
+        ("causal", make_mask(causal=True), heads),
+        ("bidirectional", make_mask(causal=False), heads),
+        ("padding", make_mask(causal=False, attention_mask=padding), heads),
+        ("causal, packed segments", make_mask(causal=True, segment_ids=segments), heads),
+        ("causal, grouped heads", make_mask(causal=True), heads // 4),
+    ]
+
+
+def attention_errors(
+    shape: tuple[int, int, int, int], mask: AttentionMask, num_groups: int, implementation: str
+) -> dict[str, float]:
+    """Returns the relative errors of output and gradients, fused and plain, both in bfloat16, against plain float32.
+
+    Returns:
+        ||found - expected|| / ||expected|| by name, such as "fused output" and "plain gradient" (of queries, keys and
+        values together).
+    """
+    batch, length, heads, width = shape
+    shapes = [(batch, length, count, width) for count in (heads, num_groups, num_groups, heads)]
+    *inputs, cotangent = (
+        jax.random.normal(jax.random.key(index), shape, jnp.bfloat16) for index, shape in enumerate(shapes)
+    )
+
+    def plain(query, key, value):
+        outputs = reference_attention(*(part.transpose(0, 2, 1, 3) for part in (query, key, value)), mask)
+        return outputs.transpose(0, 2, 1, 3)
+
+    def fused(query, key, value):
+        return fused_attention(query, key, value, mask, implementation)
+
+    with jax.default_matmul_precision("highest"):
+        expected = _output_and_gradient(plain, [part.astype(jnp.float32) for part in inputs], cotangent)
+    errors = {}
+    for name, function in (("fused", fused), ("plain", plain)):
+        output, gradient = _output_and_gradient(function, inputs, cotangent)
+        errors[f"{name} output"] = relative_error(output, expected[0])
+        errors[f"{name} gradient"] = relative_error(gradient, expected[1])
+    return errors
+
+
+def _output_and_gradient(function: Callable, inputs: list[jax.Array], cotangent: jax.Array) -> tuple[PyTree, PyTree]:
+    """Returns the outputs, and the gradients of their product with `cotangent`."""
+
+    @jax.jit
+    def both(*inputs):
+        output, pullback = jax.vjp(function, *inputs)
+        return output, pullback(cotangent.astype(output.dtype))
+
+    return both(*inputs)
+
+
+def relative_error(found: PyTree, expected: PyTree) -> float:
+    """Returns ||found - expected|| / ||expected|| over all leaves, in float64; NaN if any value is."""
+    pairs = [
+        (np.asarray(one.astype(jnp.float32), np.float64), np.asarray(other, np.float64))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    ]
+    difference = sum(np.sum((one - other) ** 2) for one, other in pairs)
+    return float(np.sqrt(difference / sum(np.sum(other**2) for _, other in pairs)))
+
+
+def _report_errors(context: Context, name: str, errors: dict[str, float], implementation: str) -> None:
+    fused = [error for part, error in errors.items() if part.startswith("fused")]
+    passed = all(error < MAX_ERROR for error in fused)  # NaN does not pass
+    context.report(
+        name,
+        f"{'within' if passed else 'NOT within'} {MAX_ERROR:.0e} ({implementation})",
+        ", ".join(f"{part} {error:.1e}" for part, error in errors.items()),
+        errors=errors, passed=passed, implementation=implementation,
+    )  # fmt: skip
+
+
+def _compare_model(context: Context) -> None:
+    """Compares loss and gradient of a GPT in bfloat16 with automatic attention, and in float32 with plain attention."""
+    keys = (f"model.num_layers={SIZES[context.size].repeat_layers}",)
+    results, rows = [], 2
+    for precision, overrides in (
+        ("highest", ("model.dtype=float32", "model.attention=plain")),
+        ("default", ("model.dtype=bfloat16",)),
+    ):
+        setup = gpt_setup(context, "124M", rows, *keys, *overrides)
+        batch = {name: jnp.asarray(array) for name, array in next(setup.loader.batches(0)).items()}
+        loss = task_loss(setup.task, setup.eval_model, train=True)
+
+        def mean_loss(params: PyTree, batch: dict[str, Any], loss=loss) -> jax.Array:
+            sums = loss(params, batch, None)
+            return sums.loss / sums.weight
+
+        with fixed_settings(), jax.default_matmul_precision(precision):
+            results.append(
+                jax.jit(jax.value_and_grad(mean_loss))(setup.strategy.eval_params(setup.fresh_state()), batch)
+            )
+    (expected, expected_gradient), (found, gradient) = results
+    norms = [
+        float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))))
+        for tree in (gradient, expected_gradient)
+    ]
+    errors = {
+        "loss": abs(float(found) / float(expected) - 1),
+        "gradient norm": abs(norms[0] / norms[1] - 1),
+        "gradient": relative_error(gradient, expected_gradient),
+    }
+    context.report(
+        "GPT in bfloat16 against float32",
+        f"loss {float(found):.5f} and {float(expected):.5f}",
+        ", ".join(f"{name} differs by {error:.1e}" for name, error in errors.items()) + " (relative)",
+        errors=errors, gradient_norms=norms,
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Accelerator check as a command: sections that fail or do not end, and the whole check with tiny sizes on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from accelerator.context import read_rows
+from accelerator.runner import LOG_FILE, run_sections
+from accelerator.sections import SECTIONS, Section
+
+ROOT = Path(__file__).parents[1]
+
+FAULTS = """
+import os, subprocess, sys, time
+
+def works(context):
+    context.report("size", context.size, remaining=context.remaining_secs)
+
+def fails(context):
+    context.report("before", "measured")
+    raise ValueError("the kernel returned NaN")
+
+def crashes(context):
+    os.abort()
+
+def hangs(context):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    context.report("child", str(child.pid))
+    time.sleep(600)
+"""
+
+
+def is_running(pid):
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """A module of sections, which the processes of the runner find."""
+    (tmp_path / "accelerator_faults.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def run(directory, *sections, limit=60.0):
+    """Runs sections; returns their outcomes and the rows they recorded."""
+    made = [
+        Section(name, f"accelerator_faults:{name}", limit_secs=limit_secs, min_secs=min_secs, stage=stage)
+        for name, limit_secs, min_secs, stage in sections
+    ]
+    outcomes = list(run_sections(made, "tiny", directory / "out", directory, time.time() + limit))
+    return outcomes, read_rows(directory / "out")
+
+
+def test_a_failure_is_a_row_and_stops_nothing(faults):
+    outcomes, rows = run(faults, ("fails", 60, 1, 0), ("crashes", 60, 1, 0), ("works", 60, 1, 1))
+    assert [outcome["status"] for outcome in outcomes] == ["failed", "failed", "done"]
+    assert outcomes[0]["reason"] == "exit code 1: ValueError: the kernel returned NaN"
+    assert outcomes[1]["reason"].startswith("exit code -6")
+    found = {(row["section"], row["name"]): row["result"] for row in rows}
+    assert found == {
+        ("fails", "before"): "measured", ("fails", "section"): "failed", ("crashes", "section"): "failed", ("works", "size"): "tiny",
+    }  # fmt: skip
+    assert "Traceback" in (faults / "out" / LOG_FILE).read_text()
+
+
+def test_a_section_over_its_limit_is_stopped_with_its_processes(faults):
+    outcomes, rows = run(faults, ("hangs", 5, 1, 0), ("works", 60, 1, 1))
+    assert [outcome["status"] for outcome in outcomes] == ["stopped", "done"]
+    assert rows[0]["name"] == "child" and not is_running(rows[0]["result"])
+    assert (rows[1]["result"], rows[1]["note"]) == ("stopped", outcomes[0]["reason"])
+
+
+def test_a_section_without_time_is_skipped(faults):
+    outcomes, rows = run(faults, ("works", 60, 60, 0), limit=20.0)
+    assert [(outcome["status"], outcome["reason"]) for outcome in outcomes] == [("skipped", "no time left")]
+    assert [row["result"] for row in rows] == ["skipped"]
+
+
+@pytest.mark.slow
+def test_the_whole_check_runs_to_its_end_on_a_cpu(tmp_path):
+    """In the environment of the tests, with the number of CPU devices that JAX takes by itself: one."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NANOGPT_DIR", "OUT")}
+    environment |= {"JAX_PLATFORMS": "cpu", "TMPDIR": str(tmp_path)}
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.accelerator", f"--out={tmp_path / 'report'}", "--limit=1200"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1300,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads((tmp_path / "report" / "accelerator.json").read_text())
+    assert [(section["section"], section["status"]) for section in report["sections"]] == [
+        (section.name, "done") for section in SECTIONS
+    ]
+    assert report["header"]["size"] == "tiny"
+    rows = {row["section"]: [] for row in report["rows"]}
+    for row in report["rows"]:
+        rows[row["section"]].append(row)
+    assert not [row for row in report["rows"] if row["result"] in ("failed", "skipped", "stopped")]
+    assert all(row["data"]["passed"] for row in rows["parity"] if "passed" in row["data"])
+    assert all("bitwise equal" in row["result"] for row in rows["repeat"])
+    assert len(rows["profile"]) == 11
+    assert finished.stdout.endswith((tmp_path / "report" / "accelerator.md").read_text() + "\n")
