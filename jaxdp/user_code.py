@@ -55,8 +55,8 @@ def user_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, kept))
 
 
-def user_sentence(error: BaseException, place: Place) -> str:
-    """States where a user's code raised an exception.
+def user_fault(error: BaseException, place: Place) -> str:
+    """Describes an exception of a user's code and where it was raised, without a period.
 
     Args:
         error: The exception.
@@ -64,7 +64,12 @@ def user_sentence(error: BaseException, place: Place) -> str:
     """
     text = " ".join(str(error).split())
     what = f"{type(error).__name__}: {text[:300]}".removesuffix(": ").rstrip(".")
-    return f"{what}; raised by {place}, which is your code and not a part of jaxdp: its traceback is above."
+    return f"{what}; raised by {place}, which is your code and not a part of jaxdp"
+
+
+def user_sentence(error: BaseException, place: Place) -> str:
+    """States where a user's code raised an exception whose traceback has been printed; see `user_fault`."""
+    return f"{user_fault(error, place)}: its traceback is above."
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,8 @@ from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.vocabularies import vocabulary_files
+from jaxdp.errors import UserError
+from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.watching import find_hook
@@ -51,6 +53,10 @@ def run_session(context: RunContext) -> Result:
         record_provenance(context, first_step)
     outcome, hooks = _train(context, programs, rollbacks, state, first_step)
     while outcome.aborted:
+        if not isinstance(outcome.aborted, Diverged):  # raised by a hook of the user
+            raise UserError(
+                f"a hook aborted training after step {outcome.step}: {outcome.aborted}"
+            ) from outcome.aborted
         with phase("rolling back"):
             last_step = rollbacks.exclude(outcome.aborted, outcome.state.params)
             del outcome, hooks, state  # the devices have memory for one state only

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxdp.arguments import check_caller, check_type, shown
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
 from jaxdp.data.reading.python_records import keep_records
-from jaxdp.errors import UserError
+from jaxdp.errors import UserCodeError, UserError
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.hooks.registry import MakeHook, check_hook
 from jaxdp.inference.initial_params import initial_checksum
@@ -35,6 +35,7 @@ from jaxdp.training.run_context import Profile, RunContext
 from jaxdp.training.run_outputs import logging_to
 from jaxdp.training.session import run_session
 from jaxdp.training.setup import TrainingSetup
+from jaxdp.user_code import user_fault, user_place
 from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
 
@@ -168,6 +169,7 @@ def _run(
         control_plane, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
         log = directory.log(control_plane.process_index)
         stack.enter_context(logging_to(log))
+        stack.enter_context(_attributing_user_code(control_plane.num_processes))
         stack.enter_context(control_plane.explain_failures())
         watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs if open_run.watchdog else 0.0, log))
         finish_entry = begin_entry() if control_plane.is_main_process else dict
@@ -197,6 +199,19 @@ def _run(
                 open_run.hooks, open_run.writers,
             )
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _attributing_user_code(num_processes: int) -> Iterator[None]:
+    """Converts an exception of the user's code to `UserCodeError`, whose sentence the other processes receive too."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if num_processes > 1 and (place := user_place(error)):
+            raise UserCodeError(f"{user_fault(error, place)}.") from error
+        raise
 
 
 def _stay(exit_code: int) -> None:

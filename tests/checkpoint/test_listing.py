@@ -170,7 +170,8 @@ def refusing(function, name, number):
 @pytest.mark.parametrize(("number", "reason"), [(13, "Permission denied"), (1, "Operation not permitted")])
 def test_what_may_not_be_read_or_deleted_is_one_sentence(checkpoints, monkeypatch, number, reason):
     with monkeypatch.context() as patch:
-        patch.setattr(os, "listdir", refusing(os.listdir, "checkpoints", number))
+        for listing in ("listdir", "scandir"):  # pathlib lists with the first up to Python 3.12, with the second since
+            patch.setattr(os, listing, refusing(getattr(os, listing), "checkpoints", number))
         with pytest.raises(UserError, match=rf"checkpoints cannot be listed \({reason}\); it must be a directory"):
             committed_steps(checkpoints)
     with monkeypatch.context() as patch:

@@ -18,14 +18,15 @@ LONG = [
 ]  # fmt: skip
 
 
-def start_two(config_file, cache, workdir, *options, own=((), ())):
+def start_two(config_file, cache, workdir, *options, own=((), ()), own_env=({}, {})):
     """Both processes; `own` are options that only one is given. Without optimisation they compile faster."""
     address = free_address()
-    env = environment(cache, XLA_FLAGS="--xla_backend_optimization_level=0")
+    variables = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return [
         start(
             "train", f"--config={config_file}", f"--workdir={workdir}", *LONG, *options, *own[index],
-            f"--coordinator={address}", "--num_processes=2", f"--process_index={index}", env=env,
+            f"--coordinator={address}", "--num_processes=2", f"--process_index={index}",
+            env=environment(cache, **variables, **own_env[index]),
         )
         for index in range(2)
     ]  # fmt: skip
@@ -79,6 +80,64 @@ def test_sigterm_to_one_of_two_and_then_the_death_of_one(config_file, compilatio
     assert f"resuming from checkpoint {stops[0]} of 100000 steps" in said[0]
     assert re.search(r"jaxdp: process 1 on \S+ is gone; this one stops too\.", said[0]), said[0]
     assert "is gone" in (tmp_path / "logs" / "process_0.log").read_text()
+
+
+OWN_HOOK = """
+import os
+from pathlib import Path
+
+import jaxdp
+
+
+class Own(jaxdp.Hook):
+    def __init__(self, info):
+        self.workdir, self.process, self.steps = info.workdir, int(os.environ["OWN_PROCESS"]), 0
+
+    def request(self):
+        asks = (self.workdir / "ask").exists() and self.process == 1
+        return jaxdp.Request.TERMINATE if asks else jaxdp.Request.NONE
+
+    def on_step(self, info):
+        self.steps += 1
+        (self.workdir / f"own_{self.process}").write_text(str(self.steps))
+        if self.process == 1 and (self.workdir / "fail").exists():
+            raise ZeroDivisionError("of my own")
+
+
+jaxdp.register_hook("own", Own)
+"""
+
+
+def start_two_with_own_hook(config_file, cache, folder, workdir):
+    """Both processes of a recipe that imports a hook from its own folder."""
+    (folder / "own_hook_of_two.py").write_text(OWN_HOOK)
+    recipe = folder / "recipe.py"
+    recipe.write_text("import own_hook_of_two\n" + config_file.read_text())
+    return start_two(recipe, cache, workdir, own_env=[{"OWN_PROCESS": str(index)} for index in range(2)])
+
+
+def test_a_hook_of_the_users_own_stops_both(config_file, compilation_cache, tmp_path):
+    """Its request stops both after the same step; its error stops both, and both name the process and the user's file."""
+    workdir = tmp_path / "run"
+    processes = start_two_with_own_hook(config_file, compilation_cache, tmp_path, workdir)
+    wait_for(lambda: all((workdir / f"own_{index}").is_file() for index in range(2)), *processes)
+    (workdir / "ask").touch()
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], said
+    stops = [re.search(r"stopped after step (\d+) of 100000; the same command continues", text)[1] for text in said]
+    assert stops[0] == stops[1] == (workdir / "own_0").read_text() == (workdir / "own_1").read_text()
+
+    (workdir / "ask").unlink()
+    (workdir / "fail").touch()
+    processes = start_two_with_own_hook(config_file, compilation_cache, tmp_path, workdir)
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    fault = rf"ZeroDivisionError: of my own; raised by {tmp_path}/own_hook_of_two.py, line \d+ \(on_step\), which is your code "
+    assert re.search(
+        rf"jaxdp: process 1 on \S+ stopped: {fault}and not a part of jaxdp; this one stops too\.", said[0]
+    ), said
+    assert re.search(rf"Traceback .*jaxdp: {fault}and not a part of jaxdp\.", said[1], re.DOTALL), said
+    assert "Traceback" not in said[0]
 
 
 def test_a_signal_while_the_data_are_prepared_stops_at_once(config_file, compilation_cache, tmp_path):

@@ -13,6 +13,7 @@ from jaxdp import watchdog
 from jaxdp.errors import UserError
 from jaxdp.hooks import registry
 from jaxdp.report import writer_registry
+from jaxdp.trainer import AbortTraining
 
 
 class Recorder(jaxdp.Hook):
@@ -159,6 +160,19 @@ def test_signal_handlers_are_restored_or_never_set(enabled, config_file, tmp_pat
     run(config_file, tmp_path, hooks=[Handlers()], handle_signals=enabled)
     assert (seen == before) is not enabled
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("error", [AbortTraining("odd numbers"), UserError("odd numbers: fix them.")])
+def test_a_documented_exception_of_a_hook_ends_the_run_in_one_sentence(error, config_file, tmp_path):
+    class Refusing(jaxdp.Hook):
+        def on_step(self, info):
+            if info.step == 2:
+                raise error
+
+    with pytest.raises(UserError, match="odd numbers"):
+        run(config_file, tmp_path / "run", "checkpoint.every_steps=1", hooks=[Refusing()])
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["1"]  # state 2 is discarded
+    assert run(config_file, tmp_path / "run").step == 3
 
 
 def test_an_exception_of_a_hook_is_the_callers_and_closes_its_writers(config_file, tmp_path):
