@@ -183,6 +183,13 @@ def _check_task(restored: RestoredModel) -> None:
             f"--workdir={workdir} is of task={restored.config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
         )
+    head = restored.task.model_options.get("head", "language_model")
+    architecture = restored.config.model.architecture or "decoder"
+    if head != "language_model" or architecture != "decoder":
+        raise UserError(
+            f"--workdir={workdir} is of task={restored.config.task}, which continues no prompts: its model is of "
+            f"architecture {architecture} with the head {head}, expected a decoder with the head language_model."
+        )
     if restored.tokenizer is None:
         raise UserError(
             f"--workdir={workdir} was trained on ready-made tokens and has no tokenizer.json; "

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdp.optim.config import OptimizerConfig
+from jaxdp.optim.own_optimizer import checked_direction
 from jaxdp.optim.registry import DIRECTIONS, add_built_in
 from jaxdp.optim.rules import decay_mask, is_layer_matrix, per_layer
 from jaxdp.optim.scaling import scale_by_rules, scaling_rules
@@ -173,7 +174,10 @@ def make_optimizer(
     Returns:
         Optax transformation whose `update` requires the parameters.
     """
-    parts = [adapt(DIRECTIONS[config.name](config), needs_whole(config.name))]
+    direction = DIRECTIONS[config.name](config)
+    if config.name not in BUILT_IN:
+        direction = checked_direction(config.name, direction)
+    parts = [adapt(direction, needs_whole(config.name))]
     if config.weight_decay > 0 and config.name != "adam":
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))

@@ -21,8 +21,11 @@ ends while the learning rate still increases.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxdp.arguments import shown
+from jaxdp.errors import UserError
 from jaxdp.optim.config import OptimizerConfig
 from jaxdp.optim.registry import SCHEDULES, add_built_in
 
@@ -102,6 +105,14 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         warming = config.learning_rate * (count + 1) / (config.warmup_steps + 1)
-        return jnp.where(count < config.warmup_steps, warming, after_warmup(count, config))
+        rate = after_warmup(count, config)
+        if not isinstance(rate, int | float | jax.Array | np.number | np.ndarray) or jnp.shape(rate) not in (
+            (),
+            count.shape,
+        ):
+            raise UserError(
+                f"optim.schedule={config.schedule} must return one learning rate for each count, found {shown(rate)}."
+            )
+        return jnp.where(count < config.warmup_steps, warming, rate)
 
     return schedule

@@ -4,7 +4,10 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
+from jaxdp.arguments import shown
+from jaxdp.errors import UserError
 from jaxdp.model import Transformer
 from jaxdp.tasks import Task
 from jaxdp.tasks.task import LossSums
@@ -24,9 +27,35 @@ def task_loss(task: Task, model: Transformer, *, train: bool) -> Callable[[PyTre
     dropout = train and model.config.dropout_rate > 0
 
     def loss(params, rows, row_keys):
-        return task.loss(apply, params, rows, row_keys if dropout else None, train)
+        sums = task.loss(apply, params, rows, row_keys if dropout else None, train)
+        check_sums(f"loss() of the task {type(task).__qualname__}", sums)
+        return sums
 
     return loss
+
+
+def check_sums(what: str, sums: object) -> None:
+    """Checks what a task's loss returns, while it is traced.
+
+    Args:
+        what: The function, for the message.
+        sums: Its result.
+
+    Raises:
+        UserError: It is no `LossSums` of scalars, or a metric is no pair of scalars.
+    """
+    if not isinstance(sums, LossSums):
+        raise UserError(f"{what} must return jaxdp.tasks.LossSums(loss, weight, metrics), found {shown(sums)}.")
+    for name, value in (("loss", sums.loss), ("weight", sums.weight)):
+        if jnp.shape(value):
+            raise UserError(
+                f"{what}: LossSums.{name} must be one number, the sum over the batch, found the shape {list(value.shape)}."
+            )
+    for name, pair in sums.metrics.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or any(map(jnp.shape, pair)):
+            raise UserError(
+                f"{what}: the metric {name!r} must be a pair of numbers, (sum over the batch, weight), found {shown(pair)}."
+            )
 
 
 def eval_outputs_of(task: Task, model: Transformer) -> Callable[[PyTree, PyTree], dict[str, jax.Array]]:

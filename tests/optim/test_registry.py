@@ -64,3 +64,34 @@ def test_a_later_registration_replaces_an_earlier_one():
     register_schedule("mine", lambda count, config: count)
     register_schedule("mine", lambda count, config: 2 * count)
     assert make_schedule(OptimizerConfig(**VALUES | {"schedule": "mine"}))(5) == 10
+
+
+def returning(function, init=lambda params: ()):
+    return lambda config: optax.GradientTransformation(init, function)
+
+
+WRONG = {
+    "nothing": (lambda config: None, r"must return an Optax transformation such as .*found None"),
+    "no pair": (returning(lambda u, s, p: u), r"its update must return \(updates, state\), found"),
+    "structure": (returning(lambda u, s, p: (list(u.values()), s)), r"updates that it returns must have the tree structure"),
+    "shape": (returning(lambda u, s, p: ({k: v.sum() for k, v in u.items()}, s)), r"\['w'\] is \[\], expected \[2\]"),
+    "state": (returning(lambda u, s, p: (u, (1,))), r"state that its update returns must have the tree structure"),
+    "arguments": (returning(lambda u, s: (u, s)), r"is called with the arguments \(updates, state, params\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_optimizer_is_refused(case):
+    function, message = WRONG[case]
+    register_optimizer("mine", function)
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(UserError, match=r"optim\.name=mine.*" + message):
+        optimizer = make_optimizer(OptimizerConfig(**VALUES | {"name": "mine"}))
+        optimizer.update(params, optimizer.init(params), params)
+
+
+@pytest.mark.parametrize("rate", [None, "fast", jnp.ones(3)])
+def test_a_wrong_schedule_is_refused(rate):
+    register_schedule("mine", lambda count, config: rate)
+    with pytest.raises(UserError, match=r"optim\.schedule=mine must return one learning rate for each count, found"):
+        make_schedule(OptimizerConfig(**VALUES | {"schedule": "mine"}))(5)
