@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from accelerator.context import read_rows
+from accelerator.__main__ import main
+from accelerator.context import ROWS_FILE, read_rows, write_rows
 from accelerator.runner import LOG_FILE, run_sections
 from accelerator.sections import SECTIONS, Section
 
@@ -84,6 +85,22 @@ def test_a_section_without_time_is_skipped(faults):
     outcomes, rows = run(faults, ("works", 60, 60, 0), limit=20.0)
     assert [(outcome["status"], outcome["reason"]) for outcome in outcomes] == [("skipped", "no time left")]
     assert [row["result"] for row in rows] == ["skipped"]
+
+
+def test_a_check_continues_an_earlier_one(tmp_path, capfd, monkeypatch):
+    """It keeps the rows of other sections, measures the named ones again, and has one table of both."""
+    monkeypatch.delenv("NANOGPT_DIR", raising=False)
+    row = {"name": "device", "result": "1 x cpu", "note": "", "data": {"size": "tiny", "header": {"chip": "1 x cpu"}}}
+    rows = [row | {"section": "nanoGPT 124M", "name": "section", "result": "skipped"}, row | {"section": "environment"}]
+    write_rows(tmp_path, rows)
+    options = ["--size=tiny", f"--out={tmp_path / 'out'}", "--only=nanoGPT 124M", f"--continue={tmp_path / ROWS_FILE}"]
+    assert main(options) == 0
+    report = json.loads((tmp_path / "out" / "accelerator.json").read_text())
+    assert [(row["section"], row["result"]) for row in report["rows"]] == [
+        ("environment", "1 x cpu"), ("nanoGPT 124M", "not measured"),
+    ]  # fmt: skip
+    assert [section["section"] for section in report["sections"]] == ["nanoGPT 124M"]
+    assert "- chip: 1 x cpu" in capfd.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Accelerator check of this machine.
 
-    python -m tests.accelerator [--size=auto|full|tiny] [--out=DIR] [--limit=SECS] [--only=SECTION,...]
+    python -m tests.accelerator [--size=auto|full|tiny] [--out=DIR] [--limit=SECS] [--only=SECTION,...] [--continue=FILE]
 
 Prints every result as it comes and the Markdown table last; writes `accelerator.json`, `accelerator.md` and a profile to
 DIR (default: $OUT, else a temporary directory). On a CPU the sizes are tiny, to test the check itself. NANOGPT_DIR names a
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .context import ROWS_FILE, Context, read_rows
-from .report import write_report
+from .context import Context, read_rows, write_rows
+from .report import in_order, write_report
 from .runner import LOG_FILE, run_sections
 from .sections import SECTIONS, Section
 
@@ -31,14 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.section:
         return _run_section(options)
     start = time.time()
+    known = read_rows(Path(options.continued)) if options.continued else []
     with tempfile.TemporaryDirectory(prefix="jaxdp_accelerator_") as scratch:
         out = Path(options.out or os.environ.get("OUT") or tempfile.mkdtemp(prefix="jaxdp_accelerator_report_"))
         out.mkdir(parents=True, exist_ok=True)
-        for name in (ROWS_FILE, LOG_FILE):
-            (out / name).unlink(missing_ok=True)
+        (out / LOG_FILE).unlink(missing_ok=True)
+        sections = _sections(options.only, known)
+        write_rows(out, [row for row in known if row["section"] not in {section.name for section in sections}])
         print(f"report in {out}", flush=True)
         outcomes: list[dict[str, Any]] = []
-        for outcome in run_sections(_sections(options.only), options.size, out, Path(scratch), start + options.limit):
+        for outcome in run_sections(sections, options.size, out, Path(scratch), start + options.limit):
             outcomes.append(outcome)
             text = _write(
                 options, out, outcomes
@@ -47,14 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _sections(only: str | None) -> list[Section]:
-    """Returns the sections to run; `environment`, which the others read, is always one of them."""
+def _sections(only: str | None, known: list[dict[str, Any]]) -> list[Section]:
+    """Returns the sections to run; `environment`, which the others read, is one of them unless its rows are known."""
     if only is None:
         return list(SECTIONS)
     wanted = only.split(",")
-    if unknown := set(wanted) - {section.name for section in SECTIONS}:
+    if unknown := set(wanted) - set(NAMES):
         raise SystemExit(f"--only: no section is named {', '.join(sorted(unknown))}; use one of: {', '.join(NAMES)}")
-    return [section for section in SECTIONS if section.name in ("environment", *wanted)]
+    if not any(row["section"] == "environment" for row in known):
+        wanted.append("environment")
+    return [section for section in SECTIONS if section.name in wanted]
 
 
 def _write(options: argparse.Namespace, out: Path, outcomes: list[dict[str, Any]]) -> str:
@@ -62,7 +66,7 @@ def _write(options: argparse.Namespace, out: Path, outcomes: list[dict[str, Any]
     rows = read_rows(out)
     header = next((row["data"]["header"] for row in rows if row["name"] == "device"), {"chip": "not known"})
     command = f"`python -m tests.accelerator --size={options.size} --limit={options.limit:.0f}`"
-    return write_report(out, header | {"command": command}, rows, outcomes)
+    return write_report(out, header | {"command": command}, in_order(rows, NAMES), outcomes)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -71,6 +75,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", help="directory of the report; default: $OUT, else a temporary directory")
     parser.add_argument("--limit", type=float, default=LIMIT_SECS, help="seconds of the whole check")
     parser.add_argument("--only", help=f"sections to run, separated by commas: {', '.join(NAMES)}")
+    parser.add_argument("--continue", dest="continued", help="rows.jsonl of an earlier report, which --only completes")
     for name in ("section", "target", "scratch"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)

@@ -61,7 +61,12 @@ def append_row(out: Path, row: dict[str, Any]) -> None:
     print(f"[{row['section']}] {row['name']}: {row['result']}{note}", flush=True)
 
 
+def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Replaces the rows of the check."""
+    (out / ROWS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """Returns all rows recorded so far."""
-    path = out / ROWS_FILE
+    """Returns all rows recorded so far, in a report directory or a file of rows."""
+    path = out / ROWS_FILE if out.is_dir() else out
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -19,6 +19,9 @@ from .context import Context
 from .workload import SIZES, gpt_setup, token_file
 
 NUM_STEPS = 20
+REPORT_SECS = 3.0
+"""Time left for the comparison when a process does not finish."""
+
 CASES = {"deterministic": True, "deterministic again": True, "default": False}
 """Name of a process -> `parallel.deterministic`."""
 
@@ -29,7 +32,11 @@ def measure(context: Context) -> None:
     running = {name: _start(context, name, deterministic) for name, deterministic in CASES.items()}
     found = {}
     for name, process in running.items():
-        output, _ = process.communicate(timeout=context.remaining_secs)
+        try:
+            output, _ = process.communicate(timeout=max(context.remaining_secs - REPORT_SECS, 0))
+        except subprocess.TimeoutExpired:  # the section is about to be stopped with all of its processes
+            context.report(f"{NUM_STEPS} steps, {name}", "not finished", "no time left")
+            continue
         if process.returncode:
             context.report(f"{NUM_STEPS} steps, {name}", "failed", f"exit code {process.returncode}; see the log")
         else:

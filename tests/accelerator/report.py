@@ -15,14 +15,12 @@ def markdown(
 
     Args:
         header: Chip, driver, versions, date and command, by name.
-        rows: Rows with `section`, `name`, `result` and `note`; the sections follow the order of `outcomes`.
+        rows: Rows with `section`, `name`, `result` and `note`, in the order of the table.
         outcomes: Outcomes of the sections with `section`, `status` and `secs`.
     """
-    order = {outcome["section"]: index for index, outcome in enumerate(outcomes)}
     lines = [f"- {name}: {_cell(value)}" for name, value in header.items()]
     lines += ["", "| section | measurement | result | details |", "| --- | --- | --- | --- |"]
-    for row in sorted(rows, key=lambda row: order.get(row["section"], len(order))):
-        lines.append(f"| {' | '.join(_cell(row[key]) for key in ('section', 'name', 'result', 'note'))} |")
+    lines += [f"| {' | '.join(_cell(row[key]) for key in ('section', 'name', 'result', 'note'))} |" for row in rows]
     times = ", ".join(f"{outcome['section']} {outcome['secs']:.0f} s ({outcome['status']})" for outcome in outcomes)
     return "\n".join([*lines, "", f"Sections: {times}.", ""])
 
@@ -36,6 +34,11 @@ def write_report(
     content = {"header": dict(header), "sections": list(outcomes), "rows": list(rows)}
     (out / JSON_FILE).write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
     return text
+
+
+def in_order(rows: Sequence[Mapping[str, Any]], sections: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Returns the rows section by section, each with its rows as they came; sections may run at the same time."""
+    return sorted(rows, key=lambda row: sections.index(row["section"]))
 
 
 def _cell(value: Any) -> str:

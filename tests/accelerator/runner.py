@@ -64,7 +64,7 @@ class _Run:
         self._log_path = scratch / f"{section.name.replace(' ', '_')}.log"
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "JAX_COMPILATION_CACHE_DIR": str(scratch / "xla"),
+            "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(scratch / "xla"),
             "XLA_PYTHON_CLIENT_MEM_FRACTION": str(section.memory_fraction),
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
         }
