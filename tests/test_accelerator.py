@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from accelerator.__main__ import main
-from accelerator.context import ROWS_FILE, read_rows, write_rows
+from accelerator.context import ROWS_FILE, append_row, read_rows, write_rows
 from accelerator.runner import LOG_FILE, run_sections
 from accelerator.sections import SECTIONS, Section
 
@@ -101,6 +101,18 @@ def test_a_check_continues_an_earlier_one(tmp_path, capfd, monkeypatch):
     ]  # fmt: skip
     assert [section["section"] for section in report["sections"]] == ["nanoGPT 124M"]
     assert "- chip: 1 x cpu" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("found", "sizes"), [(None, ["auto", "full"]), ("tiny", ["tiny", "tiny"])])
+def test_the_size_is_that_of_the_device(faults, found, sizes):
+    """Of an earlier check too; without one, the first section looks for it, and if it fails the check is whole."""
+    if found:
+        append_row(
+            faults / "out", {"section": "e", "name": "device", "result": "", "note": "", "data": {"size": found}}
+        )
+    sections = [Section(f"works {stage}", "accelerator_faults:works", 60, 1, stage=stage) for stage in (0, 1)]
+    list(run_sections(sections, "auto", faults / "out", faults, time.time() + 60))
+    assert [row["result"] for row in read_rows(faults / "out") if row["name"] == "size"] == sizes
 
 
 @pytest.mark.slow

@@ -32,12 +32,16 @@ def run_sections(
 
     Args:
         sections: Sections, sorted by stage.
-        size: "full", "tiny" or "auto": tiny if the first section finds only CPUs.
+        size: "full", "tiny" or "auto": that of the rows of `environment`, which finds it; full if that section failed.
         out: Output directory.
         scratch: Temporary directory of the sections.
         deadline: Unix time of the end of the check.
     """
+    has_started = False
     for _, stage in itertools.groupby(sections, key=lambda section: section.stage):
+        if size == "auto":
+            size = _size_found(out) or ("full" if has_started else "auto")
+        has_started = True
         running = []
         for section in stage:
             if deadline - time.time() < section.min_secs:
@@ -46,13 +50,11 @@ def run_sections(
                 running.append(_Run(section, size, out, scratch, deadline))
         for run in running:
             yield run.finish()
-        if size == "auto":
-            size = _size_found(out)
 
 
-def _size_found(out: Path) -> str:
-    """Returns the size that section `environment` chose; full if it failed."""
-    return next((row["data"]["size"] for row in read_rows(out) if row["name"] == "device"), "full")
+def _size_found(out: Path) -> str | None:
+    """Returns the size that section `environment` chose, in this check or the one that it continues."""
+    return next((row["data"]["size"] for row in read_rows(out) if row["name"] == "device"), None)
 
 
 class _Run:
