@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.decoding.beam import BeamSearch as BeamSearch
     from jaxdp.decoding.sampling import Sampling as Sampling
     from jaxdp.hooks.registry import register_hook as register_hook
-    from jaxdp.inference.evaluate import evaluate_checkpoint as evaluate  # noqa: F401
+    from jaxdp.inference.evaluate import evaluate_checkpoint as evaluate
     from jaxdp.inference.generate import generate as generate
     from jaxdp.inference.initial_params import load_checkpoint as load_checkpoint
     from jaxdp.inference.loaded_model import LoadedModel as LoadedModel
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.tasks import register_task as register_task
     from jaxdp.trainer import Hook as Hook
     from jaxdp.trainer import Request as Request
-    from jaxdp.training.train import run as train  # noqa: F401
+    from jaxdp.training.train import run as train
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,33 @@ _EXPORTS = {
     "register_hook": ("jaxdp.hooks.registry", "register_hook"),
 }
 
-__all__ = [*_EXPORTS]
+# A literal, which type checkers read; a test compares it with _EXPORTS.
+__all__ = [
+    "BeamSearch",
+    "Hook",
+    "LoadedModel",
+    "Request",
+    "RunInfo",
+    "Sampling",
+    "SourceRecords",
+    "Task",
+    "Transformer",
+    "TransformerConfig",
+    "evaluate",
+    "generate",
+    "init_params",
+    "load",
+    "load_checkpoint",
+    "load_config",
+    "predict",
+    "register_hook",
+    "register_optimizer",
+    "register_schedule",
+    "register_source",
+    "register_task",
+    "register_writer",
+    "train",
+]
 
 
 def __getattr__(name: str):

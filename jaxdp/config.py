@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
@@ -22,6 +22,7 @@ from jaxdp.config_file import (
     flat_keys,
     run_config_file,
 )
+from jaxdp.defaults import Config
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
@@ -35,7 +36,7 @@ ConfigLike = ConfigDict | Mapping[str, Any] | RunConfig
 _OVERRIDE_PREFIXES = ("--config.", "--noconfig.", "-config.", "-noconfig.")
 
 
-def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Loads a configuration, applies command line overrides and locks it.
 
     Args:
@@ -91,7 +92,10 @@ def parse_config(config: ConfigLike) -> RunConfig:
     usual = defaults.get_config()
     if isinstance(config, ConfigDict):
         values = (
-            ConfigDict(config) if isinstance(config, FrozenConfigDict) else config.copy_and_resolve_references()
+            # Its annotation lacks FrozenConfigDict, which its documentation has.
+            ConfigDict(cast(Any, config))
+            if isinstance(config, FrozenConfigDict)
+            else config.copy_and_resolve_references()
         ).to_dict()
         check_complete(values, "config")
     elif isinstance(config, Mapping):
@@ -105,15 +109,15 @@ def parse_config(config: ConfigLike) -> RunConfig:
     return _typed(values, usual)
 
 
-def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
+def _typed(values: Mapping[str, Any], usual: Config) -> RunConfig:
     """Returns the defaults with these values, whose names are checked; keys have the order of `defaults.py`."""
     merged: dict[str, Any] = {}
     for name, default in default_values().items():
-        given = values.get(name, {} if isinstance(default, Mapping) else usual[name])
         if isinstance(default, Mapping):
-            merged[name] = {key: _cast(key, given.get(key, usual[name][key]), usual[name], name) for key in default}
+            given, group = values.get(name, {}), usual[name]
+            merged[name] = {key: _cast(key, given.get(key, group[key]), group, name) for key in default}
         else:
-            merged[name] = _cast(name, given, usual)
+            merged[name] = _cast(name, values.get(name, usual[name]), usual)
     own = {
         name: value for name, value in values.items() if name not in merged
     }  # groups of registered tasks, which check them
@@ -122,7 +126,7 @@ def _typed(values: Mapping[str, Any], usual: ConfigDict) -> RunConfig:
     return RunConfig(**merged, **groups, task_groups=built_in | own)
 
 
-def _cast(key: str, value: Any, usual: ConfigDict, group: str = "") -> Any:
+def _cast(key: str, value: Any, usual: Config, group: str = "") -> Any:
     """Converts a value to the type of its key (list to tuple, int to float); in groups of tasks it checks the type too."""
     kind = usual.get_type(key)
     if kind is tuple and isinstance(value, list):
@@ -158,7 +162,7 @@ def _keys_to_unset(overrides: Sequence[str]) -> set[str]:
     return {key for key, value in last.items() if value == "None" and key in optional}
 
 
-def _value(config: ConfigDict, key: str) -> Any:
+def _value(config: Config, key: str) -> Any:
     """Returns the value of `group.key`."""
     for name in key.split("."):
         config = config[name]
@@ -178,7 +182,7 @@ def _check_override_names(overrides: Sequence[str], known: Sequence[str]) -> Non
             raise UserError(f"unknown configuration key {key!r}{nearest(key, known)}")
 
 
-def _wrong_type(message: str, config: ConfigDict) -> str:
+def _wrong_type(message: str, config: Config) -> str:
     """Returns absl's message `flag --config.a.b=x: reason` with the expected type."""
     assignment = message.removeprefix("flag ").split(": ", 1)[0]
     key = assignment.split("=", 1)[0].removeprefix("--config.").removeprefix("--noconfig.")
@@ -248,7 +252,7 @@ def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_config_dict(config: RunConfig) -> ConfigDict:
+def _as_config_dict(config: RunConfig) -> Config:
     """Returns the same configuration as a ConfigDict that the command line can change."""
     changed = defaults.get_config().unlock()
     with changed.ignore_type():

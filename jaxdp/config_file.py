@@ -1,6 +1,7 @@
 """Configuration files: packaged recipes, `get_config()`, and errors with file, line and key."""
 
 import linecache
+import os
 import re
 import runpy
 import sys
@@ -8,11 +9,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
 from jaxdp import defaults, run_config
+from jaxdp.defaults import Config
 from jaxdp.errors import UserCodeError, UserError
 from jaxdp.nearest import closest, nearest
 from jaxdp.paths import local_path
@@ -26,7 +28,7 @@ def recipes_directory() -> Path:
     return packaged if packaged.is_dir() else package.parent / "configs"
 
 
-def find_config_file(name: str) -> Path:
+def find_config_file(name: str | os.PathLike[str]) -> Path:
     """Returns the file that `--config=NAME` means: a path, or the name of a packaged recipe.
 
     Args:
@@ -39,8 +41,8 @@ def find_config_file(name: str) -> Path:
     if path.is_file():
         return path
     recipes = {recipe.stem: recipe for recipe in sorted(recipes_directory().glob("*.py"))}
-    if name in recipes:
-        return recipes[name]
+    if str(name) in recipes:
+        return recipes[str(name)]
     match = closest(path.stem, recipes)
     hint = (
         f"; did you mean the recipe {match!r} (--config={match})?"
@@ -51,7 +53,7 @@ def find_config_file(name: str) -> Path:
     raise UserError(f"--config={name}: {kind}{hint}")
 
 
-def run_config_file(path: Path) -> ConfigDict:
+def run_config_file(path: Path) -> Config:
     """Runs a configuration file and returns what its `get_config()` returns.
 
     The file may import modules from its own folder, as a script may. The folder stays the last entry of `sys.path`:
@@ -85,7 +87,7 @@ def run_config_file(path: Path) -> ConfigDict:
             f"{type(config).__name__}; begin with jaxdp.defaults.get_config() and return it."
         )
     check_complete(config, f"--config={path}: the configuration")
-    return config
+    return cast(Config, config)
 
 
 def _check_modules(variables: Mapping[str, Any], path: Path) -> None:
@@ -110,8 +112,9 @@ def flat_keys(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> list[
     keys = []
     for key in values:
         keys.append(prefix + key)
-        if isinstance(values[key], Mapping | ConfigDict):
-            keys += flat_keys(values[key], f"{prefix}{key}.")
+        value = values[key]
+        if isinstance(value, Mapping | ConfigDict):
+            keys += flat_keys(value, f"{prefix}{key}.")
     return keys
 
 
@@ -149,7 +152,7 @@ def check_complete(values: Mapping[str, Any] | ConfigDict, what: str) -> None:
         raise UserError(f"{what} lacks {', '.join(missing[:3])}{more}; begin with jaxdp.defaults.get_config().")
 
 
-def _why_no_such_value(error: Exception, path: Path) -> str | None:
+def _why_no_such_value(error: BaseException, path: Path) -> str | None:
     """Returns a message for an unknown key, with the nearest one, or a value of the wrong type; None for other errors."""
     frames = _frames(error, path)
     if not frames or not _is_of_config_dict(error):
@@ -163,11 +166,12 @@ def _why_no_such_value(error: Exception, path: Path) -> str | None:
     return mismatch and f"{where}: {mismatch}"
 
 
-def _why_it_does_not_load(error: Exception, path: Path) -> str:
+def _why_it_does_not_load(error: BaseException, path: Path) -> str:
     """Returns a message with the file, the line and the error."""
     frames = _frames(error, path)
-    is_of_file = isinstance(error, SyntaxError) and error.filename == str(path)
-    line = error.lineno if is_of_file else frames[-1][1] if frames else None
+    line = frames[-1][1] if frames else None
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line = error.lineno
     place = f" in line {line}" if line else ""
     module = user_place(error)
     if module and module.file != str(path):  # a module that the file imports
@@ -178,7 +182,7 @@ def _why_it_does_not_load(error: Exception, path: Path) -> str:
     )
 
 
-def _frames(error: Exception, path: Path) -> list[tuple[Mapping[str, Any], int]]:
+def _frames(error: BaseException, path: Path) -> list[tuple[Mapping[str, Any], int]]:
     """Returns variables and line of each frame of the file in an error's traceback, innermost last."""
     return [
         (frame.f_locals, line)
@@ -193,7 +197,7 @@ def _known_keys(variables: Mapping[str, Any]) -> list[str]:
     return max(map(flat_keys, (defaults.get_config(), *configurations)), key=len)
 
 
-def _unknown_key(error: Exception) -> str | None:
+def _unknown_key(error: BaseException) -> str | None:
     """Returns the key that a locked ConfigDict lacks, from the error of `ml_collections`; None for other errors."""
     if not isinstance(error, AttributeError | KeyError):
         return None
@@ -202,7 +206,7 @@ def _unknown_key(error: Exception) -> str | None:
     return match and match[1]
 
 
-def _wrong_type(error: Exception) -> str | None:
+def _wrong_type(error: BaseException) -> str | None:
     """Returns a message for a value of the wrong type, from the error of `ml_collections`; None for other errors."""
     pattern = r"Could not override field '(\w+)'.*original type <class '([\w.]+)'> and cannot be casted to type <class '([\w.]+)'>"
     match = re.match(pattern, str(error), re.DOTALL)
@@ -219,7 +223,7 @@ TYPE_NAMES = {kind.__name__: words for kind, words in run_config.TYPE_NAMES.item
 """Types of configuration values, for messages."""
 
 
-def _is_of_config_dict(error: Exception) -> bool:
+def _is_of_config_dict(error: BaseException) -> bool:
     """Returns whether ml_collections itself raised the error rather than other code of the file."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "ml_collections" in frames[-1].filename

@@ -18,13 +18,32 @@ The default of a new key must be the behaviour without it: a run that was saved
 before has that default when it resumes.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+if TYPE_CHECKING:
 
-def get_config() -> ConfigDict:
+    class Config(ConfigDict):
+        """ConfigDict of these keys, whose groups type checkers let a program change.
+
+        The annotations of `ml_collections` make `config.data` a number or a string as well as a group, so that
+        `config.data.path = "a.txt"` would be refused.
+        """
+
+        def __getattr__(self, attribute: str) -> Any: ...
+        def __getitem__(self, key: str) -> Any: ...
+        def lock(self) -> "Config": ...
+        def unlock(self) -> "Config": ...
+
+else:
+    Config = ConfigDict
+
+
+def get_config() -> Config:
     """Returns the default configuration, a new copy at each call."""
-    config = ConfigDict()
+    config = Config()
 
     config.task = "causal_lm"  # name of a registered task: causal_lm | masked_lm | classification | seq2seq
     config.seed = 0  # fixes parameters, batches and dropout masks

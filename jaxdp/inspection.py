@@ -18,6 +18,7 @@ from jaxdp.checkpoint.manifest import (
     find_damage,
     read_item,
     read_manifest,
+    require_manifest,
 )
 from jaxdp.checkpoint.retention import choose_step
 from jaxdp.checkpoint.run_files import run_problems
@@ -118,10 +119,10 @@ def _described(path: Path, **known: Any) -> dict[str, Any]:
 
 
 def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    manifest = read_manifest(checkpoint)
+    manifest = require_manifest(checkpoint)
     config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
     # Checkpoints of earlier versions have none.
-    has_provenance = manifest is not None and "provenance/metadata" in manifest.files
+    has_provenance = "provenance/metadata" in manifest.files
     parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
     for leaf in manifest.leaves:
         part, _, name = leaf["path"].partition("/")
@@ -182,10 +183,12 @@ def _orbax_arrays(item: Path) -> list[dict[str, Any]]:
 
     # Orbax starts a backend, which must not take memory of an accelerator that trains.
     jax.config.update("jax_platforms", "cpu")
-    metadata = ocp.PyTreeCheckpointer().metadata(item)
+    saved = ocp.PyTreeCheckpointer().metadata(item).item_metadata
+    if saved is None:
+        raise UserError(f"{item} has no metadata of its arrays: it is no Orbax item, or not a whole one.")
     return [
         _array(name, leaf.shape, str(np.dtype(leaf.dtype)))
-        for name, leaf in named_leaves(metadata.item_metadata.tree)
+        for name, leaf in named_leaves(saved.tree)
         if hasattr(leaf, "shape")
     ]
 

@@ -68,7 +68,7 @@ def watch_main_thread() -> None:
 
 def exit_code() -> int:
     """Returns the exit code of the signal that ended the command; 0 for none."""
-    return EXIT_CODES[_received[0]] if _received else 0
+    return EXIT_CODES[signal.Signals(_received[0])] if _received else 0
 
 
 def sentence() -> str:

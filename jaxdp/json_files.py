@@ -6,7 +6,8 @@ import math
 import os
 import stat
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 from jaxdp.errors import UserError
 
@@ -24,7 +25,7 @@ _KINDS = (
 )  # fmt: skip
 
 
-def open_regular(path: str | os.PathLike) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens a regular file for reading.
 
     A named pipe would block until it is written to, and a device may never end.
@@ -45,7 +46,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         raise
 
 
-def why_no_file(path: str | os.PathLike) -> str:
+def why_no_file(path: str | os.PathLike[str]) -> str:
     """States why a path leads to no regular file: "is missing", "is a directory", "is a named pipe"; "" if it leads to one."""
     try:
         mode = os.stat(path).st_mode
@@ -63,7 +64,7 @@ def _kind_of(mode: int) -> str:
     return next((words for is_kind, words in _KINDS if is_kind(mode)), "is no regular file")
 
 
-def read_regular(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> bytes:
+def read_regular(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> bytes:
     """Reads the whole content of a regular file.
 
     Raises:
@@ -96,7 +97,7 @@ def parse_json(content: bytes | str) -> Any:
     return value
 
 
-def read_json(path: str | os.PathLike, expected: str, kind: type = dict, max_bytes: int = MAX_BYTES) -> Any:
+def read_json(path: str | os.PathLike[str], expected: str, kind: type = dict, max_bytes: int = MAX_BYTES) -> Any:
     """Reads a JSON file.
 
     Args:

@@ -10,7 +10,7 @@ from jaxdp.errors import UserError
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def local_path(text: str | os.PathLike, option: str) -> Path:
+def local_path(text: str | os.PathLike[str], option: str) -> Path:
     """Returns the local path that an option names, with `~` expanded.
 
     Args:
@@ -46,7 +46,7 @@ def check_not_empty(name: str, option: str) -> None:
         raise UserError(f"{option} is empty; expected the path of a file or directory.")
 
 
-def resolved_path(text: str | os.PathLike, option: str) -> Path:
+def resolved_path(text: str | os.PathLike[str], option: str) -> Path:
     """Returns `local_path` as an absolute path without links.
 
     Raises:

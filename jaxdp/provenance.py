@@ -55,7 +55,7 @@ def begin_entry() -> Callable[[], Entry]:
 
 def _facts() -> Entry:
     directory, deadline = _current_directory(), time.monotonic() + GIT_SECS
-    package = sys.modules[__package__]  # already loaded; importing it from this floor is not allowed
+    package = sys.modules["jaxdp"]  # already loaded; importing it from this floor is not allowed
     return {
         "jaxdp": {"version": package.__version__, **_git_state(Path(__file__).parent, deadline, tracked="__init__.py")},
         "directory": {"path": directory, **_git_state(Path(directory) if directory else None, deadline)},
@@ -187,7 +187,8 @@ def _object(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _commit(state: Mapping[str, Any]) -> str:
     if not state.get("commit"):
         return ""
-    changed = {True: "", False: " with changes"}.get(state.get("clean"), " (changes unknown)")
+    changes: dict[Any, str] = {True: "", False: " with changes"}
+    changed = changes.get(state.get("clean"), " (changes unknown)")
     return f" at {str(state['commit'])[:12]}{changed}"
 
 

@@ -7,6 +7,10 @@ escaped.
 import re
 from collections.abc import Mapping
 
+TYPE_CHECKING = False  # type checkers take it for True; `jaxdp --help` does without typing, which is slow to import
+if TYPE_CHECKING:
+    from typing import Any
+
 MASK = "***"
 """Replacement of a secret."""
 
@@ -61,7 +65,7 @@ def is_masked(text: str) -> bool:
     return "://" in text and MASK in text and mask_secrets(text) == text
 
 
-def masked_values(value):
+def masked_values(value: "Any") -> "Any":
     """Returns a copy of a JSON value with `mask_secrets` applied to its strings."""
     if isinstance(value, str):
         return mask_secrets(value)

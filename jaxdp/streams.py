@@ -5,6 +5,7 @@ A run must not end because its terminal is gone; its log file continues.
 
 import codecs
 import contextlib
+import io
 import os
 import sys
 
@@ -72,7 +73,7 @@ class SurvivingStream:
         stream = getattr(stream, "rich_proxied_file", stream)
         return None if stream is self._given_up else stream
 
-    def _give_up(self, stream: "TextIO", error: Exception) -> None:
+    def _give_up(self, stream: "TextIO | None", error: Exception) -> None:
         import logging
 
         self._given_up = stream
@@ -153,7 +154,8 @@ def secure() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     codecs.register_error("jaxdp.json_escape", _json_escape)
-    sys.stdout.reconfigure(errors="jaxdp.json_escape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="jaxdp.json_escape")
     sys.stdout = ResultStream(sys.stdout)
     stderr = sys.stderr
     sys.stderr = SurvivingStream(lambda: stderr)

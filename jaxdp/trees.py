@@ -6,6 +6,8 @@ parameter (weight decay, factoring, orthogonalisation) must not depend on this c
 so they use the rank of one layer's parameter.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -27,7 +29,7 @@ def leaf_name(path) -> str:
     return "/".join(key_name(key) for key in path)
 
 
-def named_leaves(tree: PyTree) -> list[tuple[str, object]]:
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """Returns every leaf with its name, in tree order."""
     return [(leaf_name(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
 

@@ -16,7 +16,7 @@ from jaxdp.paths import check_unicode, resolved_path
 class WorkDir:
     """Paths of a run; constructing it creates nothing on disk."""
 
-    def __init__(self, root: str | Path, option: str = "--workdir"):
+    def __init__(self, root: str | os.PathLike[str], option: str = "--workdir"):
         """Creates the object.
 
         Args:

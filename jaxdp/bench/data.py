@@ -56,7 +56,7 @@ def measure_data(config: RunConfig, step_ms: float) -> dict[str, Any]:
 def _batches(config: RunConfig, data: Dataset):
     task = make_task(config, data.vocabularies)
     return train_batches(
-        data.train,
+        data.train_sequences,
         task.make_batch,
         make_sampler(dataset_spec(config), data),
         partition=config.data.partition,

@@ -81,10 +81,10 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
 def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     """Generates targets of validation sources, greedily and with beam search."""
     data, model = setup.data, setup.eval_model
-    sources, max_tokens = data.pairs.sources, setup.task.row_lengths[setup.task.generated_field]
+    sources, max_tokens = data.pairs_to_score.sources, setup.task.row_lengths[setup.task.generated_field]
     ways = {"cached": cached(model), "uncached": uncached(model, max_tokens)}
     if not setup.config.init_from:
-        eos_id = data.vocabularies.written.eos_id
+        eos_id = data.vocabularies.output_tokenizer.eos_id
         ways = {way: (_without_eos(apply, eos_id), make_cache) for way, (apply, make_cache) in ways.items()}
     result: dict[str, Any] = {"sentences": len(sources), "most_tokens": max_tokens}
     for name, num_beams in (("greedy", 1), (f"beam_{NUM_BEAMS}", NUM_BEAMS)):
@@ -196,6 +196,7 @@ def uncached(model: Transformer, max_tokens: int) -> Decoding:
     def apply(params, tokens, *, method, cache=None, encoder_output=None, **options):
         if method == "encode":
             return tokens, options["attention_mask"]
+        assert cache is not None, "every method but encode has one"
         rows, num_tokens = tokens.shape
         stored = jax.lax.dynamic_update_slice(cache.tokens, tokens, (0, cache.index))
         read = _TokenCache(stored, cache.index + num_tokens, cache.source if encoder_output is None else encoder_output)

@@ -3,7 +3,7 @@
 import sys
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 
 from jaxdp.hardware.cores import num_cores
@@ -45,7 +45,7 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
     peak = peak_flops(topology.kind)
     return [
         ("python", sys.version.split()[0]),
-        ("jax", f"{jax.__version__}, jaxlib {jaxlib.__version__}"),
+        ("jax", f"{jax.__version__}, jaxlib {jaxlib.version.__version__}"),
         ("platform", topology.platform),
         ("devices", f"{topology.num_devices} x {topology.kind}"),
         ("processes", str(topology.num_processes)),

@@ -33,7 +33,7 @@ class Intactness:
         self._record = record
         self._proofs: dict[str, str] = _read_record(record) if record else {}
         self._recorded = dict(self._proofs)
-        self._metrics: dict[Path, tuple[tuple, Mapping[str, float | None] | None]] = {}
+        self._metrics: dict[Path, tuple[tuple | None, Mapping[str, float | None] | None]] = {}
 
     def trust(self, checkpoint: Path) -> None:
         """Records a checkpoint as intact that has just been read or written."""

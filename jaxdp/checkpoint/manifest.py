@@ -292,7 +292,7 @@ def has_manifest(directory: Path) -> bool:
 def _text(body: Mapping[str, Any]) -> str:
     """Returns the content of the file: the body and its digest."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps(body | {"digest": digest}, indent=1, allow_nan=False)
+    return json.dumps({**body, "digest": digest}, indent=1, allow_nan=False)
 
 
 _DAMAGE = (errno.EIO, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG)

@@ -186,6 +186,7 @@ def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
     if problems:
         check_not_deleted(checkpoint)
         raise DamageFound("; ".join(problems) + ".")
+    assert manifest is not None, "find_damage names a missing manifest"
     return manifest
 
 

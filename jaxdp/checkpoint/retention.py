@@ -48,7 +48,7 @@ class Retention:
     keep_back_steps: int = 0
     higher_is_better: bool = False
 
-    def kept(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> set[int]:
+    def kept(self, metrics_by_step: Mapping[int, Mapping[str, float | None]]) -> set[int]:
         """Returns the steps to keep, from step -> metrics of all checkpoints."""
         return set(self.reasons(metrics_by_step))
 
@@ -56,7 +56,7 @@ class Retention:
         """Returns the `keep_best` best steps, the best first."""
         return ranked(metrics_by_step, self.metric, self.higher_is_better)[: self.keep_best]
 
-    def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float]]) -> dict[int, list[str]]:
+    def reasons(self, metrics_by_step: Mapping[int, Mapping[str, float | None]]) -> dict[int, list[str]]:
         """Returns the rules that keep each step, without steps that no rule keeps."""
         steps = sorted(metrics_by_step)
         if not steps:
@@ -104,7 +104,7 @@ def ranked(
 
     Among equal values the earlier step is better, as it took less training.
     """
-    values = {step: metrics[metric] for step, metrics in metrics_by_step.items() if metrics.get(metric) is not None}
+    values = {step: value for step, metrics in metrics_by_step.items() if (value := metrics.get(metric)) is not None}
     sign = -1 if higher_is_better else 1
     return sorted(values, key=lambda step: (sign * values[step], step))
 

@@ -41,7 +41,7 @@ def run_command(argv: list[str]) -> int:
     except UserCodeError as error:
         from jaxdp.user_code import user_traceback
 
-        return _failed(str(error), error.exit_code, user_traceback(error.__cause__))
+        return _failed(str(error), error.exit_code, user_traceback(error.__cause__ or error))
     except UserError as error:
         return _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, interrupts.Stopped):

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.inference.generate import generate
 
     strategy, num_samples = chosen_strategy(options, samples_by_default=True)
+    assert strategy is not None, "samples by default"
     samples = generate(
         options.workdir,
         [options.prompt],

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from jaxdp.atomic_files import atomic_replacement
 from jaxdp.cli import options as shared
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
-def _standard_input(name: str):
+def _standard_input(name: str) -> BinaryIO | None:
     if name != STDIN:
         return None
     if sys.stdin is None or sys.stdin.closed:

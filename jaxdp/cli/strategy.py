@@ -1,7 +1,7 @@
 """Decoding options: sampling and beam search."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxdp.errors import UserError
 
@@ -13,7 +13,7 @@ TEMPERATURE, LENGTH_PENALTY = 0.8, 0.6
 SAMPLING_OPTIONS = ("temperature", "top_k", "top_p")
 
 
-def add_strategy(parser: argparse.ArgumentParser) -> None:
+def add_strategy(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     """Adds the decoding options."""
     parser.add_argument(
         "--temperature", type=float, metavar="T", help=f"sampling temperature, default {TEMPERATURE}; 0: greedy"
@@ -56,7 +56,9 @@ def chosen_strategy(options: argparse.Namespace, samples_by_default: bool) -> tu
     from jaxdp.decoding.beam import BeamSearch
     from jaxdp.decoding.sampling import Sampling
 
-    sampling = {name: getattr(options, name) for name in SAMPLING_OPTIONS if getattr(options, name) is not None}
+    sampling: dict[str, Any] = {
+        name: getattr(options, name) for name in SAMPLING_OPTIONS if getattr(options, name) is not None
+    }
     if options.num_beams is not None:
         if sampling:
             given = " and ".join(f"--{name}" for name in sampling)
@@ -67,4 +69,4 @@ def chosen_strategy(options: argparse.Namespace, samples_by_default: bool) -> tu
         raise UserError("--length_penalty applies to beam search: give --num_beams too.")
     if not (samples_by_default or sampling or options.num_samples > 1):
         return None, options.num_samples
-    return Sampling(**{"temperature": TEMPERATURE} | sampling), options.num_samples
+    return Sampling(**{"temperature": TEMPERATURE, **sampling}), options.num_samples

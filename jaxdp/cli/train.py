@@ -58,7 +58,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
             processes=_processes(options, Processes),
         )
     except SystemExit as stop:
-        _end_without_cleaning_up(stop.code)
+        # A code that is no number means what it means to the interpreter.
+        _end_without_cleaning_up(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
         raise
     code = exit_code(result.request)
     if result.interrupted:

@@ -86,7 +86,7 @@ def load_evaluation_dataset(spec: DatasetSpec, known: Vocabularies) -> Dataset:
         discard(source.scan_entry)
         raise
     return Dataset(
-        known, spec.model_vocab_size(known.tokenizer), None, make_rows(spec, task, prepared["eval"]),
+        known, spec.model_vocab_size(known.input_tokenizer), None, make_rows(spec, task, prepared["eval"]),
         (Group(source.label, 0),), source.scan.fingerprint, source.scan.num_characters, (), pairs=pairs,
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def load_evaluation_dataset(spec: DatasetSpec, known: Vocabularies) -> Dataset:
 def _prepared(spec: DatasetSpec, known: Vocabularies, sources: Sequence[Source]) -> Dataset:
     """Tokenizes scanned sources and builds the sequences of both splits."""
     vocabularies = make_vocabularies(spec, sources, known)
-    vocab_size = spec.model_vocab_size(vocabularies.tokenizer)
+    vocab_size = spec.model_vocab_size(vocabularies.input_tokenizer)
     prepared = [prepare_source(spec, source, vocabularies) for source in sources]
     task = spec.task.bind(vocabularies)
     rows = {

@@ -36,6 +36,7 @@ class Transform(Protocol):
         Returns:
             (tokens [rows, length] int32, [rows, length] bool: tokens that are removed).
         """
+        ...
 
 
 def _token_dropout(tokens, is_text, rate, blank_id, sample):

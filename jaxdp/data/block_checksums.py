@@ -36,7 +36,7 @@ def write_block_checksums(path: Path) -> None:
     np.array(checksums, _DTYPE).tofile(f"{path}{SUFFIX}")
 
 
-def read_block_checksums(path: str | os.PathLike) -> np.ndarray:
+def read_block_checksums(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads the checksums that `write_block_checksums` wrote: [num_blocks] uint32.
 
     Raises:

@@ -61,7 +61,7 @@ class BlockFile:
         UserError: The file does not exist, cannot be read or is too short.
     """
 
-    def __init__(self, path: str | os.PathLike, num_bytes: int | None = None, entry: Path | None = None):
+    def __init__(self, path: str | os.PathLike[str], num_bytes: int | None = None, entry: Path | None = None):
         self.path, self._entry = os.fspath(path), entry
         try:
             self._descriptor = _open(self.path)
@@ -77,7 +77,7 @@ class BlockFile:
         self.num_bytes = found if num_bytes is None else num_bytes
         if found < self.num_bytes:
             raise self._too_short(found)
-        if entry is not None and len(self._checksums) != num_blocks(self.num_bytes):
+        if entry is not None and self._checksums is not None and len(self._checksums) != num_blocks(self.num_bytes):
             raise damaged_entry(
                 entry, self.path, f"{len(self._checksums)} checksums of {num_blocks(self.num_bytes)} blocks"
             )
@@ -117,7 +117,7 @@ class BlockFile:
         start = block * BLOCK_BYTES
         content = np.empty(min(BLOCK_BYTES, self.num_bytes - start), np.uint8)
         self.read_into([content], [start])
-        if self._checksums is not None and block_checksum(content) != self._checksums[block]:
+        if self._checksums is not None and block_checksum(content.data) != self._checksums[block]:
             raise self._damaged(f"the checksum of block {block} of {BLOCK_BYTES >> 20} MiB differs")
         if self.memory is not None:  # after the check, since another thread may read the block at once
             self.memory[start : start + len(content)] = content
@@ -132,14 +132,14 @@ class BlockFile:
         descriptor, read = self._descriptor, os.preadv
         try:
             for buffer, position in zip(buffers, positions, strict=True):
-                if read(descriptor, (buffer,), position) != buffer.nbytes:
+                if read(descriptor, (buffer.data,), position) != buffer.nbytes:
                     self._read_on(buffer, position)
         except OSError as error:
             raise self._unreadable(error) from error
 
     def _read_on(self, buffer: np.ndarray, position: int) -> None:
         """Reads in several calls: one call returns at most 2 GiB, and less if a signal arrives; 0 bytes mean the end of the file."""
-        view, done = memoryview(buffer).cast("B"), 0
+        view, done = buffer.data.cast("B"), 0
         while done < len(view):
             count = os.preadv(self._descriptor, (view[done:],), position + done)
             if not count:
@@ -155,6 +155,7 @@ class BlockFile:
         )
 
     def _damaged(self, what: str) -> UserError:
+        assert self._entry is not None, "only the files of a cache entry have checksums and a known size"
         return damaged_entry(self._entry, self.path, what, still_used=self._is_at_path())
 
     def _is_at_path(self) -> bool:

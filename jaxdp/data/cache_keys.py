@@ -38,7 +38,8 @@ def scan_entry(
     spec: DatasetSpec, source: Mapping[str, Any], evaluation_is_separate: bool, selection: Selection | None
 ) -> Path:
     """Returns the entry for the scan of the source that `source` describes."""
-    key = source | {
+    key = {
+        **source,
         "format": SCAN_FORMAT,
         "cleaning": cleaning_identity(spec.data),
         "eval_fraction": None if evaluation_is_separate else spec.data.eval_fraction,

@@ -27,15 +27,16 @@ class BoundTask(Protocol):
         prepared_with: JSON values that `prepare` depends on in addition to record, tokenizer and code.
         row_lengths: Maximum number of tokens of each ragged array in a sequence, eos included; a window of
             `data.packing=cut` reads one more.
-        start_id: Id of the token that begins a target in packed pairs; sequence-to-sequence tasks only.
+        start_id: Id of the token that begins a target in packed pairs; None: the task packs no pairs.
     """
 
     prepared_with: Mapping[str, Any]
     row_lengths: Mapping[str, int]
-    start_id: int
+    start_id: int | None
 
     def prepare(self, record: Mapping[str, Any], tokenizer: Any) -> dict[str, np.ndarray]:
         """Converts a record to an example."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +193,24 @@ class Dataset:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pairs: Pairs | None = None
     cleaning: tuple[str, ...] = ()
+
+    @property
+    def train_sequences(self) -> SequenceDataset:
+        """Training sequences of indexed data.
+
+        Raises:
+            ValueError: The dataset is a stream or a validation split.
+        """
+        if self.train is None:
+            raise ValueError("this dataset has no training sequences: it is a stream or a validation split")
+        return self.train
+
+    @property
+    def pairs_to_score(self) -> Pairs:
+        """Validation pairs of a task that scores generated targets; raises ValueError for another task."""
+        if self.pairs is None:
+            raise ValueError("this dataset has no pairs to score: its task generates no targets")
+        return self.pairs
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -38,13 +38,9 @@ def ready_tokens(spec: DatasetSpec) -> Dataset:
             f"data.eval_selection={spec.data.eval_selection} selects records, but data.source=tokens has none: "
             "set tail, or write two files, train.bin and val.bin."
         )
-    vocab_size = spec.vocab_size
-    if not vocab_size:
-        raise UserError(
-            "data.source=tokens needs model.vocab_size: set it to the vocabulary size of the file's tokenizer "
-            "(GPT-2: 50257)."
-        )
+    vocab_size = _token_file_vocab_size(spec)
     files = open_token_splits(spec.data.path, spec.data.eval_fraction)
+    assert spec.data.path is not None, "open_token_splits refuses a missing path"
     train, evaluation = (
         CheckedWindows(TokenWindows(file.tokens, spec.data.length, keep_tail), file, vocab_size)
         for file, keep_tail in zip(files, (False, True), strict=True)
@@ -64,11 +60,22 @@ def ready_tokens(spec: DatasetSpec) -> Dataset:
     )
 
 
+def _token_file_vocab_size(spec: DatasetSpec) -> int:
+    """Returns `model.vocab_size`, which nothing but the configuration tells of a token file."""
+    if not spec.vocab_size:
+        raise UserError(
+            "data.source=tokens needs model.vocab_size: set it to the vocabulary size of the file's tokenizer "
+            "(GPT-2: 50257)."
+        )
+    return spec.vocab_size
+
+
 def evaluation_tokens(spec: DatasetSpec) -> Dataset:
     """Opens the token file `data.eval_path` as a validation split."""
     if not spec.data.eval_path:
         raise UserError("data.source=tokens is evaluated on one .bin file: set data.eval_path.")
-    file, vocab_size = open_tokens(os.path.expanduser(spec.data.eval_path), "data.eval_path"), spec.vocab_size
+    vocab_size = _token_file_vocab_size(spec)
+    file = open_tokens(os.path.expanduser(spec.data.eval_path), "data.eval_path")
     rows = CheckedWindows(TokenWindows(file.tokens, spec.data.length, keep_tail=True), file, vocab_size)
     group = Group(os.path.basename(file.path), 0)
     return Dataset(NONE, vocab_size, None, rows, (group,), fingerprint_tokens([file]), 0, ())
@@ -78,10 +85,11 @@ def evaluation_stream(spec: DatasetSpec, known: Vocabularies) -> Dataset:
     """Reads the first sequences of `data.eval_split` of a stream into memory, as a validation split."""
     _check_stream(spec)
     [entry] = source_entries(spec.data)
-    tokens, fingerprint = _validation_tokens(spec, known.tokenizer)
+    tokenizer = known.input_tokenizer
+    tokens, fingerprint = _validation_tokens(spec, tokenizer)
     rows = TokenWindows(tokens, spec.task.bind(known).row_lengths["tokens"], keep_tail=True)
     return Dataset(
-        known, spec.model_vocab_size(known.tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ()
+        known, spec.model_vocab_size(tokenizer), None, rows, (Group(source_label(entry), 0),), fingerprint, 0, ()
     )
 
 
@@ -90,6 +98,7 @@ def _validation_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndar
     [entry] = source_entries(spec.data)
     source, columns = source_spec(entry, spec.task.fields)
     task = spec.task.bind(NONE)
+    assert spec.data.eval_split is not None, "_check_stream refuses a stream without it"
     stream, length = open_stream(source, spec.data.eval_split), task.row_lengths["tokens"]
 
     def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:

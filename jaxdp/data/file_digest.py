@@ -9,7 +9,7 @@ END_BYTES = 1 << 20
 """Bytes that are read at each end of a file if its middle is left out, and at once in any case."""
 
 
-def file_digest(path: str | os.PathLike, *, ends_only: bool = False) -> str:
+def file_digest(path: str | os.PathLike[str], *, ends_only: bool = False) -> str:
     """Returns the hexadecimal SHA-256 of the size and content of a regular file.
 
     Args:

@@ -84,12 +84,12 @@ class Labels:
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a JSON file; it is whole or absent."""
         write_atomically(Path(path), json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
 
 
-def load_labels(path: str | os.PathLike) -> Labels:
+def load_labels(path: str | os.PathLike[str]) -> Labels:
     """Reads the labels that `Labels.save` wrote.
 
     Raises:
@@ -134,7 +134,8 @@ class LabelCensus:
     """
 
     def __init__(self, kind: Kind, separator: str):
-        self._kind, self._separator = kind, separator
+        self._kind: Kind = kind
+        self._separator = separator
         self._counts: Counter[str] = Counter()
         self._num_records = 0
         self._mean = self._squares = 0.0  # `_squares` is the sum of squared distances from the mean

@@ -44,15 +44,18 @@ class DataLoader(Protocol):
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
         """Yields the host batches of this process from batch(first_step) on."""
+        ...
 
     def data_state(self, step: int) -> dict[str, Any]:
         """Returns the position in the data after `step` batches, as a checkpoint records it."""
+        ...
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
         """Continues from the data state of a checkpoint of this data."""
 
     def shares(self, first_step: int, last_step: int) -> dict[str, float]:
         """Returns the share of each source in the sequences of batch(first_step) .. batch(last_step - 1)."""
+        ...
 
 
 class IndexedLoader:
@@ -67,7 +70,7 @@ class IndexedLoader:
 
     def batches(self, first_step: int) -> Iterator[Mapping[str, Any]]:
         return train_batches(
-            self._data.train,
+            self._data.train_sequences,
             self._make_batch,
             self._order,
             partition=self._partition,
@@ -105,15 +108,17 @@ class StreamLoader:
     can_exclude = False
 
     def __init__(self, spec: DatasetSpec, data: Dataset, task: BoundTask, make_batch: MakeBatch, shard: Shard):
+        if data.stream is None:
+            raise ValueError("this dataset is no stream")
+        tokenizer = data.vocabularies.input_tokenizer
+
         def prepare(fields):
-            return task.prepare(
-                {name: fields[column] for name, column in data.columns.items()}, data.vocabularies.tokenizer
-            )
+            return task.prepare({name: fields[column] for name, column in data.columns.items()}, tokenizer)
 
         self._batches = StreamBatches(
             stream=data.stream,
             prepare=prepare,
-            eos_id=data.vocabularies.tokenizer.eos_id,
+            eos_id=tokenizer.eos_id,
             make_batch=make_batch,
             length=task.row_lengths["tokens"],
             global_batch_size=spec.global_batch_size,
@@ -176,16 +181,17 @@ def make_sampler(spec: DatasetSpec, data: Dataset, exclusions: tuple[int, ...] =
         "exclusions": exclusions,
     }
     if spec.data.balanced:
-        return balanced_sampler(_labels_of_rows(data), len(data.vocabularies.labels.names), **shared)
+        labels, num_labels = _labels_of_rows(data)
+        return balanced_sampler(labels, num_labels, **shared)
     if len(data.groups) == 1:
-        return EpochSampler(num_rows=data.train.num_rows, **shared)
+        return EpochSampler(num_rows=data.train_sequences.num_rows, **shared)
     sizes = tuple(group.num_rows for group in data.groups)
     weights = mixture_weights(sizes, [group.weight for group in data.groups], spec.data.temperature)
     return MixtureSampler(sizes=sizes, weights=weights, **shared)
 
 
-def _labels_of_rows(data: Dataset) -> np.ndarray:
-    """Returns the label of each training sequence: [num_rows] integers.
+def _labels_of_rows(data: Dataset) -> tuple[np.ndarray, int]:
+    """Returns the label of each training sequence, [num_rows] integers, and the number of labels.
 
     Raises:
         UserError: The sequences do not have one label each.
@@ -196,7 +202,7 @@ def _labels_of_rows(data: Dataset) -> np.ndarray:
             "data.balanced needs examples of one source with one label each: set it to False, or use "
             "task=classification with classification.kind=single_label."
         )
-    return data.train.column("label")
+    return data.train.column("label"), len(labels.names)
 
 
 def source_shares(order: Sampler, data: Dataset, first_step: int, last_step: int) -> dict[str, float]:
@@ -206,7 +212,10 @@ def source_shares(order: Sampler, data: Dataset, first_step: int, last_step: int
     """
     if not isinstance(order, MixtureSampler):
         return {}
-    is_balanced = isinstance(order, BalancedSampler)
-    names = data.vocabularies.labels.names if is_balanced else [group.name for group in data.groups]
+    labels = data.vocabularies.labels
+    if labels is not None and isinstance(order, BalancedSampler):
+        names = labels.names
+    else:
+        names = [group.name for group in data.groups]
     rows = order.shares(first_step, last_step)
     return {f"data/share/{name}": float(share) for name, share in zip(names, rows / rows.sum(), strict=True)}

@@ -31,6 +31,7 @@ class SequenceDataset(Protocol):
 
         One of them is `num_tokens` [n] int32; a row with 0 has no weight.
         """
+        ...
 
 
 def train_batches(

@@ -42,9 +42,11 @@ def prepare(spec: DatasetSpec, *, dry_run: bool = False) -> Rows:
     if dry_run:
         return _plan(spec)
     data = load_dataset(spec)
+
     spec = spec.with_word_lists(data.vocabularies.files)
     rows = [("data", line) for line in data.summary]
-    rows.append(("sequences", f"{data.train.num_rows:,} for training, {data.evaluation.num_rows:,} for validation"))
+    num_rows = (data.train_sequences.num_rows, data.evaluation.num_rows)
+    rows.append(("sequences", f"{num_rows[0]:,} for training, {num_rows[1]:,} for validation"))
     sources = open_sources(spec)
     places = [tokens_place(spec, source, data.vocabularies) for source in sources]
     return rows + _cleaned(sources) + [("cache", str(place)) for place in places]

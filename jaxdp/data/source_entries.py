@@ -203,9 +203,10 @@ def _selection(spec: DatasetSpec, columns: Mapping[str, str]) -> Selection | Non
     if kind == "random":
         return Selection(kind, spec.seed)
     task, column = spec.task, columns["label"]
+    assert task.label_kind is not None, "check_selection refuses stratified without labels"
     classes = record_classes(task.label_kind, task.label_separator)
     key = [LABELS_FORMAT, task.label_kind, task.label_separator, column]
-    return Selection(kind, spec.seed, lambda record: classes(record.fields[column]), key)
+    return Selection("stratified", spec.seed, lambda record: classes(record.fields[column]), key)
 
 
 def _scanned(

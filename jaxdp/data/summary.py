@@ -38,7 +38,7 @@ def source_lines(
             f"{source.label}: {source.extent}, {train}, {validation}"
             + (f", sequences {np.min(efficiency):.1%} full" if efficiency is not None else "")
         )
-    lines[-1] += f", {vocabularies.tokenizer.describe()}"
+    lines[-1] += f", {vocabularies.input_tokenizer.describe()}"
     if vocabularies.target_tokenizer:
         lines[-1] += f" and {vocabularies.target_tokenizer.describe()} of targets"
     return lines

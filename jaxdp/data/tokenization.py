@@ -153,9 +153,12 @@ def _texts(spec: DatasetSpec, sources: Sequence[Source], name: str, fields: Sequ
 
 def _labels(spec: DatasetSpec, sources: Sequence[Source]) -> Labels:
     """Returns the labels of the training split, stored in the cache."""
+    kind = spec.task.label_kind
+    if kind is None:
+        raise ValueError(f"task {spec.task.name} has no labels to collect")
 
     def build(directory: Path) -> None:
-        census = LabelCensus(spec.task.label_kind, spec.task.label_separator)
+        census = LabelCensus(kind, spec.task.label_separator)
         for source in sources:
             for excerpt in kept_records(source.scan, source.train, source.evaluation, held_out=False):
                 try:
@@ -250,7 +253,7 @@ def validation_texts(
 
 def _dtype(vocabularies: Vocabularies) -> np.dtype:
     """Returns the smallest dtype that holds every token and every label."""
-    sizes = [vocabularies.tokenizer.vocab_size, vocabularies.written.vocab_size]
+    sizes = [vocabularies.input_tokenizer.vocab_size, vocabularies.output_tokenizer.vocab_size]
     if vocabularies.labels:
         sizes.append(len(vocabularies.labels.names))
     return np.min_scalar_type(max(sizes) - 1)

@@ -28,18 +28,29 @@ class Vocabularies:
     files: NamedFiles = dataclasses.field(default_factory=NamedFiles)
 
     @property
-    def both_tokenizers(self) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
-        """Tokenizer argument of `Task.prepare`: one, or a pair if the target has its own."""
-        return (self.tokenizer, self.target_tokenizer) if self.target_tokenizer else self.tokenizer
+    def input_tokenizer(self) -> Tokenizer:
+        """Tokenizer of the input, of data that is known to have one.
+
+        Raises:
+            ValueError: The data is a token file, or the tokenizer is not built yet.
+        """
+        if self.tokenizer is None:
+            raise ValueError("these vocabularies have no tokenizer: they are of a token file, or not built yet")
+        return self.tokenizer
 
     @property
-    def written(self) -> Tokenizer | None:
-        """Tokenizer of the text that the model generates."""
-        return self.target_tokenizer or self.tokenizer
+    def output_tokenizer(self) -> Tokenizer:
+        """Tokenizer of the text that the model generates; raises as `input_tokenizer`."""
+        return self.target_tokenizer or self.input_tokenizer
+
+    @property
+    def both_tokenizers(self) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
+        """Tokenizer argument of `Task.prepare`: one, or a pair if the target has its own."""
+        return (self.input_tokenizer, self.target_tokenizer) if self.target_tokenizer else self.input_tokenizer
 
     def tokenizer_of(self, array: str) -> Tokenizer:
         """Returns the tokenizer of an array of an example; `target_tokens` has that of the target."""
-        return self.written if array.startswith("target") else self.tokenizer
+        return self.output_tokenizer if array.startswith("target") else self.input_tokenizer
 
 
 NONE = Vocabularies()

@@ -25,8 +25,9 @@ def make_decode_function(
 
     Beam search ignores the entries `seeds` and `offset` of the batch.
     """
-    make = make_beam_search if isinstance(strategy, BeamSearch) else make_decode
-    return make(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
+    if isinstance(strategy, BeamSearch):
+        return make_beam_search(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
+    return make_decode(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
 
 
 def truncate_at_eos(tokens: np.ndarray, eos_id: int) -> np.ndarray:

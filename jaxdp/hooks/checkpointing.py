@@ -99,8 +99,8 @@ class Checkpointing(Hook):
         return self._evaluating.last_at(step) if self._evaluating else {}
 
     def _has_new_best(self, step: int) -> bool:
-        metrics = self._evaluated(step)
-        return bool(metrics) and self._is_candidate(step) and self._is_best(step, metrics)
+        metrics, is_best = self._evaluated(step), self._is_best
+        return bool(metrics) and is_best is not None and self._is_candidate(step) and is_best(step, metrics)
 
     def _save(self, step: int, state: TrainState) -> None:
         self._writer.save(step, state, self._data_state(step), self._config, self._evaluated(step))

@@ -71,6 +71,7 @@ class Consistency(Hook):
         Raises:
             ReplicasDiffer: The checksums differ between devices; raised on all processes.
         """
+        assert self._pending is not None, "the callers have checksums to compare"
         (self._last_step, checksums), self._pending = self._pending, None
         found = find_disagreements(jax.device_get(checksums), self._names)
         if not found:

@@ -7,7 +7,7 @@ saved without metrics, and the next start evaluates it first.
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jaxdp.checkpoint.manifest import read_manifest, record_metrics
+from jaxdp.checkpoint.manifest import record_metrics, require_manifest
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.hooks.every import Every
@@ -33,7 +33,7 @@ class LateEvaluations:
         """Returns True if the checkpoint of this step lacks its evaluation; the same on all processes."""
         is_main = self._control_plane.is_main_process
         return self._control_plane.broadcast(
-            is_main and step > 0 and not read_manifest(self._checkpoints / str(step)).metrics
+            is_main and step > 0 and not require_manifest(self._checkpoints / str(step)).metrics
         )
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:

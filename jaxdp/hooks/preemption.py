@@ -68,7 +68,7 @@ class Preemption(Hook):
         self._received = Request.NONE
         self._num_handled = 0
         self._deadline = math.inf
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}  # handlers, as `signal.signal` returns them
 
     def __enter__(self) -> "Preemption":
         self._incoming, self._outgoing = socket.socketpair()
@@ -108,6 +108,7 @@ class Preemption(Hook):
         A loop that starts again after a rollback does not stop here; its state is saved
         with the next step.
         """
+        assert self._control_plane is not None, "hold() precedes the loop"
         request = Request.NONE if self._has_started else max(self._control_plane.allgather(self._received))
         self._has_started = True
         if request:

@@ -112,7 +112,7 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
 
 
 def measure_checkpoint(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     step: str | int = "latest",
     split: str = "eval",
@@ -127,7 +127,7 @@ def measure_checkpoint(
 
 
 def evaluate_checkpoint(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     step: str | int = "latest",
     split: str = "eval",
@@ -166,7 +166,7 @@ def evaluate_checkpoint(
     return evaluation.result
 
 
-def save_report(evaluation: Evaluation, workdir: str | os.PathLike) -> None:
+def save_report(evaluation: Evaluation, workdir: str | os.PathLike[str]) -> None:
     """Writes the report of an evaluation to WORKDIR/evaluation.json; says so where it cannot be written."""
     if not evaluation.report:
         return

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdp.arguments import as_list, check_caller, check_type, optional_number, whole_number
+from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import DecodingStrategy
@@ -105,8 +106,7 @@ def generate_samples(restored: RestoredModel, request: GenerationRequest) -> lis
     """
     if not request.prompts:
         return []
-    _check_task(restored)
-    tokenizer, strategy = restored.tokenizer, request.strategy
+    tokenizer, strategy = _tokenizer_of(restored), request.strategy
     prompts = make_prompts(request.prompts, restored.data_config, restored.task, tokenizer)
     rows = [(prompt, request.seed + sample) for prompt in prompts for sample in range(request.num_samples)]
     restored.place(len(rows))
@@ -133,7 +133,7 @@ def generate_samples(restored: RestoredModel, request: GenerationRequest) -> lis
 
 
 def generate(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     prompts: str | Iterable[str],
     *,
     max_new_tokens: int | None = None,
@@ -175,8 +175,8 @@ def generate(
     return generate_samples(restored_model(workdir, step, weights, cpu_devices), request)
 
 
-def _check_task(restored: RestoredModel) -> None:
-    """Raises UserError unless the task of a run continues prompts and the run has a tokenizer."""
+def _tokenizer_of(restored: RestoredModel) -> Tokenizer:
+    """Returns the tokenizer of a run; raises UserError if it has none, or its task does not continue prompts."""
     workdir = restored.run.directory.root
     if restored.task.predict_fields:
         raise UserError(
@@ -195,6 +195,7 @@ def _check_task(restored: RestoredModel) -> None:
             f"--workdir={workdir} was trained on ready-made tokens and has no tokenizer.json; "
             "put that of the tokenizer which wrote them there."
         )
+    return restored.tokenizer
 
 
 def _room(encoded: Sequence[np.ndarray], max_new_tokens: int | None, context: int) -> int:

@@ -43,7 +43,9 @@ class LoadedCheckpoint:
     metrics: dict[str, float | None]
 
 
-def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weights: str = "ema") -> LoadedCheckpoint:
+def load_checkpoint(
+    path: str | os.PathLike[str], *, step: str | int = "latest", weights: str = "ema"
+) -> LoadedCheckpoint:
     """Loads a checkpoint into host memory, for use in other programs; starts no backend.
 
     Args:
@@ -68,7 +70,7 @@ def load_checkpoint(path: str | os.PathLike, *, step: str | int = "latest", weig
     return LoadedCheckpoint(manifest.step, config, params, dict(manifest.metrics))
 
 
-def find_checkpoint(path: str, step: str = "latest", metric: str = "eval/loss") -> Path:
+def find_checkpoint(path: str | os.PathLike[str], step: str = "latest", metric: str = "eval/loss") -> Path:
     """Finds the checkpoint that a path names: a checkpoint itself, or one of a work directory.
 
     Raises:

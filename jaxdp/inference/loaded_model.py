@@ -162,7 +162,7 @@ class LoadedModel(RestoredModel):
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     step: str | int = "latest",
     weights: str = "ema",

@@ -57,7 +57,7 @@ def predict_records(restored: RestoredModel, request: PredictionRequest) -> list
 
 
 def predict(
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     records: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]],
     *,
     strategy: DecodingStrategy | None = None,

@@ -91,7 +91,7 @@ class RequestReader:
             return Request({}, error=str(record.error))
         asked, passed = set(self._columns.values()), {}
         try:
-            if not isinstance(record.value, str):
+            if isinstance(record.value, Mapping):
                 passed = {str(name): _plain(value) for name, value in record.value.items() if name not in asked}
             fields = self._fields(record)
             cleaned = self._changes.around(self._task.protected_strings, Record(fields, record.where))
@@ -106,12 +106,12 @@ class RequestReader:
         """Returns the texts to predict from, by the task's names."""
         fields = {}
         for field, column in self._columns.items():
-            value = record.value if isinstance(record.value, str) else value_at(record.value, column)
+            value = value_at(record.value, column) if isinstance(record.value, Mapping) else record.value
             if not isinstance(value, str):
                 found = "has no" if value is MISSING or value is None else f"has {type(value).__name__}, not"
                 raise UserError(
                     f"it {found} text in {column!r}, the column that the run was trained with; it has "
-                    f"{quoted_names(list(record.value)) or 'nothing'}."
+                    f"{quoted_names(list(record.value or ())) or 'nothing'}."
                 )
             fields[field] = encodable(value, column, record.where, self._data.errors)
         return fields

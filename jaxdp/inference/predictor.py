@@ -74,21 +74,21 @@ class Predictor:
             UserError: The run's task does not predict, or an argument does not suit it.
         """
         self._restored, self._num_candidates = restored, num_candidates
-        self._data, self._tokenizer = restored.data_config, restored.tokenizer
-        self._task = restored.task
+        self._data, self._task = restored.data_config, restored.task
         if num_candidates is not None:
             self._task = make_task(_with_candidates(restored.config, num_candidates), restored.run.vocabularies)
         _check_task(restored, generates=strategy is not None or num_samples > 1)
+        self._tokenizer = restored.run.vocabularies.input_tokenizer
         check_seed(seed, num_samples)
         self._strategy, self._num_samples, self._seed = strategy or BeamSearch(1), num_samples, seed
         self.num_records = self.num_errors = self._num_cut = 0
 
-    def read(self, name: str, stdin: BinaryIO, form: str | None = None) -> Iterator[RawRecord]:
+    def read(self, name: str, stdin: BinaryIO | None, form: str | None = None) -> Iterator[RawRecord]:
         """Yields the records of a file.
 
         Args:
             name: Path, URL, or `-` for standard input.
-            stdin: Standard input.
+            stdin: Standard input; None: `name` is another.
             form: Format; None: recognised, see `open_input`, and printed where it was by the content.
 
         Raises:
@@ -118,12 +118,13 @@ class Predictor:
             (*Written._fields, ALTERNATIVES) if self._task.generated_field else self._task.prediction_names
         )
         requests = RequestReader(self._data, self._task, self._tokenizer, prediction_names)(records)
-        answer, at_once = None, MAX_ROWS * num_cores()
+        answer: Answer | None = None
+        at_once = MAX_ROWS * num_cores()
         while some := list(itertools.islice(requests, at_once)):
             examples = examples_of(some)
             if examples and answer is None:
                 answer, at_once = (self._text_answer if self._task.generated_field else self._row_answer)(examples)
-            found = iter(answer(examples) if examples else ())
+            found = iter(answer(examples) if examples and answer is not None else ())
             for request in some:
                 self.num_records += 1
                 self.num_errors += request.error is not None
@@ -220,7 +221,8 @@ def _with_candidates(config: RunConfig, num_candidates: int) -> RunConfig:
     options = config.task_options
     if "num_candidates" not in options:
         raise UserError(f"--num_candidates is for tasks that fill masks; task={config.task} fills none: leave it out.")
-    return config.replaced(task_groups=config.task_groups | {config.task: options | {"num_candidates": num_candidates}})
+    group = {**options, "num_candidates": num_candidates}
+    return config.replaced(task_groups={**config.task_groups, config.task: group})
 
 
 def _with_alternatives(texts: Iterable[Written]) -> dict[str, Any]:

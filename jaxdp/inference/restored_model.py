@@ -67,7 +67,8 @@ class RestoredModel:
         """
         self.run, self.config = run, run.config
         self.task: Task = make_task(run.config, run.vocabularies)
-        self.tokenizer: Tokenizer | None = run.vocabularies.tokenizer
+        # Any in place of None: only a program that expects runs on ready-made tokens has to check it.
+        self.tokenizer: Tokenizer | Any = run.vocabularies.tokenizer
         self._weights, self._cpu_devices = weights_key(run.checkpoint, weights), cpu_devices
         self._is_placed = False
         self._kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
@@ -100,7 +101,9 @@ class RestoredModel:
         if evenly and self._cpu_devices is None:
             self.topology = fitting_topology(self.topology, num_rows)
         check_device_count(self._cpu_devices, self.topology)
-        self.model = make_model(self.config, self.task, self.config.model.vocab_size, self.topology.platform)
+        vocab_size = self.config.model.vocab_size
+        assert vocab_size is not None, "the config.json of a run has the size of its tokenizer"
+        self.model = make_model(self.config, self.task, vocab_size, self.topology.platform)
         self.abstract_params = abstract_replicated(parameter_shapes(self.model.config), self.topology)
         self.params = restore_part(self.run.checkpoint, self._weights, self.abstract_params)
         self._is_placed = True
@@ -115,7 +118,9 @@ class RestoredModel:
         return self._kept[key]
 
 
-def restored_model(workdir: str | os.PathLike, step: str | int, weights: str, cpu_devices: int | None) -> RestoredModel:
+def restored_model(
+    workdir: str | os.PathLike[str], step: str | int, weights: str, cpu_devices: int | None
+) -> RestoredModel:
     """Opens a run for one call; the devices are chosen by that call.
 
     Args:

@@ -76,7 +76,7 @@ class TextWriter:
         decoding: tuple[Callable, Callable] | None = None,
     ):
         self._task, self._topology = task, topology
-        self._tokenizer, self._blank_id = vocabularies.written, vocabularies.tokenizer.eos_id
+        self._tokenizer, self._blank_id = vocabularies.output_tokenizer, vocabularies.input_tokenizer.eos_id
         self._rows = rows_per_device(num_texts, topology)
         write = make_decode_function(
             *(decoding or (functools.partial(apply_model, model), functools.partial(init_cache, model.config))),
@@ -120,12 +120,12 @@ class TextWriter:
         """
         at_once, mine = self.at_once, self._topology
         share = at_once // mine.num_processes
-        seeds = np.zeros(len(sources), np.uint32) if seeds is None else np.asarray(seeds, np.uint32)
+        seed_of = np.zeros(len(sources), np.uint32) if seeds is None else np.asarray(seeds, np.uint32)
         written: dict[int, list[Written]] = {}
         by_length = sorted(range(len(sources)), key=lambda index: len(sources[index]))
         for start in range(0, len(sources), at_once):
             some = by_length[start : start + at_once]
-            batch = self._batch([sources[index] for index in some], at_once, seeds[some])
+            batch = self._batch([sources[index] for index in some], at_once, seed_of[some])
             first = mine.process_index * share
             batch = {name: array[first : first + share] for name, array in batch.items()}
             before_batch()
@@ -174,12 +174,12 @@ class Scorer:
         topology: Topology,
         abstract_params: PyTree,
     ):
-        self._task, self._pairs = task, data.pairs
+        self._task, self._pairs = task, data.pairs_to_score
         search = BeamSearch(config.eval.num_beams)
-        num_texts = len(data.pairs.sources)
+        num_texts = len(self._pairs.sources)
         self._write = TextWriter(task, model, data.vocabularies, topology, abstract_params, search, num_texts)
         self._shown = np.linspace(0, num_texts - 1, min(config.log.samples, num_texts)).astype(np.int64).tolist()
-        self._tokenizer = data.vocabularies.tokenizer
+        self._tokenizer = data.vocabularies.input_tokenizer
         self._agree = compile_agreement(topology)
 
     def __call__(

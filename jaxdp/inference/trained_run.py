@@ -34,7 +34,7 @@ class TrainedRun:
     vocabularies: Vocabularies
 
 
-def open_run(workdir: str | os.PathLike, step: str = "latest") -> TrainedRun:
+def open_run(workdir: str | os.PathLike[str], step: str = "latest") -> TrainedRun:
     """Opens a run.
 
     Args:

@@ -1,5 +1,7 @@
 """Model size and FLOPs: parameter shapes, parameter counts and training FLOPs per sequence."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +14,7 @@ from jaxdp.typing import PyTree
 def init_params(config: TransformerConfig, key: jax.Array) -> PyTree:
     """Initialises the parameters from a typed PRNG key."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    target = {"target_tokens": tokens} if config.has_source else {}
+    target: dict[str, Any] = {"target_tokens": tokens} if config.has_source else {}
     return Transformer(config).init(key, tokens, **target)["params"]
 
 

@@ -6,6 +6,7 @@ Axes: b batch, q query length, k key length, h query heads, g key/value heads
 
 import functools
 import math
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,8 @@ from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import Dense, matmul_float32
 from jaxdp.model.masks import AttentionMask
 from jaxdp.model.positions import apply_rotary
+
+Cache = TypeVar("Cache", KVCache, CrossAttentionCache)
 
 
 def reference_attention(
@@ -61,7 +64,11 @@ def reference_attention(
 
 
 def fused_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, implementation: str = "cudnn"
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> jax.Array:
     """Computes scaled dot-product attention with a fused kernel, which never stores the scores.
 
@@ -134,8 +141,8 @@ class Attention(nn.Module):
         rotary: tuple[jax.Array, jax.Array] | None = None,
         bias: jax.Array | None = None,
         row_keys: jax.Array | None = None,
-        cache: KVCache | CrossAttentionCache | None = None,
-    ) -> tuple[jax.Array, KVCache | CrossAttentionCache | None]:
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
         """Attends from `query_inputs` to `key_inputs`, or to the cached keys and values.
 
         Args:
@@ -163,13 +170,17 @@ class Attention(nn.Module):
             value = self._heads(self.value(key_inputs))
         # Initialisation needs only shapes, and must run on any platform.
         if not self.is_initializing() and uses_cudnn(config, cache is not None):
+            assert key is not None and value is not None, "without a cache there are key inputs"
             outputs = fused_attention(query, key, value, mask)
         else:
             # With heads before length, XLA:CPU is twice as fast.
-            query, key, value = (part if part is None else part.transpose(0, 2, 1, 3) for part in (query, key, value))
+            query = query.transpose(0, 2, 1, 3)
+            if key is not None and value is not None:
+                key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+                cache = None if cache is None else cache.update(layer, key, value)
             if cache is not None:
-                cache = cache if key is None else cache.update(layer, key, value)
                 key, value = cache.layer(layer)
+            assert key is not None and value is not None, "without a cache there are key inputs"
             drop = functools.partial(
                 dropout, row_keys=row_keys, rate=config.dropout_rate, layer=dropout_layer, site=self.site
             )

@@ -1,6 +1,8 @@
 """Transformer block: attention, cross-attention and MLP with residual connections; rematerialization and scan over layers."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -74,7 +76,7 @@ class Block(nn.Module):
         """
         hidden, cache = carry
         is_pre = self.config.norm_position == "pre"
-        layers = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
+        layers: dict[str, Any] = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
 
         # pre:  hidden + dropout(branch(norm(hidden)))
         # post: norm(hidden + dropout(branch(hidden)))
@@ -104,6 +106,7 @@ class Block(nn.Module):
         )
         hidden = add_residual(self.attention_norm, branch, "attention_residual")
         if self.stack.cross_attention:
+            assert inputs.source_mask is not None, "a decoder gets the mask of its source"
             branch, cross_cache = self.cross_attention(
                 normalize_input(self.cross_attention_norm),
                 inputs.encoder_output,
@@ -112,7 +115,7 @@ class Block(nn.Module):
                 cache=None if cache is None else cache.cross_attention,
                 **layers,
             )
-            cache = None if cache is None else cache.replace(cross_attention=cross_cache)
+            cache = None if cache is None else dataclasses.replace(cache, cross_attention=cross_cache)
             hidden = add_residual(self.cross_attention_norm, branch, "cross_attention_residual")
         hidden = add_residual(self.mlp_norm, self.mlp(normalize_input(self.mlp_norm)), "mlp_residual")
         return (hidden, cache), None
@@ -165,6 +168,6 @@ def scanned_class(stack: StackConfig, block: type[Block]) -> type[Block]:
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(0, nn.broadcast),
+        in_axes=cast(Any, (0, nn.broadcast)),  # Flax has no annotation; type checkers infer int from the default
         length=stack.num_layers,
     )

@@ -1,5 +1,7 @@
 """KV cache for incremental decoding, with a cross-attention cache for encoder-decoders."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,8 @@ class CrossAttentionCache:
 
     def update(self, layer, keys: jax.Array, values: jax.Array) -> "CrossAttentionCache":
         """Stores keys and values `[batch, num_kv_heads, source_length, head_dim]` of one layer."""
-        return self.replace(
+        return dataclasses.replace(
+            self,
             keys=_store(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, 0)),
             values=_store(self.values, layer, values, (0, 0, 0, 0)),
         )
@@ -74,7 +77,8 @@ class KVCache:
 
     def update(self, layer, keys: jax.Array, values: jax.Array) -> "KVCache":
         """Stores keys and values `[batch, num_kv_heads, length, head_dim]` of one layer at `index`, which is unchanged."""
-        return self.replace(
+        return dataclasses.replace(
+            self,
             keys=_store(self.keys, layer, keys.swapaxes(2, 3), (0, 0, 0, self.index)),
             values=_store(self.values, layer, values, (0, 0, self.index, 0)),
         )
@@ -85,7 +89,9 @@ class KVCache:
 
     def set_positions(self, positions: jax.Array) -> "KVCache":
         """Stores the positions `[1, length] int32` of the next tokens at `index`."""
-        return self.replace(positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index)))
+        assert self.positions is not None, "a cache of relative positions has them"
+        updated = jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index))
+        return dataclasses.replace(self, positions=updated)
 
 
 def _store(stored: Layers, layer, values: jax.Array, start: tuple) -> Layers:

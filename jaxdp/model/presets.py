@@ -5,6 +5,7 @@ In a preset, `num_kv_heads` None stands for `num_heads`, `mlp_dim` None for
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxdp.errors import UserError
 from jaxdp.model.config import TransformerConfig
@@ -139,7 +140,7 @@ PRESETS: dict[str, dict] = {
 
 def model_config(
     preset: str,
-    overrides: Mapping[str, object],
+    overrides: Mapping[str, Any],
     *,
     vocab_size: int,
     max_length: int,
@@ -185,7 +186,7 @@ def model_config(
     return TransformerConfig(**given, **preset_values(preset, overrides))
 
 
-def preset_values(preset: str, overrides: Mapping[str, object]) -> dict[str, object]:
+def preset_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all values of a preset, updated with the overrides that are not None; without validation."""
     values = PRESETS[preset] | {key: value for key, value in overrides.items() if value is not None}
     for key, other, factor in _DERIVED:

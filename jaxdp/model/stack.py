@@ -1,5 +1,6 @@
 """Encoder or decoder stack: position encodings, blocks and final norm."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -126,7 +127,7 @@ class TransformerStack(nn.Module):
         hidden, cache = self._run_layers((hidden, cache), inputs)
         if self.config.norm_position == "pre":
             hidden = self.final_norm(hidden)
-        return hidden, None if cache is None else cache.replace(index=offset + embeddings.shape[1])
+        return hidden, None if cache is None else dataclasses.replace(cache, index=offset + embeddings.shape[1])
 
     def _embed(self, hidden, positions, offset, token_types) -> jax.Array:
         """Adds position and token type embeddings, `[batch, length, embed_dim]` in the compute dtype.
@@ -163,6 +164,7 @@ class TransformerStack(nn.Module):
         if self.config.positions != "relative":
             return None
         key_positions = positions if cache is None else cache.positions
+        assert key_positions is not None, "a cache of relative positions has them"
         buckets = relative_buckets(positions, key_positions, causal=self.stack.causal)
         return relative_bias(self.relative_embedding, buckets)
 

@@ -1,5 +1,8 @@
 """Transformer: a decoder, encoder or encoder-decoder with token embeddings and a head."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,7 +113,7 @@ class Transformer(nn.Module):
         """
         config = self.config
         _check_target(config, target_tokens, cache)
-        inputs = {
+        inputs: dict[str, Any] = {
             "positions": positions,
             "segment_ids": segment_ids,
             "attention_mask": attention_mask,
@@ -118,6 +121,7 @@ class Transformer(nn.Module):
             "row_keys": row_keys,
         }
         if config.has_source:
+            assert target_tokens is not None, "_check_target refuses an encoder-decoder without them"
             encoder_output = self.encode(tokens, **inputs)
             hidden, _ = self.decoder(
                 self._embed(target_tokens),
@@ -186,10 +190,12 @@ class Transformer(nn.Module):
         stack = self.decoder if self.config.has_source else self.body
         cross_mask = None
         if encoder_output is not None:
-            cache = cache.replace(cross_attention=init_cross_attention_cache(self.config, source_mask))
+            assert source_mask is not None, "comes together with `encoder_output`"
+            cross_attention = init_cross_attention_cache(self.config, source_mask)
+            cache = dataclasses.replace(cache, cross_attention=cross_attention)
         if cache.cross_attention is not None:
             cross_mask = make_mask(causal=False, attention_mask=cache.cross_attention.mask)
-        hidden, cache = stack(
+        hidden, updated = stack(
             self._embed(tokens),
             positions=positions,
             attention_mask=attention_mask,
@@ -197,7 +203,8 @@ class Transformer(nn.Module):
             encoder_output=encoder_output,
             source_mask=cross_mask,
         )
-        return self._logits(hidden, predict_at), cache
+        assert updated is not None, "a stack that gets a cache returns one"
+        return self._logits(hidden, predict_at), updated
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Embeds the tokens of the decoder or of the only stack, `[batch, length, embed_dim] float32`.

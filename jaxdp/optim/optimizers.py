@@ -117,7 +117,9 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
         beta=config.momentum,
         weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: last_two_axes, updates),
     )
-    rescaled = optax.stateless_with_tree_map(lambda update, _: MUON_UPDATE_RMS * max(update.shape[-2:]) ** 0.5 * update)
+    rescaled = optax.stateless_with_tree_map(
+        lambda update, _: MUON_UPDATE_RMS * max(jnp.shape(update)[-2:]) ** 0.5 * update
+    )
     return optax.partition(
         {"muon": optax.chain(orthogonalized, rescaled), "adamw": _adam(config)},
         lambda params: jax.tree.map_with_path(

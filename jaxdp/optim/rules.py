@@ -52,5 +52,5 @@ def per_layer(transformation: optax.GradientTransformation) -> optax.GradientTra
 
     return optax.GradientTransformation(
         lambda params: grouped(params).init(params),
-        lambda updates, state, params: grouped(updates).update(updates, state, params),
+        lambda updates, state, params=None: grouped(updates).update(updates, state, params),
     )

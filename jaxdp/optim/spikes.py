@@ -5,7 +5,7 @@ the loss. It is therefore saved with checkpoints, equal on all devices, and unaf
 skipped updates.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ def track_loss() -> optax.GradientTransformationExtraArgs:
         mean = state.loss_mean + weight * (value - state.loss_mean)
         return updates, LossMean(mean, count)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # Type checkers see the constructor of the base class, whose `update` takes no extra arguments.
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def is_spike(opt_state: PyTree, loss: jax.Array, factor: float) -> jax.Array:

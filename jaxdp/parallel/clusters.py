@@ -178,8 +178,9 @@ def _cloud_tpu(environment: Mapping[str, str], fetch: Fetch | None = None) -> Pr
         return ALONE
     slice_index = _index(environment, "MEGASCALE_SLICE_ID", num_slices)
     worker = _index({"TPU_WORKER_ID": index}, "TPU_WORKER_ID", len(hosts))
-    first = re.match(r"\[[^\]]*\]|[^:]*", environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0])[0]
-    return Processes(num_slices * len(hosts), slice_index * len(hosts) + worker, f"{first}:{TPU_PORT}")
+    first = re.match(r"\[[^\]]*\]|[^:]*", environment.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0])
+    assert first is not None, "the pattern matches every text"
+    return Processes(num_slices * len(hosts), slice_index * len(hosts) + worker, f"{first[0]}:{TPU_PORT}")
 
 
 def _tpu_hosts(environment: Mapping[str, str]) -> list[str]:

@@ -70,7 +70,7 @@ def find_disagreements(checksums: np.ndarray, names: Sequence[str]) -> list[Disa
         names: Names of the leaves, [num_leaves].
     """
     found = []
-    for leaf in np.flatnonzero((checksums != checksums[:1]).any(axis=0)):
+    for leaf in np.flatnonzero((checksums != checksums[:1]).any(axis=0)).tolist():
         column = checksums[:, leaf]
         values, counts = np.unique(column, return_counts=True)
         has_majority = bool(2 * counts.max() > len(column))

@@ -131,13 +131,15 @@ class ControlServer(threading.Thread):
 
     def _handle_line(self, connection: Connection, line: bytes) -> None:
         try:
-            kind, content = parsed(line)
+            (kind, content), process = parsed(line), connection.process
             if connection in self._unauthenticated:
                 self._authenticate(connection, kind, content)
+            elif process is None:
+                return  # sent before the process read that it was refused
             elif kind == "part" and self.error:
                 return  # sent before the process received the end message
-            elif kind == "part" and connection.process not in self._parts:
-                self._parts[connection.process] = content
+            elif kind == "part" and process not in self._parts:
+                self._parts[process] = content
                 self._send_when_complete()
             elif kind == "leave":
                 exit_code, sentence = ending(content)
@@ -160,7 +162,7 @@ class ControlServer(threading.Thread):
         del self._unauthenticated[connection]
         connection.process, connection.host = hello.process, hello.host
         self._send(connection, "welcome", proof_of(self._token, "control server", connection.nonce, hello))
-        problem = self.error or self._conflict(connection, hello.of)
+        problem = self.error or self._conflict(connection, hello.process, hello.of)
         if problem:
             self._send(connection, *_end_message(problem))
             self._close(connection)
@@ -170,16 +172,16 @@ class ControlServer(threading.Thread):
         self._parts[hello.process] = hello.host
         self._send_when_complete()
 
-    def _conflict(self, connection: Connection, num_processes: int) -> UserError | None:
+    def _conflict(self, connection: Connection, process: int, num_processes: int) -> UserError | None:
         """Returns an error if a process is inconsistent with the connected ones, e.g. a duplicate index."""
         if num_processes != self._num_processes:
             return UserError(
                 f"{connection.who} was started as one of {num_processes} processes, process 0 as one of "
                 f"{self._num_processes}; give all of them the same --num_processes."
             )
-        other = self._members.get(connection.process)
+        other = self._members.get(process)
         return other and UserError(
-            f"two processes have index {connection.process}, one on {other.host} and one on "
+            f"two processes have index {process}, one on {other.host} and one on "
             f"{connection.host}; give each of the {self._num_processes} its own --process_index."
         )
 
@@ -229,16 +231,19 @@ class ControlServer(threading.Thread):
 
     def _disconnect(self, connection: Connection, why: str) -> None:
         """Ends a broken connection; until all processes have arrived, it may be replaced by a new one."""
-        was_here = self._members.get(connection.process) is connection
+        was_here = self._is_member(connection)
         self._close(connection)
         if was_here and not self._is_open:
             self._abort(ProcessLost(f"{connection.who} {why}"))
+
+    def _is_member(self, connection: Connection) -> bool:
+        return any(member is connection for member in self._members.values())
 
     def _close(self, connection: Connection) -> None:
         self._selector.unregister(connection.socket)
         connection.socket.close()
         self._unauthenticated.pop(connection, None)
-        if self._members.get(connection.process) is connection:
+        if connection.process is not None and self._is_member(connection):
             del self._members[connection.process]
             self._parts.pop(connection.process, None)
 

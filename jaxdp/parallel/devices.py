@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,9 +76,14 @@ def divisors_up_to(number: int, limit: int) -> list[int]:
     return [count for count in range(1, min(number, limit) + 1) if number % count == 0]
 
 
+def _setting(name: str) -> Any:
+    """Returns a setting of JAX, which defines the attributes of its configuration at run time."""
+    return getattr(jax.config, name)
+
+
 def backend_has_started() -> bool:
     """Checks whether JAX has created its devices, after which their number is final."""
-    count = jax.config.jax_num_cpu_devices
+    count = _setting("jax_num_cpu_devices")
     try:
         jax.config.update("jax_num_cpu_devices", count + 1)  # refused once there are devices
     except RuntimeError:
@@ -123,7 +129,7 @@ def configure_backend(cpu_devices: int | None, default_cpu_devices: int, *, dete
 
 def _configure_compilation_cache() -> None:
     """Configures the compilation cache; reports once if its directory cannot be written."""
-    given = jax.config.jax_compilation_cache_dir
+    given = _setting("jax_compilation_cache_dir")
     if not given:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     elif "://" not in given and (why := why_unwritable(given)):
@@ -133,7 +139,7 @@ def _configure_compilation_cache() -> None:
 
 def check_settings() -> None:
     """Raises UserError for JAX settings that jaxdp does not support."""
-    if jax.config.jax_disable_jit:
+    if _setting("jax_disable_jit"):
         raise UserError(
             "JAX_DISABLE_JIT is set (jax_disable_jit), but jaxdp compiles its programs ahead of time and cannot run "
             "without jit; unset it."

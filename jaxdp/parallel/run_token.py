@@ -42,7 +42,7 @@ class RunToken:
                 f"{len(given)}: set it to the same secret for all processes, such as one that `openssl rand -hex 32` "
                 "prints, or unset it."
             )
-        self._given = given and given.encode(errors="surrogateescape")
+        self._given = given.encode(errors="surrogateescape") if given else b""
         self.origin = VARIABLE if given else str(path)
         """Source of the token, for messages."""
 

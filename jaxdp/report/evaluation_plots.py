@@ -247,7 +247,7 @@ def _finish_curves(axes, curves: Sequence[Mapping[str, Any]], key: str, sides: t
         axes.text(0.5, 0.5, "undefined in this split", transform=axes.transAxes, color=GREY, ha="center")
         return
     names = [f"{_short(curve['label'])} {curve[key]:.3f}" for curve in curves[: len(COLORS)]]
-    lines = list(zip(names, COLORS, strict=False))
+    lines: list[tuple[str, str]] = list(zip(names, COLORS, strict=False))
     if len(curves) > len(lines):
         lines.append((f"{len(curves) - len(lines)} more", FAINT))
     legend = axes.legend(

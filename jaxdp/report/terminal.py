@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -30,7 +31,8 @@ PLAIN_SECS = 5.0
 """Minimum interval between plain lines if stderr is not a terminal."""
 
 logging.getLogger("jaxdp").addHandler(logging.NullHandler())  # without a log file, logging prints nothing
-console = Console(file=SurvivingStream(lambda: sys.stderr), highlight=False)
+# Rich uses the methods of a text file that SurvivingStream has.
+console = Console(file=cast(IO[str], SurvivingStream(lambda: sys.stderr)), highlight=False)
 
 
 def print_status(sentence: str) -> None:
@@ -145,7 +147,7 @@ class ProgressLine:
             f"loss {values['train/loss']:.4f}",
             f"lr {values['train/learning_rate']:.2e}",
             f"grad {values['train/grad_norm']:.2f}",
-            f"{quantity(values['perf/tokens_per_sec'])} tok/s",
+            f"{quantity(float(values['perf/tokens_per_sec']))} tok/s",
         ]
         if "perf/mfu" in values:
             parts.append(f"mfu {values['perf/mfu']:.1%}")
@@ -192,7 +194,7 @@ def progress(label: str, total: int, clock: Callable[[], float] = time.monotonic
         if now - shown_at < (REFRESH_SECS if bar else PLAIN_SECS):
             return
         shown_at = now
-        if bar:
+        if bar and task is not None:
             bar.update(task, completed=done, refresh=True)
         else:
             remaining = (total - done) * (now - start) / max(done, 1)

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxdp.arguments import check_registration, shown
 from jaxdp.errors import UserError
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
 from jaxdp.signatures import check_overrides
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # of typing from Python 3.13 on
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def register_writer(name: str, make: MakeWriter) -> None:
     WRITERS[name] = make
 
 
-def is_writer(value: object) -> bool:
+def is_writer(value: object) -> "TypeIs[MetricsWriter]":
     """Returns True for a writer, False for a class or function that makes one."""
     return not isinstance(value, type) and all(callable(getattr(value, name, None)) for name in ARGUMENTS)
 

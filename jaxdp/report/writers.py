@@ -54,7 +54,7 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Value]:
 class MetricsWriter(Protocol):
     """Interface of a destination of metrics."""
 
-    def write(self, step: int, values: Mapping[str, Value]) -> None:
+    def write(self, step: int, values: Mapping[str, Value], /) -> None:
         """Records `values` by name as measured after `step` updates."""
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class CausalLM(Task):
             self.metrics = (PERPLEXITY, ACCURACY)
         self._completion_only = inputs.options.get("completion_only", False)
         self.model_options = {"head": "language_model"}
-        self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing, "between")
+        self.end_before_text = {"documents": "always", "none": "never"}.get(inputs.packing or "", "between")
         self.fields, self.eos_fields = ("text",), ("tokens",)
         # A packed sequence has targets of its own; any other is read one token further.
         capacity = self._length + (inputs.packing == "none")
@@ -137,7 +137,7 @@ class CausalLM(Task):
             return sums
         target_bytes = jnp.asarray(self._token_bytes, jnp.float32)[batch["targets"]]
         bits = (sums.loss / math.log(2), jnp.sum(target_bytes * batch["loss_weights"]))
-        return sums._replace(metrics=sums.metrics | {"bits_per_byte": bits})
+        return sums._replace(metrics={**sums.metrics, "bits_per_byte": bits})
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """Returns {"logits": [rows, length, vocab_size] float32}."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.data.labels import label_number, label_text, label_texts
+from jaxdp.data.labels import Labels, label_number, label_text, label_texts
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.tasks.classification_metrics import (
@@ -75,6 +75,13 @@ class Classification(Task):
             if options.kind == "multi_label":
                 self.row_lengths["labels"] = self._num_outputs
 
+    @property
+    def _known_labels(self) -> Labels:
+        """Labels of the training split, once they are read."""
+        if self._labels is None:
+            raise ValueError("the labels of the training split are not read yet")
+        return self._labels
+
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
         """Tokenizes a record {"text", "label"} and encodes its label.
 
@@ -85,7 +92,7 @@ class Classification(Task):
         Raises:
             UserError: The text is empty, or the label is unknown.
         """
-        labels, value = self._labels, record["label"]
+        value = record["label"]
         try:
             example = self.prepare_for_predict(record, tokenizer)
         except UserError as error:
@@ -93,8 +100,8 @@ class Classification(Task):
         if self._options.kind == "regression":
             return example | {"label": np.array(label_number(value), np.float64)}
         if self._options.kind == "single_label":
-            return example | {"label": np.array(labels.number(label_text(value)), np.int32)}
-        names = label_texts(value, self._options.label_separator)
+            return example | {"label": np.array(self._known_labels.number(label_text(value)), np.int32)}
+        labels, names = self._known_labels, label_texts(value, self._options.label_separator)
         return example | {"labels": np.array([labels.number(name) for name in names], np.int32)}
 
     def prepare_for_predict(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
@@ -130,7 +137,7 @@ class Classification(Task):
             labels[row, examples["labels"][row, place]] = 1.0
             return batch | {"labels": labels}
         if self._options.kind == "regression":
-            standardised = np.where(examples["num_tokens"] > 0, self._labels.standardised(examples["label"]), 0)
+            standardised = np.where(examples["num_tokens"] > 0, self._known_labels.standardised(examples["label"]), 0)
             return batch | {"labels": standardised.astype(np.float32)}
         return batch | {"labels": examples["label"].astype(batch["labels"].dtype)}
 
@@ -211,9 +218,10 @@ class Classification(Task):
         """Returns, for regression, the mean absolute and root mean squared error in the unit of the labels."""
         if self._options.kind != "regression":
             return {}
+        deviation = self._known_labels.deviation
         return {
-            "mean_absolute_error": means["mean_absolute_error"] * self._labels.deviation,
-            "root_mean_squared_error": math.sqrt(means["loss"]) * self._labels.deviation,
+            "mean_absolute_error": means["mean_absolute_error"] * deviation,
+            "root_mean_squared_error": math.sqrt(means["loss"]) * deviation,
         }
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
@@ -235,10 +243,10 @@ class Classification(Task):
         is_row = outputs["weights"] > 0
         found, truth = outputs[self.eval_outputs[0]][is_row], outputs["labels"][is_row]
         if self._options.kind == "regression":
-            in_unit = self._labels.in_unit_of_labels
+            in_unit = self._known_labels.in_unit_of_labels
             return summarize_finite(summarize_regression, in_unit(found), in_unit(truth))
         summarize = summarize_single_label if self._options.kind == "single_label" else summarize_multi_label
-        return summarize_finite(functools.partial(summarize, names=self._labels.names), found, truth)
+        return summarize_finite(functools.partial(summarize, names=self._known_labels.names), found, truth)
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"label", "probabilities": {label: probability}} for each row.
@@ -248,14 +256,14 @@ class Classification(Task):
         output is not finite.
         """
         if self._options.kind == "regression":
-            values = self._labels.in_unit_of_labels(outputs["values"]).tolist()
+            values = self._known_labels.in_unit_of_labels(outputs["values"]).tolist()
             return nullify_non_finite([{"label": value} for value in values])
-        answers = []
+        answers, names = [], self._known_labels.names
         for probabilities in outputs["probabilities"]:
-            named = dict(zip(self._labels.names, probabilities.tolist(), strict=True))
+            named = dict(zip(names, probabilities.tolist(), strict=True))
             likely: Any = [name for name, value in named.items() if value > THRESHOLD]
             if self._options.kind == "single_label":
-                likely = self._labels.names[int(np.argmax(probabilities))]
+                likely = names[int(np.argmax(probabilities))]
             if not np.isfinite(probabilities).all():
                 likely = None
             answers.append({"label": likely, "probabilities": named})

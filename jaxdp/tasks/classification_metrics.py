@@ -241,14 +241,16 @@ def _report(is_true: np.ndarray, is_given: np.ndarray, labels: np.ndarray) -> di
     from sklearn.metrics import classification_report
 
     names = list(map(str, labels.tolist()))
-    return classification_report(
-        is_true, is_given, labels=labels, target_names=names, output_dict=True, zero_division=0
-    )
+    options: dict[str, Any] = {"output_dict": True, "zero_division": 0}  # it has no annotations to infer them from
+    found = classification_report(is_true, is_given, labels=labels, target_names=names, **options)
+    assert isinstance(found, dict), "output_dict=True returns one"
+    return found
 
 
 def _averages(is_true: np.ndarray, is_given: np.ndarray) -> dict[str, dict[str, float]]:
     """Returns precision, recall and F1 by average; NaN where no example or no label counts."""
-    rows = dict.fromkeys(("macro", "micro", "weighted"), dict.fromkeys(("precision", "recall", "f1-score"), math.nan))
+    undefined: dict[str, float] = dict.fromkeys(("precision", "recall", "f1-score"), math.nan)
+    rows = dict.fromkeys(("macro", "micro", "weighted"), undefined)
     if len(is_true):
         whole = _report(is_true, is_given, np.arange(is_true.shape[1]))
         rows |= {"micro": whole["micro avg"], "weighted": whole["weighted avg"]}

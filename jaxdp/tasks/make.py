@@ -91,7 +91,7 @@ def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularie
             f"data.augmentation={steps} needs one text a row that is read and not also "
             f"what is learned, which task={spec.task.name} with data.packing={spec.packing} has not; leave it empty."
         )
-    tokenizer = vocabularies.tokenizer
+    tokenizer = vocabularies.input_tokenizer
     special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
     blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
     return augmented(task.make_batch, make_augmentation(steps, special_ids, blank_id))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,12 @@ from jaxdp.tasks.task import LossSums
 from jaxdp.typing import PyTree
 
 
-def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options):
-    """Applies the model as a plain function of its parameters; sharded ones are gathered where they are used."""
+def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options) -> Any:
+    """Applies the model as a plain function of its parameters; sharded ones are gathered where they are used.
+
+    Returns:
+        What the method of the model returns: the logits, unless `options` name another.
+    """
     if model.gather is not None:
         params = model.gather(params, "")
     return model.apply({"params": params}, tokens, **options)

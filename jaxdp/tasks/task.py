@@ -60,7 +60,7 @@ class TaskInputs:
         tokenizer: tokenizer of the data, see `jaxdp.data.tokenizers`; None for
             ready-made tokens, and while data is prepared.
         target_tokenizer: tokenizer of the targets; None: `tokenizer`.
-        packing: value of `data.packing`: `cut` | `documents` | `none`.
+        packing: value of `data.packing`: `cut` | `documents` | `none`; None: the task is only asked for its `packings`.
         label_smoothing: share of the target's probability spread over the vocabulary.
         z_loss: weight of log(Z)^2 in the objective.
         labels: labels of the training split, for tasks with `uses_labels`; None: not read yet.
@@ -71,7 +71,7 @@ class TaskInputs:
     target_length: int | None = None
     tokenizer: Any = None
     target_tokenizer: Any = None
-    packing: str = "cut"
+    packing: str | None = "cut"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     labels: Labels | None = None
@@ -116,6 +116,8 @@ class Task(Protocol):
         generated_field: array of an example that the model generates, as a decoder
             does from a source, in `jaxdp predict` and in evaluations with `score`;
             empty if predictions come from `predictions`.
+        start_id: id of the token before the first token of a target, for a task that packs
+            pairs of texts; None: it packs none.
         num_predicted: positions of a sequence that the model computes logits for, for
             the FLOPs of a step; None: all.
         predict_fields: fields of a record that prediction needs; empty if the task does
@@ -147,6 +149,7 @@ class Task(Protocol):
     can_augment: bool = True
     uses_labels: bool = False
     generated_field: str = ""
+    start_id: int | None = None
     num_predicted: int | None = None
 
     def prepare(self, record: Mapping[str, Any], tokenizer) -> dict[str, np.ndarray]:
@@ -159,6 +162,7 @@ class Task(Protocol):
         Raises:
             UserError: The record cannot be used; the message does not name its position.
         """
+        ...
 
     def make_batch(self, examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> dict[str, np.ndarray]:
         """Converts padded examples `[rows, ...]` into the arrays `[rows, ...]` of a batch.
@@ -167,15 +171,19 @@ class Task(Protocol):
         (masking) may depend on (seed, step, row_ids) alone; `row_ids` `[rows] int32`
         are the indices of the examples in the global batch.
         """
+        ...
 
     def batch_spec(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the arrays of `make_batch` for `rows` rows."""
+        ...
 
     def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the loss over the batch; `row_keys` `[rows]` switch dropout on."""
+        ...
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """Returns results `[rows, ...]` of each example, for metrics that are not sums and for predictions."""
+        ...
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """Returns evaluation metrics that are functions of the means; they replace means of the same name."""

@@ -25,7 +25,7 @@ def check_tokenization(name: str) -> None:
     Raises:
         UserError: sacrebleu has no such tokenization.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     if name not in BLEU.TOKENIZERS:
         raise UserError(
@@ -49,7 +49,8 @@ def score_texts(texts: Sequence[str], references: Sequence[str], tokenization: s
         {"num_examples", "bleu": {"signature", "precisions", "brevity_penalty"},
         "chrf": {"signature"}}.
     """
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf = BLEU(tokenize=tokenization), CHRF()
     bleu_score = bleu.corpus_score(texts, [references])

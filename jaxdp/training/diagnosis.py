@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdp.data.loader import IndexedLoader
 from jaxdp.model import Transformer, unstack_layers
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.placement import abstract_batch
@@ -62,7 +63,9 @@ def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
         step: batches consumed before it.
     """
     names: dict[str, list[str]] = {}
-    batch = setup.place(next(setup.loader.batches(step)))[0]
+    loader = setup.loader
+    assert isinstance(loader, IndexedLoader), "no batch of a stream can be read again"
+    batch = setup.place(next(loader.batches(step)))[0]
     spec = {name: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for name, leaf in batch.items()}
     program = compile_spmd(
         _probe(setup, step, names),
@@ -71,7 +74,7 @@ def diagnose(setup: TrainingSetup, params: PyTree, step: int) -> Diagnosis:
         abstract_batch(spec, setup.topology),
     )
     found = jax.device_get(program(params, batch))
-    rows = setup.loader.rows(step, found["row_ids"].reshape(-1))
+    rows = loader.rows(step, found["row_ids"].reshape(-1))
     is_bad = found["bad_rows"].reshape(-1)
     are_culprits = bool(is_bad.any() and not is_bad.all())
     return Diagnosis(

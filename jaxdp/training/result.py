@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,4 +52,5 @@ def recorded_metrics(directory: WorkDir, last_step: int) -> Mapping[str, float]:
     recorded = {
         step: metrics for step, metrics in saved_metrics(directory.checkpoints).items() if metrics and step <= last_step
     }
-    return recorded[max(recorded)] if recorded else {}
+    newest = recorded[max(recorded)] if recorded else {}
+    return {name: math.nan if value is None else value for name, value in newest.items()}

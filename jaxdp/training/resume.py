@@ -9,7 +9,7 @@ from jaxdp.checkpoint.manifest import (
     committed_steps,
     find_damage,
     read_item,
-    read_manifest,
+    require_manifest,
 )
 from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.retention import remove_leftovers, set_aside, without_manifest
@@ -108,7 +108,7 @@ def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
     """Checks whether an undamaged checkpoint is past the end of the run, or at it with its evaluation."""
     if step < total_steps or find_damage(checkpoints / str(step)):
         return False
-    return step > total_steps or bool(read_manifest(checkpoints / str(step)).metrics)
+    return step > total_steps or bool(require_manifest(checkpoints / str(step)).metrics)
 
 
 def early_stopping(

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from jaxdp.checkpoint.manifest import committed_steps
+from jaxdp.data.loader import IndexedLoader
 from jaxdp.data.pipeline import check_data_state
 from jaxdp.errors import TrainingDiverged
 from jaxdp.hooks.divergence import Diverged
@@ -67,11 +68,12 @@ class Rollbacks:
         Raises:
             TrainingDiverged: `optim.max_rollbacks` are used up, or the data is a stream.
         """
-        if self._count >= self._optim.max_rollbacks or not self._setup.loader.can_exclude:
+        loader = self._setup.loader
+        if self._count >= self._optim.max_rollbacks or not isinstance(loader, IndexedLoader):
             raise self._gave_up(diverged, params)
         batches = spoiled_batches(diverged)
-        slots = self._setup.loader.slots(batches)
-        self._setup.loader.exclude(slots)
+        slots = loader.slots(batches)
+        loader.exclude(slots)
         self._count += 1
         print_status(
             f"{self._described(diverged)}: going back to before step {batches.start + 1} and excluding batches "

@@ -130,6 +130,7 @@ def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
 
 
 def _consistency(setup: TrainingSetup, programs: Programs, checkpointing: Checkpointing) -> Consistency:
+    assert programs.checksums is not None, "compiled for a run that checks its replicas"
     return Consistency(
         programs.checksums,
         [name for name, _ in replicated_leaves(setup.placement.abstract, setup.placement.layout)],

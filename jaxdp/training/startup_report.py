@@ -1,6 +1,7 @@
 """Startup report: devices, data, model, batch, schedule, compute and memory of a run, printed before step 1."""
 
 import jax
+import numpy as np
 
 from jaxdp.hardware.host_memory import host_memory_bytes
 from jaxdp.model import TransformerConfig, num_parameters
@@ -36,7 +37,7 @@ def devices_line(topology: Topology) -> str:
     return f"{topology.num_devices} x {topology.kind} ({processes}), jax {jax.__version__}"
 
 
-def model_line(config: TransformerConfig, num_parameters: int, preset: str) -> str:
+def model_line(config: TransformerConfig, num_parameters: int, preset: str | None) -> str:
     """Describes the shape and size of the model."""
     heads = _counted(config.num_heads, "head")
     if config.num_kv_heads != config.num_heads:
@@ -65,7 +66,7 @@ def schedule_line(optim: OptimizerConfig) -> str:
     line += f" after {_counted(warmup, 'step')} of warm-up"
     if warmup < total:
         return line
-    last = float(make_schedule(optim)(total - 1))
+    last = _rate(optim, total - 1)
     return f"{line}, which the run does not reach: it ends at {last:.3g}; lower optim.warmup_steps={warmup} or train longer"
 
 
@@ -77,15 +78,19 @@ def schedule_change(step: int, old: OptimizerConfig, new: OptimizerConfig) -> st
         old: Settings that these updates were made with.
         new: Settings of the updates to come.
     """
-    before, after = (float(make_schedule(optim)(step)) for optim in (old, new))
+    before, after = _rate(old, step), _rate(new, step)
     if abs(after - before) <= MIN_RATE_CHANGE * max(before, after):
         return None
-    last = float(make_schedule(old)(max(step - 1, 0)))
+    last = _rate(old, max(step - 1, 0))
     return (
         f"total_steps changed from {old.total_steps} to {new.total_steps}, which changes the {new.schedule} schedule: "
         f"the learning rate was {last:.3g} at step {step} and is {after:.3g} at step {step + 1}. "
         "A run that may be extended trains evenly with optim.schedule=constant, or with wsd if it is extended before its decay."
     )
+
+
+def _rate(optim: OptimizerConfig, step: int) -> float:
+    return float(np.asarray(make_schedule(optim)(step)))
 
 
 def _counted(number: int, one: str, many: str | None = None) -> str:

@@ -42,7 +42,7 @@ from jaxdp.workdir import WorkDir
 
 def run(
     config: ConfigLike,
-    workdir: str | os.PathLike,
+    workdir: str | os.PathLike[str],
     *,
     resume: str = "auto",
     hooks: Sequence[Hook | MakeHook] = (),

@@ -97,7 +97,7 @@ def test_a_request_of_any_process_ends_scoring_before_the_same_batch_everywhere(
     monkeypatch.setattr(control_word, "host_control_word", by_the_second)
     monkeypatch.setattr(scoring, "MAX_ROWS", 2)
     sources = made_up_sources()
-    data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs=Pairs(sources, ["a"] * len(sources), 0))
+    data = SimpleNamespace(vocabularies=Vocabularies(TOKENIZER), pairs_to_score=Pairs(sources, ["a"] * len(sources), 0))
     score = Scorer(parse_config({"total_steps": 1}), *task_and_model, data, here, abstract_replicated(params, here))
     done, asked = [], iter([0, 15])
     with pytest.raises(EvaluationInterrupted) as left:

@@ -69,7 +69,7 @@ def compiled_statements(text: str, path: str) -> Iterator[Compiled]:
 
 def _lines(node: ast.stmt) -> set[int]:
     """Returns the first and the last line of a statement; of one with a body the first only."""
-    return {node.lineno, node.end_lineno} if isinstance(node, _SIMPLE) else {node.lineno}
+    return {node.lineno, node.end_lineno or node.lineno} if isinstance(node, _SIMPLE) else {node.lineno}
 
 
 class _Instruction(NamedTuple):
@@ -89,8 +89,9 @@ def _instructions_by_line(module: types.CodeType) -> dict[int, list[_Instruction
         waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
         kept = (each for each in dis.get_instructions(code) if each.opname not in _IGNORED_OPS)
         for position, value in enumerate(kept):
-            if value.positions.lineno is not None:
-                found.setdefault(value.positions.lineno, []).append(_Instruction(position, code, value))
+            line = value.positions.lineno if value.positions else None
+            if line is not None:
+                found.setdefault(line, []).append(_Instruction(position, code, value))
     return found
 
 
@@ -126,7 +127,7 @@ def _without_return(instructions: list[_Instruction]) -> list[_Instruction]:
 
 def _formatted(instruction: _Instruction) -> str:
     _, code, value = instruction
-    if value.opname == "KW_NAMES":  # `dis` prints its index
+    if value.opname == "KW_NAMES" and value.arg is not None:  # `dis` prints its index
         return f"KW_NAMES {code.co_consts[value.arg]!r}"
     if value.opcode in dis.hasconst:
         return f"{value.opname} {_constant(value.argval)}"

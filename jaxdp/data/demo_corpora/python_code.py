@@ -56,7 +56,7 @@ def cut_pieces(text: str, path: str) -> Iterator[Piece]:
         number
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for number in range(node.lineno, node.end_lineno + 1)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
     first = min((_first_line(node) for node in tree.body), default=1)
     lines = [

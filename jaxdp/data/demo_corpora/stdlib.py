@@ -49,7 +49,8 @@ def open_stdlib(spec: SourceSpec, columns: Columns) -> tuple[list[Part], None]:
         )
     files = view.choose(sorted((file for file in files if file.num_bytes), key=lambda file: file.name))
     return [
-        Part(file.name, file.num_bytes, file.stamp, partial(view.read, file, columns, spec.errors)) for file in files
+        Part(file.name, file.num_bytes or 0, file.stamp, partial(view.read, file, columns, spec.errors))
+        for file in files
     ], None
 
 
@@ -96,9 +97,9 @@ def interleave_packages(files: Sequence[DataFile]) -> list[DataFile]:
     for members in packages.values():
         largest = max(members, key=lambda file: (file.num_bytes, file.name))
         members.sort(key=lambda file: (file is not largest, hashlib.sha256(file.name.encode()).digest()))
-        total, end = sum(file.num_bytes for file in members), 0
+        total, end = sum(file.num_bytes or 0 for file in members), 0
         for file in members:
-            end += file.num_bytes
+            end += file.num_bytes or 0
             positions[file.name] = end / total
     return sorted(files, key=lambda file: (positions[file.name], file.name))
 

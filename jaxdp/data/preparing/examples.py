@@ -7,6 +7,7 @@ split into shards, with a file of offsets; those without (a label) are stored in
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class ExamplesWriter:
         self._token_dtype = np.dtype(token_dtype).newbyteorder("<")
         self._terminators = terminators
         self._shard_bytes = shard_bytes
-        self._files: dict[str, object] = {}
+        self._files: dict[str, BinaryIO] = {}
         self._arrays: dict[str, dict] = {}
         self._ends: dict[str, int] = {}  # number of values of each ragged array so far
         self.num_examples = 0

@@ -211,7 +211,7 @@ def kept_records(
     """
     parts = (*train, *(evaluation or ()))
     if scan.held_out is not None:
-        yield from _selected_records(scan, parts, held_out)
+        yield from _selected_records(scan, parts, scan.held_out, held_out)
         return
     split, number = scan.split, 0
     for part_number, (part, num_records) in enumerate(zip(parts, scan.part_records, strict=True)):
@@ -232,10 +232,10 @@ def kept_records(
                 yield Excerpt(record, finish=split.character if is_cut else None)
 
 
-def _selected_records(scan: Scan, parts: Sequence[Part], held_out: bool) -> Iterator[Excerpt]:
+def _selected_records(scan: Scan, parts: Sequence[Part], selected: bytes, held_out: bool) -> Iterator[Excerpt]:
     """Yields the records of one split if records were selected individually; parts without any are not read."""
     num_records = sum(scan.part_records)
-    is_left_out, is_held_out = (_bits(marks, num_records) for marks in (scan.dropped, scan.held_out))
+    is_left_out, is_held_out = (_bits(marks, num_records) for marks in (scan.dropped, selected))
     is_wanted = ~is_left_out & (is_held_out == held_out)
     start = 0
     for part_number, part in enumerate(parts):

@@ -81,17 +81,12 @@ class SelectionScan:
         self._is_kept.append(size is not None)
         self._is_end.append(not record.continues)
         self._sizes.append(size or 0)
-        if self._selection.classes_of is None:
+        classes_of = self._selection.classes_of
+        if classes_of is None:
             return
-        names = self._names(record) if size is not None else ()
+        names = _class_names(classes_of, record) if size is not None else ()
         self._num_classes.append(len(names))
         self._classes.extend(self._class_numbers.setdefault(name, len(self._class_numbers)) for name in names)
-
-    def _names(self, record: Record) -> Collection[str]:
-        try:
-            return self._selection.classes_of(record) or (NO_CLASS,)
-        except UserError as error:
-            raise UserError(f"{record.origin}: {error}") from error
 
     def held_out(self) -> np.ndarray:
         """Returns the records of the validation split: `[num_records]` bool.
@@ -197,6 +192,13 @@ def select_stratified(
             "data.eval_selection=random."
         )
     return held_out
+
+
+def _class_names(classes_of: Callable[[Record], Collection[str]], record: Record) -> Collection[str]:
+    try:
+        return classes_of(record) or (NO_CLASS,)
+    except UserError as error:
+        raise UserError(f"{record.origin}: {error}") from error
 
 
 class _Ragged:

@@ -50,7 +50,7 @@ def split_point(num_items: int, eval_fraction: float) -> int:
 def split_parts(
     part_characters: Sequence[int],
     record_characters: Sequence[int],
-    record_continues: Sequence[bool],
+    record_continues: Sequence[int],
     eval_fraction: float,
 ) -> SplitPosition:
     """Finds the position of the last `eval_fraction` of the characters; both sides have some.

@@ -151,9 +151,12 @@ def _start_worker(work: Work, has_started: Event) -> None:
 
 def _end_with_parent() -> None:
     """Exits when the main process is gone, so that a killed run leaves no workers."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    parent.join()
     os._exit(1)
 
 
 def _run_in_worker(excerpts: list[Excerpt]) -> list[tuple[Example, bool]]:
+    assert _work is not None, "the initializer of the worker sets it"
     return _work(excerpts)

@@ -112,8 +112,9 @@ def _kind(schema, column: str):
     name, *fields = column.split(".")
     kind = schema.field(name).type if name in schema.names else None
     for field in fields:
-        is_there = kind is not None and types.is_struct(kind) and kind.get_field_index(field) >= 0
-        kind = kind.field(field).type if is_there else None
+        if kind is None or not types.is_struct(kind) or kind.get_field_index(field) < 0:
+            return None
+        kind = kind.field(field).type
     return kind
 
 
@@ -136,7 +137,7 @@ def _pick(batch, column: str):
     if column in batch.schema.names:
         return batch.column(column)
     name, *fields = column.split(".")
-    return compute.struct_field(batch.column(name), fields)
+    return compute.call_function("struct_field", [batch.column(name)], compute.StructFieldOptions(fields))
 
 
 def _is_label(kind) -> bool:

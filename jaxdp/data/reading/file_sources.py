@@ -63,10 +63,10 @@ def _open_pairs(spec: SourceSpec) -> tuple[list[Part], list[Part] | None]:
     _check_both_sides(spec)
     train, evaluation = _split_files(spec, (), "path", "eval_path", keep_empty=True)
     targets, eval_targets = _split_files(spec, (), *TARGET_PATHS, keep_empty=True)
-    return (
-        parallel_text.pair_files(train, targets, spec.errors),
-        None if evaluation is None else parallel_text.pair_files(evaluation, eval_targets, spec.errors),
-    )
+    pairs = parallel_text.pair_files(train, targets, spec.errors)
+    if evaluation is None or eval_targets is None:  # both are, see _check_both_sides
+        return pairs, None
+    return pairs, parallel_text.pair_files(evaluation, eval_targets, spec.errors)
 
 
 def _check_both_sides(spec: SourceSpec) -> None:
@@ -131,10 +131,11 @@ def open_evaluation_files(spec: SourceSpec, columns: Columns) -> list[Part]:
             raise UserError(
                 "one side of pairs is missing: set data.eval_path and data.eval_target_path, or read both from a table."
             )
-        sides = ((path, key), (spec.eval_target_path, "data.eval_target_path"))
-        return parallel_text.pair_files(
-            *(_find(spec, side, (), name, keep_empty=True) for side, name in sides), spec.errors
-        )
+        sources = _find(spec, path, (), key, keep_empty=True)
+        targets = _find(spec, spec.eval_target_path, (), "data.eval_target_path", keep_empty=True)
+        return parallel_text.pair_files(sources, targets, spec.errors)
     if spec.source == "text":
         _only_text(columns)
+    if not path:
+        raise UserError(f"data.source={spec.source} needs {key}: a file, a folder or a glob.")
     return [_part(file, spec, columns) for file in _find(spec, path, FORMATS[spec.source].endings, key)]

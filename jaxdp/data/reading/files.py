@@ -225,7 +225,7 @@ def unreadable(error: OSError, path: str | None = None, key: str = "data.path") 
         path: Path, if the error does not name the file.
         key: Configuration key of the path.
     """
-    path = path or error.filename
+    path = path or str(error.filename)
     if isinstance(error, FileNotFoundError):
         message = f"{key}: {path} does not exist: give a file or folder that does."
         if os.path.basename(path) == "tinyshakespeare.txt":

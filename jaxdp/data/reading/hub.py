@@ -58,11 +58,8 @@ def open_dataset(
         _check_path(path)
         train = _load(path, name, split or "train", "data.split")
         evaluation = None if eval_split is None else _load(path, name, eval_split, "data.eval_split")
-    parts = [
-        None if dataset is None else _part(dataset, path, which, columns, errors)
-        for dataset, which in ((train, split or "train"), (evaluation, eval_split))
-    ]
-    return parts[0], parts[1]
+    part = _part(train, path, split or "train", columns, errors)
+    return part, None if eval_split is None else _part(evaluation, path, eval_split, columns, errors)
 
 
 def open_splits(spec: SourceSpec, columns: Columns) -> tuple[list[Part], list[Part] | None]:
@@ -105,7 +102,9 @@ def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
     import datasets
 
     names = {}
-    for column in columns.label if features is not None else ():
+    if features is None:
+        return names
+    for column in columns.label:
         feature = value_at(features, column)
         if isinstance(feature, list):  # one way to declare a list
             feature = feature[0]
@@ -151,7 +150,7 @@ def _is_saved(path: str) -> bool:
 
 def _load_saved(path: str) -> Any:
     """Loads a `Dataset`, or a `DatasetDict` of several splits."""
-    import datasets
+    import datasets.exceptions
 
     try:
         return datasets.load_from_disk(path)
@@ -172,7 +171,7 @@ def _saved_split(path: str, saved: Any, split: str | None, key: str) -> Any:
     if isinstance(saved, datasets.DatasetDict):
         if (split or "train") not in saved:
             raise UserError(
-                f"{key}={split or 'train'} is no split of data.path={path}: choose one of {', '.join(saved)}."
+                f"{key}={split or 'train'} is no split of data.path={path}: choose one of {', '.join(map(str, saved))}."
             )
         return saved[split or "train"]
     if split is not None and split != str(saved.split):
@@ -221,7 +220,7 @@ def check_hub(path: str, cure: str) -> None:
     """
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         raise unreadable(FileNotFoundError(2, "No such file or directory", path))
-    import datasets
+    import datasets.config
     import huggingface_hub
 
     if datasets.config.HF_HUB_OFFLINE:
@@ -235,7 +234,7 @@ def check_hub(path: str, cure: str) -> None:
 
 
 def _load(path: str, name: str | None, split: str, key: str) -> Any:
-    import datasets
+    import datasets.exceptions
 
     try:
         return datasets.load_dataset(path, name, split=split)
@@ -257,7 +256,7 @@ def out_of_reach(path: str, error: Exception, cure: str) -> UserError:
         error: Error of the request.
         cure: Command to run on a machine with network access, with {path} in it and FOLDER as its result.
     """
-    import datasets
+    import datasets.config
 
     if datasets.config.HF_HUB_OFFLINE:
         why, cached = "HF_HUB_OFFLINE is set and the cache has no such dataset", ""

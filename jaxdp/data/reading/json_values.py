@@ -109,16 +109,21 @@ class _Buffer:
         self._blocks = blocks
         self._held, self._at = "", 0  # text before `_at` has been consumed
 
+    def _after_blanks(self) -> int:
+        blanks = _BLANKS.match(self._held, self._at)
+        assert blanks is not None, "no blanks match too"
+        return blanks.end()
+
     def peek(self) -> str:
         """Returns the next character that is not blank; empty at the end of the file."""
-        while (at := _BLANKS.match(self._held, self._at).end()) == len(self._held) and self._read():
+        while (at := self._after_blanks()) == len(self._held) and self._read():
             pass
         return self._held[at : at + 1]
 
     def skip(self) -> None:
         """Drops the next character that is not blank, and the blanks before it."""
         self.peek()
-        self._at = _BLANKS.match(self._held, self._at).end() + 1
+        self._at = self._after_blanks() + 1
 
     def decode(self) -> Any:
         """Decodes and drops the next value.
@@ -128,7 +133,7 @@ class _Buffer:
         """
         self.peek()
         while True:
-            start = _BLANKS.match(self._held, self._at).end()
+            start = self._after_blanks()
             try:
                 value, end = _DECODER.raw_decode(self._held, start)
             except json.JSONDecodeError as error:

@@ -69,7 +69,7 @@ def read_pairs(source: DataFile, target: DataFile, errors: str) -> Iterator[Reco
                 f"{source.path} ({source.key}) has {_count(num_lines[0], 'line')} and {target.path} ({target.key}) "
                 f"{num_lines[1]}, but line N of one belongs to line N of the other: give two files of as many lines."
             )
-        fields = dict(zip(COLUMNS, (line.removesuffix("\r") for line in pair), strict=True))
+        fields: dict[str, str] = dict(zip(COLUMNS, (line.removesuffix("\r") for line in pair), strict=True))
         if any(fields.values()):
             yield Record(fields, f"{name}, line {number}")
 

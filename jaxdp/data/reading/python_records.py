@@ -45,12 +45,13 @@ def open_python(spec: SourceSpec, columns: Columns) -> tuple[list[Part], list[Pa
     Raises:
         UserError: They were given to `jaxdp.train` in another process, or one lacks a column.
     """
-    if spec.name not in _RECORDS:
+    fingerprint = spec.name
+    if fingerprint is None or fingerprint not in _RECORDS:
         raise UserError(
             f"data.source=python: the records with the fingerprint data.name={spec.name} are not known to this process; "
             "give them to jaxdp.train(..., data=records)."
         )
-    return open_records(lambda spec: SourceRecords(spec.name, _RECORDS[spec.name]), spec, columns)
+    return open_records(lambda _: SourceRecords(fingerprint, _RECORDS[fingerprint]), spec, columns)
 
 
 def _content(record: Any, where: str) -> bytes:

@@ -45,14 +45,14 @@ class RawRecord(NamedTuple):
 
 
 def open_input(
-    name: str, key: str, stdin: BinaryIO, given: str | None, columns: Sequence[str], delimiter: str | None = None
+    name: str, key: str, stdin: BinaryIO | None, given: str | None, columns: Sequence[str], delimiter: str | None = None
 ) -> DataFile:
     """Finds a file to read once, and its format.
 
     Args:
         name: Path, URL, or `-` for standard input.
         key: Option that holds the name, for messages.
-        stdin: Standard input.
+        stdin: Standard input; None: `name` is another.
         given: One of FORMATS; None: the ending of the name says it, else the content, see `recognize`.
         columns: Columns that are wanted, by which the header of a table is recognised.
         delimiter: Between the fields of a table that is no TSV; None: a comma.
@@ -68,7 +68,7 @@ def open_input(
     is_stream = name == STDIN or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
     if is_stream:
         try:
-            stream = stdin if name == STDIN else open(path, "rb")  # noqa: SIM115 (read by the caller)
+            stream = stdin if name == STDIN and stdin is not None else open(path, "rb")  # noqa: SIM115 (read by the caller)
             content = _Stream(stream, stream.read(HEAD_BYTES))
         except OSError as error:
             raise unreadable(error, name, key) from error
@@ -117,12 +117,13 @@ class _Stream(io.BufferedIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        is_all = size is None or size < 0
+        if size is None or size < 0:
+            found, self.head = self.head, b""
+            return found + self._stream.read()
         if not self.head:
-            return self._stream.read() if is_all else self._stream.read(size)
-        cut = len(self.head) if is_all else size
-        found, self.head = self.head[:cut], self.head[cut:]
-        return found + self._stream.read() if is_all else found
+            return self._stream.read(size)
+        found, self.head = self.head[:size], self.head[size:]
+        return found
 
     def in_temporary_file(self) -> "_Seekable":
         """Returns the content in a temporary file, as the file system of a `DataFile`."""
@@ -275,7 +276,8 @@ def _check_header(file: DataFile, header: Sequence[str], columns: Sequence[str])
 def _checked(record: RawRecord, is_nul_free: bool) -> RawRecord:
     """Returns the record, or its error if it has bytes that are not text, which `surrogateescape` has kept."""
     value = record.value
-    for name, text in {"": value}.items() if isinstance(value, str) else value.items():
+    fields = {"": value} if isinstance(value, str) else value or {}
+    for name, text in fields.items():
         if is_nul_free and "\0" in text:
             where = f"{record.where}: column {quoted(name)}" if name else record.where
             error = UserError(

@@ -1,6 +1,6 @@
 """Registry of data sources: the built-in values of `data.source`, and `register_source` for sources of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
@@ -172,4 +172,5 @@ def _has_records(part: Part) -> bool:
     try:
         return next(records, None) is not None
     finally:
-        records.close()
+        if isinstance(records, Generator):
+            records.close()

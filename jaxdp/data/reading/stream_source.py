@@ -98,6 +98,7 @@ def _load(path: str, name: str | None, split: str) -> tuple[Any, list[str]]:
         raise UserError(
             f"data.source=hf_stream cannot open data.path={path}{named}, split {split} ({short_reason(error)}): {cure}."
         ) from error
+    assert isinstance(dataset, datasets.IterableDataset), "one split, not a dict of them"
     files = list((builder.config.data_files or {}).get(split, ()))
     return dataset, files if len(files) == dataset.num_shards else []
 

@@ -25,9 +25,10 @@ class Sampler(ABC):
     shuffle: bool  # a new order each epoch; False: the order of the data
     exclusions: tuple[int, ...] = ()  # slots that are skipped, increasing
 
-    def __post_init__(self):
-        if self.num_rows < 1 or self.global_batch_size < 1:
-            raise ValueError(f"{self.num_rows} rows in batches of {self.global_batch_size}")
+    def _check(self, num_rows: int) -> None:
+        """Raises ValueError if the fields describe no order; every subclass calls it in `__post_init__`."""
+        if num_rows < 1 or self.global_batch_size < 1:
+            raise ValueError(f"{num_rows} rows in batches of {self.global_batch_size}")
         if any(a >= b for a, b in itertools.pairwise((-1, *self.exclusions))):
             raise ValueError(f"exclusions={self.exclusions}, expected increasing numbers from 0 up")
 
@@ -67,6 +68,9 @@ class EpochSampler(Sampler):
     """Sampler of every row once per epoch; a batch may span two epochs, so that every batch is full."""
 
     num_rows: int
+
+    def __post_init__(self):
+        self._check(self.num_rows)
 
     def positions_in_epochs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Splits [n] positions into epochs and positions within them, [n] int64 each."""

@@ -33,7 +33,7 @@ class MixtureSampler(Sampler):
     weights: tuple[float, ...]  # weight of each group, 0 or more; only ratios matter
 
     def __post_init__(self):
-        super().__post_init__()
+        self._check(self.num_rows)
         if len(self.sizes) != len(self.weights):
             raise ValueError(f"{len(self.sizes)} sizes and {len(self.weights)} weights")
         if any(quota and not size for quota, size in zip(self.quotas, self.sizes, strict=True)):
@@ -163,20 +163,21 @@ def mixture_weights(sizes: Sequence[int], weights: Sequence[float | None], tempe
     Raises:
         UserError: Only some sources have weights, or a weight is invalid.
     """
-    missing = [number for number, weight in enumerate(weights) if weight is None]
-    if len(missing) == len(weights):
+    given = [weight for weight in weights if weight is not None]
+    if not given:
         return temperature_weights(sizes, temperature)
-    if missing:
+    if len(given) < len(weights):
+        missing = [number for number, weight in enumerate(weights) if weight is None]
         raise UserError(
             f"data.mixture[{missing[0]}] has no weight, but others have: expected a weight for "
             "every source or for none; add the missing ones, or leave all to data.temperature."
         )
-    for number, weight in enumerate(weights):
+    for number, weight in enumerate(given):
         if not (weight >= 0 and math.isfinite(weight)):
             raise UserError(f"data.mixture[{number}] has weight {weight}: expected 0 or more.")
-    if not any(weights):
+    if not any(given):
         raise UserError("data.mixture has no source of weight above 0: give one to those to be read.")
-    return tuple(float(weight) for weight in weights)
+    return tuple(float(weight) for weight in given)
 
 
 def temperature_weights(sizes: Sequence[int], temperature: float) -> tuple[float, ...]:

@@ -123,7 +123,7 @@ class DiskArray:
 
 
 def open_disk_array(
-    path: str | os.PathLike, dtype: np.dtype, length: int | None = None, entry: Path | None = None
+    path: str | os.PathLike[str], dtype: np.dtype, length: int | None = None, entry: Path | None = None
 ) -> DiskArray:
     """Opens a file of elements.
 

@@ -19,12 +19,15 @@ class FlatArray(Protocol):
 
     def __len__(self) -> int:
         """Returns the number of elements."""
+        ...
 
     def take(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Returns the elements `start` to `start + length` for `[n]` starts: `[n, length]`."""
+        ...
 
     def take_ragged(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Returns `lengths[i]` elements from `starts[i]`, one run after the other: `[sum(lengths)]`."""
+        ...
 
 
 class ShardedArray:
@@ -42,7 +45,8 @@ class ShardedArray:
     def __init__(self, shards: Sequence[np.ndarray | DiskArray]):
         is_flat = all(shard.ndim == 1 for shard in shards if isinstance(shard, np.ndarray))
         if len({shard.dtype for shard in shards}) != 1 or not is_flat:
-            raise ValueError(f"expected [n] arrays of one dtype, found {[(s.dtype, np.shape(s)) for s in shards]}")
+            found = [(s.dtype, s.shape if isinstance(s, np.ndarray) else (len(s),)) for s in shards]
+            raise ValueError(f"expected [n] arrays of one dtype, found {found}")
         self.dtype = shards[0].dtype
         self._shards = [MemoryArray(s) if isinstance(s, np.ndarray) else s for s in shards if len(s)]
         sizes = np.array([len(shard) for shard in self._shards], np.int64)

@@ -79,6 +79,8 @@ def _packed_pairs(spec: DatasetSpec, task: BoundTask, examples: Examples) -> Pac
         raise UserError("data.long_documents=drop leaves no pair: raise data.length and data.target_length.")
     shape = (lengths["tokens"], lengths["target_tokens"])
     plan = pack_pairs(sources.lengths(), targets.lengths(), shape, kept)
+    if task.start_id is None:
+        raise ValueError("a task that packs pairs has a start_id")
     return PackedPairs(plan, sources, targets, task.start_id)
 
 

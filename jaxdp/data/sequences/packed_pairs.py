@@ -43,9 +43,10 @@ class PairPlan:
     @property
     def efficiency(self) -> tuple[float, float]:
         """Share of positions that are not padding, of sources and of targets."""
-        return tuple(
+        source, target = (
             tokens / (self.num_rows * capacity) for tokens, capacity in zip(self.num_tokens, self.capacity, strict=True)
         )
+        return source, target
 
 
 def pack_pairs(

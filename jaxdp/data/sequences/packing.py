@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class PackPlan:
             entry: Cache entry of the plan, whose checksums are verified; None: there are none.
         """
         content = json.loads((directory / PLAN).read_text(encoding="utf-8"))
-        arrays = {
+        arrays: dict[str, Any] = {
             name: open_disk_array(directory / f"{name}.bin", dtype, content["sizes"][name], entry)
             for name, dtype in PLAN_ARRAYS.items()
         }

@@ -40,8 +40,8 @@ class PaddedSequences:
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"expected arrays of the same examples, found {sizes} of them")
-        self._ragged = {name: arrays[name] for name in lengths}
-        self._others = {name: array for name, array in arrays.items() if name not in lengths}
+        self._ragged = {name: array for name in lengths if isinstance(array := arrays[name], RaggedArray)}
+        self._others = {name: array for name, array in arrays.items() if not isinstance(array, RaggedArray)}
         self._lengths, self._skips = dict(lengths), skips
         is_long = np.zeros(sizes["tokens"], bool)
         for name, ragged in self._ragged.items():

@@ -115,7 +115,7 @@ class Tokenizer(ABC):
             )
         return self.special_ids[name]
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `to_json()` atomically."""
         write_atomically(Path(path), self.to_json())
 

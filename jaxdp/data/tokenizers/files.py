@@ -24,7 +24,7 @@ RANDOM = ("dropout", "alpha", "nbest_size")
 """Keys of a model that make it encode a text differently each time."""
 
 
-def load_tokenizer(path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
+def load_tokenizer(path: str | os.PathLike[str], special_tokens: Iterable[str] = ()) -> Tokenizer:
     """Loads a tokenizer.json, written by `Tokenizer.save` or any other program.
 
     Settings of the file for truncation, padding, tokens around a text and random merges are removed: a text is encoded whole,
@@ -40,7 +40,7 @@ def load_tokenizer(path: str | os.PathLike, special_tokens: Iterable[str] = ()) 
     return parse_tokenizer(read_tokenizer_file(path), path, special_tokens)
 
 
-def read_tokenizer_file(path: str | os.PathLike) -> str:
+def read_tokenizer_file(path: str | os.PathLike[str]) -> str:
     """Reads the text of a tokenizer.json.
 
     Raises:
@@ -56,7 +56,7 @@ def read_tokenizer_file(path: str | os.PathLike) -> str:
         raise UserError(f"{path} is not a tokenizer.json: it is not UTF-8.") from error
 
 
-def parse_tokenizer(text: str, path: str | os.PathLike, special_tokens: Iterable[str] = ()) -> Tokenizer:
+def parse_tokenizer(text: str, path: str | os.PathLike[str], special_tokens: Iterable[str] = ()) -> Tokenizer:
     """Builds the tokenizer from a text that `read_tokenizer_file` read from a path, see `load_tokenizer`.
 
     Raises:

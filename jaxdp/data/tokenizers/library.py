@@ -159,7 +159,7 @@ class LibraryTokenizer(Tokenizer):
     def _shows_added_tokens(self) -> bool:
         """Returns True if the ordinary added tokens are decoded to exactly their own text."""
         return not any(
-            token["lstrip"] or token["rstrip"] or self.decode([token["id"]]) != token["content"]
+            token["lstrip"] or token["rstrip"] or self.decode(np.array([token["id"]])) != token["content"]
             for token in self._content["added_tokens"]
             if not token["special"]
         )

@@ -49,6 +49,7 @@ def make_tokenizer(
         return (
             load_tokenizer(name, special_tokens) if content is None else parse_tokenizer(content, name, special_tokens)
         )
+    assert size is not None, "a trained kind has a size"
     return TRAINED[kind](size, texts, special_tokens)
 
 

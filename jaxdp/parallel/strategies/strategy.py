@@ -106,7 +106,8 @@ def advance(
         **replaced: Further fields of the state to replace.
     """
     skipped = (~good).astype(jnp.int32)
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         **updated._asdict(),
         **replaced,
         step=state.step + 1,
