@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.inference.generate import _check_task
+from jaxdp.inference.generate import _tokenizer_of
 
 
 def restored(architecture, **model_options):
@@ -22,9 +22,9 @@ def restored(architecture, **model_options):
 )
 def test_other_models_are_refused(architecture, head):
     with pytest.raises(UserError, match=f"architecture {architecture} with the head {head}, expected a decoder"):
-        _check_task(restored(architecture, head=head))
+        _tokenizer_of(restored(architecture, head=head))
 
 
 def test_a_language_model_passes():
-    _check_task(restored("decoder", head="language_model"))
-    _check_task(restored("decoder"))
+    _tokenizer_of(restored("decoder", head="language_model"))
+    _tokenizer_of(restored("decoder"))
