@@ -23,6 +23,7 @@ from jaxdp.checkpoint.manifest import (
 from jaxdp.checkpoint.names import DAMAGED_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace
+from jaxdp.checkpoint.sync_parts import FIELD, sync_parts, without_parts
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.parallel.control_plane import ControlPlane
@@ -34,24 +35,37 @@ from jaxdp.typing import PyTree
 def restore(checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True) -> TrainState:
     """Restores a train state with the shardings of `abstract_state`, on any number of devices.
 
+    Of the strategy's own state (`sync`), only the parts are restored that fit; see `sync_parts`.
+
     Args:
         checkpoint: Directory of the checkpoint.
         abstract_state: Shapes, dtypes and shardings of the state.
         check_files: Whether the files are compared with the manifest; False after a check just before.
+
+    Returns:
+        The state; a part of `sync` that does not fit is missing.
 
     Raises:
         DamageFound: Files or restored values differ from those that were saved.
         UserError: The checkpoint has another model; the message shows both sides.
     """
     manifest = _whole_manifest(checkpoint, check_files=check_files)
-    check_same_arrays(checkpoint, manifest.leaves, abstract_state)
-    state = _read_state(checkpoint, abstract_state, partial=False)
+    parts = sync_parts(manifest.leaves, abstract_state)
+    target = without_parts(abstract_state, parts)
+    dropped = tuple(f"{FIELD}{part}/" for part in parts.dropped)
+    leaves = [leaf for leaf in manifest.leaves if not f"{leaf['path']}/".startswith(dropped)]
+    check_same_arrays(checkpoint, leaves, target)
+    # Orbax takes an empty container for a leaf where the checkpoint has a dict; None matches anything.
+    has_sync = bool(jax.tree.leaves(target.sync))
+    state = _read_state(checkpoint, target if has_sync else target.replace(sync=None), partial=bool(dropped))
+    state = state if has_sync else state.replace(sync=target.sync)
+    expected = {leaf["path"]: leaf["checksum"] for leaf in leaves}
     found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
-    for leaf, checksum in zip(manifest.leaves, found, strict=True):
-        if leaf["checksum"] != checksum:
+    for (name, _), checksum in zip(named_leaves(state), found, strict=True):
+        if expected[name] != checksum:
             raise DamageFound(
-                f"{leaf['path']} restored from {checkpoint} is not what was saved "
-                f"(checksum {checksum}, expected {leaf['checksum']})."
+                f"{name} restored from {checkpoint} is not what was saved "
+                f"(checksum {checksum}, expected {expected[name]})."
             )
     return state
 

@@ -130,17 +130,24 @@ def abstract_in(tree: PyTree, layout: PyTree, topology: Topology) -> PyTree:
 
 
 def abstract_true(tree: PyTree, layout: PyTree, topology: Topology) -> PyTree:
-    """Returns true shapes, dtypes and shardings of a tree, without the values per device: the form of a checkpoint."""
+    """Returns true shapes, dtypes and shardings of a tree: the form of a checkpoint.
+
+    Args:
+        tree: Arrays or shapes; of a leaf per device, the value of one device. It keeps its device axis.
+        layout: Layout of each leaf.
+        topology: Devices.
+    """
 
     def abstract(leaf, layout: LeafLayout) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_true_sharding(layout, topology))
+        shape = (topology.num_devices, *leaf.shape) if layout == PER_DEVICE else leaf.shape
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=_true_sharding(layout, topology))
 
     return jax.tree.map(abstract, tree, layout)
 
 
 def _true_sharding(layout: LeafLayout, topology: Topology) -> NamedSharding:
     if layout.kind == "per_device":
-        raise ValueError("a value per device has no true shape; the strategy converts it first")
+        return topology.per_device
     spec = PartitionSpec(*[None] * layout.axis, AXIS) if layout.kind == "sharded" else PartitionSpec()
     return NamedSharding(topology.mesh, spec)
 

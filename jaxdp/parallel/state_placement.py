@@ -96,9 +96,18 @@ class StatePlacement:
         )
 
     def from_portable(self, saved: TrainState) -> TrainState:
-        """Returns the state on these devices of its form on disk."""
-        if is_replicated(self.layout):
+        """Returns the state on these devices of its form on disk.
+
+        Args:
+            saved: Form on disk; parts of `sync` that the checkpoint does not have are missing, and are initialised.
+        """
+        complete = jax.tree.structure(saved) == jax.tree.structure(self.portable)
+        if complete and is_replicated(self.layout):
             return saved
-        return self._settled(
-            placed_by(lambda saved: self._strategy.from_portable(saved, self.layout), self.abstract), saved
-        )
+
+        def stored(saved: TrainState) -> TrainState:
+            if not complete:
+                saved = saved.replace(sync=self._strategy.initial_sync(saved, self.layout) | dict(saved.sync))
+            return self._strategy.from_portable(saved, self.layout)
+
+        return self._settled(placed_by(stored, self.abstract), saved)

@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdp.checkpoint.manifest import committed_steps, read_item
+from jaxdp.checkpoint.manifest import committed_steps, read_item, require_manifest
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
 from jaxdp.checkpoint.run_files import describe_run_files
 from jaxdp.checkpoint.saving import CheckpointWriter
+from jaxdp.checkpoint.sync_parts import sync_parts
 from jaxdp.config import from_json
 from jaxdp.data.prefetch import Prefetch
 from jaxdp.data.vocabularies import vocabulary_files
@@ -81,6 +82,7 @@ def _restore_or_initialise(
     if state is not None:
         state = setup.placement.from_portable(state)
         step = int(state.step)
+        _print_sync_change(setup, checkpoints / str(step))
         rollbacks.load_state(read_item(checkpoints / str(step), "data"), step)
         print_status(f"resuming from checkpoint {step} of {setup.total_steps} steps")
         _print_schedule_change(setup, checkpoints / str(step), step)
@@ -101,6 +103,15 @@ def _print_schedule_change(setup: TrainingSetup, checkpoint: Path, step: int) ->
     changed = schedule_change(
         step, optimizer_config(saved.optim, total_steps), optimizer_config(setup.config.optim, setup.total_steps)
     )
+    if changed:
+        print_status(changed)
+
+
+def _print_sync_change(setup: TrainingSetup, checkpoint: Path) -> None:
+    """Prints what the strategy could not restore of its own state, if the checkpoint is of another one or of other devices."""
+    parts = sync_parts(require_manifest(checkpoint).leaves, setup.placement.portable)
+    saved = from_json(read_item(checkpoint, "config"))
+    changed = parts.describe(saved.parallel.sync, setup.config.parallel.sync)
     if changed:
         print_status(changed)
 

@@ -11,7 +11,7 @@ import optax
 
 from jaxdp.optim import UpdateConfig, Updated
 from jaxdp.parallel.devices import Topology
-from jaxdp.parallel.layout import abstract_true, from_true, replicated_layout, to_true
+from jaxdp.parallel.layout import PER_DEVICE, REPLICATED, abstract_true, from_true, replicated_layout, to_true
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
@@ -32,7 +32,13 @@ class SyncStrategy(abc.ABC):
     num_devices: int
 
     def init(self, params: PyTree) -> PyTree:
-        """Returns the strategy's own state at step 0, true shapes; of a leaf per device, the value of one device."""
+        """Returns the strategy's own state at step 0, in true shapes; of a leaf per device, the value of one device.
+
+        Returns:
+            A dict of named parts; () if it has none. A run that resumes restores a part where its names and shapes
+            are those of the checkpoint, and otherwise takes it from `initial_sync`. The names of parts are words for
+            the user.
+        """
         return ()
 
     def layout(self, shapes: TrainState) -> TrainState:
@@ -81,7 +87,10 @@ class SyncStrategy(abc.ABC):
         return layout.params if layout.ema is None else layout.ema
 
     def portable_shapes(self, shapes: TrainState, layout: TrainState, topology: Topology) -> TrainState:
-        """Returns shapes and shardings of the form on disk, which depends neither on the strategy nor on the device count."""
+        """Returns shapes and shardings of the form on disk, which depends neither on the strategy nor on the device count.
+
+        A leaf per device keeps its device axis, so only as many devices restore it: for leaves of `sync` alone.
+        """
         return abstract_true(shapes, layout, topology)
 
     def to_portable(self, state: TrainState, layout: TrainState) -> TrainState:
@@ -90,7 +99,18 @@ class SyncStrategy(abc.ABC):
 
     def from_portable(self, saved: TrainState, layout: TrainState) -> TrainState:
         """Converts the form on disk to a state on these devices; can be traced by JAX."""
-        return from_true(saved, layout, self.num_devices)
+        kept = jax.tree.map(lambda of_leaf: REPLICATED if of_leaf == PER_DEVICE else of_leaf, layout.sync)
+        return from_true(saved, layout.replace(sync=kept), self.num_devices)
+
+    def initial_sync(self, saved: TrainState, layout: TrainState) -> PyTree:
+        """Returns `sync` in its form on disk for a state that was saved without it; can be traced by JAX.
+
+        Args:
+            saved: Form on disk of the state; its `sync` is not read.
+            layout: Layout of every leaf of the state.
+        """
+        kept = jax.tree.map(lambda of_leaf: of_leaf if of_leaf == PER_DEVICE else REPLICATED, layout.sync)
+        return from_true(self.init(saved.params), kept, self.num_devices)
 
 
 def advance(
