@@ -31,13 +31,13 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.tasks import register_task as register_task
     from jaxdp.trainer import Hook as Hook
     from jaxdp.trainer import Request as Request
-    from jaxdp.training.train import run as train
+    from jaxdp.training.train import train as train
 
 __version__ = "0.1.0"
 
 _EXPORTS = {
     "load_config": ("jaxdp.config", "load_config"),
-    "train": ("jaxdp.training.train", "run"),
+    "train": ("jaxdp.training.train", "train"),
     "load": ("jaxdp.inference.loaded_model", "load"),
     "LoadedModel": ("jaxdp.inference.loaded_model", "LoadedModel"),
     "evaluate": ("jaxdp.inference.evaluate", "evaluate_checkpoint"),

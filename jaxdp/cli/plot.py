@@ -10,7 +10,7 @@ from typing import Any
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
-from jaxdp.metrics import LOSS, MetricSpec, undeclared_metric
+from jaxdp.metrics import LOSS, TRAINING_METRICS, MetricSpec, undeclared_metric
 from jaxdp.paths import local_path
 from jaxdp.report.terminal import print_status
 from jaxdp.workdir import WorkDir
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.html:
         from jaxdp.report.html import write_report
 
-        shared.show(write_report(directories, pictures, out.with_suffix(".html")))
+        shared.show(write_report(directories, pictures, out.with_suffix(".html"), functools.partial(_unit, runs[0])))
     return 0
 
 
@@ -60,6 +60,12 @@ def _metric(run: WorkDir, name: Any) -> MetricSpec:
     except UserError:  # a plot of metrics.jsonl needs no checkpoints
         metric = undeclared_metric(name)
     return LOSS if name == LOSS.full_name and not metric.unit else metric
+
+
+def _unit(run: WorkDir, name: str) -> str:
+    """Returns the unit of a metric, or an empty string: that of the training metrics, or as checkpoints record it."""
+    declared = {spec.full_name: spec.unit for spec in TRAINING_METRICS}
+    return declared[name] if name in declared else _metric(run, name).unit
 
 
 def _plot_evaluation(run: WorkDir) -> Path | None:

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.hooks.preemption import exit_code
     from jaxdp.parallel.processes import Processes
     from jaxdp.training.run_context import Profile
-    from jaxdp.training.train import run as train
+    from jaxdp.training.train import train
 
     try:
         result = train(

@@ -51,7 +51,8 @@ class TaskData:
         packings: Values of `data.packing` that the task can read, its default first.
         special_tokens: Names of special tokens that its tokenizer must have.
         prompt_end: Text after a prompt, before its continuation.
-        generates_targets: Whether the model generates targets that are scored.
+        generated_field: Array of an example that the model generates, with `data.target_tokenizer` as its tokenizer; empty
+            if none.
         label_kind: Kind of the labels; None for tasks without labels.
         label_separator: Separator of several labels of one record.
         bind: Function from vocabularies, as far as they are known, to the task with them.
@@ -64,7 +65,7 @@ class TaskData:
     packings: tuple[str, ...]
     special_tokens: tuple[str, ...]
     prompt_end: str
-    generates_targets: bool
+    generated_field: str
     label_kind: Kind | None
     label_separator: str
     bind: Callable[[Vocabularies], BoundTask]
@@ -73,6 +74,11 @@ class TaskData:
     def text_fields(self) -> tuple[str, ...]:
         """Fields that the tokenizers read."""
         return tuple(field for field in self.fields if field != "label")
+
+    @property
+    def generates_targets(self) -> bool:
+        """True if the model generates targets that are scored."""
+        return bool(self.generated_field)
 
     @property
     def has_labels(self) -> bool:

@@ -198,7 +198,12 @@ def prepare_source(
         task = spec.task.bind(Vocabularies(labels=vocabularies.labels))
         changes = Cleaner(spec.data.cleaning, source.spec.columns).changes()
         work = Work(changes, source.columns, task.prepare, vocabularies.both_tokenizers)
-        terminators = {name: vocabularies.tokenizer_of(name).eos_id for name in spec.task.eos_fields}
+        terminators = {
+            name: (
+                vocabularies.output_tokenizer if name == spec.task.generated_field else vocabularies.input_tokenizer
+            ).eos_id
+            for name in spec.task.eos_fields
+        }
         with progress(f"tokenizing {source.label}", source.scan.num_characters) as advance:
             for split in splits:
                 (directory / split).mkdir()

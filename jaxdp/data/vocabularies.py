@@ -48,10 +48,6 @@ class Vocabularies:
         """Tokenizer argument of `Task.prepare`: one, or a pair if the target has its own."""
         return (self.input_tokenizer, self.target_tokenizer) if self.target_tokenizer else self.input_tokenizer
 
-    def tokenizer_of(self, array: str) -> Tokenizer:
-        """Returns the tokenizer of an array of an example; `target_tokens` has that of the target."""
-        return self.output_tokenizer if array.startswith("target") else self.input_tokenizer
-
 
 NONE = Vocabularies()
 """Empty vocabularies, before data is read."""

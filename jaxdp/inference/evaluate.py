@@ -98,10 +98,9 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
         task = make_task(config, found.vocabularies)
         return Evaluator(config, task, restored.model, found, source, restored.topology, restored.abstract_params)
 
+    evaluator = restored.kept(("evaluator", split, repr(config), found.fingerprint), compiled)
     if config.data.source == "hf_stream":  # each call reads its rows again, and the fingerprint does not cover them
-        evaluator = compiled()
-    else:
-        evaluator = restored.kept(("evaluator", split, repr(config), found.fingerprint), compiled)
+        evaluator = evaluator.of(source)
     about = {"step": saved["step"], "split": split} | ({"data": described(other)} if other is not None else {})
     metrics = evaluator(restored.params)
     counts = {"eval/num_examples": evaluator.num_examples}

@@ -1,5 +1,6 @@
 """Evaluator: compiled evaluation of one split, inside a training run and of a checkpoint."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,6 +68,12 @@ class Evaluator:
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}
         self._absent_labels: list[str] = []  # those that were printed
+
+    def of(self, source: SequenceDataset) -> "Evaluator":
+        """Returns an evaluator of other rows with the compiled programs of this one."""
+        other = copy.copy(self)
+        other._source, other.reports, other._absent_labels = source, {}, []
+        return other
 
     @property
     def num_examples(self) -> int:

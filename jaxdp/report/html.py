@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; 
 DIGITS = 6  # significant digits of a number in a table
 
 
-def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Path) -> Path:
+def write_report(
+    directories: Sequence[Path], pictures: Sequence[Path], out: Path, unit_of: Callable[[str], str] = lambda name: ""
+) -> Path:
     """Writes the report.
 
     Args:
         directories: Work directories with a metrics.jsonl, one a table column.
         pictures: PNG files that are embedded in the page.
         out: File to write; its folder is created if missing.
+        unit_of: Function from the full name of a metric to its unit; empty: none.
 
     Returns:
         `out`.
@@ -47,9 +50,10 @@ def write_report(directories: Sequence[Path], pictures: Sequence[Path], out: Pat
     names = [directory.resolve().name for directory in directories]
     configs = [masked_values(_json_object(directory / "config.json")) for directory in directories]
     samples = [_json_object(directory / "evaluation.json").get("samples", ()) for directory in directories]
+    last = _last_values([read_metrics(directory / "metrics.jsonl") for directory in directories])
     parts = [
         f"<h1>{_text(', '.join(names))}</h1>",
-        _table(names, _last_values([read_metrics(directory / "metrics.jsonl") for directory in directories])),
+        _table(names, {f"{name} ({unit})" if (unit := unit_of(name)) else name: each for name, each in last.items()}),
         *(_picture(picture) for picture in pictures),
         *(_samples(name, texts) for name, texts in zip(names, samples, strict=True) if texts),
         "<h2>Configuration</h2>",

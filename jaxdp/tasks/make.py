@@ -60,7 +60,7 @@ def dataset_spec(config: RunConfig) -> DatasetSpec:
         packings=task.packings,
         special_tokens=task.special_tokens,
         prompt_end=task.prompt_end,
-        generates_targets=bool(task.generated_field),
+        generated_field=task.generated_field,
         label_kind=options.get("kind", "single_label") if task.uses_labels else None,
         label_separator=options.get("label_separator", ","),
         bind=functools.partial(make_task, config),

@@ -51,9 +51,9 @@ def model_line(config: TransformerConfig, num_parameters: int, preset: str | Non
 def batch_line(shape: BatchShape, length: int) -> str:
     """Describes the division of the global batch: devices x microbatches x sequences."""
     return (
-        f"{_counted(shape.global_batch_size, 'row')} = {_counted(shape.num_devices, 'device')} x "
+        f"{_counted(shape.global_batch_size, 'sequence')} = {_counted(shape.num_devices, 'device')} x "
         f"{_counted(shape.num_microbatches, 'microbatch', 'microbatches')} x "
-        f"{_counted(shape.microbatch_size, 'row')}; {shape.global_batch_size * length:,} tokens a step"
+        f"{_counted(shape.microbatch_size, 'sequence')}; {shape.global_batch_size * length:,} tokens a step"
     )
 
 

@@ -40,7 +40,7 @@ from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
 
 
-def run(
+def train(
     config: ConfigLike,
     workdir: str | os.PathLike[str],
     *,
@@ -120,7 +120,7 @@ def _with_records(config: RunConfig, data: Iterable[Mapping[str, Any]]) -> RunCo
 
 @dataclasses.dataclass(frozen=True)
 class OpenRun:
-    """Extensions of a run that the caller of `run` gives; see its arguments."""
+    """Extensions of a run that the caller of `train` gives; see its arguments."""
 
     hooks: Sequence[Hook | MakeHook]
     writers: Sequence[MetricsWriter | MakeWriter]
@@ -152,7 +152,7 @@ def as_parts(
 def _run(
     config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes, open_run: OpenRun
 ) -> Result:
-    """Runs `run`, except for a signal before there is anything to save."""
+    """Runs `train`, except for a signal before there is anything to save."""
     with contextlib.ExitStack() as stack:
         for writer in filter(is_writer, open_run.writers):
             stack.callback(writer.close)

@@ -4,10 +4,14 @@ import json
 import re
 
 import pytest
+from tiny_runs import compilation_cache, config_file, trained
 
 from jaxdp import defaults
+from jaxdp.cli.main import main
 from jaxdp.errors import UserError
 from jaxdp.report.html import write_report
+
+__all__ = ["compilation_cache", "config_file", "trained"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -40,6 +44,18 @@ def test_the_last_values_and_what_differs_from_the_defaults(tmp_path):
     )
     assert found["data.length"] == ["12,345"] and found["data.path"] == ["a &amp; b"]
     assert "data.shuffle" not in found and "<run>" not in page
+
+
+def test_metrics_have_the_units_of_their_declarations(tmp_path):
+    run = write_run(tmp_path / "run")
+    found = cells(write_report([run], [], tmp_path / "page.html", {"train/loss": "nats"}.get).read_text())
+    assert {"train/loss (nats)", "eval/bleu", "step"} <= found.keys()
+
+
+def test_plot_takes_units_from_the_table_of_training_metrics_and_from_checkpoints(trained):
+    assert main(["plot", str(trained), "--html"]) == 0
+    found = cells((trained / "plots" / "training.html").read_text())
+    assert {"train/loss (nats)", "eval/loss (nats)", "perf/tokens_per_sec (tokens/s)", "eval/accuracy"} <= found.keys()
 
 
 def test_runs_are_told_apart_by_what_differs_between_them(tmp_path):

@@ -150,7 +150,7 @@ def test_a_started_backend_serves_every_call(trained, config_file, tmp_path):
     overrides = ("global_batch_size=12", "total_steps=1", "eval.every_steps=0", "parallel.cpu_devices=None")
     config = jaxdp.load_config(config_file, [f"--config.{override}" for override in overrides])
     assert jaxdp.train(FrozenConfigDict(config), tmp_path / "run").step == 1
-    assert "12 rows = 6 devices x" in (tmp_path / "run" / "logs" / "process_0.log").read_text()
+    assert "12 sequences = 6 devices x" in (tmp_path / "run" / "logs" / "process_0.log").read_text()
 
 
 WRONG = {

@@ -53,8 +53,8 @@ def test_model(overrides, line):
 @pytest.mark.parametrize(
     ("shape", "line"),
     [
-        (BatchShape(480, 8, 12, 5), "480 rows = 8 devices x 5 microbatches x 12 rows; 491,520 tokens a step"),
-        (BatchShape(1, 1, 1, 1), "1 row = 1 device x 1 microbatch x 1 row; 1,024 tokens a step"),
+        (BatchShape(480, 8, 12, 5), "480 sequences = 8 devices x 5 microbatches x 12 sequences; 491,520 tokens a step"),
+        (BatchShape(1, 1, 1, 1), "1 sequence = 1 device x 1 microbatch x 1 sequence; 1,024 tokens a step"),
     ],
 )
 def test_batch(shape, line):

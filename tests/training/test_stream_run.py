@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, load, metrics_lines, read_data, saved_arrays
 
+import jaxdp
 from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
+from jaxdp.inference import evaluator
+from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.tasks.make import dataset_spec, make_task
-from jaxdp.training.train import run
+from jaxdp.training.train import train as run
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,24 @@ def test_a_buffer_is_said_to_be_inexact_once(config_file, folder, capsys):
     data = read_data(stream(config_file, folder, "data.shuffle_buffer=5"))
     assert capsys.readouterr().err.count("resume inexact") == 1
     assert "inexactly" in data.summary[0]
+
+
+def test_a_second_evaluation_reads_its_rows_again_and_compiles_nothing(config_file, folder, tmp_path, monkeypatch):
+    run(stream(config_file, folder), tmp_path)
+    compiled = []
+    monkeypatch.setattr(
+        evaluator,
+        "compile_spmd",
+        lambda *args, **options: compiled.append(compile_spmd(*args, **options)) or compiled[-1],
+    )
+    model = jaxdp.load(tmp_path)
+    first = model.evaluate()
+    assert len(compiled) == 1
+    assert model.evaluate() == first and len(compiled) == 1
+    held_out = folder / "validation-0.jsonl"
+    before = held_out.read_text()
+    held_out.write_text("\n".join(json.dumps({"text": f"other {n} " * 9}) for n in range(12)) + "\n")
+    try:
+        assert model.evaluate()["eval/loss"] != first["eval/loss"] and len(compiled) == 1
+    finally:
+        held_out.write_text(before)

@@ -70,7 +70,7 @@ def test_a_report_comes_first_and_nothing_on_stdout(config_file, tmp_path, capsy
     ]
     assert lines[0].startswith("devices   8 x cpu (1 process), jax ")
     assert lines[2] == "model     nano: 7,488 parameters; 1 layer, 2 heads, 16 wide, context 16, float32"
-    assert lines[3] == "batch     16 rows = 8 devices x 2 microbatches x 1 row; 256 tokens a step"
+    assert lines[3] == "batch     16 sequences = 8 devices x 2 microbatches x 1 sequence; 256 tokens a step"
     assert "FLOP a step; compiled in " in lines[5] and " a device of " in lines[6]
     assert lines[7].startswith("step 1/6  loss ")
     assert lines[-1] == f"finished 6 steps; everything is in {tmp_path}"
