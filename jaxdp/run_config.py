@@ -47,6 +47,7 @@ _RANGES = {
     "optim.max_skipped_in_a_row": _AT_LEAST_ONE,
     "optim.max_rollbacks": _NOT_NEGATIVE,
     "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
+    "parallel.delay_steps": _AT_LEAST_ONE,
     "parallel.bucket_mb": ("above 0", lambda value: value > 0),
     "parallel.check_every_steps": _OFF_OR_MORE,
     "parallel.watchdog_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
@@ -178,12 +179,18 @@ class ParallelConfig:
 
     cpu_devices: int | None
     sync: str
+    delay_steps: int | None
     wire_dtype: str
     bucket_mb: float | None
     check_every_steps: int
     watchdog_secs: float | None
     init_timeout_secs: float
     deterministic: bool
+
+    @property
+    def delay(self) -> int:
+        """Number of steps between the one that reads a batch and the one that applies its gradient."""
+        return (self.delay_steps or 1) if self.sync == "delayed" else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,18 @@ import optax
 from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_spec, host_control_word
 from jaxdp.parallel.devices import Topology, divide_batch
+from jaxdp.parallel.layout import device_axes
 from jaxdp.parallel.placement import (
     abstract_batch,
-    abstract_replicated,
     place_batch,
     place_per_device,
 )
 from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.parallel.state_placement import StatePlacement
 from jaxdp.parallel.strategies.pmean import Pmean
-from jaxdp.state import initial_state
 from jaxdp.step import make_train_step
 from jaxdp.tasks import CausalLM, TaskInputs
+from jaxdp.training.update import make_initial_state
 
 VOCAB_SIZE, EMBED_DIM, LENGTH, ROWS = 11, 5, 6, 32
 
@@ -104,21 +105,23 @@ class TinyStep:
         update = update or plain_update()
         params = params or bigram_params()
 
-        def initialise(params):
-            return initial_state(params, update.optimizer, with_ema=update.ema_decay > 0)
-
-        self.fresh_state = lambda: jax.jit(initialise, out_shardings=self.topology.replicated)(params)
+        strategy = strategy or Pmean(num_devices)
+        placement = StatePlacement(
+            strategy, self.topology, jax.eval_shape(lambda: params), make_initial_state(update, strategy)
+        )
+        self.placement, self.fresh_state = placement, lambda: placement.around(params)
         rows = shape.device_batch_size
         row_spec = {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}
         for name in extra_spec or ():
             row_spec[name] = jax.ShapeDtypeStruct((rows,), jnp.float32)
         self.program = compile_spmd(
-            make_train_step(loss, update, strategy or Pmean(num_devices), shape, seed),
+            make_train_step(loss, update, strategy, shape, seed),
             self.topology,
-            abstract_replicated(jax.eval_shape(initialise, params), self.topology),
+            placement.abstract,
             abstract_batch(TASK.batch_spec(rows) | row_spec, self.topology),
             abstract_batch(control_word_spec(), self.topology),
             donated=(0,),
+            out_axes=(device_axes(placement.abstract), None),
         )
 
     def __call__(self, state, batch, request=0, batch_hash=0):

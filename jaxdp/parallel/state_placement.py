@@ -57,7 +57,7 @@ class StatePlacement:
         self.abstract_eval_params = abstract_in(params, self.eval_layout, topology)
         # Initial parameters are sharded wherever they can be: those of a sharded state must not be whole on one device.
         replicated = replicated_layout(params)
-        is_sharded = not is_replicated(self.layout)
+        is_sharded = any(leaf.kind == "sharded" for leaf in jax.tree.leaves(self.layout))
         self.params = abstract_true(
             params, params_layout(params, topology.num_devices) if is_sharded else replicated, topology
         )

@@ -4,9 +4,14 @@ from jaxdp.checkpoint.retention import Retention
 from jaxdp.run_config import RunConfig
 
 
-def farthest_rollback(max_skipped_in_a_row: int) -> int:
-    """Returns the largest distance, in steps, from the last bad update back to the checkpoint of a rollback."""
-    return 2 * max_skipped_in_a_row
+def farthest_rollback(max_skipped_in_a_row: int, delay: int = 0) -> int:
+    """Returns the largest distance, in steps, from the last bad update back to the checkpoint of a rollback.
+
+    Args:
+        max_skipped_in_a_row: Number of bad updates.
+        delay: Number of steps between reading a batch and its update.
+    """
+    return 2 * max_skipped_in_a_row + delay
 
 
 def retention_of(config: RunConfig, higher_is_better: bool) -> Retention:
@@ -21,6 +26,6 @@ def retention_of(config: RunConfig, higher_is_better: bool) -> Retention:
         config.checkpoint.keep_best,
         config.checkpoint.keep_every_steps,
         config.eval.metric,
-        keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row),
+        keep_back_steps=farthest_rollback(config.optim.max_skipped_in_a_row, config.parallel.delay),
         higher_is_better=higher_is_better,
     )

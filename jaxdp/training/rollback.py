@@ -71,7 +71,7 @@ class Rollbacks:
         loader = self._setup.loader
         if self._count >= self._optim.max_rollbacks or not isinstance(loader, IndexedLoader):
             raise self._gave_up(diverged, params)
-        batches = spoiled_batches(diverged)
+        batches = spoiled_batches(diverged, self._setup.config.parallel.delay)
         slots = loader.slots(batches)
         loader.exclude(slots)
         self._count += 1
@@ -98,13 +98,14 @@ class Rollbacks:
                 f"{self._good_checkpoints()} Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
                 "or a lower optim.clip_norm, or prepare the data (data.source=hf)."
             )
+        first_step = diverged.first_step - self._setup.config.parallel.delay  # the step that read the batch
         try:
-            found = str(diagnose(self._setup, params, diverged.first_step - 1))
+            found = str(diagnose(self._setup, params, first_step - 1))
         except jax.errors.JaxRuntimeError as error:  # it may need more memory than the step
             found = f"it could not be computed again to find out more ({' '.join(str(error).split())[:200]})"
         return TrainingDiverged(
             f"training diverged: {self._described(diverged)}, and the {self._optim.max_rollbacks} rollbacks of "
-            f"optim.max_rollbacks are used up. The batch of step {diverged.first_step}: {found}. "
+            f"optim.max_rollbacks are used up. The batch of step {first_step}: {found}. "
             f"{self._good_checkpoints()} Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
             "a longer optim.warmup_steps or a lower optim.clip_norm."
         )
@@ -117,7 +118,12 @@ class Rollbacks:
         return f"The checkpoints in {self._checkpoints} are good ({', '.join(map(str, steps))})."
 
 
-def spoiled_batches(diverged: Diverged) -> range:
-    """Returns the numbers of the batches to exclude: those skipped, and as many before."""
-    first = diverged.first_step - 1  # update n reads batch n - 1
+def spoiled_batches(diverged: Diverged, delay: int = 0) -> range:
+    """Returns the numbers of the batches to exclude: those skipped, and as many before.
+
+    Args:
+        diverged: The bad updates.
+        delay: Number of steps between reading a batch and its update.
+    """
+    first = diverged.first_step - 1 - delay  # update n reads batch n - 1 and applies that of `delay` steps before
     return range(max(first - diverged.num_steps, 0), first + diverged.num_steps)

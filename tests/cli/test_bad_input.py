@@ -69,6 +69,18 @@ TABLE = {
     "skipped": (["--config.optim.max_skipped_in_a_row=0"], ["optim.max_skipped_in_a_row=0 must be 1 or more"]),
     "sync": (["--config.parallel.sync=zero"], ["parallel.sync='zero' is unknown", "pmean"]),
     "wire": (["--config.parallel.wire_dtype=int4"], ["parallel.wire_dtype='int4' is unknown", "float32 or bfloat16"]),
+    "delay without delayed": (
+        ["--config.parallel.delay_steps=2"],
+        ["parallel.delay_steps=2 has no effect with parallel.sync=pmean", "leave it unset, or set parallel.sync=delayed"],
+    ),
+    "no delay": (["--config.parallel.sync=delayed", "--config.parallel.delay_steps=0"], ["parallel.delay_steps=0 must be 1 or more"]),
+    "bfloat16 in shards": (
+        ["--config.parallel.sync=zero1", "--config.parallel.wire_dtype=bfloat16"],
+        ["parallel.wire_dtype=bfloat16 is not available with parallel.sync=zero1", "set parallel.wire_dtype=float32, or parallel.sync=pmean"],
+    ),
+    "buckets of shards": (
+        ["--config.parallel.sync=zero3", "--config.parallel.bucket_mb=1.0"], ["parallel.bucket_mb=1.0 has no effect with parallel.sync=zero3"],
+    ),
     "metric": (["--config.eval.metric=eval/los"], ["eval.metric='eval/los' is not a metric of task=causal_lm", "eval/loss, "]),
     "batch of none": (["--config.global_batch_size=0"], ["global_batch_size=0 must be 1 or more"]),
     "no epochs": (["--config.total_epochs=0"], ["total_epochs=0.0 must be above 0"]),

@@ -221,6 +221,34 @@ def test_what_is_left_out(first_step, num_steps, batches):
     assert spoiled.start >= first_step + num_steps - 1 - farthest_rollback(num_steps)
 
 
+@pytest.mark.parametrize(
+    ("first_step", "delay", "batches"), [(8, 1, [4, 5, 6, 7]), (8, 3, [2, 3, 4, 5]), (4, 3, [0, 1])]
+)
+def test_what_is_left_out_if_gradients_are_applied_late(first_step, delay, batches):
+    spoiled = spoiled_batches(Diverged(first_step, 2, False), delay)
+    assert list(spoiled) == batches
+    assert spoiled.start >= first_step + 1 - farthest_rollback(2, delay)
+
+
+def test_a_run_with_late_gradients_leaves_out_the_same(config_file, tmp_path, monkeypatch, capsys):
+    initialise, delayed = TrainingSetup.__init__, ["--config.parallel.sync=delayed", "--config.parallel.delay_steps=2"]
+
+    def excluding(setup, *given):
+        initialise(setup, *given)
+        setup.loader.exclude(LEFT_OUT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSetup, "__init__", excluding)
+        assert train(config_file, tmp_path / "without", *OPTIONS, *delayed) == 0
+    poison(monkeypatch.setattr, 5, 6)
+    few = ["--config.checkpoint.every_steps=1", "--config.checkpoint.keep_latest=1", "--config.checkpoint.keep_best=0"]
+    assert train(config_file, tmp_path / "with", *OPTIONS, *few, *delayed) == 0
+    err = capsys.readouterr().err
+    assert "the updates of steps 8 to 9" in err and "excluding batches 3 to 6" in err
+    assert "resuming from checkpoint" in err and "starting again" not in err
+    assert_like(tmp_path / "with", tmp_path / "without")
+
+
 def test_retention_keeps_what_it_may_have_to_go_back_to(config_file, without, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     options = [

@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
-import optax
 
-from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
+from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import AXIS
+from jaxdp.parallel.strategies.averages import apply_averages
 from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
@@ -32,15 +32,11 @@ class Pmean(SyncStrategy):
         loss_sum, weight, tokens = jax.lax.pmean(totals, AXIS)
         metrics = {"loss": loss_sum / weight, "tokens": tokens * self.num_devices}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
-        metrics["grad_norm"] = optax.tree.norm(buffers) / weight
-        good = is_good(update, state.opt_state, state.skipped_in_a_row, metrics["loss"], metrics["grad_norm"])
-        # A single factor divides the gradient sums by the weight and clips the mean.
-        factor = clip_factor(metrics["grad_norm"], update.clip_norm) / weight
+        updated, good, metrics["grad_norm"] = apply_averages(
+            state, update, buffers, weight, metrics["loss"], self.unpack
+        )
+        return advance(state, updated, good, metrics)
 
-        def apply(old: Updated) -> Updated:
-            sums = self.buckets.unpack(buffers, old.params, self.num_devices)
-            means = jax.tree.map(lambda leaf: leaf * factor, sums)
-            return apply_update(update, old, means, metrics["loss"])
-
-        old = Updated(state.params, state.opt_state, state.ema)
-        return advance(state, unless_skipped(update.skip_by, good, apply, old), good, metrics)
+    def unpack(self, buffers: list[jax.Array], like: PyTree) -> PyTree:
+        """Returns averages as a tree of the structure of `like`."""
+        return self.buckets.unpack(buffers, like, self.num_devices)

@@ -5,19 +5,29 @@ from collections.abc import Callable
 from jaxdp.errors import UserError
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.strategies.delayed import Delayed
 from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.parallel.strategies.strategy import SyncStrategy
 from jaxdp.parallel.strategies.zero import Zero
 from jaxdp.run_config import ParallelConfig
 from jaxdp.typing import PyTree
 
+OPTIONS = {"delay_steps": ("delayed",), "bucket_mb": ("pmean", "delayed")}
+"""Optional key of `parallel` -> strategies that read it."""
+
+WIRE_DTYPES = {"float32": ("pmean", "zero1", "zero3", "delayed"), "bfloat16": ("pmean", "delayed")}
+"""Value of `parallel.wire_dtype` -> strategies that can send gradients in it."""
+
 
 def _pmean(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Pmean:
+    return Pmean(topology.num_devices, _buckets(parallel, topology))
+
+
+def _buckets(parallel: ParallelConfig, topology: Topology) -> GradientSync:
     bucket_mb = parallel.bucket_mb
     if bucket_mb is None and topology.platform != "cpu":
         bucket_mb = 32.0
-    buckets = GradientSync(parallel.wire_dtype, None if bucket_mb is None else int(bucket_mb * 2**20))
-    return Pmean(topology.num_devices, buckets)
+    return GradientSync(parallel.wire_dtype, None if bucket_mb is None else int(bucket_mb * 2**20))
 
 
 def _zero1(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Zero:
@@ -28,10 +38,15 @@ def _zero3(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Zero
     return Zero(topology.num_devices, shapes, shard_params=True)
 
 
+def _delayed(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Delayed:
+    return Delayed(topology.num_devices, _buckets(parallel, topology), num_steps=parallel.delay)
+
+
 STRATEGIES: dict[str, Callable[[ParallelConfig, Topology, PyTree], SyncStrategy]] = {
     "pmean": _pmean,
     "zero1": _zero1,
     "zero3": _zero3,
+    "delayed": _delayed,
 }
 """Strategies by name: (configuration, devices, true shapes of the parameters) -> strategy. A new one is a file and a line here."""
 
@@ -49,4 +64,24 @@ def make_strategy(parallel: ParallelConfig, topology: Topology, shapes: PyTree) 
     """
     if parallel.sync not in STRATEGIES:
         raise UserError(f"parallel.sync={parallel.sync!r} is unknown; choose {' or '.join(STRATEGIES)}.")
+    for key, strategies in OPTIONS.items():
+        value = getattr(parallel, key)
+        if value is not None and parallel.sync not in strategies:
+            raise UserError(
+                f"parallel.{key}={value} has no effect with parallel.sync={parallel.sync}; leave it unset, or set "
+                f"parallel.sync={' or '.join(strategies)}."
+            )
+    _check_wire_dtype(parallel)
     return STRATEGIES[parallel.sync](parallel, topology, shapes)
+
+
+def _check_wire_dtype(parallel: ParallelConfig) -> None:
+    dtype, sync = parallel.wire_dtype, parallel.sync
+    if dtype not in WIRE_DTYPES:
+        raise UserError(f"parallel.wire_dtype={dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}.")
+    if sync not in WIRE_DTYPES[dtype]:
+        able = [name for name, strategies in WIRE_DTYPES.items() if sync in strategies]
+        raise UserError(
+            f"parallel.wire_dtype={dtype} is not available with parallel.sync={sync}; set parallel.wire_dtype="
+            f"{' or '.join(able)}, or parallel.sync={' or '.join(WIRE_DTYPES[dtype])}."
+        )
