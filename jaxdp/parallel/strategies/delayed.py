@@ -93,6 +93,6 @@ class Delayed(Pmean):
             "learning_rate": jnp.where(is_ready, rate, 0.0),
             "grad_norm": grad_norm,
         }
-        queued = jax.tree.map(lambda leaf, sums: leaf.at[entry].set(sums), queued, (gradients, totals))
-        sync = GradientQueue(*queued, jnp.minimum(queue.num_queued + 1, self.num_steps))
-        return advance(state, updated, good | ~is_ready, metrics, sync={QUEUE: sync})
+        new_sums, new_totals = jax.tree.map(lambda leaf, sums: leaf.at[entry].set(sums), queued, (gradients, totals))
+        new_queue = GradientQueue(new_sums, new_totals, jnp.minimum(queue.num_queued + 1, self.num_steps))
+        return advance(state, updated, good | ~is_ready, metrics, sync={QUEUE: new_queue})
