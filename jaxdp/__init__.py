@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.model import init_params as init_params
     from jaxdp.optim import register_optimizer as register_optimizer
     from jaxdp.optim import register_schedule as register_schedule
+    from jaxdp.parallel.strategies import SyncStrategy as SyncStrategy
+    from jaxdp.parallel.strategies import register_strategy as register_strategy
     from jaxdp.report.writer_registry import RunInfo as RunInfo
     from jaxdp.report.writer_registry import register_writer as register_writer
     from jaxdp.tasks import Task as Task
@@ -52,12 +54,14 @@ _EXPORTS = {
     "Task": ("jaxdp.tasks", "Task"),
     "Hook": ("jaxdp.trainer", "Hook"),
     "Request": ("jaxdp.trainer", "Request"),
+    "SyncStrategy": ("jaxdp.parallel.strategies", "SyncStrategy"),
     "RunInfo": ("jaxdp.report.writer_registry", "RunInfo"),
     "SourceRecords": ("jaxdp.data.reading.record_source", "SourceRecords"),
     "register_task": ("jaxdp.tasks", "register_task"),
     "register_source": ("jaxdp.data.reading.sources", "register_source"),
     "register_optimizer": ("jaxdp.optim", "register_optimizer"),
     "register_schedule": ("jaxdp.optim", "register_schedule"),
+    "register_strategy": ("jaxdp.parallel.strategies", "register_strategy"),
     "register_writer": ("jaxdp.report.writer_registry", "register_writer"),
     "register_hook": ("jaxdp.hooks.registry", "register_hook"),
 }
@@ -71,6 +75,7 @@ __all__ = [
     "RunInfo",
     "Sampling",
     "SourceRecords",
+    "SyncStrategy",
     "Task",
     "Transformer",
     "TransformerConfig",
@@ -85,6 +90,7 @@ __all__ = [
     "register_optimizer",
     "register_schedule",
     "register_source",
+    "register_strategy",
     "register_task",
     "register_writer",
     "train",

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxdp.typing import PyTree
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Train state: arrays only. `parallel.layout` gives the layout of each leaf on the devices.
 
     Attributes:

@@ -30,6 +30,7 @@ from jaxdp.errors import UserError
 from jaxdp.hooks import registry
 from jaxdp.model.presets import PRESETS
 from jaxdp.optim import registry as optim_registry
+from jaxdp.parallel.strategies import STRATEGIES
 from jaxdp.report import writer_registry
 
 __all__ = ["compilation_cache", "config_file"]
@@ -316,7 +317,7 @@ def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """Imports an example of extending.md by the name of its file; what it registers is gone after the test."""
-    tables = (registry.HOOKS, writer_registry.WRITERS, optim_registry.DIRECTIONS, optim_registry.SCHEDULES)
+    tables = (registry.HOOKS, writer_registry.WRITERS, optim_registry.DIRECTIONS, optim_registry.SCHEDULES, STRATEGIES)
     before = [dict(table) for table in tables]
     text = (DOCS / "extending.md").read_text()
     monkeypatch.syspath_prepend(tmp_path)
@@ -352,6 +353,21 @@ def test_the_optimizer_and_the_schedule_of_extending_train(example, config_file,
     rates = [line["train/learning_rate"] for line in metrics_lines(tmp_path / "run", "train/learning_rate")]
     expected = [0.01 * (count + 1) / 3 if count < 2 else 0.01 * 0.5 ** (4 * count // 6) for count in range(6)]
     assert rates == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_strategy_of_extending_moves_parameters_by_the_vote_of_the_devices(example, config_file, tmp_path):
+    example("majority_vote")
+    given = ("parallel.sync=majority_vote", "optim.name=sgd", "optim.clip_norm=0", "optim.weight_decay=0")
+    given += ("optim.learning_rate=0.01", "optim.end_learning_rate=0.01", "optim.warmup_steps=0", "total_steps=1")
+    after = {}
+    for steps, sync in (("one", "majority_vote"), ("none", "pmean")):
+        rate = () if steps == "one" else ("--config.optim.learning_rate=0", "--config.optim.end_learning_rate=0")
+        keys = [f"--config.{key}" for key in given if not key.startswith("parallel.sync")]
+        assert train(config_file, tmp_path / steps, *keys, *rate, f"--config.parallel.sync={sync}") == 0
+        after[steps] = jaxdp.load_checkpoint(tmp_path / steps, weights="raw").params
+    moves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.tree.map(np.subtract, *after.values()))])
+    # Each parameter moves by the learning rate, or stays where the votes are equal.
+    assert set(np.round(moves, 6)) <= {-0.01, 0.0, 0.01} and np.count_nonzero(moves) > 0.5 * moves.size
 
 
 def test_the_writer_of_extending_receives_every_metric(example, config_file, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jaxdp.arguments import check_registration
 from jaxdp.errors import UserError
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import Topology
@@ -49,6 +50,24 @@ STRATEGIES: dict[str, Callable[[ParallelConfig, Topology, PyTree], SyncStrategy]
     "delayed": _delayed,
 }
 """Strategies by name: (configuration, devices, true shapes of the parameters) -> strategy. A new one is a file and a line here."""
+
+
+_BUILT_IN = frozenset(STRATEGIES)
+
+
+def register_strategy(name: str, make: Callable[[ParallelConfig, Topology, PyTree], SyncStrategy]) -> None:
+    """Makes `parallel.sync = name` use a synchronisation strategy; a later registration of the name replaces it.
+
+    Args:
+        name: Name of the strategy.
+        make: Function (configuration, devices, true shapes of the parameters) -> strategy.
+
+    Raises:
+        UserError: The name is not a string or that of a built-in strategy, or the function cannot be called.
+    """
+    what = "a function (parallel, topology, shapes) -> SyncStrategy"
+    check_registration("strategy", name, make, what, ["parallel", "topology", "shapes"], _BUILT_IN)
+    STRATEGIES[name] = make
 
 
 def make_strategy(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> SyncStrategy:
