@@ -361,7 +361,9 @@ def test_the_strategy_of_extending_moves_parameters_by_the_vote_of_the_devices(e
     given += ("optim.learning_rate=0.01", "optim.end_learning_rate=0.01", "optim.warmup_steps=0", "total_steps=1")
     after = {}
     for steps, sync in (("one", "majority_vote"), ("none", "pmean")):
-        rate = () if steps == "one" else ("--config.optim.learning_rate=0", "--config.optim.end_learning_rate=0")
+        rate = (
+            () if steps == "one" else ("--config.optim.learning_rate=1e-30", "--config.optim.end_learning_rate=1e-30")
+        )
         keys = [f"--config.{key}" for key in given if not key.startswith("parallel.sync")]
         assert train(config_file, tmp_path / steps, *keys, *rate, f"--config.parallel.sync={sync}") == 0
         after[steps] = jaxdp.load_checkpoint(tmp_path / steps, weights="raw").params

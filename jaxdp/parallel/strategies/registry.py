@@ -98,7 +98,7 @@ def _check_wire_dtype(parallel: ParallelConfig) -> None:
     dtype, sync = parallel.wire_dtype, parallel.sync
     if dtype not in WIRE_DTYPES:
         raise UserError(f"parallel.wire_dtype={dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}.")
-    if sync not in WIRE_DTYPES[dtype]:
+    if sync in _BUILT_IN and sync not in WIRE_DTYPES[dtype]:
         able = [name for name, strategies in WIRE_DTYPES.items() if sync in strategies]
         raise UserError(
             f"parallel.wire_dtype={dtype} is not available with parallel.sync={sync}; set parallel.wire_dtype="
