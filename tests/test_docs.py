@@ -369,7 +369,8 @@ def test_the_strategy_of_extending_moves_parameters_by_the_vote_of_the_devices(e
         after[steps] = jaxdp.load_checkpoint(tmp_path / steps, weights="raw").params
     moves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.tree.map(np.subtract, *after.values()))])
     # Each parameter moves by the learning rate, or stays where the votes are equal.
-    assert set(np.round(moves, 6)) <= {-0.01, 0.0, 0.01} and np.count_nonzero(moves) > 0.5 * moves.size
+    np.testing.assert_allclose(np.abs(moves[np.abs(moves) > 0.005]), 0.01, rtol=1e-4)
+    assert np.abs(moves[np.abs(moves) <= 0.005]).max() < 1e-6 and np.count_nonzero(moves > 0.005) > 0.1 * moves.size
 
 
 def test_the_writer_of_extending_receives_every_metric(example, config_file, tmp_path):
