@@ -24,11 +24,11 @@ from jaxdp.checkpoint.retention import choose_step
 from jaxdp.checkpoint.run_files import run_problems
 from jaxdp.config import read_run_config
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.json_files import parse_json
 from jaxdp.nested import flatten
 from jaxdp.paths import resolved_path
 from jaxdp.provenance import describe_entry, describe_starts, read_entries
 from jaxdp.redact import masked_values
+from jaxdp.safetensors_file import read_header
 from jaxdp.workdir import WorkDir
 
 Read = TypeVar("Read")
@@ -151,28 +151,11 @@ def _array(path: str, shape, dtype: str) -> dict[str, Any]:
     return {"path": path, "shape": list(shape), "dtype": dtype, "bytes": math.prod(shape) * item_bytes}
 
 
-_SAFETENSORS_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
-
-
 def _safetensors_arrays(path: Path) -> list[dict[str, Any]]:
-    """Reads the header of a safetensors file: 8 bytes little-endian length, then JSON."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = parse_json(file.read(length))
-            return [
-                _array(name, entry["shape"], _SAFETENSORS_DTYPES[entry["dtype"]])
-                for name, entry in sorted(header.items())
-                if name != "__metadata__"
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not a safetensors file: {error}.") from error
+    try:
+        return [_array(name, entry.shape, entry.dtype) for name, entry in sorted(read_header(path).items())]
+    except ValueError as error:
+        raise UserError(f"{path} is not a safetensors file: {error}.") from error
 
 
 def _orbax_arrays(item: Path) -> list[dict[str, Any]]:

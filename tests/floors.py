@@ -17,6 +17,7 @@ FLOORS = (
         "interrupts",
         "quoting",
         "json_files",
+        "safetensors_file",
         "atomic_files",
         "source_code",
         "arguments",

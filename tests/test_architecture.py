@@ -16,6 +16,7 @@ SAME_FLOOR = {
     ("metrics", "errors"),
     ("json_files", "errors"),
     ("paths", "errors"),
+    ("safetensors_file", "json_files"),
     ("checksum", "typing"),
     ("arguments", "errors"),
     ("run_config", "errors"),

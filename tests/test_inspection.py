@@ -264,7 +264,7 @@ def test_a_checkpoint_that_a_run_deletes_meanwhile_is_no_damage(workdir, monkeyp
         read(str(workdir), "6")
 
 
-@pytest.mark.parametrize("moment", ["find_damage", "_read_state"])
+@pytest.mark.parametrize("moment", ["find_damage", "_read"])
 def test_weights_that_a_run_deletes_meanwhile_are_no_damage(workdir, monkeypatch, capsys, moment):
     whole = getattr(restoring, moment)
 

@@ -146,6 +146,7 @@ def _saving(setup: TrainingSetup, state, num_saves: int) -> dict[str, Any]:
             Retention(),
             setup.placement.portable,
             async_save=True,
+            layout=setup.placement.portable_layout,
             to_portable=setup.placement.to_portable,
         )
         for step in range(num_saves):

@@ -6,24 +6,31 @@ SHA-256 of every file, the name, shape, dtype and on-device checksum of every
 array, the metrics of the step, and its own digest, which reveals damage to itself.
 """
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxdp.atomic_files import atomic_replacement, fsync_path
+from jaxdp.checkpoint.files import Unreadable, changed_files, file_sha256, read_file, reading
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.json_files import nullify_non_finite, open_regular, parse_json, read_regular, why_no_file
+from jaxdp.json_files import nullify_non_finite, parse_json
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
+"""Format 1 has neither `kind` nor `pieces`: a whole train state in one item."""
+
+STATE = "state"
+"""Kind of a checkpoint that a run resumes from."""
+
+PARAMS = "params"
+"""Kind of a checkpoint that holds parameters only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +48,9 @@ class Manifest:
             `tokenizer.json`; None: saved by a version of jaxdp that did not record them.
         metric_specs: Full name -> {"unit", "higher_is_better"} of evaluation metrics; None:
             saved by a version of jaxdp that did not record them.
+        kind: `STATE`, or `PARAMS` for a checkpoint of parameters only.
+        pieces: Path of a leaf -> {"axis", "ranges"} for each leaf that several processes saved: "ranges" has the
+            item -> [start, stop] along the axis. Leaves without an entry are whole in the item `state`.
     """
 
     step: int
@@ -50,6 +60,8 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     run_files: Mapping[str, Mapping[str, Any]] | None = None
     metric_specs: Mapping[str, Mapping[str, Any]] | None = None
+    kind: str = STATE
+    pieces: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -68,7 +80,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def manifest_digest(directory: Path) -> str | None:
     """Returns the SHA-256 of the manifest, damaged or not; None if it is missing."""
     try:
-        return _sha256(directory / MANIFEST)
+        return file_sha256(directory / MANIFEST)
     except FileNotFoundError:
         return None
     except Unreadable as failure:
@@ -85,7 +97,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     """Reads the manifest of a checkpoint; None if it is missing or damaged."""
     path = directory / MANIFEST
     try:
-        text = _read(path).decode()
+        text = read_file(path).decode()
         body = parse_json(text)
         del body["digest"]
         # Compared as text, since a changed digit may parse as the same number.
@@ -94,9 +106,10 @@ def read_manifest(directory: Path) -> Manifest | None:
         format_found = body.pop("format")
     except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
         return None
-    if format_found != FORMAT:
+    if format_found not in READABLE_FORMATS:
         raise UserError(
-            f"{path} has format {format_found}, this version of jaxdp reads {FORMAT}; use the version that wrote it."
+            f"{path} has format {format_found}, this version of jaxdp reads {FORMAT} and lower; use the version that "
+            "wrote it."
         )
     return _checked_manifest(body)
 
@@ -136,6 +149,8 @@ def _checked_manifest(body: Mapping[str, Any]) -> Manifest | None:
         and all(map(_is_leaf, known["leaves"]))
         and all(_are_files(known[name]) for name in ("files", "run_files") if name in known)
         and _are_metric_specs(known.get("metric_specs", {}))
+        and isinstance(known.get("kind", STATE), str)
+        and _are_pieces(known.get("pieces", {}))
     )
     return Manifest(**known) if is_valid else None
 
@@ -169,6 +184,18 @@ def _are_metric_specs(specs: Any) -> bool:
     )
 
 
+def _are_pieces(pieces: Any) -> bool:
+    return isinstance(pieces, dict) and all(
+        isinstance(leaf, dict)
+        and _is_count(leaf.get("axis"))
+        and isinstance(leaf.get("ranges"), dict)
+        and all(
+            isinstance(part, list) and len(part) == 2 and all(map(_is_count, part)) for part in leaf["ranges"].values()
+        )
+        for leaf in pieces.values()
+    )
+
+
 def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     """Reads a JSON item of a checkpoint: `data`, `config` or `provenance`.
 
@@ -182,7 +209,7 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     name = f"{item}/metadata"
     path = checkpoint / name
     try:
-        content = _read(path)
+        content = read_file(path)
     except (Unreadable, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         check_not_deleted(checkpoint)
         raise DamageFound(f"{path} is missing or not what was written.") from error
@@ -196,21 +223,6 @@ def read_item(checkpoint: Path, item: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DamageFound(f"{path} holds no JSON object.")
     return value
-
-
-def describe_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Returns size and SHA-256 of every file of a checkpoint, by relative path, after syncing all of them to disk."""
-    described = {}
-    for path in sorted(directory.rglob("*")):
-        fsync_path(path)
-        if path.is_file():
-            described[path.relative_to(directory).as_posix()] = describe_file(path)
-    return described
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Returns {"bytes", "sha256"} of a file, as in a manifest."""
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
@@ -229,42 +241,6 @@ def find_damage(directory: Path, *, read_contents: bool = True) -> list[str]:
     return changed_files(directory, manifest.files, read_contents=read_contents)
 
 
-def changed_files(directory: Path, files: Mapping[str, Mapping[str, Any]], *, read_contents: bool = True) -> list[str]:
-    """Compares files with their sizes and SHA-256; returns a sentence for each that is missing or changed.
-
-    Args:
-        directory: Directory of the files.
-        files: Relative path -> {"bytes", "sha256"}; a path that leads out of the directory is never opened.
-        read_contents: Whether contents are compared; otherwise only existence and sizes.
-    """
-    problems = []
-    for name, expected in files.items():
-        path = directory / name
-        if not _is_inside(name):
-            problems.append(f"the manifest of {directory} lists {name!r}, a file outside of it")
-            continue
-        try:
-            with _reading(path):
-                status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                problems.append(f"{path} {why_no_file(path)}, and was a file when it was written")
-            elif status.st_size != expected["bytes"]:
-                problems.append(f"{path} has {status.st_size} bytes, {expected['bytes']} were written")
-            elif read_contents and _sha256(path) != expected["sha256"]:
-                problems.append(f"{path} has another SHA-256 than when it was written")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            problems.append(f"{path} is missing")
-        except Unreadable as failure:
-            problems.append(str(failure))
-    return problems
-
-
-def _is_inside(name: str) -> bool:
-    """Returns True if a relative path stays in its directory."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
-
-
 def committed_steps(checkpoints: Path) -> list[int]:
     """Returns the steps of all checkpoints in `checkpoints/` that have a manifest, ascending."""
     steps = ((step_of(path.name), path) for path in list_directory(checkpoints))
@@ -281,7 +257,7 @@ def has_manifest(directory: Path) -> bool:
     if directory.is_symlink() and not directory.exists():  # a broken or circular link
         return False
     try:
-        with _reading(path):
+        with reading(path):
             return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -293,41 +269,3 @@ def _text(body: Mapping[str, Any]) -> str:
     """Returns the content of the file: the body and its digest."""
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "digest": digest}, indent=1, allow_nan=False)
-
-
-_DAMAGE = (errno.EIO, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG)
-"""Errors other than missing permission: a broken disk, or something other than a regular file in its place."""
-
-
-class Unreadable(Exception):
-    """Raised for a file that the disk cannot read, or that is not a regular file; it counts as damaged."""
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Separates disk errors from errors that are not damage, such as missing permission.
-
-    Raises:
-        Unreadable: The disk reports an error, or the path is not a regular file.
-        UserError: The file cannot be read for another reason, which must be fixed first.
-    """
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise
-    except OSError as error:
-        if error.errno in _DAMAGE:
-            raise Unreadable(f"{path} cannot be read ({error.strerror})") from error
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); fix that, then run the same command again."
-        ) from error
-
-
-def _read(path: Path) -> bytes:
-    with _reading(path):
-        return read_regular(path)
-
-
-def _sha256(path: Path) -> str:
-    with _reading(path), open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

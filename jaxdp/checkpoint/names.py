@@ -12,6 +12,9 @@ from jaxdp.errors import UserError
 SAVING_MARK = ".saving-"
 """Mark of a save in progress, before the token of the saving process; a rename to the step commits it."""
 
+SHARDS_MARK = ".shards"
+"""Mark of the directory next to a save in progress where each process writes its shards."""
+
 DELETING_MARK = ".deleting"
 """Mark of a checkpoint whose deletion is in progress."""
 
@@ -23,7 +26,7 @@ FOREIGN_MARK = ".foreign"
 
 _STEP = re.compile("0|[1-9][0-9]*")
 _LEFTOVER = re.compile(
-    rf"(?P<step>{_STEP.pattern})(\.saving-[0-9a-f]+)?(\.orbax-checkpoint-tmp.*|\.deleting(\.[0-9]+)?)?"
+    rf"(?P<step>{_STEP.pattern})(\.saving-[0-9a-f]+(\.shards)?)?(\.orbax-checkpoint-tmp.*|\.deleting(\.[0-9]+)?)?"
 )
 _DAMAGED = re.compile(rf"(?P<step>{_STEP.pattern})\.damaged(\.[0-9]+)?")
 

@@ -1,6 +1,7 @@
 """Restoring of train states: verified against the manifest, placed on any number of devices.
 
-Each process reads by itself. All processes agree on the checkpoint: one that any
+Each process reads by itself, a bounded group of leaves at a time, and of leaves that
+several processes saved only the pieces that its devices need. All processes agree on the checkpoint: one that any
 of them finds damaged is set aside for all.
 """
 
@@ -10,8 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from jaxdp.checkpoint.arrays import checksum_program, read_leaves
 from jaxdp.checkpoint.manifest import (
     Manifest,
     check_not_deleted,
@@ -21,25 +22,28 @@ from jaxdp.checkpoint.manifest import (
     read_manifest,
 )
 from jaxdp.checkpoint.names import DAMAGED_MARK, free_name
-from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.checkpoint.sync_parts import FIELD, sync_parts, without_parts
-from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.parallel.control_plane import ControlPlane
+from jaxdp.parallel.host_blocks import local_range, place_leaf, true_shapes
+from jaxdp.parallel.layout import REPLICATED, replicated_layout
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
 
 
-def restore(checkpoint: Path, abstract_state: TrainState, *, check_files: bool = True) -> TrainState:
+def restore(
+    checkpoint: Path, abstract_state: TrainState, layout: TrainState | None = None, *, check_files: bool = True
+) -> TrainState:
     """Restores a train state with the shardings of `abstract_state`, on any number of devices.
 
     Of the strategy's own state (`sync`), only the parts are restored that fit; see `sync_parts`.
 
     Args:
         checkpoint: Directory of the checkpoint.
-        abstract_state: Shapes, dtypes and shardings of the state.
+        abstract_state: Shapes, dtypes and shardings of the state, as the devices store it.
+        layout: Layout of its leaves; None: all have their true shapes.
         check_files: Whether the files are compared with the manifest; False after a check just before.
 
     Returns:
@@ -50,17 +54,15 @@ def restore(checkpoint: Path, abstract_state: TrainState, *, check_files: bool =
         UserError: The checkpoint has another model; the message shows both sides.
     """
     manifest = _whole_manifest(checkpoint, check_files=check_files)
-    parts = sync_parts(manifest.leaves, abstract_state)
-    target = without_parts(abstract_state, parts)
+    of_state: TrainState = replicated_layout(abstract_state) if layout is None else layout
+    parts = sync_parts(manifest.leaves, true_shapes(abstract_state, of_state))
+    target, of_target = without_parts(abstract_state, parts), without_parts(of_state, parts)
     dropped = tuple(f"{FIELD}{part}/" for part in parts.dropped)
     leaves = [leaf for leaf in manifest.leaves if not f"{leaf['path']}/".startswith(dropped)]
-    check_same_arrays(checkpoint, leaves, target)
-    # Orbax takes an empty container for a leaf where the checkpoint has a dict; None matches anything.
-    has_sync = bool(jax.tree.leaves(target.sync))
-    state = _read_state(checkpoint, target if has_sync else target.replace(sync=None), partial=bool(dropped))
-    state = state if has_sync else state.replace(sync=target.sync)
+    check_same_arrays(checkpoint, leaves, true_shapes(target, of_target))
+    state = _read(checkpoint, manifest, target, of_target)
     expected = {leaf["path"]: leaf["checksum"] for leaf in leaves}
-    found = np.asarray(jax.jit(leaf_checksums)(state)).tolist()
+    found = np.asarray(checksum_program(target, of_target)(state)).tolist()
     for (name, _), checksum in zip(named_leaves(state), found, strict=True):
         if expected[name] != checksum:
             raise DamageFound(
@@ -70,8 +72,14 @@ def restore(checkpoint: Path, abstract_state: TrainState, *, check_files: bool =
     return state
 
 
-def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
+def restore_part(checkpoint: Path, part: str, abstract: PyTree, layout: PyTree = None) -> PyTree:
     """Restores only `params` or `ema`, for evaluation, generation and initialisation.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        part: `params` or `ema`.
+        abstract: Shapes, dtypes and shardings; a leaf without a sharding is returned as a NumPy array.
+        layout: Layout of the leaves; None: all have their true shapes.
 
     Raises:
         DamageFound: Files differ from those that were saved.
@@ -80,9 +88,10 @@ def restore_part(checkpoint: Path, part: str, abstract: PyTree) -> PyTree:
     """
     manifest = _whole_manifest(checkpoint)
     leaves = [leaf for leaf in manifest.leaves if leaf["path"].startswith(f"{part}/")]
-    check_same_arrays(checkpoint, leaves, {part: abstract})
+    layout = jax.tree.map(lambda _: REPLICATED, abstract) if layout is None else layout
+    check_same_arrays(checkpoint, leaves, {part: true_shapes(abstract, layout)})
     try:
-        return _read_state(checkpoint, {part: abstract}, partial=True)[part]
+        return _read(checkpoint, manifest, {part: abstract}, {part: layout})[part]
     except (OSError, ValueError):
         check_not_deleted(checkpoint)
         raise
@@ -94,6 +103,7 @@ def restore_latest(
     log: Callable[[str], None],
     last_step: int | None = None,
     *,
+    layout: TrainState | None = None,
     control_plane: ControlPlane | None = None,
     check_place: CheckPlace = lambda: None,
 ) -> TrainState | None:
@@ -116,7 +126,7 @@ def restore_latest(
             break
         found_any = True
         directory = checkpoints / str(step)
-        state, problem = _restore_together(directory, abstract_state, control_plane)
+        state, problem = _restore_together(directory, abstract_state, layout, control_plane)
         if problem is None:
             return state
         aside = control_plane.broadcast(str(free_name(directory, DAMAGED_MARK)))
@@ -133,7 +143,7 @@ def restore_latest(
 
 
 def _restore_together(
-    directory: Path, abstract_state: TrainState, control_plane: ControlPlane
+    directory: Path, abstract_state: TrainState, layout: TrainState | None, control_plane: ControlPlane
 ) -> tuple[TrainState | None, str | None]:
     """Restores a state in all processes; returns it with the first problem that any process found."""
     _check_seen(directory, control_plane)
@@ -142,7 +152,7 @@ def _restore_together(
         return None, "; ".join(problems) + "."
     state, problem = None, None
     try:
-        state = restore(directory, abstract_state, check_files=False)
+        state = restore(directory, abstract_state, layout, check_files=False)
     except DamageFound as damage:
         problem = str(damage)
     return state, next(filter(None, control_plane.allgather(problem)), None)
@@ -204,22 +214,19 @@ def _whole_manifest(checkpoint: Path, *, check_files: bool = True) -> Manifest:
     return manifest
 
 
-def _read_state(checkpoint: Path, target: PyTree, *, partial: bool) -> PyTree:
-    """Reads the arrays into host memory once, then places those that have a sharding."""
-    reader = ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(multiprocessing_options=per_process()),
-        multiprocessing_options=per_process(),
+def _read(checkpoint: Path, manifest: Manifest, target: PyTree, layout: PyTree) -> PyTree:
+    """Reads the arrays of a tree and places those that have a sharding, each before the next group is read."""
+    leaves, structure = jax.tree.flatten(target)
+    specs = dict(
+        zip((name for name, _ in named_leaves(target)), zip(leaves, jax.tree.leaves(layout), strict=True), strict=True)
     )
-    on_host = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target)
-    with suppress_event_loop_errors():
-        arrays = reader.restore(
-            checkpoint.resolve() / "state",
-            args=ocp.args.PyTreeRestore(item=target, restore_args=on_host, partial_restore=partial),
-        )
-    return jax.tree.map(_placed, arrays, target)
-
-
-def _placed(array: np.ndarray, wanted: Any) -> Any:
-    if getattr(wanted, "sharding", None) is None:
-        return array
-    return jax.make_array_from_callback(wanted.shape, wanted.sharding, lambda index: array[index])
+    needed = {
+        name: None if getattr(leaf, "sharding", None) is None else local_range(leaf, of_leaf)
+        for name, (leaf, of_leaf) in specs.items()
+    }
+    restored = {}
+    for name, array, held in read_leaves(checkpoint, manifest, needed):
+        leaf, of_leaf = specs[name]
+        is_placed = getattr(leaf, "sharding", None) is not None
+        restored[name] = place_leaf(leaf, of_leaf, array, held) if is_placed else array
+    return jax.tree.unflatten(structure, [restored[name] for name in specs])

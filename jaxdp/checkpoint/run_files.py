@@ -10,13 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdp.checkpoint.manifest import (
-    Manifest,
-    changed_files,
-    describe_file,
-    read_item,
-    require_manifest,
-)
+from jaxdp.checkpoint.files import changed_files, describe_file
+from jaxdp.checkpoint.manifest import Manifest, read_item, require_manifest
 from jaxdp.config import read_run_config, to_json
 from jaxdp.config_diff import changed_keys, listed_changes
 from jaxdp.errors import DamageFound, UserError

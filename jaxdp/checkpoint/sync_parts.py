@@ -78,4 +78,4 @@ def without_parts(abstract_state: TrainState, parts: SyncParts) -> TrainState:
     """Returns a state whose `sync` has only the parts that are restored."""
     if not parts.initialised:
         return abstract_state
-    return abstract_state.replace(sync={part: abstract_state.sync[part] for part in parts.restored})
+    return dataclasses.replace(abstract_state, sync={part: abstract_state.sync[part] for part in parts.restored})

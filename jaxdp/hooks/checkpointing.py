@@ -114,7 +114,7 @@ class Checkpointing(Hook):
         )
         if step == self._first_step:
             pass  # the state is the restored one
-        elif needed > remaining:
+        elif self._writer.decide(needed > remaining):
             print_status(
                 f"the state after step {step} is not saved: a save of this run takes up to {needed:.1f} s, and "
                 f"{max(remaining, 0.0):.1f} s are left of checkpoint.grace_secs; the checkpoint before stays the last"

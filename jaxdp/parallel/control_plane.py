@@ -91,6 +91,11 @@ class ControlPlane:
         """True for process 0."""
         return self.process_index == 0
 
+    @property
+    def loss(self) -> ProcessLost | None:
+        """Reason why the run cannot continue once a process has stopped; None before. Never waits."""
+        return self._loss if self._lost.is_set() else None
+
     def allgather(self, part: Any) -> list[Any]:
         """Returns the parts of all processes in the order of their indices; every process must call it equally often.
 

@@ -1,5 +1,6 @@
 """Placement of a train state: its layout on the devices, initialisation, and conversion to the form on disk and back."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,10 +10,10 @@ from jaxdp.parallel.layout import (
     abstract_in,
     abstract_true,
     from_true,
-    is_replicated,
     params_layout,
     placed_by,
     replicated_layout,
+    to_true,
 )
 from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.parallel.strategies import SyncStrategy
@@ -26,7 +27,8 @@ class StatePlacement:
     Attributes:
         layout: Layout of every leaf.
         abstract: Shapes and shardings of the state on the devices.
-        portable: Shapes and shardings of its form on disk.
+        portable: Shapes and shardings of the form that checkpoints save.
+        portable_layout: Layout of that form: `layout`, or all in true shapes if the strategy overrides `to_portable`.
         params: Shapes and shardings of initial parameters, in their true shapes.
         eval_layout: Layout of the parameters to evaluate.
         abstract_eval_params: Shapes and shardings of the parameters to evaluate.
@@ -52,7 +54,12 @@ class StatePlacement:
             shapes = jax.eval_shape(initialise, params)
         self.layout = strategy.layout(shapes)
         self.abstract = abstract_in(shapes, self.layout, topology)
-        self.portable = strategy.portable_shapes(shapes, self.layout, topology)
+        # A state is saved as the devices hold it, without a copy of it, unless the strategy has another form for it.
+        self._is_converted = type(strategy).to_portable is not SyncStrategy.to_portable
+        self.portable, self.portable_layout = self.abstract, self.layout
+        if self._is_converted:
+            self.portable = strategy.portable_shapes(shapes, self.layout, topology)
+            self.portable_layout = replicated_layout(self.portable)
         self.eval_layout = strategy.eval_layout(self.layout)
         self.abstract_eval_params = abstract_in(params, self.eval_layout, topology)
         # Initial parameters are sharded wherever they can be: those of a sharded state must not be whole on one device.
@@ -88,26 +95,32 @@ class StatePlacement:
         return self._settled(placed_by(make_params, self.params))
 
     def to_portable(self, state: TrainState) -> TrainState:
-        """Returns the form of a state on disk; the state itself if nothing of it is sharded."""
-        if is_replicated(self.layout):
+        """Returns the form of a state that checkpoints save: the state itself unless the strategy overrides `to_portable`."""
+        if not self._is_converted:
             return state
         return self._settled(
             placed_by(lambda state: self._strategy.to_portable(state, self.layout), self.portable), state
         )
 
     def from_portable(self, saved: TrainState) -> TrainState:
-        """Returns the state on these devices of its form on disk.
+        """Returns the state on these devices of its form in checkpoints.
 
         Args:
-            saved: Form on disk; parts of `sync` that the checkpoint does not have are missing, and are initialised.
+            saved: Form in checkpoints; parts of `sync` that the checkpoint does not have are missing, and are
+                initialised.
         """
         complete = jax.tree.structure(saved) == jax.tree.structure(self.portable)
-        if complete and is_replicated(self.layout):
+        if complete and not self._is_converted:
             return saved
 
         def stored(saved: TrainState) -> TrainState:
+            if not self._is_converted:
+                sync = {part: self.layout.sync[part] for part in saved.sync}
+                saved = to_true(saved, dataclasses.replace(self.layout, sync=sync))
             if not complete:
-                saved = saved.replace(sync=self._strategy.initial_sync(saved, self.layout) | dict(saved.sync))
+                saved = dataclasses.replace(
+                    saved, sync=self._strategy.initial_sync(saved, self.layout) | dict(saved.sync)
+                )
             return self._strategy.from_portable(saved, self.layout)
 
         return self._settled(placed_by(stored, self.abstract), saved)

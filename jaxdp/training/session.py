@@ -20,6 +20,7 @@ from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.watching import find_hook
 from jaxdp.inference.initial_params import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
+from jaxdp.parallel.host_blocks import true_shapes
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Outcome, Request, train
@@ -76,6 +77,7 @@ def _restore_or_initialise(
         setup.placement.portable,
         print_status,
         last_step,
+        layout=setup.placement.portable_layout,
         control_plane=context.control_plane,
         check_place=context.check_place,
     )
@@ -109,7 +111,8 @@ def _print_schedule_change(setup: TrainingSetup, checkpoint: Path, step: int) ->
 
 def _print_sync_change(setup: TrainingSetup, checkpoint: Path) -> None:
     """Prints what the strategy could not restore of its own state, if the checkpoint is of another one or of other devices."""
-    parts = sync_parts(require_manifest(checkpoint).leaves, setup.placement.portable)
+    placement = setup.placement
+    parts = sync_parts(require_manifest(checkpoint).leaves, true_shapes(placement.portable, placement.portable_layout))
     saved = from_json(read_item(checkpoint, "config"))
     changed = parts.describe(saved.parallel.sync, setup.config.parallel.sync)
     if changed:
@@ -134,7 +137,9 @@ def _train(
             provenance=context.provenance(),
             run_files=_run_files(context),
             metrics=setup.metrics.values(),
+            layout=setup.placement.portable_layout,
             to_portable=setup.placement.to_portable,
+            control_plane=context.control_plane,
         )
         stack.callback(writer.close)
         hooks = make_hooks(context, programs, rollbacks, writer, info)

@@ -8,11 +8,11 @@ import pytest
 from tiny_checkpoints import abstract, save
 
 from jaxdp.checkpoint import integrity
+from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import (
     Manifest,
     committed_steps,
-    describe_files,
     find_damage,
     read_manifest,
     record_metrics,

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from jaxdp.checkpoint import listing, manifest
+from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.listing import list_checkpoints
-from jaxdp.checkpoint.manifest import Manifest, committed_steps, describe_files, write_manifest
+from jaxdp.checkpoint.manifest import Manifest, committed_steps, write_manifest
 from jaxdp.checkpoint.names import damaged_step, leftover_step, step_of
 from jaxdp.checkpoint.retention import (
     Retention,

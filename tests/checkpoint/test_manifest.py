@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from jaxdp.checkpoint import files
 from jaxdp.checkpoint import manifest as manifests
+from jaxdp.checkpoint.files import changed_files, describe_files
 from jaxdp.checkpoint.manifest import (
     Manifest,
-    changed_files,
     committed_steps,
-    describe_files,
     find_damage,
     read_item,
     read_manifest,
@@ -70,8 +70,8 @@ def test_a_truncated_or_foreign_manifest_is_damage(checkpoint):
 
 
 def test_another_format_is_reported(checkpoint, monkeypatch):
-    monkeypatch.setattr(manifests, "FORMAT", 2)
-    with pytest.raises(UserError, match=r"manifest.json has format 1, this version of jaxdp reads 2"):
+    monkeypatch.setattr(manifests, "READABLE_FORMATS", (1,))
+    with pytest.raises(UserError, match=r"manifest.json has format 2, this version of jaxdp reads 2 and lower"):
         read_manifest(checkpoint)
 
 
@@ -163,7 +163,7 @@ def test_what_the_disk_cannot_read_is_damage(checkpoint, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EIO))
     problems = find_damage(checkpoint)
     assert problems and all(problem.endswith("cannot be read (Input/output error)") for problem in problems)
-    monkeypatch.setattr(manifests, "read_regular", fail_with(errno.EIO))
+    monkeypatch.setattr(files, "read_regular", fail_with(errno.EIO))
     assert read_manifest(checkpoint) is None
     assert find_damage(checkpoint) == [f"{checkpoint / 'manifest.json'} is missing or damaged"]
 
@@ -173,7 +173,7 @@ def test_what_may_not_be_read_is_no_damage(checkpoint, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", fail_with(errno.EACCES))
     with pytest.raises(UserError, match=r"cannot be read \(Permission denied\); fix that, then run the same command"):
         find_damage(checkpoint)
-    monkeypatch.setattr(manifests, "read_regular", fail_with(errno.ESTALE))
+    monkeypatch.setattr(files, "read_regular", fail_with(errno.ESTALE))
     with pytest.raises(UserError, match=r"manifest.json cannot be read \(Stale file handle\)"):
         read_manifest(checkpoint)
 

@@ -7,15 +7,9 @@ import shutil
 import pytest
 
 from jaxdp.checkpoint import integrity
+from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.integrity import Intactness
-from jaxdp.checkpoint.manifest import (
-    Manifest,
-    committed_steps,
-    describe_files,
-    find_damage,
-    read_manifest,
-    write_manifest,
-)
+from jaxdp.checkpoint.manifest import Manifest, committed_steps, find_damage, read_manifest, write_manifest
 from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.retention import (
     BestSoFar,

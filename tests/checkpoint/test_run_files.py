@@ -62,7 +62,7 @@ def test_manifest_records_the_tokenizer(trained):
             "tokenizer.json": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         }
         body = json.loads((trained / "checkpoints" / str(step) / "manifest.json").read_text())
-        assert body["format"] == 1  # earlier versions read it
+        assert body["format"] == 2
     assert saved_arrays(trained, 6)  # plain Orbax restores it, without anything of ours
 
 

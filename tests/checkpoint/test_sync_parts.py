@@ -9,6 +9,8 @@ from tiny_checkpoints import make_state, topology
 from jaxdp.checkpoint import restoring
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.restoring import restore
+from jaxdp.checkpoint.retention import Retention
+from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.checkpoint.sync_parts import SyncParts, sync_parts
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.parallel.placement import abstract_replicated
@@ -24,11 +26,10 @@ def abstract_with(sync):
     return abstract_replicated(jax.eval_shape(lambda: state_with(sync)), topology())
 
 
-def saved_with(make_writer, checkpoints, sync):
-    writer = make_writer(async_save=False)
-    # The writer compiles the checksums for its states.
-    writer._checksums = jax.jit(restoring.leaf_checksums).lower(abstract_with(sync)).compile()
+def saved_with(checkpoints, sync):
+    writer = CheckpointWriter(checkpoints, Retention(), abstract_with(sync), async_save=False)
     writer.save(1, state_with(sync), {"step": 1}, {"seed": 1}, {})
+    writer.close()
     return checkpoints / "1"
 
 
@@ -46,9 +47,9 @@ def saved_with(make_writer, checkpoints, sync):
     ids=["same", "count", "dtype", "fewer leaves", "other strategy", "more parts", "none"],
 )
 @pytest.mark.parametrize("saved", [SYNC, ()], ids=["parts", "nothing"])
-def test_parts_that_fit_are_restored_and_the_model_always(make_writer, checkpoints, wanted, restored, saved):
+def test_parts_that_fit_are_restored_and_the_model_always(checkpoints, wanted, restored, saved):
     restored = restored if saved else []
-    checkpoint = saved_with(make_writer, checkpoints, saved)
+    checkpoint = saved_with(checkpoints, saved)
     state = restore(checkpoint, abstract_with(wanted))
     assert list(state.sync) == restored
     for part in restored:
@@ -71,16 +72,16 @@ def test_a_sentence_says_what_is_not_restored():
     )
 
 
-def test_another_model_is_refused_also_where_the_strategy_differs(make_writer, checkpoints):
-    checkpoint = saved_with(make_writer, checkpoints, SYNC)
+def test_another_model_is_refused_also_where_the_strategy_differs(checkpoints):
+    checkpoint = saved_with(checkpoints, SYNC)
     other = abstract_with(()).replace(params={"kernel": abstract_with(()).params["kernel"]})
     with pytest.raises(UserError, match="params/bias"):
         restore(checkpoint, other)
 
 
-def test_a_restored_part_that_differs_from_what_was_saved_is_damage(make_writer, checkpoints, monkeypatch):
-    checkpoint = saved_with(make_writer, checkpoints, SYNC)
-    read = restoring._read_state
+def test_a_restored_part_that_differs_from_what_was_saved_is_damage(checkpoints, monkeypatch):
+    checkpoint = saved_with(checkpoints, SYNC)
+    read = restoring._read
 
     def spoiled(*given, **options):
         state = read(*given, **options)
@@ -88,6 +89,6 @@ def test_a_restored_part_that_differs_from_what_was_saved_is_damage(make_writer,
             sync=state.sync | {"outer_params": jax.tree.map(lambda leaf: leaf + 1, SYNC["outer_params"])}
         )
 
-    monkeypatch.setattr(restoring, "_read_state", spoiled)
+    monkeypatch.setattr(restoring, "_read", spoiled)
     with pytest.raises(DamageFound, match="sync/outer_params/bias restored from"):
         restore(checkpoint, abstract_with(SYNC | {"worker_states": jnp.zeros(8)}))

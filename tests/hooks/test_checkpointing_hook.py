@@ -29,6 +29,9 @@ class Writer:
     def wait(self):
         self.waits += 1
 
+    def decide(self, decision):
+        return decision
+
     def check(self):
         if self.failure:
             raise self.failure

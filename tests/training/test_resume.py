@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
-from jaxdp.checkpoint.manifest import MANIFEST, describe_files, read_manifest, write_manifest
+from jaxdp.checkpoint.files import describe_files
+from jaxdp.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.parallel.devices import Topology

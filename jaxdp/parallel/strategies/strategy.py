@@ -87,20 +87,23 @@ class SyncStrategy(abc.ABC):
         return layout.params if layout.ema is None else layout.ema
 
     def portable_shapes(self, shapes: TrainState, layout: TrainState, topology: Topology) -> TrainState:
-        """Returns shapes and shardings of the form on disk, which depends neither on the strategy nor on the device count.
+        """Returns shapes and shardings of what `to_portable` returns.
 
         A leaf per device keeps its device axis, so only as many devices restore it: for leaves of `sync` alone.
         """
         return abstract_true(shapes, layout, topology)
 
     def to_portable(self, state: TrainState, layout: TrainState) -> TrainState:
-        """Converts a state to its form on disk; can be traced by JAX."""
+        """Converts a state to its form in checkpoints, in true shapes; can be traced by JAX.
+
+        Not called unless a strategy overrides it: checkpoints then have the leaves as the layout describes them.
+        """
         return to_true(state, layout)
 
     def from_portable(self, saved: TrainState, layout: TrainState) -> TrainState:
         """Converts the form on disk to a state on these devices; can be traced by JAX."""
         kept = jax.tree.map(lambda of_leaf: REPLICATED if of_leaf == PER_DEVICE else of_leaf, layout.sync)
-        return from_true(saved, layout.replace(sync=kept), self.num_devices)
+        return from_true(saved, dataclasses.replace(layout, sync=kept), self.num_devices)
 
     def initial_sync(self, saved: TrainState, layout: TrainState) -> PyTree:
         """Returns `sync` in its form on disk for a state that was saved without it; can be traced by JAX.

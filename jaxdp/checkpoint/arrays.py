@@ -1,0 +1,141 @@
+"""Arrays of a checkpoint: reads leaves in bounded groups, from one item or from the pieces of several processes."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdp.checkpoint.manifest import MANIFEST, STATE, Manifest
+from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
+from jaxdp.checkpoint.shard_records import shards_file
+from jaxdp.checksum import leaf_checksums
+from jaxdp.errors import DamageFound
+from jaxdp.parallel.host_blocks import Range, shard_axes
+from jaxdp.safetensors_file import Entry, read_array, read_header
+from jaxdp.trees import leaf_name, named_leaves
+from jaxdp.typing import PyTree
+
+HeaderOf = Callable[[Path], Mapping[str, Entry]]
+"""Function from a safetensors file to its header, which it reads once."""
+
+GROUP_BYTES = 2**26
+"""Arrays that are read together: small ones share the fixed cost of a read, and a large one is read alone."""
+
+
+def checksum_program(abstract: PyTree, layout: PyTree) -> Callable[[PyTree], jax.Array]:
+    """Compiles the checksums of the true arrays of a tree: tree -> `[num_leaves] uint32`, equal on all devices.
+
+    Args:
+        abstract: Shapes, dtypes and shardings as the devices store the leaves.
+        layout: Layout of the leaves.
+    """
+    axes = shard_axes(layout)
+    replicated = NamedSharding(jax.tree.leaves(abstract)[0].sharding.mesh, PartitionSpec())
+    program = jax.jit(lambda tree: leaf_checksums(tree, axes), out_shardings=replicated)
+    return program.lower(abstract).compile()
+
+
+def read_leaves(
+    checkpoint: Path, manifest: Manifest, needed: Mapping[str, Range | None]
+) -> Iterator[tuple[str, np.ndarray, Range | None]]:
+    """Reads leaves of a checkpoint, a group at a time, so that host memory holds one group.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        manifest: Its manifest.
+        needed: Path of each leaf -> range of it that is needed; None: all.
+
+    Yields:
+        (path, array, range of the leaf that the array is). The range covers the needed one; None: the whole leaf.
+
+    Raises:
+        DamageFound: An item does not hold a leaf, or the pieces of a leaf do not cover it.
+    """
+    state, pieces, header_of = _State(checkpoint / STATE), manifest.pieces or {}, functools.cache(read_header)
+    described = {leaf["path"]: leaf for leaf in manifest.leaves}
+    for group in _groups([described[name] for name in needed]):
+        whole = [name for name in group if name not in pieces]
+        arrays = state.read(set(whole)) if whole else {}
+        for name in group:
+            if name in pieces:
+                yield name, *_read_pieces(checkpoint, described[name], pieces[name], needed[name], header_of)
+            else:
+                yield name, arrays.pop(name), None
+
+
+def _groups(leaves: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Divides leaves into groups of at most `GROUP_BYTES`, or of one leaf."""
+    group, num_bytes = [], 0
+    for leaf in leaves:
+        size = int(np.prod(leaf["shape"], dtype=np.int64)) * np.dtype(leaf["dtype"]).itemsize
+        if group and num_bytes + size > GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+        group.append(leaf["path"])
+        num_bytes += size
+    if group:
+        yield group
+
+
+def _read_pieces(
+    checkpoint: Path, leaf: Mapping[str, Any], entry: Mapping[str, Any], needed: Range | None, header_of: HeaderOf
+) -> tuple[np.ndarray, Range | None]:
+    """Reads a leaf that several processes saved, or the needed range if it is along the same axis.
+
+    Returns:
+        The array, and the range of the leaf that it is; None: all.
+    """
+    axis, size = entry["axis"], leaf["shape"][entry["axis"]]
+    pieces = sorted((start, stop, item) for item, (start, stop) in entry["ranges"].items())
+    if [0, *(stop for _, stop, _ in pieces)] != [*(start for start, _, _ in pieces), size]:
+        raise DamageFound(f"the pieces of {leaf['path']} in {checkpoint} do not cover its {size} entries.")
+    held = needed if needed is not None and needed.axis == axis else None
+    first, last = (held.start, held.stop) if held else (0, size)
+    parts = []
+    for start, stop, item in pieces:
+        if start < last and stop > first:
+            part = slice(max(first - start, 0), min(last, stop) - start)
+            path = shards_file(checkpoint, item)
+            parts.append(_read_part(path, header_of(path).get(leaf["path"]), axis, part))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis), held
+
+
+def _read_part(path: Path, entry: Entry | None, axis: int, part: slice) -> np.ndarray:
+    """Reads a range of an array in a file of shards."""
+    if entry is None:
+        raise DamageFound(f"{path} does not hold an array that {path.parent / MANIFEST} says it holds.")
+    if axis == 0:
+        return read_array(path, entry, part)
+    whole = read_array(path, entry)
+    return whole if part == slice(0, entry.shape[axis]) else whole[(slice(None),) * axis + (part,)]
+
+
+class _State:
+    """Item `state` of a checkpoint, whose structure is read once."""
+
+    def __init__(self, directory: Path):
+        self._directory: Any = directory.resolve()  # Orbax wants the path type of a package of its own
+        options = per_process()
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        self._reader = ocp.Checkpointer(handler, multiprocessing_options=options)
+        self._structure: PyTree = handler.metadata(self._directory).tree
+
+    def read(self, names: set[str]) -> dict[str, np.ndarray]:
+        """Reads the arrays of these paths into host memory."""
+        missing = names - {name for name, _ in named_leaves(self._structure)}
+        if missing:
+            raise DamageFound(f"{self._directory} does not hold {min(missing)}.")
+
+        def wanted(path, leaf):
+            return leaf if leaf_name(path) in names else ocp.PLACEHOLDER
+
+        target = jax.tree.map_with_path(wanted, self._structure)
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        with suppress_event_loop_errors():
+            tree = self._reader.restore(self._directory, args=ocp.args.PyTreeRestore(item=target, restore_args=on_host))
+        return {name: leaf for name, leaf in named_leaves(tree) if name in names}
