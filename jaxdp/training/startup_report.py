@@ -23,6 +23,7 @@ def show_report(setup: TrainingSetup, programs: Programs) -> None:
             ("devices", devices_line(setup.topology)),
             *[("data", line) for line in setup.data.summary],
             ("model", model_line(model, num_parameters(model), config.model.preset)),
+            *[("sync", line) for line in [setup.strategy.describe()] if line],
             ("batch", batch_line(setup.shape, config.data.length)),
             ("schedule", schedule_line(optimizer_config(config.optim, setup.total_steps))),
             ("compute", compute_line(setup.flops_per_step, step.compile_secs)),

@@ -4,11 +4,14 @@ import math
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxdp.model import model_config
 from jaxdp.optim import OptimizerConfig
 from jaxdp.parallel.devices import BatchShape, Topology
+from jaxdp.parallel.strategies.pmean import Pmean
+from jaxdp.parallel.strategies.zero import Zero
 from jaxdp.training import startup_report as report
 
 GIB = 2**30
@@ -128,3 +131,14 @@ def test_memory_of_cpu_devices_is_shared():
 
 def test_compute():
     assert report.compute_line(2.5e15, 12.34) == "2.5 PFLOP a step; compiled in 12.3 s"
+
+
+def test_sharding_counts_what_stays_replicated():
+    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in
+              {"table": (128, 64), "odd": (67, 65), "scale": (64,)}.items()}  # fmt: skip
+    line = Zero(8, shapes, shard_params=True).describe()
+    assert line == (
+        "zero3: parameters and optimizer state in 8 shards; 2 of 3 arrays, with 35.04% of the parameters, "
+        "stay replicated: they are small, or no axis divides"
+    )
+    assert Pmean(8).describe() == ""

@@ -67,6 +67,10 @@ class SyncStrategy(abc.ABC):
             `grad_norm`, `skipped` and `skipped_in_a_row`.
         """
 
+    def describe(self) -> str:
+        """Describes for the startup report what is not as in `pmean`; empty: nothing."""
+        return ""
+
     def adapt(
         self, direction: optax.GradientTransformation, needs_whole: Callable[[str, Any], bool] | None
     ) -> optax.GradientTransformation:

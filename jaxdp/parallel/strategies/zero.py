@@ -10,13 +10,14 @@ Source: Rajbhandari et al. 2020, ZeRO, section 5. Differs: small parameters stay
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
 from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
 from jaxdp.parallel.devices import AXIS
-from jaxdp.parallel.layout import layout_like, params_layout, replicated_layout
+from jaxdp.parallel.layout import REPLICATED, layout_like, params_layout, replicated_layout
 from jaxdp.parallel.sharding import on_whole_leaves, own_shard, scatter_sum
 from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
 from jaxdp.state import TrainState
@@ -42,6 +43,17 @@ class Zero(SyncStrategy):
             params=shards if self.shard_params else replicated_layout(shapes.params),
             opt_state=layout_like(shapes.opt_state, shapes.params, shards),
             ema=None if shapes.ema is None else shards,
+        )
+
+    def describe(self) -> str:
+        """Describes shards and what stays replicated; see `SyncStrategy.describe`."""
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes)]
+        kept = [size for size, layout in zip(sizes, jax.tree.leaves(self._shards), strict=True) if layout == REPLICATED]
+        what = "parameters and optimizer state" if self.shard_params else "optimizer state"
+        return (
+            f"{'zero3' if self.shard_params else 'zero1'}: {what} in {self.num_devices} shards; {len(kept)} of "
+            f"{len(sizes)} arrays, with {sum(kept) / sum(sizes):.2%} of the parameters, stay replicated: they are "
+            "small, or no axis divides"
         )
 
     def adapt(self, direction, needs_whole):
