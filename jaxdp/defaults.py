@@ -170,7 +170,7 @@ def get_config() -> Config:
     config.parallel.cpu_devices = placeholder(int)  # CPU devices to fake; unset: the largest count up to the number of cores that divides the batch
     config.parallel.sync = "pmean"  # synchronisation of gradients: pmean | zero1 | zero3 | delayed
     config.parallel.delay_steps = placeholder(int)  # sync=delayed: steps between a batch and the update from its gradient; unset: 1
-    config.parallel.wire_dtype = "float32"  # dtype of gradients in the all-reduce: float32 | bfloat16
+    config.parallel.wire_dtype = "float32"  # dtype of gradients between devices: float32 | bfloat16 | int8 | int4; int8 and int4 are quantised in blocks with error feedback
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off
     config.parallel.watchdog_secs = placeholder(float)  # longest step before exit code 70, other phases ten times as long; unset: learned; 0: off

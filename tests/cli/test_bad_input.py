@@ -68,7 +68,18 @@ TABLE = {
     "smoothing": (["--config.optim.label_smoothing=1.5"], ["optim.label_smoothing=1.5 must be at least 0 and below 1"]),
     "skipped": (["--config.optim.max_skipped_in_a_row=0"], ["optim.max_skipped_in_a_row=0 must be 1 or more"]),
     "sync": (["--config.parallel.sync=zero"], ["parallel.sync='zero' is unknown", "pmean"]),
-    "wire": (["--config.parallel.wire_dtype=int4"], ["parallel.wire_dtype='int4' is unknown", "float32 or bfloat16"]),
+    "wire": (["--config.parallel.wire_dtype=int2"], ["parallel.wire_dtype='int2' is unknown", "float32 or bfloat16 or int8 or int4"]),
+    "int4 without feedback": (
+        ["--config.parallel.sync=zero3", "--config.parallel.wire_dtype=int4"],
+        ["parallel.wire_dtype=int4 needs error feedback, which is not part of parallel.sync=zero3", "or parallel.sync=pmean"],
+    ),
+    "int8 without feedback": (
+        ["--config.parallel.sync=delayed", "--config.parallel.wire_dtype=int8"],
+        ["parallel.wire_dtype=int8 needs error feedback", "set parallel.wire_dtype=float32 or bfloat16, or parallel.sync=pmean"],
+    ),
+    "buckets of blocks": (
+        ["--config.parallel.wire_dtype=int8", "--config.parallel.bucket_mb=1.0"], ["parallel.bucket_mb=1.0 has no effect with parallel.wire_dtype=int8"],
+    ),
     "delay without delayed": (
         ["--config.parallel.delay_steps=2"],
         ["parallel.delay_steps=2 has no effect with parallel.sync=pmean", "leave it unset, or set parallel.sync=delayed"],

@@ -6,6 +6,8 @@ from jaxdp.arguments import check_registration
 from jaxdp.errors import UserError
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.quantise import BITS
+from jaxdp.parallel.strategies.compressed import Compressed
 from jaxdp.parallel.strategies.delayed import Delayed
 from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.parallel.strategies.strategy import SyncStrategy
@@ -16,12 +18,26 @@ from jaxdp.typing import PyTree
 OPTIONS = {"delay_steps": ("delayed",), "bucket_mb": ("pmean", "delayed")}
 """Optional key of `parallel` -> strategies that read it."""
 
-WIRE_DTYPES = {"float32": ("pmean", "zero1", "zero3", "delayed"), "bfloat16": ("pmean", "delayed")}
+WIRE_DTYPES = {
+    "float32": ("pmean", "zero1", "zero3", "delayed"),
+    "bfloat16": ("pmean", "delayed"),
+    "int8": ("pmean",),
+    "int4": ("pmean",),
+}
 """Value of `parallel.wire_dtype` -> strategies that can send gradients in it."""
 
 
-def _pmean(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Pmean:
-    return Pmean(topology.num_devices, _buckets(parallel, topology))
+def _pmean(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> SyncStrategy:
+    if parallel.wire_dtype not in BITS:
+        return Pmean(topology.num_devices, _buckets(parallel, topology))
+    if parallel.bucket_mb is not None:
+        raise UserError(
+            f"parallel.bucket_mb={parallel.bucket_mb} has no effect with parallel.wire_dtype={parallel.wire_dtype}, which "
+            "sends one buffer; leave it unset."
+        )
+    # With one device nothing is sent.
+    is_alone = topology.num_devices == 1
+    return Pmean(1) if is_alone else Compressed(topology.num_devices, BITS[parallel.wire_dtype])
 
 
 def _buckets(parallel: ParallelConfig, topology: Topology) -> GradientSync:
@@ -100,7 +116,8 @@ def _check_wire_dtype(parallel: ParallelConfig) -> None:
         raise UserError(f"parallel.wire_dtype={dtype!r} is unknown; choose {' or '.join(WIRE_DTYPES)}.")
     if sync in _BUILT_IN and sync not in WIRE_DTYPES[dtype]:
         able = [name for name, strategies in WIRE_DTYPES.items() if sync in strategies]
+        why = "needs error feedback, which is not part of" if dtype in BITS else "is not available with"
         raise UserError(
-            f"parallel.wire_dtype={dtype} is not available with parallel.sync={sync}; set parallel.wire_dtype="
+            f"parallel.wire_dtype={dtype} {why} parallel.sync={sync}; set parallel.wire_dtype="
             f"{' or '.join(able)}, or parallel.sync={' or '.join(WIRE_DTYPES[dtype])}."
         )
