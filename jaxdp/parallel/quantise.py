@@ -32,11 +32,11 @@ BITS = {"int8": 8, "int4": 4}
 
 
 def encode(values: jax.Array, bits: int) -> jax.Array:
-    """Quantises blocks: the largest magnitude of a block is exact, the others are rounded to the nearest multiple.
+    """Quantises blocks: the largest magnitude of a block is the largest multiple, the others are rounded to the nearest.
 
     Args:
-        values: Blocks, `[num_blocks, BLOCK] float32`. A block with a value that is not finite is decoded to NaN or
-            infinity, so that the update is skipped.
+        values: Blocks, `[num_blocks, BLOCK] float32`. A block with a value that is not finite is decoded to NaN, so that
+            the update is skipped.
         bits: 8 or 4.
 
     Returns:
@@ -44,12 +44,14 @@ def encode(values: jax.Array, bits: int) -> jax.Array:
     """
     limit = 2 ** (bits - 1) - 1
     scales = jnp.max(jnp.abs(values), axis=1) / limit
+    # A maximum on XLA:CPU may leave out NaN.
+    scales = jnp.where(jnp.isfinite(values).all(axis=1), scales, jnp.nan)
     divisors = jnp.where(scales > 0, scales, 1.0)[:, None]
     codes = jnp.clip(jnp.round(values / divisors), -limit, limit).astype(jnp.int8)
     if bits == 8:
         packed = jax.lax.bitcast_convert_type(codes, jnp.uint8)
     else:
-        # The first half of a block lies in the low bits, the second half in the high bits.
+        # The first half of a block is in the low bits, the second half in the high bits.
         shifted = (codes + 8).astype(jnp.uint8)
         packed = shifted[:, : BLOCK // 2] | (shifted[:, BLOCK // 2 :] << 4)
     return jnp.concatenate([packed, jax.lax.bitcast_convert_type(scales, jnp.uint8)], axis=1)

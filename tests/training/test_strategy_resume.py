@@ -9,6 +9,8 @@ pytestmark = pytest.mark.optimized
 
 STEPS, STOP = 6, 4
 STRATEGIES = {
+    "int8": ["--config.parallel.sync=pmean", "--config.parallel.wire_dtype=int8"],
+    "int4": ["--config.parallel.sync=pmean", "--config.parallel.wire_dtype=int4"],
     "delayed": ["--config.parallel.sync=delayed", "--config.parallel.delay_steps=3"],
 }
 
