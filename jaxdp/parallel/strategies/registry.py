@@ -101,7 +101,7 @@ def make_strategy(parallel: ParallelConfig, topology: Topology, shapes: PyTree) 
         raise UserError(f"parallel.sync={parallel.sync!r} is unknown; choose {' or '.join(STRATEGIES)}.")
     for key, strategies in OPTIONS.items():
         value = getattr(parallel, key)
-        if value is not None and parallel.sync not in strategies:
+        if value is not None and parallel.sync in _BUILT_IN and parallel.sync not in strategies:
             raise UserError(
                 f"parallel.{key}={value} has no effect with parallel.sync={parallel.sync}; leave it unset, or set "
                 f"parallel.sync={' or '.join(strategies)}."
