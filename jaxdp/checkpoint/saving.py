@@ -50,6 +50,7 @@ from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.metrics import MetricSpec
 from jaxdp.parallel.control_plane import ControlPlane
+from jaxdp.parallel.first_execution import read_in_thread
 from jaxdp.parallel.host_blocks import host_block, local_range, start_copies, true_shapes
 from jaxdp.parallel.layout import replicated_layout
 from jaxdp.report.terminal import print_status
@@ -246,7 +247,7 @@ class CheckpointWriter:
         unfinished, directory = self._unfinished(step), self._checkpoints / str(step)
         leaves = [
             {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": checksum}
-            for (name, leaf), checksum in zip(self._leaves, np.asarray(checksums).tolist(), strict=True)
+            for (name, leaf), checksum in zip(self._leaves, read_in_thread(checksums).tolist(), strict=True)
         ]
         self._check_directory()
         manifest = Manifest(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.first_execution import transfer
 from jaxdp.typing import HostBatch, PyTree
 
 
@@ -28,7 +29,10 @@ def place_batch(batch: HostBatch, topology: Topology) -> dict[str, jax.Array]:
 
 def place_per_device(array: np.ndarray, topology: Topology) -> jax.Array:
     """Places `[num_local_devices, ...]` of this process as global `[num_devices, ...]`."""
-    return jax.make_array_from_process_local_data(topology.per_device, array, (topology.num_devices, *array.shape[1:]))
+    shape = (topology.num_devices, *array.shape[1:])
+    return transfer(
+        lambda: jax.make_array_from_process_local_data(topology.per_device, array, shape), topology.platform
+    )  # fmt: skip
 
 
 def abstract_batch(spec: dict[str, jax.ShapeDtypeStruct], topology: Topology) -> dict:

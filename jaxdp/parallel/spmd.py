@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.parallel.devices import AXIS, Topology
+from jaxdp.parallel.first_execution import FirstExecution
 from jaxdp.parallel.layout import device_axes
 from jaxdp.typing import PyTree
 
@@ -32,9 +33,12 @@ class Program:
     compile_secs: float
     device_bytes: int
     """Peak memory of one device: arguments, results and temporaries."""
+    first_execution: FirstExecution
 
     def __call__(self, *arguments: PyTree) -> PyTree:
-        """Dispatches the program; does not wait for the result."""
+        """Dispatches the program; waits for the result only at the first execution on a GPU."""
+        if self.first_execution.is_pending:
+            return self.first_execution(self.call, *arguments)
         return self.call(*arguments)
 
 
@@ -73,7 +77,9 @@ def compile_spmd(
             .lower(*specs)
             .compile()
         )
-    return Program(compiled, time.perf_counter() - start, _device_bytes(compiled))
+    return Program(
+        compiled, time.perf_counter() - start, _device_bytes(compiled), FirstExecution(topology.platform)
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from jaxdp.checkpoint.restoring import restore, restore_latest
 from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.errors import UserError
+from jaxdp.parallel import first_execution
 from jaxdp.workdir import WorkDir
 
 
@@ -77,6 +78,17 @@ def test_save_returns_at_once_and_the_state_may_then_be_donated(checkpoints, mak
     go_on.set()
     writer.wait()
     assert_is_state(restore(checkpoints / "1", abstract()), 1)
+
+
+def test_a_save_reads_nothing_from_a_gpu_during_the_first_execution_of_a_program(checkpoints, make_writer, monkeypatch):
+    monkeypatch.setattr(first_execution, "PLATFORMS", frozenset({"cpu"}))
+    writer = make_writer()
+    with first_execution.outside_first_executions("cpu"):  # as a first execution holds the devices
+        save(writer, 1)
+        time.sleep(1.0)
+        assert committed_steps(checkpoints) == []
+    writer.wait()
+    assert committed_steps(checkpoints) == [1]
 
 
 def test_saving_a_step_again_changes_nothing(checkpoints, make_writer):
