@@ -79,3 +79,11 @@ def programs_freed():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards the parameters of models far smaller than those that are sharded otherwise."""
+    from jaxdp.parallel import layout
+
+    monkeypatch.setattr(layout, "MIN_SHARDED_ELEMENTS", 64)

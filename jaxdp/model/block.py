@@ -153,8 +153,11 @@ def block_class(config: TransformerConfig, gather: Gather | None = None, prefix:
         policy = policy or _save_all_but_gathered
     if policy is None:
         return block
-    # Inside a scan, common subexpression elimination cannot undo the recomputation.
-    return nn.remat(block, policy=policy, prevent_cse=not config.scan_layers)
+    # Inside a scan, common subexpression elimination cannot undo the recomputation. Unrolled layers index the KV cache
+    # with `layer`, argument 2, a Python integer.
+    return nn.remat(
+        block, policy=policy, prevent_cse=not config.scan_layers, static_argnums=() if config.scan_layers else (2,)
+    )
 
 
 def _gathered(variables: PyTree, gather: Gather, prefix: str) -> PyTree:

@@ -17,31 +17,32 @@ from jaxdp.trees import leaf_name
 from jaxdp.typing import PyTree
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gather_parameter(shard: jax.Array, axis: int, dtype: str | None = None) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gather_parameter(shard: jax.Array, axis: int, sent: str | None = None, returned: str | None = None) -> jax.Array:
     """Gathers a parameter from the shards of all devices.
 
     Its gradient is summed over the devices, and each device receives its shard of the sum. The sum is in the dtype of the shard,
-    although the parameter is sent in `dtype`.
+    although the parameter is sent in `sent`.
 
     Args:
         shard: This device's shard, `[..., n / num_devices, ...]`.
         axis: Axis that is divided.
-        dtype: Dtype in which the parameter is sent and returned; None: its own.
+        sent: Dtype in which the parameter is sent; None: its own.
+        returned: Dtype in which it is returned, and in which this device sums its gradient; None: `sent`.
 
     Returns:
         The parameter, `[..., n, ...]`.
     """
-    sent = shard if dtype is None else shard.astype(dtype)
-    return jax.lax.all_gather(sent, AXIS, axis=axis, tiled=True)
+    whole = jax.lax.all_gather(shard if sent is None else shard.astype(sent), AXIS, axis=axis, tiled=True)
+    return whole if returned is None else whole.astype(returned)
 
 
-def _gather_forward(shard, axis, dtype):
+def _gather_forward(shard, axis, sent, returned):
     # An empty slice carries the dtype of the shard to the backward pass.
-    return gather_parameter(shard, axis, dtype), shard[:0]
+    return gather_parameter(shard, axis, sent, returned), shard[:0]
 
 
-def _gather_backward(axis, dtype, like, cotangent):
+def _gather_backward(axis, sent, returned, like, cotangent):
     return (scatter_sum(cotangent.astype(like.dtype), axis),)
 
 
@@ -59,11 +60,11 @@ def own_shard(whole: jax.Array, axis: int, num_devices: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(AXIS) * size, size, axis)
 
 
-def gather_all(tree: PyTree, layout: PyTree, dtype: str | None = None) -> PyTree:
+def gather_all(tree: PyTree, layout: PyTree) -> PyTree:
     """Gathers every sharded leaf of a tree."""
 
     def whole(leaf: jax.Array, of_leaf: LeafLayout) -> jax.Array:
-        return gather_parameter(leaf, of_leaf.axis, dtype) if of_leaf.kind == "sharded" else leaf
+        return gather_parameter(leaf, of_leaf.axis) if of_leaf.kind == "sharded" else leaf
 
     return jax.tree.map(whole, tree, layout)
 
@@ -131,7 +132,11 @@ class ParameterGather:
         def whole(path, leaf: jax.Array) -> jax.Array:
             name = any_layer("/".join(filter(None, [prefix, leaf_name(path)])))
             is_left = not prefix and "*" in name.split("/")
-            return leaf if is_left or name not in axes else gather_parameter(leaf, axes[name], self.dtype)
+            if is_left or name not in axes:
+                return leaf
+            # A layer uses its kernels in the compute dtype, which is also what the backward pass gathers again. The
+            # gradient of an embedding is a sum over tokens, which needs its own dtype.
+            return gather_parameter(leaf, axes[name], self.dtype, None if prefix else leaf.dtype.name)
 
         return jax.tree.map_with_path(whole, params)
 

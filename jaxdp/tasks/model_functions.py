@@ -22,6 +22,9 @@ def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options
         What the method of the model returns: the logits, unless `options` name another.
     """
     if model.gather is not None:
+        # XLA would move gathers that depend on the parameters alone out of the loops over microbatches and new tokens,
+        # and then hold all layers at once.
+        params, tokens = jax.lax.optimization_barrier((params, tokens))
         params = model.gather(params, "")
     return model.apply({"params": params}, tokens, **options)
 

@@ -19,7 +19,7 @@ from tiny_tasks import (
     apply_of,
     random_params,
 )
-from tiny_training import assert_equal_trees, host, topology
+from tiny_training import assert_equal_trees, topology
 
 from jaxdp.config import parse_config
 from jaxdp.data.pipeline import eval_batches, train_batches
@@ -33,18 +33,22 @@ from jaxdp.model import init_cache, init_params, parameter_shapes
 from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import divide_batch
+from jaxdp.parallel.layout import device_axes, is_replicated
 from jaxdp.parallel.placement import (
     abstract_batch,
-    abstract_replicated,
     place_batch,
 )
+from jaxdp.parallel.sharding import parameter_gather
 from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.parallel.state_placement import StatePlacement
 from jaxdp.parallel.strategies.pmean import Pmean
+from jaxdp.parallel.strategies.zero import Zero
 from jaxdp.state import initial_state
 from jaxdp.step import make_eval_step, make_train_step
 from jaxdp.tasks import declared_metrics, pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 from jaxdp.tasks.make import make_task
+from jaxdp.tasks.model_functions import task_loss
 
 SEED = 5
 NUM_STEPS = 200
@@ -272,12 +276,35 @@ def padded_batch(case, task):
     return task.make_batch(rows, SEED, 0, ROW_IDS) | {"row_ids": ROW_IDS}
 
 
-def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
+@pytest.mark.parametrize("sync", ["pmean", "zero3"])
+def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case, sync, small_shards):
     """Eight devices and two microbatches, some with nothing but padding, against one gradient."""
+    assert_step_of_one_batch(main_case, sync)
+
+
+MODELS = {
+    "separate_embeddings": ("seq2seq", {"tie_embeddings": False, "scan_layers": True}),
+    "shared_embeddings": ("seq2seq", {"share_embeddings": True, "num_layers": 2}),
+    "relative_positions": ("seq2seq", {"positions": "relative", "scan_layers": True, "remat": "full"}),
+    "untied_masked_lm": ("masked_lm", {"tie_embeddings": False, "scan_layers": True}),
+    "token_types": ("whole_words", {"num_layers": 2, "remat": "dots"}),
+    "scanned_classifier": ("multi_label", {"scan_layers": True, "num_layers": 2}),
+    "completion": ("completion", {"scan_layers": True, "num_layers": 2, "num_kv_heads": 1}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sharded_models_have_the_gradient_of_whole_ones(name, small_shards):
+    variant, overrides = MODELS[name]
+    assert_step_of_one_batch(VARIANTS[variant], "zero3", **overrides)
+
+
+def assert_step_of_one_batch(case, sync, **overrides):
+    """Compares a step with the gradient of the whole batch on one device."""
     # Without dropout, whose random numbers take most of the time to compile.
-    task, model = main_case.make_task(), main_case.make_model(dropout_rate=0.0)
+    task, model = case.make_task(), case.make_model(dropout_rate=0.0, **overrides)
     params, apply = random_params(model), apply_of(model)
-    batch = padded_batch(main_case, task)
+    batch = padded_batch(case, task)
 
     def loss(params, rows, row_keys):
         return task.loss(apply, params, rows, row_keys, train=True)
@@ -291,23 +318,38 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case):
 
     here, shape = topology(8), divide_batch(NUM_RECORDS, 2, 8)
     update = UpdateConfig(optax.sgd(1.0), optax.constant_schedule(1.0))
-    state = jax.jit(lambda: initial_state(params, update.optimizer, with_ema=False), out_shardings=here.replicated)()
+    strategy = Pmean(8) if sync == "pmean" else Zero(8, parameter_shapes(model.config), shard_params=True)
+    placement, gathering = placed_model(model, strategy, here, update.optimizer)
     program = compile_spmd(
-        make_train_step(loss, update, Pmean(8), shape, SEED),
+        make_train_step(task_loss(task, gathering, train=True), update, strategy, shape, SEED),
         here,
-        abstract_replicated(state, here),
+        placement.abstract,
         abstract_batch(with_row_ids(task.batch_spec(shape.device_batch_size)), here),
         abstract_batch(control_word_spec(), here),
+        out_axes=(device_axes(placement.abstract), None),
     )
+    state = placement.around(params)
     state, metrics = program(state, place_batch(batch, here), control_word_maker(here)(0, 0))
+    state = placement.to_portable(state)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
-    stepped = jax.tree.map(lambda before, after: before - after, params, host(state.params))
+    stepped = jax.tree.map(lambda before, after: before - after, params, jax.device_get(state.params))
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
     assert scale > 1e-3 and int(metrics["skipped"]) == 0
     assert_equal_trees(stepped, gradients, rtol=1e-3, atol=1e-5 * max(scale, 1.0))
 
 
-def test_an_evaluation_is_exact_on_any_devices(main_case):
+def placed_model(model, strategy, here, optimizer):
+    """The placement of a state, and the model that gathers what is sharded."""
+    shapes = parameter_shapes(model.config)
+    placement = StatePlacement(
+        strategy, here, shapes, lambda params: initial_state(params, optimizer, with_ema=False, sync=())
+    )
+    assert is_replicated(placement.layout) == isinstance(strategy, Pmean)
+    return placement, model.clone(gather=parameter_gather(placement.layout.params, model.config.dtype))
+
+
+@pytest.mark.parametrize("sync", ["pmean", "zero3"])
+def test_an_evaluation_is_exact_on_any_devices(main_case, sync, small_shards):
     """A split of 45 rows in batches of 16 on 8 devices against float64 sums row by row."""
     task, model = main_case.make_task(), main_case.make_model()
     params, apply = random_params(model), apply_of(model)
@@ -317,10 +359,12 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
     def loss(params, batch, row_keys=None):
         return task.loss(apply, params, batch, row_keys, train=False)
 
+    strategy = Pmean(8) if sync == "pmean" else Zero(8, parameter_shapes(model.config), shard_params=True)
+    placement, gathering = placed_model(model, strategy, here, optax.sgd(1.0))
     program = compile_spmd(
-        make_eval_step(loss),
+        make_eval_step(task_loss(task, gathering, train=False)),
         here,
-        abstract_replicated(params, here),
+        placement.abstract_eval_params,
         abstract_batch(with_row_ids(task.batch_spec(2)), here),
         abstract_batch(control_word_spec(), here),
     )
@@ -329,7 +373,7 @@ def test_an_evaluation_is_exact_on_any_devices(main_case):
         Rows(rows), task.make_batch, global_batch_size=16, num_processes=1, process_index=0, num_batches=0
     )
     measured = evaluate(
-        program, jax.device_put(params, here.replicated), batches,
+        program, strategy.eval_params(placement.around(params)), batches,
         lambda batch: place_batch(batch, here), lambda: make_control_word(0, 0), task.derived_metrics,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from faults import poison
 from tiny_runs import load, setup_of
 
 from jaxdp.training.diagnosis import diagnose
-from jaxdp.trees import leaf_name
+from jaxdp.trees import leaf_name, named_leaves
 
 STEP = 2
 
@@ -35,7 +35,7 @@ def changed(params, name, value):
         if leaf_name(path) == f"layer_1/{name}":
             array[...] = value
         elif leaf_name(path) == f"layers/{name}":
-            array[1] = value
+            (array if array.ndim < 4 else array.swapaxes(0, 1))[1] = value  # of every device where it is sharded
         return jax.device_put(array, leaf.sharding)
 
     return jax.tree.map_with_path(change, params)
@@ -69,6 +69,20 @@ def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
     run = make_run(config_file, "model.scan_layers=True", "model.remat=full")
     found = diagnose(run.setup, changed(run.params, "mlp/up/kernel", 3e38), STEP)
     assert found.where == "the first layer whose output is not finite is layer_1/mlp/up"
+
+
+@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+def test_sharded_parameters_are_seen_like_whole_ones(config_file, scan, small_shards):
+    run = make_run(config_file, "parallel.sync=zero3", f"model.scan_layers={scan}")
+    is_sharded = {name: layout.kind == "sharded" for name, layout in named_leaves(run.setup.placement.layout.params)}
+    assert is_sharded["layers/mlp/up/kernel" if scan else "layer_1/mlp/up/kernel"]
+    found = diagnose(run.setup, run.params, STEP)
+    assert found.where == "computed again, everything on every device is finite"
+    assert (found.rows, found.are_culprits) == (all_rows(run), False)
+    bad = changed(run.params, "mlp/up/kernel", np.nan)
+    assert diagnose(run.setup, bad, STEP).where == "the parameters layer_1/mlp/up/kernel themselves are not finite"
+    bad = changed(run.params, "mlp/up/kernel", 3e38)
+    assert diagnose(run.setup, bad, STEP).where == "the first layer whose output is not finite is layer_1/mlp/up"
 
 
 def test_some_rows(run, monkeypatch):

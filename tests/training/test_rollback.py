@@ -76,6 +76,19 @@ def test_the_run_goes_back_and_on_as_if_it_had_never_seen_them(config_file, with
     assert saved_data(tmp_path, 2)["exclusions"] == [] and saved_data(tmp_path, 4)["exclusions"] == LEFT_OUT
 
 
+def test_with_sharded_state_it_goes_back_alike(config_file, without, tmp_path, monkeypatch, small_shards):
+    poison(monkeypatch.setattr, 5, 6)
+    assert train(config_file, tmp_path, *OPTIONS, "--config.parallel.sync=zero3") == 0
+    assert saved_data(tmp_path, STEPS)["exclusions"] == LEFT_OUT
+    lines, expected = metrics_lines(tmp_path), metrics_lines(without)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["data/batch_hash"] for line in lines] == [line["data/batch_hash"] for line in expected]
+    for name in ("train/loss", "train/grad_norm"):
+        assert [line[name] for line in lines] == pytest.approx([line[name] for line in expected], rel=1e-5)
+    arrays, whole = saved_arrays(tmp_path, STEPS), saved_arrays(without, STEPS)
+    assert {name: array.shape for name, array in arrays.items()} == {name: array.shape for name, array in whole.items()}
+
+
 def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.checkpoint.every_steps=0") == 0

@@ -89,6 +89,14 @@ def printed(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def test_texts_of_a_sharded_run_are_scored_like_those_of_a_whole_one(run_of, tmp_path, small_shards):
+    config_file, workdir = run_of("seq2seq")
+    assert train(config_file, tmp_path, *TASKS["seq2seq"], "--config.parallel.sync=zero3") == 0
+    for line, expected in zip(metrics_lines(tmp_path, "eval/bleu"), metrics_lines(workdir, "eval/bleu"), strict=True):
+        names = [name for name in expected if name.startswith("eval/")]
+        assert [line[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_checkpoint_evaluates_as_it_did_in_training(name, run_of, capsys):
     _, workdir = run_of(name)

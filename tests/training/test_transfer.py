@@ -218,3 +218,13 @@ def test_source_and_target_with_a_tokenizer_each(config_file, tmp_path, capsys):
     assert main(["predict", f"--workdir={tmp_path}", "--text=ant bee", "--cpu_devices=8"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"text", "score", "log_probability", "finished"}
     assert main(["eval", f"--workdir={tmp_path}", "--json", "--cpu_devices=8"]) == 0
+
+
+def test_sharded_parameters_start_from_the_same_checkpoint(config_file, pretrained, tmp_path, small_shards):
+    """The losses of a classifier that starts from it are those of replicated parameters."""
+    losses = []
+    for sync in ("pmean", "zero3"):
+        options = (*CLASSIFY, f"--config.init_from={pretrained}", f"--config.parallel.sync={sync}")
+        assert train(config_file, tmp_path / sync, *options) == 0
+        losses.append([line["train/loss"] for line in metrics_lines(tmp_path / sync)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 6

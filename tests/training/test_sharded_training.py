@@ -1,0 +1,100 @@
+"""Training with sharded state against `pmean`: the same losses, whatever the optimizer and the options."""
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import assert_same_bits
+from tiny_sharding import SYNCS, assert_same_steps, sharded_setup, steps_of
+from tiny_training import assert_equal_trees
+
+pytestmark = pytest.mark.usefixtures("small_shards")
+
+MODEL = ("model.num_layers=2", "model.scan_layers=True", "model.embed_dim=32")
+EVERYTHING = ("optim.clip_norm=0.5", "optim.warmup_steps=10", "optim.ema_decay=0.9", "model.dropout_rate=0.1")
+"""With two microbatches a device, as the tiny configuration has them."""
+
+
+def compare(config_file, num_steps, *overrides, rtol=1e-6, atol=1e-5, change=lambda step, batch: batch):
+    """Trains with all strategies; returns the steps of pmean."""
+    setups = [sharded_setup(config_file, sync, *MODEL, f"total_steps={num_steps}", *overrides) for sync in SYNCS]
+    (expected, state), *others = (steps_of(setup, num_steps, change) for setup in setups)
+    for found, sharded in others:
+        assert_same_steps(found, expected, rtol)
+        assert_equal_trees(sharded, state, rtol=1e-3, atol=atol)
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rtol"),
+    [
+        ("adamw", 1e-6),
+        pytest.param("muon", 1e-6, marks=pytest.mark.slow),
+        pytest.param("lion", 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_hundred_steps(config_file, optimizer, rtol):
+    steps = compare(config_file, 100, *EVERYTHING, f"optim.name={optimizer}", rtol=rtol, atol=1e-3)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    assert max(step["grad_norm"] for step in steps) > 0.5  # clipping acted
+    assert len({step["hash"] for step in steps}) == 100
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_of_adafactor(config_file):
+    """Axes of 128 and more are factored."""
+    compare(
+        config_file, 100, *EVERYTHING, "optim.name=adafactor", "model.embed_dim=128", "model.num_layers=1", atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+def test_optimizers_of_whole_matrices(config_file, optimizer):
+    compare(config_file, 5, f"optim.name={optimizer}", "model.embed_dim=128", "model.num_heads=2", "model.num_layers=1")
+
+
+def test_penalties_frozen_parameters_and_rates_by_path(config_file):
+    compare(
+        config_file, 6, "optim.l1=0.0001", "optim.l2=0.01", "optim.layer_decay=0.7", "optim.freeze=('layer_0/mlp/.*',)",
+        "optim.scales=(('token_embedding',0.1),)", "optim.weight_decay=0.1", "model.scan_layers=False", "optim.warmup_steps=0",
+    )  # fmt: skip
+
+
+def test_spikes_and_nans_are_skipped_alike(config_file):
+    def change(step, batch):
+        weights = np.array(batch["loss_weights"])
+        if step == 3:
+            weights[5] = np.nan  # of one device
+        tokens = batch["tokens"] if step != 24 else np.full_like(batch["tokens"], 7)
+        targets = batch["targets"] if step != 24 else np.full_like(batch["targets"], 255)
+        return {**batch, "loss_weights": weights, "tokens": tokens, "targets": targets}
+
+    steps = compare(config_file, 27, "optim.spike_factor=1.3", "optim.learning_rate=0.01", change=change)
+    assert [step["skipped"] for step in steps] == [0] * 3 + [1] * 21 + [2] * 3
+    assert np.isnan(steps[3]["loss"]) and np.isfinite(steps[24]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("model", "rtol"),
+    [
+        (("model.scan_layers=False",), 1e-6),
+        (("model.remat=full",), 1e-6),
+        (("model.preset=llama_nano", "model.num_kv_heads=1", "model.tie_embeddings=False", "model.remat=dots"), 1e-6),
+        (("model.positions=relative", "model.norm_position=post", "microbatch_size=2"), 1e-6),
+        # The embedding is rounded as it is sent, not after the sum with the position.
+        (("model.dtype=bfloat16",), 2e-3),
+    ],
+    ids=["unrolled", "remat", "llama", "relative", "bfloat16"],
+)
+def test_models(config_file, model, rtol):
+    compare(config_file, 5, *model, rtol=rtol, atol=1e-5 if rtol < 1e-5 else 1e-2)
+
+
+def test_state_0_is_that_of_pmean(config_file):
+    def arrays(sync):
+        setup = sharded_setup(config_file, sync, *MODEL)
+        state = setup.placement.to_portable(setup.fresh_state())
+        return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
+
+    expected = arrays("pmean")
+    for sync in SYNCS[1:]:
+        assert_same_bits(arrays(sync), expected)
