@@ -1,8 +1,10 @@
 """Accelerator check: its table and the reduction of a profile. The numbers themselves are no matter of tests."""
 
+import collections
 import gzip
 import json
 
+import numpy as np
 import pytest
 from accelerator.report import JSON_FILE, MARKDOWN_FILE, in_order, markdown, write_report
 from accelerator.sections import SECTIONS
@@ -68,6 +70,7 @@ GPU = [
     name_event("thread_name", 1, "Stream #13(Compute)", 13),
     name_event("thread_name", 1, "Steps", 7),
     name_event("thread_name", 9, "python", 4),
+    span(1, 13, "Memset 0", 98, 2, "dot.1"),
     span(1, 13, "nvjet_tst", 100, 30, "dot.1"),
     span(1, 13, "nvjet_tst", 140, 30, "dot.1"),
     span(1, 13, "loop_fusion_2", 170, 10),
@@ -82,10 +85,10 @@ def test_a_gpu_counts_the_streams_of_its_first_device():
     time = device_time(GPU)
     found = [(operation.name, operation.kernel, operation.secs, operation.count) for operation in time.operations]
     assert found == [
-        ("dot.1", "nvjet_tst", pytest.approx(60e-6), 2),
+        ("dot.1", "nvjet_tst", pytest.approx(62e-6), 3),
         ("loop_fusion_2", "loop_fusion_2", pytest.approx(10e-6), 1),
     ]
-    assert time.busy_secs == pytest.approx(70e-6) and time.span_secs == pytest.approx(80e-6)
+    assert time.busy_secs == pytest.approx(72e-6) and time.span_secs == pytest.approx(82e-6)
 
 
 def test_a_tpu_counts_its_operations_without_those_nested_in_them():
@@ -106,6 +109,45 @@ def test_a_tpu_counts_its_operations_without_those_nested_in_them():
         ("while.3", 20),
     ]
     assert time.busy_secs == pytest.approx(100e-6)
+
+
+def test_kernels_that_overlap_share_their_time():
+    """Two kernels of a CUDA graph of which the second starts early, and a copy during both: no instant counts twice."""
+    time = device_time(
+        [
+            name_event("process_name", 1, "/device:GPU:0"),
+            name_event("thread_name", 1, "Stream #13(Compute)", 13),
+            span(1, 13, "nvjet_tst", 0, 60, "command_buffer_1"),
+            span(1, 13, "loop_fusion_2", 50, 50, "command_buffer_1"),
+            span(1, 13, "memcpy32", 55, 2, "command_buffer_1"),
+            span(1, 13, "loop_fusion_2", 110, 10, "command_buffer"),
+        ]
+    )
+    assert {operation.name: round(1e6 * operation.secs) for operation in time.operations} == {
+        "nvjet_tst": 50, "loop_fusion_2": 58, "memcpy32": 2,
+    }  # fmt: skip
+    assert (
+        sum(operation.secs for operation in time.operations) == pytest.approx(time.busy_secs) == pytest.approx(110e-6)
+    )
+
+
+def test_no_instant_counts_twice_however_events_overlap():
+    """Against a count of every microsecond: it belongs to the event that started last, the shorter one of two."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        starts, durations = random.integers(0, 40, 12), random.integers(1, 30, 12)
+        keys = sorted(zip(starts.tolist(), (-durations).tolist(), strict=True))
+        expected = collections.Counter()
+        for instant in range(80):
+            running = [i for i, (start, minus) in enumerate(keys) if start <= instant < start - minus]
+            if running:
+                expected[f"op{running[-1]}"] += 1
+        time = device_time(
+            [name_event("process_name", 3, "/device:TPU:0"), name_event("thread_name", 3, "XLA Ops", 2)]
+            + [span(3, 2, f"op{i}", start, -minus) for i, (start, minus) in enumerate(keys)]
+        )
+        found = {operation.name: round(1e6 * operation.secs) for operation in time.operations if operation.secs}
+        assert found == {name: count for name, count in expected.items() if count}
 
 
 def test_a_cpu_counts_events_that_name_an_operation():

@@ -44,8 +44,8 @@ def measure(context: Context) -> None:
         raise RuntimeError(f"the trace {path.name} names no operation of a device; it is in the output directory")
     total = sum(operation.secs for operation in time.operations)
     context.report(
-        f"device time, {setting.name}", f"{1e3 * total / NUM_STEPS:.2f} ms a step",
-        f"busy {time.busy_secs / time.span_secs:.1%} of {1e3 * time.span_secs / NUM_STEPS:.2f} ms, "
+        f"device time, {setting.name}", f"{1e3 * time.span_secs / NUM_STEPS:.2f} ms a step",
+        f"busy {time.busy_secs / time.span_secs:.1%} of it, "
         f"{sum(operation.count for operation in time.operations) // NUM_STEPS} operations a step",
         total_secs=total, busy_secs=time.busy_secs, span_secs=time.span_secs,
     )  # fmt: skip

@@ -3,11 +3,16 @@
 import collections
 import dataclasses
 import gzip
+import heapq
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+COMMAND_BUFFER = "command_buffer"
+"""Beginning of the name that the trace gives to every kernel of a CUDA graph in place of its HLO operation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +20,9 @@ class Operation:
     """Device time of one operation.
 
     Attributes:
-        name: HLO operation, or kernel if the trace does not name one.
-        kernel: Name of one of its kernels.
-        secs: Device time in seconds, without operations nested in it.
+        name: HLO operation, or kernel if the trace does not name one, as inside command buffers.
+        kernel: Name of its longest kernel.
+        secs: Device time in seconds, without that of operations which start while it runs.
         count: Number of executions.
         source: Operation of the model; empty if it is not known.
     """
@@ -35,7 +40,7 @@ class DeviceTime:
 
     Attributes:
         operations: Operations, the costliest first.
-        busy_secs: Time in which any operation ran.
+        busy_secs: Time in which any operation ran: the sum over the operations if they are on one thread.
         span_secs: Time from the start of the first operation to the end of the last.
     """
 
@@ -95,26 +100,19 @@ def device_time(events: Iterable[Mapping[str, Any]]) -> DeviceTime:
 
 
 def _summed(spans: list[Mapping[str, Any]]) -> DeviceTime:
-    """Sums the time of each operation without that of the operations nested in it on the same thread."""
+    """Sums the time of each operation; on one thread no instant counts twice."""
     if not spans:
         return DeviceTime([], 0.0, 0.0)
     secs, counts, kernels = collections.Counter(), collections.Counter(), {}
     by_thread = collections.defaultdict(list)
-    for event in spans:
+    for event in sorted(spans, key=lambda event: -event.get("dur", 0)):
+        operation = _operation(event)
+        counts[operation] += 1
+        kernels.setdefault(operation, event["name"])  # the longest, not a memset before it
         by_thread[event["pid"], event["tid"]].append(event)
     for thread in by_thread.values():
-        open_spans: list[tuple[float, str]] = []  # end and operation of the spans around the next one
-        for event in sorted(thread, key=lambda event: (event["ts"], -event.get("dur", 0))):
-            operation = event.get("args", {}).get("hlo_op") or event["name"]
-            duration = event.get("dur", 0)
-            while open_spans and open_spans[-1][0] <= event["ts"]:
-                open_spans.pop()
-            if open_spans:
-                secs[open_spans[-1][1]] -= duration
-            open_spans.append((event["ts"] + duration, operation))
-            secs[operation] += duration
-            counts[operation] += 1
-            kernels.setdefault(operation, event["name"])
+        for event, duration in _own_time(thread):
+            secs[_operation(event)] += duration
     operations = [Operation(name, kernels[name], time / 1e6, counts[name]) for name, time in secs.most_common()]
     edges = sorted((event["ts"], event["ts"] + event.get("dur", 0)) for event in spans)
     busy, last_end = 0.0, edges[0][0]
@@ -122,6 +120,36 @@ def _summed(spans: list[Mapping[str, Any]]) -> DeviceTime:
         busy += max(end - max(start, last_end), 0)
         last_end = max(last_end, end)
     return DeviceTime(operations, busy / 1e6, (last_end - edges[0][0]) / 1e6)
+
+
+def _operation(event: Mapping[str, Any]) -> str:
+    """Returns the HLO operation of an event, or its kernel if the trace names none or only its command buffer."""
+    operation = event.get("args", {}).get("hlo_op") or event["name"]
+    return event["name"] if operation.startswith(COMMAND_BUFFER) else operation
+
+
+def _own_time(thread: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], float]]:
+    """Yields the events of one thread with parts of their time: each instant belongs to the event that started last.
+
+    An operation that holds others thus has the rest of its time, and a kernel that starts before the one ahead of it has
+    ended (programmatic dependent launch, nodes of a CUDA graph) shortens that one.
+    """
+    events = sorted(thread, key=lambda event: (event["ts"], -event.get("dur", 0)))
+    running: list[tuple[int, float]] = []  # heap of (-index, end): the event that started last is first
+    now = 0.0
+    for index, event in enumerate([*events, None]):
+        start = event["ts"] if event else math.inf
+        while running and now < start:
+            minus_index, end = running[0]
+            if end <= now:
+                heapq.heappop(running)
+                continue
+            until = min(end, start)
+            yield events[-minus_index], until - now
+            now = until
+        if event:
+            now = max(now, start)
+            heapq.heappush(running, (-index, start + event.get("dur", 0)))
 
 
 def source_names(hlo: str) -> dict[str, str]:
