@@ -48,6 +48,11 @@ _RANGES = {
     "optim.max_rollbacks": _NOT_NEGATIVE,
     "parallel.cpu_devices": (f"from 1 to {MAX_CPU_DEVICES}", lambda value: 1 <= value <= MAX_CPU_DEVICES),
     "parallel.delay_steps": _AT_LEAST_ONE,
+    "parallel.num_workers": _AT_LEAST_ONE,
+    "parallel.local_steps": _AT_LEAST_ONE,
+    "parallel.local_fragments": _AT_LEAST_ONE,
+    "parallel.outer_learning_rate": ("above 0", lambda value: value > 0),
+    "parallel.outer_momentum": _SHARE,
     "parallel.bucket_mb": ("above 0", lambda value: value > 0),
     "parallel.check_every_steps": _OFF_OR_MORE,
     "parallel.watchdog_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
@@ -180,6 +185,11 @@ class ParallelConfig:
     cpu_devices: int | None
     sync: str
     delay_steps: int | None
+    num_workers: int | None
+    local_steps: int | None
+    local_fragments: int | None
+    outer_learning_rate: float | None
+    outer_momentum: float | None
     wire_dtype: str
     bucket_mb: float | None
     check_every_steps: int

@@ -25,10 +25,12 @@ class GradientSync:
     Attributes:
         wire_dtype: Dtype of the buffers and of the mean.
         bucket_bytes: Maximum size of a buffer in bytes; None: a single buffer.
+        groups: Positions of the devices that average with each other; None: all do.
     """
 
     wire_dtype: str = "float32"
     bucket_bytes: int | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self):
         if self.wire_dtype not in WIRE_DTYPES:
@@ -36,6 +38,10 @@ class GradientSync:
 
     def reduce(self, gradients: PyTree, num_devices: int) -> list[jax.Array]:
         """Averages gradients over the devices of `AXIS`; for use inside an SPMD function.
+
+        Args:
+            gradients: Gradients of this device.
+            num_devices: Number of devices that average with each other.
 
         Returns:
             Flat float32 buffers with every gradient once; `unpack` restores the tree.
@@ -47,7 +53,7 @@ class GradientSync:
         buffers = []
         for bucket in self._buckets(leaves, num_devices):
             packed = jnp.concatenate([leaves[index].astype(self.wire_dtype).reshape(-1) for index in bucket])
-            buffers.append(jax.lax.pmean(packed, AXIS).astype(jnp.float32))
+            buffers.append(jax.lax.pmean(packed, AXIS, axis_index_groups=self.groups).astype(jnp.float32))
         return buffers
 
     def unpack(self, buffers: list[jax.Array], like: PyTree, num_devices: int) -> PyTree:

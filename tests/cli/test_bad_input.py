@@ -92,6 +92,26 @@ TABLE = {
     "buckets of shards": (
         ["--config.parallel.sync=zero3", "--config.parallel.bucket_mb=1.0"], ["parallel.bucket_mb=1.0 has no effect with parallel.sync=zero3"],
     ),
+    "local steps of pmean": (["--config.parallel.local_steps=4"], ["parallel.local_steps=4 has no effect with parallel.sync=pmean", "parallel.sync=local"]),
+    "outer step of zero1": (
+        ["--config.parallel.sync=zero1", "--config.parallel.outer_learning_rate=1"],
+        ["parallel.outer_learning_rate=1.0 has no effect with parallel.sync=zero1"],
+    ),
+    "workers": (
+        ["--config.parallel.sync=local", "--config.parallel.num_workers=3"],
+        ["parallel.num_workers=3 must divide the 8 devices into groups of equal size; use one of 1, 2, 4, 8"],
+    ),
+    "no workers": (["--config.parallel.sync=local", "--config.parallel.num_workers=0"], ["parallel.num_workers=0 must be 1 or more"]),
+    "no local steps": (["--config.parallel.sync=local", "--config.parallel.local_steps=0"], ["parallel.local_steps=0 must be 1 or more"]),
+    "fragments": (
+        ["--config.parallel.sync=local", "--config.parallel.local_fragments=2"],
+        ["parallel.local_fragments=2 must be at most the number of layers (1) and parallel.local_steps=50"],
+    ),
+    "outer momentum": (["--config.parallel.sync=local", "--config.parallel.outer_momentum=1"], ["parallel.outer_momentum=1.0 must be at least 0 and below 1"]),
+    "bfloat16 of workers": (
+        ["--config.parallel.sync=local", "--config.parallel.wire_dtype=bfloat16"],
+        ["parallel.wire_dtype=bfloat16 is not available with parallel.sync=local"],
+    ),
     "metric": (["--config.eval.metric=eval/los"], ["eval.metric='eval/los' is not a metric of task=causal_lm", "eval/loss, "]),
     "batch of none": (["--config.global_batch_size=0"], ["global_batch_size=0 must be 1 or more"]),
     "no epochs": (["--config.total_epochs=0"], ["total_epochs=0.0 must be above 0"]),

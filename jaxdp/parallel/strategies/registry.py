@@ -5,21 +5,33 @@ from collections.abc import Callable
 from jaxdp.arguments import check_registration
 from jaxdp.errors import UserError
 from jaxdp.parallel.buckets import GradientSync
-from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.devices import Topology, divisors_up_to
+from jaxdp.parallel.fragments import Fragments, num_layers
+from jaxdp.parallel.outer_step import OuterOptimizer
 from jaxdp.parallel.quantise import BITS
 from jaxdp.parallel.strategies.compressed import Compressed
 from jaxdp.parallel.strategies.delayed import Delayed
+from jaxdp.parallel.strategies.local import LOCAL_STEPS, OUTER_LEARNING_RATE, OUTER_MOMENTUM, Local
 from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.parallel.strategies.strategy import SyncStrategy
 from jaxdp.parallel.strategies.zero import Zero
+from jaxdp.parallel.workers import Workers
 from jaxdp.run_config import ParallelConfig
 from jaxdp.typing import PyTree
 
-OPTIONS = {"delay_steps": ("delayed",), "bucket_mb": ("pmean", "delayed")}
+OPTIONS = {
+    "bucket_mb": ("pmean", "local", "delayed"),
+    "num_workers": ("local",),
+    "local_steps": ("local",),
+    "local_fragments": ("local",),
+    "outer_learning_rate": ("local",),
+    "outer_momentum": ("local",),
+    "delay_steps": ("delayed",),
+}
 """Optional key of `parallel` -> strategies that read it."""
 
 WIRE_DTYPES = {
-    "float32": ("pmean", "zero1", "zero3", "delayed"),
+    "float32": ("pmean", "zero1", "zero3", "local", "delayed"),
     "bfloat16": ("pmean", "delayed"),
     "int8": ("pmean",),
     "int4": ("pmean",),
@@ -59,11 +71,34 @@ def _delayed(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> De
     return Delayed(topology.num_devices, _buckets(parallel, topology), num_steps=parallel.delay)
 
 
+def _local(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Local:
+    num_devices = topology.num_devices
+    num_workers = parallel.num_workers or num_devices
+    if num_devices % num_workers:
+        fitting = ", ".join(map(str, divisors_up_to(num_devices, num_devices)))
+        raise UserError(
+            f"parallel.num_workers={num_workers} must divide the {num_devices} devices into groups of equal size; use "
+            f"one of {fitting}."
+        )
+    fragments = Fragments(parallel.local_fragments or 1, parallel.local_steps or LOCAL_STEPS)
+    if fragments.count > min(num_layers(shapes), fragments.period):
+        raise UserError(
+            f"parallel.local_fragments={fragments.count} must be at most the number of layers ({num_layers(shapes)}) and "
+            f"parallel.local_steps={fragments.period}, since each fragment has a layer and a step of its own."
+        )
+    rate, momentum = parallel.outer_learning_rate, parallel.outer_momentum
+    outer = OuterOptimizer(
+        OUTER_LEARNING_RATE if rate is None else rate, OUTER_MOMENTUM if momentum is None else momentum
+    )
+    return Local(num_devices, Workers(num_devices, num_workers), fragments, outer, _buckets(parallel, topology))
+
+
 STRATEGIES: dict[str, Callable[[ParallelConfig, Topology, PyTree], SyncStrategy]] = {
     "pmean": _pmean,
     "zero1": _zero1,
     "zero3": _zero3,
     "delayed": _delayed,
+    "local": _local,
 }
 """Strategies by name: (configuration, devices, true shapes of the parameters) -> strategy. A new one is a file and a line here."""
 
