@@ -120,9 +120,12 @@ def _described(path: Path, **known: Any) -> dict[str, Any]:
 
 def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
     manifest = require_manifest(checkpoint)
-    config, data = read_item(checkpoint, "config"), read_item(checkpoint, "data")
-    # Checkpoints of earlier versions have none.
-    has_provenance = "provenance/metadata" in manifest.files
+    config = read_item(checkpoint, "config")
+
+    def item(name: str) -> dict[str, Any] | None:
+        # Parameters alone have no position in data, and checkpoints of earlier versions no provenance.
+        return read_item(checkpoint, name) if f"{name}/metadata" in manifest.files else None
+
     parts: dict[str, list] = {"params": [], "opt_state": [], "ema": []}
     for leaf in manifest.leaves:
         part, _, name = leaf["path"].partition("/")
@@ -134,9 +137,9 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
         step=manifest.step,
         time=manifest.time,
         config=masked_values(config),  # older versions may have saved secrets
-        data=data,
+        data=item("data"),
         metrics=dict(manifest.metrics),
-        provenance=read_item(checkpoint, "provenance") if has_provenance else None,
+        provenance=item("provenance"),
         starts=read_entries(WorkDir(checkpoint.parent.parent).provenance),
         **parts,
     )

@@ -6,6 +6,8 @@ A fault is written NAME or NAME=NUMBER,NUMBER...
 import dataclasses
 import hashlib
 import logging
+import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from replicas import flip_bit_of
 
+from jaxdp.checkpoint import shard_records
 from jaxdp.cli.main import main
 from jaxdp.data import assembly as data
 from jaxdp.data.loader import IndexedLoader
@@ -21,6 +24,7 @@ from jaxdp.training import train
 from jaxdp.training.setup import TrainingSetup
 
 KERNEL = "params/layer_0/mlp/up/kernel"
+SCALE = "params/layer_0/mlp_norm/scale"
 
 
 def hang_for_ever():
@@ -60,7 +64,7 @@ def hold_up_compilation(patch):
     patch(TrainingSetup, "compile_step", compile_step)
 
 
-def flip_after(patch, step, position):
+def flip_after(patch, step, position, name=KERNEL):
     """A bit of one device's copy of a parameter flips after this step; says whether it has."""
     flipped = []
     compile_step = TrainingSetup.compile_step
@@ -72,7 +76,7 @@ def flip_after(patch, step, position):
             state, metrics = program.call(state, batch, control_word)
             if int(state.step) == step and not flipped:
                 flipped.append(step)
-                state = flip_bit_of(state, KERNEL, setup.topology.devices[position], element=3, bit=2)
+                state = flip_bit_of(state, name, setup.topology.devices[position], element=3, bit=2)
             return state, metrics
 
         return dataclasses.replace(program, call=call)
@@ -107,8 +111,21 @@ def change_data_after_scan(patch):
     patch(data, "open_sources", opened)
 
 
+def die_writing_shards(patch, step):
+    """SIGKILL while the shards of the checkpoint of this step are on their way to the disk."""
+    write_file = shard_records.write_file
+
+    def write(path, arrays):
+        write_file(path, arrays)
+        if path.parent.name.startswith(f"{step}."):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    patch(shard_records, "write_file", write)
+
+
 FAULTS = {
     "change_data_after_scan": change_data_after_scan,
+    "die_writing_shards": die_writing_shards,
     "hang_before": hang_before,
     "hang_in_preparation": hang_in_preparation,
     "hold_up_compilation": hold_up_compilation,

@@ -128,6 +128,15 @@ def require_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def check_resumes(checkpoint: Path, manifest: Manifest) -> None:
+    """Raises UserError if a checkpoint holds parameters only, from which no run continues."""
+    if manifest.kind == PARAMS:
+        raise UserError(
+            f"{checkpoint} holds parameters only, so no run continues from it; train in another --workdir with "
+            f"init_from={checkpoint.parent.parent}."
+        )
+
+
 def check_not_deleted(checkpoint: Path) -> None:
     """Raises UserError if the checkpoint is gone; a run renames a checkpoint before it deletes its files."""
     if not checkpoint.is_dir():

@@ -16,6 +16,7 @@ from jaxdp.checkpoint.arrays import checksum_program, read_leaves
 from jaxdp.checkpoint.manifest import (
     Manifest,
     check_not_deleted,
+    check_resumes,
     committed_steps,
     find_damage,
     manifest_digest,
@@ -54,6 +55,7 @@ def restore(
         UserError: The checkpoint has another model; the message shows both sides.
     """
     manifest = _whole_manifest(checkpoint, check_files=check_files)
+    check_resumes(checkpoint, manifest)
     of_state: TrainState = replicated_layout(abstract_state) if layout is None else layout
     parts = sync_parts(manifest.leaves, true_shapes(abstract_state, of_state))
     target, of_target = without_parts(abstract_state, parts), without_parts(of_state, parts)

@@ -223,8 +223,8 @@ def without_manifest(checkpoints: Path) -> list[Path]:
 
 
 def looks_like_ours(directory: Path) -> bool:
-    """Returns True if a directory has the items of a checkpoint of jaxdp."""
-    items = ("state", "data", "config")
+    """Returns True if a directory has the items of a checkpoint of jaxdp, of parameters only or of a train state."""
+    items = ("state", "config")
     return (directory / "_CHECKPOINT_METADATA").is_file() and all((directory / item).is_dir() for item in items)
 
 

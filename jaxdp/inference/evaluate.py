@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxdp.arguments import check_caller, check_choice, check_type, optional_number
 from jaxdp.atomic_files import write_atomically
-from jaxdp.checkpoint.manifest import read_item
+from jaxdp.checkpoint.manifest import STATE, read_item, require_manifest
 from jaxdp.data.assembly import load_dataset, load_evaluation_dataset
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.tokenization import SPLITS
@@ -83,9 +83,9 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
         config = config.replaced(eval={"num_batches": num_batches or 0})
     load = load_dataset if other is None else load_evaluation_dataset
     found = load(dataset_spec(config), run.vocabularies)
-    saved = read_item(run.checkpoint, "data")
-    if other is None:
-        _check_fingerprint(saved, found, run.checkpoint)
+    manifest = require_manifest(run.checkpoint)
+    if other is None and manifest.kind == STATE:
+        _check_fingerprint(read_item(run.checkpoint, "data"), found, run.checkpoint)
     source = found.train if split == "train" else found.evaluation
     if source is None:
         raise UserError("--split=train cannot be evaluated for data.source=hf_stream, which has no rows to go back to.")
@@ -101,7 +101,7 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
     evaluator = restored.kept(("evaluator", split, repr(config), found.fingerprint), compiled)
     if config.data.source == "hf_stream":  # each call reads its rows again, and the fingerprint does not cover them
         evaluator = evaluator.of(source)
-    about = {"step": saved["step"], "split": split} | ({"data": described(other)} if other is not None else {})
+    about = {"step": manifest.step, "split": split} | ({"data": described(other)} if other is not None else {})
     metrics = evaluator(restored.params)
     counts = {"eval/num_examples": evaluator.num_examples}
     if found.pairs:

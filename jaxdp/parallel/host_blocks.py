@@ -76,10 +76,10 @@ def host_block(leaf: jax.Array, layout: LeafLayout = REPLICATED) -> np.ndarray:
 
     Only shards of this process are read.
     """
-    shards = {
-        tuple(part.start or 0 for part in _true_index(shard.index, leaf.shape, layout)): shard.data
-        for shard in leaf.addressable_shards
-    }
+    shards: dict[tuple[int, ...], jax.Array] = {}
+    for shard in leaf.addressable_shards:
+        start = tuple(part.start or 0 for part in _true_index(shard.index, leaf.shape, layout))
+        shards.setdefault(start, shard.data)  # of equal copies the first, which checksums are read from
     parts = [np.asarray(shards[start]) for start in sorted(shards)]
     if layout.kind == "sharded":
         return np.concatenate([part[0] for part in parts], axis=layout.axis)

@@ -6,9 +6,11 @@ from typing import Any
 
 from jaxdp.checkpoint.manifest import (
     MANIFEST,
+    check_resumes,
     committed_steps,
     find_damage,
     read_item,
+    read_manifest,
     require_manifest,
 )
 from jaxdp.checkpoint.metric_records import recorded_metric
@@ -49,6 +51,8 @@ def steps_to_resume(directory: WorkDir, resume: str, *, clean: bool) -> list[int
             f"{', '.join(map(str, steps))}; "
             "use another --workdir, or --resume=auto to continue."
         )
+    if steps and (newest := read_manifest(directory.checkpoints / str(steps[-1]))) is not None:
+        check_resumes(directory.checkpoints / str(steps[-1]), newest)
     if resume == "must" and not steps:
         raise UserError(f"--resume=must, but {directory.checkpoints} holds no checkpoint; check --workdir.")
     for name in remove_leftovers(directory.checkpoints) if clean else ():

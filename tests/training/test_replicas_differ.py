@@ -2,35 +2,49 @@
 
 import jax
 import pytest
-from faults import KERNEL, flip_after
+from faults import KERNEL, SCALE, flip_after
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
+
+ZERO1 = ["--config.parallel.sync=zero1", "--config.model.embed_dim=64"]
+"""Parameters large enough that their optimizer states are sharded."""
+
+
+@pytest.fixture(scope="module")
+def trained_by_zero1(config_file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("zero1")
+    assert train(config_file, workdir, *ZERO1) == 0
+    return workdir
 
 
 @pytest.mark.parametrize(
-    ("every", "flipped_after", "found_after"),
+    ("options", "name", "every", "flipped_after", "found_after"),
     [
-        (5, 4, 5),  # at the next check
-        (100, 4, 6),  # at the next save
-        (2, 6, 6),  # after the last step
+        ([], KERNEL, 5, 4, 5),  # at the next check
+        ([], KERNEL, 100, 4, 6),  # at the next save
+        ([], KERNEL, 2, 6, 6),  # after the last step
+        (ZERO1, SCALE, 5, 4, 5),  # every device updates a small parameter whole
+        (ZERO1, KERNEL, 5, 5, 5),  # until the next step gathers the parameter again from its shards
     ],
+    ids=["check", "save", "end", "zero1", "zero1 gathered"],
 )
 def test_a_flipped_bit_stops_the_run_and_nothing_of_it_is_saved(
-    config_file, trained, tmp_path, capsys, monkeypatch, every, flipped_after, found_after
+    config_file, request, tmp_path, capsys, monkeypatch, options, name, every, flipped_after, found_after
 ):
+    trained = request.getfixturevalue("trained_by_zero1" if options else "trained")
     with monkeypatch.context() as patch:
-        flipped = flip_after(patch.setattr, flipped_after, 5)
-        assert train(config_file, tmp_path, f"--config.parallel.check_every_steps={every}") == 70
+        flipped = flip_after(patch.setattr, flipped_after, 5, name)
+        assert train(config_file, tmp_path, *options, f"--config.parallel.check_every_steps={every}") == 70
     assert flipped
     sentence = assert_refused(capsys, 70)
     device = jax.devices()[5].id
     assert sentence.startswith(
         f"the devices no longer hold the same state after step {found_after}: device {device} (process 0) differs "
-        f"from the other 7 in {KERNEL}"
+        f"from the other 7 in {name}"
     )
     assert "nothing of it was saved" in sentence
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
     # The same command again, as a launcher would give it.
-    assert train(config_file, tmp_path) == 0
+    assert train(config_file, tmp_path, *options) == 0
     assert_same_bits(saved_arrays(tmp_path, 6), saved_arrays(trained, 6))
     losses = [[line["train/loss"] for line in metrics_lines(run)] for run in (tmp_path, trained)]
     assert losses[0] == losses[1]
