@@ -31,7 +31,27 @@ def crashes(context):
 def hangs(context):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     context.report("child", str(child.pid))
+    context.progress("waiting for nothing")
     time.sleep(600)
+
+def in_parts(context):
+    from tests.accelerator.apart import run_apart
+    for name, *arguments in (("part_fails", "a"), ("part_crashes",), ("part_hangs",), ("part_works", 3, [True, "b"])):
+        run_apart(context, f"row of {name}", f"accelerator_faults:{name}", *arguments)
+
+def part_fails(context, name):
+    raise ValueError(f"the kernel {name} returned NaN")
+
+def part_crashes(context):
+    os.abort()
+
+def part_hangs(context):
+    context.report("child", str(os.getpid()))
+    context.progress("compiling what never ends")
+    time.sleep(600)
+
+def part_works(context, *arguments):
+    context.report("part", str(arguments), remaining=context.remaining_secs)
 """
 
 
@@ -79,6 +99,22 @@ def test_a_section_over_its_limit_is_stopped_with_its_processes(faults):
     assert [outcome["status"] for outcome in outcomes] == ["stopped", "done"]
     assert rows[0]["name"] == "child" and not is_running(rows[0]["result"])
     assert (rows[1]["result"], rows[1]["note"]) == ("stopped", outcomes[0]["reason"])
+    assert ": waiting for nothing, for " in rows[1]["note"]
+
+
+def test_parts_of_a_section_fail_alone(faults):
+    """Each is a row: an error, a crash, and a part that does not end in half of the section's time."""
+    outcomes, rows = run(faults, ("in_parts", 40, 1, 0))
+    assert [outcome["status"] for outcome in outcomes] == ["done"]
+    assert [(row["name"], row["result"]) for row in rows] == [
+        ("row of part_fails", "failed"), ("row of part_crashes", "failed"), ("child", rows[2]["result"]),
+        ("row of part_hangs", "stopped"), ("part", "(3, [True, 'b'])"),
+    ]  # fmt: skip
+    assert rows[0]["note"] == "exit code 1: ValueError: the kernel a returned NaN"
+    assert rows[1]["note"].startswith("exit code -6")
+    assert ": compiling what never ends, for " in rows[3]["note"] and not is_running(rows[2]["result"])
+    assert rows[4]["data"]["remaining"] < 20
+    assert "the kernel a returned NaN" in (faults / "out" / LOG_FILE).read_text()
 
 
 def test_a_section_without_time_is_skipped(faults):

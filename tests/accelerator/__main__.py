@@ -9,6 +9,7 @@ checkout of nanoGPT to compare with. The exit code is 0 whatever the sections fi
 
 import argparse
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -76,17 +77,17 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=LIMIT_SECS, help="seconds of the whole check")
     parser.add_argument("--only", help=f"sections to run, separated by commas: {', '.join(NAMES)}")
     parser.add_argument("--continue", dest="continued", help="rows.jsonl of an earlier report, which --only completes")
-    for name in ("section", "target", "scratch"):
+    for name in ("section", "target", "arguments", "scratch"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def _run_section(options: argparse.Namespace) -> int:
-    """Runs the section that the options name."""
+    """Runs the section that the options name, or the part of it."""
     module, _, function = options.target.partition(":")
     context = Context(options.section, options.size, Path(options.out), Path(options.scratch), options.deadline)
-    getattr(importlib.import_module(module, __package__), function)(context)
+    getattr(importlib.import_module(module, __package__), function)(context, *json.loads(options.arguments))
     return 0
 
 

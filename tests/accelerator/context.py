@@ -41,7 +41,24 @@ class Context:
             note: Further numbers and conditions for the table.
             **data: The numbers behind the result, for the JSON file and for later sections.
         """
-        append_row(self.out, {"section": self.section, "name": name, "result": result, "note": note, "data": data})
+        row = {"section": self.section, "name": name, "result": result, "note": note, "data": data}
+        append_row(self.out, row | {"time": round(time.time(), 1)})
+
+    def progress(self, what: str) -> None:
+        """Prints what the section does next; if it is stopped, its row has the last of these with its time."""
+        self._progress_file.write_text(json.dumps({"what": what, "time": time.time()}), encoding="utf-8")
+        print(f"[{self.section}] {what} ...", flush=True)
+
+    def last_progress(self) -> str:
+        """Returns what the section does, for the end of a sentence; empty if it has not said."""
+        if not self._progress_file.exists():
+            return ""
+        last = json.loads(self._progress_file.read_text(encoding="utf-8"))
+        return f": {last['what']}, for {time.time() - last['time']:.0f} s"
+
+    @property
+    def _progress_file(self) -> Path:
+        return self.scratch / f"{self.section.replace(' ', '_')}.progress"
 
     def earlier(self, section: str) -> list[dict[str, Any]]:
         """Returns the rows that a section has recorded so far."""

@@ -27,30 +27,48 @@ NUM_GENERATIONS = 2
 
 
 def small(context: Context) -> None:
-    """Measures training and generation with 124M parameters."""
-    _measure(context, "124M", generates=True)
+    """Measures training with 124M parameters."""
+    _measure_model(context, "124M")
 
 
 def medium(context: Context) -> None:
     """Measures training with 350M parameters."""
-    _measure(context, "350M", generates=False)
+    _measure_model(context, "350M")
 
 
-def _measure(context: Context, model: str, generates: bool) -> None:
+def generation(context: Context) -> None:
+    """Measures generation with 124M parameters."""
+    found = _prepared(context, "124M")
+    if found is not None:
+        _measure_generation(context, *found)
+
+
+def _prepared(context: Context, model: str) -> tuple[Any, str] | None:
+    """Returns the model and the name of its device; None, with a row, if there is no checkout or no PyTorch."""
     directory = os.environ.get(VARIABLE)
     if not directory:
         context.report(f"nanoGPT {model}", "not measured", f"{VARIABLE} is not set")
-        return
+        return None
     if importlib.util.find_spec("torch") is None:
         context.report(f"nanoGPT {model}", "not measured", "PyTorch is not installed")
-        return
+        return None
     import torch
 
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    gpt = _make_model(context, model, _load_module(Path(directory)), device)
+    return _make_model(context, model, _load_module(Path(directory)), device), device
+
+
+def _measure_model(context: Context, model: str) -> None:
+    """Measures training with the largest microbatch size that fits."""
+    found = _prepared(context, model)
+    if found is None:
+        return
+    import torch
+
+    gpt, device = found
     for rows in _rows_to_try(context, model):
         try:
             _measure_training(context, model, gpt, rows, device)
@@ -59,8 +77,6 @@ def _measure(context: Context, model: str, generates: bool) -> None:
             context.report(f"nanoGPT {model}, {rows} rows", "out of memory", str(error)[:200])
         gpt.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-    if generates:
-        _measure_generation(context, gpt, device)
 
 
 def _load_module(directory: Path) -> ModuleType:
@@ -112,6 +128,7 @@ def _measure_training(context: Context, model: str, gpt: Any, rows: int, device:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    context.progress(f"compiling {model}, {rows} rows")
     start = time.perf_counter()
     step()
     synchronize()
@@ -188,12 +205,14 @@ def _measure_generation(context: Context, gpt: Any, device: str) -> None:
     )
     gpt.eval()
     for prompts in size.prompts:
+        context.progress(f"generating from {prompts} prompts")
         tokens, secs = torch.randint(size.plain_vocab_size, (prompts, size.prompt_length), device=device), []
         for _ in range(1 + NUM_GENERATIONS):
             start = time.perf_counter()
             with torch.no_grad(), autocast:
                 gpt.generate(tokens, size.num_new).cpu()
             secs.append(time.perf_counter() - start)
+            context.progress(f"generating from {prompts} prompts again, after {secs[-1]:.1f} s")
         rate = prompts * size.num_new / statistics.median(secs[1:])
         context.report(
             f"nanoGPT generates, {prompts} {'prompt' if prompts == 1 else 'prompts'}", f"{rate:,.0f} tokens/s a device",

@@ -27,6 +27,7 @@ def measure(context: Context) -> None:
     # `xla` is the fused function without a kernel, so that the comparison itself runs everywhere.
     implementation = "cudnn" if platform == "gpu" else "xla"
     for name, mask, num_groups in attention_cases(shape):
+        context.progress(f"comparing attention, {name}")
         try:
             errors = attention_errors(shape, mask, num_groups, implementation)
         except Exception as error:  # a kernel may refuse one case, which says nothing about the others
@@ -124,6 +125,7 @@ def _compare_model(context: Context) -> None:
         ("highest", ("model.dtype=float32", "model.attention=plain")),
         ("default", ("model.dtype=bfloat16",)),
     ):
+        context.progress(f"comparing the model, {overrides[0]}")
         setup = gpt_setup(context, "124M", rows, *keys, *overrides)
         batch = {name: jnp.asarray(array) for name, array in next(setup.loader.batches(0)).items()}
         loss = task_loss(setup.task, setup.eval_model, train=True)

@@ -22,6 +22,7 @@ MAX_SOURCE = 90
 def measure(context: Context) -> None:
     """Traces some steps, reports the costliest operations, and keeps the trace and the compiled program as text."""
     setting = fastest(context, "124M")
+    context.progress(f"compiling {setting.name}")
     setup = gpt_setup(context, "124M", setting.rows, *setting.overrides)
     program, control_word = setup.compile_step(), setup.control_word_maker()(0, 0)
     batches, state = setup.loader.batches(0), setup.fresh_state()
@@ -29,6 +30,7 @@ def measure(context: Context) -> None:
     for batch in placed[:WARMUP_STEPS]:
         state, _ = program(state, batch, control_word)
     jax.block_until_ready(state)
+    context.progress(f"tracing {setting.name}")
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # a million events at most are kept, and Python has many
     directory = context.scratch / "profile"

@@ -5,16 +5,15 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .context import append_row, read_rows
+from .apart import ROOT, command_of
+from .context import Context, append_row, read_rows
 from .sections import Section
 
-ROOT = Path(__file__).parents[2]
 KILL_SECS = 10.0
 """Time that a killed section has to end: a process inside the driver may not."""
 
@@ -70,15 +69,12 @@ class _Run:
             "XLA_PYTHON_CLIENT_MEM_FRACTION": str(section.memory_fraction),
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
         }
-        arguments = {
-            "section": section.name, "target": section.target, "size": size, "out": out, "scratch": scratch,
-            "deadline": self._deadline,
-        }  # fmt: skip
-        command = [sys.executable, "-m", "tests.accelerator", *(f"--{key}={value}" for key, value in arguments.items())]
+        self._context = Context(section.name, size, out, scratch, self._deadline)
         with open(self._log_path, "wb") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True
-            )
+                command_of(self._context, section.target), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
 
     def finish(self) -> dict[str, Any]:
         """Waits for the section, stops it at its deadline, and returns its outcome."""
@@ -90,7 +86,8 @@ class _Run:
             self._stop()
         secs, tail = time.time() - self._start, self._keep_log()
         if code is None:
-            return _outcome(self._out, self._section, "stopped", secs, f"not finished after {secs:.0f} s", tail)
+            why = f"not finished after {secs:.0f} s{self._context.last_progress()}"
+            return _outcome(self._out, self._section, "stopped", secs, why, tail)
         if code:
             why = next((line for line in reversed(tail) if line.strip()), "no output")
             return _outcome(self._out, self._section, "failed", secs, f"exit code {code}: {why[:300]}", tail)

@@ -26,13 +26,14 @@ class Section:
 
 SECTIONS = (
     Section("environment", ".environment:measure", 60, stage=0),
-    Section("parity", ".parity:measure", 90, memory_fraction=0.15, stage=1),
-    Section("repeat", ".repeat:measure", 90, memory_fraction=0.2, stage=1),
-    Section("speed 124M", ".speed:small", 180, stage=2),
-    Section("profile", ".profiling:measure", 50, stage=3),
-    Section("nanoGPT 124M", ".nanogpt:small", 110, min_secs=40, stage=4),
-    Section("speed 350M", ".speed:medium", 120, min_secs=30, stage=5),
-    Section("variants", ".variants:measure", 110, min_secs=30, stage=6),
-    Section("generation", ".generation:measure", 60, min_secs=20, stage=7),
-    Section("nanoGPT 350M", ".nanogpt:medium", 130, min_secs=50, stage=8),
+    Section("speed 124M", ".speed:small", 240, stage=1),
+    Section("profile", ".profiling:measure", 60, min_secs=20, stage=2),
+    Section("nanoGPT 124M", ".nanogpt:small", 80, min_secs=40, stage=3),
+    Section("speed 350M", ".speed:medium", 200, min_secs=40, stage=4),
+    Section("variants", ".variants:measure", 240, min_secs=30, stage=5),
+    Section("parity", ".parity:measure", 150, memory_fraction=0.15, min_secs=30, stage=6),
+    Section("repeat", ".repeat:measure", 150, memory_fraction=0.2, min_secs=60, stage=6),
+    Section("generation", ".generation:measure", 100, min_secs=20, stage=7),
+    Section("nanoGPT generation", ".nanogpt:generation", 70, min_secs=40, stage=8),
+    Section("nanoGPT 350M", ".nanogpt:medium", 130, min_secs=50, stage=9),
 )

@@ -10,6 +10,7 @@ from jaxdp.parallel.spmd import Program
 from jaxdp.report.terminal import memory_size
 from jaxdp.training.setup import TrainingSetup
 
+from .apart import run_apart
 from .context import Context
 from .workload import SIZES, Candidate, fastest, gpt_setup, speeds
 
@@ -27,61 +28,73 @@ def medium(context: Context) -> None:
 
 
 def measure_model(context: Context, model: str) -> None:
-    """Measures every setting that fits, ascending by memory, then the fastest again with checkpoint saves."""
-    num_steps, best, longest = SIZES[context.size].num_steps, None, 0.0
-    for candidate in _candidates(context, model):
-        before = context.remaining_secs
-        name = f"{model}, {candidate.name}"
-        if before < 1.5 * longest:
+    """Measures every setting that fits, each in a process of its own, then the fastest again with checkpoint saves."""
+    longest = 0.0
+    for candidate in SIZES[context.size].candidates[model]:
+        before, name = context.remaining_secs, f"{model}, {candidate.name}"
+        if before < longest:
             context.report(name, "skipped", "no time left")
             continue
-        setup = gpt_setup(context, model, candidate.rows, *candidate.overrides)
-        program = setup.compile_step()
-        planned = memory_size(program.device_bytes)
-        if not fits(program.device_bytes):
-            context.report(name, "does not fit", f"planned {planned}")
-            continue
-        try:
-            result = measure_program(setup, program, num_steps, num_saves=0)
-        except jax.errors.JaxRuntimeError as error:
-            if OUT_OF_MEMORY not in str(error):
-                raise
-            context.report(name, "out of memory", f"planned {planned}")
-            continue
-        report_speed(context, name, setup, result, **dataclasses.asdict(candidate))
-        _report_memory(context, name, program)
-        if best is None or result["tokens_per_sec"] > best[0]["tokens_per_sec"]:
-            best = result, candidate, setup, program
+        run_apart(context, name, ".speed:measure_candidate", model, candidate.rows, candidate.scan_layers)
         longest = max(longest, before - context.remaining_secs)
-    if best is not None:
-        _measure_again(context, model, *best)
+    measured = speeds(context, model)
+    if measured and context.remaining_secs > longest:
+        best = fastest(context, model)
+        rate = max(data["tokens_per_sec"] for data in measured)
+        name = f"{model}, {best.name}, again"
+        run_apart(context, name, ".speed:measure_again", model, best.rows, best.scan_layers, rate)
 
 
-def _candidates(context: Context, model: str) -> list[Candidate]:
-    """Returns the settings to measure; after 124M has been measured, other models have its faster form of the layers."""
-    candidates = list(SIZES[context.size].candidates[model])
-    if model == "124M" or not speeds(context, "124M"):
-        return candidates
-    scan_layers = fastest(context, "124M").scan_layers
-    return [dataclasses.replace(candidate, scan_layers=scan_layers) for candidate in candidates]
+def measure_candidate(context: Context, model: str, rows: int, scan_layers: bool) -> None:
+    """Measures one setting: speed, and planned against used memory; entry point of a process."""
+    candidate = Candidate(rows, scan_layers)
+    name = f"{model}, {candidate.name}"
+    setup, program = _compiled(context, name, model, candidate)
+    planned = memory_size(program.device_bytes)
+    if not fits(program.device_bytes):
+        context.report(name, "does not fit", f"planned {planned}")
+        return
+    try:
+        result = measure_program(setup, program, SIZES[context.size].num_steps, num_saves=0)
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        context.report(name, "out of memory", f"planned {planned}")
+        return
+    report_speed(context, name, setup, result, **dataclasses.asdict(candidate))
+    _report_memory(context, name, program)
 
 
-def _measure_again(
-    context: Context, model: str, first: dict[str, Any], candidate: Candidate, setup: TrainingSetup, program: Program
-) -> None:
-    """Measures the same program a second time, with saves: the spread between two measurements, and the save stall."""
-    size = SIZES[context.size]
+def measure_again(context: Context, model: str, rows: int, scan_layers: bool, first: float) -> None:
+    """Measures a setting a second time, with saves: the spread of two processes, and the save stall; entry point.
+
+    Args:
+        context: Context of the section.
+        model: Name of the model.
+        rows, scan_layers: Fields of the `Candidate`.
+        first: Tokens/s of the first measurement.
+    """
+    candidate, size = Candidate(rows, scan_layers), SIZES[context.size]
+    name = f"{model}, {candidate.name}, again"
+    setup, program = _compiled(context, name, model, candidate)
     result = measure_program(setup, program, size.num_steps, size.num_saves)
-    report_speed(
-        context, f"{model}, {candidate.name}, again", setup, result,
-        first=first["tokens_per_sec"], **dataclasses.asdict(candidate),
-    )  # fmt: skip
+    report_speed(context, name, setup, result, first=first, **dataclasses.asdict(candidate))
     first_ms, median_ms = result["save_block_ms"]
     context.report(
         f"{model}, one save",
         f"blocks the loop for {median_ms:.0f} ms",
         f"the first {first_ms:.0f} ms; complete after {result['save_total_ms'] / 1e3:.1f} s",
     )
+
+
+def _compiled(context: Context, name: str, model: str, candidate: Candidate) -> tuple[TrainingSetup, Program]:
+    """Returns the setup of a setting and its compiled step."""
+    context.progress(f"preparing {name}")
+    setup = gpt_setup(context, model, candidate.rows, *candidate.overrides)
+    context.progress(f"compiling {name}")
+    program = setup.compile_step()
+    context.progress(f"measuring {name}, compiled in {program.compile_secs:.1f} s")
+    return setup, program
 
 
 def fits(num_bytes: float) -> bool:
@@ -132,7 +145,7 @@ def utilisation(context: Context, flops: float) -> list[str]:
 
 
 def _report_memory(context: Context, name: str, program: Program) -> None:
-    """Compares the planned memory of a program with the peak of this process, whose earlier programs were smaller."""
+    """Compares the planned memory of a program with the peak of this process, which runs nothing larger."""
     stats = jax.local_devices()[0].memory_stats() or {}
     planned, used = program.device_bytes, stats.get("peak_bytes_in_use")
     if not used:

@@ -51,7 +51,7 @@ class Size:
         plain_vocab_size: Vocabulary before it was rounded up; all tokens are below it.
         num_tokens: Tokens of the training file.
         models: Layers, heads and width by the name in the table.
-        candidates: Settings to try by model, ascending by memory.
+        candidates: Settings to try by model, the most important first.
         variant_rows: Microbatch size of the variants.
         num_steps: Measured steps of a program.
         num_saves: Measured saves.
@@ -90,8 +90,8 @@ FULL = Size(
     num_tokens=20_000_000,
     models={"124M": (12, 12, 768), "350M": (24, 16, 1024)},
     candidates={
-        "124M": (Candidate(32, True), Candidate(64, False), Candidate(64, True)),  # planned 33, 42, 64 GiB on an H100
-        "350M": (Candidate(16, False), Candidate(32, False)),  # 24 and about 45 GiB; scanned 39 and 75
+        "124M": (Candidate(32, False), Candidate(32, True), Candidate(64, False)),  # planned 22, 33, 42 GiB on an H100
+        "350M": (Candidate(16, True), Candidate(16, False), Candidate(32, False)),  # 39, 24 and about 45 GiB
     },
     variant_rows=16,
     num_steps=20,
