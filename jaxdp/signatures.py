@@ -84,3 +84,20 @@ def _place(function: Callable) -> str:
     """Returns the place of a definition for a message; empty for a class or where there is none."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f" in {code.co_filename}, line {code.co_firstlineno}" if code else ""
+
+
+def defined_in(thing: Callable) -> str:
+    """Returns name, file and line of a user's class or function for a message, e.g. " (Mine in task.py, line 3)".
+
+    The place is left out where there is none, as of a class that a program makes.
+    """
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    place = _class_place(thing) if isinstance(thing, type) else _place(thing)
+    return f" ({name}{place})"
+
+
+def _class_place(kind: type) -> str:
+    try:
+        return f" in {inspect.getsourcefile(kind)}, line {inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return ""

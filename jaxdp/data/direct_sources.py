@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxdp.data.dataset import Dataset, DatasetSpec, Group
+from jaxdp.data.preparing.example_check import check_example
 from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
 from jaxdp.data.sequences.tokens_file import (
@@ -102,7 +103,9 @@ def _validation_tokens(spec: DatasetSpec, tokenizer: Tokenizer) -> tuple[np.ndar
     stream, length = open_stream(source, spec.data.eval_split), task.row_lengths["tokens"]
 
     def prepare(fields: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        return task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+        example = task.prepare({name: fields[column] for name, column in columns.items()}, tokenizer)
+        check_example(task.prepare, example)
+        return example
 
     num_tokens = spec.num_eval_batches * spec.global_batch_size * length + 1
     return head_tokens(stream, prepare, tokenizer.eos_id, num_tokens), stream.fingerprint

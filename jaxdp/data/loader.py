@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdp.data.dataset import BoundTask, Dataset, DatasetSpec
 from jaxdp.data.pipeline import MakeBatch, data_state, train_batches
+from jaxdp.data.preparing.example_check import check_example
 from jaxdp.data.samplers.balanced import BalancedSampler, balanced_sampler
 from jaxdp.data.samplers.epochs import EpochSampler, Sampler
 from jaxdp.data.samplers.mixture import MixtureSampler, mixture_weights
@@ -113,7 +114,9 @@ class StreamLoader:
         tokenizer = data.vocabularies.input_tokenizer
 
         def prepare(fields):
-            return task.prepare({name: fields[column] for name, column in data.columns.items()}, tokenizer)
+            example = task.prepare({name: fields[column] for name, column in data.columns.items()}, tokenizer)
+            check_example(task.prepare, example)
+            return example
 
         self._batches = StreamBatches(
             stream=data.stream,

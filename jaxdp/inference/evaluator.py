@@ -1,6 +1,7 @@
 """Evaluator: compiled evaluation of one split, inside a training run and of a checkpoint."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,8 +22,10 @@ from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
+from jaxdp.tasks.batch_check import checked_make_batch
 from jaxdp.tasks.make import batch_spec
 from jaxdp.tasks.model_functions import eval_outputs_of, task_loss
+from jaxdp.tasks.result_check import derived_metrics, summary
 from jaxdp.typing import PyTree
 
 
@@ -55,6 +58,7 @@ class Evaluator:
             abstract_params: Shapes and shardings of the parameters.
         """
         self._config, self._task, self._source, self._topology = config, task, source, topology
+        self._make_batch = checked_make_batch(task)
         self._rows = config.global_batch_size
         spec = batch_spec(task, self._rows // topology.num_devices)
         self._program = compile_spmd(
@@ -86,7 +90,7 @@ class Evaluator:
         """Full names of the metrics that a call returns."""
         structure = self._program.call.out_tree
         measured, *_ = jax.tree.unflatten(structure, [1.0] * structure.num_leaves)
-        derived = self._task.derived_metrics({name: 1.0 for name in measured})
+        derived = derived_metrics(self._task, {name: 1.0 for name in measured})
         scored = self._task.score_metrics if self._scorer else ()
         declared = [spec.name for spec in (*self._task.summary_metrics, *scored)]
         return [f"eval/{name}" for name in dict.fromkeys((*measured, *derived, *declared))]
@@ -109,7 +113,7 @@ class Evaluator:
         """
         batches = eval_batches(
             self._source,
-            self._task.make_batch,
+            self._make_batch,
             global_batch_size=self._rows,
             num_processes=self._topology.num_processes,
             process_index=self._topology.process_index,
@@ -121,23 +125,23 @@ class Evaluator:
             batches,
             lambda batch: place_batch(batch, self._topology),
             lambda: self._make_control_word(request(), 0),
-            self._task.derived_metrics,
+            functools.partial(derived_metrics, self._task),
             progress,
             self._summarize,
         )
         if self._scorer:
-            summary = self._scorer(params, progress, request)
-            self.reports["score"] = summary.report
-            metrics |= {f"eval/{name}": value for name, value in summary.metrics.items()}
+            scored = self._scorer(params, progress, request)
+            self.reports["score"] = scored.report
+            metrics |= {f"eval/{name}": value for name, value in scored.metrics.items()}
         return metrics
 
     def _summarize(self, outputs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
-        summary = self._task.summarize(outputs)
-        self.reports["summary"] = summary.report
-        absent = summary.report.get("absent_labels", [])
+        found = summary(self._task, outputs)
+        self.reports["summary"] = found.report
+        absent = found.report.get("absent_labels", [])
         if absent and absent != self._absent_labels and self._topology.process_index == 0:
             print_status(
                 f"the evaluated examples have none of {quoted_names(absent)}: metrics are over the labels that occur"
             )
         self._absent_labels = absent
-        return summary.metrics
+        return found.metrics

@@ -20,6 +20,7 @@ from jaxdp.parallel.spmd import compile_spmd, gather_rows
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Summary, Task
 from jaxdp.tasks.model_functions import apply_model
+from jaxdp.tasks.result_check import scores
 from jaxdp.typing import PyTree
 
 MAX_ROWS = 16
@@ -204,7 +205,7 @@ class Scorer:
         written = [
             best for best, *_ in self._write(params, self._pairs.sources, progress, before_batch=stop_if_requested)
         ]
-        summary = self._task.score([each.text for each in written], self._pairs.references)
+        summary = scores(self._task, [each.text for each in written], self._pairs.references)
         samples = [
             {
                 "source": self._read(self._pairs.sources[number]),

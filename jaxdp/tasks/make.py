@@ -14,6 +14,8 @@ from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
+from jaxdp.tasks.batch_check import checked_make_batch, checked_spec
+from jaxdp.tasks.declaration import check_task
 
 
 def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
@@ -25,7 +27,7 @@ def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
             they are read.
 
     Raises:
-        UserError: No task of that name is registered.
+        UserError: No task of that name is registered, or it declares something wrong.
     """
     factories = registered_tasks()
     if config.task not in factories:
@@ -43,10 +45,17 @@ def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
         labels=vocabularies.labels,
         options=dict(config.task_options),
     )
-    factory = factories[config.task]
+    task = _checked(config.task, inputs)
     if inputs.packing is None:
-        inputs = dataclasses.replace(inputs, packing=factory(inputs).packings[0])
-    return factory(inputs)
+        task = _checked(config.task, dataclasses.replace(inputs, packing=task.packings[0]))
+    return task
+
+
+def _checked(name: str, inputs: TaskInputs) -> Task:
+    """Makes a task and checks what it declares."""
+    task = registered_tasks()[name](inputs)
+    check_task(name, task, Task, has_labels=inputs.labels is not None)
+    return task
 
 
 def dataset_spec(config: RunConfig) -> DatasetSpec:
@@ -78,14 +87,14 @@ def dataset_spec(config: RunConfig) -> DatasetSpec:
 
 
 def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularies) -> MakeBatch:
-    """Returns `task.make_batch` with `data.augmentation` before it.
+    """Returns `task.make_batch` with `data.augmentation` before it; its first batch is checked.
 
     Raises:
         UserError: Augmentation does not suit the task or its sequences.
     """
     steps = spec.data.augmentation
     if not steps:
-        return task.make_batch
+        return checked_make_batch(task)
     if not task.can_augment or spec.packing != "none":
         raise UserError(
             f"data.augmentation={steps} needs one text a row that is read and not also "
@@ -94,9 +103,9 @@ def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularie
     tokenizer = vocabularies.input_tokenizer
     special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
     blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
-    return augmented(task.make_batch, make_augmentation(steps, special_ids, blank_id))
+    return augmented(checked_make_batch(task), make_augmentation(steps, special_ids, blank_id))
 
 
 def batch_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shapes and dtypes of the arrays that a device receives: those of the task, and `row_ids`."""
-    return task.batch_spec(rows) | {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}
+    return checked_spec(task, rows) | {"row_ids": jax.ShapeDtypeStruct((rows,), jnp.int32)}

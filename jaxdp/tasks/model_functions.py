@@ -1,7 +1,7 @@
 """A task and a model as pure functions of the parameters: the loss, and the outputs of an evaluation."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxdp.arguments import shown
 from jaxdp.errors import UserError
 from jaxdp.model import Transformer
+from jaxdp.quoting import quoted_names
+from jaxdp.signatures import defined_in
 from jaxdp.tasks import Task
 from jaxdp.tasks.task import LossSums
 from jaxdp.typing import PyTree
@@ -36,7 +38,7 @@ def task_loss(task: Task, model: Transformer, *, train: bool) -> Callable[[PyTre
 
     def loss(params, rows, row_keys):
         sums = task.loss(apply, params, rows, row_keys if dropout else None, train)
-        check_sums(f"loss() of the task {type(task).__qualname__}", sums)
+        check_sums(f"loss of the task{defined_in(task.loss)}", sums)
         return sums
 
     return loss
@@ -74,6 +76,13 @@ def eval_outputs_of(task: Task, model: Transformer) -> Callable[[PyTree, PyTree]
         if not task.eval_outputs:
             return {}
         found = task.outputs(apply, params, rows)
+        for name in task.eval_outputs:
+            if not isinstance(found, Mapping) or name not in found:
+                has = quoted_names(list(found)) if isinstance(found, Mapping) else shown(found)
+                raise UserError(
+                    f"outputs of the task{defined_in(task.outputs)} must return a dict with {name!r}, which eval_outputs "
+                    f"names, found {has or 'an empty dict'}."
+                )
         return {name: found[name] for name in task.eval_outputs}
 
     return outputs

@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxdp.arguments import check_registration
 from jaxdp.data.labels import Labels
-from jaxdp.errors import UserError
 from jaxdp.metrics import LOSS, MetricSpec, Sums
+from jaxdp.tasks.declaration import check_task_class
 from jaxdp.typing import HostBatch, PyTree
 
 Apply = Callable[..., Any]
@@ -224,17 +224,8 @@ def declared_metrics(task: Task, *, scored: bool) -> dict[str, MetricSpec]:
     Args:
         task: The task.
         scored: Whether evaluations generate texts and score them.
-
-    Raises:
-        UserError: A declaration is no `MetricSpec`, or of another group than "eval".
     """
     specs = (LOSS, *task.metrics, *task.summary_metrics, *(task.score_metrics if scored else ()))
-    for spec in specs:
-        if not isinstance(spec, MetricSpec) or spec.group != LOSS.group:
-            raise UserError(
-                f"{type(task).__name__} declares the metric {spec!r}; expected a jaxdp.tasks.MetricSpec of the group "
-                f"{LOSS.group!r}, such as MetricSpec('accuracy', higher_is_better=True)."
-            )
     return {spec.full_name: spec for spec in specs}
 
 
@@ -245,9 +236,11 @@ def register_task(name: str, factory: Callable[[TaskInputs], Task]) -> None:
     """Registers a task: `config.task = name` builds it with `factory(TaskInputs(...))`.
 
     Raises:
-        UserError: The name is not a string, or the factory is not callable.
+        UserError: The name is not a string, or the factory is not callable; see also `check_task_class`.
     """
     check_registration("task", name, factory, "a class or function that makes a task from TaskInputs", ["inputs"])
+    if isinstance(factory, type):
+        check_task_class(name, factory, Task)
     _FACTORIES[name] = factory
 
 

@@ -10,6 +10,7 @@ from jaxdp.model import TransformerConfig
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size
 from jaxdp.tasks import Task
+from jaxdp.tasks.batch_check import checked_spec
 
 
 def check_batch_size(
@@ -54,7 +55,7 @@ def check_batch_size(
 
 def batch_bytes(task: Task, rows: int) -> int:
     """Returns the size of the arrays of a batch of this number of sequences, `row_ids` included."""
-    return 4 * rows + sum(math.prod(array.shape) * array.dtype.itemsize for array in task.batch_spec(rows).values())
+    return 4 * rows + sum(math.prod(array.shape) * array.dtype.itemsize for array in checked_spec(task, rows).values())
 
 
 def min_activation_bytes(task: Task, model: TransformerConfig, rows: int) -> int:
@@ -68,7 +69,7 @@ def min_activation_bytes(task: Task, model: TransformerConfig, rows: int) -> int
         model: Model of the run.
         rows: Sequences of a microbatch.
     """
-    spec, num_values = task.batch_spec(rows), [0]
+    spec, num_values = checked_spec(task, rows), [0]
     if "tokens" in spec:
         num_values.append(math.prod(spec["tokens"].shape) * 2 * model.num_kv_heads * model.head_dim)
     if "targets" in spec:

@@ -45,7 +45,7 @@ from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.parallel.strategies.zero import Zero
 from jaxdp.state import initial_state
 from jaxdp.step import make_eval_step, make_train_step
-from jaxdp.tasks import declared_metrics, pad_examples, register_task, registered_tasks
+from jaxdp.tasks import CausalLM, declared_metrics, pad_examples, register_task, registered_tasks
 from jaxdp.tasks import task as registry
 from jaxdp.tasks.make import make_task
 from jaxdp.tasks.model_functions import task_loss
@@ -504,11 +504,12 @@ def test_thirty_two_examples_are_learned_by_heart(name):
 
 def test_the_name_of_a_task_chooses_it(monkeypatch):
     monkeypatch.setattr(registry, "_FACTORIES", {})
-    register_task("mine", lambda inputs: ("mine", inputs.length, inputs.z_loss))
+    register_task("mine", CausalLM)
     assert set(registered_tasks()) == {"mine"}
     config = parse_config(
         {"task": "mine", "total_steps": 1, "data": {"length": 33, "packing": "cut"}, "optim": {"z_loss": 0.25}}
     )
-    assert make_task(config) == ("mine", 33, 0.25)
+    task = make_task(config)
+    assert (type(task), task._length, task._z_loss) == (CausalLM, 33, 0.25)
     with pytest.raises(UserError, match=r"task='yours' is unknown; choose one of: mine"):
         make_task(config.replaced(task="yours"))

@@ -90,4 +90,4 @@ def test_a_metric_that_is_declared_but_not_measured_is_refused(word_errors, conf
 def test_a_declaration_that_is_none(word_errors, config_file, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(WordErrors, "metrics", ("wer",))
     assert train(config_file, tmp_path, word_errors, "--config.eval.metric=eval/wer") == 2
-    assert "WordErrors declares the metric 'wer'; expected a jaxdp.tasks.MetricSpec" in assert_refused(capsys)
+    assert "declares the metric 'wer'; expected a jaxdp.tasks.MetricSpec" in assert_refused(capsys)

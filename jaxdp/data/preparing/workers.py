@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxdp.data.cleaning.cleaner import TextChanges
+from jaxdp.data.preparing.example_check import check_example, check_same_arrays
 from jaxdp.data.preparing.examples import ExamplesWriter
 from jaxdp.data.preparing.scan import Excerpt
 from jaxdp.data.tokenizers import ONE_THREAD
@@ -60,7 +61,9 @@ class Work:
         if excerpt.begin or excerpt.finish is not None:
             fields[first] = fields[first][excerpt.begin : excerpt.finish]
         try:
-            return self.prepare(fields, self.tokenizer)
+            example = self.prepare(fields, self.tokenizer)
+            check_example(self.prepare, example)
+            return example
         except UserError as error:
             raise UserError(f"{excerpt.record.origin}: {error}") from error
 
@@ -85,8 +88,11 @@ def prepare_examples(
     Raises:
         UserError: From the reader, the cleaner or the task; names the record.
     """
+    first: Example = {}
     for (size, _), examples in _mapped(work, _chunks(excerpts), num_workers):
         for example, continues in examples:
+            first = first or example
+            check_same_arrays(work.prepare, first, example)
             writer.add(example, continues=continues)
         advance(size)
 

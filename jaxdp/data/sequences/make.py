@@ -18,7 +18,10 @@ from jaxdp.data.sequences.windows import TokenWindows
 from jaxdp.data.source_entries import Source
 from jaxdp.data.tokenization import Prepared, validation_texts
 from jaxdp.errors import UserError
+from jaxdp.nearest import closest
+from jaxdp.quoting import quoted_names
 from jaxdp.report.terminal import print_status
+from jaxdp.signatures import defined_in
 
 
 def check_packing(spec: DatasetSpec) -> None:
@@ -40,8 +43,31 @@ def check_packing(spec: DatasetSpec) -> None:
 
 
 def make_rows(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> SequenceDataset:
-    """Builds the sequences of one split."""
+    """Builds the sequences of one split.
+
+    Raises:
+        UserError: The task did not prepare the arrays that it declares lengths of.
+    """
+    _check_arrays(spec, task, prepared.examples)
     return _PACKINGS[spec.packing](spec, task, prepared)
+
+
+def _check_arrays(spec: DatasetSpec, task: BoundTask, examples: Examples) -> None:
+    """Raises UserError unless the ragged arrays of the examples are those of `row_lengths`."""
+    found = {name for name in examples.names if examples.is_ragged(name)}
+    what = f"task={spec.task.name!r}: prepare{defined_in(task.prepare)}"
+    for name in task.row_lengths:
+        if name not in found:
+            match = closest(name, found - task.row_lengths.keys())
+            raise UserError(
+                f"{what} returns no array {name!r}, which row_lengths has a length of"
+                f"{f'; did you mean {match!r}?' if match else f'; it returns {quoted_names(list(examples.names))}.'}"
+            )
+    for name in found - task.row_lengths.keys() if spec.packing == "none" else ():
+        raise UserError(
+            f"{what} returns the array {name!r}, which row_lengths has no length of: add it to row_lengths, with its "
+            "largest number of tokens."
+        )
 
 
 def _cut(spec: DatasetSpec, task: BoundTask, prepared: Prepared) -> TokenWindows:
@@ -101,6 +127,9 @@ def _skips(spec: DatasetSpec, examples: Examples, length: int, min_context: int)
 
 
 _PACKINGS = {"cut": _cut, "documents": _documents, "none": _padded}
+
+PACKINGS = tuple(_PACKINGS)
+"""Values of `data.packing`."""
 
 
 def scored_pairs(
