@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdp.decoding.beam import BeamSearch as BeamSearch
     from jaxdp.decoding.sampling import Sampling as Sampling
     from jaxdp.hooks.registry import register_hook as register_hook
-    from jaxdp.inference.evaluate import evaluate_checkpoint as evaluate
+    from jaxdp.inference.evaluate import evaluate as evaluate
     from jaxdp.inference.generate import generate as generate
     from jaxdp.inference.initial_params import load_checkpoint as load_checkpoint
     from jaxdp.inference.loaded_model import LoadedModel as LoadedModel
@@ -42,7 +42,7 @@ _EXPORTS = {
     "train": ("jaxdp.training.train", "train"),
     "load": ("jaxdp.inference.loaded_model", "load"),
     "LoadedModel": ("jaxdp.inference.loaded_model", "LoadedModel"),
-    "evaluate": ("jaxdp.inference.evaluate", "evaluate_checkpoint"),
+    "evaluate": ("jaxdp.inference.evaluate", "evaluate"),
     "generate": ("jaxdp.inference.generate", "generate"),
     "predict": ("jaxdp.inference.predict", "predict"),
     "load_checkpoint": ("jaxdp.inference.initial_params", "load_checkpoint"),

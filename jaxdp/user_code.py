@@ -18,6 +18,10 @@ _LIBRARY_DIRECTORIES = {"site-packages", "dist-packages"}
 _REMOTE_FRAME = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 
 
+MAX_CHARACTERS = 300
+"""Largest part of an exception's message in the final sentence of a command; the traceback above it has all."""
+
+
 class Place(NamedTuple):
     """Line of code in a traceback."""
 
@@ -62,9 +66,25 @@ def user_fault(error: BaseException, place: Place) -> str:
         error: The exception.
         place: See `user_place`.
     """
-    text = " ".join(str(error).split())
-    what = f"{type(error).__name__}: {text[:300]}".removesuffix(": ").rstrip(".")
+    what = f"{type(error).__name__}: {_first_sentences(str(error))}".removesuffix(": ")
     return f"{what}; raised by {place}, which is your code and not a part of jaxdp"
+
+
+def _first_sentences(text: str) -> str:
+    """Returns the first sentences of a message in one line, as many as `MAX_CHARACTERS` hold and at least one.
+
+    A line ends a sentence, as in the messages of JAX about tracers. A first sentence that is longer is cut at a word.
+    """
+    sentences = [" ".join(part.split()) for part in re.split(r"(?<=[.!?])\s+|\n+", text.strip())]
+    kept = ""
+    for sentence in filter(None, sentences):
+        longer = f"{kept} {sentence}".strip()
+        if kept and len(longer) > MAX_CHARACTERS:
+            break
+        kept = longer
+    if len(kept) <= MAX_CHARACTERS:
+        return kept.rstrip(".")
+    return f"{kept[:MAX_CHARACTERS].rpartition(' ')[0] or kept[:MAX_CHARACTERS]} ..."
 
 
 def user_sentence(error: BaseException, place: Place) -> str:

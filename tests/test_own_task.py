@@ -317,3 +317,36 @@ def test_the_task_without_a_fault_trains(config_file, tmp_path):
     jaxdp.register_task("mine", Own)
     assert train(config_file, tmp_path, "--config.task=mine") == 0
     assert all(np.isfinite(line["train/loss"]) for line in metrics_lines(tmp_path))
+
+
+class Weightless(Own):
+    """The task without a prediction that counts."""
+
+    def make_batch(self, examples, seed, step, row_ids):
+        batch = super().make_batch(examples, seed, step, row_ids)
+        return batch | {"weights": np.zeros_like(batch["weights"])}
+
+
+class SometimesWeightless(Own):
+    """The task with a training batch that does not count, the second."""
+
+    def make_batch(self, examples, seed, step, row_ids):
+        batch = super().make_batch(examples, seed, step, row_ids)
+        return batch | {"weights": batch["weights"] * np.float32(step != 1)}
+
+
+def test_a_run_without_weights_does_not_end_as_if_it_had_learned(config_file, tmp_path, capsys):
+    jaxdp.register_task("mine", Weightless)
+    assert train(config_file, tmp_path, "--config.task=mine") == 3
+    sentence = assert_refused(capsys, 3)
+    assert sentence.startswith(
+        "nothing was learned: all 6 updates were skipped, and the parameters are still the initial"
+    )
+    assert "no prediction of the batch counts: the weight of the loss is 0" in sentence
+
+
+def test_an_update_without_weights_is_skipped_and_counted(config_file, tmp_path, capsys):
+    jaxdp.register_task("mine", SometimesWeightless)
+    assert train(config_file, tmp_path, "--config.task=mine") == 0
+    assert [line["train/skipped"] for line in metrics_lines(tmp_path, "train/skipped")] == [0, 1, 1, 1, 1, 1]
+    assert "updates were skipped" not in capsys.readouterr().err

@@ -14,7 +14,7 @@ from jaxdp.cli.main import main
 from jaxdp.config import load_config
 from jaxdp.errors import UserCodeError
 from jaxdp.trees import named_leaves
-from jaxdp.user_code import user_place, user_sentence, user_traceback
+from jaxdp.user_code import Place, user_fault, user_place, user_sentence, user_traceback
 
 
 def caught(call, *arguments):
@@ -94,6 +94,33 @@ def test_a_configuration_file_that_raises_shows_its_traceback(text, line, tmp_pa
     out, err = capsys.readouterr()
     assert out == "" and f'File "{path}", line {line}' in err and "/jaxdp/" not in err
     assert err.splitlines()[-1].startswith(f"jaxdp: --config={path} does not load: ")
+
+
+SENTENCES = {
+    "short": ("nothing.", "nothing"),
+    "lines": ("The function failed (see\nthe manual", "The function failed (see the manual"),
+    "second": ("One sentence. " + "x" * 300, "One sentence"),
+    "long": ("word " * 100, " word ..."),
+    "one word": ("x" * 400, "x" * 300 + " ..."),
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_the_message_of_an_exception_ends_with_a_sentence(case):
+    text, end = SENTENCES[case]
+    found = user_fault(ValueError(text), Place("mine.py", 3, "f"))
+    what, _, rest = found.rpartition("; raised by ")
+    assert what.endswith(end) and what.startswith("ValueError: ") and len(what) <= 320
+    assert rest == "mine.py, line 3 (f), which is your code and not a part of jaxdp"
+
+
+def test_the_message_of_a_tracer_error_is_whole_sentences():
+    def mine(x):
+        return float(x) + x
+
+    error = caught(jax.jit(mine), jnp.ones(()))
+    what = user_fault(error, user_place(error)).rpartition("; raised by ")[0]
+    assert what.startswith("ConcretizationTypeError: ") and what.count("(") == what.count(")") and "..." not in what
 
 
 TASK = """

@@ -4,6 +4,7 @@ An evaluation that a request to stop interrupts counts as not made: the state is
 saved without metrics, and the next start evaluates it first.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.hooks.every import Every
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.state import TrainState
-from jaxdp.trainer import Hook, StopTraining
+from jaxdp.trainer import Hook, Request, StepInfo, StopTraining
 
 
 class LateEvaluations:
@@ -54,6 +55,7 @@ class Evaluating(Hook):
         evaluate: Callable[[TrainState], Mapping[str, float]],
         write: Callable[[int, Mapping[str, float]], None],
         late: LateEvaluations | None = None,
+        evaluates_stop: Callable[[], bool] = lambda: False,
     ):
         """Creates the hook.
 
@@ -62,11 +64,15 @@ class Evaluating(Hook):
             evaluate: Function state -> metrics by full name.
             write: Function (step, metrics) -> None that writes the metrics.
             late: Record of restored steps whose evaluation was interrupted; None: there are none.
+            evaluates_stop: Returns whether to evaluate the last state of a run that `Request.EARLY_STOP` ends; the
+                same on all processes.
         """
         self._every = every
         self._evaluate = evaluate
         self._write = write
         self._late = late
+        self._evaluates_stop = evaluates_stop
+        self._stops_early = False
         self._last: tuple[int, Mapping[str, float]] = (-1, {})
 
     def on_start(self, step: int, state: TrainState) -> None:
@@ -74,6 +80,16 @@ class Evaluating(Hook):
         if self._late and self._every(step) and self._late.is_owed(step):
             self.on_state(step, state)
             self._late.record(*self._last)
+
+    def on_step(self, info: StepInfo) -> None:
+        """Reads the agreed request."""
+        self._stops_early |= int(info.metrics["request"]) == Request.EARLY_STOP
+
+    def on_stop(self, step: int, state: TrainState) -> None:
+        """Evaluates the last state of a run that a user's hook ends; a request meanwhile leaves it without metrics."""
+        if self._stops_early and self._last[0] != step and self._evaluates_stop():
+            with contextlib.suppress(StopTraining):
+                self.on_state(step, state)
 
     def wants_state(self, step: int) -> bool:
         """Returns True at the steps of the trigger."""

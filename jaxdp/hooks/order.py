@@ -7,6 +7,12 @@ from collections.abc import Iterable, Sequence
 from jaxdp.errors import UserError
 from jaxdp.trainer import Hook
 
+BUILT_IN_NAMES = (
+    "consistency", "preemption", "watching", "logging", "divergence", "evaluating", "checkpointing", "early_stopping",
+    "profiling",
+)  # fmt: skip
+"""Names of the hooks of jaxdp, in their order; a user's hook has another name."""
+
 
 def hook_name(hook: Hook) -> str:
     """Returns the name of a hook, by default that of its class."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from jaxdp.arguments import check_registration, shown
 from jaxdp.errors import UserError
+from jaxdp.hooks.order import BUILT_IN_NAMES
 from jaxdp.report.writer_registry import RunInfo
 from jaxdp.signatures import check_method_names, check_overrides
 from jaxdp.trainer import Hook
@@ -39,7 +40,8 @@ def register_hook(name: str, make: MakeHook) -> None:
     Raises:
         UserError: The name is not a string, or `make` cannot be called with a `RunInfo`; see also `check_hook`.
     """
-    check_registration("hook", name, make, "a class or function from a RunInfo to a Hook", ["info"])
+    expected = "a class or function from a RunInfo to a Hook"
+    check_registration("hook", name, make, expected, ["info"], built_in=BUILT_IN_NAMES)
     if isinstance(make, type):
         check_hook(make)
     HOOKS[name] = make
@@ -49,7 +51,7 @@ def check_hook(hook: Hook | type) -> None:
     """Checks the methods of a hook, or of a class that makes one.
 
     Raises:
-        UserError: It is no `Hook`, a method does not take its arguments, or a method that begins with `on_` is none of
+        UserError: It is no `Hook`, it has the name of a built-in one, a method does not take its arguments, or a method that begins with `on_` is none of
             those that are called.
     """
     kind = hook if isinstance(hook, type) else type(hook)
@@ -59,6 +61,10 @@ def check_hook(hook: Hook | type) -> None:
         )
         raise UserError(f"a hook must be a jaxdp.Hook, or a function that returns one, found {found}.")
     what = f"the hook {kind.__qualname__}"
+    if (name := hook.name or kind.__name__) in BUILT_IN_NAMES:
+        raise UserError(
+            f"{what} has the name {name!r}, which is that of a built-in hook: set its class attribute `name` to another."
+        )
     check_method_names(what, kind, ARGUMENTS, "on_")
     check_overrides(what, hook, Hook, ARGUMENTS)
 

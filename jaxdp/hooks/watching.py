@@ -32,6 +32,7 @@ class InPhase(Hook):
 
     Attributes:
         hook: Wrapped hook.
+        stops_early: Whether it has requested `Request.EARLY_STOP`.
     """
 
     def __init__(self, hook: Hook, watchdog: Watchdog):
@@ -42,6 +43,7 @@ class InPhase(Hook):
             watchdog: Watchdog of the run.
         """
         self.hook = hook
+        self.stops_early = False
         self._watchdog = watchdog
 
     def _phase(self) -> AbstractContextManager:
@@ -64,6 +66,7 @@ class InPhase(Hook):
                 f"request() of the hook {hook_name(self.hook)} must return a jaxdp.Request, such as Request.NONE or "
                 f"Request.EARLY_STOP, found {shown(request)}."
             )
+        self.stops_early |= request == Request.EARLY_STOP
         return request
 
     def on_dispatch(self, step: int, state: TrainState) -> None:
@@ -87,6 +90,11 @@ class InPhase(Hook):
         """Calls the hook inside the phase."""
         with self._phase():
             self.hook.on_stop(step, state)
+
+
+def early_stoppers(hooks: Iterable[Hook]) -> list[str]:
+    """Returns the names of the user's hooks that have requested this process to stop early."""
+    return [hook_name(hook.hook) for hook in hooks if isinstance(hook, InPhase) and hook.stops_early]
 
 
 def find_hook(hooks: Iterable[Hook], kind: type[Kind]) -> Kind | None:

@@ -120,12 +120,12 @@ def measure_checkpoint(
     num_batches: int | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Evaluates a checkpoint and writes nothing; see `evaluate_checkpoint`."""
+    """Evaluates a checkpoint and writes nothing; see `evaluate`."""
     request = evaluation_request(split, num_batches, data)
     return measure(restored_model(workdir, step, weights, cpu_devices), request)
 
 
-def evaluate_checkpoint(
+def evaluate(
     workdir: str | os.PathLike[str],
     *,
     step: str | int = "latest",

@@ -14,7 +14,7 @@ from jaxdp.decoding.sampling import Sampling, check_seed
 from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.inference.decoder import Decoder
-from jaxdp.inference.prompts import Prompt, make_prompts
+from jaxdp.inference.prompts import CONTINUES_PROMPTS, Prompt, make_prompts, model_kind
 from jaxdp.inference.restored_model import RestoredModel, restored_model
 
 DEFAULT_SAMPLING = Sampling()
@@ -183,9 +183,8 @@ def _tokenizer_of(restored: RestoredModel) -> Tokenizer:
             f"--workdir={workdir} is of task={restored.config.task}, which continues no prompts: "
             f"`jaxdp predict --workdir={workdir} --text=TEXT` answers with it."
         )
-    head = restored.task.model_options.get("head", "language_model")
-    architecture = restored.config.model.architecture or "decoder"
-    if head != "language_model" or architecture != "decoder":
+    head, architecture = model_kind(restored.task, restored.config)
+    if (head, architecture) != CONTINUES_PROMPTS:
         raise UserError(
             f"--workdir={workdir} is of task={restored.config.task}, which continues no prompts: its model is of "
             f"architecture {architecture} with the head {head}, expected a decoder with the head language_model."

@@ -18,6 +18,7 @@ from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.hardware.cores import num_cores
 from jaxdp.inference.prediction_requests import ERROR, RequestReader, examples_of, request_columns
+from jaxdp.inference.prompts import CONTINUES_PROMPTS, model_kind
 from jaxdp.inference.restored_model import RestoredModel
 from jaxdp.inference.scoring import TextWriter, Written, rows_per_device
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -207,9 +208,10 @@ def _check_task(restored: RestoredModel, generates: bool) -> None:
     """Raises UserError unless the task of a run predicts, and generates texts where that is requested."""
     task, name = restored.task, restored.config.task
     if not task.predict_fields:
-        raise UserError(
-            f"--workdir={restored.run.directory.root} is of task={name}, which answers nothing: `jaxdp generate` continues texts with it."
-        )
+        continues = "`jaxdp generate` continues texts with it"
+        declare = "its class must declare predict_fields, and what these need, to predict (docs/extending.md)"
+        fix = continues if model_kind(task, restored.config) == CONTINUES_PROMPTS else declare
+        raise UserError(f"--workdir={restored.run.directory.root} is of task={name}, which answers no records: {fix}.")
     if not task.generated_field and generates:
         raise UserError(
             "--num_beams, --temperature, --num_samples and their like are for tasks that write texts; "

@@ -9,11 +9,19 @@ from jaxdp.data.cleaning.cleaner import Cleaner
 from jaxdp.data.reading.records import Record
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
-from jaxdp.run_config import DataConfig
+from jaxdp.run_config import DataConfig, RunConfig
 from jaxdp.tasks import Task
 
 END_MARK = "<|end of prompt|>"
 """Stands behind a prompt while it is cleaned: what `whitespace` does at the end of a text is not for prompts."""
+
+CONTINUES_PROMPTS = ("language_model", "decoder")
+"""Head and architecture of models that continue prompts."""
+
+
+def model_kind(task: Task, config: RunConfig) -> tuple[str, str]:
+    """Returns head and architecture of the model of a run."""
+    return task.model_options.get("head", "language_model"), config.model.architecture or "decoder"
 
 
 @dataclass(frozen=True)

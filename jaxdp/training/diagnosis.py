@@ -101,15 +101,19 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
         sums = task.loss(apply, params, rows, keys, True)
         *layers, (_, bad_rows) = layers
         names["layers"] = [name for name, _ in layers]
-        return sums.loss, (jnp.stack([bad for _, bad in layers]), bad_rows)
+        has_weight = sums.weight > 0
+        return sums.loss, (jnp.stack([bad for _, bad in layers]), bad_rows, has_weight)
 
     def probe_microbatch(params, rows):
-        (loss, (layers, bad_rows)), gradients = jax.value_and_grad(loss_and_layers, has_aux=True)(params, rows)
+        (loss, (layers, bad_rows, has_weight)), gradients = jax.value_and_grad(loss_and_layers, has_aux=True)(
+            params, rows
+        )
         names["params"] = [name for name, _ in named_leaves(params)]
         return {
             "params": jnp.stack(list(map(_is_bad, jax.tree.leaves(params)))),
             "layers": layers,
             "loss": _is_bad(loss),
+            "has_weight": has_weight,
             "gradients": jnp.stack(list(map(_is_bad, jax.tree.leaves(gradients)))),
         }, bad_rows
 
@@ -118,7 +122,7 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
         params = unstack_layers(params) if SCANNED_LAYERS in params else params
         microbatches = jax.tree.map(lambda array: array.reshape(shape.num_microbatches, -1, *array.shape[1:]), batch)
         found, bad_rows = jax.lax.map(lambda rows: probe_microbatch(params, rows), microbatches)
-        anywhere = {name: jax.lax.pmax(bad.astype(jnp.int32).max(axis=0), AXIS) for name, bad in found.items()}
+        anywhere = {name: jax.lax.pmax(each.astype(jnp.int32).max(axis=0), AXIS) for name, each in found.items()}
         of_rows = {"row_ids": batch["row_ids"], "bad_rows": bad_rows.reshape(-1)}
         return anywhere | jax.lax.all_gather(of_rows, AXIS)
 
@@ -155,13 +159,15 @@ def _bad_rows(outputs: jax.Array) -> jax.Array:
 
 
 def _first_place(names: Mapping[str, list[str]], found: Mapping[str, np.ndarray]) -> str:
-    """Describes the first non-finite value, forward and then backward."""
+    """Describes the first non-finite value, forward and then backward, or that nothing counts."""
     params = [name for name, bad in zip(names["params"], found["params"], strict=True) if bad]
     if params:
         return f"the parameters {', '.join(params[:4])} themselves are not finite"
     layers = [name for name, bad in zip(names["layers"], found["layers"], strict=True) if bad]
     if layers:
         return f"the first layer whose output is not finite is {layers[0]}"
+    if not found["has_weight"]:
+        return "no prediction of the batch counts: the weight of the loss is 0, and so is what its mean is divided by"
     if found["loss"]:
         return "the outputs of all layers are finite, the loss of them is not"
     gradients = [name for name, bad in zip(names["params"], found["gradients"], strict=True) if bad]

@@ -21,6 +21,7 @@ from jaxdp.data.pipeline import check_data_state
 from jaxdp.errors import TrainingDiverged
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.report.terminal import print_status
+from jaxdp.state import TrainState
 from jaxdp.training.diagnosis import diagnose
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.typing import PyTree
@@ -82,6 +83,29 @@ class Rollbacks:
         )
         return batches.start
 
+    def check_learned(self, state: TrainState) -> None:
+        """Checks that at least one update of a run that ends was applied.
+
+        Args:
+            state: Last state.
+
+        Raises:
+            TrainingDiverged: All were skipped, so that the parameters are the initial ones.
+        """
+        step, skipped, skipped_in_a_row = (int(x) for x in (state.step, state.skipped, state.skipped_in_a_row))
+        if step and skipped == step:
+            first = Diverged(1, step, is_finite=False)
+            raise TrainingDiverged(
+                f"nothing was learned: all {step} updates were skipped, and the parameters are still the initial ones. "
+                f"{self._first_batch(first, state.params)}Give data or weights that count, or a lower optim.learning_rate; "
+                "then start a new run in another --workdir."
+            )
+        if skipped_in_a_row:
+            print_status(
+                f"the last {skipped_in_a_row} updates were skipped (loss, gradient or weights not usable); "
+                f"{skipped} of {step} in all"
+            )
+
     def _described(self, diverged: Diverged) -> str:
         what = (
             f"a loss above {self._optim.spike_factor} times its running mean (optim.spike_factor)"
@@ -98,17 +122,23 @@ class Rollbacks:
                 f"{self._good_checkpoints()} Start a new run with a lower optim.learning_rate, a longer optim.warmup_steps "
                 "or a lower optim.clip_norm, or prepare the data (data.source=hf)."
             )
+        return TrainingDiverged(
+            f"training diverged: {self._described(diverged)}, and the {self._optim.max_rollbacks} rollbacks of "
+            f"optim.max_rollbacks are used up. {self._first_batch(diverged, params)}"
+            f"{self._good_checkpoints()} Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
+            "a longer optim.warmup_steps or a lower optim.clip_norm."
+        )
+
+    def _first_batch(self, diverged: Diverged, params: PyTree) -> str:
+        """Describes the first bad batch, computed again; empty for a stream, which cannot be read again."""
+        if not isinstance(self._setup.loader, IndexedLoader):
+            return ""
         first_step = diverged.first_step - self._setup.config.parallel.delay  # the step that read the batch
         try:
             found = str(diagnose(self._setup, params, first_step - 1))
         except jax.errors.JaxRuntimeError as error:  # it may need more memory than the step
             found = f"it could not be computed again to find out more ({' '.join(str(error).split())[:200]})"
-        return TrainingDiverged(
-            f"training diverged: {self._described(diverged)}, and the {self._optim.max_rollbacks} rollbacks of "
-            f"optim.max_rollbacks are used up. The batch of step {first_step}: {found}. "
-            f"{self._good_checkpoints()} Fix the data where rows alone are named; else start a new run with a lower optim.learning_rate, "
-            "a longer optim.warmup_steps or a lower optim.clip_norm."
-        )
+        return f"The batch of step {first_step}: {found}. "
 
     def _good_checkpoints(self) -> str:
         """Describes the checkpoints that remain."""

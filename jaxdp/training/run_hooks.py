@@ -1,6 +1,6 @@
 """Hooks of a run: the built-in ones, those of the user, and their order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
 from jaxdp.checkpoint.saving import CheckpointWriter
@@ -13,8 +13,7 @@ from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating, LateEvaluations
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
-from jaxdp.hooks.order import in_order
-from jaxdp.hooks.preemption import Preemption
+from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
@@ -28,11 +27,6 @@ from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
 from jaxdp.training.run_context import RunContext
 from jaxdp.training.setup import Programs, TrainingSetup
-
-BUILT_IN = (
-    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Watching,
-)  # fmt: skip
-"""Classes of the hooks that a run may have; their declarations give the order."""
 
 
 def make_hooks(
@@ -52,7 +46,8 @@ def make_hooks(
         info: Facts of the run, with the function that takes metrics.
     """
     config = context.setup.config
-    evaluating = _evaluating(context, programs.evaluator, info)
+    stopping: list[EarlyStopping] = []
+    evaluating = _evaluating(context, programs.evaluator, info, stopping)
     checkpointing = _checkpointing(context, rollbacks, writer, evaluating)
     hooks = [
         context.preemption, Watching(context.watchdog), _logging(context.setup, info),
@@ -60,7 +55,10 @@ def make_hooks(
     ]  # fmt: skip
     if config.eval.patience:
         higher_is_better = bool(context.setup.metric.higher_is_better)
-        hooks.append(early_stopping(config, context.directory, info.first_step, evaluating.last_at, higher_is_better))
+        stopping.append(
+            early_stopping(config, context.directory, info.first_step, evaluating.last_at, higher_is_better)
+        )
+        hooks += stopping
     if programs.checksums:
         hooks.append(_consistency(context.setup, programs, checkpointing))
     if profile := context.profile:
@@ -70,12 +68,17 @@ def make_hooks(
             )
         )
     own = make_own_hooks(context.hooks, info)
-    ordered = in_order(hooks, own, absent=[kind.name for kind in BUILT_IN])
+    ordered = in_order(hooks, own, absent=BUILT_IN_NAMES)
     return [InPhase(hook, context.watchdog) if hook.phase or hook in own else hook for hook in ordered]
 
 
-def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Evaluating:
-    """Returns the hook that evaluates the EMA parameters, or the parameters of a run without them, and shows samples."""
+def _evaluating(
+    context: RunContext, evaluator: Evaluator, info: RunInfo, stopping: Sequence[EarlyStopping]
+) -> Evaluating:
+    """Returns the hook that evaluates the EMA parameters, or the parameters of a run without them, and shows samples.
+
+    A run that early stopping ends has its last evaluation; one that a user's hook ends is evaluated after the last step.
+    """
     setup = context.setup
 
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
@@ -83,6 +86,11 @@ def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Eva
         if info.is_main_process:
             for sample in evaluator.reports.get("score", {}).get("samples", ()):
                 show_cut(tuple(sample.items()))
+
+    def evaluates_stop() -> bool:
+        return context.control_plane.broadcast(
+            setup.config.eval.every_steps > 0 and not any(hook.is_exhausted for hook in stopping)
+        )
 
     return Evaluating(
         Every(setup.config.eval.every_steps, setup.total_steps),
@@ -93,6 +101,7 @@ def _evaluating(context: RunContext, evaluator: Evaluator, info: RunInfo) -> Eva
         ),
         write_and_show,
         LateEvaluations(context.directory.checkpoints, context.control_plane, context.check_place),
+        evaluates_stop,
     )
 
 

@@ -17,7 +17,7 @@ from jaxdp.errors import UserError
 from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
-from jaxdp.hooks.watching import find_hook
+from jaxdp.hooks.watching import early_stoppers, find_hook
 from jaxdp.inference.initial_params import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.parallel.host_blocks import true_shapes
@@ -64,6 +64,8 @@ def run_session(context: RunContext) -> Result:
             del outcome, hooks, state  # the devices have memory for one state only
             state, first_step = _roll_back(context, rollbacks, last_step)
         outcome, hooks = _train(context, programs, rollbacks, state, first_step)
+    if outcome.request in (Request.NONE, Request.EARLY_STOP):
+        rollbacks.check_learned(outcome.state)
     return _end(context, outcome, hooks)
 
 
@@ -199,7 +201,7 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
     metrics = (evaluating and evaluating.last) or recorded_metrics(context.directory, outcome.step)
     if request == Request.EARLY_STOP:
         stopping = find_hook(hooks, EarlyStopping)
-        why = stopping.message if stopping and stopping.is_exhausted else "stopped early by a hook"
+        why = stopping.message if stopping and stopping.is_exhausted else _stopped_by_hook(hooks, outcome.step)
         print_status(f"{why}; everything is in {root}")
         return Result(outcome.step, 0, metrics=metrics, workdir=root)
     print_status(
@@ -208,3 +210,10 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
         else f"finished {outcome.step} steps; everything is in {root}"
     )
     return Result(outcome.step, request, metrics=metrics, workdir=root)
+
+
+def _stopped_by_hook(hooks: Sequence[Hook], step: int) -> str:
+    """Describes a stop that a user's hook requested, on this process or another."""
+    names = early_stoppers(hooks)
+    by = f"the hook {' and '.join(names)}" if names else "a hook of another process"
+    return f"stopped early by {by} after step {step}"

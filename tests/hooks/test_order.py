@@ -6,9 +6,17 @@ import random
 import pytest
 
 from jaxdp.errors import UserError
-from jaxdp.hooks.order import in_order
+from jaxdp.hooks.checkpointing import Checkpointing
+from jaxdp.hooks.consistency import Consistency
+from jaxdp.hooks.divergence import Divergence
+from jaxdp.hooks.early_stopping import EarlyStopping
+from jaxdp.hooks.evaluating import Evaluating
+from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
+from jaxdp.hooks.preemption import Preemption
+from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.watching import Watching
 from jaxdp.trainer import Hook
-from jaxdp.training.run_hooks import BUILT_IN
 
 ORDER = [
     "consistency",
@@ -24,7 +32,14 @@ ORDER = [
 """Order of the built-in hooks before they declared it."""
 
 OPTIONAL = ("consistency", "early_stopping", "profiling")
-NAMES = [kind.name for kind in BUILT_IN]
+BUILT_IN = (
+    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Watching,
+)  # fmt: skip
+NAMES = BUILT_IN_NAMES
+
+
+def test_the_names_are_those_of_the_hooks():
+    assert set(BUILT_IN_NAMES) == {kind.name for kind in BUILT_IN} and list(BUILT_IN_NAMES) == ORDER
 
 
 def hook(name="", after=(), before=()):

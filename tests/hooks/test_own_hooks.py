@@ -38,6 +38,8 @@ WRONG = {
     "no hook": (type("Plain", (), {"__init__": lambda self, info: None}), r"found the class Plain, which does not inherit from jaxdp.Hook"),
     "arguments": (kind(on_step=lambda self, step, metrics: None), r"the hook Mine: .* is called with the arguments"),
     "misspelled": (kind(on_steps=lambda self, info: None), r"on_steps, which jaxdp never calls: .*did you mean 'on_step'\?"),
+    "built-in name": (kind(name="logging"), r"the hook Mine has the name 'logging', which is that of a built-in hook: set"),
+    "built-in class": (type("evaluating", (WithInfo,), {}), r"the hook evaluating has the name 'evaluating', which is that"),
     "no argument": (lambda: WithInfo(0), r"is called with the arguments \(info\), but accepts none"),
 }  # fmt: skip
 
@@ -49,11 +51,18 @@ def test_a_wrong_hook_is_refused_when_it_is_registered(case):
         jaxdp.register_hook("mine", make)
 
 
-@pytest.mark.parametrize("case", ["no init", "arguments", "no argument", "misspelled"])
+def test_the_name_of_a_built_in_hook_is_not_registered():
+    with pytest.raises(
+        UserError, match="the name 'logging' is that of a built-in hook: register yours under another name"
+    ):
+        jaxdp.register_hook("logging", WithInfo)
+
+
+@pytest.mark.parametrize("case", ["no init", "arguments", "no argument", "misspelled", "built-in name"])
 def test_a_wrong_hook_is_refused_before_a_run(case, tmp_path):
     make, message = WRONG[case]
     with pytest.raises(UserError, match=message if case != "misspelled" else "on_steps"):
-        given = make(0) if case in ("arguments", "misspelled") else make
+        given = make(0) if case in ("arguments", "misspelled", "built-in name") else make
         jaxdp.train({"total_steps": 1}, tmp_path / "run", hooks=[given])
     assert not (tmp_path / "run").exists()
 

@@ -223,7 +223,7 @@ def test_settings_of_jax_that_change_after_the_load(model, setting):
 
 
 def test_a_task_that_does_not_fit(model, run_of):
-    with pytest.raises(UserError, match="which answers nothing"):
+    with pytest.raises(UserError, match="which answers no records: `jaxdp generate` continues texts with it"):
         model.predict("the of")
     with pytest.raises(UserError, match="which continues no prompts"):
         jaxdp.load(run_of("classification")).generate("the of")

@@ -14,6 +14,8 @@ from jaxdp.errors import UserError
 from jaxdp.hooks import registry
 from jaxdp.report import writer_registry
 from jaxdp.trainer import AbortTraining
+from jaxdp.training.result import recorded_metrics
+from jaxdp.workdir import WorkDir
 
 
 class Recorder(jaxdp.Hook):
@@ -118,9 +120,26 @@ def test_a_hook_stops_the_run(config_file, tmp_path, capsys):
         load(config_file, "total_steps=50", "eval.every_steps=2", "checkpoint.keep_best=0"), tmp_path, hooks=[Stop()]
     )
     assert (result.step, result.request) == (3, 0)
-    [evaluation] = metrics_lines(tmp_path, "eval/loss")
-    assert (evaluation["step"], evaluation["eval/loss"]) == (2, result.metrics["eval/loss"])  # no checkpoint records it
-    assert "stopped early by a hook; everything is in" in capsys.readouterr().err
+    lines = metrics_lines(tmp_path, "eval/loss")
+    assert [line["step"] for line in lines] == [2, 3]
+    assert lines[-1]["eval/loss"] == result.metrics["eval/loss"]
+    assert "stopped early by the hook Stop after step 3; everything is in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("every", [100, 0])
+def test_a_run_that_a_hook_stops_is_evaluated_if_evaluation_is_on(every, config_file, tmp_path):
+    class Stop(jaxdp.Hook):
+        def request(self):
+            return jaxdp.Request.EARLY_STOP if self.step >= 2 else jaxdp.Request.NONE
+
+        step = 0
+
+        def on_step(self, info):
+            self.step = info.step
+
+    result = jaxdp.train(load(config_file, "total_steps=50", f"eval.every_steps={every}"), tmp_path, hooks=[Stop()])
+    assert [line["step"] for line in metrics_lines(tmp_path, "eval/loss")] == ([result.step] if every else [])
+    assert bool(result.metrics) is bool(every) and recorded_metrics(WorkDir(tmp_path), 50) == result.metrics
 
 
 def test_the_result_of_a_finished_run_has_its_metrics(config_file, tmp_path):
