@@ -52,10 +52,34 @@ def make_train_step(
             return sums.loss, (sums.weight, sums.weight if sums.tokens is None else sums.tokens)
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
-        state, metrics = strategy.update(state, gradients, totals, update)
-        return state, metrics | reduce_control_word(control_word)
+        updated, metrics = strategy.update(state, gradients, totals, update)
+        if update.checks_result:
+            updated, metrics = _unless_not_finite(state, updated, metrics)
+        return updated, metrics | reduce_control_word(control_word)
 
     return train_step
+
+
+def _unless_not_finite(
+    old: TrainState, new: TrainState, metrics: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Keeps parameters, optimizer state and moving average of before an update whose parameters are not finite.
+
+    The update counts as skipped. The devices agree, whichever part of the parameters each of them holds.
+    """
+    total = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(new.params))
+    is_finite = jax.lax.pmin(jnp.isfinite(total).astype(jnp.int32), AXIS) > 0
+    params, opt_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (new.params, new.opt_state, new.ema),
+        (old.params, old.opt_state, old.ema),
+    )
+    is_rejected = ~is_finite & (new.skipped == old.skipped)
+    counts = {
+        "skipped": new.skipped + is_rejected,
+        "skipped_in_a_row": jnp.where(is_rejected, old.skipped_in_a_row + 1, new.skipped_in_a_row),
+    }
+    return new.replace(params=params, opt_state=opt_state, ema=ema, **counts), metrics | counts
 
 
 def row_keys(seed: int, step: jax.Array | int, row_ids: jax.Array) -> jax.Array:

@@ -32,6 +32,11 @@ def add_built_in(kind: str, table: dict, entries: dict) -> None:
     _BUILT_IN[kind] = set(entries)
 
 
+def is_built_in(kind: str, name: str) -> bool:
+    """Returns whether the optimizer or schedule of this name is part of jaxdp."""
+    return name in _BUILT_IN[kind]
+
+
 def register_optimizer(name: str, direction: Direction) -> None:
     """Makes `optim.name = name` use an Optax transformation; a later registration of the name replaces it.
 

@@ -35,6 +35,8 @@ class UpdateConfig:
             computes the update and selects old or new values, because on GPU a branch
             waits for the host to read its condition. "never" applies every update, to
             measure the cost of skipping.
+        checks_result: Whether an update whose parameters are not finite is skipped too, although its gradient is
+            finite; for optimizers of a user.
     """
 
     optimizer: optax.GradientTransformation
@@ -44,6 +46,7 @@ class UpdateConfig:
     spike_factor: float = 0.0
     max_skipped_in_a_row: int = 0
     skip_by: SkipBy = "select"
+    checks_result: bool = False
 
 
 class Updated(NamedTuple):
