@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxdp.data.dataset import Dataset, DatasetSpec, Group
-from jaxdp.data.preparing.example_check import check_example
+from jaxdp.data.preparing.examples import check_example
 from jaxdp.data.reading.sources import check_keys
 from jaxdp.data.reading.stream_source import open_stream
 from jaxdp.data.sequences.tokens_file import (

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdp.data.dataset import BoundTask, Dataset, DatasetSpec
 from jaxdp.data.pipeline import MakeBatch, data_state, train_batches
-from jaxdp.data.preparing.example_check import check_example
+from jaxdp.data.preparing.examples import check_example
 from jaxdp.data.samplers.balanced import BalancedSampler, balanced_sampler
 from jaxdp.data.samplers.epochs import EpochSampler, Sampler
 from jaxdp.data.samplers.mixture import MixtureSampler, mixture_weights

@@ -7,12 +7,16 @@ function of seed, step and row number, so every process makes the same batch.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from jaxdp.arguments import shown
 from jaxdp.data.samplers.epochs import Sampler
 from jaxdp.data.samplers.shards import process_row_ids
 from jaxdp.errors import UserError
+from jaxdp.nearest import closest
 from jaxdp.nested import differences
+from jaxdp.signatures import defined_in
 from jaxdp.typing import HostBatch
 
 FORMAT = 2  # of the data state
@@ -32,6 +36,67 @@ class SequenceDataset(Protocol):
         One of them is `num_tokens` [n] int32; a row with 0 has no weight.
         """
         ...
+
+
+def with_first_check(make_batch: MakeBatch, batch_spec: Callable[[int], Mapping[str, Any]]) -> MakeBatch:
+    """Returns a task's `make_batch` with a check of the first batch that it makes.
+
+    The returned function raises UserError if the arrays differ from `batch_spec`.
+
+    Args:
+        make_batch: Method of the task.
+        batch_spec: Function from the number of rows to shapes and dtypes by name.
+    """
+    is_checked = False
+
+    def make(examples: HostBatch, seed: int, step: int, row_ids: np.ndarray) -> HostBatch:
+        nonlocal is_checked
+        batch = make_batch(examples, seed, step, row_ids)
+        if not is_checked:
+            check_batch(f"make_batch of the task{defined_in(make_batch)}", batch, batch_spec(len(row_ids)))
+            is_checked = True
+        return batch
+
+    return make
+
+
+def check_batch(what: str, batch: Any, spec: Mapping[str, Any]) -> None:
+    """Checks names, shapes and dtypes of a batch; 64-bit numbers count as those of 32 bits, which devices receive.
+
+    Args:
+        what: The function that made it, for the message.
+        batch: Arrays by name.
+        spec: Expected shapes and dtypes by name.
+
+    Raises:
+        UserError: They differ.
+    """
+    if not isinstance(batch, Mapping):
+        raise UserError(f"{what} must return a dict of arrays, those of batch_spec, found {shown(batch)}.")
+    for name in spec:
+        if name not in batch:
+            match = closest(name, [own for own in batch if own not in spec])
+            raise UserError(
+                f"{what} returns no {name!r}, which batch_spec has{f', but {match!r}' if match else ''}: "
+                "use the same names in both."
+            )
+    for name, array in batch.items():
+        if name not in spec:
+            raise UserError(f"{what} returns {name!r}, which batch_spec has not: use the same names in both.")
+        expected, found = _described(spec[name]), _described(array)
+        if found != expected:
+            raise UserError(f"{what}: {name!r} is {found}, but batch_spec has {expected}: make them equal.")
+
+
+def _described(array: Any) -> str:
+    """Returns the shape and dtype of an array as a device receives it, e.g. "int32 [8, 16]"."""
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        return f"no array but {shown(array)}"
+    try:
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)).name
+    except TypeError:  # strings and objects
+        dtype = str(array.dtype)
+    return f"{dtype} {list(array.shape)}"
 
 
 def train_batches(

@@ -22,8 +22,7 @@ from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
 from jaxdp.step import make_eval_step
 from jaxdp.tasks import Task
-from jaxdp.tasks.batch_check import checked_make_batch
-from jaxdp.tasks.make import batch_spec
+from jaxdp.tasks.make import batch_spec, checked_make_batch
 from jaxdp.tasks.model_functions import eval_outputs_of, task_loss
 from jaxdp.tasks.result_check import derived_metrics, summary
 from jaxdp.typing import PyTree

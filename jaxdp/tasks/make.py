@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdp.arguments import unregistered
+from jaxdp.arguments import shown, unregistered
 from jaxdp.data.augmentation import augmented, make_augmentation
 from jaxdp.data.dataset import DatasetSpec, TaskData
-from jaxdp.data.pipeline import MakeBatch
+from jaxdp.data.pipeline import MakeBatch, with_first_check
 from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
+from jaxdp.signatures import defined_in
 from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
-from jaxdp.tasks.batch_check import checked_make_batch, checked_spec
 from jaxdp.tasks.declaration import check_task
 
 
@@ -104,6 +106,29 @@ def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularie
     special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
     blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
     return augmented(checked_make_batch(task), make_augmentation(steps, special_ids, blank_id))
+
+
+def checked_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns `task.batch_spec(rows)`.
+
+    Raises:
+        UserError: It is no dict of arrays whose first axis is the rows.
+    """
+    spec: Any = task.batch_spec(rows)
+    what = f"batch_spec of the task{defined_in(task.batch_spec)}"
+    if not isinstance(spec, Mapping) or not spec:
+        raise UserError(f"{what} must return a dict of jax.ShapeDtypeStruct by name, found {shown(spec)}.")
+    for name, array in spec.items():
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise UserError(f"{what}: {name!r} must be a jax.ShapeDtypeStruct, found {shown(array)}.")
+        if tuple(array.shape[:1]) != (rows,):
+            raise UserError(f"{what}: the first axis of {name!r} must be the {rows} rows, found {list(array.shape)}.")
+    return dict(spec)
+
+
+def checked_make_batch(task: Task) -> MakeBatch:
+    """Returns `task.make_batch`; its first batch is compared with `task.batch_spec`."""
+    return with_first_check(task.make_batch, functools.partial(checked_spec, task))
 
 
 def batch_spec(task: Task, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

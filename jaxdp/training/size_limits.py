@@ -10,7 +10,7 @@ from jaxdp.model import TransformerConfig
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size
 from jaxdp.tasks import Task
-from jaxdp.tasks.batch_check import checked_spec
+from jaxdp.tasks.make import checked_spec
 
 
 def check_batch_size(

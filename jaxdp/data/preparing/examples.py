@@ -1,18 +1,21 @@
-"""Prepared examples on disk: named arrays of many examples, read on demand.
+"""Prepared examples on disk: named arrays of many examples, checked, written once and read on demand.
 
 `Task.prepare` returns a few small arrays for one record. Arrays with an axis (token ids) are concatenated in flat files,
 split into shards, with a file of offsets; those without (a label) are stored in order in one file.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxdp.arguments import shown
 from jaxdp.data.sequences.element_arrays import DiskArray, open_disk_array
 from jaxdp.data.sequences.flat import RaggedArray, ShardedArray
+from jaxdp.errors import UserError
+from jaxdp.signatures import defined_in
 
 INDEX = "index.json"
 EXAMPLES_FORMAT = 2
@@ -143,3 +146,44 @@ class Examples:
         if file_name not in self._opened:
             self._opened[file_name] = open_disk_array(self._directory / file_name, dtype, size, self._entry)
         return self._opened[file_name]
+
+
+def check_example(prepare: Callable, example: Any) -> None:
+    """Checks the arrays of one record.
+
+    Args:
+        prepare: The function that returned them, for the message.
+        example: What it returned.
+
+    Raises:
+        UserError: It is no dict of numbers without axes and of arrays of whole numbers of at least 0 with one axis.
+    """
+    if not isinstance(example, Mapping) or not example:
+        raise UserError(
+            f'{_what(prepare)} must return a dict of arrays, such as {{"tokens": token ids}}, found {shown(example)}.'
+        )
+    for name, values in example.items():
+        array = np.asarray(values)
+        if array.dtype.kind not in ("biu" if array.ndim else "biuf") or array.ndim > 1:
+            raise UserError(
+                f"{_what(prepare)}: {name!r} must be one number or an array of whole numbers with one axis, found "
+                f"{array.dtype} {list(array.shape)}."
+            )
+        if array.ndim and array.dtype.kind == "i" and array.size and array.min() < 0:
+            raise UserError(
+                f"{_what(prepare)}: {name!r} has the number {array.min()}, but the numbers of an array must be at least 0: "
+                "use a mask of 0 and 1 for what does not count."
+            )
+
+
+def check_same_arrays(prepare: Callable, first: Mapping[str, Any], example: Mapping[str, Any]) -> None:
+    """Raises UserError unless two records have arrays of the same names."""
+    if first.keys() != example.keys():
+        raise UserError(
+            f"{_what(prepare)} must return the same arrays for every record, found {', '.join(first)} for the first and "
+            f"{', '.join(example)} for another."
+        )
+
+
+def _what(prepare: Callable) -> str:
+    return f"prepare of the task{defined_in(prepare)}"

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxdp.data.cleaning.cleaner import TextChanges
-from jaxdp.data.preparing.example_check import check_example, check_same_arrays
-from jaxdp.data.preparing.examples import ExamplesWriter
+from jaxdp.data.preparing.examples import ExamplesWriter, check_example, check_same_arrays
 from jaxdp.data.preparing.scan import Excerpt
 from jaxdp.data.tokenizers import ONE_THREAD
 from jaxdp.errors import UserError
