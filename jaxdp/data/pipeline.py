@@ -7,7 +7,6 @@ function of seed, step and row number, so every process makes the same batch.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from jaxdp.arguments import shown
@@ -20,6 +19,9 @@ from jaxdp.signatures import defined_in
 from jaxdp.typing import HostBatch
 
 FORMAT = 2  # of the data state
+
+_ON_DEVICES = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
+"""Dtypes that devices receive in place of those of 64 bits."""
 
 MakeBatch = Callable[[HostBatch, int, int, np.ndarray], HostBatch]
 """Function (examples `[rows, ...]`, seed, step, row_ids `[rows] int32`) -> arrays `[rows, ...]`."""
@@ -92,10 +94,8 @@ def _described(array: Any) -> str:
     """Returns the shape and dtype of an array as a device receives it, e.g. "int32 [8, 16]"."""
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         return f"no array but {shown(array)}"
-    try:
-        dtype = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype)).name
-    except TypeError:  # strings and objects
-        dtype = str(array.dtype)
+    dtype = str(array.dtype)
+    dtype = _ON_DEVICES.get(dtype, dtype)
     return f"{dtype} {list(array.shape)}"
 
 
