@@ -11,6 +11,9 @@ from jaxdp.signatures import check_signature
 
 WEIGHTS = ("ema", "raw")
 
+SYNCS = ("pmean", "zero3")
+"""Layouts of parameters that are only read: replicated, or sharded and gathered layer by layer."""
+
 
 def check_caller(function: str) -> None:
     """Refuses a call that a spawned worker makes while it imports the caller's script.
@@ -46,6 +49,12 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises UserError unless a value is one of the choices."""
     if not (isinstance(value, str) and value in choices):
         raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, found {shown(value)}.")
+
+
+def check_sync(sync: Any) -> None:
+    """Raises UserError unless `sync` is a layout of parameters, or None for that of the run."""
+    if sync is not None:
+        check_choice("sync", sync, SYNCS)
 
 
 def whole_number(name: str, value: Any) -> int:

@@ -21,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `jaxdp eval`."""
     shared.add_workdir(parser)
     shared.add_choice_of_weights(parser)
+    shared.add_sync(parser)
     shared.add_cpu_devices(parser)
     parser.add_argument(
         "--split",
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         split=options.split,
         weights=options.weights,
         cpu_devices=options.cpu_devices,
+        sync=options.sync,
         num_batches=options.num_batches,
         data=data,
     )

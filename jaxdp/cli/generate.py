@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_strategy(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a sample")
     shared.add_choice_of_weights(parser)
+    shared.add_sync(parser)
     shared.add_cpu_devices(parser)
 
 
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         step=options.step,
         weights=options.weights,
         cpu_devices=options.cpu_devices,
+        sync=options.sync,
     )
     for number, sample in enumerate(samples):
         if options.json:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdp import defaults
+from jaxdp.arguments import SYNCS
 from jaxdp.config import load_config, parse_config
 from jaxdp.config_file import recipes_directory
 from jaxdp.errors import UserError
@@ -75,6 +76,16 @@ def add_choice_of_weights(parser: argparse.ArgumentParser) -> None:
         choices=("ema", "raw"),
         default="ema",
         help="ema: moving average of the parameters, if the run has one; raw: the parameters",
+    )
+
+
+def add_sync(parser: argparse.ArgumentParser) -> None:
+    """Adds `--sync`."""
+    parser.add_argument(
+        "--sync",
+        choices=SYNCS,
+        help="pmean: parameters whole on every device; zero3: sharded, gathered layer by layer; default: zero3 if the run "
+        "was trained so",
     )
 
 

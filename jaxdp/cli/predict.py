@@ -45,6 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_strategy(parser.add_argument_group("seq2seq: decoding (default: greedy)"))
     shared.add_choice_of_weights(parser)
+    shared.add_sync(parser)
     shared.add_cpu_devices(parser)
     parser.epilog = (
         'A prediction has the other fields of its record, e.g. an id, renamed to "input_NAME" if their name is taken.\n'
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     strategy, num_samples = chosen_strategy(options, samples_by_default=False)
     predictor = Predictor(
-        restored_model(options.workdir, options.step, options.weights, options.cpu_devices),
+        restored_model(options.workdir, options.step, options.weights, options.cpu_devices, options.sync),
         strategy=strategy,
         num_samples=num_samples,
         seed=options.seed,

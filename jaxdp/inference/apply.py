@@ -35,7 +35,7 @@ def logits_of(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -
 
     def compiled() -> Program:
         spec = {name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype) for name, array in batch.items()}
-        apply = functools.partial(apply_model, restored.model)
+        apply = functools.partial(apply_model, restored.device_model)
         return compile_spmd(
             lambda params, batch: apply(params, **batch),
             restored.topology,
@@ -46,7 +46,7 @@ def logits_of(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -
 
     shapes = tuple((name, array.shape, array.dtype.str) for name, array in batch.items())
     program = restored.kept(("apply", shapes), compiled)
-    logits = program(restored.params, place_batch(batch, restored.topology))
+    logits = program(restored.device_params, place_batch(batch, restored.topology))
     return logits.reshape(-1, *logits.shape[2:])[:num_rows]
 
 

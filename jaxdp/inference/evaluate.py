@@ -96,13 +96,15 @@ def measure(restored: RestoredModel, request: EvaluationRequest) -> Evaluation:
 
     def compiled() -> Evaluator:
         task = make_task(config, found.vocabularies)
-        return Evaluator(config, task, restored.model, found, source, restored.topology, restored.abstract_params)
+        return Evaluator(
+            config, task, restored.device_model, found, source, restored.topology, restored.abstract_params
+        )
 
     evaluator = restored.kept(("evaluator", split, repr(config), found.fingerprint), compiled)
     if config.data.source == "hf_stream":  # each call reads its rows again, and the fingerprint does not cover them
         evaluator = evaluator.of(source)
     about = {"step": manifest.step, "split": split} | ({"data": described(other)} if other is not None else {})
-    metrics = evaluator(restored.params)
+    metrics = evaluator(restored.device_params)
     counts = {"eval/num_examples": evaluator.num_examples}
     if found.pairs:
         counts["eval/num_scored"] = len(found.pairs.sources)
@@ -117,12 +119,13 @@ def measure_checkpoint(
     split: str = "eval",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    sync: str | None = None,
     num_batches: int | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluates a checkpoint and writes nothing; see `evaluate`."""
     request = evaluation_request(split, num_batches, data)
-    return measure(restored_model(workdir, step, weights, cpu_devices), request)
+    return measure(restored_model(workdir, step, weights, cpu_devices, sync), request)
 
 
 def evaluate(
@@ -132,6 +135,7 @@ def evaluate(
     split: str = "eval",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    sync: str | None = None,
     num_batches: int | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -146,6 +150,7 @@ def evaluate(
         split: train, eval or test (`data.test_path` or `data.test_split`).
         weights: ema (where the run has it) or raw.
         cpu_devices: Number of CPU devices to fake.
+        sync: Layout of the parameters: pmean replicates them, zero3 shards them over the devices; None: that of the run.
         num_batches: Number of batches to measure, from the first; None: the whole split. `eval.num_batches`
             holds inside training only.
         data: Keys of `config.data` that name other data of the same kind, e.g. {"eval_path": "test.csv"}.
@@ -159,7 +164,14 @@ def evaluate(
     """
     check_caller("jaxdp.evaluate")
     evaluation = measure_checkpoint(
-        workdir, step=step, split=split, weights=weights, cpu_devices=cpu_devices, num_batches=num_batches, data=data
+        workdir,
+        step=step,
+        split=split,
+        weights=weights,
+        cpu_devices=cpu_devices,
+        sync=sync,
+        num_batches=num_batches,
+        data=data,
     )
     save_report(evaluation, workdir)
     return evaluation.result

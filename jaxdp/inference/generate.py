@@ -112,7 +112,7 @@ def generate_samples(restored: RestoredModel, request: GenerationRequest) -> lis
     restored.place(len(rows))
     decoder = restored.kept(
         ("decoder", strategy),
-        lambda: Decoder(restored.model, restored.params, restored.topology, strategy, tokenizer.eos_id),
+        lambda: Decoder(restored.device_model, restored.device_params, restored.topology, strategy, tokenizer.eos_id),
     )
 
     def sample(prompt: Prompt, tokens: np.ndarray, seed: int, score: float | None = None) -> Sample:
@@ -143,6 +143,7 @@ def generate(
     step: str | int = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    sync: str | None = None,
 ) -> list[Sample]:
     """Loads a model and continues each prompt `num_samples` times, the rows spread over all devices.
 
@@ -164,6 +165,7 @@ def generate(
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         cpu_devices: Number of CPU devices to fake.
+        sync: Layout of the parameters: pmean replicates them, zero3 shards them over the devices; None: that of the run.
 
     Raises:
         UserError: There is no run or no checkpoint, or a prompt is too long or cannot be expressed.
@@ -172,7 +174,7 @@ def generate(
     request = generation_request(prompts, max_new_tokens, strategy, num_samples, seed)
     if not request.prompts:
         return []
-    return generate_samples(restored_model(workdir, step, weights, cpu_devices), request)
+    return generate_samples(restored_model(workdir, step, weights, cpu_devices, sync), request)
 
 
 def _tokenizer_of(restored: RestoredModel) -> Tokenizer:

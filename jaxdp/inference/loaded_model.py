@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxdp.arguments import WEIGHTS, check_caller, check_choice, optional_number, step_name
+from jaxdp.arguments import WEIGHTS, check_caller, check_choice, check_sync, optional_number, step_name
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
@@ -34,7 +34,7 @@ class LoadedModel(RestoredModel):
     from several threads take turns.
 
     Attributes:
-        params: Parameters, replicated on the devices: nested dicts of `jax.Array`, float32.
+        params: Parameters in their true shapes, nested dicts of `jax.Array`, float32; replicated, or with zero3 sharded.
         tokenizer: Tokenizer of the run; None where it was trained on ready-made tokens.
         config: Configuration of the run, a frozen `RunConfig`.
         task: Task with the vocabularies of the run.
@@ -167,6 +167,7 @@ def load(
     step: str | int = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    sync: str | None = None,
 ) -> LoadedModel:
     """Loads the model of a checkpoint onto the devices.
 
@@ -176,6 +177,7 @@ def load(
         weights: ema (where the run has it) or raw.
         cpu_devices: Number of CPU devices to fake; None: all devices that exist, or if JAX has not started the
             largest number of CPU devices, up to the number of cores, that divides `global_batch_size`.
+        sync: Layout of the parameters: pmean replicates them, zero3 shards them over the devices; None: that of the run.
 
     Raises:
         UserError: There is no run or no such checkpoint, or JAX has started with another number of devices.
@@ -184,6 +186,7 @@ def load(
     check_caller("jaxdp.load")
     step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
     check_choice("weights", weights, WEIGHTS)
+    check_sync(sync)
     directory = resolved_path(path, "path")
     if read_manifest(directory) is not None:
         if step not in ("latest", directory.name):
@@ -191,6 +194,6 @@ def load(
                 f"path={path} is a checkpoint, so step={step} means nothing: leave it out, or give the work directory."
             )
         directory, step = directory.parent.parent, directory.name
-    model = LoadedModel(open_run(directory, step), weights, cpu_devices)
+    model = LoadedModel(open_run(directory, step), weights, cpu_devices, sync)
     model.place(model.config.global_batch_size, evenly=True)
     return model

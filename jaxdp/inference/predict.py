@@ -67,6 +67,7 @@ def predict(
     step: str | int = "latest",
     weights: str = "ema",
     cpu_devices: int | None = None,
+    sync: str | None = None,
 ) -> list[dict[str, Any]]:
     """Answers records, which are spread over all devices.
 
@@ -80,6 +81,7 @@ def predict(
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         cpu_devices: Number of CPU devices to fake.
+        sync: Layout of the parameters: pmean replicates them, zero3 shards them over the devices; None: that of the run.
 
     Returns:
         One answer a record. Of a classifier {"label", "probabilities"}; of masked language modelling
@@ -92,4 +94,4 @@ def predict(
     """
     check_caller("jaxdp.predict")
     request = prediction_request(records, strategy, num_samples, seed, num_candidates)
-    return predict_records(restored_model(workdir, step, weights, cpu_devices), request)
+    return predict_records(restored_model(workdir, step, weights, cpu_devices, sync), request)

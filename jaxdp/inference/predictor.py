@@ -162,7 +162,7 @@ class Predictor:
                 name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
                 for name, array in batch_of(first[:1]).items()
             }
-            apply = functools.partial(apply_model, restored.model)
+            apply = functools.partial(apply_model, restored.device_model)
             return compile_spmd(
                 lambda params, batch: gather_rows(task.outputs(apply, params, batch)),
                 topology,
@@ -175,7 +175,7 @@ class Predictor:
         def answer(examples: Examples) -> Iterator[dict[str, Any]]:
             for start in range(0, len(examples), rows):
                 some = examples[start : start + rows]
-                outputs = jax.device_get(program(restored.params, place_batch(batch_of(some), topology)))
+                outputs = jax.device_get(program(restored.device_params, place_batch(batch_of(some), topology)))
                 yield from task.predictions({name: array[: len(some)] for name, array in outputs.items()})
 
         return answer, rows
@@ -189,7 +189,7 @@ class Predictor:
         write = restored.kept(
             ("texts", self._strategy, rows_per_device(num_texts, restored.topology)),
             lambda: TextWriter(
-                task, restored.model, restored.run.vocabularies, restored.topology, restored.abstract_params,
+                task, restored.device_model, restored.run.vocabularies, restored.topology, restored.abstract_params,
                 self._strategy, num_texts,
             ),
         )  # fmt: skip
@@ -197,7 +197,7 @@ class Predictor:
         def answer(examples: Examples) -> Iterator[dict[str, Any]]:
             sources = [np.append(example["tokens"], end)[:places] for example in examples for _ in range(num_samples)]
             seeds = [self._seed + sample for _ in examples for sample in range(num_samples)]
-            texts = write(restored.params, sources, seeds=seeds)
+            texts = write(restored.device_params, sources, seeds=seeds)
             for first in range(0, len(texts), num_samples):
                 yield _with_alternatives(itertools.chain(*texts[first : first + num_samples]))
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from jaxdp.arguments import WEIGHTS, check_choice, optional_number, step_name
+from jaxdp.arguments import WEIGHTS, check_choice, check_sync, optional_number, step_name
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.data.named_files import with_word_lists
 from jaxdp.data.tokenizers import Tokenizer
@@ -21,7 +21,17 @@ from jaxdp.parallel.devices import (
     fitting_topology,
     init_devices,
 )
-from jaxdp.parallel.placement import abstract_replicated
+from jaxdp.parallel.layout import (
+    abstract_in,
+    abstract_true,
+    from_true,
+    is_replicated,
+    params_layout,
+    placed_by,
+    replicated_layout,
+    to_true,
+)
+from jaxdp.parallel.sharding import parameter_gather
 from jaxdp.run_config import DataConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.architecture import make_model
@@ -43,23 +53,26 @@ class RestoredModel:
         task: Task with the vocabularies of the run.
         tokenizer: Tokenizer of the run; None where it was trained on ready-made tokens.
         topology: Devices; set by `place`, as are the next three.
-        model: The module.
-        abstract_params: Shapes and shardings of the parameters.
-        params: Parameters, replicated on the devices.
+        model: The module, for whole parameters.
+        device_model: The module for use in SPMD programs: it gathers sharded parameters layer by layer.
+        device_params: Parameters as the devices hold them, for SPMD programs.
+        abstract_params: Shapes and shardings of `device_params`.
     """
 
     topology: Topology
     model: Transformer
+    device_model: Transformer
+    device_params: PyTree
     abstract_params: PyTree
-    params: PyTree
 
-    def __init__(self, run: TrainedRun, weights: str = "ema", cpu_devices: int | None = None):
+    def __init__(self, run: TrainedRun, weights: str = "ema", cpu_devices: int | None = None, sync: str | None = None):
         """Creates the object; no backend is started.
 
         Args:
             run: Run with the checkpoint.
             weights: ema (where the run has it) or raw.
             cpu_devices: Number of CPU devices to fake; None: chosen by `place`.
+            sync: pmean or zero3; None: zero3 if the run shards its parameters, else pmean.
 
         Raises:
             UserError: The task is unknown.
@@ -70,6 +83,7 @@ class RestoredModel:
         # Any in place of None: only a program that expects runs on ready-made tokens has to check it.
         self.tokenizer: Tokenizer | Any = run.vocabularies.tokenizer
         self._weights, self._cpu_devices = weights_key(run.checkpoint, weights), cpu_devices
+        self._is_sharded = (sync or run.config.parallel.sync) == "zero3"
         self._is_placed = False
         self._kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
 
@@ -104,9 +118,25 @@ class RestoredModel:
         vocab_size = self.config.model.vocab_size
         assert vocab_size is not None, "the config.json of a run has the size of its tokenizer"
         self.model = make_model(self.config, self.task, vocab_size, self.topology.platform)
-        self.abstract_params = abstract_replicated(parameter_shapes(self.model.config), self.topology)
-        self.params = restore_part(self.run.checkpoint, self._weights, self.abstract_params)
+        shapes, num_devices = parameter_shapes(self.model.config), self.topology.num_devices
+        self._layout = params_layout(shapes, num_devices) if self._is_sharded else replicated_layout(shapes)
+        self.device_model = self.model.clone(gather=parameter_gather(self._layout, self.model.config.dtype))
+        self._true_params = abstract_true(shapes, self._layout, self.topology)
+        self.abstract_params = abstract_in(shapes, self._layout, self.topology)
+        restored = restore_part(self.run.checkpoint, self._weights, self._true_params)
+        self.device_params = self._converted(
+            lambda params: from_true(params, self._layout, num_devices), self.abstract_params, restored
+        )
         self._is_placed = True
+
+    @property
+    def params(self) -> PyTree:
+        """Parameters in their true shapes, replicated or sharded over the devices."""
+        return self._converted(lambda params: to_true(params, self._layout), self._true_params, self.device_params)
+
+    def _converted(self, convert: Callable[[PyTree], PyTree], specs: PyTree, params: PyTree) -> PyTree:
+        """Returns parameters in another form, each device its own part; the same if nothing is sharded."""
+        return params if is_replicated(self._layout) else placed_by(convert, specs)(params)
 
     def kept(self, key: Hashable, make: Callable[[], Part]) -> Part:
         """Returns the compiled part of a key, which `make` compiles at the first request."""
@@ -119,7 +149,11 @@ class RestoredModel:
 
 
 def restored_model(
-    workdir: str | os.PathLike[str], step: str | int, weights: str, cpu_devices: int | None
+    workdir: str | os.PathLike[str],
+    step: str | int,
+    weights: str,
+    cpu_devices: int | None,
+    sync: str | None = None,
 ) -> RestoredModel:
     """Opens a run for one call; the devices are chosen by that call.
 
@@ -128,6 +162,7 @@ def restored_model(
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         cpu_devices: Number of CPU devices to fake; None: chosen by the number of rows.
+        sync: Layout of the parameters: pmean replicates them, zero3 shards them over the devices; None: that of the run.
 
     Raises:
         UserError: There is no run or no such checkpoint, or an argument is of another type.
@@ -135,4 +170,5 @@ def restored_model(
     """
     step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
     check_choice("weights", weights, WEIGHTS)
-    return RestoredModel(open_run(workdir, step), weights, cpu_devices)
+    check_sync(sync)
+    return RestoredModel(open_run(workdir, step), weights, cpu_devices, sync)

@@ -89,6 +89,26 @@ def printed(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.parametrize("name", ["masked_lm", "classification", "seq2seq"])
+def test_records_are_answered_alike_with_sharded_parameters(name, run_of, capsys, small_shards):
+    _, workdir = run_of(name)
+    [expected], [found] = (
+        printed(capsys, "predict", f"--workdir={workdir}", f"--text={ASKED[name]}", f"--sync={sync}")
+        for sync in ("pmean", "zero3")
+    )
+    assert found.keys() == expected.keys()
+    for key in ("label", "text", "finished"):
+        assert found.get(key) == expected.get(key)
+    if name == "seq2seq":
+        assert found["score"] == pytest.approx(expected["score"], rel=1e-4)
+    elif name == "classification":
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], rel=1e-4)
+    else:
+        assert [each["token"] for each in found["candidates"][0]] == [
+            each["token"] for each in expected["candidates"][0]
+        ]
+
+
 def test_texts_of_a_sharded_run_are_scored_like_those_of_a_whole_one(run_of, tmp_path, small_shards):
     config_file, workdir = run_of("seq2seq")
     assert train(config_file, tmp_path, *TASKS["seq2seq"], "--config.parallel.sync=zero3") == 0
