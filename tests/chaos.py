@@ -40,6 +40,7 @@ from chaos_faults.kills import kills  # noqa: E402
 from chaos_faults.lost_directory import lost_directory  # noqa: E402
 from chaos_faults.lost_terminal import lost_terminal  # noqa: E402
 from chaos_faults.reused_directory import reused_directory  # noqa: E402
+from chaos_faults.sharded_kills import sharded_kills  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
 from chaos_faults.workshop import Row, Workshop  # noqa: E402
 
@@ -61,6 +62,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "hostile_lines": hostile_lines,
         "device_counts": device_counts,
         "kills": lambda workshop: kills(workshop, arguments.kills),
+        "sharded_kills": lambda workshop: sharded_kills(workshop, arguments.sharded_kills),
     }
 
 
@@ -95,6 +97,13 @@ def show(rows: list[Row]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="SIGKILLs; half of them are within saves")
+    parser.add_argument(
+        "--sharded_kills",
+        type=int,
+        default=50,
+        metavar="N",
+        help="SIGKILLs of one of two processes with a sharded state",
+    )
     parser.add_argument("--flips", type=int, default=50, metavar="N", help="flipped bits in files")
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")
     parser.add_argument("--signals", type=int, default=20, metavar="N", help="SIGTERMs")

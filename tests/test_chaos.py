@@ -12,6 +12,7 @@ def test_no_fault_changes_how_a_run_ends(tmp_path):
     script = Path(__file__).with_name("chaos.py")
     options = [
         "--kills=6",
+        "--sharded_kills=6",
         "--flips=20",
         "--replica_flips=1",
         "--signals=4",

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from jaxdp.cli.main import main
@@ -150,12 +151,18 @@ def metrics_lines(workdir, name="train/loss"):
 
 
 def saved_arrays(workdir, step):
-    """Every array of a checkpoint's state, by path, as NumPy."""
+    """Every array of a checkpoint's state, by path, as NumPy; of shards by their name in the files."""
     reader, state = ocp.PyTreeCheckpointer(), Path(workdir) / "checkpoints" / str(step) / "state"
+    shards = {
+        f"{path.name}: {name}": array
+        for path in state.parent.glob("*.safetensors")
+        for name, array in safetensors.numpy.load_file(path).items()
+    }
     metadata = reader.metadata(state).item_metadata.tree
     on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
     tree = reader.restore(state, args=ocp.args.PyTreeRestore(restore_args=on_host))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    whole = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return whole | shards
 
 
 def without_run_files(workdir):

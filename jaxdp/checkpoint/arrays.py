@@ -1,6 +1,7 @@
 """Arrays of a checkpoint: reads leaves in bounded groups, from one item or from the pieces of several processes."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,34 @@ HeaderOf = Callable[[Path], Mapping[str, Entry]]
 """Function from a safetensors file to its header, which it reads once."""
 
 GROUP_BYTES = 2**26
-"""Arrays that are read together: small ones share the fixed cost of a read, and a large one is read alone."""
+"""Bytes of arrays that are handled together: small ones share the fixed cost of a call, and a large one is alone."""
 
 
-def checksum_program(abstract: PyTree, layout: PyTree) -> Callable[[PyTree], jax.Array]:
-    """Compiles the checksums of the true arrays of a tree: tree -> `[num_leaves] uint32`, equal on all devices.
+def compile_checksums(abstract: PyTree, layout: PyTree) -> Callable[[PyTree], list[jax.Array]]:
+    """Compiles the checksums of the true arrays of a tree, one program for each group of leaves.
+
+    XLA:CPU keeps temporaries of the size of all leaves of a program.
 
     Args:
         abstract: Shapes, dtypes and shardings as the devices store the leaves.
         layout: Layout of the leaves.
+
+    Returns:
+        Function tree -> uint32 arrays that have one checksum a leaf when joined, equal on all devices. It does not wait.
     """
-    axes = shard_axes(layout)
-    replicated = NamedSharding(jax.tree.leaves(abstract)[0].sharding.mesh, PartitionSpec())
-    program = jax.jit(lambda tree: leaf_checksums(tree, axes), out_shardings=replicated)
-    return program.lower(abstract).compile()
+    specs, axes = jax.tree.leaves(abstract), shard_axes(layout)
+    replicated = NamedSharding(specs[0].sharding.mesh, PartitionSpec())
+    groups, programs = _groups([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in specs]), []
+    for group in groups:
+        of_group = functools.partial(leaf_checksums, axes=[axes[index] for index in group])
+        program = jax.jit(of_group, out_shardings=replicated)
+        programs.append(program.lower([specs[index] for index in group]).compile())
+
+    def checksums(tree: PyTree) -> list[jax.Array]:
+        leaves = jax.tree.leaves(tree)
+        return [program([leaves[index] for index in group]) for program, group in zip(programs, groups, strict=True)]
+
+    return checksums
 
 
 def read_leaves(
@@ -58,7 +73,9 @@ def read_leaves(
     """
     state, pieces, header_of = _State(checkpoint / STATE), manifest.pieces or {}, functools.cache(read_header)
     described = {leaf["path"]: leaf for leaf in manifest.leaves}
-    for group in _groups([described[name] for name in needed]):
+    names = list(needed)
+    for indices in _groups([_num_bytes(described[name]) for name in names]):
+        group = [names[index] for index in indices]
         whole = [name for name in group if name not in pieces]
         arrays = state.read(set(whole)) if whole else {}
         for name in group:
@@ -68,18 +85,20 @@ def read_leaves(
                 yield name, arrays.pop(name), None
 
 
-def _groups(leaves: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
-    """Divides leaves into groups of at most `GROUP_BYTES`, or of one leaf."""
-    group, num_bytes = [], 0
-    for leaf in leaves:
-        size = int(np.prod(leaf["shape"], dtype=np.int64)) * np.dtype(leaf["dtype"]).itemsize
-        if group and num_bytes + size > GROUP_BYTES:
-            yield group
-            group, num_bytes = [], 0
-        group.append(leaf["path"])
+def _groups(sizes: Sequence[int]) -> list[list[int]]:
+    """Divides leaves of these sizes into groups of at most `GROUP_BYTES`, or of one leaf; returns their indices."""
+    groups, num_bytes = [], GROUP_BYTES
+    for index, size in enumerate(sizes):
+        if num_bytes + size > GROUP_BYTES:
+            groups.append([])
+            num_bytes = 0
+        groups[-1].append(index)
         num_bytes += size
-    if group:
-        yield group
+    return groups
+
+
+def _num_bytes(leaf: Mapping[str, Any]) -> int:
+    return math.prod(leaf["shape"]) * np.dtype(leaf["dtype"]).itemsize
 
 
 def _read_pieces(

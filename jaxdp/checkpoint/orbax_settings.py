@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -14,6 +15,22 @@ def per_process() -> ocp.options.MultiprocessingOptions:
     process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}"
+    )
+
+
+def array_handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns the handler of NumPy arrays, which writes them from the memory that they have.
+
+    By default Orbax copies them first, and compression keeps an encoded copy of all of them, for 8 % fewer bytes of
+    trained parameters.
+    """
+    numpy_arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    return ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=per_process(),
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, numpy_arrays), (jax.Array, ocp.type_handlers.ArrayHandler())
+        ),
+        use_compression=False,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdp.checkpoint.arrays import checksum_program, read_leaves
+from jaxdp.checkpoint.arrays import compile_checksums, read_leaves
 from jaxdp.checkpoint.manifest import (
     Manifest,
     check_not_deleted,
@@ -64,7 +64,7 @@ def restore(
     check_same_arrays(checkpoint, leaves, true_shapes(target, of_target))
     state = _read(checkpoint, manifest, target, of_target)
     expected = {leaf["path"]: leaf["checksum"] for leaf in leaves}
-    found = np.asarray(checksum_program(target, of_target)(state)).tolist()
+    found = np.concatenate(compile_checksums(target, of_target)(state)).tolist()
     for (name, _), checksum in zip(named_leaves(state), found, strict=True):
         if expected[name] != checksum:
             raise DamageFound(

@@ -32,13 +32,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdp.atomic_files import fsync_path
-from jaxdp.checkpoint.arrays import checksum_program
+from jaxdp.checkpoint.arrays import compile_checksums
 from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import Manifest, committed_steps, has_manifest, read_manifest, write_manifest
 from jaxdp.checkpoint.metric_records import describe_metrics
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
-from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
+from jaxdp.checkpoint.orbax_settings import array_handler, per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checkpoint.shard_records import (
     collect_shards,
@@ -56,6 +56,8 @@ from jaxdp.parallel.layout import replicated_layout
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
+
+JSON_ITEMS = ("data", "config", "provenance")
 
 _WRITE_ERRORS = (OSError, ValueError)
 """Exceptions of a full disk or a broken directory; TensorStore, below Orbax, raises ValueError."""
@@ -136,7 +138,9 @@ class CheckpointWriter:
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process())
+                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process()),
+                state=array_handler(),
+                **{item: ocp.JsonCheckpointHandler(multiprocessing_options=per_process()) for item in JSON_ITEMS},
             ),
             async_options=options,
             multiprocessing_options=per_process(),
@@ -148,7 +152,7 @@ class CheckpointWriter:
         self.longest_save_secs = 0.0
         """From the call of `save` until the checkpoint counts; 0 before the first."""
         # Compiled now, so that the first save does not stop to compile.
-        self._checksums = checksum_program(abstract_state, layout)
+        self._checksums = compile_checksums(abstract_state, layout)
 
     def save(
         self,
@@ -187,7 +191,7 @@ class CheckpointWriter:
                 self._orbax.save(
                     self._unfinished(step),
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(whole),
+                        state=ocp.args.PyTreeSave(whole),
                         **{name: ocp.args.JsonSave(item) for name, item in items.items() if item is not None},
                     ),
                 )
@@ -241,13 +245,15 @@ class CheckpointWriter:
             self._check_directory()
             self._is_intact.record(self._checkpoints)
 
-    def _commit(self, step: int, checksums: jax.Array, metrics: dict) -> None:
+    def _commit(self, step: int, checksums: list[jax.Array], metrics: dict) -> None:
         """Waits until everything is on disk, writes the manifest and renames the checkpoint."""
         self._orbax.wait_until_finished()
         unfinished, directory = self._unfinished(step), self._checkpoints / str(step)
         leaves = [
             {"path": name, "shape": list(leaf.shape), "dtype": str(leaf.dtype), "checksum": checksum}
-            for (name, leaf), checksum in zip(self._leaves, read_in_thread(checksums).tolist(), strict=True)
+            for (name, leaf), checksum in zip(
+                self._leaves, np.concatenate([read_in_thread(part) for part in checksums]).tolist(), strict=True
+            )
         ]
         self._check_directory()
         manifest = Manifest(

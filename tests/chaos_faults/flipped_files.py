@@ -96,4 +96,4 @@ def _abstract_state(workshop: Workshop) -> TrainState:
     """What the run restores into."""
     overrides = ["--config.parallel.cpu_devices=2", "--config.microbatch_size=2", "--config.optim.schedule=constant"]
     config = parse_config(load_config(str(workshop.config), overrides))
-    return TrainingSetup(prepare_run(config)).abstract_state
+    return TrainingSetup(prepare_run(config)).placement.portable

@@ -37,13 +37,13 @@ MORE_STEPS = 15
 def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     """Half of the kills, or more, are within saves; at the end it is bitwise the undisturbed run."""
     draws, workdir = workshop.draws("kills"), workshop.directory / "killed"
-    watch = _Watch(workdir)
+    watch = Watch(workdir)
     count = in_saves = before_manifest = in_deletions = at_start = 0
     resumed = set()
     while count < num_kills or in_saves < num_kills // 2:
         expect(count < 2 * num_kills + 10, f"{count} kills, but only {in_saves} within saves")
         before = newest(workdir)
-        changed, started = _changed(workdir), time.time()
+        changed, started = changed_at(workdir), time.time()
         run = workshop.start(workdir, ENDLESS, *OPTIONS)
         if count % 2:
             wait_for(watch.sees_new_save, "a save begins", run)
@@ -51,16 +51,16 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
         elif count % (2 * START_EVERY) == 0 and count:
             delay, at_start = draws.uniform(0.0, WITHIN_START_SECS), at_start + 1
         else:
-            wait_for(lambda changed=changed: _changed(workdir) != changed, "a step is done", run)
+            wait_for(lambda changed=changed: changed_at(workdir) != changed, "a step is done", run)
             delay = draws.uniform(0.0, WITHIN_TRAINING_SECS)
         watch.for_secs(delay, run)
         run.kill()
         expect(run.process.returncode == -9, f"it ended by itself, with {run.process.returncode}:\n{run.said()}")
         count += 1
-        _expect_resumed(run, before)
+        expect_resumed(run, before)
         watch.expect_none_lost()
         expect_whole(workdir)
-        being_written, without_manifest = _unfinished_saves(workdir, started)
+        being_written, without_manifest = unfinished_saves(workdir, started)
         in_saves += being_written or without_manifest
         before_manifest += without_manifest
         in_deletions += any(workdir.glob("checkpoints/*.deleting"))
@@ -84,7 +84,7 @@ def kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     )
 
 
-class _Watch:
+class Watch:
     """Looks at the checkpoints while they come and go."""
 
     def __init__(self, workdir: Path):
@@ -114,13 +114,13 @@ class _Watch:
         expect(not missing, f"checkpoints {sorted(missing)} were whole and are gone; there are {there}")
 
 
-def _changed(workdir: Path) -> int:
+def changed_at(workdir: Path) -> int:
     """When the file of metrics was changed."""
     metrics = workdir / "metrics.jsonl"
     return metrics.stat().st_mtime_ns if metrics.is_file() else 0
 
 
-def _unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
+def unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
     """Whether the kill left arrays that were being written, and whether it left whole ones without a manifest.
 
     What an earlier kill left does not count, where this one came before it was removed.
@@ -135,7 +135,7 @@ def _unfinished_saves(workdir: Path, started: float) -> tuple[bool, bool]:
     )
 
 
-def _expect_resumed(run: Run, before: int | None) -> None:
+def expect_resumed(run: Run, before: int | None) -> None:
     """Unless it was killed before it could say so, it went on from the newest checkpoint there was."""
     said = run.said()
     expect("damaged" not in said and "Traceback" not in said, said)
