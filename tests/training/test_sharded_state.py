@@ -69,7 +69,7 @@ def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, remat):
 
 def test_unrolled_layers_are_gathered_within_the_loop_over_microbatches(config_file):
     """Otherwise all layers would be whole at once. XLA on CPU merges the gathers of the backward pass with those of the
-    forward pass, since it drops the barriers between them; `tests/tpu_memory.py` sees both."""
+    forward pass, since it drops the barriers between them."""
     setup = sharded_setup(config_file, "zero3", *MODEL, "model.scan_layers=False", "microbatch_size=1")
     of_layers, others = num_sharded(setup)
     assert (of_layers, others) == (18, 1)
