@@ -58,6 +58,7 @@ TRAINING_METRICS = (
     ),
     MetricSpec("prefetch_ready", "batches", True, "prefetched batches at the start of a step", "perf"),
     MetricSpec("prefetch_depth", "batches", description="capacity of the prefetch queue", group="perf"),
+    MetricSpec("bytes_on_wire", "B", False, "bytes that a device sends to others in a step", "perf"),
     MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
 )
 """Metrics of training steps; see `jaxdp.hooks.logging`."""

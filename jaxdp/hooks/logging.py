@@ -27,6 +27,7 @@ class Logging(Hook):
         flops_per_step: float,
         peak_flops: float | None,
         batch_hash: bool,
+        bytes_on_wire: float | None = None,
         shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
     ):
         """Creates the hook.
@@ -37,6 +38,7 @@ class Logging(Hook):
             flops_per_step: Model FLOPs of one update over all devices.
             peak_flops: Peak FLOP/s of all devices together; None: no MFU.
             batch_hash: Whether the steps carry the hash of their batch.
+            bytes_on_wire: Bytes that a device sends to others in one step; None: unknown.
             shares: Function (first step, last step exclusive) -> share of the sequences that each
                 source of a mixture contributed, by full name.
         """
@@ -45,6 +47,7 @@ class Logging(Hook):
         self._flops_per_step = flops_per_step
         self._peak_flops = peak_flops
         self._batch_hash = batch_hash
+        self._bytes_on_wire = bytes_on_wire
         self._shares = shares
         self._restart()
 
@@ -77,6 +80,8 @@ class Logging(Hook):
         }
         if self._peak_flops:
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
+        if self._bytes_on_wire is not None:
+            line["perf/bytes_on_wire"] = self._bytes_on_wire
         line |= self._shares(info.step - self._steps, info.step)
         if self._batch_hash:
             line["data/batch_hash"] = f"{join_parts(info.metrics['batch_hash']):016x}"

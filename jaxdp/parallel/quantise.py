@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.parallel.devices import AXIS
+from jaxdp.parallel.wire_bytes import gather_bytes
 from jaxdp.typing import PyTree
 
 BLOCK = 256
@@ -149,5 +150,5 @@ class QuantisedSum:
         """
         message = BLOCK * self.bits // 8 + SCALE_BYTES
         all_messages = self._padded_size(tree) // BLOCK * message
-        # Both stages send all but the device's own share.
-        return 2 * all_messages * (self.num_devices - 1) / self.num_devices
+        # The all-to-all and the all-gather: each sends all but the device's own share.
+        return 2 * gather_bytes(all_messages, self.num_devices)

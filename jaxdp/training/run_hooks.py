@@ -134,6 +134,7 @@ def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
         flops_per_step=setup.flops_per_step,
         peak_flops=peak and peak * setup.topology.num_devices,
         batch_hash=setup.config.log.batch_hash,
+        bytes_on_wire=setup.bytes_on_wire,
         shares=setup.loader.shares,
     )
 

@@ -196,6 +196,12 @@ class TrainingSetup:
         flops = flops_per_sequence(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
         return float(flops) * self.config.global_batch_size
 
+    @property
+    def bytes_on_wire(self) -> float | None:
+        """Returns the bytes that a device sends to others in one step; None: the strategy does not state them."""
+        model = self.model.config
+        return self.strategy.bytes_on_wire(parameter_shapes(model), self.shape.num_microbatches, model.dtype)
+
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""
         hashed = batch_hash(batch, batch["row_ids"]) if self.config.log.batch_hash else 0

@@ -24,7 +24,7 @@ def lines_of(infos, *, every=2, **options):
 
 
 def test_every_number_of_a_line_is_declared():
-    [(_, line)] = lines_of([info(1)], every=1, peak_flops=1e9)
+    [(_, line)] = lines_of([info(1)], every=1, peak_flops=1e9, bytes_on_wire=7.0)
     assert set(line) == {spec.full_name for spec in Logging.metrics}
 
 

@@ -17,7 +17,8 @@ from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.layout import PER_DEVICE, replicated_layout
 from jaxdp.parallel.quantise import QuantisedSum, Residuals
 from jaxdp.parallel.strategies.averages import apply_averages
-from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
+from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
+from jaxdp.parallel.wire_bytes import all_reduce_bytes
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
@@ -46,6 +47,10 @@ class Compressed(SyncStrategy):
     def layout(self, shapes: TrainState) -> TrainState:
         """Returns the layout: residuals differ per device, the rest is replicated; see `SyncStrategy.layout`."""
         return replicated_layout(shapes).replace(sync=jax.tree.map(lambda _: PER_DEVICE, shapes.sync))
+
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
+        """Returns the bytes of both stages, scales included; see `SyncStrategy.bytes_on_wire`."""
+        return self._sum.bytes_on_wire(shapes) + all_reduce_bytes(TOTALS_BYTES, self.num_devices)
 
     def update(
         self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig

@@ -22,7 +22,8 @@ from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.layout import PER_DEVICE, REPLICATED, replicated_layout
 from jaxdp.parallel.strategies.averages import apply_averages
 from jaxdp.parallel.strategies.pmean import Pmean
-from jaxdp.parallel.strategies.strategy import Totals, advance
+from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, Totals, advance
+from jaxdp.parallel.wire_bytes import gather_bytes
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
@@ -64,6 +65,11 @@ class Delayed(Pmean):
         """Returns the layout: the queue differs per device, the rest is replicated; see `SyncStrategy.layout`."""
         queue = jax.tree.map(lambda _: PER_DEVICE, shapes.sync[QUEUE])
         return replicated_layout(shapes).replace(sync={QUEUE: queue._replace(num_queued=REPLICATED)})
+
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
+        """Returns the bytes of the all-reduce and of the totals read now; see `SyncStrategy.bytes_on_wire`."""
+        totals = gather_bytes(TOTALS_BYTES * self.num_devices, self.num_devices)
+        return super().bytes_on_wire(shapes, num_microbatches, dtype) + totals
 
     def update(
         self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig

@@ -3,12 +3,14 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.strategies.averages import apply_averages
-from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
+from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
+from jaxdp.parallel.wire_bytes import all_reduce_bytes, num_bytes
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
@@ -36,6 +38,11 @@ class Pmean(SyncStrategy):
             state, update, buffers, weight, metrics["loss"], self.unpack
         )
         return advance(state, updated, good, metrics)
+
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
+        """Returns the bytes of the all-reduce; see `SyncStrategy.bytes_on_wire`."""
+        gradients = num_bytes(shapes, jnp.dtype(self.buckets.wire_dtype).itemsize)
+        return all_reduce_bytes(gradients + TOTALS_BYTES, self.num_devices)
 
     def unpack(self, buffers: list[jax.Array], like: PyTree) -> PyTree:
         """Returns averages as a tree of the structure of `like`."""

@@ -15,6 +15,9 @@ from jaxdp.parallel.layout import PER_DEVICE, REPLICATED, abstract_true, from_tr
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
+TOTALS_BYTES = 12
+"""Bytes of `Totals`."""
+
 Totals = jax.Array
 """Sums of one device over its examples, `[3] float32`: loss, weight and tokens read."""
 
@@ -81,6 +84,21 @@ class SyncStrategy(abc.ABC):
             needs_whole: Which parameters it must see whole, by name and leaf; None: it can update shards.
         """
         return direction
+
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float | None:
+        """Returns the bytes that a device sends in one step, on average over the steps, by ring algorithms.
+
+        They include the totals, but not what `adapt` and penalties gather, and not the control word.
+
+        Args:
+            shapes: True shapes of the parameters.
+            num_microbatches: Number of microbatches of a step.
+            dtype: Compute dtype, in which a model gathers sharded parameters.
+
+        Returns:
+            The bytes; None: unknown, so metrics.jsonl has no `perf/bytes_on_wire`.
+        """
+        return None
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the parameters to evaluate, export and average; called outside of programs."""

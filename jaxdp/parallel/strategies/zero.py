@@ -17,10 +17,12 @@ import jax.numpy as jnp
 
 from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
 from jaxdp.parallel.devices import AXIS
-from jaxdp.parallel.layout import REPLICATED, layout_like, params_layout, replicated_layout
+from jaxdp.parallel.layout import REPLICATED, any_layer, layout_like, params_layout, replicated_layout
 from jaxdp.parallel.sharding import on_whole_leaves, own_shard, scatter_sum
-from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
+from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
+from jaxdp.parallel.wire_bytes import all_reduce_bytes, gather_bytes, num_bytes
 from jaxdp.state import TrainState
+from jaxdp.trees import named_leaves
 from jaxdp.typing import PyTree
 
 
@@ -61,6 +63,24 @@ class Zero(SyncStrategy):
         if needs_whole is None:
             return direction
         return on_whole_leaves(direction, needs_whole, self._shards, self.num_devices)
+
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
+        """Returns the bytes of gathered parameters and scattered gradients; see `SyncStrategy.bytes_on_wire`.
+
+        In `zero3` each microbatch gathers the parameters of the layers twice, forward and backward, those outside of
+        the layers once, and scatters the gradients of all in float32.
+        """
+        named, layouts = named_leaves(shapes), jax.tree.leaves(params_layout(shapes, self.num_devices))
+        sharded = [entry for entry, layout in zip(named, layouts, strict=True) if layout.kind == "sharded"]
+        whole = num_bytes([leaf for _, leaf in sharded])
+        # All that is replicated, the totals, and the squares of the shards for the norm.
+        small = all_reduce_bytes(num_bytes(shapes) - whole + TOTALS_BYTES + 4, self.num_devices)
+        if not self.shard_params:
+            return small + 2 * gather_bytes(whole, self.num_devices)
+        itemsize = jnp.dtype(dtype).itemsize
+        in_layers = num_bytes([leaf for name, leaf in sharded if "*" in any_layer(name).split("/")], itemsize)
+        gathered = num_bytes([leaf for _, leaf in sharded], itemsize) + in_layers
+        return small + num_microbatches * gather_bytes(gathered + whole, self.num_devices)
 
     @property
     def _shards(self) -> PyTree:

@@ -1,0 +1,85 @@
+"""`perf/bytes_on_wire` against the collectives of compiled programs, counted from their text."""
+
+import math
+import re
+
+import pytest
+from tiny_runs import compilation_cache, config_file, metrics_lines, setup_of, train
+from tiny_runs import load as load_config
+
+__all__ = ["compilation_cache", "config_file"]
+
+MODEL = ("model.embed_dim=64", "model.num_layers=3", "optim.name=adamw", "model.dtype=float32")
+CONTROL_WORD = {("u32", 4), ("s32", 1)}
+COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all)\(")
+SIZES = {"f32": 4, "u8": 1, "bf16": 2}
+
+
+def counted(text, num_devices, num_layers):
+    """Bytes that a device sends by ring algorithms; what a loop contains counts once for each layer."""
+    total, times = 0.0, 1
+    for line in text.splitlines():
+        if line and not line[0].isspace():
+            times = 1 if line.startswith("ENTRY") else num_layers
+        match = COLLECTIVE.search(line)
+        if not match:
+            continue
+        arrays = [
+            (kind, math.prod(map(int, filter(None, shape.split(",")))))
+            for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+        ]
+        size = sum(SIZES[kind] * elements for kind, elements in arrays if (kind, elements) not in CONTROL_WORD)
+        if match[2] == "reduce-scatter":
+            size *= num_devices  # its result is a shard
+        total += times * size * (2 if match[2] == "all-reduce" else 1) * (num_devices - 1) / num_devices
+    return total
+
+
+STRATEGIES = {
+    "pmean": (),
+    "zero1": ("parallel.sync=zero1",),
+    "zero3": ("parallel.sync=zero3",),
+    "int8": ("parallel.wire_dtype=int8",),
+    "int4": ("parallel.wire_dtype=int4",),
+    "delayed": ("parallel.sync=delayed", "parallel.delay_steps=2"),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bytes_are_those_of_the_compiled_step(config_file, strategy):
+    options = (*STRATEGIES[strategy], "model.scan_layers=True", "global_batch_size=8")
+    setup = setup_of(load_config(config_file, *MODEL, *options))
+    text = setup.compile_step().call.as_text()
+    assert setup.bytes_on_wire == pytest.approx(counted(text, num_devices=8, num_layers=3), rel=1e-12)
+
+
+def test_microbatches_and_the_compute_dtype_count_where_parameters_are_gathered(config_file):
+    def of(*options):
+        return setup_of(load_config(config_file, *MODEL, *options)).bytes_on_wire
+
+    one, two = (of("parallel.sync=zero3", f"global_batch_size={8 * number}") for number in (1, 2))
+    half = of("parallel.sync=zero3", "global_batch_size=8", "model.dtype=bfloat16")
+    assert one < two < 2 * one and half < one
+    pmean = [of("parallel.sync=pmean", f"global_batch_size={8 * number}") for number in (1, 2)]
+    assert pmean[0] == pmean[1] == of("global_batch_size=8", "model.dtype=bfloat16")
+    assert of("parallel.wire_dtype=bfloat16") == pytest.approx(pmean[0] / 2, rel=1e-3)
+
+
+def test_metrics_have_the_bytes(config_file, tmp_path):
+    options = ["--config.total_steps=1", "--config.eval.every_steps=0"]
+    found = {}
+    for dtype in ("float32", "int8", "int4"):
+        assert (
+            train(
+                config_file,
+                tmp_path / dtype,
+                *options,
+                f"--config.parallel.wire_dtype={dtype}",
+                *(f"--config.{each}" for each in MODEL),
+            )
+            == 0
+        )
+        [line] = metrics_lines(tmp_path / dtype)
+        found[dtype] = line["perf/bytes_on_wire"]
+    assert found["float32"] / found["int8"] == pytest.approx(4 / (1 + 4 / 256), rel=0.02)
+    assert found["float32"] / found["int4"] == pytest.approx(4 / (0.5 + 4 / 256), rel=0.02)
