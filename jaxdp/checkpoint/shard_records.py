@@ -105,12 +105,13 @@ def files_of(records: Sequence[ShardRecord]) -> dict[str, Mapping[str, Any]]:
 
 
 def pieces_of(records: Sequence[ShardRecord]) -> dict[str, dict[str, Any]]:
-    """Returns the pieces of all leaves, as in `Manifest.pieces`."""
+    """Returns the pieces of all leaves, as in `Manifest.pieces`; of a range that several processes hold, the first piece."""
     pieces: dict[str, dict[str, Any]] = {}
     for record in records:
         for name, held in record.ranges.items():
             entry = pieces.setdefault(name, {"axis": held.axis, "ranges": {}})
-            entry["ranges"][record.item] = [held.start, held.stop]
+            if [held.start, held.stop] not in entry["ranges"].values():
+                entry["ranges"][record.item] = [held.start, held.stop]
     return pieces
 
 

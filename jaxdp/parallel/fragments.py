@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 
 from jaxdp.trees import is_scanned, leaf_name, named_leaves
 from jaxdp.typing import PyTree
@@ -36,8 +37,8 @@ class Fragments:
 
         Fragments take turns at equal intervals, and fragment 0 synchronises at multiples of the period.
         """
-        phase = step % self.period
-        return sum((phase == index * self.period // self.count) * (index + 1) for index in range(self.count))
+        numbers = jnp.arange(self.count)
+        return jnp.sum((step % self.period == numbers * self.period // self.count) * (numbers + 1))
 
     def pick(self, tree: PyTree, fragment: int) -> dict[str, jax.Array]:
         """Returns the leaves of a fragment by name; of scanned layers, its layers alone."""

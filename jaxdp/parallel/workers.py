@@ -37,7 +37,10 @@ class Workers:
     def abstract(self, tree: PyTree, topology: Topology) -> PyTree:
         """Returns shapes and shardings `[num_workers, ...]` of a tree in a checkpoint, from those of one worker."""
         mesh = Mesh(np.array(topology.devices).reshape(self.num_workers, self.group_size), ("worker", "member"))
-        sharding = NamedSharding(mesh, PartitionSpec("worker"))
+        # Processes save equal or disjoint ranges: where a process has parts of two workers, every process holds all.
+        num_local = topology.num_local_devices
+        is_aligned = num_local % self.group_size == 0 or self.group_size % num_local == 0
+        sharding = NamedSharding(mesh, PartitionSpec("worker") if is_aligned else PartitionSpec())
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self.num_workers, *leaf.shape), leaf.dtype, sharding=sharding), tree
         )

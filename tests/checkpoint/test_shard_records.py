@@ -10,7 +10,7 @@ from tiny_processes import as_processes
 from jaxdp.checkpoint import shard_records
 from jaxdp.checkpoint.files import describe_file
 from jaxdp.checkpoint.names import leftover_step
-from jaxdp.checkpoint.shard_records import collect_shards, files_of, pieces_of, write_shards
+from jaxdp.checkpoint.shard_records import ShardRecord, collect_shards, files_of, pieces_of, write_shards
 from jaxdp.errors import ProcessLost
 from jaxdp.parallel.host_blocks import Range
 from jaxdp.safetensors_file import read_array, read_header
@@ -44,6 +44,13 @@ def test_the_shards_of_all_processes_are_moved_into_the_checkpoint(unfinished):
     for process, name in enumerate(names):
         array = read_array(unfinished / name, read_header(unfinished / name)["kernel"])
         np.testing.assert_array_equal(array, np.full((2, 3), process))
+
+
+def test_a_range_that_two_processes_hold_is_one_piece():
+    """As where a worker of local training has devices of several processes."""
+    held = [Range(0, 0, 1), Range(0, 0, 1), Range(0, 1, 2), Range(0, 1, 2)]
+    records = [ShardRecord(f"shards_{process}", {"kernel": part}, {}) for process, part in enumerate(held)]
+    assert pieces_of(records) == {"kernel": {"axis": 0, "ranges": {"shards_0": [0, 1], "shards_2": [1, 2]}}}
 
 
 def test_process_0_waits_for_the_last_record(unfinished):

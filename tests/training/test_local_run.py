@@ -6,7 +6,8 @@ import shutil
 import faults
 import numpy as np
 import pytest
-from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
+from tiny_processes import free_address
+from tiny_runs import assert_refused, assert_same_bits, environment, metrics_lines, saved_arrays, start, train
 
 from jaxdp.cli.main import main
 
@@ -104,3 +105,31 @@ def test_a_flipped_bit_in_the_outer_parameters_stops_the_run(config_file, run, t
     monkeypatch.undo()
     assert train(config_file, tmp_path, *options) == 0
     assert_same_bits(saved_arrays(tmp_path, 6), saved_arrays(run, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_processes", "num_workers"), [(2, 4), (2, 2), (2, 1), (4, 2)])
+def test_processes_are_like_one(config_file, compilation_cache, tmp_path, num_processes, num_workers):
+    """Also saved by all, in the middle of a period, and resumed by all."""
+    count = f"--config.parallel.num_workers={num_workers}"
+    options = [*LOCAL, count, "--config.microbatch_size=2", "--config.optim.schedule=constant"]
+    assert train(config_file, tmp_path / "one", *options, "--cpu_devices=4") == 0
+    for stop in (3, 6):
+        address = free_address()
+        processes = [
+            start(
+                "train", f"--config={config_file}", f"--workdir={tmp_path / 'several'}", *options, f"--cpu_devices={4 // num_processes}",
+                f"--config.total_steps={stop}",
+                f"--coordinator={address}", f"--num_processes={num_processes}", f"--process_index={index}",
+                env=environment(compilation_cache),
+            )
+            for index in range(num_processes)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * num_processes, said
+        assert stop == 3 or f"resuming from checkpoint 3 of {stop} steps" in said[1]
+        assert stop == 3 or "own state" not in said[0]
+    for name in ("train/loss", "train/grad_norm", "eval/loss"):
+        values, expected = ([line[name] for line in metrics_lines(tmp_path / run, name)] for run in ("several", "one"))
+        assert len(values) == len(expected)
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
