@@ -1,7 +1,7 @@
 """Call signatures of a user's functions, checked before jaxdp calls them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jaxdp.errors import UserError
 from jaxdp.nearest import closest
@@ -34,7 +34,7 @@ def check_signature(what: str, function: Callable, arguments: Sequence[str]) -> 
         ) from None
 
 
-def check_overrides(what: str, value: object, base: type, arguments: dict[str, Sequence[str]]) -> None:
+def check_overrides(what: str, value: object, base: type, arguments: Mapping[str, Sequence[str]]) -> None:
     """Checks the methods that an object's class defines in place of those of its base class.
 
     Args:

@@ -136,11 +136,12 @@ class CheckpointWriter:
         self._provenance = None if provenance is None else dict(provenance)
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+        handlers: dict[str, Any] = {"state": array_handler()}
+        for item in JSON_ITEMS:
+            handlers[item] = ocp.JsonCheckpointHandler(multiprocessing_options=per_process())
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process()),
-                state=array_handler(),
-                **{item: ocp.JsonCheckpointHandler(multiprocessing_options=per_process()) for item in JSON_ITEMS},
+                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process()), **handlers
             ),
             async_options=options,
             multiprocessing_options=per_process(),

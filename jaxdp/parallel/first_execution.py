@@ -15,6 +15,7 @@ Source: NVIDIA/cudnn-frontend `Graph::deserialize` and `Graph::warmup`; openxla/
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -85,4 +86,4 @@ def read_in_thread(array: jax.Array) -> np.ndarray:
 
 
 def _still_in_transfer() -> list[jax.Array]:
-    return [array for array in _in_transfer if not array.is_deleted() and not array.is_ready()]
+    return [array for array in _in_transfer if not array.is_deleted() and not cast(Any, array).is_ready()]
