@@ -23,6 +23,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checks", action="store_true", help="measure the overhead of the checks of a run")
     parser.add_argument("--predict", action="store_true", help="measure decoding speed with and without a KV cache")
+    parser.add_argument(
+        "--memory", action="store_true", help="show the memory of a device by kind, under each strategy"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a measurement")
 
 
@@ -42,6 +45,15 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
         result = measure_prediction(config)
         _show(result, _prediction_as_text, options.json)
+        return 0
+    if options.memory:
+        from jaxdp.bench.memory import measure_memory
+
+        results = measure_memory(config)
+        for result in results if options.json else ():
+            shared.show_json(result)
+        if not options.json:
+            shared.show(_memory_as_text(results))
         return 0
     from jaxdp.bench import step as benchmark
     from jaxdp.parallel.devices import divide_batch
@@ -124,6 +136,21 @@ def _as_text(result: dict) -> str:
     if "mfu" in result:
         lines["mfu"] = f"{result['mfu']:.1%}"
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
+
+
+def _memory_as_text(results: Sequence[dict]) -> str:
+    from jaxdp.bench.memory import KINDS
+    from jaxdp.report.terminal import memory_size
+
+    measured = [result for result in results if "refused" not in result]
+    lines = [f"{'devices':<12} {measured[0]['devices']} x {measured[0]['device_kind']}"] if measured else []
+    lines.append(f"{'a device':<12}" + "".join(f"{result['sync']:>12}" for result in measured))
+    for kind in KINDS:
+        sizes = [result[kind] for result in measured]
+        if any(sizes):
+            lines.append(f"{kind.replace('_', ' '):<12}" + "".join(f"{memory_size(size):>12}" for size in sizes))
+    lines += [f"{result['sync']} is not available: {result['refused']}" for result in results if "refused" in result]
+    return "\n".join(lines)
 
 
 def _checks_as_text(result: dict) -> str:
