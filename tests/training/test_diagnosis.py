@@ -85,6 +85,20 @@ def test_sharded_parameters_are_seen_like_whole_ones(config_file, scan, small_sh
     assert diagnose(run.setup, bad, STEP).where == "the first layer whose output is not finite is layer_1/mlp/up"
 
 
+def test_the_parameters_of_one_worker_are_seen(config_file):
+    run = make_run(config_file, "parallel.sync=local")
+    assert diagnose(run.setup, run.params, STEP).where == "computed again, everything on every device is finite"
+
+    def of_last_worker(path, leaf):
+        array = np.array(leaf)
+        if leaf_name(path) == "layer_1/mlp/up/kernel":
+            array[-1] = np.nan
+        return jax.device_put(array, leaf.sharding)
+
+    bad = jax.tree.map_with_path(of_last_worker, run.params)
+    assert diagnose(run.setup, bad, STEP).where == "the parameters layer_1/mlp/up/kernel themselves are not finite"
+
+
 def test_some_rows(run, monkeypatch):
     poison(monkeypatch.setattr, STEP)
     found = diagnose(run.setup, run.params, STEP)

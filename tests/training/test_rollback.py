@@ -1,6 +1,7 @@
 """A run with batches that are not finite: back before them, on without them, and in the end exit code 3."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -87,6 +88,16 @@ def test_with_sharded_state_it_goes_back_alike(config_file, without, tmp_path, m
         assert [line[name] for line in lines] == pytest.approx([line[name] for line in expected], rel=1e-5)
     arrays, whole = saved_arrays(tmp_path, STEPS), saved_arrays(without, STEPS)
     assert {name: array.shape for name, array in arrays.items()} == {name: array.shape for name, array in whole.items()}
+
+
+def test_with_workers_it_goes_back_in_the_middle_of_a_period(config_file, without, tmp_path, monkeypatch):
+    poison(monkeypatch.setattr, 5, 6)
+    local = ["--config.parallel.sync=local", "--config.parallel.local_steps=5"]
+    assert train(config_file, tmp_path, *OPTIONS, *local) == 0
+    assert saved_data(tmp_path, STEPS)["exclusions"] == LEFT_OUT
+    lines, expected = metrics_lines(tmp_path), metrics_lines(without)
+    assert [line["data/batch_hash"] for line in lines] == [line["data/batch_hash"] for line in expected]
+    assert all(math.isfinite(line["train/loss"]) for line in lines)
 
 
 def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, capsys, monkeypatch):
