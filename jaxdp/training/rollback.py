@@ -107,14 +107,18 @@ class Rollbacks:
             )
 
     def _described(self, diverged: Diverged) -> str:
-        causes = [f"a loss above {self._optim.spike_factor} times its running mean (optim.spike_factor)"] * bool(
-            self._optim.spike_factor
-        )
-        if self._setup.update.checks_result:
-            causes.append(f"parameters that optim.name={self._optim.name} made non-finite from a finite gradient")
-        what = " or ".join(causes) if diverged.is_finite else "a non-finite loss or gradient"
+        what = self._cause() if diverged.is_finite else "a non-finite loss or gradient"
         last = diverged.first_step + diverged.num_steps - 1
         return f"the updates of steps {diverged.first_step} to {last} had {what} and were skipped"
+
+    def _cause(self) -> str:
+        """Describes why an update with a finite loss and gradient is skipped."""
+        causes = []
+        if self._optim.spike_factor:
+            causes.append(f"a loss above {self._optim.spike_factor} times its running mean (optim.spike_factor)")
+        if self._setup.update.checks_result:
+            causes.append(f"parameters that optim.name={self._optim.name} made non-finite from a finite gradient")
+        return " or ".join(causes)
 
     def _gave_up(self, diverged: Diverged, params: PyTree) -> TrainingDiverged:
         if not self._setup.loader.can_exclude:
