@@ -99,7 +99,7 @@ DECLARED = {
     "row_length": (own(__init__=lambda self, inputs: setattr(self, "row_length", {"tokens": 3})), "does not declare row_lengths, but has row_length: it must be"),
     "no tokens": (with_lengths(token=16), "row_lengths must have the length of 'tokens', it has 'token'; did you mean 'token'?"),
     "empty lengths": (with_lengths(), "row_lengths must have the length of 'tokens', it is empty"),
-    "length": (with_lengths(tokens="16"), "row_lengths['tokens'] must be a number of tokens of at least 1, found '16' (str)"),
+    "length": (with_lengths(tokens="16"), "row_lengths['tokens'] must be a number of tokens, found '16' (str)"),
     "eos field": (own(eos_fields=("token",)), "eos_fields has 'token', which row_lengths has no length for; it has 'tokens'; did you mean 'tokens'?"),
     "comma": (own(metrics=METRIC), "metrics must be a tuple of jaxdp.tasks.MetricSpec, found one MetricSpec: write a comma after it, metrics = (MetricSpec('wer', ...),)"),
     "metric": (own(metrics=("wer",)), "declares the metric 'wer'; expected a jaxdp.tasks.MetricSpec of the group 'eval'"),

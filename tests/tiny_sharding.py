@@ -8,6 +8,7 @@ import numpy as np
 from tiny_runs import load, setup_of
 
 from jaxdp.parallel import layout
+from jaxdp.parallel.layout import to_true
 
 SYNCS = ("pmean", "zero1", "zero3")
 
@@ -20,6 +21,11 @@ def sharded_setup(config_file, sync, *overrides):
     return setup
 
 
+def in_true_shapes(placement, state):
+    """The form of a state in checkpoints, with the true shape of every leaf."""
+    return to_true(placement.to_portable(state), placement.portable_layout)
+
+
 def steps_of(setup, num_steps, change=lambda step, batch: batch):
     """(the metrics of every step, the state after them in true shapes on the host)."""
     program, state = setup.compile_step(), setup.fresh_state()
@@ -29,7 +35,7 @@ def steps_of(setup, num_steps, change=lambda step, batch: batch):
         state, metrics = program(state, batch, control_word)
         found.append({name: float(value) for name, value in jax.device_get(metrics).items() if np.ndim(value) == 0})
         found[-1]["hash"] = hashed
-    return found, jax.device_get(setup.placement.to_portable(state))
+    return found, jax.device_get(in_true_shapes(setup.placement, state))
 
 
 def assert_same_steps(found, expected, rtol):

@@ -193,10 +193,8 @@ def _check_lengths(what: str, lengths: Mapping[str, Any]) -> None:
             'row_lengths = {"tokens": inputs.length}.'
         )
     for name, length in lengths.items():
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-            raise UserError(
-                f"{what}: row_lengths[{name!r}] must be a number of tokens of at least 1, found {shown(length)}."
-            )
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise UserError(f"{what}: row_lengths[{name!r}] must be a number of tokens, found {shown(length)}.")
 
 
 def _check_options(what: str, options: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from tiny_runs import assert_same_bits
-from tiny_sharding import SYNCS, assert_same_steps, sharded_setup, steps_of
+from tiny_sharding import SYNCS, assert_same_steps, in_true_shapes, sharded_setup, steps_of
 from tiny_training import assert_equal_trees
 
 pytestmark = pytest.mark.usefixtures("small_shards")
@@ -92,7 +92,7 @@ def test_models(config_file, model, rtol):
 def test_state_0_is_that_of_pmean(config_file):
     def arrays(sync):
         setup = sharded_setup(config_file, sync, *MODEL)
-        state = setup.placement.to_portable(setup.fresh_state())
+        state = in_true_shapes(setup.placement, setup.fresh_state())
         return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(state)}
 
     expected = arrays("pmean")
