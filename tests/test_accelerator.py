@@ -56,7 +56,7 @@ def part_works(context, *arguments):
 
 
 def is_running(pid):
-    """Whether the process exists and is no zombie."""
+    """Returns whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -112,7 +112,7 @@ def test_a_tpu_counts_its_operations_without_those_nested_in_them():
 
 
 def test_kernels_that_overlap_share_their_time():
-    """Two kernels of a CUDA graph of which the second starts early, and a copy during both: no instant counts twice."""
+    """Two overlapping kernels of a CUDA graph, and a copy during both: no instant counts twice."""
     time = device_time(
         [
             name_event("process_name", 1, "/device:GPU:0"),

@@ -203,7 +203,7 @@ RETURNED = {
 
 
 def first_batch(config):
-    """What a run does until its first batch, without compiling anything."""
+    """Prepares a run up to its first batch, without compiling anything."""
     from jaxdp.data.loader import Shard, make_loader
     from jaxdp.tasks.make import batch_spec
     from jaxdp.training.prepared_run import prepare_run

@@ -94,12 +94,13 @@ def on_whole_leaves(
         changes, new_state = inner.update(
             gather_all(updates, gathered), gather_all(state, state_layout), params, **extra
         )
-        return _own_shards(changes, gathered, num_devices), _own_shards(new_state, state_layout, num_devices)
+        return own_shards(changes, gathered, num_devices), own_shards(new_state, state_layout, num_devices)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _own_shards(tree: PyTree, layout: PyTree, num_devices: int) -> PyTree:
+def own_shards(tree: PyTree, layout: PyTree, num_devices: int) -> PyTree:
+    """Returns this device's shards of a tree that all devices hold whole; the inverse of `gather_all`."""
     return jax.tree.map(
         lambda leaf, of_leaf: own_shard(leaf, of_leaf.axis, num_devices) if of_leaf.kind == "sharded" else leaf,
         tree,

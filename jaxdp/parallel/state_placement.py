@@ -71,23 +71,21 @@ class StatePlacement:
 
     def fresh(self, make_params: Callable[[], PyTree]) -> TrainState:
         """Returns state 0 around traceable initial parameters; no device computes more than it keeps."""
-        return self._placed(lambda: self._initialise(make_params()))()
+        return self._placed(lambda: self._initialise(make_params()))
 
     def around(self, params: PyTree) -> TrainState:
         """Returns state 0 around parameters of true shape; no two of its leaves share a buffer."""
-        return self._placed(self._initialise)(params)
+        return self._placed(self._initialise, params)
 
-    def _placed(self, make: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    def _placed(self, make: Callable[..., TrainState], *arguments: PyTree) -> TrainState:
         def stored(*arguments):
             return from_true(make(*arguments), self.layout, self._topology.num_devices)
 
-        with fixed_settings():
-            # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
-            compiled = placed_by(stored, self.abstract)
-        return lambda *arguments: self._settled(compiled, *arguments)
+        return self._settled(placed_by(stored, self.abstract), *arguments)
 
     def _settled(self, function: Callable, *arguments) -> PyTree:
         with fixed_settings():
+            # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
             return jax.block_until_ready(function(*arguments))
 
     def initial_params(self, make_params: Callable[[], PyTree]) -> PyTree:

@@ -23,7 +23,7 @@ DEVICES = "--cpu_devices=8"
 
 @pytest.fixture
 def imported(trained, tmp_path):
-    """The work directory of a run of which the EMA parameters alone are left."""
+    """Work directory of a run with nothing left but the EMA parameters."""
     workdir = tmp_path / "imported"
     shutil.copytree(trained, workdir, ignore=shutil.ignore_patterns("checkpoints", "metrics.jsonl", ".intact*"))
     checkpoint = trained / "checkpoints" / "6"

@@ -37,7 +37,7 @@ class SlowCall:
 
 
 class FakeArray:
-    """An array on its way to the devices, of which an execution must wait for the end."""
+    """Array on its way to the devices; an execution must wait until it is there."""
 
     def __init__(self, deleted=False):
         self.waited, self.ready, self.deleted = 0, False, deleted

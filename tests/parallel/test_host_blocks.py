@@ -55,7 +55,7 @@ def test_leaves_of_true_shape_follow_their_sharding():
 
 
 class OtherProcess:
-    """Sharding of which only some devices are addressable."""
+    """Sharding with some devices that are not addressable."""
 
     def __init__(self, sharding, first, last):
         self.sharding, self.first, self.last = sharding, first, last

@@ -125,7 +125,7 @@ def test_a_model_gathers_what_is_its_own_and_a_layer_its_own():
 
     found = shapes(shards)
     assert found["token_embedding"].shape == (6, 8)
-    # What lies outside the layers keeps its dtype: the gradient of an embedding is a sum over tokens.
+    # Parameters outside the layers keep their dtype: the gradient of an embedding is a sum over tokens.
     assert found["token_embedding"].dtype == jnp.float32
     assert found["layers"]["mlp"]["kernel"].shape == (5, 6, 2) and found["encoder"]["layer_3"]["kernel"].shape == (2, 6)
     layer = shapes({"mlp": {"kernel": jnp.zeros((6, 2)), "bias": jnp.zeros(8)}}, "*")

@@ -54,7 +54,7 @@ def test_pmean_has_one_all_reduce_and_zero1_one_reduce_scatter_and_gather_a_leaf
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, remat):
-    """In loops over the layers, of which each body is compiled once; the embeddings are gathered once."""
+    """Layers are gathered in loops, whose bodies are compiled once; the embeddings are gathered once."""
     setup = sharded_setup(config_file, "zero3", *MODEL, f"model.remat={remat}", "microbatch_size=2")
     of_layers, others = num_sharded(setup)
     assert (of_layers, others) == (6, 1)
@@ -118,7 +118,7 @@ def test_gpt2_holds_an_eighth_and_less_than_one_percent_more():
 @pytest.mark.parametrize("sync", ["zero1", "zero3"])
 @pytest.mark.parametrize("around", [False, True], ids=["seed", "parameters"])
 def test_initialisation_is_never_whole_on_a_device(config_file, sync, around, monkeypatch):
-    """What a device computes for state 0 next to what it keeps is less than the largest parameter."""
+    """Temporaries of the initialisation on one device are smaller than the largest parameter."""
     setup, programs = sharded_setup(config_file, sync, *MODEL), []
 
     def recorded(make, specs):

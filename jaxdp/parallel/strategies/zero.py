@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.layout import REPLICATED, any_layer, layout_like, params_layout, replicated_layout
-from jaxdp.parallel.sharding import on_whole_leaves, own_shard, scatter_sum
+from jaxdp.parallel.sharding import gather_all, on_whole_leaves, own_shards, scatter_sum
 from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
 from jaxdp.parallel.wire_bytes import all_reduce_bytes, gather_bytes, num_bytes
 from jaxdp.state import TrainState
@@ -90,7 +90,7 @@ class Zero(SyncStrategy):
         self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Updates this device's shard; see `SyncStrategy.update`."""
-        shards, num_devices = self._shards, self.num_devices
+        shards = self._shards
         sums, (loss_sum, weight, tokens) = self._summed(gradients, totals)
         metrics = {"loss": loss_sum / weight, "tokens": tokens}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
@@ -103,14 +103,11 @@ class Zero(SyncStrategy):
 
         own = state.params
         if not self.shard_params:
-            own = _mapped(lambda leaf, axis: own_shard(leaf, axis, num_devices), own, shards)
+            own = own_shards(own, shards, self.num_devices)
         updated = unless_skipped(update.skip_by, good, apply, Updated(own, state.opt_state, state.ema))
         if not self.shard_params:
             # Outside of the branch of a skipped update, so that the branch has no collective.
-            whole = _mapped(
-                lambda leaf, axis: jax.lax.all_gather(leaf, AXIS, axis=axis, tiled=True), updated.params, shards
-            )
-            updated = updated._replace(params=whole)
+            updated = updated._replace(params=gather_all(updated.params, shards))
         return advance(state, updated, good, metrics)
 
     def _summed(self, gradients: PyTree, totals: Totals) -> tuple[PyTree, Totals]:
@@ -129,13 +126,6 @@ class Zero(SyncStrategy):
                 # In `zero3` the gradient of a gathered parameter is a shard already.
                 summed.append(leaf if self.shard_params else scatter_sum(leaf, layout.axis))
         return jax.tree.unflatten(structure, summed), buffer[: totals.size]
-
-
-def _mapped(function, tree: PyTree, shards: PyTree) -> PyTree:
-    """Applies `function(leaf, axis)` to every leaf that is sharded."""
-    return jax.tree.map(
-        lambda leaf, layout: function(leaf, layout.axis) if layout.kind == "sharded" else leaf, tree, shards
-    )
 
 
 def _squares(tree: PyTree, shards: PyTree) -> jax.Array:
