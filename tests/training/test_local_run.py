@@ -96,8 +96,7 @@ def test_evaluation_in_training_is_that_of_the_checkpoint(config_file, tmp_path,
 
 def test_a_flipped_bit_in_the_outer_parameters_stops_the_run(config_file, run, tmp_path, capsys, monkeypatch):
     kernel = f"sync/outer_{faults.KERNEL}"
-    monkeypatch.setattr(faults, "KERNEL", kernel)
-    flipped = faults.flip_after(monkeypatch.setattr, 5, 3)
+    flipped = faults.flip_after(monkeypatch.setattr, 5, 3, name=kernel)
     options = [*LOCAL, "--config.parallel.num_workers=4"]
     assert train(config_file, tmp_path, *options) == 70
     assert flipped
