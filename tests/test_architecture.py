@@ -94,6 +94,7 @@ def test_names_that_stay_in_their_place(source):
     path, tree = source
     names, imports = set(spelled_names(tree)), set(imported_names(tree))
     assert not names & {"_src", "pickle", "cloudpickle", "dill"}
+    assert "default_backend" not in names, "the platform is that of the topology, which may be compiled for from a CPU"
     if path != ROOT / "parallel" / "spmd.py":
         assert not names & {"pmap", "shard_map"}
     if FLOOR_OF[part_of(path)] < FLOOR_OF["training"] and path.stem not in ("config", "config_file", "defaults"):

@@ -101,13 +101,13 @@ def uses_cudnn(config: TransformerConfig, cached: bool) -> bool:
     Raises:
         UserError: `attention="cudnn"` is not supported on this platform or with a KV cache.
     """
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = config.platform == "gpu"
     if config.attention == "auto":
         return on_gpu and not cached and cudnn_obstacle(config) is None
     if config.attention == "cudnn" and not on_gpu:
         raise UserError(
-            f"model.attention = cudnn needs a GPU, but this process runs on "
-            f"{jax.default_backend()}; set model.attention = auto."
+            f"model.attention = cudnn needs a GPU, but the devices of this run are "
+            f"{config.platform}; set model.attention = auto."
         )
     if config.attention == "cudnn" and cached:
         raise UserError("model.attention = cudnn cannot read a KV cache; set model.attention = auto to generate.")

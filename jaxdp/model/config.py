@@ -119,6 +119,8 @@ class TransformerConfig:
         scan_layers: Whether to compile one layer and scan over all; parameters then have a
             layer axis.
         attention: Attention implementation: "auto", "plain" or "cudnn".
+        platform: Platform of the devices for which programs are compiled: "cpu", "gpu" or "tpu". It need not be that
+            of this process, which may compile for devices that it does not have.
 
     Raises:
         UserError: A value is out of range, or two values are incompatible.
@@ -154,6 +156,7 @@ class TransformerConfig:
     remat: str = "none"
     scan_layers: bool = False
     attention: str = "auto"
+    platform: str = "cpu"
 
     @property
     def head_dim(self) -> int:

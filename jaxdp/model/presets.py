@@ -149,6 +149,7 @@ def model_config(
     head: str = "language_model",
     num_labels: int = 0,
     pooling: str = "first",
+    platform: str = "cpu",
 ) -> TransformerConfig:
     """Builds the configuration of a preset with overrides.
 
@@ -164,6 +165,7 @@ def model_config(
         head: Model head: "language_model", "masked_lm" or "classification".
         num_labels: Number of classes of a classifier.
         pooling: Pooling of a classifier: "first", "mean" or "last".
+        platform: Platform of the devices that the model runs on: "cpu", "gpu" or "tpu".
 
     Raises:
         UserError: The preset or a key is unknown, or a value is invalid.
@@ -178,6 +180,7 @@ def model_config(
         "head": head,
         "num_labels": num_labels,
         "pooling": pooling,
+        "platform": platform,
     }
     known = [key for key in TransformerConfig.__dataclass_fields__ if key not in given]
     for key in overrides:

@@ -21,14 +21,14 @@ def default_preset(task: Task) -> str:
     return DEFAULT_PRESETS[task.architectures[0]]
 
 
-def architecture(config: RunConfig, task: Task, vocab_size: int, dtype: str = "float32") -> TransformerConfig:
+def architecture(config: RunConfig, task: Task, vocab_size: int, platform: str = "cpu") -> TransformerConfig:
     """Returns the model that `config.model` describes.
 
     Args:
         config: `model` and `data` are used.
         task: Task with the vocabularies of the run.
         vocab_size: Size of the token embedding.
-        dtype: Compute dtype that `auto` stands for.
+        platform: Platform of the devices that the model runs on; `dtype=auto` is float32 on "cpu", else bfloat16.
 
     Raises:
         UserError: A value does not fit, or the model cannot learn the task.
@@ -37,8 +37,9 @@ def architecture(config: RunConfig, task: Task, vocab_size: int, dtype: str = "f
     preset = overrides.pop("preset") or default_preset(task)
     overrides.pop("vocab_size")
     if overrides["dtype"] == "auto":
-        overrides["dtype"] = dtype
-    model = model_config(preset, overrides, vocab_size=vocab_size, max_length=config.data.length, **task.model_options)
+        overrides["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    sizes = {"vocab_size": vocab_size, "max_length": config.data.length}
+    model = model_config(preset, overrides, platform=platform, **sizes, **task.model_options)
     if model.architecture not in task.architectures:
         raise UserError(
             f"model.preset={preset} is of architecture {model.architecture}, which does not serve "
@@ -49,18 +50,18 @@ def architecture(config: RunConfig, task: Task, vocab_size: int, dtype: str = "f
 
 
 def make_model(config: RunConfig, task: Task, vocab_size: int, platform: str) -> Transformer:
-    """Returns the model for a platform: `dtype=auto` is bfloat16 on accelerators.
+    """Returns the model for a platform, which determines what `dtype=auto` and `attention=auto` stand for.
 
     Args:
         config: `model` and `data` are used.
         task: Task with the vocabularies of the run.
         vocab_size: Size of the token embedding.
-        platform: Platform that the model runs on, e.g. "cpu".
+        platform: Platform of the devices that the model runs on, e.g. "cpu"; that of the topology.
 
     Raises:
         UserError: A value does not fit, or this host cannot hold the model.
     """
-    model = architecture(config, task, vocab_size, "float32" if platform == "cpu" else "bfloat16")
+    model = architecture(config, task, vocab_size, platform)
     check_model_size(model)
     return Transformer(model)
 

@@ -50,7 +50,7 @@ def test_fused_attention_equals_the_reference(causal, num_kv_heads, masked):
 
 
 def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):
-    config, plain = tiny_config(**CUDNN), tiny_config(**CUDNN, attention="plain")
+    config, plain = tiny_config(**CUDNN, platform="gpu"), tiny_config(**CUDNN, attention="plain")
     params, tokens = random_params(plain), random_tokens()
     expected = jitted(plain)(params, tokens)
     calls = []
@@ -60,22 +60,23 @@ def test_the_model_through_the_cudnn_path_equals_plain(monkeypatch):
         return fused_attention(*arguments, implementation="xla")
 
     monkeypatch.setattr(attention_module, "fused_attention", fused)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(jitted(config)(params, tokens), expected, atol=0.1)
     assert len(calls) == config.num_layers
 
 
-def test_auto_takes_cudnn_where_it_applies(monkeypatch):
+def test_auto_takes_cudnn_where_it_applies():
+    """The platform is that of the configuration: this process runs on CPU devices throughout."""
+    gpu = functools.partial(tiny_config, platform="gpu")
     assert not uses_cudnn(tiny_config(**CUDNN), cached=False)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert uses_cudnn(tiny_config(**CUDNN), cached=False)
-    assert not uses_cudnn(tiny_config(**CUDNN), cached=True)
-    assert not uses_cudnn(tiny_config(embed_dim=32), cached=False)
-    assert not uses_cudnn(tiny_config(dtype="bfloat16"), cached=False)
-    assert not uses_cudnn(tiny_config(**CUDNN, attention="plain"), cached=False)
+    assert not uses_cudnn(tiny_config(**CUDNN, platform="tpu"), cached=False)
+    assert uses_cudnn(gpu(**CUDNN), cached=False)
+    assert not uses_cudnn(gpu(**CUDNN), cached=True)
+    assert not uses_cudnn(gpu(embed_dim=32), cached=False)
+    assert not uses_cudnn(gpu(dtype="bfloat16"), cached=False)
+    assert not uses_cudnn(gpu(**CUDNN, attention="plain"), cached=False)
 
 
-def test_cudnn_is_refused_where_it_cannot_run(monkeypatch):
+def test_cudnn_is_refused_where_it_cannot_run():
     for change, named in [
         ({"dtype": "float32"}, "model.dtype"),
         ({"dropout_rate": 0.1}, "model.dropout_rate"),
@@ -86,6 +87,6 @@ def test_cudnn_is_refused_where_it_cannot_run(monkeypatch):
     config = tiny_config(**CUDNN, attention="cudnn")
     with pytest.raises(UserError, match="needs a GPU"):
         jitted(config)(random_params(config), random_tokens())
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = tiny_config(**CUDNN, attention="cudnn", platform="gpu")
     with pytest.raises(UserError, match="KV cache"):
         jitted(config)(random_params(config), random_tokens(), cache=init_cache(config, 2, 8))
