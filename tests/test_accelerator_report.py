@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from accelerator.report import JSON_FILE, MARKDOWN_FILE, in_order, markdown, write_report
 from accelerator.sections import SECTIONS
-from accelerator.trace import Operation, device_time, find_trace, grouped, read_device_time, source_names
+
+from jaxdp.bench.device_time import Operation, device_time, find_trace, grouped, read_device_time, source_names
 
 HEADER = {"chip": "1 x H100", "command": "`python -m tests.accelerator`"}
 ROWS = [

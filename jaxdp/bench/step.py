@@ -68,19 +68,18 @@ def measure_program(
             state, metrics = program(state, next(batches)[0], control_word)
         jax.block_until_ready(metrics)
         waited, start, times, pending = batches.wait_secs, time.perf_counter(), [], None
-        mark = start
-        for _ in range(num_steps):  # as in the training loop: dispatch, then read the previous step
-            state, metrics = program(state, next(batches)[0], control_word)
-            if pending is not None:
-                jax.device_get(pending)
-            pending = metrics
-            times.append(time.perf_counter() - mark)
+        for _ in range(num_steps + 1):  # as in the training loop: dispatch, then read the previous step
             mark = time.perf_counter()
+            state, metrics = program(state, next(batches)[0], control_word)
+            if pending is not None:  # the first iteration has no finished step, and is no sample
+                jax.device_get(pending)
+                times.append(time.perf_counter() - mark)
+            pending = metrics
         jax.block_until_ready(state)
         total, waited = time.perf_counter() - start, batches.wait_secs - waited
         state, dispatch_ms = _dispatch(program, state, batches, control_word, min(num_steps, 50))
     step_secs = statistics.median(times)
-    deciles = statistics.quantiles(times, n=10)
+    deciles = statistics.quantiles(times, n=10, method="inclusive")  # within the samples
     tokens = config.global_batch_size * config.data.length
     peak = peak_flops(setup.topology.kind)
     result = {

@@ -6,10 +6,10 @@ import shutil
 
 import jax
 
+from jaxdp.bench.device_time import find_trace, grouped, read_device_time, source_names
 from jaxdp.parallel.spmd import Program
 
 from .context import Context
-from .trace import find_trace, grouped, read_device_time, source_names
 from .workload import fastest, gpt_setup
 
 NUM_STEPS = 3

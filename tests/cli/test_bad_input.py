@@ -367,6 +367,11 @@ def test_wrong_commands(tmp_path, monkeypatch, capsys, arguments, fragments):
             ["--devices=0"],
             "--devices=0 must be device counts such as 1,2,4: 0 is not a number of devices from 1 to 256",
         ),
+        (["--compare=parallel.sync=pmean"], "--compare=parallel.sync=pmean must name a key and different values"),
+        (["--compare=seed=1,1"], "--compare=seed=1,1 must name a key and different values"),
+        (["--compare=parallel.cpu_devices=1,2"], "cannot change the devices of a process; use --devices=1,2"),
+        (["--compare=optim.nmae=adamw,sgd"], "optim.nmae"),
+        (["--trace", "--memory"], "not allowed with argument --trace"),
         (["--devices=1,3"], "global_batch_size=16 does not divide over 3 devices"),
     ],
 )

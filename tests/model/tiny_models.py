@@ -10,7 +10,16 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
 
-ARGUMENTS = {"vocab_size", "target_vocab_size", "max_length", "max_target_length", "head", "num_labels", "pooling", "platform"}
+ARGUMENTS = {
+    "vocab_size",
+    "target_vocab_size",
+    "max_length",
+    "max_target_length",
+    "head",
+    "num_labels",
+    "pooling",
+    "platform",
+}
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Compiler options that skip LLVM's optimisations: compiling is nearly all that these tests do."""

@@ -1,4 +1,4 @@
-"""Device time by operation, from the trace of `jax.profiler` (`*.trace.json.gz`), without TensorFlow or xprof."""
+"""Device time of operations, read from a trace of `jax.profiler` (`*.trace.json.gz`) without TensorFlow or xprof."""
 
 import collections
 import dataclasses
@@ -103,7 +103,8 @@ def _summed(spans: list[Mapping[str, Any]]) -> DeviceTime:
     """Sums the time of each operation; on one thread no instant counts twice."""
     if not spans:
         return DeviceTime([], 0.0, 0.0)
-    secs, counts, kernels = collections.Counter(), collections.Counter(), {}
+    counts, kernels = collections.Counter(), {}
+    secs: dict[str, float] = collections.defaultdict(float)
     by_thread = collections.defaultdict(list)
     for event in sorted(spans, key=lambda event: -event.get("dur", 0)):
         operation = _operation(event)
@@ -113,7 +114,10 @@ def _summed(spans: list[Mapping[str, Any]]) -> DeviceTime:
     for thread in by_thread.values():
         for event, duration in _own_time(thread):
             secs[_operation(event)] += duration
-    operations = [Operation(name, kernels[name], time / 1e6, counts[name]) for name, time in secs.most_common()]
+    operations = [
+        Operation(name, kernels[name], time / 1e6, counts[name])
+        for name, time in sorted(secs.items(), key=lambda pair: -pair[1])
+    ]
     edges = sorted((event["ts"], event["ts"] + event.get("dur", 0)) for event in spans)
     busy, last_end = 0.0, edges[0][0]
     for start, end in edges:
