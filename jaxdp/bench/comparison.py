@@ -25,7 +25,7 @@ def compare(configs: Sequence[RunConfig], num_steps: int) -> list[dict[str, Any]
     """Measures about `num_steps` steps of each configuration, in rounds that alternate.
 
     Args:
-        configs: Configurations for the same devices, the first of which the others are compared with.
+        configs: Configurations for the same devices; the others are compared with the first.
         num_steps: Number of measured steps of each; there are `MIN_ROUNDS` rounds of `ROUND_STEPS` at least.
 
     Returns:

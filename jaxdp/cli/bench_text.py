@@ -110,7 +110,7 @@ def comparison_text(results: Sequence[Result]) -> str:
 def operations_text(result: Result) -> str:
     """Returns the text of `bench.operations.measure_operations`: a line for each operation."""
     lines = [
-        f"{_devices(result)}; {result['step_ms']:.2f} ms a step, in {result['busy']:.1%} of which an operation ran; "
+        f"{_devices(result)}; {result['step_ms']:.2f} ms a step, {result['busy']:.1%} of it with an operation running; "
         f"{result['operation_ms']:.2f} ms of operations"
     ]
     for each in result["operations"]:
