@@ -143,16 +143,18 @@ def get_config() -> Config:
     config.seq2seq.bleu_tokenize = "13a"  # tokenization of BLEU in sacrebleu: 13a | intl | zh | ...
 
     config.optim = ConfigDict()
-    config.optim.name = "adamw"  # adamw | adam | sgd | momentum | rmsprop | adagrad | adafactor | lion | muon
+    config.optim.name = "adamw"  # adamw | adam | sgd | momentum | rmsprop | adagrad | adafactor | lion | muon | normuon
     config.optim.learning_rate = 1e-3  # peak, after warm-up
     config.optim.schedule = "cosine"  # constant | linear | cosine | rsqrt | wsd, after a linear warm-up
     config.optim.warmup_steps = 100  # updates
     config.optim.end_learning_rate = 0.0  # at total_steps; not used by constant and rsqrt
     config.optim.weight_decay = 0.1  # decoupled; on parameters of rank 2 or more within a layer
+    config.optim.weight_decay_end = placeholder(float)  # weight decay at total_steps, reached linearly; unset: weight_decay
+    config.optim.cautious = False  # weight decay only on elements that the update moves towards zero too
     config.optim.b1 = 0.9  # decay of the mean gradient
     config.optim.b2 = 0.95  # decay of the mean squared gradient
     config.optim.eps = 1e-8  # keeps the denominator above zero
-    config.optim.momentum = 0.9  # momentum, rmsprop and muon
+    config.optim.momentum = 0.9  # momentum, rmsprop, muon and normuon
     config.optim.clip_norm = 1.0  # maximum global gradient norm; 0: off
     config.optim.ema_decay = 0.0  # decay of the moving average of the parameters; 0: off
     config.optim.label_smoothing = 0.0  # fraction of the target's probability spread over the vocabulary

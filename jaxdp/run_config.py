@@ -160,6 +160,8 @@ class OptimConfig:
     warmup_steps: int
     end_learning_rate: float
     weight_decay: float
+    weight_decay_end: float | None
+    cautious: bool
     b1: float
     b2: float
     eps: float

@@ -36,6 +36,8 @@ class OptimizerConfig:
     freeze: tuple[str, ...] = ()  # path patterns of frozen parameters
     scales: tuple[tuple[str, float], ...] = ()  # (path pattern, learning rate factor)
     layer_decay: float = 1.0  # learning rate of a layer relative to the layer above
+    weight_decay_end: float | None = None  # weight decay at total_steps; None: weight_decay
+    cautious: bool = False  # weight decay only where it has the sign of the update
 
     def __post_init__(self):
         _check_choice("name", self.name, DIRECTIONS)
@@ -44,6 +46,8 @@ class OptimizerConfig:
             _check_range(key, getattr(self, key), "above 0", lambda value: value > 0)
         for key in ("end_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
             _check_range(key, getattr(self, key), "0 or above", lambda value: value >= 0)
+        if self.weight_decay_end is not None:
+            _check_range("weight_decay_end", self.weight_decay_end, "0 or above", lambda value: value >= 0)
         for key in ("b1", "b2", "momentum"):
             _check_range(key, getattr(self, key), "from 0 to below 1", lambda value: 0 <= value < 1)
         if self.total_steps < 1:

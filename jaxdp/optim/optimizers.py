@@ -6,7 +6,7 @@ Every chain applies the direction, then weight decay, then the learning rate:
 
 Weight decay is therefore decoupled from the scaling of the gradient (Loshchilov and
 Hutter 2019) and multiplied by the learning rate, as in PyTorch's AdamW, for every
-optimizer. It applies to the parameters of `decay_mask`. `scale` is 1 except for
+optimizer; `jaxdp.optim.weight_decay` has its variants. It applies to the parameters of `decay_mask`. `scale` is 1 except for
 parameters with a rule in `jaxdp.optim.scaling`. Clipping is not part of the chain: the
 train step already has the gradient norm and multiplies by `clip_factor`.
 """
@@ -19,11 +19,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxdp.optim.config import OptimizerConfig
+from jaxdp.optim.normuon import scale_by_output_rms
 from jaxdp.optim.own_optimizer import checked_direction
 from jaxdp.optim.registry import DIRECTIONS, add_built_in
-from jaxdp.optim.rules import decay_mask, is_layer_matrix, per_layer
+from jaxdp.optim.rules import is_layer_matrix, per_layer
 from jaxdp.optim.scaling import scale_by_rules, scaling_rules
 from jaxdp.optim.schedules import make_schedule
+from jaxdp.optim.weight_decay import decayed_weights
 from jaxdp.trees import leaf_name
 from jaxdp.typing import PyTree
 
@@ -111,17 +113,41 @@ def _muon(config: OptimizerConfig) -> optax.GradientTransformation:
     Differs: the momentum is bias-corrected, which gives the gradient more weight in the
     first updates.
     """
+    return _on_layer_matrices(
+        config,
+        _orthogonalized(config),
+        optax.stateless_with_tree_map(lambda update, _: MUON_UPDATE_RMS * max(jnp.shape(update)[-2:]) ** 0.5 * update),
+    )
+
+
+def _normuon(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Builds NorMuon for the matrices of the layers, and AdamW for all other parameters.
+
+    Source: Li et al. 2025, NorMuon: Making Muon More Efficient and Scalable, algorithm 1. Reads momentum (Nesterov),
+    b1, b2, eps.
+    Differs: the momentum is bias-corrected, as that of muon.
+    """
+    return _on_layer_matrices(
+        config, _orthogonalized(config), scale_by_output_rms(config.b2, config.eps, MUON_UPDATE_RMS)
+    )
+
+
+def _orthogonalized(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Builds Nesterov momentum, orthogonalised by Newton-Schulz iterations on the last two axes."""
     last_two_axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
-    orthogonalized = optax.contrib.scale_by_muon(
+    return optax.contrib.scale_by_muon(
         MUON_COEFFICIENTS,
         beta=config.momentum,
         weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: last_two_axes, updates),
     )
-    rescaled = optax.stateless_with_tree_map(
-        lambda update, _: MUON_UPDATE_RMS * max(jnp.shape(update)[-2:]) ** 0.5 * update
-    )
+
+
+def _on_layer_matrices(
+    config: OptimizerConfig, *directions: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Chains directions for the matrices of the layers, which `optax.partition` labels muon; others get AdamW."""
     return optax.partition(
-        {"muon": optax.chain(orthogonalized, rescaled), "adamw": _adam(config)},
+        {"muon": optax.chain(*directions), "adamw": _adam(config)},
         lambda params: jax.tree.map_with_path(
             lambda path, leaf: "muon" if is_layer_matrix(leaf_name(path), leaf) else "adamw", params
         ),
@@ -138,6 +164,7 @@ BUILT_IN = {
     "adafactor": _adafactor,
     "lion": _lion,
     "muon": _muon,
+    "normuon": _normuon,
 }
 """Optimizers by name: a new built-in one is a function and a line here."""
 
@@ -155,7 +182,7 @@ def needs_whole(optimizer: str) -> Callable[[str, Any], bool] | None:
     """
     if optimizer in ELEMENTWISE:
         return None
-    return is_layer_matrix if optimizer == "muon" else lambda name, leaf: True
+    return is_layer_matrix if optimizer in ("muon", "normuon") else lambda name, leaf: True
 
 
 def make_optimizer(
@@ -180,8 +207,8 @@ def make_optimizer(
     if config.name not in BUILT_IN:
         direction = checked_direction(config.name, direction)
     parts = [adapt(direction, needs_whole(config.name))]
-    if config.weight_decay > 0 and config.name != "adam":
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask))
+    if (config.weight_decay > 0 or config.weight_decay_end) and config.name != "adam":
+        parts.append(decayed_weights(config))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))
     rules = scaling_rules(config.freeze, config.scales)
     if rules or config.layer_decay != 1:

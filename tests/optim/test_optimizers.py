@@ -114,13 +114,27 @@ def newton_schulz(matrix):
     return x
 
 
-def muon_directions(grads):
+def orthogonal_directions(grads):
     """Nesterov momentum as in Dozat 2016, Incorporating Nesterov Momentum into Adam, section 3."""
     first = 0.0
     for t, grad in enumerate(grads, start=1):
         first = MOMENTUM * first + (1 - MOMENTUM) * grad
         ahead = MOMENTUM * first / (1 - MOMENTUM ** (t + 1)) + (1 - MOMENTUM) * grad / (1 - MOMENTUM**t)
-        yield 0.2 * np.sqrt(max(grad.shape)) * newton_schulz(ahead)
+        yield newton_schulz(ahead)
+
+
+def muon_directions(grads):
+    for direction in orthogonal_directions(grads):
+        yield 0.2 * np.sqrt(max(direction.shape)) * direction
+
+
+def normuon_directions(grads):
+    """Algorithm 1 of Li et al.; the outputs, which are rows there, are columns here."""
+    squares = 0.0
+    for direction in orthogonal_directions(grads):
+        squares = B2 * squares + (1 - B2) * (direction**2).mean(axis=0)
+        scaled = direction / (np.sqrt(squares) + EPS)
+        yield 0.2 * np.sqrt(scaled.size) * scaled / np.linalg.norm(scaled)
 
 
 def adafactor_step(grad, param, rows, columns, full, t):
@@ -152,6 +166,7 @@ def reference(name: str, param, grads, *, decays: bool, muon_matrix: bool) -> np
         "adagrad": adagrad_directions,
         "lion": lion_directions,
         "muon": muon_directions if muon_matrix else adam_directions,
+        "normuon": normuon_directions if muon_matrix else adam_directions,
     }
     memory = (0.0, 0.0, 0.0)
     stream = directions[name](grads) if name != "adafactor" else None
