@@ -8,7 +8,9 @@ import optax
 from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_spec, host_control_word
 from jaxdp.parallel.devices import Topology, divide_batch
+from jaxdp.parallel.fragments import Fragments
 from jaxdp.parallel.layout import device_axes
+from jaxdp.parallel.outer_step import OuterOptimizer
 from jaxdp.parallel.placement import (
     abstract_batch,
     place_batch,
@@ -16,7 +18,11 @@ from jaxdp.parallel.placement import (
 )
 from jaxdp.parallel.spmd import compile_spmd
 from jaxdp.parallel.state_placement import StatePlacement
+from jaxdp.parallel.strategies.local import Local
 from jaxdp.parallel.strategies.pmean import Pmean
+from jaxdp.parallel.worker_mean import WorkerMean
+from jaxdp.parallel.worker_sync import WorkerSync
+from jaxdp.parallel.workers import Workers
 from jaxdp.step import make_train_step
 from jaxdp.tasks import CausalLM, TaskInputs
 from jaxdp.training.update import make_initial_state
@@ -130,6 +136,15 @@ class TinyStep:
         placed = {name: place_per_device(array, self.topology) for name, array in control_word.items()}
         state, metrics = self.program(state, place_batch(batch, self.topology), placed)
         return state, jax.device_get(metrics)
+
+
+PLAIN = OuterOptimizer(1.0, 0.0)
+
+
+def local(num_workers, period=1, count=1, outer=PLAIN, num_devices=8, bits=None):
+    """Strategy `local` with some workers, steps between synchronisations and fragments."""
+    workers = Workers(num_devices, num_workers)
+    return Local(num_devices, workers, WorkerSync(Fragments(count, period), outer, WorkerMean(workers, bits=bits)))
 
 
 def host(tree):

@@ -17,6 +17,9 @@ import jax.numpy as jnp
 from jaxdp.trees import is_scanned, leaf_name, named_leaves
 from jaxdp.typing import PyTree
 
+LOCAL_STEPS = 50
+"""Steps between synchronisations if `parallel.local_steps` is unset."""
+
 _LAYER = re.compile(r"(?:^|/)layer_(\d+)(?:/|$)")
 
 

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from jaxdp.typing import PyTree
 
+LEARNING_RATE, MOMENTUM = 0.7, 0.9
+"""Settings if unset: those of the DiLoCo paper, section 3."""
+
 
 @dataclasses.dataclass(frozen=True)
 class OuterOptimizer:

@@ -71,7 +71,7 @@ TABLE = {
     "wire": (["--config.parallel.wire_dtype=int2"], ["parallel.wire_dtype='int2' is unknown", "float32 or bfloat16 or int8 or int4"]),
     "int4 without feedback": (
         ["--config.parallel.sync=zero3", "--config.parallel.wire_dtype=int4"],
-        ["parallel.wire_dtype=int4 needs error feedback, which is not part of parallel.sync=zero3", "or parallel.sync=pmean"],
+        ["parallel.wire_dtype=int4 needs error feedback, which is not part of parallel.sync=zero3", "or parallel.sync=pmean or local"],
     ),
     "int8 without feedback": (
         ["--config.parallel.sync=delayed", "--config.parallel.wire_dtype=int8"],
@@ -108,9 +108,9 @@ TABLE = {
         ["parallel.local_fragments=2 must be at most the number of layers (1) and parallel.local_steps=50"],
     ),
     "outer momentum": (["--config.parallel.sync=local", "--config.parallel.outer_momentum=1"], ["parallel.outer_momentum=1.0 must be at least 0 and below 1"]),
-    "bfloat16 of workers": (
-        ["--config.parallel.sync=local", "--config.parallel.wire_dtype=bfloat16"],
-        ["parallel.wire_dtype=bfloat16 is not available with parallel.sync=local"],
+    "buckets of blocks of workers": (
+        ["--config.parallel.sync=local", "--config.parallel.wire_dtype=int4", "--config.parallel.bucket_mb=1.0"],
+        ["parallel.bucket_mb=1.0 has no effect with parallel.wire_dtype=int4"],
     ),
     "metric": (["--config.eval.metric=eval/los"], ["eval.metric='eval/los' is not a metric of task=causal_lm", "eval/loss, "]),
     "batch of none": (["--config.global_batch_size=0"], ["global_batch_size=0 must be 1 or more"]),

@@ -13,7 +13,12 @@ STRATEGIES = {
     "int4": ["--config.parallel.sync=pmean", "--config.parallel.wire_dtype=int4"],
     "delayed": ["--config.parallel.sync=delayed", "--config.parallel.delay_steps=3"],
     # Checkpoint 4 is in the middle of a period.
-    "local": ["--config.parallel.sync=local", "--config.parallel.num_workers=4", "--config.parallel.local_steps=5"],
+    "local": [
+        "--config.parallel.sync=local",
+        "--config.parallel.num_workers=4",
+        "--config.parallel.local_steps=5",
+        "--config.parallel.wire_dtype=int4",
+    ],
 }
 OWN_VALUES = {"pmean": ("gradient_residuals", 8), "delayed": ("queued_gradients", 8), "local": ("worker_states", 4)}
 """Part of the state that differs between devices, and the number of values that a checkpoint has of it."""

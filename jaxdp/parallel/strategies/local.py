@@ -1,14 +1,8 @@
 """Strategy `local`: workers train by themselves for some steps, then their parameters are averaged (local SGD, DiLoCo).
 
-A worker is a group of devices that average their gradients at every step. After `parallel.local_steps` steps, the
-differences of the workers from the outer parameters are averaged, weighted by tokens, and an outer optimizer takes the
-average as its gradient. All workers continue from the outer parameters, each with its own optimizer state. Fragments
-of the parameters can take turns; see `Fragments`.
-
-On disk, `params` and `opt_state` are averages over the workers, from which every strategy and every number of workers
-can continue. `sync` has the state of each worker, from which the same number of workers continues bitwise.
-
-Source: Stich 2018, Local SGD; Douillard et al. 2023, DiLoCo. Differs: differences are weighted by tokens.
+A worker is a group of devices that average their gradients at every step. After `parallel.local_steps` steps, the outer
+step of `WorkerSync` is taken, and all workers continue from the outer parameters, each with its own optimizer state.
+`worker_checkpoint.py` describes the form on disk.
 """
 
 import dataclasses
@@ -19,23 +13,21 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped, update_ema
+from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import AXIS, Topology
-from jaxdp.parallel.fragments import Fragments
 from jaxdp.parallel.layout import PER_DEVICE, abstract_true, layout_like, params_layout, replicated_layout
-from jaxdp.parallel.outer_step import OuterOptimizer
 from jaxdp.parallel.spmd import fixed_settings
-from jaxdp.parallel.strategies.strategy import SyncStrategy, Totals, advance
+from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
+from jaxdp.parallel.wire_bytes import all_reduce_bytes, num_bytes
+from jaxdp.parallel.worker_checkpoint import convert_workers, mean_of_workers, sync_on_disk
+from jaxdp.parallel.worker_sync import RESIDUALS, WorkerSync
 from jaxdp.parallel.workers import Workers
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
 
-LOCAL_STEPS = 50
-"""Steps between synchronisations if `parallel.local_steps` is unset."""
-
-OUTER_LEARNING_RATE, OUTER_MOMENTUM = 0.7, 0.9
-"""Settings of the outer optimizer if unset: those of the DiLoCo paper, section 3."""
+_MEANS_BYTES = 16
+"""Bytes of the metrics that all workers average in every step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,32 +36,24 @@ class Local(SyncStrategy):
 
     Attributes:
         workers: Groups of devices.
-        fragments: Fragments that synchronise in turn, and the steps at which they do.
-        outer: Optimizer that takes the averaged differences as gradients.
-        buckets: Buffers in which gradients and differences travel.
+        sync: Synchronisation of the workers.
+        buckets: Buffers in which the gradients of a group travel.
     """
 
     workers: Workers
-    fragments: Fragments
-    outer: OuterOptimizer
+    sync: WorkerSync
     buckets: GradientSync = dataclasses.field(default_factory=GradientSync)
 
     def init(self, params: PyTree) -> PyTree:
-        """Returns outer parameters, their momentum and the token weights of this period; see `SyncStrategy.init`."""
-        momentum = self.outer.init(params)
-        return {
-            "outer_params": params,
-            "token_weights": jnp.zeros(self.fragments.count, jnp.float32),
-            **({} if momentum is None else {"outer_momentum": momentum}),
-        }
+        """Returns the state of the synchronisation; see `SyncStrategy.init`."""
+        return self.sync.init(params)
 
     def layout(self, shapes: TrainState) -> TrainState:
         """Returns the layout: a value per device of what a worker trains; see `SyncStrategy.layout`."""
         replicated = replicated_layout(shapes)
-        params, opt_state = jax.tree.map(lambda _: PER_DEVICE, (shapes.params, shapes.opt_state))
-        return replicated.replace(
-            params=params, opt_state=opt_state, sync=replicated.sync | {"token_weights": PER_DEVICE}
-        )
+        own = {name: part for name, part in shapes.sync.items() if name in ("token_weights", RESIDUALS)}
+        params, opt_state, own = jax.tree.map(lambda _: PER_DEVICE, (shapes.params, shapes.opt_state, own))
+        return replicated.replace(params=params, opt_state=opt_state, sync=replicated.sync | own)
 
     def update(
         self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig
@@ -95,120 +79,56 @@ class Local(SyncStrategy):
 
         updated = unless_skipped(update.skip_by, good, apply, Updated(state.params, state.opt_state, None))
         weights = state.sync["token_weights"] + jnp.where(good, weight, 0.0)
-        params, ema, sync = self._synchronised(
-            state.step + 1, update.ema_decay, (updated.params, state.ema, state.sync | {"token_weights": weights})
-        )
+        before = (updated.params, state.ema, state.sync | {"token_weights": weights})
+        params, ema, sync = self.sync(state.step + 1, update.ema_decay, before)
         return advance(state, Updated(params, updated.opt_state, ema), good, metrics, sync=sync)
 
-    def _synchronised(self, step: jax.Array, ema_decay: float, old: tuple) -> tuple:
-        """Synchronises the fragment that is due after this step, if any: a function of the step, equal on all devices."""
-        synchronise = [
-            functools.partial(self._synchronise, fragment, ema_decay) for fragment in range(self.fragments.count)
-        ]
-        return jax.lax.switch(self.fragments.due(step), [lambda unchanged: unchanged, *synchronise], old)
-
-    def _synchronise(self, fragment: int, ema_decay: float, old: tuple) -> tuple:
-        """Takes the outer step of a fragment, from which all workers continue."""
-        params, ema, sync = old
-        pick = functools.partial(self.fragments.pick, fragment=fragment)
-        put = functools.partial(self.fragments.put, fragment=fragment)
-        weights = sync["token_weights"]
-        share = _shares(weights[fragment], jax.lax.pmean(weights[fragment], AXIS))
-        outer, momentum = pick(sync["outer_params"]), sync.get("outer_momentum")
-        weighted = jax.tree.map(lambda outer, own: (outer - own) * share, outer, pick(params))
-        buffers = self.buckets.reduce(weighted, self.num_devices)
-        difference = self.buckets.unpack(buffers, weighted, self.num_devices)
-        outer, changed = self.outer.step(outer, pick(momentum), difference)
-        sync = sync | {
-            "outer_params": put(sync["outer_params"], new=outer),
-            "token_weights": weights.at[fragment].set(0.0),
-            **({} if momentum is None else {"outer_momentum": put(momentum, new=changed)}),
-        }
-        if ema is not None:
-            # The decay is per step, and as many steps have passed as a period has.
-            ema = put(ema, new=update_ema(pick(ema), outer, ema_decay**self.fragments.period))
-        return put(params, new=outer), ema, sync
+    def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
+        """Returns the bytes of a worker's gradients and its part of a synchronisation; see `SyncStrategy.bytes_on_wire`."""
+        of_group = all_reduce_bytes(num_bytes(shapes) + TOTALS_BYTES, self.workers.group_size)
+        of_all = all_reduce_bytes(_MEANS_BYTES, self.num_devices)
+        return of_group + of_all + self.sync.bytes_on_wire(shapes) / self.sync.fragments.period
 
     def eval_params(self, state: TrainState) -> PyTree:
         """Returns the moving average of the outer parameters; without one the average of the workers."""
         if state.ema is not None:
             return state.ema
         with fixed_settings():
-            return _averaging(self, state.step.sharding)(state.params, state.sync)
+            return _averaging(self.sync, state.step.sharding)(state.params, state.sync)
 
     def eval_layout(self, layout: TrainState) -> PyTree:
         """Returns the layout of `eval_params`: replicated."""
         return replicated_layout(layout.params)
 
-    def average(self, params: PyTree, sync: PyTree) -> PyTree:
-        """Averages the workers, weighted by their tokens of this period; can be traced by JAX.
-
-        Args:
-            params: Parameters `[num_devices, ...]`.
-            sync: The strategy's own state.
-        """
-        averages = sync["outer_params"]
-        for fragment in range(self.fragments.count):
-            pick = functools.partial(self.fragments.pick, fragment=fragment)
-            weights = sync["token_weights"][:, fragment]
-            outer = pick(averages)
-            differences = jax.vmap(
-                lambda own, share, outer=outer: jax.tree.map(lambda a, b: (a - b) * share, outer, own)
-            )
-            weighted = differences(jax.vmap(pick)(params), _shares(weights, weights.mean()))
-            new = jax.tree.map(lambda outer, leaf: outer - leaf.mean(axis=0), outer, weighted)
-            averages = self.fragments.put(averages, fragment, new)
-        return averages
-
     def portable_shapes(self, shapes: TrainState, layout: TrainState, topology: Topology) -> TrainState:
         """Returns shapes and shardings of the form on disk: averages, and in `sync` the states of the workers."""
         # The averages are sharded, so that a save needs no room for them on every device.
         shards = params_layout(shapes.params, self.num_devices)
-        averages = replicated_layout(shapes).replace(
-            params=shards, opt_state=layout_like(shapes.opt_state, shapes.params, shards)
-        )
+        averages = layout.replace(params=shards, opt_state=layout_like(shapes.opt_state, shapes.params, shards))
         portable = abstract_true(shapes, averages, topology)
-        return portable.replace(sync=portable.sync | self.workers.abstract(_of_workers(shapes), topology))
+        convert = functools.partial(self.workers.abstract, topology=topology)
+        return portable.replace(sync=sync_on_disk(portable.sync, shapes, convert))
 
     def to_portable(self, state: TrainState, layout: TrainState) -> TrainState:
         """Converts a state to its form on disk; see `SyncStrategy.to_portable`."""
         return state.replace(
-            params=self.average(state.params, state.sync),
-            opt_state=jax.tree.map(_mean_or_first, state.opt_state),
-            sync=state.sync | self.workers.from_devices(_of_workers(state)),
+            params=self.sync.average(state.params, state.sync),
+            opt_state=mean_of_workers(state.opt_state),
+            sync=sync_on_disk(state.sync, state, self.workers.from_devices),
         )
 
     def from_portable(self, saved: TrainState, layout: TrainState) -> TrainState:
         """Converts the form on disk to a state on these devices; see `SyncStrategy.from_portable`."""
-        sync = dict(saved.sync)
-        sync["token_weights"], own = self.workers.to_devices((sync["token_weights"], sync.pop("worker_states")))
-        return saved.replace(**own, sync=sync)
+        sync = convert_workers(saved.sync, saved.sync, self.workers.to_devices)
+        return saved.replace(**sync.pop("worker_states"), sync=sync)
 
     def initial_sync(self, saved: TrainState, layout: TrainState) -> PyTree:
         """Returns workers that all start from the saved averages; see `SyncStrategy.initial_sync`."""
-        sync = self.init(saved.params)
-        return sync | self.workers.equal(_of_workers(saved.replace(sync=sync)))
-
-
-def _of_workers(state: TrainState) -> PyTree:
-    """Returns what differs between workers, as parts of `sync` on disk."""
-    return {
-        "worker_states": {"params": state.params, "opt_state": state.opt_state},
-        "token_weights": state.sync["token_weights"],
-    }
-
-
-def _shares(weights: jax.Array, mean: jax.Array) -> jax.Array:
-    """Returns weights divided by their mean; ones if no worker has seen a token."""
-    return jnp.where(mean > 0, weights / jnp.where(mean > 0, mean, 1.0), 1.0)
-
-
-def _mean_or_first(leaf: jax.Array) -> jax.Array:
-    """Averages an optimizer state over the devices; counts and other whole numbers are those of the first."""
-    return leaf.mean(axis=0) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf[0]
+        state = saved.replace(sync=self.init(saved.params))
+        return sync_on_disk(super().initial_sync(saved, layout), state, self.workers.equal)
 
 
 @functools.lru_cache(maxsize=1)
-def _averaging(strategy: Local, sharding: NamedSharding):
+def _averaging(sync: WorkerSync, sharding: NamedSharding):
     """Compiles the average of the workers."""
-    return jax.jit(strategy.average, out_shardings=sharding)
+    return jax.jit(sync.average, out_shardings=sharding)

@@ -1,20 +1,23 @@
 """Table of synchronisation strategies, and the strategy of a configuration."""
 
+import dataclasses
 from collections.abc import Callable
 
 from jaxdp.arguments import check_registration
 from jaxdp.errors import UserError
 from jaxdp.parallel.buckets import GradientSync
 from jaxdp.parallel.devices import Topology, divisors_up_to
-from jaxdp.parallel.fragments import Fragments, num_layers
-from jaxdp.parallel.outer_step import OuterOptimizer
+from jaxdp.parallel.fragments import LOCAL_STEPS, Fragments, num_layers
+from jaxdp.parallel.outer_step import LEARNING_RATE, MOMENTUM, OuterOptimizer
 from jaxdp.parallel.quantise import BITS
 from jaxdp.parallel.strategies.compressed import Compressed
 from jaxdp.parallel.strategies.delayed import Delayed
-from jaxdp.parallel.strategies.local import LOCAL_STEPS, OUTER_LEARNING_RATE, OUTER_MOMENTUM, Local
+from jaxdp.parallel.strategies.local import Local
 from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.parallel.strategies.strategy import SyncStrategy
 from jaxdp.parallel.strategies.zero import Zero
+from jaxdp.parallel.worker_mean import WorkerMean
+from jaxdp.parallel.worker_sync import WorkerSync
 from jaxdp.parallel.workers import Workers
 from jaxdp.run_config import ParallelConfig
 from jaxdp.typing import PyTree
@@ -32,24 +35,28 @@ OPTIONS = {
 
 WIRE_DTYPES = {
     "float32": ("pmean", "zero1", "zero3", "local", "delayed"),
-    "bfloat16": ("pmean", "delayed"),
-    "int8": ("pmean",),
-    "int4": ("pmean",),
+    "bfloat16": ("pmean", "local", "delayed"),
+    "int8": ("pmean", "local"),
+    "int4": ("pmean", "local"),
 }
-"""Value of `parallel.wire_dtype` -> strategies that can send gradients in it."""
+"""Value of `parallel.wire_dtype` -> strategies that can send gradients in it, or `local` the differences of workers."""
 
 
 def _pmean(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> SyncStrategy:
     if parallel.wire_dtype not in BITS:
         return Pmean(topology.num_devices, _buckets(parallel, topology))
+    _check_no_buckets(parallel)
+    # With one device nothing is sent.
+    is_alone = topology.num_devices == 1
+    return Pmean(1) if is_alone else Compressed(topology.num_devices, BITS[parallel.wire_dtype])
+
+
+def _check_no_buckets(parallel: ParallelConfig) -> None:
     if parallel.bucket_mb is not None:
         raise UserError(
             f"parallel.bucket_mb={parallel.bucket_mb} has no effect with parallel.wire_dtype={parallel.wire_dtype}, which "
             "sends one buffer; leave it unset."
         )
-    # With one device nothing is sent.
-    is_alone = topology.num_devices == 1
-    return Pmean(1) if is_alone else Compressed(topology.num_devices, BITS[parallel.wire_dtype])
 
 
 def _buckets(parallel: ParallelConfig, topology: Topology) -> GradientSync:
@@ -87,10 +94,15 @@ def _local(parallel: ParallelConfig, topology: Topology, shapes: PyTree) -> Loca
             f"parallel.local_steps={fragments.period}, since each fragment has a layer and a step of its own."
         )
     rate, momentum = parallel.outer_learning_rate, parallel.outer_momentum
-    outer = OuterOptimizer(
-        OUTER_LEARNING_RATE if rate is None else rate, OUTER_MOMENTUM if momentum is None else momentum
-    )
-    return Local(num_devices, Workers(num_devices, num_workers), fragments, outer, _buckets(parallel, topology))
+    outer = OuterOptimizer(LEARNING_RATE if rate is None else rate, MOMENTUM if momentum is None else momentum)
+    workers, bits = Workers(num_devices, num_workers), BITS.get(parallel.wire_dtype)
+    if bits and workers.group_size == 1:
+        _check_no_buckets(parallel)
+    # Within a worker gradients are sums of float32.
+    of_gradients = _buckets(dataclasses.replace(parallel, wire_dtype="float32"), topology)
+    of_differences = of_gradients if bits else _buckets(parallel, topology)
+    sync = WorkerSync(fragments, outer, WorkerMean(workers, of_differences, bits))
+    return Local(num_devices, workers, sync, of_gradients)
 
 
 STRATEGIES: dict[str, Callable[[ParallelConfig, Topology, PyTree], SyncStrategy]] = {

@@ -15,15 +15,17 @@ COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-
 SIZES = {"f32": 4, "u8": 1, "bf16": 2}
 
 
-def counted(text, num_devices, num_layers):
-    """Bytes that a device sends by ring algorithms; what a loop contains counts once for each layer."""
-    total, times = 0.0, 1
+def counted(text, times_inside):
+    """Bytes that a device sends by ring algorithms; what a loop or a branch contains counts as often as it runs in a step."""
+    total, times = 0.0, 1.0
     for line in text.splitlines():
         if line and not line[0].isspace():
-            times = 1 if line.startswith("ENTRY") else num_layers
+            times = 1.0 if line.startswith("ENTRY") else times_inside
         match = COLLECTIVE.search(line)
         if not match:
             continue
+        [devices] = re.findall(r"replica_groups=\{\{([\d,]*)\}", line)
+        num_devices = len(devices.split(","))
         arrays = [
             (kind, math.prod(map(int, filter(None, shape.split(",")))))
             for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
@@ -42,7 +44,12 @@ STRATEGIES = {
     "int8": ("parallel.wire_dtype=int8",),
     "int4": ("parallel.wire_dtype=int4",),
     "delayed": ("parallel.sync=delayed", "parallel.delay_steps=2"),
-}
+    "local": ("parallel.sync=local", "parallel.local_steps=5", "parallel.num_workers=8"),
+    "local int4": (
+        "parallel.sync=local", "parallel.local_steps=5", "parallel.num_workers=4", "parallel.local_fragments=2",
+        "parallel.wire_dtype=int4",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -50,7 +57,8 @@ def test_bytes_are_those_of_the_compiled_step(config_file, strategy):
     options = (*STRATEGIES[strategy], "model.scan_layers=True", "global_batch_size=8")
     setup = setup_of(load_config(config_file, *MODEL, *options))
     text = setup.compile_step().call.as_text()
-    assert setup.bytes_on_wire == pytest.approx(counted(text, num_devices=8, num_layers=3), rel=1e-12)
+    times_inside = 1 / 5 if "local" in strategy else 3  # branches of a synchronisation; layers
+    assert setup.bytes_on_wire == pytest.approx(counted(text, times_inside), rel=1e-12)
 
 
 def test_microbatches_and_the_compute_dtype_count_where_parameters_are_gathered(config_file):
@@ -63,6 +71,14 @@ def test_microbatches_and_the_compute_dtype_count_where_parameters_are_gathered(
     pmean = [of("parallel.sync=pmean", f"global_batch_size={8 * number}") for number in (1, 2)]
     assert pmean[0] == pmean[1] == of("global_batch_size=8", "model.dtype=bfloat16")
     assert of("parallel.wire_dtype=bfloat16") == pytest.approx(pmean[0] / 2, rel=1e-3)
+
+
+def test_int4_differences_every_50_steps_are_387_times_fewer_bytes_than_pmean(config_file):
+    """With as many workers as devices: 4 bytes a value against half a byte and 1/64 of a scale, and 50 times as seldom."""
+    sizes = ("model.preset=llama_nano", "model.embed_dim=128", "model.num_layers=4", "model.num_heads=4")
+    int4 = ("parallel.sync=local", "parallel.local_steps=50", "parallel.wire_dtype=int4")
+    pmean, local = (setup_of(load_config(config_file, *sizes, *options)).bytes_on_wire for options in ((), int4))
+    assert pmean / local == pytest.approx(50 * 4 / (0.5 + 4 / 256), rel=0.01)
 
 
 def test_metrics_have_the_bytes(config_file, tmp_path):

@@ -9,6 +9,7 @@ import optax
 import pytest
 from tiny_training import (
     EMBED_DIM,
+    PLAIN,
     ROWS,
     TASK,
     VOCAB_SIZE,
@@ -16,20 +17,18 @@ from tiny_training import (
     assert_equal_trees,
     bigram,
     host,
+    local,
     reference,
     uneven_batch,
 )
 
 from jaxdp.optim import UpdateConfig
-from jaxdp.parallel.fragments import Fragments
 from jaxdp.parallel.outer_step import OuterOptimizer
-from jaxdp.parallel.strategies.local import Local
 from jaxdp.parallel.strategies.pmean import Pmean
-from jaxdp.parallel.workers import Workers
 
 NUM_LAYERS = 3
 RATE, CLIP_NORM, EMA_DECAY = 0.2, 0.15, 0.8
-PLAIN, NESTEROV = OuterOptimizer(1.0, 0.0), OuterOptimizer(0.7, 0.9)
+NESTEROV = OuterOptimizer(0.7, 0.9)
 
 
 def layered_params(is_scanned):
@@ -64,10 +63,6 @@ def layered_loss(params, rows, row_keys):
         row_keys,
         train=True,
     )
-
-
-def local(num_workers, period=1, count=1, outer=PLAIN, num_devices=8):
-    return Local(num_devices, Workers(num_devices, num_workers), Fragments(count, period), outer)
 
 
 def rows_of(batch, worker, num_workers):
