@@ -16,7 +16,7 @@ from jaxdp.model import Transformer
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
-from jaxdp.parallel.spmd import compile_spmd
+from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.quoting import quoted_names
 from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
@@ -26,6 +26,27 @@ from jaxdp.tasks.make import batch_spec, checked_make_batch
 from jaxdp.tasks.model_functions import eval_outputs_of, task_loss
 from jaxdp.tasks.result_check import derived_metrics, summary
 from jaxdp.typing import PyTree
+
+
+def compile_eval_step(
+    task: Task, model: Transformer, rows: int, topology: Topology, abstract_params: PyTree
+) -> Program:
+    """Compiles the evaluation of one batch: (params, batch, control_word) -> see `make_eval_step`.
+
+    Args:
+        task: Task with the vocabularies of the run.
+        model: The module.
+        rows: Examples of a batch, over all devices.
+        topology: Devices.
+        abstract_params: Shapes and shardings of the parameters.
+    """
+    return compile_spmd(
+        make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model)),
+        topology,
+        abstract_params,
+        abstract_batch(batch_spec(task, rows // topology.num_devices), topology),
+        abstract_batch(control_word_spec(), topology),
+    )
 
 
 class Evaluator:
@@ -59,14 +80,7 @@ class Evaluator:
         self._config, self._task, self._source, self._topology = config, task, source, topology
         self._make_batch = checked_make_batch(task)
         self._rows = config.global_batch_size
-        spec = batch_spec(task, self._rows // topology.num_devices)
-        self._program = compile_spmd(
-            make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model)),
-            topology,
-            abstract_params,
-            abstract_batch(spec, topology),
-            abstract_batch(control_word_spec(), topology),
-        )
+        self._program = compile_eval_step(task, model, self._rows, topology, abstract_params)
         self._make_control_word = control_word_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}

@@ -11,13 +11,9 @@ from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
 from jaxdp.inference.evaluator import Evaluator
 from jaxdp.metrics import MetricSpec
-from jaxdp.model import Transformer, flops_per_sequence, init_params, parameter_shapes
-from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.consistency import compile_checksums
-from jaxdp.parallel.control_word import control_word_maker, control_word_spec
+from jaxdp.parallel.control_word import control_word_maker
 from jaxdp.parallel.devices import (
-    BatchShape,
-    Topology,
     check_device_count,
     check_same_devices,
     configure_backend,
@@ -26,26 +22,20 @@ from jaxdp.parallel.devices import (
     fitting_topology,
     init_devices,
 )
-from jaxdp.parallel.layout import device_axes, replicated_leaves
+from jaxdp.parallel.layout import replicated_leaves
 from jaxdp.parallel.placement import (
-    abstract_batch,
     place_batch,
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
-from jaxdp.parallel.sharding import parameter_gather
-from jaxdp.parallel.spmd import Program, compile_spmd
-from jaxdp.parallel.state_placement import StatePlacement
-from jaxdp.parallel.strategies import SyncStrategy, make_strategy
+from jaxdp.parallel.spmd import Program
 from jaxdp.run_config import RunConfig
 from jaxdp.state import TrainState
-from jaxdp.step import make_train_step
 from jaxdp.tasks import declared_metrics
 from jaxdp.tasks.architecture import make_model
-from jaxdp.tasks.make import batch_spec, make_training_batch
+from jaxdp.tasks.make import make_training_batch
 from jaxdp.training.prepared_run import PreparedRun
 from jaxdp.training.size_limits import check_batch_size
-from jaxdp.training.update import make_initial_state, make_update, training_loss
-from jaxdp.typing import PyTree
+from jaxdp.training.step_setup import StepSetup
 from jaxdp.watchdog import max_limit_secs
 
 MIN_HEARTBEAT_SECS = 100.0
@@ -67,7 +57,7 @@ class Programs:
     checksums: Callable[[TrainState], jax.Array] | None
 
 
-class TrainingSetup:
+class TrainingSetup(StepSetup):
     """Parts of a training run. Constructing it starts the backend."""
 
     def __init__(self, prepared: PreparedRun, processes: Processes = ALONE):
@@ -80,9 +70,8 @@ class TrainingSetup:
         Raises:
             UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
         """
-        self.config = config = prepared.config
+        config, task = prepared.config, prepared.task
         self.data = data = prepared.data
-        self.task, self.total_steps = prepared.task, prepared.total_steps
         configure_backend(
             config.parallel.cpu_devices,
             fitting_cpu_devices(config.global_batch_size),
@@ -90,38 +79,23 @@ class TrainingSetup:
         )
         if processes.num_processes > 1:
             connect(processes, config.parallel.init_timeout_secs, _heartbeat_secs(config))
-        self.topology: Topology = init_devices()
+        topology = init_devices()
         if config.parallel.cpu_devices is None:
-            self.topology = fitting_topology(self.topology, config.global_batch_size)
-        check_same_devices(self.topology)
-        check_device_count(config.parallel.cpu_devices, self.topology)
-        self.shape: BatchShape = divide_batch(
-            config.global_batch_size, config.microbatch_size, self.topology.num_devices
-        )
-        self.metrics: Mapping[str, MetricSpec] = declared_metrics(self.task, scored=data.pairs is not None)
+            topology = fitting_topology(topology, config.global_batch_size)
+        check_same_devices(topology)
+        check_device_count(config.parallel.cpu_devices, topology)
+        shape = divide_batch(config.global_batch_size, config.microbatch_size, topology.num_devices)
+        self.metrics: Mapping[str, MetricSpec] = declared_metrics(task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
-        model = make_model(config, self.task, data.vocab_size, self.topology.platform)
+        model = make_model(config, task, data.vocab_size, topology.platform)
         # The batches of a stream come as slowly as it does, so none waits in the queue.
         prefetch_batches = 0 if data.stream else config.data.prefetch_batches
-        check_batch_size(self.task, model.config, self.shape, self.topology, num_batches=1 + prefetch_batches)
-        self.strategy: SyncStrategy = make_strategy(config.parallel, self.topology, parameter_shapes(model.config))
-        self.update = make_update(config.optim, self.total_steps, self.topology.platform, self.strategy)
+        check_batch_size(task, model.config, shape, topology, num_batches=1 + prefetch_batches)
+        super().__init__(config, task, model, shape, prepared.total_steps, topology)
         self.loader = make_loader(
-            prepared.spec, data, self.task, make_training_batch(prepared.spec, self.task, data.vocabularies),
-            Shard(self.topology.num_processes, self.topology.process_index),
+            prepared.spec, data, task, make_training_batch(prepared.spec, task, data.vocabularies),
+            Shard(topology.num_processes, topology.process_index),
         )  # fmt: skip
-        self.placement = StatePlacement(
-            self.strategy,
-            self.topology,
-            parameter_shapes(model.config),
-            make_initial_state(self.update, self.strategy),
-        )
-        self.model = self._gathering(model, self.placement.layout.params)
-        self.eval_model = self._gathering(model, self.placement.eval_layout)
-
-    def _gathering(self, model: Transformer, layout: PyTree) -> Transformer:
-        """Returns the model for parameters with this layout: it gathers those that are sharded."""
-        return model.clone(gather=parameter_gather(layout, model.config.dtype))
 
     def compile(self) -> Programs:
         """Compiles all programs of the run.
@@ -139,32 +113,6 @@ class TrainingSetup:
         compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
         return Programs(step, evaluator, self.compile_checksums() if compared else None)
 
-    def compile_step(self, update: UpdateConfig | None = None, shape: BatchShape | None = None) -> Program:
-        """Compiles the train step for these devices: (state, batch, control_word) -> (state, metrics).
-
-        Args:
-            update: Update to compare with that of the run; None: that of the run.
-            shape: Division of the global batch; None: that of the run.
-        """
-        shape = shape or self.shape
-        step = make_train_step(
-            training_loss(self.config.optim, self.task, self.model, self.placement.layout.params),
-            update or self.update,
-            self.strategy,
-            shape,
-            self.config.seed,
-        )
-        batch = batch_spec(self.task, shape.device_batch_size)
-        return compile_spmd(
-            step,
-            self.topology,
-            self.placement.abstract,
-            abstract_batch(batch, self.topology),
-            abstract_batch(control_word_spec(), self.topology),
-            donated=(0,),
-            out_axes=(device_axes(self.placement.abstract), None),
-        )
-
     def compile_evaluator(self) -> Evaluator:
         """Compiles the evaluation of the validation split."""
         return Evaluator(
@@ -179,28 +127,6 @@ class TrainingSetup:
             [leaf for _, leaf in replicated_leaves(placement.abstract, placement.layout)], self.topology
         )
         return lambda state: program([leaf for _, leaf in replicated_leaves(state, placement.layout)])
-
-    def fresh_params(self) -> PyTree:
-        """Initialises the parameters from the seed; can be traced by JAX."""
-        return init_params(self.model.config, jax.random.key(self.config.seed))
-
-    def fresh_state(self) -> TrainState:
-        """Initialises state 0 from the seed, the same on any number of devices."""
-        return self.placement.fresh(self.fresh_params)
-
-    @property
-    def flops_per_step(self) -> float:
-        """Returns the model FLOPs of one update over all devices."""
-        length, num_predicted = self.config.data.length, self.task.num_predicted
-        model = self.model.config
-        flops = flops_per_sequence(model, length, target_length=model.max_target_length, num_predicted=num_predicted)
-        return float(flops) * self.config.global_batch_size
-
-    @property
-    def bytes_on_wire(self) -> float | None:
-        """Returns the bytes that a device sends to others in one step; None: the strategy does not state them."""
-        model = self.model.config
-        return self.strategy.bytes_on_wire(parameter_shapes(model), self.shape.num_microbatches, model.dtype)
 
     def place(self, batch: Mapping[str, Any]) -> tuple[Mapping[str, jax.Array], int]:
         """Puts a host batch on the devices, with the hash of this process's share of it."""
