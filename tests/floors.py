@@ -43,7 +43,7 @@ FLOORS = (
     {"step", "evaluation", "checkpoint", "inspection", "decoding", "interop"},
     {"trainer", "hooks"},
     {"inference", "training"},
-    {"bench"},
+    {"bench", "plan"},
     {"cli", "__init__", "__main__"},
 )
 """The parts of each floor, lowest first: files and packages directly under jaxdp/."""

@@ -53,6 +53,7 @@ DONE = (
     "jaxdp/optim",
     "jaxdp/parallel",
     "jaxdp/paths.py",
+    "jaxdp/plan",
     "jaxdp/provenance.py",
     "jaxdp/quoting.py",
     "jaxdp/redact.py",

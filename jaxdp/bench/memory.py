@@ -1,19 +1,16 @@
 """Memory benchmark (`jaxdp bench --memory`): bytes of a device by kind, for every strategy that can serve the configuration."""
 
 import dataclasses
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from jaxdp.errors import UserError
-from jaxdp.parallel.layout import LeafLayout
 from jaxdp.parallel.spmd import Program
 from jaxdp.run_config import RunConfig
+from jaxdp.training.device_memory import step_memory
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.setup import TrainingSetup
-from jaxdp.typing import PyTree
 
 COMPARED = ("pmean", "zero1", "zero3")
 """Strategies with the same loss curve, which are compared."""
@@ -49,24 +46,14 @@ def measure_memory(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def _of_step(setup: TrainingSetup) -> dict[str, Any]:
-    program, state, num_devices = setup.compile_step(), setup.placement.abstract, setup.topology.num_devices
-    memory = program.call.memory_analysis()
-    layouts = jax.tree.leaves(setup.placement.layout.params)
-    leaves = jax.tree.leaves(setup.placement.params)
-    gradients = sum(map(_gradient_bytes, leaves, layouts, [num_devices] * len(leaves)))
-    temporaries = memory.temp_size_in_bytes if memory is not None else 0
-    stored = _device_bytes(jax.tree.leaves(state), num_devices)
+    program = setup.compile_step()
+    memory = dataclasses.asdict(step_memory(setup, program))
+    memory["batch"] = memory.pop("buffers")
+    memory["activations"] += memory.pop("logits")
     return {
-        "devices": num_devices,
+        "devices": setup.topology.num_devices,
         "device_kind": setup.topology.kind,
-        "parameters": _device_bytes(jax.tree.leaves(state.params), num_devices),
-        "optimizer": _device_bytes(jax.tree.leaves(state.opt_state), num_devices),
-        "ema": _device_bytes(jax.tree.leaves(state.ema), num_devices),
-        "sync_state": _device_bytes(jax.tree.leaves(state.sync), num_devices),
-        "gradients": min(gradients, temporaries),
-        "activations": max(temporaries - gradients, 0),
-        "batch": max(program.device_bytes - temporaries - stored, 0),
-        "total": program.device_bytes,
+        **memory,
         "used": _peak_after_steps(setup, program),
     }
 
@@ -81,16 +68,3 @@ def _peak_after_steps(setup: TrainingSetup, program: Program) -> int | None:
         state, _ = program(state, setup.place(next(batches))[0], control_word)
     jax.block_until_ready(state)
     return int((device.memory_stats() or {})["peak_bytes_in_use"])
-
-
-def _device_bytes(leaves: Sequence[Any], num_devices: int) -> int:
-    """Counts the bytes of one device; leaves with a device axis are divided."""
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize // (num_devices if len(leaf.sharding.spec) else 1)
-        for leaf in leaves
-    )
-
-
-def _gradient_bytes(leaf: PyTree, layout: LeafLayout, num_devices: int) -> int:
-    """Counts the bytes of a parameter's gradient sum on one device: float32, a shard if the parameter is one."""
-    return 4 * math.prod(leaf.shape) // (num_devices if layout.kind == "sharded" else 1)

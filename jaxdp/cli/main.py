@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "show the contents of a run or a checkpoint",
     "prepare": "tokenize the data of a configuration into the cache",
     "plot": "draw loss, learning rate and throughput",
+    "plan": "compile for devices that need not be here: memory, largest microbatch, step time",
     "bench": "measure step time, dispatch, data loading and checkpointing",
     "devices": "show the devices of this process and test them",
 }

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,25 +62,34 @@ def compile_spmd(
             they are replicated.
     """
     start = time.perf_counter()
-    in_axes = tuple(map(device_axes, specs))
+    mapped = _mapped(function, topology, specs, donated, out_axes)
     if topology.num_processes > 1:
         specs = _zeros(specs)
     with fixed_settings():
-        compiled = (
-            jax.pmap(
-                function,
-                axis_name=AXIS,
-                in_axes=in_axes,
-                out_axes=out_axes,
-                donate_argnums=donated,
-                devices=topology.devices,
-            )
-            .lower(*specs)
-            .compile()
-        )
+        compiled = mapped.lower(*specs).compile()
     return Program(
         compiled, time.perf_counter() - start, _device_bytes(compiled), FirstExecution(topology.platform)
     )  # fmt: skip
+
+
+def trace_spmd(function: Callable, topology: Topology, *specs: PyTree, out_axes: PyTree = None) -> Any:
+    """Traces `function` as `compile_spmd` compiles it, and returns the jaxpr of one device; compiles nothing."""
+    with fixed_settings():
+        return jax.make_jaxpr(_mapped(function, topology, specs, (), out_axes))(*specs)
+
+
+def _mapped(
+    function: Callable, topology: Topology, specs: tuple[PyTree, ...], donated: tuple[int, ...], out_axes: PyTree
+) -> Any:
+    """Returns the function over all devices, not yet traced."""
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=tuple(map(device_axes, specs)),
+        out_axes=out_axes,
+        donate_argnums=donated,
+        devices=topology.devices,
+    )
 
 
 @contextlib.contextmanager

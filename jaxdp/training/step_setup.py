@@ -1,5 +1,8 @@
 """Step setup: model, update and state of a run on given devices, and its compiled train step. It needs shapes, not data."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 from jaxdp.inference.evaluator import compile_eval_step
@@ -10,7 +13,7 @@ from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.parallel.layout import device_axes
 from jaxdp.parallel.placement import abstract_batch
 from jaxdp.parallel.sharding import parameter_gather
-from jaxdp.parallel.spmd import Program, compile_spmd
+from jaxdp.parallel.spmd import Program, compile_spmd, trace_spmd
 from jaxdp.parallel.state_placement import StatePlacement
 from jaxdp.parallel.strategies import SyncStrategy, make_strategy
 from jaxdp.run_config import RunConfig
@@ -68,24 +71,29 @@ class StepSetup:
             update: Update to compare with that of the run; None: that of the run.
             shape: Division of the global batch; None: that of the run.
         """
-        shape = shape or self.shape
+        function, specs, out_axes = self._step(update or self.update, shape or self.shape)
+        return compile_spmd(function, self.topology, *specs, donated=(0,), out_axes=out_axes)
+
+    def trace_step(self) -> Any:
+        """Returns the jaxpr of the train step, without compiling it."""
+        function, specs, out_axes = self._step(self.update, self.shape)
+        return trace_spmd(function, self.topology, *specs, out_axes=out_axes)
+
+    def _step(self, update: UpdateConfig, shape: BatchShape) -> tuple[Callable, tuple[PyTree, ...], PyTree]:
+        """Returns the train step of one device, the specs of its arguments and the mapped axes of its results."""
         step = make_train_step(
             training_loss(self.config.optim, self.task, self.model, self.placement.layout.params),
-            update or self.update,
+            update,
             self.strategy,
             shape,
             self.config.seed,
         )
-        batch = batch_spec(self.task, shape.device_batch_size)
-        return compile_spmd(
-            step,
-            self.topology,
+        specs = (
             self.placement.abstract,
-            abstract_batch(batch, self.topology),
+            abstract_batch(batch_spec(self.task, shape.device_batch_size), self.topology),
             abstract_batch(control_word_spec(), self.topology),
-            donated=(0,),
-            out_axes=(device_axes(self.placement.abstract), None),
         )
+        return step, specs, (device_axes(self.placement.abstract), None)
 
     def compile_eval_step(self) -> Program:
         """Compiles the evaluation of one batch, as `Evaluator` runs it."""
