@@ -78,11 +78,9 @@ def _programs(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name not in plan["programs"]:
             continue
         program = plan["programs"][name]
-        what = (
-            f"{program['rows']} sequences at once, beside the train state" if name == "evaluation" else program["rows"]
-        )
+        what = f"{program['rows']} sequences at once, with the train state" if name == "evaluation" else program["rows"]
         verdict = "" if program["total"] <= limit else "DOES NOT FIT: "
-        lines.append((name, f"{verdict}{memory_size(program['total'])} ({what})".replace("beside", "with")))
+        lines.append((name, f"{verdict}{memory_size(program['total'])} ({what})"))
     return lines
 
 

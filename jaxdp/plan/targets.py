@@ -14,7 +14,7 @@ from jaxdp.parallel.devices import divide_batch, divisors_up_to
 HERE = "here"
 
 EXTRAS = {"tpu": ("plan-tpu", ("libtpu",)), "gpu": ("plan-cuda", ("jax_cuda12_plugin", "jax_cuda13_plugin"))}
-"""Platform -> (extra of the package, modules of which one must be installed)."""
+"""Platform -> (extra of the package, modules, one of them must be installed)."""
 
 
 @dataclasses.dataclass(frozen=True)
