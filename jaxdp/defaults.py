@@ -110,6 +110,9 @@ def get_config() -> Config:
     config.model.embed_dim = placeholder(int)  # width of a token
     config.model.mlp_dim = placeholder(int)  # width inside the MLP
     config.model.dropout_rate = placeholder(float)  # on embeddings, attention and residual branches
+    config.model.attention_dropout_rate = placeholder(float)  # on attention probabilities, which only plain attention supports; unset: dropout_rate
+    config.model.attention_window = placeholder(int)  # self-attention sees the keys less than this number of tokens away, the token itself included; 0: all
+    config.model.attention_logit_softcap = placeholder(float)  # bounds attention scores smoothly to plus and minus this; 0: no bound
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post
     config.model.norm_epsilon = placeholder(float)  # added to the variance
@@ -124,7 +127,7 @@ def get_config() -> Config:
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
     config.model.remat = "none"  # recomputed by the backward pass to save memory: none | dots (all except matrix products) | full
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
-    config.model.attention = "auto"  # plain | cudnn; auto: cudnn where it applies
+    config.model.attention = "auto"  # plain | cudnn (NVIDIA) | splash (TPU); auto: the fused kernel of the platform where it supports the model, else plain
 
     # Groups of the tasks: a run reads the group of its own task only.
     config.causal_lm = ConfigDict()

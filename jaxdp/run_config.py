@@ -133,6 +133,9 @@ class ModelConfig:
     embed_dim: int | None
     mlp_dim: int | None
     dropout_rate: float | None
+    attention_dropout_rate: float | None
+    attention_window: int | None
+    attention_logit_softcap: float | None
     norm: str | None
     norm_position: str | None
     norm_epsilon: float | None

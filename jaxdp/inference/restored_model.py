@@ -32,7 +32,7 @@ from jaxdp.parallel.layout import (
     to_true,
 )
 from jaxdp.parallel.sharding import parameter_gather
-from jaxdp.run_config import DataConfig
+from jaxdp.run_config import DataConfig, RunConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.architecture import make_model
 from jaxdp.tasks.make import make_task
@@ -117,7 +117,7 @@ class RestoredModel:
         check_device_count(self._cpu_devices, self.topology)
         vocab_size = self.config.model.vocab_size
         assert vocab_size is not None, "the config.json of a run has the size of its tokenizer"
-        self.model = make_model(self.config, self.task, vocab_size, self.topology.platform)
+        self.model = make_model(_without_kernel(self.config), self.task, vocab_size, self.topology.platform)
         shapes, num_devices = parameter_shapes(self.model.config), self.topology.num_devices
         self._layout = params_layout(shapes, num_devices) if self._is_sharded else replicated_layout(shapes)
         self.device_model = self.model.clone(gather=parameter_gather(self._layout, self.model.config.dtype))
@@ -146,6 +146,11 @@ class RestoredModel:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+def _without_kernel(config: RunConfig) -> RunConfig:
+    """Returns a configuration that leaves the attention kernel open: training may have required that of other devices."""
+    return config if config.model.attention == "plain" else config.replaced(model={"attention": "auto"})
 
 
 def restored_model(

@@ -8,6 +8,7 @@ from jaxdp.model.accounting import (
     num_parameters,
     parameter_shapes,
 )
+from jaxdp.model.attention_backends.registry import attention_line, model_backend
 from jaxdp.model.cache import KVCache, init_cache
 from jaxdp.model.config import (
     CHOICES,
@@ -31,11 +32,13 @@ __all__ = [
     "KVCache",
     "Transformer",
     "TransformerConfig",
+    "attention_line",
     "flops_per_sequence",
     "flops_per_token",
     "init_cache",
     "init_params",
     "min_parameters",
+    "model_backend",
     "model_config",
     "num_parameters",
     "parameter_shapes",

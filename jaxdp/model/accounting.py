@@ -52,7 +52,7 @@ def flops_per_sequence(
     query-key pair of each attention, where H is `num_heads` and Q is `head_dim`. The output
     layer (tied or not) applies to predicted tokens only; embedding lookups count as 0.
     Recomputation by remat is not counted, so that MFU measures useful work. The half that
-    causal masking could save is counted.
+    causal masking could save is counted; keys outside `attention_window` are not.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B, for a decoder: `6N + 12 L H Q T`
     per token.
@@ -75,9 +75,14 @@ def flops_per_sequence(
         multiplied += config.output_vocab_size * config.embed_dim * num_predicted
     pairs = 0
     for stack, tokens in _stacks(config, length, output_length):
-        keys = tokens + (length if stack.cross_attention else 0)
+        keys = min(tokens, _window_keys(config, stack) or tokens) + (length if stack.cross_attention else 0)
         pairs += stack.num_layers * tokens * keys
     return 6 * multiplied + 12 * config.num_heads * config.head_dim * pairs
+
+
+def _window_keys(config: TransformerConfig, stack: StackConfig) -> int:
+    """Returns the number of keys in the window of a token; 0: no window."""
+    return config.attention_window if stack.causal else max(2 * config.attention_window - 1, 0)
 
 
 def flops_per_token(config: TransformerConfig, length: int, **sizes: int | None) -> float:

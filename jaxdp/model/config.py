@@ -13,7 +13,7 @@ CHOICES = {
     "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "full"),
-    "attention": ("auto", "plain", "cudnn"),
+    "attention": ("auto", "plain", "cudnn", "splash"),
 }
 """Valid values of each choice in the configuration."""
 
@@ -95,8 +95,12 @@ class TransformerConfig:
             number gives grouped-query attention. Source: Ainslie et al. 2023.
         embed_dim: Width of the residual stream.
         mlp_dim: Width of the hidden layer of the MLP.
-        dropout_rate: Dropout rate of embeddings, attention probabilities, residual branches
-            and the input of a classifier.
+        dropout_rate: Dropout rate of embeddings, residual branches and the input of a classifier.
+        attention_dropout_rate: Dropout rate of the attention probabilities.
+        attention_window: Self-attention sees the keys less than this number of tokens away, the token itself
+            included; 0: all. Source: Jiang et al. 2023 (Mistral 7B), section 2.
+        attention_logit_softcap: Bound of the attention scores, `softcap * tanh(scores / softcap)`; 0: no bound.
+            Source: Gemma Team 2024 (Gemma 2), section 2.
         norm: "layernorm" or "rmsnorm".
         norm_position: "pre" (before each branch, and after the last block) or "post" (after
             each residual addition).
@@ -118,7 +122,8 @@ class TransformerConfig:
             except matrix products) or "full".
         scan_layers: Whether to compile one layer and scan over all; parameters then have a
             layer axis.
-        attention: Attention implementation: "auto", "plain" or "cudnn".
+        attention: Attention implementation: "auto" (the fused kernel of the platform where it supports the model, else
+            plain), "plain", "cudnn" or "splash". With a KV cache it is always plain.
         platform: Platform of the devices for which programs are compiled: "cpu", "gpu" or "tpu". It need not be that
             of this process, which may compile for devices that it does not have.
 
@@ -138,6 +143,9 @@ class TransformerConfig:
     embed_dim: int
     mlp_dim: int
     dropout_rate: float
+    attention_dropout_rate: float
+    attention_window: int
+    attention_logit_softcap: float
     norm: str
     norm_position: str
     norm_epsilon: float
@@ -157,6 +165,11 @@ class TransformerConfig:
     scan_layers: bool = False
     attention: str = "auto"
     platform: str = "cpu"
+
+    @property
+    def has_dropout(self) -> bool:
+        """True if training samples dropout masks."""
+        return self.dropout_rate > 0 or self.attention_dropout_rate > 0
 
     @property
     def head_dim(self) -> int:
@@ -211,7 +224,6 @@ class TransformerConfig:
         _check_choices(self)
         _check_numbers(self)
         _check_parts(self)
-        _check_cudnn(self)
 
 
 def _check_choices(config: TransformerConfig) -> None:
@@ -237,8 +249,13 @@ def _check_numbers(config: TransformerConfig) -> None:
             f"model.num_heads = {config.num_heads} is not divisible by model.num_kv_heads = "
             f"{config.num_kv_heads}; set model.num_kv_heads to a divisor of it."
         )
-    if not 0 <= config.dropout_rate < 1:
-        raise UserError(f"model.dropout_rate is {config.dropout_rate}; set it to at least 0 and below 1.")
+    for key in ("dropout_rate", "attention_dropout_rate"):
+        if not 0 <= getattr(config, key) < 1:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it to at least 0 and below 1.")
+    if not 0 <= config.attention_logit_softcap < math.inf:
+        raise UserError(
+            f"model.attention_logit_softcap is {config.attention_logit_softcap}; set it above 0, or to 0 for no bound."
+        )
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
             f"model.positions = rotary needs an even head width, but model.embed_dim / "
@@ -252,8 +269,9 @@ def _check_numbers(config: TransformerConfig) -> None:
     for key in ("rotary_base", "norm_epsilon"):
         if not getattr(config, key) > 0:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
-    if not isinstance(config.num_token_types, int) or config.num_token_types < 0:
-        raise UserError(f"model.num_token_types is {config.num_token_types!r}; set it to an integer of at least 0.")
+    for key in ("num_token_types", "attention_window"):
+        if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
+            raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
 
 
 def _check_parts(config: TransformerConfig) -> None:
@@ -276,29 +294,4 @@ def _check_parts(config: TransformerConfig) -> None:
         raise UserError(
             f"model.share_embeddings needs one vocabulary, but the source has {config.vocab_size} "
             f"tokens and the target {config.target_vocab_size}; set it to False or use one tokenizer."
-        )
-
-
-def cudnn_obstacle(config: TransformerConfig) -> str | None:
-    """Returns the reason why cuDNN attention does not support this model, or None if it does."""
-    if config.dtype != "bfloat16":
-        return f"it needs model.dtype = bfloat16, found {config.dtype}"
-    if config.dropout_rate > 0:
-        return f"it needs model.dropout_rate = 0, found {config.dropout_rate}"
-    if config.positions == "relative":
-        return "it does not support model.positions = relative"
-    if config.head_dim % 8 or config.head_dim > 128:
-        return (
-            "it needs a head width (model.embed_dim / model.num_heads) that is a multiple of 8 and "
-            f"at most 128, found {config.head_dim}"
-        )
-    return None
-
-
-def _check_cudnn(config: TransformerConfig) -> None:
-    obstacle = cudnn_obstacle(config)
-    if config.attention == "cudnn" and obstacle:
-        raise UserError(
-            f"model.attention = cudnn does not support this model: {obstacle}; "
-            "change that or set model.attention = plain."
         )

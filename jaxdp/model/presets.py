@@ -26,6 +26,9 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "embed_dim": embed_dim,
         "mlp_dim": None,
         "dropout_rate": 0.1,
+        "attention_dropout_rate": None,
+        "attention_window": 0,
+        "attention_logit_softcap": 0.0,
         "norm": "layernorm",
         "norm_position": "pre",
         "norm_epsilon": 1e-5,
@@ -198,7 +201,12 @@ def preset_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-_DERIVED = (("num_kv_heads", "num_heads", 1), ("mlp_dim", "embed_dim", 4), ("num_decoder_layers", "num_layers", 1))
+_DERIVED = (
+    ("num_kv_heads", "num_heads", 1),
+    ("mlp_dim", "embed_dim", 4),
+    ("num_decoder_layers", "num_layers", 1),
+    ("attention_dropout_rate", "dropout_rate", 1),
+)
 """(key, other key, factor): a key that is None becomes the other key times the factor."""
 
 

@@ -99,6 +99,7 @@ class TransformerStack(nn.Module):
         offset = 0 if cache is None else cache.index
         mask = make_mask(
             causal=self.stack.causal,
+            window=self.config.attention_window,
             offset=offset,
             segment_ids=segment_ids,
             attention_mask=attention_mask,

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxdp.errors import UserError
 from jaxdp.hardware.host_memory import host_memory_bytes
-from jaxdp.model import Transformer, TransformerConfig, min_parameters, model_config
+from jaxdp.model import Transformer, TransformerConfig, min_parameters, model_backend, model_config
 from jaxdp.report.terminal import memory_size
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task
@@ -59,9 +59,11 @@ def make_model(config: RunConfig, task: Task, vocab_size: int, platform: str) ->
         platform: Platform of the devices that the model runs on, e.g. "cpu"; that of the topology.
 
     Raises:
-        UserError: A value does not fit, or this host cannot hold the model.
+        UserError: A value does not fit, the platform or the model does not suit the kernel that `model.attention`
+            names, or this host cannot hold the model.
     """
     model = architecture(config, task, vocab_size, platform)
+    model_backend(model)
     check_model_size(model)
     return Transformer(model)
 

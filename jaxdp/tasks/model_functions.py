@@ -34,7 +34,7 @@ def apply_model(model: Transformer, params: PyTree, tokens: jax.Array, **options
 def task_loss(task: Task, model: Transformer, *, train: bool) -> Callable[[PyTree, PyTree, jax.Array | None], LossSums]:
     """Returns the task's loss as a function (params, batch, row_keys) -> sums; dropout only in training."""
     apply = functools.partial(apply_model, model)
-    dropout = train and model.config.dropout_rate > 0
+    dropout = train and model.config.has_dropout
 
     def loss(params, rows, row_keys):
         sums = task.loss(apply, params, rows, row_keys if dropout else None, train)

@@ -97,7 +97,7 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
             layers.append(("", _bad_rows(outputs)))
             return outputs
 
-        keys = row_keys(setup.config.seed, step, rows["row_ids"]) if config.dropout_rate else None
+        keys = row_keys(setup.config.seed, step, rows["row_ids"]) if config.has_dropout else None
         sums = task.loss(apply, params, rows, keys, True)
         *layers, (_, bad_rows) = layers
         names["layers"] = [name for name, _ in layers]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxdp.hardware.host_memory import host_memory_bytes
-from jaxdp.model import TransformerConfig, num_parameters
+from jaxdp.model import TransformerConfig, attention_line, num_parameters
 from jaxdp.optim import OptimizerConfig, make_schedule
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size, quantity, show_table
@@ -23,6 +23,7 @@ def show_report(setup: TrainingSetup, programs: Programs) -> None:
             ("devices", devices_line(setup.topology)),
             *[("data", line) for line in setup.data.summary],
             ("model", model_line(model, num_parameters(model), config.model.preset)),
+            *[("attention", line) for line in [attention_line(model)] if line],
             *[("sync", line) for line in [setup.strategy.describe()] if line],
             ("batch", batch_line(setup.shape, config.data.length)),
             ("schedule", schedule_line(optimizer_config(config.optim, setup.total_steps))),

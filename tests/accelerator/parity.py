@@ -1,5 +1,6 @@
 """Numerical parity: fused bfloat16 attention, and the loss and gradient of a small GPT, against float32."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.model.attention import fused_attention, reference_attention
+from jaxdp.model.attention_backends.backend import Attend
+from jaxdp.model.attention_backends.cudnn import cudnn_attention
+from jaxdp.model.attention_backends.plain import reference_attention
+from jaxdp.model.attention_backends.registry import FUSED
 from jaxdp.model.masks import AttentionMask, make_mask
 from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.tasks.model_functions import task_loss
@@ -23,18 +27,24 @@ MAX_ERROR = 2e-2
 def measure(context: Context) -> None:
     """Compares attention case by case, then the whole model."""
     shape = SIZES[context.size].parity_shape
-    platform = jax.devices()[0].platform
-    # `xla` is the fused function without a kernel, so that the comparison itself runs everywhere.
-    implementation = "cudnn" if platform == "gpu" else "xla"
+    implementation, fused = _kernel(jax.devices()[0].platform)
     for name, mask, num_groups in attention_cases(shape):
         context.progress(f"comparing attention, {name}")
         try:
-            errors = attention_errors(shape, mask, num_groups, implementation)
+            errors = attention_errors(shape, mask, num_groups, fused)
         except Exception as error:  # a kernel may refuse one case, which says nothing about the others
             context.report(f"attention, {name}", "failed", f"{type(error).__name__}: {str(error)[:300]}")
             continue
         _report_errors(context, f"attention, {name}", errors, implementation)
     _compare_model(context)
+
+
+def _kernel(platform: str) -> tuple[str, Attend]:
+    """Returns the fused kernel of a platform; elsewhere that of cuDNN as XLA computes it, so that this runs everywhere."""
+    for backend in FUSED:
+        if backend.platform == platform:
+            return backend.name, backend.attend
+    return "xla", functools.partial(cudnn_attention, implementation="xla")
 
 
 def attention_cases(shape: tuple[int, int, int, int]) -> list[tuple[str, AttentionMask, int]]:
@@ -50,11 +60,18 @@ def attention_cases(shape: tuple[int, int, int, int]) -> list[tuple[str, Attenti
         ("padding", make_mask(causal=False, attention_mask=padding), heads),
         ("causal, packed segments", make_mask(causal=True, segment_ids=segments), heads),
         ("causal, grouped heads", make_mask(causal=True), heads // 4),
+        ("causal, window", make_mask(causal=True, window=length // 4), heads),
+        ("causal, window, packed segments", make_mask(causal=True, window=length // 4, segment_ids=segments), heads),
+        (
+            "bidirectional, window, padding",
+            make_mask(causal=False, window=3 * length // 4, attention_mask=padding),
+            heads,
+        ),
     ]
 
 
 def attention_errors(
-    shape: tuple[int, int, int, int], mask: AttentionMask, num_groups: int, implementation: str
+    shape: tuple[int, int, int, int], mask: AttentionMask, num_groups: int, kernel: Attend
 ) -> dict[str, float]:
     """Returns the relative errors of output and gradients, fused and plain, both in bfloat16, against plain float32.
 
@@ -63,17 +80,16 @@ def attention_errors(
         values together).
     """
     batch, length, heads, width = shape
-    shapes = [(batch, length, count, width) for count in (heads, num_groups, num_groups, heads)]
+    shapes = [(batch, count, length, width) for count in (heads, num_groups, num_groups, heads)]
     *inputs, cotangent = (
         jax.random.normal(jax.random.key(index), shape, jnp.bfloat16) for index, shape in enumerate(shapes)
     )
 
     def plain(query, key, value):
-        outputs = reference_attention(*(part.transpose(0, 2, 1, 3) for part in (query, key, value)), mask)
-        return outputs.transpose(0, 2, 1, 3)
+        return reference_attention(query, key, value, mask)
 
     def fused(query, key, value):
-        return fused_attention(query, key, value, mask, implementation)
+        return kernel(query, key, value, mask, softcap=0.0)
 
     with jax.default_matmul_precision("highest"):
         expected = _output_and_gradient(plain, [part.astype(jnp.float32) for part in inputs], cotangent)

@@ -1,5 +1,6 @@
 """Checkpoints by their path."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import jaxdp
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.inference import initial_params as initialise
 from jaxdp.inference.initial_params import find_checkpoint, weights_key
+from jaxdp.inference.restored_model import RestoredModel
+from jaxdp.inference.trained_run import open_run
 
 
 @pytest.mark.parametrize(("weights", "part"), [("ema", "ema"), ("raw", "params")])
@@ -44,6 +47,14 @@ def test_the_model_of_a_loaded_checkpoint_runs(trained):
     loaded = jaxdp.load_checkpoint(str(trained), step="best")
     model = model_of(loaded.config, loaded.config.model.vocab_size, "cpu")
     assert model.apply({"params": loaded.params}, np.zeros((1, 4), np.int32)).shape == (1, 4, 257)
+
+
+def test_a_run_that_required_a_kernel_of_other_devices_is_used_on_these(trained):
+    run = open_run(trained)
+    elsewhere = dataclasses.replace(run, config=run.config.replaced(model={"attention": "cudnn", "dropout_rate": 0.0}))
+    loaded = RestoredModel(elsewhere, cpu_devices=8)
+    loaded.place(8)
+    assert loaded.model.config.attention == "auto"
 
 
 def test_paths_that_stand_for_a_checkpoint(trained):

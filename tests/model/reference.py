@@ -70,6 +70,8 @@ def reference_attention(x, source, p, config, allowed, bias=None):
         if config.positions == "rotary" and x is source:
             q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
         scores = q @ k.T / math.sqrt(width)
+        if config.attention_logit_softcap:
+            scores = config.attention_logit_softcap * np.tanh(scores / config.attention_logit_softcap)
         if bias is not None:
             scores = scores + bias[:, :, head]
         weights = np.where(allowed, np.exp(scores), 0)
@@ -102,6 +104,8 @@ def reference_stack(params, x, config, stack, source=None):
     if config.embedding_norm:
         x = reference_norm(x, params["embedding_norm"], config)
     allowed = np.tri(length) if stack.causal else np.ones((length, length))
+    if config.attention_window:
+        allowed = np.tril(np.triu(allowed, 1 - config.attention_window), config.attention_window - 1)
     for index in range(stack.num_layers):
         p = params[f"layer_{index}"]
         for name in ("attention", "cross_attention", "mlp"):

@@ -113,6 +113,16 @@ def test_flops_by_hand(tie_embeddings):
     assert flops_per_token(config, LENGTH) == 6 * multiplied + attention
 
 
+@pytest.mark.parametrize(("architecture", "num_keys"), [("decoder", 3), ("encoder", 5)])
+def test_flops_of_a_window_by_hand(architecture, num_keys):
+    """A token with 3 in its window sees itself and 2 before it, without causality also 2 after it."""
+    windowed, whole = (
+        flops_per_token(tiny_config(architecture=architecture, attention_window=window), LENGTH) for window in (3, 0)
+    )
+    assert whole - windowed == 12 * 2 * 4 * 4 * (LENGTH - num_keys)
+    assert flops_per_token(tiny_config(attention_window=100), LENGTH) == flops_per_token(tiny_config(), LENGTH)
+
+
 @pytest.mark.parametrize("architecture", ["decoder", "encoder_decoder"])
 def test_scanned_and_unrolled_parameters_are_made_from_each_other(architecture):
     shapes = {"architecture": architecture, "num_layers": 11, "num_decoder_layers": 2}

@@ -78,10 +78,11 @@ def test_dropout_is_on_exactly_when_row_keys_are_given():
 
 def sites_of(config, monkeypatch, **inputs):
     """(layer, site, shape) of every dropout of one forward pass, in turn."""
-    seen = []
+    seen, attention_sites = [], ("attention", "cross_attention")
 
     def record(values, row_keys, *, rate, layer, site):
-        assert row_keys is not None and rate == 0.3
+        expected = config.attention_dropout_rate if site in attention_sites else config.dropout_rate
+        assert row_keys is not None and rate == expected
         seen.append((layer, site, values.shape))
         return values
 
@@ -115,7 +116,7 @@ def test_every_layer_drops_out_at_every_site(monkeypatch):
     config = tiny_config(dropout_rate=0.3, head="classification", num_labels=3)
     assert sites_of(config, monkeypatch) == [first, *layers, (0, "classifier", (2, 16))]
     # The layers of a decoder are counted on from those of its encoder.
-    config = tiny_config(architecture="encoder_decoder", dropout_rate=0.3)
+    config = tiny_config(architecture="encoder_decoder", dropout_rate=0.3, attention_dropout_rate=0.2)
     target = [site for i in (2, 3) for site in sites_of_layer(i, 5, LENGTH)]
     assert sites_of(config, monkeypatch, target_tokens=random_tokens(length=5)) == [
         first,

@@ -22,6 +22,10 @@ from jaxdp.model import CHOICES, PRESETS, TransformerConfig, model_config
         ({"dtype": "auto"}, "model.dtype is 'auto'; choose one of: float32, bfloat16."),
         ({"dropout_rate": 1.0}, "model.dropout_rate is 1.0"),
         ({"dropout_rate": -0.1}, "model.dropout_rate is -0.1"),
+        ({"attention_dropout_rate": 1.0}, "model.attention_dropout_rate is 1.0"),
+        ({"attention_window": -1}, "model.attention_window is -1; set it to an integer of at least 0."),
+        ({"attention_logit_softcap": -2.0}, "model.attention_logit_softcap is -2.0; set it above 0"),
+        ({"attention_logit_softcap": float("nan")}, "model.attention_logit_softcap is nan"),
         ({"num_layers": 0}, "model.num_layers is 0"),
         ({"rotary_base": 0.0}, "model.rotary_base is 0.0"),
         ({"num_layer": 3}, "model.num_layer is not a key of the model; did you mean num_layers?"),
@@ -45,6 +49,19 @@ def test_an_empty_row_is_refused_under_the_users_name():
 def test_an_override_beats_the_preset_and_none_does_not():
     config = model_config("nano", {"embed_dim": 64, "num_layers": None}, vocab_size=5, max_length=4)
     assert (config.embed_dim, config.mlp_dim, config.num_layers, config.num_kv_heads) == (64, 256, 4, 4)
+
+
+def test_attention_drops_out_at_the_common_rate_unless_it_has_its_own():
+    rates = [
+        (config.dropout_rate, config.attention_dropout_rate, config.has_dropout)
+        for config in (
+            tiny_config(dropout_rate=0.3),
+            tiny_config(dropout_rate=0.3, attention_dropout_rate=0.0),
+            tiny_config(attention_dropout_rate=0.1),
+            tiny_config(),
+        )
+    ]
+    assert rates == [(0.3, 0.3, True), (0.3, 0.0, True), (0.0, 0.1, True), (0.0, 0.0, False)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -35,6 +35,8 @@ def test_forward_equals_numpy(norm, activation, positions):
         norm_epsilon=1e-5 if bits & 16 else 1e-2,
         embedding_norm=bits % 3 == 0,
         num_kv_heads=(4, 2, 1)[bits % 3 if bits & 8 else 0],
+        attention_window=3 if bits % 4 == 1 else 0,
+        attention_logit_softcap=1.5 if bits % 3 == 1 else 0.0,
         architecture="decoder" if bits % 5 else "encoder",
     )
     params, tokens = random_params(config), random_tokens()

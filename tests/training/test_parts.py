@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from tiny_runs import load, model_of
 
+from jaxdp.checkpoint.run_files import with_preset
+from jaxdp.config import to_json
+from jaxdp.config_diff import check_resumable
 from jaxdp.errors import UserError
 from jaxdp.model import init_params
 from jaxdp.parallel.strategies import make_strategy
@@ -50,6 +53,25 @@ def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
     assert resolved.init_from == str(tmp_path / "other")
     assert config.model.norm is None  # the caller's is as it was
     assert resolved_of(resolved) == resolved
+
+
+def test_a_run_that_does_not_know_the_keys_of_attention_goes_on_and_keeps_its_rate(config_file, tmp_path):
+    resolved = resolved_of(load(config_file, "model.dropout_rate=0.2"))
+    assert (resolved.model.attention_dropout_rate, resolved.model.attention_window) == (0.2, 0)
+    saved = to_json(resolved)
+    for key in ("attention_dropout_rate", "attention_window", "attention_logit_softcap"):
+        del saved["model"][key]
+    check_resumable(with_preset(saved), to_json(resolved), tmp_path)
+    other = resolved_of(load(config_file, "model.dropout_rate=0.2", "model.attention_dropout_rate=0.0"))
+    with pytest.raises(UserError, match=r"model\.attention_dropout_rate: 0\.2 in the run, 0\.0 now"):
+        check_resumable(with_preset(saved), to_json(other), tmp_path)
+
+
+def test_a_kernel_of_another_platform_is_refused_before_anything_is_built(config_file):
+    config = load(config_file, "model.attention=splash")
+    with pytest.raises(UserError, match=r"model\.attention = splash needs the platform tpu"):
+        model_of(config, 257, "cpu")
+    assert model_of(config.replaced(model={"dropout_rate": 0.0}), 257, "tpu").config.attention == "splash"
 
 
 def test_paths_become_absolute(config_file, tmp_path, monkeypatch):

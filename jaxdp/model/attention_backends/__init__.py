@@ -1,0 +1,1 @@
+"""Attention backends: plain matrix products, cuDNN on NVIDIA GPUs and splash attention on TPUs."""
