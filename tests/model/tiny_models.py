@@ -10,16 +10,8 @@ from jaxdp.model import Transformer, model_config, parameter_shapes
 
 VOCAB_SIZE, LENGTH = 13, 8
 
-ARGUMENTS = {
-    "vocab_size",
-    "target_vocab_size",
-    "max_length",
-    "max_target_length",
-    "head",
-    "num_labels",
-    "pooling",
-    "platform",
-}
+SIZES = {"vocab_size", "target_vocab_size", "max_length", "max_target_length", "num_labels"}
+ARGUMENTS = SIZES | {"head", "pooling", "platform"}
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 """Compiler options that skip LLVM's optimisations: compiling is nearly all that these tests do."""
