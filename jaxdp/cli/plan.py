@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
+from jaxdp.paths import local_path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.plan.report import plans_as_text
     from jaxdp.plan.targets import check_divides, check_extra, parse_targets
 
+    picture = None if options.plot is None else _picture(options.plot)
     targets = parse_targets(options.targets)
     for target in targets:
         check_divides(target, config.global_batch_size, config.microbatch_size)
@@ -46,8 +49,24 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         if options.json:
             shared.show_json(plan)
     if not options.json:
-        shared.show(plans_as_text(plans, options.scale))
+        shared.show(plans_as_text(plans, options.scale or picture is not None))
+    planned = {plan["target"]: plan["scaling"] for plan in plans if "refused" not in plan}
+    if picture and planned:
+        from jaxdp.report.scaling_plot import plot_scaling
+
+        drawn = plot_scaling(planned, picture)
+        if not options.json:
+            shared.show(f"\n{drawn}")
     refused = [plan for plan in plans if "refused" in plan]
     if refused:
         raise UserError(refused[0]["refused"])
     return 0
+
+
+def _picture(name: str) -> Path:
+    """Returns the path of the picture; raises UserError if it cannot be drawn."""
+    from jaxdp.report.scaling_plot import check_picture
+
+    path = local_path(name, "--plot")
+    check_picture(path)
+    return path

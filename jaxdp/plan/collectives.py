@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 _INSTRUCTION = re.compile(rf"= (?P<type>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
@@ -23,13 +23,15 @@ class Collective:
         kind: Name of the operation in HLO, e.g. "all-reduce".
         count: Number of executions in one step.
         bytes: Bytes of their results, all executions together.
-        is_async: Whether the compiler started them apart from their ends, so that computation may run meanwhile.
+        is_async: Whether the compiler starts them apart from their ends.
+        overlaps: Whether matrix products or loops run between start and end, in the order that the compiler chose.
     """
 
     kind: str
     count: int
     bytes: int
     is_async: bool
+    overlaps: bool
 
 
 def collectives_of(text: str) -> list[Collective]:
@@ -42,12 +44,15 @@ def collectives_of(text: str) -> list[Collective]:
     entry = next((name for name, body in computations.items() if body.is_entry), None)
     if entry is None:
         return []
-    totals: dict[tuple[str, bool], list[int]] = {}
-    for kind, is_async, size, times in _walk(computations, entry, 1, False):
-        total = totals.setdefault((kind, is_async), [0, 0])
+    totals: dict[tuple[str, bool, bool], list[int]] = {}
+    for kind, is_async, overlaps, size, times in _walk(computations, entry, 1, None):
+        total = totals.setdefault((kind, is_async, overlaps), [0, 0])
         total[0] += times
         total[1] += times * size
-    found = [Collective(kind, count, size, is_async) for (kind, is_async), (count, size) in totals.items()]
+    found = [
+        Collective(kind, count, size, is_async, overlaps)
+        for (kind, is_async, overlaps), (count, size) in totals.items()
+    ]
     return sorted(found, key=lambda each: -each.bytes)
 
 
@@ -72,19 +77,49 @@ def _computations(text: str) -> Mapping[str, _Computation]:
 
 
 def _walk(
-    computations: Mapping[str, _Computation], name: str, times: int, is_async: bool
-) -> Iterator[tuple[str, bool, int, int]]:
-    """Yields (kind, is_async, bytes, executions) of every collective that a computation runs."""
-    for line in computations[name].lines:
+    computations: Mapping[str, _Computation], name: str, times: int, overlaps: bool | None
+) -> Iterator[tuple[str, bool, bool, int, int]]:
+    """Yields (kind, is_async, overlaps, bytes, executions) of every collective that a computation runs.
+
+    Args:
+        computations: All computations.
+        name: The computation.
+        times: Executions of it in a step.
+        overlaps: Whether others run meanwhile, if an asynchronous operation runs it; else None.
+    """
+    lines = computations[name].lines
+    for number, line in enumerate(lines):
         if found := _INSTRUCTION.search(line):
-            yield found["kind"], is_async or bool(found["start"]), _result_bytes(found), times
+            meanwhile = _overlaps(lines, number) if found["start"] else bool(overlaps)
+            yield found["kind"], bool(found["start"]) or overlaps is not None, meanwhile, _result_bytes(found), times
+            continue
+        if "-done(" in line:  # the start has counted it
             continue
         called = [each for each in _CALLED.findall(line) if each in computations]
         for branches in _BRANCHES.findall(line):
             called += [each for each in re.findall(r"%?([\w.\-]+)", branches) if each in computations]
         rounds = times * _num_rounds(line, computations) if " while(" in line else times
+        meanwhile = _overlaps(lines, number) if " async-start(" in line else overlaps
         for each in called:
-            yield from _walk(computations, each, rounds, is_async or "async" in line)
+            yield from _walk(computations, each, rounds, meanwhile)
+
+
+_PRODUCTS = re.compile(r" (while|dot|convolution|custom-call)\(|kind=k(Output|Custom)")
+"""Instructions that take as long as a collective: loops, matrix products, and fusions around them."""
+
+
+def _overlaps(lines: Sequence[str], start: int) -> bool:
+    """Returns whether products run between the start in a line and its end; the lines are in the order of execution."""
+    name = re.match(r"\s*(?:ROOT )?(%?[\w.\-]+) = ", lines[start])
+    if name is None:
+        return False
+    ends = re.compile(rf"-done\([^)]*{re.escape(name[1])}[,)]")
+    for line in lines[start + 1 :]:
+        if ends.search(line):
+            return False
+        if _PRODUCTS.search(line):
+            return True
+    return False
 
 
 def _result_bytes(found: re.Match) -> int:

@@ -130,7 +130,7 @@ def _speed(setup: StepSetup, target: Target, memory: StepMemory, collectives: li
     work, rates = work_of(setup.trace_step()), _rates_of(target, topology)
     size = _all_reduced_bytes(setup, collectives)
     large = [each for each in collectives if each.bytes > 2**20]
-    overlaps = bool(large) and all(each.is_async for each in large)
+    overlaps = bool(large) and all(each.overlaps for each in large)
     state = memory.parameters + memory.optimizer + memory.ema + memory.sync_state + memory.gradients
     timed = step_time(rates, work, state, size, topology.num_devices, overlaps)
     tokens = setup.shape.global_batch_size * setup.config.data.length
@@ -138,7 +138,13 @@ def _speed(setup: StepSetup, target: Target, memory: StepMemory, collectives: li
         "flops_per_step": work.flops * topology.num_devices,
         "model_flops_per_step": setup.flops_per_step,
         "collectives": [
-            {"kind": each.kind, "count": each.count, "bytes": each.bytes, "async": each.is_async}
+            {
+                "kind": each.kind,
+                "count": each.count,
+                "bytes": each.bytes,
+                "async": each.is_async,
+                "overlaps": each.overlaps,
+            }
             for each in collectives
         ],
         "bytes_on_wire": setup.bytes_on_wire,

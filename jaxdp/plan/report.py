@@ -98,7 +98,8 @@ def _collectives(plan: Mapping[str, Any]) -> list[str]:
         return ["none" if plan["devices"] == 1 else "unknown: no microbatch size compiles"]
     return [
         f"{each['count']} x {each['kind']}, {memory_size(each['bytes'])} a step, "
-        + ("overlapping computation" if each["async"] else "computation waits")
+        + ("asynchronous" if each["async"] else "synchronous")
+        + (": computation goes on meanwhile" if each["overlaps"] else ": computation waits")
         for each in plan["collectives"]
     ]
 

@@ -26,6 +26,7 @@ from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
 from jaxdp.signatures import check_signature
 from jaxdp.trainer import Hook
+from jaxdp.training.memory_advice import advising_on_memory
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
@@ -193,6 +194,7 @@ def _run(
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)
 
+        stack.enter_context(advising_on_memory(setup))
         return run_session(
             RunContext(
                 setup, directory, preemption, watchdog, control_plane, profile, check_place, provenance,

@@ -39,6 +39,7 @@ ENTRY %main_spmd (x: f32[1024]) -> f32[1024] {
   %loop = (s32[], f32[8]) while(%start), condition=%condition, body=%body
   %pair = (f32[100]{0}, f32[3]{0}) all-reduce(%x, %y), channel_id=2, to_apply=%add
   %begin = f32[1024]{0} all-reduce-start(%x), channel_id=3, to_apply=%add
+  %product = f32[8,8]{1,0} custom-call(%a, %b), custom_call_target="__cublas$gemm"
   %end = f32[1024]{0} all-reduce-done(%begin)
   %ag-start = (f32[2]{0}, f32[16]{0}) all-gather-start(%z), channel_id=5, dimensions={0}
   %ag-done = f32[16]{0} all-gather-done(%ag-start)
@@ -51,11 +52,11 @@ ENTRY %main_spmd (x: f32[1024]) -> f32[1024] {
 
 def test_counts_bytes_and_overlap():
     assert collectives_of(PROGRAM) == [
-        Collective("all-reduce", 1, 4096, True),
-        Collective("all-gather", 14, 14 * 64, False),
-        Collective("all-reduce", 1, 412, False),
-        Collective("all-gather", 1, 64, True),
-        Collective("reduce-scatter", 2, 16, True),
+        Collective("all-reduce", 1, 4096, True, True),
+        Collective("all-gather", 14, 14 * 64, False, False),
+        Collective("all-reduce", 1, 412, False, False),
+        Collective("all-gather", 1, 64, True, False),
+        Collective("reduce-scatter", 1, 8, True, False),
     ]
 
 
