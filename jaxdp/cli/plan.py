@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _picture(name: str) -> Path:
-    """Returns the path of the picture; raises UserError if it cannot be drawn."""
+    """Returns the path of the picture; raises UserError if it has another format."""
     from jaxdp.report.scaling_plot import check_picture
 
     path = local_path(name, "--plot")

@@ -17,7 +17,7 @@ FORMATS = (".png", ".pdf", ".svg")
 
 
 def check_picture(out: Path) -> None:
-    """Raises UserError unless the name of a picture ends in a format that can be drawn."""
+    """Raises UserError unless the name of a picture ends in one of `FORMATS`."""
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--plot={out} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
 

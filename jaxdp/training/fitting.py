@@ -133,7 +133,7 @@ def _changes(config: RunConfig, setup: StepSetup) -> list[tuple[str, str, dict[s
         found.append(
             (
                 "model.attention=auto",
-                "none: fused attention is faster where the device has it",
+                "no time: fused attention is faster where the device has it",
                 {"model": {"attention": "auto"}},
             )
         )
@@ -141,14 +141,14 @@ def _changes(config: RunConfig, setup: StepSetup) -> list[tuple[str, str, dict[s
         found.append(
             (
                 "model.dropout_rate=0.0",
-                "none in time: lets attention be fused; changes the training",
+                "no time: attention can be fused then; training changes",
                 {"model": {"dropout_rate": 0.0}},
             )
         )
     if shape.num_devices > 1 and config.parallel.sync == "pmean" and config.parallel.wire_dtype == "float32":
         plain = {"bucket_mb": None}
         found.append(
-            ("parallel.sync=zero1", "none: as many bytes on the wire", {"parallel": {"sync": "zero1", **plain}})
+            ("parallel.sync=zero1", "no time: as many bytes on the wire", {"parallel": {"sync": "zero1", **plain}})
         )
     smaller = [
         size
@@ -157,7 +157,7 @@ def _changes(config: RunConfig, setup: StepSetup) -> list[tuple[str, str, dict[s
     ]
     if smaller:
         found.append(
-            (f"microbatch_size={smaller[-1]}", "little: smaller matrix products", {"microbatch_size": smaller[-1]})
+            (f"microbatch_size={smaller[-1]}", "little time: smaller matrix products", {"microbatch_size": smaller[-1]})
         )
     if model.remat == "none":
         found.append(("model.remat=dots", "about 5 % more time", {"model": {"remat": "dots"}}))
@@ -165,7 +165,7 @@ def _changes(config: RunConfig, setup: StepSetup) -> list[tuple[str, str, dict[s
         found.append(
             (
                 "parallel.sync=zero3",
-                "1.5 times the bytes on the wire",
+                "time for 1.5 times the bytes on the wire",
                 {"parallel": {"sync": "zero3", "bucket_mb": None}},
             )
         )

@@ -46,7 +46,7 @@ def test_scaling_and_its_picture(tmp_path):
     assert [row["devices"] for row in rows][-1] == 4096 and shares[0] == 1 and shares == sorted(shares, reverse=True)
     assert shares[1] == pytest.approx(6 / (6 + 4))
     assert plot_scaling({"a": rows, "b": rows}, tmp_path / "new" / "scaling.svg").stat().st_size > 1000
-    with pytest.raises(UserError, match="must end in .png, .pdf or .svg"):
+    with pytest.raises(UserError, match=r"must end in \.png, \.pdf or \.svg"):
         check_picture(tmp_path / "scaling.gif")
 
 
