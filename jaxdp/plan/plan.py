@@ -8,7 +8,7 @@ import jax
 
 from jaxdp.hardware.accelerators import published
 from jaxdp.model import num_parameters
-from jaxdp.model.attention import uses_cudnn
+from jaxdp.model.attention_backends.registry import model_backend
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.spmd import Program
 from jaxdp.plan.ceilings import Rates, measured_rates, published_rates, scaling, step_time
@@ -63,6 +63,7 @@ def plan_target(config: RunConfig, target: Target, progress: Progress = lambda w
     )
     # Of a step that the compiler refuses there is no program; its collectives are those of any other microbatch size.
     compiled = step if step.program else next((each for each in sizes.values() if each.program), step)
+    backend, obstacle = model_backend(setup.model.config)
     return {
         "target": target.text,
         "device_kind": topology.kind,
@@ -73,7 +74,7 @@ def plan_target(config: RunConfig, target: Target, progress: Progress = lambda w
         "microbatch_size": setup.shape.microbatch_size,
         "microbatches": setup.shape.num_microbatches,
         "length": config.data.length,
-        "attention": "cudnn" if uses_cudnn(setup.model.config, cached=False) else "plain",
+        "attention": backend.name if backend else "plain",
         "fits": all(program["total"] <= limit for program in programs.values() if program["in_training"]),
         "bytes": _kinds(step.memory) | {"total": step.memory.total, "device": limit},
         "limit_source": limit_source,
@@ -82,7 +83,7 @@ def plan_target(config: RunConfig, target: Target, progress: Progress = lambda w
         "microbatches_tried": {str(size): each.memory.total for size, each in sorted(sizes.items())},
         "remedies": [dataclasses.asdict(remedy) for remedy in helpful],
         **_speed(setup, target, step.memory, _collectives(compiled)),
-        "assumptions": assumed,
+        "assumptions": [*assumed, *[f"plain attention, since {why}" for why in [obstacle] if why]],
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxdp.errors import UserError
+from jaxdp.model.attention_backends.registry import model_backend
 from jaxdp.parallel.devices import divisors_up_to
 from jaxdp.parallel.spmd import Program
 from jaxdp.run_config import RunConfig
@@ -125,53 +126,52 @@ class Remedy:
     saved: int
 
 
-def _changes(config: RunConfig, setup: StepSetup) -> list[tuple[str, str, dict[str, Any]]]:
-    """Returns (setting, cost, changes of the configuration) of everything that may lower the memory, the cheapest first."""
-    shape, model = setup.shape, setup.model.config
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    if model.attention == "plain":
-        found.append(
-            (
-                "model.attention=auto",
-                "no time: fused attention is faster where the device has it",
-                {"model": {"attention": "auto"}},
-            )
-        )
-    if model.attention != "plain" and model.platform != "cpu" and model.dropout_rate > 0:
-        found.append(
-            (
-                "model.dropout_rate=0.0",
-                "no time: attention can be fused then; training changes",
-                {"model": {"dropout_rate": 0.0}},
-            )
-        )
-    if shape.num_devices > 1 and config.parallel.sync == "pmean" and config.parallel.wire_dtype == "float32":
-        plain = {"bucket_mb": None}
-        found.append(
-            ("parallel.sync=zero1", "no time: as many bytes on the wire", {"parallel": {"sync": "zero1", **plain}})
-        )
-    smaller = [
-        size
-        for size in divisors_up_to(shape.device_batch_size, shape.microbatch_size)
-        if size <= shape.microbatch_size // 2
+_Change = tuple[str, str, dict[str, Any]]
+"""(setting, cost, changes of the configuration)."""
+
+
+def _changes(config: RunConfig, setup: StepSetup) -> list[_Change]:
+    """Returns everything that may lower the memory, the cheapest first."""
+    shape, model, sync = setup.shape, setup.model.config, config.parallel.sync
+    can_shard = shape.num_devices > 1 and config.parallel.wire_dtype == "float32"
+    sizes = divisors_up_to(shape.device_batch_size, shape.microbatch_size // 2)
+    backend, _ = model_backend(model)
+    is_plain = model.platform != "cpu" and backend is None
+    candidates: list[tuple[bool, str, str, dict[str, Any]]] = [
+        (
+            is_plain and model.attention == "plain",
+            "model.attention=auto",
+            "no time: fused attention is faster",
+            {"model": {"attention": "auto"}},
+        ),
+        (
+            is_plain and model.attention_dropout_rate > 0,
+            "model.attention_dropout_rate=0.0",
+            "no time: attention can be fused; changes the training",
+            {"model": {"attention": "auto", "attention_dropout_rate": 0.0}},
+        ),
+        (
+            can_shard and sync == "pmean",
+            "parallel.sync=zero1",
+            "no time: as many bytes on the wire",
+            {"parallel": {"sync": "zero1", "bucket_mb": None}},
+        ),
+        (
+            bool(sizes),
+            f"microbatch_size={sizes[-1] if sizes else 0}",
+            "little time: smaller matrix products",
+            {"microbatch_size": sizes[-1] if sizes else 0},
+        ),
+        (model.remat == "none", "model.remat=dots", "about 5 % more time", {"model": {"remat": "dots"}}),
+        (
+            can_shard and sync in ("pmean", "zero1"),
+            "parallel.sync=zero3",
+            "time for 1.5 times the bytes on the wire",
+            {"parallel": {"sync": "zero3", "bucket_mb": None}},
+        ),
+        (model.remat != "full", "model.remat=full", "about a third more time", {"model": {"remat": "full"}}),
     ]
-    if smaller:
-        found.append(
-            (f"microbatch_size={smaller[-1]}", "little time: smaller matrix products", {"microbatch_size": smaller[-1]})
-        )
-    if model.remat == "none":
-        found.append(("model.remat=dots", "about 5 % more time", {"model": {"remat": "dots"}}))
-    if shape.num_devices > 1 and config.parallel.sync in ("pmean", "zero1") and config.parallel.wire_dtype == "float32":
-        found.append(
-            (
-                "parallel.sync=zero3",
-                "time for 1.5 times the bytes on the wire",
-                {"parallel": {"sync": "zero3", "bucket_mb": None}},
-            )
-        )
-    if model.remat != "full":
-        found.append(("model.remat=full", "about a third more time", {"model": {"remat": "full"}}))
-    return found
+    return [(setting, cost, changes) for applies, setting, cost, changes in candidates if applies]
 
 
 def remedies(
