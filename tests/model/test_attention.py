@@ -11,7 +11,7 @@ import pytest
 from tiny_models import jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
-from jaxdp.model import attention_line, init_cache, model_backend
+from jaxdp.model import Transformer, attention_line, init_cache, model_backend, parameter_shapes
 from jaxdp.model.attention_backends import registry
 from jaxdp.model.attention_backends.cudnn import CUDNN, cudnn_attention
 from jaxdp.model.attention_backends.plain import reference_attention
@@ -184,3 +184,15 @@ def test_decoding_with_a_cache_is_plain_whatever_kernel_trains():
     found, _ = jitted(config)(params, tokens, cache=init_cache(config, 2, 8))
     expected = jitted(tiny_config(**FIT, attention="plain"))(params, tokens)
     np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_a_scanned_model_can_be_traced_more_than_once_with_splash_attention():
+    """Flax traces the body of a scan first for its constants: values of that trace must not reach the next."""
+    config = tiny_config(**FIT, platform="tpu", scan_layers=True, max_length=128)
+    traced = [
+        jax.make_jaxpr(lambda params: Transformer(config).apply({"params": params}, random_tokens(length=128)))(
+            parameter_shapes(config)
+        )
+        for _ in range(2)
+    ]
+    assert all("pallas_call" in str(jaxpr) for jaxpr in traced)

@@ -3,7 +3,6 @@
 Pallas is imported inside functions: other platforms do without it, and it takes a tenth of a second.
 """
 
-import functools
 import math
 
 import jax
@@ -63,11 +62,13 @@ def _padded(array: jax.Array, *, axis: int, fill: int = 0) -> jax.Array:
     return jnp.pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)], constant_values=fill)
 
 
-@functools.lru_cache(maxsize=64)
 def _kernel(
     heads: int, query_length: int, key_length: int, causal: bool, window: int, softcap: float, interpret: bool
 ):  # fmt: skip
-    """Returns the kernel for one sequence: (query, key, value, segments) -> outputs."""
+    """Returns the kernel for one sequence: (query, key, value, segments) -> outputs.
+
+    Its tables belong to the trace that makes them, so it serves that trace alone.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
@@ -83,13 +84,12 @@ def _kernel(
         block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv, block_q_dq=block_q,
         block_kv_dq=block_kv,
     )  # fmt: skip
-    with jax.ensure_compile_time_eval():  # its tables are constants, which may serve several traces
-        return splash.make_splash_mha_single_device(
-            splash_masks.MultiHeadMask([mask] * heads),
-            block_sizes=sizes,
-            attn_logits_soft_cap=softcap or None,
-            interpret=interpret,
-        )
+    return splash.make_splash_mha_single_device(
+        splash_masks.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        attn_logits_soft_cap=softcap or None,
+        interpret=interpret,
+    )
 
 
 def _block(length: int) -> int:
