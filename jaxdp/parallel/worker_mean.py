@@ -29,6 +29,11 @@ class WorkerMean:
     bits: int | None = None
 
     @property
+    def dtype(self) -> str:
+        """Name of the dtype of a value on the wire."""
+        return f"int{self.bits}" if self.bits else self.buckets.wire_dtype
+
+    @property
     def _quantised(self) -> QuantisedSum | None:
         if self.bits is None or self.workers.num_workers == 1:
             return None

@@ -43,6 +43,16 @@ class WorkerSync:
     outer: OuterOptimizer
     mean: WorkerMean
 
+    def describe(self) -> str:
+        """Describes how often, in what and with which outer step the workers synchronise."""
+        period, count = self.fragments.period, self.fragments.count
+        often = f"synchronised every {f'{period} steps' if period > 1 else 'step'}"
+        in_turn = f" in {count} fragments" if count > 1 else ""
+        return (
+            f"{often}{in_turn} in {self.mean.dtype}, outer learning rate {self.outer.learning_rate:g}, "
+            f"momentum {self.outer.momentum:g}"
+        )
+
     def init(self, params: PyTree) -> dict[str, Any]:
         """Returns outer parameters and their momentum, which are replicated, and token weights and residuals of a device."""
         momentum = self.outer.init(params)

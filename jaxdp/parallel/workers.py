@@ -34,6 +34,10 @@ class Workers:
         size = self.group_size
         return tuple(tuple(range(first, first + size)) for first in range(0, self.num_devices, size))
 
+    def describe(self) -> str:
+        """Describes the number of workers and of their devices."""
+        return f"{self.num_workers} worker{'s'[: self.num_workers > 1]} of {self.group_size} device{'s'[: self.group_size > 1]}"
+
     def abstract(self, tree: PyTree, topology: Topology) -> PyTree:
         """Returns shapes and shardings `[num_workers, ...]` of a tree in a checkpoint, from those of one worker."""
         mesh = Mesh(np.array(topology.devices).reshape(self.num_workers, self.group_size), ("worker", "member"))

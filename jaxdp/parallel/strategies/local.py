@@ -44,6 +44,10 @@ class Local(SyncStrategy):
     sync: WorkerSync
     buckets: GradientSync = dataclasses.field(default_factory=GradientSync)
 
+    def describe(self) -> str:
+        """Describes the workers and their synchronisation; see `SyncStrategy.describe`."""
+        return f"{self.workers.describe()}, {self.sync.describe()}"
+
     def init(self, params: PyTree) -> PyTree:
         """Returns the state of the synchronisation; see `SyncStrategy.init`."""
         return self.sync.init(params)
