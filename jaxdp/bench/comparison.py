@@ -1,4 +1,4 @@
-"""Comparison of settings (`jaxdp bench --compare`): step times of one key's values, measured in turns in one process.
+"""Comparison of settings (`jaxdp bench --compare=KEY=A,B`): step times of one key's values, measured in turns in one process.
 
 The speed of a machine drifts by more than most settings cost. Therefore rounds of a few steps of each setting follow
 each other, in an order that is reversed every time, and the ratio is taken within a round.
