@@ -71,7 +71,7 @@ def configuration_keys(source: str) -> str:
 def key_row(key: str, value: str, meaning: str) -> str:
     """Returns the row of one configuration key."""
     optional = re.fullmatch(r"placeholder\((\w+)\)", value)
-    kind = optional[1] if optional else type(ast.literal_eval(value)).__name__
+    kind = optional[1].replace("object", "int, str") if optional else type(ast.literal_eval(value)).__name__
     default = "*unset*" if optional else f"`{value}`"
     return f"| `{key}` | {kind} | {default} | {meaning.replace('|', BAR)} |"
 

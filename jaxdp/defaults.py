@@ -54,7 +54,7 @@ def get_config() -> Config:
     config.total_tokens = placeholder(float)  # training positions, padding included
 
     config.global_batch_size = 32  # sequences of one update, over all devices of all processes
-    config.microbatch_size = placeholder(int)  # sequences per device and pass; unset: the device's whole share
+    config.microbatch_size = placeholder(object)  # sequences per device and pass: a whole number | auto (the largest that leaves 10 % of the memory free); unset: the device's whole share
     config.init_from = placeholder(str)  # workdir or checkpoint with the initial parameters
 
     config.data = ConfigDict()

@@ -77,6 +77,13 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", s
 """Types of configuration values, for messages."""
 
 
+AUTO = "auto"
+"""Value of `microbatch_size` for the largest that fits the devices."""
+
+CHOICES_OF_WORDS = {"microbatch_size": (AUTO,)}
+"""Key whose value is a number -> words that may stand for one."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Group `data` of a configuration; `jaxdp/defaults.py` describes its keys."""
@@ -262,7 +269,7 @@ class RunConfig:
     total_epochs: float | None
     total_tokens: float | None
     global_batch_size: int
-    microbatch_size: int | None
+    microbatch_size: int | str | None
     init_from: str | None
     data: DataConfig
     model: ModelConfig
@@ -276,7 +283,8 @@ class RunConfig:
     def __post_init__(self):
         values = dict(_flat(self))
         for key, kind in KEY_TYPES.items():
-            check_type(key, values[key], *kind)
+            if values[key] not in CHOICES_OF_WORDS.get(key, ()):
+                check_type(key, values[key], *kind)
         _check_duration(self)
         for key, (expected, is_valid) in _RANGES.items():
             value = values[key]
@@ -287,6 +295,11 @@ class RunConfig:
                 f"eval.patience={self.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "
                 "the last step: set eval.every_steps above 0, or eval.patience=0."
             )
+
+    @property
+    def fixed_microbatch_size(self) -> int | None:
+        """`microbatch_size` if it is a number; None: the device's whole share, or what `auto` finds."""
+        return self.microbatch_size if isinstance(self.microbatch_size, int) else None
 
     @property
     def task_options(self) -> Mapping[str, Any]:
@@ -365,7 +378,8 @@ def check_type(key: str, value: Any, kind: type, may_be_unset: bool) -> None:
         return
     accepted = (float, int) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise UserError(f"{key}={value!r} must be {TYPE_NAMES[kind]}.")
+        words = "".join(f" or {word!r}" for word in CHOICES_OF_WORDS.get(key, ()))
+        raise UserError(f"{key}={value!r} must be {TYPE_NAMES[kind]}{words}.")
 
 
 def _check_duration(config: RunConfig) -> None:

@@ -20,7 +20,7 @@ from jaxdp.config import (
 )
 from jaxdp.errors import UserError
 from jaxdp.nearest import nearest
-from jaxdp.run_config import GROUPS, KEY_TYPES
+from jaxdp.run_config import CHOICES_OF_WORDS, GROUPS, KEY_TYPES
 
 HEAD = "from jaxdp import defaults\n\n\ndef get_config():\n    config = defaults.get_config()\n"
 
@@ -152,7 +152,7 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--config.optim.lr=1", "unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'"),
         ("--config.model.n_embd=1", "unknown configuration key 'model.n_embd'; did you mean 'model.embed_dim'"),
         ("--config.batch_size=1", "unknown configuration key 'batch_size'; did you mean 'global_batch_size'"),
-        ("--config.optim.xyz=1", "unknown configuration key 'optim.xyz'; the keys of optim are b1, b2, clip_norm, "),
+        ("--config.optim.xyz=1", "unknown configuration key 'optim.xyz'; the keys of optim are b1, b2, cautious, clip_norm, "),
         ("--config.seed=None", "--config.seed=None: seed must be a whole number"),
         ("--config.xyz.zzz=1", "unknown configuration key 'xyz.zzz'; 'xyz' is no group of keys"),
         ("--config.seed=x", "--config.seed=x: seed must be a whole number"),
@@ -380,6 +380,7 @@ def test_the_dataclasses_have_the_keys_and_types_of_the_defaults():
     for key, (kind, may_be_unset) in KEY_TYPES.items():
         *groups, last = key.split(".")
         group = usual[groups[0]] if groups else usual
+        kind = object if key in CHOICES_OF_WORDS else kind  # a number or a word
         assert (kind, may_be_unset) == (group.get_type(last), group[last] is None), key
 
 
@@ -387,6 +388,7 @@ PYTHON_VALUES = (
     ({"total_step": 1}, "config has an unknown key 'total_step'; did you mean 'total_steps'?"),
     ({"total_steps": 1, "data": {"pth": "x"}}, "config has an unknown key 'data.pth'; did you mean 'data.path'?"),
     ({"total_steps": "a"}, "total_steps='a' must be a whole number."),
+    ({"total_steps": 1, "microbatch_size": "all"}, "microbatch_size='all' must be a whole number or 'auto'."),
     ({"total_steps": 1, "data": 3}, "data=3 must be a group of keys."),
     ({"total_steps": 1, "seed": {"a": 1}}, "seed={'a': 1} must be a whole number."),
     ({"total_steps": 1, "optim": {"learning_rate": True}}, "optim.learning_rate=True must be a number."),

@@ -97,7 +97,7 @@ def _measure(
     if options.devices:
         counts = _counts(options.devices)
         for count in counts:
-            divide_batch(config.global_batch_size, config.microbatch_size, count)
+            divide_batch(config.global_batch_size, config.fixed_microbatch_size, count)
         results = benchmark.measure_device_counts(options.config, rest, options.steps, counts)
     else:
         results = [benchmark.measure(config, options.steps)]

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     picture = None if options.plot is None else _picture(options.plot)
     targets = parse_targets(options.targets)
     for target in targets:
-        check_divides(target, config.global_batch_size, config.microbatch_size)
+        check_divides(target, config.global_batch_size, config.fixed_microbatch_size)
         check_extra(target)
     overrides = [*rest]
     if options.cpu_devices is not None:

@@ -43,7 +43,9 @@ def data_free_setup(
     vocab_size, assumed = assumed_vocabulary(config, task.special_tokens)
     steps, of_steps = _steps(config)
     model = architecture(config, task, vocab_size, topology.platform)
-    shape = divide_batch(config.global_batch_size, microbatch_size or config.microbatch_size, topology.num_devices)
+    shape = divide_batch(
+        config.global_batch_size, microbatch_size or config.fixed_microbatch_size, topology.num_devices
+    )
     setup = StepSetup(config, task, Transformer(model), shape, steps, topology)
     return setup, [*assumed, *of_labels, *of_steps]
 

@@ -18,7 +18,8 @@ from jaxdp.plan.programs import compile_decoding, decoding_rows
 from jaxdp.plan.targets import Target
 from jaxdp.plan.topologies import device_limit, topology_of
 from jaxdp.plan.work import work_of
-from jaxdp.run_config import RunConfig
+from jaxdp.run_config import AUTO, RunConfig
+from jaxdp.training.auto_microbatch import FREE_SHARE
 from jaxdp.training.device_memory import StepMemory, device_bytes
 from jaxdp.training.fitting import CompiledStep, compile_fitting, largest_microbatch, refused_bytes, remedies
 from jaxdp.training.step_setup import StepSetup
@@ -40,18 +41,21 @@ def plan_target(config: RunConfig, target: Target, progress: Progress = lambda w
     topology = topology_of(target, config)
     limit, limit_source = device_limit(target, topology)
     setup, assumed = data_free_setup(config, topology)
-    progress("the train step")
-    step = compile_fitting(setup)
-    sizes = {setup.shape.microbatch_size: step}
+    sizes: dict[int, CompiledStep] = {}
 
     def needed(size: int) -> int:
         progress(f"the train step with microbatch_size={size}")
         sizes[size] = compile_fitting(data_free_setup(config, topology, size)[0])
         return sizes[size].memory.total
 
-    largest, _ = largest_microbatch(
-        setup.shape.device_batch_size, limit, needed, {setup.shape.microbatch_size: step.memory.total}
-    )
+    num_rows = setup.shape.device_batch_size
+    if config.microbatch_size == AUTO:
+        chosen, _ = largest_microbatch(num_rows, int(limit * (1 - FREE_SHARE)), needed)
+        setup, assumed = data_free_setup(config, topology, chosen or 1)
+    if setup.shape.microbatch_size not in sizes:
+        needed(setup.shape.microbatch_size)
+    step = sizes[setup.shape.microbatch_size]
+    largest, _ = largest_microbatch(num_rows, limit, needed, {size: each.memory.total for size, each in sizes.items()})
     programs = _programs(setup, step.memory, progress)
     helpful = remedies(
         config,

@@ -70,13 +70,13 @@ def _refused_memory(setup: StepSetup, temporaries: int) -> StepMemory:
 
 
 def largest_microbatch(
-    num_rows: int, limit: int, needed: Callable[[int], int], known: Mapping[int, int]
+    num_rows: int, limit: int, needed: Callable[[int], int], known: Mapping[int, int] = MappingProxyType({})
 ) -> tuple[int, dict[int, int]]:
     """Finds the largest microbatch size whose step fits, with few compilations.
 
     The memory of a step grows almost linearly with the microbatch, so the next size to try is where the line through the
-    nearest known sizes meets the limit. The size that is returned has been compiled; so has the next larger one, unless
-    `MAX_TRIES` were not enough.
+    nearest known sizes meets the limit; the first is the whole share of a device. The size that is returned has been
+    compiled; so has the next larger one, unless `MAX_TRIES` were not enough.
 
     Args:
         num_rows: Examples of one device; microbatch sizes divide them.
@@ -90,14 +90,12 @@ def largest_microbatch(
     sizes, tried = divisors_up_to(num_rows, num_rows), dict(known)
     for _ in range(MAX_TRIES):
         fitting = max((size for size in tried if tried[size] <= limit), default=0)
-        larger = [size for size in sizes if size > fitting and tried.get(size, 0) <= limit]
-        too_large = min((size for size in tried if tried[size] > limit), default=sizes[-1] + 1)
-        candidates = [size for size in larger if size < too_large]
+        too_large = min((size for size in tried if tried[size] > limit), default=num_rows + 1)
+        candidates = [size for size in sizes if fitting < size < too_large]
         if not candidates:
             break
-        guess = _size_at(limit, tried)
-        below = [size for size in candidates if size <= guess]
-        size = below[-1] if below else candidates[0]
+        guess = _size_at(limit, tried) if tried else num_rows
+        size = max((size for size in candidates if size <= guess), default=candidates[0])
         tried[size] = needed(size)
     return max((size for size in tried if tried[size] <= limit), default=0), tried
 

@@ -53,5 +53,5 @@ def advice(setup: TrainingSetup) -> str:
 def _changed(setup: TrainingSetup, config: RunConfig) -> StepSetup:
     """Returns the setup of a changed configuration on the same devices."""
     model = make_model(config, setup.task, setup.data.vocab_size, setup.topology.platform)
-    shape = divide_batch(config.global_batch_size, config.microbatch_size, setup.topology.num_devices)
+    shape = divide_batch(config.global_batch_size, config.fixed_microbatch_size, setup.topology.num_devices)
     return StepSetup(config, setup.task, model, shape, setup.total_steps, setup.topology)

@@ -28,11 +28,12 @@ from jaxdp.parallel.placement import (
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.spmd import Program
-from jaxdp.run_config import RunConfig
+from jaxdp.run_config import AUTO, RunConfig
 from jaxdp.state import TrainState
 from jaxdp.tasks import declared_metrics
 from jaxdp.tasks.architecture import make_model
 from jaxdp.tasks.make import make_training_batch
+from jaxdp.training.auto_microbatch import Agree, choose_microbatch
 from jaxdp.training.prepared_run import PreparedRun
 from jaxdp.training.size_limits import check_batch_size
 from jaxdp.training.step_setup import StepSetup
@@ -60,12 +61,13 @@ class Programs:
 class TrainingSetup(StepSetup):
     """Parts of a training run. Constructing it starts the backend."""
 
-    def __init__(self, prepared: PreparedRun, processes: Processes = ALONE):
+    def __init__(self, prepared: PreparedRun, processes: Processes = ALONE, agree: Agree = lambda value: value):
         """Connects the devices and builds the parts.
 
         Args:
             prepared: Configuration, dataset and task; no backend may run while data is prepared.
             processes: Processes that train together; all are known to be there.
+            agree: Function that returns the value of process 0, called by all processes.
 
         Raises:
             UserError: A value of the configuration does not fit, e.g. an `eval.metric` that the task does not declare.
@@ -84,7 +86,10 @@ class TrainingSetup(StepSetup):
             topology = fitting_topology(topology, config.global_batch_size)
         check_same_devices(topology)
         check_device_count(config.parallel.cpu_devices, topology)
-        shape = divide_batch(config.global_batch_size, config.microbatch_size, topology.num_devices)
+        is_auto = config.microbatch_size == AUTO
+        # Sizes that no machine holds are refused before any is tried.
+        smallest = 1 if is_auto else config.fixed_microbatch_size
+        shape = divide_batch(config.global_batch_size, smallest, topology.num_devices)
         self.metrics: Mapping[str, MetricSpec] = declared_metrics(task, scored=data.pairs is not None)
         self.metric: MetricSpec = _chosen_metric(config, self.metrics)
         model = make_model(config, task, data.vocab_size, topology.platform)
@@ -92,6 +97,9 @@ class TrainingSetup(StepSetup):
         prefetch_batches = 0 if data.stream else config.data.prefetch_batches
         check_batch_size(task, model.config, shape, topology, num_batches=1 + prefetch_batches)
         super().__init__(config, task, model, shape, prepared.total_steps, topology)
+        if is_auto:
+            self.shape = choose_microbatch(self, agree)
+            self.config = config.replaced(microbatch_size=self.shape.microbatch_size)
         self.loader = make_loader(
             prepared.spec, data, task, make_training_batch(prepared.spec, task, data.vocabularies),
             Shard(topology.num_processes, topology.process_index),

@@ -189,7 +189,7 @@ def _run(
         if control_plane.num_processes > 1:
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
-            setup = TrainingSetup(prepared, processes)
+            setup = TrainingSetup(prepared, processes, control_plane.broadcast)
 
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)

@@ -43,6 +43,7 @@ TABLE = {
     ),
     "tiny batch": (["--config.global_batch_size=4"], ["1, 2 or 4 devices", "global_batch_size of 8"]),
     "microbatch": (["--config.microbatch_size=3"], ["microbatch_size=3", "the 2 examples", "use 1 or 2"]),
+    "microbatch in words": (["--config.microbatch_size=all"], ["microbatch_size='all' must be a whole number or 'auto'"]),
     "no microbatch": (["--config.microbatch_size=0"], ["microbatch_size=0", "use 1 or 2"]),
     "heads": (["--config.model.num_heads=3"], ["model.embed_dim = 16", "model.num_heads = 3"]),
     "kv heads": (["--config.model.num_heads=4", "--config.model.num_kv_heads=3"], ["model.num_kv_heads"]),
@@ -310,9 +311,9 @@ EMPTY = {
     [
         (["trian"], ["unknown command 'trian'; did you mean 'train'?"]),
         (
-            ["launch"],
+            ["submit"],
             [
-                "unknown command 'launch'; choose one of: train, eval, generate, predict, inspect, prepare, plot, bench, devices"
+                "unknown command 'submit'; choose one of: train, eval, generate, predict, inspect, prepare, plot, plan, bench, devices"
             ],
         ),
         (["train"], ["the following arguments are required: --workdir; see jaxdp train --help"]),
