@@ -128,6 +128,7 @@ def get_config() -> Config:
     config.model.remat = "none"  # recomputed by the backward pass to save memory: none | dots (all except matrix products) | full
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
     config.model.attention = "auto"  # plain | cudnn (NVIDIA) | splash (TPU); auto: the fused kernel of the platform where it supports the model, else plain
+    config.model.loss_chunk = placeholder(int)  # tokens whose logits a loss holds at once; unset: 1024, or more if their logits fit 256 MiB; 0: all of a microbatch
 
     # Groups of the tasks: a run reads the group of its own task only.
     config.causal_lm = ConfigDict()

@@ -158,6 +158,7 @@ class ModelConfig:
     remat: str
     scan_layers: bool
     attention: str
+    loss_chunk: int | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from tiny_training import (
 
 from jaxdp.model import Transformer, model_config, parameter_shapes
 from jaxdp.model.dropout import dropout
+from jaxdp.model.output_layer import OutputLayer
 from jaxdp.optim import UpdateConfig, track_loss
 from jaxdp.optim.spikes import SPIKE_WARMUP
 from jaxdp.parallel.buckets import GradientSync
@@ -285,9 +286,10 @@ def transformer_params():
 def bigram_dropout_loss(params, rows, row_keys):
     """The bigram model with dropout between its two matrices, which compiles quickly."""
 
-    def apply(params, tokens, row_keys):
+    def apply(params, tokens, row_keys, method):
+        assert method == "output_layer"
         hidden = dropout(params["table"][tokens], row_keys, rate=0.1, layer=0, site="embedding")
-        return hidden @ params["kernel"]
+        return OutputLayer(hidden, params["kernel"].T)
 
     return TASK.loss(apply, params, rows, row_keys, train=True)
 

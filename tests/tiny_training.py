@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdp.model.output_layer import OutputLayer
 from jaxdp.optim import UpdateConfig
 from jaxdp.parallel.control_word import control_word_spec, host_control_word
 from jaxdp.parallel.devices import Topology, divide_batch
@@ -37,9 +38,9 @@ def topology(num_devices):
     return Topology(tuple(jax.devices()[:num_devices]), num_processes=1, process_index=0)
 
 
-def bigram(params, tokens, row_keys=None):
-    """Logits of the next token from the one before alone."""
-    return params["table"][tokens] @ params["kernel"]
+def bigram(params, tokens, row_keys=None, method="output_layer"):
+    """Output layer of a model that predicts the next token from the one before alone."""
+    return OutputLayer(params["table"][tokens], params["kernel"].T)
 
 
 def bigram_loss(params, rows, row_keys):

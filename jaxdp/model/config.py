@@ -126,6 +126,8 @@ class TransformerConfig:
             plain), "plain", "cudnn" or "splash". With a KV cache it is always plain.
         platform: Platform of the devices for which programs are compiled: "cpu", "gpu" or "tpu". It need not be that
             of this process, which may compile for devices that it does not have.
+        loss_chunk: Maximum number of tokens whose logits a loss holds at once; None: chosen by
+            `output_layer.num_chunks`; 0: all.
 
     Raises:
         UserError: A value is out of range, or two values are incompatible.
@@ -165,6 +167,7 @@ class TransformerConfig:
     scan_layers: bool = False
     attention: str = "auto"
     platform: str = "cpu"
+    loss_chunk: int | None = None
 
     @property
     def has_dropout(self) -> bool:
@@ -272,6 +275,8 @@ def _check_numbers(config: TransformerConfig) -> None:
     for key in ("num_token_types", "attention_window"):
         if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
             raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
+    if config.loss_chunk is not None and config.loss_chunk < 0:
+        raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
 
 
 def _check_parts(config: TransformerConfig) -> None:

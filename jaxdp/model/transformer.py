@@ -11,8 +11,9 @@ from jaxdp.model.block import Gather
 from jaxdp.model.cache import KVCache, init_cross_attention_cache
 from jaxdp.model.config import TransformerConfig
 from jaxdp.model.heads import Classifier, MaskedLMHead
-from jaxdp.model.layers import Dense, matmul_float32
+from jaxdp.model.layers import Dense
 from jaxdp.model.masks import make_mask
+from jaxdp.model.output_layer import OutputLayer
 from jaxdp.model.stack import TransformerStack
 
 
@@ -111,37 +112,81 @@ class Transformer(nn.Module):
         Raises:
             UserError: The sequence or the cache is longer than the learned positions.
         """
-        config = self.config
-        _check_target(config, target_tokens, cache)
-        inputs: dict[str, Any] = {
-            "positions": positions,
-            "segment_ids": segment_ids,
-            "attention_mask": attention_mask,
-            "token_types": token_types,
-            "row_keys": row_keys,
-        }
-        if config.has_source:
-            assert target_tokens is not None, "_check_target refuses an encoder-decoder without them"
-            encoder_output = self.encode(tokens, **inputs)
-            hidden, _ = self.decoder(
-                self._embed(target_tokens),
-                positions=target_positions,
-                segment_ids=target_segment_ids,
-                row_keys=row_keys,
-                encoder_output=encoder_output,
-                source_mask=make_mask(
-                    causal=False,
-                    segment_ids=target_segment_ids,
-                    key_segment_ids=segment_ids,
-                    attention_mask=attention_mask,
-                ),
-            )
-        else:
-            hidden, cache = self.body(self._embed(tokens), cache=cache, **inputs)
-        if config.head == "classification":
+        _check_target(self.config, target_tokens, cache)
+        hidden, cache = self._hidden(
+            tokens,
+            target_tokens,
+            target_positions,
+            target_segment_ids,
+            cache,
+            positions=positions,
+            segment_ids=segment_ids,
+            attention_mask=attention_mask,
+            token_types=token_types,
+            row_keys=row_keys,
+        )
+        if self.config.head == "classification":
             return self.classifier(hidden, attention_mask, row_keys)
-        logits = self._logits(hidden, predict_at)
+        logits = self._output_layer(hidden, predict_at).logits()
         return logits if cache is None else (logits, cache)
+
+    def output_layer(
+        self,
+        tokens: jax.Array,
+        *,
+        target_tokens: jax.Array | None = None,
+        target_positions: jax.Array | None = None,
+        target_segment_ids: jax.Array | None = None,
+        predict_at: jax.Array | None = None,
+        **inputs: jax.Array | None,
+    ) -> OutputLayer:
+        """Computes the final hidden states, for a loss that never holds the logits of all tokens.
+
+        Args:
+            tokens: Input tokens, `[batch, length] int32`; the source in an encoder-decoder.
+            target_tokens: As in `__call__`.
+            target_positions: As in `__call__`.
+            target_segment_ids: As in `__call__`.
+            predict_at: As in `__call__`.
+            **inputs: `positions`, `segment_ids`, `attention_mask`, `token_types` and `row_keys` as in `__call__`.
+
+        Returns:
+            Hidden states and output layer of a model with a vocabulary, not of a classifier.
+
+        Raises:
+            UserError: The sequence is longer than the learned positions.
+        """
+        _check_target(self.config, target_tokens, None)
+        hidden, _ = self._hidden(tokens, target_tokens, target_positions, target_segment_ids, None, **inputs)
+        return self._output_layer(hidden, predict_at)
+
+    def _hidden(
+        self,
+        tokens: jax.Array,
+        target_tokens: jax.Array | None,
+        target_positions: jax.Array | None,
+        target_segment_ids: jax.Array | None,
+        cache: KVCache | None,
+        **inputs: Any,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Runs all layers: final hidden states `[batch, length or target_length, embed_dim]`, and the cache."""
+        if not self.config.has_source:
+            return self.body(self._embed(tokens), cache=cache, **inputs)
+        assert target_tokens is not None, "_check_target refuses an encoder-decoder without them"
+        encoder_output = self.encode(tokens, **inputs)
+        return self.decoder(
+            self._embed(target_tokens),
+            positions=target_positions,
+            segment_ids=target_segment_ids,
+            row_keys=inputs.get("row_keys"),
+            encoder_output=encoder_output,
+            source_mask=make_mask(
+                causal=False,
+                segment_ids=target_segment_ids,
+                key_segment_ids=inputs.get("segment_ids"),
+                attention_mask=inputs.get("attention_mask"),
+            ),
+        )
 
     def encode(self, tokens: jax.Array, **inputs) -> jax.Array:
         """Computes the final hidden states of the encoder, or of the only stack.
@@ -204,7 +249,7 @@ class Transformer(nn.Module):
             source_mask=cross_mask,
         )
         assert updated is not None, "a stack that gets a cache returns one"
-        return self._logits(hidden, predict_at), updated
+        return self._output_layer(hidden, predict_at).logits(), updated
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Embeds the tokens of the decoder or of the only stack, `[batch, length, embed_dim] float32`.
@@ -219,19 +264,16 @@ class Transformer(nn.Module):
         separate = config.has_source and not config.share_embeddings
         return self.target_token_embedding if separate else self.token_embedding
 
-    def _logits(self, hidden: jax.Array, predict_at: jax.Array | None) -> jax.Array:
-        """Computes logits over the vocabulary, `[batch, length, vocab_size] float32`."""
+    def _output_layer(self, hidden: jax.Array, predict_at: jax.Array | None) -> OutputLayer:
+        """Returns the output layer with the hidden states that it maps to logits."""
         config = self.config
         if predict_at is not None:
             hidden = jnp.take_along_axis(hidden, predict_at[:, :, None], axis=1)
         if config.head == "masked_lm":
             hidden = self.masked_lm(hidden)
         table = self._output_embedding() if config.tie_embeddings else self.output.kernel.T
-        flat = hidden.reshape(-1, config.embed_dim)
-        logits = matmul_float32(flat, table.astype(config.dtype))
-        if config.head == "masked_lm" and config.use_bias:
-            logits = logits + self.output_bias[None, :]
-        return logits.reshape(*hidden.shape[:2], config.output_vocab_size)
+        bias = self.output_bias if config.head == "masked_lm" and config.use_bias else None
+        return OutputLayer(hidden, table, bias, config.loss_chunk, config.platform)
 
 
 def _check_target(config: TransformerConfig, target_tokens, cache) -> None:

@@ -2,9 +2,9 @@
 
 from jaxdp.data.labels import LabelCensus, Labels, load_labels
 from jaxdp.metrics import MetricSpec
+from jaxdp.model.cross_entropy import cross_entropy_sums
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
-from jaxdp.tasks.losses import cross_entropy_sums
 from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq

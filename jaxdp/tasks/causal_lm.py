@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,11 +128,11 @@ class CausalLM(Task):
         valid position, so no attention mask is needed. Packed documents attend only
         within themselves.
         """
-        logits = self._logits(apply, params, batch, row_keys=row_keys)
+        layer = self._run(apply, params, batch, row_keys=row_keys, method="output_layer")
         # Tokens that are read but not predicted count only for the throughput.
         read = jnp.sum(batch["num_tokens"].astype(jnp.float32)) if self._completion_only else None
         sums = token_loss_sums(
-            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
+            layer, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
         )
         if train or self._token_bytes is None:
             return sums
@@ -141,9 +142,9 @@ class CausalLM(Task):
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """Returns {"logits": [rows, length, vocab_size] float32}."""
-        return {"logits": self._logits(apply, params, batch)}
+        return {"logits": self._run(apply, params, batch)}
 
-    def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
+    def _run(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> Any:
         packed = {name: batch[name] for name in _PACKED} if self._packed else {}
         return apply(params, batch["tokens"], **packed, **options)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdp.data.labels import Labels, label_number, label_text, label_texts
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
+from jaxdp.model.cross_entropy import cross_entropy_sums
 from jaxdp.tasks.classification_metrics import (
     MEAN_METRICS,
     SUMMARY_METRICS,
@@ -24,7 +25,7 @@ from jaxdp.tasks.classification_metrics import (
 from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 from jaxdp.tasks.empty_texts import cure, reason
 from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
-from jaxdp.tasks.losses import binary_cross_entropy, cross_entropy_sums
+from jaxdp.tasks.losses import binary_cross_entropy
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 

@@ -162,10 +162,10 @@ class MaskedLM(Task):
 
     def loss(self, apply: Apply, params: PyTree, batch: PyTree, row_keys: jax.Array | None, train: bool) -> LossSums:
         """Sums the cross-entropy of the masked tokens; in evaluation without regularisers, with metrics."""
-        logits = _logits(apply, params, batch, row_keys=row_keys)
+        layer = _run(apply, params, batch, row_keys=row_keys, method="output_layer")
         read = jnp.sum(batch["attention_mask"].astype(jnp.float32))
         return token_loss_sums(
-            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
+            layer, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
         )
 
     def derived_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
@@ -179,7 +179,7 @@ class MaskedLM(Task):
             {"candidates" int32 token ids, "probabilities" float32: [rows, max_targets,
             num_candidates], "weights": [rows, max_targets] float32, 0 for padding}.
         """
-        probabilities = jax.nn.softmax(_logits(apply, params, batch), axis=-1)
+        probabilities = jax.nn.softmax(_run(apply, params, batch), axis=-1)
         best, ids = jax.lax.top_k(probabilities, min(self._options.num_candidates, probabilities.shape[-1]))
         return {"candidates": ids, "probabilities": best, "weights": batch["loss_weights"]}
 
@@ -232,8 +232,8 @@ class MaskedLM(Task):
         ]
 
 
-def _logits(apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
-    """Returns the logits at the masked positions, `[rows, max_targets, vocab_size] float32`."""
+def _run(apply: Apply, params: PyTree, batch: PyTree, **options) -> Any:
+    """Runs the model for the masked positions: their logits `[rows, max_targets, vocab_size] float32`, or its `method`."""
     return apply(
         params,
         batch["tokens"],

@@ -164,17 +164,17 @@ class Seq2Seq(Task):
 
         Padding is at the end of a target, where causality hides it.
         """
-        logits = self._logits(apply, params, batch, row_keys=row_keys)
+        layer = self._run(apply, params, batch, row_keys=row_keys, method="output_layer")
         read = jnp.sum(batch["loss_weights"]) + jnp.sum(batch["attention_mask"].astype(jnp.float32))
         return token_loss_sums(
-            logits, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
+            layer, batch, read, train=train, label_smoothing=self._label_smoothing, z_loss=self._z_loss
         )
 
     def outputs(self, apply: Apply, params: PyTree, batch: PyTree) -> dict[str, jax.Array]:
         """Returns {"logits": [rows, target_length, vocab_size] float32}."""
-        return {"logits": self._logits(apply, params, batch)}
+        return {"logits": self._run(apply, params, batch)}
 
-    def _logits(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> jax.Array:
+    def _run(self, apply: Apply, params: PyTree, batch: PyTree, **options) -> Any:
         packed = {name: batch[name] for name in _PACKED} if self._packed else {}
         return apply(
             params,

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdp.data.loader import IndexedLoader
 from jaxdp.model import Transformer, unstack_layers
+from jaxdp.model.output_layer import OutputLayer
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.placement import abstract_batch
 from jaxdp.parallel.sharding import gather_all
@@ -94,7 +95,10 @@ def _probe(setup: TrainingSetup, step: int, names: dict[str, list[str]]):
         def apply(params, *inputs, **options):
             with nn.intercept_methods(_recorder(layers)):
                 outputs = apply_model(model, params, *inputs, **options)
-            layers.append(("", _bad_rows(outputs)))
+            bad_rows = _bad_rows(outputs)
+            if isinstance(outputs, OutputLayer):
+                layers.append(("logits", bad_rows.any()))
+            layers.append(("", bad_rows))
             return outputs
 
         keys = row_keys(setup.config.seed, step, rows["row_ids"]) if config.has_dropout else None
@@ -153,8 +157,13 @@ def _is_bad(leaf: jax.Array) -> jax.Array:
     return ~jnp.isfinite(leaf).all()
 
 
-def _bad_rows(outputs: jax.Array) -> jax.Array:
-    """Returns which sequences have outputs `[rows, ...]` that are not finite: `[rows] bool`."""
+def _bad_rows(outputs: jax.Array | OutputLayer) -> jax.Array:
+    """Returns which sequences have outputs or logits `[rows, ...]` that are not finite: `[rows] bool`."""
+    if isinstance(outputs, OutputLayer):
+        # One sequence after the other: the logits of all may not fit into memory.
+        return jax.lax.map(
+            lambda hidden: _is_bad(dataclasses.replace(outputs, hidden=hidden[None]).logits()), outputs.hidden
+        )
     return ~jnp.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxdp.errors import UserError
 from jaxdp.hardware.host_memory import host_memory_bytes
 from jaxdp.model import TransformerConfig
+from jaxdp.model.output_layer import num_chunks
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.report.terminal import memory_size
 from jaxdp.tasks import Task
@@ -62,7 +63,7 @@ def min_activation_bytes(task: Task, model: TransformerConfig, rows: int) -> int
     """Returns a lower bound of the activations of one microbatch on one device.
 
     The larger of two results of matrix products, which are whole in memory whatever is fused: keys and values of one
-    layer for every token that is read, and the scores of the vocabulary for every target.
+    layer for every token that is read, and the logits of the targets, or of a chunk of them.
 
     Args:
         task: Task of the run.
@@ -73,5 +74,6 @@ def min_activation_bytes(task: Task, model: TransformerConfig, rows: int) -> int
     if "tokens" in spec:
         num_values.append(math.prod(spec["tokens"].shape) * 2 * model.num_kv_heads * model.head_dim)
     if "targets" in spec:
-        num_values.append(math.prod(spec["targets"].shape) * model.output_vocab_size)
+        num_targets, vocab_size = math.prod(spec["targets"].shape), model.output_vocab_size
+        num_values.append(num_targets // num_chunks(num_targets, vocab_size, model.loss_chunk) * vocab_size)
     return max(num_values) * jnp.dtype(model.dtype).itemsize

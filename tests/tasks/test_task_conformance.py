@@ -284,13 +284,13 @@ def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case, sync, smal
 
 
 MODELS = {
-    "separate_embeddings": ("seq2seq", {"tie_embeddings": False, "scan_layers": True}),
+    "separate_embeddings": ("seq2seq", {"tie_embeddings": False, "scan_layers": True, "loss_chunk": 8}),
     "shared_embeddings": ("seq2seq", {"share_embeddings": True, "num_layers": 2}),
     "relative_positions": ("seq2seq", {"positions": "relative", "scan_layers": True, "remat": "full"}),
-    "untied_masked_lm": ("masked_lm", {"tie_embeddings": False, "scan_layers": True}),
+    "untied_masked_lm": ("masked_lm", {"tie_embeddings": False, "scan_layers": True, "loss_chunk": 2}),
     "token_types": ("whole_words", {"num_layers": 2, "remat": "dots"}),
     "scanned_classifier": ("multi_label", {"scan_layers": True, "num_layers": 2}),
-    "completion": ("completion", {"scan_layers": True, "num_layers": 2, "num_kv_heads": 1}),
+    "completion": ("completion", {"scan_layers": True, "num_layers": 2, "num_kv_heads": 1, "loss_chunk": 5}),
 }
 
 
@@ -301,10 +301,11 @@ def test_sharded_models_have_the_gradient_of_whole_ones(name, small_shards):
 
 
 def assert_step_of_one_batch(case, sync, **overrides):
-    """Compares a step with the gradient of the whole batch on one device."""
+    """Compares a step with the gradient of the whole batch, and of its logits at once, on one device."""
     # Without dropout, whose random numbers take most of the time to compile.
     task, model = case.make_task(), case.make_model(dropout_rate=0.0, **overrides)
-    params, apply = random_params(model), apply_of(model)
+    whole = case.make_model(dropout_rate=0.0, **overrides | {"loss_chunk": 0})
+    params, apply = random_params(model), apply_of(whole)
     batch = padded_batch(case, task)
 
     def loss(params, rows, row_keys):

@@ -6,7 +6,7 @@ import optax
 import pytest
 from tiny_sharding import collectives, sharded_setup
 
-from jaxdp.model import model_config, parameter_shapes
+from jaxdp.model import CHOICES, model_config, parameter_shapes
 from jaxdp.parallel import state_placement
 from jaxdp.parallel.layout import params_layout, placed_by
 from jaxdp.parallel.strategies.zero import Zero
@@ -52,10 +52,10 @@ def test_pmean_has_one_all_reduce_and_zero1_one_reduce_scatter_and_gather_a_leaf
     }
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, remat):
+@pytest.mark.parametrize("setting", [*(f"model.remat={name}" for name in CHOICES["remat"]), "model.loss_chunk=8"])
+def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, setting):
     """Layers are gathered in loops, whose bodies are compiled once; the embeddings are gathered once."""
-    setup = sharded_setup(config_file, "zero3", *MODEL, f"model.remat={remat}", "microbatch_size=2")
+    setup = sharded_setup(config_file, "zero3", *MODEL, setting, "microbatch_size=2")
     of_layers, others = num_sharded(setup)
     assert (of_layers, others) == (6, 1)
     assert collectives(setup.compile_step(), min_elements=4) == {

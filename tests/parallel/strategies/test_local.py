@@ -57,7 +57,7 @@ def layered_loss(params, rows, row_keys):
     kernels = [leaf for name, leaf in params.items() if name != "table"]
     kernel = kernels[0]["kernel"].sum(0) if "layers" in params else sum(leaf["kernel"] for leaf in kernels)
     return TASK.loss(
-        lambda params, tokens, row_keys=None: bigram(params, tokens),
+        lambda params, tokens, **options: bigram(params, tokens),
         {"table": params["table"], "kernel": kernel},
         rows,
         row_keys,
