@@ -40,6 +40,7 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "use_bias": True,
         "tie_embeddings": True,
         "share_embeddings": False,
+        "loss_chunk": None,
     }
 
 
