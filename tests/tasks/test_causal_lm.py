@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tasks import with_output_layer
 from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.errors import UserError
@@ -54,18 +55,22 @@ def random_logits(params, tokens, row_keys=None):
     return jnp.asarray(random.normal(size=(*tokens.shape, VOCAB_SIZE)), jnp.float32)
 
 
+def no_preference(params, tokens, row_keys=None):
+    return jnp.zeros((*tokens.shape, 28))
+
+
 def test_evaluation_is_pure_and_training_is_regularised(batch):
     plain = CausalLM(TaskInputs(length=LENGTH))
     strict = CausalLM(TaskInputs(length=LENGTH, label_smoothing=0.2, z_loss=0.1))
-    pure = plain.loss(random_logits, {}, batch, None, train=True).loss
-    assert strict.loss(random_logits, {}, batch, None, train=False).loss == pure
-    assert strict.loss(random_logits, {}, batch, None, train=True).loss > pure
-    assert strict.loss(random_logits, {}, batch, None, train=True).metrics == {}
+    pure = plain.loss(with_output_layer(random_logits), {}, batch, None, train=True).loss
+    assert strict.loss(with_output_layer(random_logits), {}, batch, None, train=False).loss == pure
+    assert strict.loss(with_output_layer(random_logits), {}, batch, None, train=True).loss > pure
+    assert strict.loss(with_output_layer(random_logits), {}, batch, None, train=True).metrics == {}
 
 
 def test_metrics_of_an_evaluation(batch):
     task = CausalLM(TaskInputs(length=LENGTH, tokenizer=Bytes()))
-    sums = task.loss(random_logits, {}, batch, None, train=False)
+    sums = task.loss(with_output_layer(random_logits), {}, batch, None, train=False)
     logits = np.asarray(random_logits({}, batch["tokens"]), np.float64)
     nats = correct = num_bytes = 0.0
     for row, place in ((0, 0), (0, 1), (0, 2), (0, 3), (1, 0)):
@@ -83,12 +88,12 @@ def test_a_right_guess_past_the_end_is_no_success(batch):
         return jnp.zeros((*tokens.shape, VOCAB_SIZE)).at[:, :, 0].set(1.0)
 
     task = CausalLM(TaskInputs(length=LENGTH))
-    assert task.loss(always_padding, {}, batch, None, train=False).metrics["accuracy"] == (0, 5)
+    assert task.loss(with_output_layer(always_padding), {}, batch, None, train=False).metrics["accuracy"] == (0, 5)
 
 
 def test_without_a_tokenizer_bytes_are_unknown(batch):
     task = CausalLM(TaskInputs(length=LENGTH))
-    assert set(task.loss(random_logits, {}, batch, None, train=False).metrics) == {"accuracy"}
+    assert set(task.loss(with_output_layer(random_logits), {}, batch, None, train=False).metrics) == {"accuracy"}
 
 
 def test_perplexity():
@@ -117,7 +122,7 @@ def test_a_completion_is_learned_and_what_comes_before_is_read():
     assert num_cut == 0 and batch.keys() == task.batch_spec(3).keys()
     learned = [batch["targets"][row][batch["loss_weights"][row] > 0].tolist() for row in range(3)]
     assert learned == [[3, 4, 5, 0], [26, 0], []]
-    sums = task.loss(lambda params, tokens, row_keys=None: jnp.zeros((*tokens.shape, 28)), {}, batch, None, train=True)
+    sums = task.loss(with_output_layer(no_preference), {}, batch, None, train=True)
     assert (sums.weight, sums.tokens) == (6, 6 + 2)
     np.testing.assert_allclose(sums.loss, 6 * math.log(28), rtol=1e-6)
 

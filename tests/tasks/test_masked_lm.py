@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tasks import with_output_layer
 from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.errors import UserError
@@ -114,7 +115,7 @@ def random_scores(params, tokens, *, attention_mask, predict_at, row_keys=None):
 def test_only_hidden_tokens_count():
     task = make_task()
     batch = task.make_batch(rows_of(task, ["abc", "abcdefgh"]), 0, 0, ROWS)
-    sums = task.loss(random_scores, {}, batch, None, train=False)
+    sums = task.loss(with_output_layer(random_scores), {}, batch, None, train=False)
     scores = np.asarray(random_scores({}, None, attention_mask=None, predict_at=batch["predict_at"]), np.float64)
     nats = correct = 0.0
     for place in zip(*np.nonzero(batch["loss_weights"]), strict=True):
@@ -125,8 +126,8 @@ def test_only_hidden_tokens_count():
     np.testing.assert_allclose(sums.metrics["accuracy"], (correct, 3))
     assert task.derived_metrics({"loss": 2.0}) == {"perplexity": math.exp(2.0)}
     strict = make_task(label_smoothing=0.2, z_loss=0.1)
-    assert strict.loss(random_scores, {}, batch, None, train=True).loss > nats
-    assert strict.loss(random_scores, {}, batch, None, train=False).loss == sums.loss
+    assert strict.loss(with_output_layer(random_scores), {}, batch, None, train=True).loss > nats
+    assert strict.loss(with_output_layer(random_scores), {}, batch, None, train=False).loss == sums.loss
 
 
 def test_a_request_says_what_is_hidden_and_gets_the_best_guesses():

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_tasks import with_output_layer
 from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.errors import UserError
@@ -94,7 +95,7 @@ def random_logits(params, tokens, *, attention_mask, target_tokens, row_keys=Non
 def test_every_token_of_a_target_counts_once():
     task = make_task()
     batch = batch_of(task)
-    sums = task.loss(random_logits, {}, batch, None, train=False)
+    sums = task.loss(with_output_layer(random_logits), {}, batch, None, train=False)
     logits = np.asarray(random_logits({}, None, attention_mask=None, target_tokens=batch["targets"]), np.float64)
     nats = correct = 0.0
     for place in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]:
@@ -105,8 +106,8 @@ def test_every_token_of_a_target_counts_once():
     np.testing.assert_allclose(sums.metrics["accuracy"], (correct, 6))
     assert task.derived_metrics({"loss": 2.0}) == {"perplexity": math.exp(2.0)}
     smooth = make_task(label_smoothing=0.1)
-    assert smooth.loss(random_logits, {}, batch, None, train=True).loss > nats
-    assert smooth.loss(random_logits, {}, batch, None, train=False).loss == sums.loss
+    assert smooth.loss(with_output_layer(random_logits), {}, batch, None, train=True).loss > nats
+    assert smooth.loss(with_output_layer(random_logits), {}, batch, None, train=False).loss == sums.loss
 
 
 def test_a_request_is_a_source_and_a_beginning():

@@ -15,6 +15,7 @@ import numpy as np
 from tiny_tokenizer import LetterTokenizer
 
 from jaxdp.model import Transformer, model_config, parameter_shapes
+from jaxdp.model.output_layer import OutputLayer
 from jaxdp.tasks import LabelCensus, TaskInputs, pad_examples, registered_tasks
 
 LENGTH, TARGET_LENGTH, WIDER = 14, 11, 5
@@ -135,3 +136,14 @@ def apply_of(model):
 
 def _apply(model, params, tokens, **options):
     return model.apply({"params": params}, tokens, **options)
+
+
+def with_output_layer(logits_of):
+    """A model whose output layer has the logits that `logits_of` returns."""
+
+    def apply(*arguments, method, **options):
+        assert method == "output_layer"
+        logits = logits_of(*arguments, **options)
+        return OutputLayer(logits, jnp.eye(logits.shape[-1]))
+
+    return apply
