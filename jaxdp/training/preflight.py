@@ -17,6 +17,7 @@ from jaxdp.config_diff import without_places
 from jaxdp.errors import UserError
 from jaxdp.nested import flatten
 from jaxdp.parallel.control_plane import ControlPlane
+from jaxdp.parallel.spmd import VARIABLE, backend_name
 from jaxdp.provenance import PACKAGES
 from jaxdp.run_config import DATA_PLACES, RunConfig
 from jaxdp.source_code import normalized_source
@@ -45,6 +46,7 @@ def statement(
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
+        VARIABLE: backend_name(),
         **{key: value for key, value in values.items() if key not in MAY_DIFFER},
         **data,
         "parameters of init_from": initial_checksum,

@@ -1,5 +1,6 @@
 """What processes must have in common; threads stand for them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,15 @@ from jaxdp.workdir import WorkDir
 def test_processes_that_agree_go_on(config_file):
     said = statement(load(config_file), {"data fingerprint": "abc"}, 6)
     assert as_processes(3, lambda control_plane: check_same(control_plane, said)) == [None, None, None]
+
+
+def test_processes_with_another_spmd_backend_do_not_start(config_file, monkeypatch):
+    said = []
+    for name in ("pmap", "shard_map"):
+        monkeypatch.setenv("JAXDP_SPMD", name)
+        said.append(statement(load(config_file), {}, 6))
+    for error in as_processes(2, lambda control_plane: check_same(control_plane, said[control_plane.process_index])):
+        assert re.search(r'JAXDP_SPMD: "pmap" in process 0 .*, "shard_map" in process 1', str(error))
 
 
 def test_every_difference_is_told_to_all_with_both_sides(config_file):
