@@ -138,7 +138,7 @@ def test_five_steps_are_bitwise_the_same(strategy, monkeypatch):
     [
         "test_step.py", "test_golden_losses.py", "tasks/test_task_conformance.py", "training/test_resume.py",
         "training/test_elasticity.py", "training/test_sharded_training.py", "training/test_sharded_resume.py",
-        "training/test_strategy_resume.py", "cli/test_several_processes_strategies.py",
+        "training/test_strategy_resume.py", "cli/test_sharded_processes.py",
     ],
 )  # fmt: skip
 def test_the_equivalences_of_the_suite_hold_under_shard_map(path):

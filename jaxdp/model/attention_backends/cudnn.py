@@ -40,7 +40,7 @@ def cudnn_attention(
     is_flagged = mask.causal and not mask.has_arrays
     table = None
     if mask.has_arrays or (mask.window and not mask.causal):
-        table = dataclasses.replace(mask, causal=mask.causal and bool(mask.window)).table(query_length, key_length)
+        table = dataclasses.replace(mask, causal=False).table(query_length, key_length)
         assert table is not None, "segments, padding and windows have a table"
         table = jnp.broadcast_to(table, (query.shape[0], 1, query_length, key_length))
         # The gradient with a table needs even lengths.
