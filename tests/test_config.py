@@ -152,7 +152,10 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--config.optim.lr=1", "unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'"),
         ("--config.model.n_embd=1", "unknown configuration key 'model.n_embd'; did you mean 'model.embed_dim'"),
         ("--config.batch_size=1", "unknown configuration key 'batch_size'; did you mean 'global_batch_size'"),
-        ("--config.optim.xyz=1", "unknown configuration key 'optim.xyz'; the keys of optim are b1, b2, cautious, clip_norm, "),
+        (
+            "--config.optim.xyz=1",
+            "unknown configuration key 'optim.xyz'; the keys of optim are b1, b2, cautious, clip_norm, ",
+        ),
         ("--config.seed=None", "--config.seed=None: seed must be a whole number"),
         ("--config.xyz.zzz=1", "unknown configuration key 'xyz.zzz'; 'xyz' is no group of keys"),
         ("--config.seed=x", "--config.seed=x: seed must be a whole number"),

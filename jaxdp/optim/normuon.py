@@ -1,6 +1,6 @@
 """NorMuon's scaling of orthogonalised updates: every output of a matrix gets a step of about the same size."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def scale_by_output_rms(b2: float, eps: float, rms: float) -> optax.GradientTran
             jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:-2], 1, leaf.shape[-1]), jnp.float32), params)
         )
 
-    def update(updates: PyTree, state: OutputScaleState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, OutputScaleState]:
         del params
         mean_squares = jax.tree.map(
             lambda update, mean: b2 * mean + (1 - b2) * jnp.square(update).mean(axis=-2, keepdims=True),

@@ -1,6 +1,6 @@
 """Decoupled weight decay: constant or linear over the run, everywhere or only where it agrees with the update."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def decayed_weights(config: OptimizerConfig) -> optax.GradientTransformation:
         del params
         return DecayState(jnp.zeros([], jnp.int32))
 
-    def update(directions: PyTree, state: DecayState, params: PyTree | None = None) -> tuple[PyTree, DecayState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, DecayState]:
         assert params is not None, "weight decay needs the parameters"
         done = jnp.minimum(state.count / config.total_steps, 1.0)
         decay = config.weight_decay + (end - config.weight_decay) * done
@@ -52,7 +52,7 @@ def decayed_weights(config: OptimizerConfig) -> optax.GradientTransformation:
                 shrink = jnp.where(direction * param >= 0, shrink, 0.0)
             return direction + shrink.astype(direction.dtype)
 
-        decayed_directions = jax.tree.map(decayed, directions, params, decay_mask(params))
-        return decayed_directions, DecayState(optax.safe_increment(state.count))
+        updates = jax.tree.map(decayed, updates, params, decay_mask(params))
+        return updates, DecayState(state.count + 1)
 
     return optax.GradientTransformation(init, update)

@@ -8,7 +8,12 @@ STRATEGIES = {
     "int4": ("--config.parallel.wire_dtype=int4",),
     "delayed": ("--config.parallel.sync=delayed", "--config.parallel.delay_steps=2"),
     # The first part of a stopped run ends in the middle of a period.
-    "local": ("--config.parallel.sync=local", "--config.parallel.num_workers=2", "--config.parallel.local_steps=2", "--config.parallel.wire_dtype=int4"),
+    "local": (
+        "--config.parallel.sync=local",
+        "--config.parallel.num_workers=2",
+        "--config.parallel.local_steps=2",
+        "--config.parallel.wire_dtype=int4",
+    ),
 }
 PARTS = {"int4": "gradient residuals", "delayed": "queued gradients", "local": "difference residuals"}
 STEPS = 6

@@ -51,7 +51,8 @@ def splash_attention(
         segments = (jnp.zeros((query.shape[0], length), jnp.int32) for length in (query_length, key.shape[2]))
     if segments is not None:
         segments = splash.SegmentIds(*(_padded(ids, axis=1, fill=PADDING_SEGMENT) for ids in segments))
-    return jax.vmap(kernel)(query, padded_key, padded_value, segments)[:, :, :query_length]
+    outputs = jnp.asarray(jax.vmap(kernel)(query, padded_key, padded_value, segments))
+    return outputs[:, :, :query_length]
 
 
 def _padded(array: jax.Array, *, axis: int, fill: int = 0) -> jax.Array:
