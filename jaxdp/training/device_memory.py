@@ -106,10 +106,14 @@ def _gradient_bytes(leaf: PyTree, layout: LeafLayout, num_devices: int) -> int:
 
 
 _SIZES = {"f32": 4, "bf16": 2}
+_MAX_PADDING = 128
+"""Columns by which a program may pad the vocabulary."""
 
 
 def _logits_bytes(setup: StepSetup, text: str) -> int:
-    """Returns the bytes of the logits of one microbatch that a program keeps whole: one array of each dtype that it has.
+    """Returns the bytes of the logits that a program keeps whole: the largest array of each dtype that it has.
+
+    They are those of a microbatch, or of a chunk of its tokens.
 
     Args:
         setup: The setup that the step is compiled from.
@@ -118,15 +122,17 @@ def _logits_bytes(setup: StepSetup, text: str) -> int:
     model = setup.model.config
     if model.head == "classification":
         return 0
-    positions = setup.task.num_predicted or setup.config.data.length
-    rows, size = setup.shape.microbatch_size, model.output_vocab_size
-    shapes = {(rows, positions, size), (rows * positions, size)}
-    found = set()
+    tokens = setup.shape.microbatch_size * (setup.task.num_predicted or setup.config.data.length)
+    found = {dtype: 0 for dtype in _SIZES}
     # A value inside a fused computation is not in memory.
     for computation in re.split(r"\n(?=%|ENTRY)", text):
-        if computation.startswith("%") and re.match(r"%\S*fused", computation):
+        if re.match(r"%\S*fused", computation):
             continue
         for dtype, dims in re.findall(r" = (f32|bf16)\[([\d,]+)\]", computation):
-            if tuple(map(int, dims.split(","))) in shapes:
-                found.add(dtype)
-    return sum(_SIZES[dtype] * rows * positions * size for dtype in found)
+            *leading, size = map(int, dims.split(","))
+            rows = math.prod(leading)
+            is_vocabulary = 0 <= size - model.output_vocab_size < _MAX_PADDING
+            # The output layer's kernel `[embed_dim, vocab_size]` is no logits.
+            if is_vocabulary and 1 < rows <= tokens and tokens % rows == 0 and rows != model.embed_dim:
+                found[dtype] = max(found[dtype], rows * size * _SIZES[dtype])
+    return sum(found.values())

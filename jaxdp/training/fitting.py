@@ -149,6 +149,12 @@ def _changes(config: RunConfig, setup: StepSetup) -> list[_Change]:
             {"model": {"attention": "auto", "attention_dropout_rate": 0.0}},
         ),
         (
+            model.loss_chunk == 0,
+            "model.loss_chunk=None",
+            "next to no time: logits of a chunk of tokens at a time",
+            {"model": {"loss_chunk": None}},
+        ),
+        (
             can_shard and sync == "pmean",
             "parallel.sync=zero1",
             "no time: as many bytes on the wire",
