@@ -125,7 +125,7 @@ def get_config() -> Config:
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
     config.model.share_embeddings = placeholder(bool)  # encoder-decoder: one embedding for source and target
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
-    config.model.remat = "none"  # recomputed by the backward pass to save memory: none | dots (all except matrix products) | full
+    config.model.remat = "none"  # what layers recompute in the backward pass to save memory: none | dots_attention (all but dense layers and attention) | dots (all but dense layers) | attention (all but attention) | full
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster
     config.model.attention = "auto"  # plain | cudnn (NVIDIA) | splash (TPU); auto: the fused kernel of the platform where it supports the model, else plain
     config.model.loss_chunk = placeholder(int)  # tokens whose logits a loss holds at once; unset: 1024, or more if their logits fit 256 MiB; 0: all of a microbatch

@@ -9,6 +9,7 @@ import flax.struct
 import jax
 
 from jaxdp.model.attention import Attention
+from jaxdp.model.attention_backends.plain import ATTENTION_OUTPUTS
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
@@ -132,11 +133,17 @@ def _save_all_but_gathered(primitive, *_, **params) -> bool:
     return "all_gather" not in (primitive.name, *(equation.primitive.name for equation in inner))
 
 
+_SAVE_DENSE = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_SAVE_ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUTS)
+
 REMAT_POLICIES = {
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_SAVE_DENSE, _SAVE_ATTENTION),
     # Attention scores are products with batch dimensions, so they are recomputed as well.
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _SAVE_DENSE,
+    "attention": _SAVE_ATTENTION,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+"""Policy of `model.remat`: what a layer saves for its backward pass, from most to least; it recomputes the rest."""
 
 
 def block_class(config: TransformerConfig, gather: Gather | None = None, prefix: str = "") -> type[Block]:

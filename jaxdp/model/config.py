@@ -12,7 +12,7 @@ CHOICES = {
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
     "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots_attention", "dots", "attention", "full"),
     "attention": ("auto", "plain", "cudnn", "splash"),
 }
 """Valid values of each choice in the configuration."""
@@ -118,8 +118,9 @@ class TransformerConfig:
         num_labels: Number of classes; 0 for other heads.
         pooling: Pooling of a classifier over the valid tokens: "first", "mean" or "last".
         dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.
-        remat: Rematerialization in the backward pass: "none", "dots" (recomputes everything
-            except matrix products) or "full".
+        remat: Rematerialization in the backward pass. A layer saves everything ("none"), the results of its dense
+            layers ("dots") and of attention ("dots_attention"), those of attention alone ("attention") or nothing
+            ("full"), and recomputes the rest.
         scan_layers: Whether to compile one layer and scan over all; parameters then have a
             layer axis.
         attention: Attention implementation: "auto" (the fused kernel of the platform where it supports the model, else

@@ -10,7 +10,7 @@ from reference import exact, reference_row
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
-from jaxdp.model import CHOICES, Transformer, init_cache, stack_layers
+from jaxdp.model import CHOICES, Transformer, init_cache, parameter_shapes, stack_layers
 
 COMBINATIONS = list(
     itertools.product(
@@ -149,14 +149,40 @@ def unrolled():
     return loss_and_gradient(tiny_config(**STACK), lambda params: params)
 
 
-@pytest.mark.parametrize(
-    ("scan_layers", "remat"),
-    [(True, "none"), (True, "dots"), (False, "dots"), (False, "full")],
-)
-def test_scan_and_remat_change_no_value_gradient_or_dropout_mask(unrolled, scan_layers, remat):
+@pytest.fixture(scope="module")
+def scanned():
+    return loss_and_gradient(tiny_config(**STACK, scan_layers=True), stack_layers)
+
+
+def test_scanned_layers_change_no_value_gradient_or_dropout_mask(unrolled, scanned):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), scanned, unrolled)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+@pytest.mark.parametrize("remat", [name for name in CHOICES["remat"] if name != "none"])
+def test_remat_changes_no_bit_of_the_loss_and_no_gradient_or_dropout_mask(unrolled, scanned, scan_layers, remat):
     config = tiny_config(**STACK, scan_layers=scan_layers, remat=remat)
-    actual = loss_and_gradient(config, stack_layers if scan_layers else lambda params: params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), actual, unrolled)
+    loss, gradient = loss_and_gradient(config, stack_layers if scan_layers else lambda params: params)
+    expected, expected_gradient = scanned if scan_layers else unrolled
+    assert loss == expected
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, expected_gradient)
+
+
+def test_remat_policies_save_less_and_recompute_more_one_after_the_other():
+    """By the elements of the residuals, and the matrix products of forward and backward pass together."""
+    saved, products = [], []
+    for remat in CHOICES["remat"]:
+        model = Transformer(tiny_config(scan_layers=True, remat=remat))
+
+        def loss(params, model=model):
+            return jnp.square(model.apply({"params": params}, random_tokens())).mean()
+
+        params = parameter_shapes(model.config)
+        residuals = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
+        saved.append(sum(leaf.size for leaf in jax.tree.leaves(residuals)))
+        products.append(str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general"))
+    assert saved == sorted(set(saved), reverse=True)
+    assert products == sorted(set(products))
 
 
 def test_initial_deviations():

@@ -4,9 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxdp.model.layers import matmul_float32
 from jaxdp.model.masks import AttentionMask
+
+ATTENTION_OUTPUTS = "attention_outputs"
+"""Name under which `model.remat` saves what attention returns and its backward pass needs."""
 
 
 def reference_attention(
@@ -53,4 +57,4 @@ def reference_attention(
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
     probabilities = drop(jax.nn.softmax(scores, axis=-1).astype(value.dtype))
     outputs = jnp.matmul(probabilities.reshape(batch, groups, -1, key_length), value)
-    return outputs.reshape(query.shape)
+    return checkpoint_name(outputs.reshape(query.shape), ATTENTION_OUTPUTS)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.attention_backends.backend import AttentionBackend, shared_obstacle
+from jaxdp.model.attention_backends.plain import ATTENTION_OUTPUTS
 from jaxdp.model.masks import PADDING_SEGMENT, AttentionMask
 
 LANES = 128  # unit of the kernel's blocks
@@ -89,6 +90,7 @@ def _kernel(
         splash_masks.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
         attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name=ATTENTION_OUTPUTS,
         interpret=interpret,
     )
 
