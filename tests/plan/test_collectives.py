@@ -42,6 +42,7 @@ ENTRY %main_spmd (x: f32[1024]) -> f32[1024] {
   %product = f32[8,8]{1,0} custom-call(%a, %b), custom_call_target="__cublas$gemm"
   %end = f32[1024]{0} all-reduce-done(%begin)
   %ag-start = (f32[2]{0}, f32[16]{0}) all-gather-start(%z), channel_id=5, dimensions={0}
+  %small = f32[2]{0} add(%z, %z)
   %ag-done = f32[16]{0} all-gather-done(%ag-start)
   %rs-start = ((f32[16]{0}), f32[2]{0}) async-start(%ag-done), calls=%wrapped
   %rs-done = f32[2]{0} async-done(%rs-start), calls=%wrapped
