@@ -4,7 +4,7 @@ Needs `pip install libtpu`. Minutes for each:
   JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tests/tpu_memory.py llama3_1b zero3 v5e:4x4 128256 2048 64
   JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tests/tpu_memory.py gpt2_xl zero3 v5e:2x4 50257 1024 8
   JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python tests/tpu_memory.py gpt2 pmean v5e:2x2 50257 1024 48 \
-    --microbatch_size 12 --model '{"remat": "none", "scan_layers": false, "attention": "plain"}'
+    --microbatch_size 12 --model '{"remat": "none", "scan_layers": false, "loss_chunk": 0, "attention": "plain"}'
 A program that does not fit is refused by the compiler: RESOURCE_EXHAUSTED.
 """
 
