@@ -91,7 +91,7 @@ def test_gradients_are_multiplied_by_the_cotangent():
 
 
 def test_the_gradient_of_a_bfloat16_model_is_summed_over_chunks_in_float32():
-    """As near to the exact gradient of the rounded operands as that of all logits at once, which is bfloat16."""
+    """It is as near to the exact gradient of the rounded operands as that of all logits at once."""
     inputs = random_inputs()
     del inputs["bias"]
     targets = inputs.pop("targets")
@@ -104,7 +104,7 @@ def test_the_gradient_of_a_bfloat16_model_is_summed_over_chunks_in_float32():
         assert (gradients["hidden"].dtype, gradients["table"].dtype) == (jnp.bfloat16, jnp.float32)
         np.testing.assert_allclose(gradients["hidden"].reshape(-1, EMBED_DIM), exact["hidden"], rtol=0.02, atol=0.02)
         distances[chunk] = np.abs(gradients["table"] - exact["table"]).max()
-    assert distances[5] < distances[0] < 0.02
+    assert distances[5] < 1.01 * distances[0] < 0.02
 
 
 @pytest.mark.parametrize(
