@@ -179,8 +179,8 @@ def get_config() -> Config:
     config.parallel.num_workers = placeholder(int)  # sync=local: groups of devices that train by themselves; unset: one a device
     config.parallel.local_steps = placeholder(int)  # sync=local: steps between two synchronisations of the workers; unset: 50
     config.parallel.local_fragments = placeholder(int)  # sync=local: groups of layers that synchronise in turn; unset: 1, all at once
-    config.parallel.outer_learning_rate = placeholder(float)  # sync=local: learning rate on the averaged differences; unset: 0.7; 1 without momentum is the plain average
-    config.parallel.outer_momentum = placeholder(float)  # sync=local: Nesterov momentum of these; unset: 0.9
+    config.parallel.outer_learning_rate = placeholder(float)  # sync=local: learning rate on the averaged differences; unset: 1; 1 without momentum is the plain average
+    config.parallel.outer_momentum = placeholder(float)  # sync=local: Nesterov momentum of these; unset: 0.5
     config.parallel.wire_dtype = "float32"  # dtype of gradients between devices, sync=local: of differences between workers; float32 | bfloat16 | int8 | int4; int8 and int4 are quantised in blocks with error feedback
     config.parallel.bucket_mb = placeholder(float)  # MiB of one gradient buffer; unset: one buffer on CPU, 32 elsewhere
     config.parallel.check_every_steps = 100  # updates between checks that all devices hold the same state; 0: off

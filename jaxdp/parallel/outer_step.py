@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jaxdp.typing import PyTree
 
-LEARNING_RATE, MOMENTUM = 0.7, 0.9
-"""Settings if unset: those of the DiLoCo paper, section 3."""
+LEARNING_RATE, MOMENTUM = 1.0, 0.5
+"""Settings if unset: the best of those tried on the quickstart, 80 and 16 synchronisations. DiLoCo has 0.7 and 0.9."""
 
 
 @dataclasses.dataclass(frozen=True)

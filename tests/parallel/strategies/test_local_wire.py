@@ -166,7 +166,7 @@ def test_wire_dtype_is_that_of_differences_and_gradients_within_a_worker_stay_fl
     assert (mean.buckets.wire_dtype, mean.bits) == of_differences
     assert strategy.buckets.wire_dtype == "float32"
     assert strategy.describe() == (
-        f"4 workers of 2 devices, synchronised every 50 steps in {dtype}, outer learning rate 0.7, momentum 0.9"
+        f"4 workers of 2 devices, synchronised every 50 steps in {dtype}, outer learning rate 1, momentum 0.5"
     )
 
 
