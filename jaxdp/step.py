@@ -101,18 +101,22 @@ def _accumulate(objective, params, batch, num_microbatches):
 
     if num_microbatches == 1:
         return sums_of(batch)
-    microbatches = jax.tree.map(lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch)
 
     def body(carry, microbatch):
         return jax.tree.map(jnp.add, carry, sums_of(microbatch)), None
 
     zeros = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(3, jnp.float32))
-    sums, _ = jax.lax.scan(body, zeros, microbatches)
+    sums, _ = jax.lax.scan(body, zeros, _divided(batch, num_microbatches))
     return sums
 
 
+def _divided(batch: PyTree, num_microbatches: int) -> PyTree:
+    """Divides the examples `[device_batch, ...]` into `[num_microbatches, microbatch, ...]`."""
+    return jax.tree.map(lambda array: array.reshape(num_microbatches, -1, *array.shape[1:]), batch)
+
+
 def make_eval_step(
-    loss: Loss, outputs: Outputs = lambda params, batch: {}
+    loss: Loss, outputs: Outputs = lambda params, batch: {}, num_microbatches: int = 1
 ) -> Callable[[PyTree, PyTree, ControlWord], tuple[dict[str, tuple], dict[str, jax.Array], jax.Array]]:
     """Builds the evaluation step of one device.
 
@@ -125,12 +129,20 @@ def make_eval_step(
     Args:
         loss: Loss of a batch.
         outputs: Outputs to gather for every example; by default none.
+        num_microbatches: Parts of a device's examples that follow each other, so that the activations of one exist.
     """
 
     def eval_step(params: PyTree, batch: PyTree, control_word: ControlWord):
-        sums = loss(params, batch, None)
-        totals = jax.lax.psum({"loss": (sums.loss, sums.weight), **sums.metrics}, AXIS)
-        eval_outputs = gather_rows(outputs(params, batch))
-        return totals, eval_outputs, reduce_control_word(control_word)["request"]
+        def of_microbatch(microbatch: PyTree):
+            sums = loss(params, microbatch, None)
+            return {"loss": (sums.loss, sums.weight), **sums.metrics}, outputs(params, microbatch)
+
+        if num_microbatches == 1:
+            sums, eval_outputs = of_microbatch(batch)
+        else:
+            sums, eval_outputs = jax.lax.map(of_microbatch, _divided(batch, num_microbatches))
+            sums = jax.tree.map(lambda parts: parts.sum(axis=0), sums)
+            eval_outputs = jax.tree.map(lambda parts: parts.reshape(-1, *parts.shape[2:]), eval_outputs)
+        return jax.lax.psum(sums, AXIS), gather_rows(eval_outputs), reduce_control_word(control_word)["request"]
 
     return eval_step

@@ -45,17 +45,21 @@ def expected(tokens):
     }
 
 
-@pytest.fixture(scope="module", params=[1, 2, 4, 8])
+@pytest.fixture(scope="module", params=[(1, 1), (2, 2), (4, 1), (8, 1)])
 def measured(request):
-    """evaluate(tokens, num_batches) on some devices."""
-    here = topology(request.param)
+    """evaluate(tokens, num_batches) on some devices, in some microbatches."""
+    num_devices, num_microbatches = request.param
+    here = topology(num_devices)
     params = jax.device_put(bigram_params(), here.replicated)
-    row_spec = {"row_ids": jax.ShapeDtypeStruct((ROWS // request.param,), jnp.int32)}
+    row_spec = {"row_ids": jax.ShapeDtypeStruct((ROWS // num_devices,), jnp.int32)}
     program = compile_spmd(
-        make_eval_step(lambda params, rows, row_keys: TASK.loss(bigram, params, rows, row_keys, False)),
+        make_eval_step(
+            lambda params, rows, row_keys: TASK.loss(bigram, params, rows, row_keys, False),
+            num_microbatches=num_microbatches,
+        ),
         here,
         abstract_replicated(params, here),
-        abstract_batch(TASK.batch_spec(ROWS // request.param) | row_spec, here),
+        abstract_batch(TASK.batch_spec(ROWS // num_devices) | row_spec, here),
         abstract_batch(control_word_spec(), here),
     )
     make_control_word = control_word_maker(here)

@@ -14,7 +14,7 @@ from jaxdp.evaluation import evaluate
 from jaxdp.inference.scoring import Scorer
 from jaxdp.model import Transformer
 from jaxdp.parallel.control_word import control_word_maker, control_word_spec
-from jaxdp.parallel.devices import Topology
+from jaxdp.parallel.devices import Topology, divisors_up_to
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.quoting import quoted_names
@@ -29,7 +29,12 @@ from jaxdp.typing import PyTree
 
 
 def compile_eval_step(
-    task: Task, model: Transformer, rows: int, topology: Topology, abstract_params: PyTree
+    task: Task,
+    model: Transformer,
+    rows: int,
+    microbatch_size: int | None,
+    topology: Topology,
+    abstract_params: PyTree,
 ) -> Program:
     """Compiles the evaluation of one batch: (params, batch, control_word) -> see `make_eval_step`.
 
@@ -37,14 +42,17 @@ def compile_eval_step(
         task: Task with the vocabularies of the run.
         model: The module.
         rows: Examples of a batch, over all devices.
+        microbatch_size: Maximum number of examples that a device evaluates at once; None: its share.
         topology: Devices.
         abstract_params: Shapes and shardings of the parameters.
     """
+    device_rows = rows // topology.num_devices
+    largest = max(divisors_up_to(device_rows, microbatch_size or device_rows))
     return compile_spmd(
-        make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model)),
+        make_eval_step(task_loss(task, model, train=False), eval_outputs_of(task, model), device_rows // largest),
         topology,
         abstract_params,
-        abstract_batch(batch_spec(task, rows // topology.num_devices), topology),
+        abstract_batch(batch_spec(task, device_rows), topology),
         abstract_batch(control_word_spec(), topology),
     )
 
@@ -69,7 +77,7 @@ class Evaluator:
         """Compiles the programs.
 
         Args:
-            config: Configuration; `global_batch_size` and `eval` are used.
+            config: Configuration; `global_batch_size`, `microbatch_size` and `eval` are used.
             task: Task with the vocabularies of the run.
             model: The module.
             data: Dataset with the tokenizers, and with pairs to generate and score if the task can.
@@ -80,7 +88,9 @@ class Evaluator:
         self._config, self._task, self._source, self._topology = config, task, source, topology
         self._make_batch = checked_make_batch(task)
         self._rows = config.global_batch_size
-        self._program = compile_eval_step(task, model, self._rows, topology, abstract_params)
+        self._program = compile_eval_step(
+            task, model, self._rows, config.fixed_microbatch_size, topology, abstract_params
+        )
         self._make_control_word = control_word_maker(topology)
         self._scorer = Scorer(config, task, model, data, topology, abstract_params) if data.pairs else None
         self.reports: dict[str, Mapping[str, Any]] = {}

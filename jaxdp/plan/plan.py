@@ -105,7 +105,7 @@ def _programs(setup: StepSetup, step: StepMemory, progress: Progress) -> dict[st
     # The whole train state stays on the device meanwhile.
     found["evaluation"] = {
         "total": max(others, 0) + _needed(setup.compile_eval_step, evaluated), "in_training": True,
-        "rows": setup.shape.device_batch_size,
+        "rows": setup.shape.microbatch_size,
     }  # fmt: skip
     if rows := decoding_rows(setup):
         progress("decoding")

@@ -98,7 +98,12 @@ class StepSetup:
     def compile_eval_step(self) -> Program:
         """Compiles the evaluation of one batch, as `Evaluator` runs it."""
         return compile_eval_step(
-            self.task, self.eval_model, self.shape.global_batch_size, self.topology, self.placement.abstract_eval_params
+            self.task,
+            self.eval_model,
+            self.shape.global_batch_size,
+            self.shape.microbatch_size,
+            self.topology,
+            self.placement.abstract_eval_params,
         )
 
     def fresh_params(self) -> PyTree:
