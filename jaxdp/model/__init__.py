@@ -10,14 +10,8 @@ from jaxdp.model.accounting import (
 )
 from jaxdp.model.attention_backends.registry import attention_line, model_backend
 from jaxdp.model.cache import KVCache, init_cache
-from jaxdp.model.config import (
-    CHOICES,
-    HEAD_PARAMETERS,
-    HEADS,
-    POOLINGS,
-    POSITION_EMBEDDING,
-    TransformerConfig,
-)
+from jaxdp.model.choices import CHOICES, HEADS, POOLINGS
+from jaxdp.model.config import HEAD_PARAMETERS, POSITION_EMBEDDING, TransformerConfig
 from jaxdp.model.presets import PRESETS, model_config, preset_values
 from jaxdp.model.scanned_layers import stack_layers, unstack_layers
 from jaxdp.model.transformer import Transformer

@@ -4,34 +4,13 @@ import dataclasses
 import math
 
 from jaxdp.errors import UserError
-
-CHOICES = {
-    "architecture": ("decoder", "encoder", "encoder_decoder"),
-    "norm": ("layernorm", "rmsnorm"),
-    "norm_position": ("pre", "post"),
-    "positions": ("learned", "sinusoidal", "rotary", "relative"),
-    "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
-    "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "dots_attention", "dots", "attention", "full"),
-    "attention": ("auto", "plain", "cudnn", "splash"),
-}
-"""Valid values of each choice in the configuration."""
-
-HEADS = {
-    "language_model": ("decoder", "encoder", "encoder_decoder"),
-    "masked_lm": ("encoder",),
-    "classification": ("encoder", "decoder"),
-}
-"""Model heads, and the architectures that support them."""
+from jaxdp.model.choices import CHOICES, HEADS, POOLINGS
 
 HEAD_PARAMETERS = ("classifier", "masked_lm", "output", "output_bias")
 """First path element of head parameters; all other parameters are the body."""
 
 POSITION_EMBEDDING = "position_embedding"
 """Path of learned positions, the only body parameter whose size depends on the sequence length."""
-
-POOLINGS = ("first", "mean", "last")
-"""Methods of a classifier to reduce the hidden states of a sequence to one vector."""
 
 _COUNTS = (
     "vocab_size",

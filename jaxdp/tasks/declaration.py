@@ -9,7 +9,7 @@ from jaxdp.arguments import shown
 from jaxdp.data.sequences.make import PACKINGS
 from jaxdp.errors import UserError
 from jaxdp.metrics import LOSS, MetricSpec
-from jaxdp.model.config import CHOICES, HEADS, POOLINGS
+from jaxdp.model.choices import CHOICES, HEADS, POOLINGS
 from jaxdp.nearest import closest
 from jaxdp.run_config import DataConfig
 from jaxdp.signatures import check_overrides, defined_in

@@ -1,0 +1,23 @@
+"""Valid values of the choices of a model: architecture, norm, positions, heads, pooling and more."""
+
+CHOICES = {
+    "architecture": ("decoder", "encoder", "encoder_decoder"),
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_position": ("pre", "post"),
+    "positions": ("learned", "sinusoidal", "rotary", "relative"),
+    "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "dots_attention", "dots", "attention", "full"),
+    "attention": ("auto", "plain", "cudnn", "splash"),
+}
+"""Valid values of each choice in the configuration."""
+
+HEADS = {
+    "language_model": ("decoder", "encoder", "encoder_decoder"),
+    "masked_lm": ("encoder",),
+    "classification": ("encoder", "decoder"),
+}
+"""Model heads, and the architectures that support them."""
+
+POOLINGS = ("first", "mean", "last")
+"""Methods of a classifier to reduce the hidden states of a sequence to one vector."""
