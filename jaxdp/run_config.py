@@ -143,6 +143,7 @@ class ModelConfig:
     attention_dropout_rate: float | None
     attention_window: int | None
     attention_logit_softcap: float | None
+    qk_norm: bool | None
     norm: str | None
     norm_position: str | None
     norm_epsilon: float | None

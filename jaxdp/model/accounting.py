@@ -102,7 +102,7 @@ def _num_tokens(name: str, length: int, output_length: int, num_predicted: int) 
     if parts[0] == "encoder":
         return length
     # Cross-attention computes keys and values once per source token.
-    is_source_projection = "cross_attention" in parts and parts[-2] in ("key", "value")
+    is_source_projection = "cross_attention" in parts and parts[-2] in ("key", "key_norm", "value")
     return length if is_source_projection else output_length
 
 

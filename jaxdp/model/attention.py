@@ -11,7 +11,7 @@ from jaxdp.model.attention_backends.registry import backend_for
 from jaxdp.model.cache import CrossAttentionCache, KVCache
 from jaxdp.model.config import TransformerConfig
 from jaxdp.model.dropout import dropout
-from jaxdp.model.layers import Dense
+from jaxdp.model.layers import Dense, Norm
 from jaxdp.model.masks import AttentionMask
 from jaxdp.model.positions import apply_rotary
 
@@ -33,6 +33,9 @@ class Attention(nn.Module):
         self.key = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
         self.value = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
         self.out = dense(config.embed_dim, config.embed_dim, stddev=self.branch_stddev)
+        if config.qk_norm:
+            norm = functools.partial(Norm, "rmsnorm", config.norm_epsilon, use_bias=False, dtype=config.dtype)
+            self.query_norm, self.key_norm = norm(), norm()
 
     def __call__(
         self,
@@ -67,10 +70,10 @@ class Attention(nn.Module):
         """
         config = self.config
         # A single product with the concatenated kernels was not faster on XLA:CPU.
-        query = self._heads(self.query(query_inputs), rotary)
+        query = self._positioned(self._heads(self.query(query_inputs)), "query_norm", rotary)
         key = value = None
         if key_inputs is not None:
-            key = self._heads(self.key(key_inputs), rotary)
+            key = self._positioned(self._heads(self.key(key_inputs)), "key_norm", rotary)
             value = self._heads(self.value(key_inputs))
         # With heads before length, XLA:CPU is twice as fast.
         query = query.transpose(0, 2, 1, 3)
@@ -94,7 +97,12 @@ class Attention(nn.Module):
         outputs = outputs.transpose(0, 2, 1, 3)
         return self.out(outputs.reshape(query_inputs.shape)), cache
 
-    def _heads(self, features: jax.Array, rotary=None) -> jax.Array:
-        """Splits `[batch, length, heads * head_dim]` into heads and applies rotary positions, if any."""
-        heads = features.reshape(*features.shape[:2], -1, self.config.head_dim)
+    def _heads(self, features: jax.Array) -> jax.Array:
+        """Splits `[batch, length, heads * head_dim]` into heads, `[batch, length, heads, head_dim]`."""
+        return features.reshape(*features.shape[:2], -1, self.config.head_dim)
+
+    def _positioned(self, heads: jax.Array, norm: str, rotary) -> jax.Array:
+        """Normalises the heads of queries or keys and applies rotary positions, if the model has these."""
+        if self.config.qk_norm:
+            heads = getattr(self, norm)(heads)
         return heads if rotary is None else apply_rotary(heads, rotary)

@@ -80,6 +80,9 @@ class TransformerConfig:
             included; 0: all. Source: Jiang et al. 2023 (Mistral 7B), section 2.
         attention_logit_softcap: Bound of the attention scores, `softcap * tanh(scores / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2.
+        qk_norm: Whether every head normalises its queries and keys by RMSNorm with a learned scale, before rotary
+            positions, which bounds the attention scores. Source: Dehghani et al. 2023 (ViT-22B), section 2, which uses
+            LayerNorm; RMSNorm as in modded-nanogpt, where it has no learned scale.
         norm: "layernorm" or "rmsnorm".
         norm_position: "pre" (before each branch, and after the last block) or "post" (after
             each residual addition).
@@ -128,6 +131,7 @@ class TransformerConfig:
     attention_dropout_rate: float
     attention_window: int
     attention_logit_softcap: float
+    qk_norm: bool
     norm: str
     norm_position: str
     norm_epsilon: float

@@ -79,7 +79,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Maps `[batch, length, embed_dim]` to the same shape in `dtype`."""
+        """Maps `[..., features]` to the same shape in `dtype`."""
         shape = (1,) * (inputs.ndim - 1) + (-1,)
         values = inputs.astype(jnp.float32)
         if self.kind == "layernorm":

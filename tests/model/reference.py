@@ -14,8 +14,11 @@ def exact(params):
 def reference_norm(x, p, config):
     if config.norm == "layernorm":
         x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon)
-    return x * p["scale"] + p.get("bias", 0.0)
+    return reference_rms(x, p, config) + p.get("bias", 0.0)
+
+
+def reference_rms(x, p, config):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * p["scale"]
 
 
 def reference_dense(x, p):
@@ -67,6 +70,8 @@ def reference_attention(x, source, p, config, allowed, bias=None):
         q = query[:, head * width : (head + 1) * width]
         k = key[:, group * width : (group + 1) * width]
         v = value[:, group * width : (group + 1) * width]
+        if config.qk_norm:
+            q, k = (reference_rms(part, p[name], config) for part, name in ((q, "query_norm"), (k, "key_norm")))
         if config.positions == "rotary" and x is source:
             q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
         scores = q @ k.T / math.sqrt(width)

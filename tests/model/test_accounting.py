@@ -79,9 +79,9 @@ def test_parameters_of_t5(preset, count):
 def test_flops_of_an_encoder_decoder_by_hand():
     """Both sides by the tokens that pass through them; keys of the source once a source token."""
     shapes = {"architecture": "encoder_decoder", "num_layers": 1, "num_decoder_layers": 3, "positions": "sinusoidal"}
-    config = tiny_config(**shapes, target_vocab_size=11)
-    attention, mlp, norm = 4 * 16**2, 2 * 16 * 24, 16
-    of_source = 3 * 2 * 16**2
+    config = tiny_config(**shapes, target_vocab_size=11, qk_norm=True)
+    attention, mlp, norm = 4 * 16**2 + 2 * 4, 2 * 16 * 24, 16
+    of_source = 3 * (2 * 16**2 + 4)
     encoder = attention + mlp + 2 * norm + norm
     decoder = 3 * (2 * attention + mlp + 3 * norm) + norm - of_source
     pairs = 8 * 8 + 3 * (5 * 5 + 5 * 8)
@@ -141,7 +141,7 @@ KINDS = [
     {"positions": "relative"},
     {"architecture": "encoder", "head": "masked_lm", "num_token_types": 2, "embedding_norm": True},
     {"architecture": "encoder", "head": "classification", "num_labels": 3},
-    {"architecture": "encoder_decoder", "tie_embeddings": False},
+    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True},
 ]
 
 

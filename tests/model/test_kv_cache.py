@@ -8,7 +8,7 @@ from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens,
 
 from jaxdp.model import CHOICES, Transformer, init_cache
 
-WINDOWED = {"attention_window": 3, "attention_logit_softcap": 0.5}
+OPTIONS = {"attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True}
 
 SCHEMES = [
     (positions, num_kv_heads, scan_layers)
@@ -25,7 +25,7 @@ TOKEN_BY_TOKEN, IN_CHUNKS = (1,) * LENGTH, (5, 1, 2)
     [(*scheme, TOKEN_BY_TOKEN) for scheme in SCHEMES] + [(*SCHEMES[0], IN_CHUNKS), (*SCHEMES[-1], IN_CHUNKS)],
 )
 def test_cached_decoding_equals_full_forward(positions, num_kv_heads, scan_layers, chunks):
-    options = WINDOWED if num_kv_heads == 2 else {}
+    options = OPTIONS if num_kv_heads == 2 else {}
     config = tiny_config(positions=positions, num_kv_heads=num_kv_heads, scan_layers=scan_layers, **options)
     params, tokens = random_params(config), random_tokens()
     apply = jitted(config)

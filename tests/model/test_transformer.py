@@ -37,6 +37,7 @@ def test_forward_equals_numpy(norm, activation, positions):
         num_kv_heads=(4, 2, 1)[bits % 3 if bits & 8 else 0],
         attention_window=3 if bits % 4 == 1 else 0,
         attention_logit_softcap=1.5 if bits % 3 == 1 else 0.0,
+        qk_norm=bits % 7 < 3,
         architecture="decoder" if bits % 5 else "encoder",
     )
     params, tokens = random_params(config), random_tokens()
@@ -130,7 +131,7 @@ def test_bfloat16_is_near_float32_and_returns_float32():
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
 
 
-STACK = {"dropout_rate": 0.3, "positions": "rotary", "num_kv_heads": 2}
+STACK = {"dropout_rate": 0.3, "positions": "rotary", "num_kv_heads": 2, "qk_norm": True}
 
 
 def loss_and_gradient(config, convert):
