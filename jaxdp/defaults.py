@@ -114,6 +114,7 @@ def get_config() -> Config:
     config.model.attention_window = placeholder(int)  # self-attention sees the keys less than this number of tokens away, the token itself included; 0: all
     config.model.attention_logit_softcap = placeholder(float)  # bounds attention scores smoothly to plus and minus this; 0: no bound
     config.model.qk_norm = placeholder(bool)  # a norm on the queries and keys of each head
+    config.model.zero_init_residual = placeholder(bool)  # output projections of attention and MLP start at zero
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post
     config.model.norm_epsilon = placeholder(float)  # added to the variance

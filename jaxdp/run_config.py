@@ -144,6 +144,7 @@ class ModelConfig:
     attention_window: int | None
     attention_logit_softcap: float | None
     qk_norm: bool | None
+    zero_init_residual: bool | None
     norm: str | None
     norm_position: str | None
     norm_epsilon: float | None

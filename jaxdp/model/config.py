@@ -41,7 +41,7 @@ class StackConfig:
         first_layer: Index of the first block, counted over all stacks, so that the stacks
             have different dropout masks.
         branch_init_stddev: Standard deviation of the initial output projection of each
-            residual branch. Source: Radford et al. 2019, section 2.3.
+            residual branch; 0: zeros. Source: Radford et al. 2019, section 2.3.
     """
 
     num_layers: int
@@ -83,6 +83,9 @@ class TransformerConfig:
         qk_norm: Whether every head normalises its queries and keys by RMSNorm with a learned scale, before rotary
             positions, which bounds the attention scores. Source: Dehghani et al. 2023 (ViT-22B), section 2, which uses
             LayerNorm; RMSNorm as in modded-nanogpt, where it has no learned scale.
+        zero_init_residual: Whether the output projection of every residual branch is initially zero, so that blocks
+            with `norm_position="pre"` are initially the identity. Source: Zhang et al. 2019 (Fixup), section 3; for
+            Transformers modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
         norm_position: "pre" (before each branch, and after the last block) or "post" (after
             each residual addition).
@@ -132,6 +135,7 @@ class TransformerConfig:
     attention_window: int
     attention_logit_softcap: float
     qk_norm: bool
+    zero_init_residual: bool
     norm: str
     norm_position: str
     norm_epsilon: float
@@ -204,7 +208,7 @@ class TransformerConfig:
             causal=causal,
             cross_attention=cross_attention,
             first_layer=self.num_layers if cross_attention else 0,
-            branch_init_stddev=self.init_stddev / math.sqrt(num_branches),
+            branch_init_stddev=0.0 if self.zero_init_residual else self.init_stddev / math.sqrt(num_branches),
         )
 
     def __post_init__(self):

@@ -1,7 +1,14 @@
 """Exact properties of the named options of a model; the parity tests cover their values."""
 
+import functools
+
+import jax
 import numpy as np
-from tiny_models import jitted, random_params, random_tokens, tiny_config
+import pytest
+from tiny_models import jitted, quick_jit, random_params, random_tokens, tiny_config
+
+from jaxdp.model import init_params
+from jaxdp.trees import named_leaves
 
 
 def test_with_qk_norm_the_scale_of_query_and_key_kernels_changes_nothing():
@@ -11,3 +18,30 @@ def test_with_qk_norm_the_scale_of_query_and_key_kernels_changes_nothing():
     for name, factor in (("query", 30.0), ("key", 0.2)):
         scaled["layer_1"]["attention"][name] = {"kernel": factor * params["layer_1"]["attention"][name]["kernel"]}
     np.testing.assert_allclose(apply(scaled, random_tokens()), apply(params, random_tokens()), rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def initial_params(**overrides):
+    return quick_jit(functools.partial(init_params, tiny_config(**overrides)))(jax.random.key(0))
+
+
+@pytest.mark.parametrize(("architecture", "scan_layers"), [("decoder", False), ("encoder_decoder", True)])
+def test_with_zero_init_residual_the_output_of_every_branch_is_zero_and_nothing_else_changes(architecture, scan_layers):
+    shapes = {"architecture": architecture, "scan_layers": scan_layers}
+    plain = dict(named_leaves(initial_params(**shapes)))
+    for name, leaf in named_leaves(initial_params(**shapes, zero_init_residual=True)):
+        if name.endswith(("attention/out/kernel", "mlp/down/kernel")):
+            assert not leaf.any() and plain[name].all(), name
+        else:
+            np.testing.assert_array_equal(leaf, plain[name], err_msg=name)
+
+
+def test_with_zero_init_residual_blocks_are_initially_the_identity():
+    """The model then ends where one without layers would: at the norm of the embeddings."""
+    config = tiny_config(zero_init_residual=True, positions="rotary")
+    params, tokens = initial_params(zero_init_residual=True, positions="rotary"), random_tokens()
+    table = np.asarray(params["token_embedding"], np.float64)
+    hidden = table[tokens]
+    hidden -= hidden.mean(-1, keepdims=True)
+    hidden /= np.sqrt((hidden**2).mean(-1, keepdims=True) + config.norm_epsilon)
+    np.testing.assert_allclose(jitted(config)(params, tokens), hidden @ table.T, rtol=1e-5, atol=1e-5)

@@ -55,11 +55,17 @@ def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
     assert resolved_of(resolved) == resolved
 
 
+NEWER_KEYS = (
+    "attention_dropout_rate", "attention_window", "attention_logit_softcap", "qk_norm", "zero_init_residual",
+)  # fmt: skip
+"""Keys of `model` that runs of earlier versions do not have."""
+
+
 def test_a_run_that_does_not_know_newer_keys_goes_on_and_keeps_its_rate(config_file, tmp_path):
     resolved = resolved_of(load(config_file, "model.dropout_rate=0.2"))
     assert (resolved.model.attention_dropout_rate, resolved.model.attention_window) == (0.2, 0)
     saved = to_json(resolved)
-    for key in ("attention_dropout_rate", "attention_window", "attention_logit_softcap", "qk_norm"):
+    for key in NEWER_KEYS:
         del saved["model"][key]
     check_resumable(with_preset(saved), to_json(resolved), tmp_path)
     other = resolved_of(load(config_file, "model.dropout_rate=0.2", "model.attention_dropout_rate=0.0"))
