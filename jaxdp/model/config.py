@@ -86,6 +86,8 @@ class TransformerConfig:
         zero_init_residual: Whether the output projection of every residual branch is initially zero, so that blocks
             with `norm_position="pre"` are initially the identity. Source: Zhang et al. 2019 (Fixup), section 3; for
             Transformers modded-nanogpt.
+        logit_softcap: Bound of the logits over the vocabulary, `softcap * tanh(logits / softcap)`; 0: no bound.
+            Source: Gemma Team 2024 (Gemma 2), section 2; modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
         norm_position: "pre" (before each branch, and after the last block) or "post" (after
             each residual addition).
@@ -136,6 +138,7 @@ class TransformerConfig:
     attention_logit_softcap: float
     qk_norm: bool
     zero_init_residual: bool
+    logit_softcap: float
     norm: str
     norm_position: str
     norm_epsilon: float
@@ -243,10 +246,9 @@ def _check_numbers(config: TransformerConfig) -> None:
     for key in ("dropout_rate", "attention_dropout_rate"):
         if not 0 <= getattr(config, key) < 1:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it to at least 0 and below 1.")
-    if not 0 <= config.attention_logit_softcap < math.inf:
-        raise UserError(
-            f"model.attention_logit_softcap is {config.attention_logit_softcap}; set it above 0, or to 0 for no bound."
-        )
+    for key in ("attention_logit_softcap", "logit_softcap"):
+        if not 0 <= getattr(config, key) < math.inf:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0, or to 0 for no bound.")
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
             f"model.positions = rotary needs an even head width, but model.embed_dim / "
@@ -278,6 +280,11 @@ def _check_parts(config: TransformerConfig) -> None:
         raise UserError(
             f"model.architecture = {config.architecture} does not support the head {config.head}; choose a "
             f"model.preset whose architecture is {fitting}."
+        )
+    if config.head == "classification" and config.logit_softcap:
+        raise UserError(
+            f"model.logit_softcap = {config.logit_softcap} bounds the logits of a vocabulary, which a classifier does not "
+            "have; set it to 0."
         )
     if config.has_source and config.num_token_types:
         raise UserError(

@@ -65,6 +65,14 @@ def _matmul_backward(operands, cotangent):
 matmul_float32.defvjp(_matmul_forward, _matmul_backward)
 
 
+def bounded(values: jax.Array, softcap: float) -> jax.Array:
+    """Bounds values smoothly, `softcap * tanh(values / softcap)`; 0: no bound.
+
+    Source: Gemma Team 2024 (Gemma 2), section 2.
+    """
+    return softcap * jnp.tanh(values / softcap) if softcap else values
+
+
 class Norm(nn.Module):
     """LayerNorm or RMSNorm over the last axis, with statistics in float32.
 

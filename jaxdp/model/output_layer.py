@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.cross_entropy import cross_entropy_sums
-from jaxdp.model.layers import matmul_float32
+from jaxdp.model.layers import bounded, matmul_float32
 
 MIN_AUTO_TOKENS = 1024
 """Tokens of an automatic chunk, at least.
@@ -39,6 +39,7 @@ class OutputLayer:
         bias: Bias of the logits, `[vocab_size] float32`, or None.
         chunk: Value of `TransformerConfig.loss_chunk`.
         platform: Platform of the devices.
+        softcap: Bound of the logits; 0: no bound.
     """
 
     hidden: jax.Array
@@ -46,11 +47,12 @@ class OutputLayer:
     bias: jax.Array | None = None
     chunk: int | None = flax.struct.field(pytree_node=False, default=None)
     platform: str = flax.struct.field(pytree_node=False, default="cpu")
+    softcap: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def logits(self) -> jax.Array:
         """Computes logits over the vocabulary, `[batch, length, vocab_size] float32`."""
         flat = self.hidden.reshape(-1, self.hidden.shape[-1])
-        logits = _add_bias(matmul_float32(flat, self.table.astype(self.hidden.dtype)), self.bias)
+        logits = _complete(matmul_float32(flat, self.table.astype(self.hidden.dtype)), self.bias, self.softcap)
         return logits.reshape(*self.hidden.shape[:-1], self.table.shape[0])
 
     @property
@@ -86,6 +88,7 @@ class _Settings(NamedTuple):
     num_chunks: int
     vocab_size: int
     vocab_multiple: int
+    softcap: float
     label_smoothing: float
     z_loss: float
 
@@ -105,7 +108,9 @@ def objective_sum(
         label_smoothing: See `cross_entropy_sums`.
         z_loss: See `cross_entropy_sums`.
     """
-    settings = _Settings(layer.num_chunks, layer.table.shape[0], layer.vocab_multiple, label_smoothing, z_loss)
+    settings = _Settings(
+        layer.num_chunks, layer.table.shape[0], layer.vocab_multiple, layer.softcap, label_smoothing, z_loss
+    )
     if settings.num_chunks == 1:
         return _objective(settings, layer.logits(), targets, weights)
     hidden = layer.hidden.reshape(-1, layer.hidden.shape[-1])
@@ -130,7 +135,7 @@ def evaluation_sums(layer: OutputLayer, targets: jax.Array, weights: jax.Array) 
 
     def add_chunk(sums, chunk):
         hidden, targets, weights = chunk
-        logits = _add_bias(matmul_float32(hidden, kernel)[:, : len(layer.table)], layer.bias)
+        logits = _complete(matmul_float32(hidden, kernel)[:, : len(layer.table)], layer.bias, layer.softcap)
         return jax.tree.map(jnp.add, sums, _evaluation(logits, targets, weights)), None
 
     zero = jnp.zeros((), jnp.float32)
@@ -148,8 +153,9 @@ def _evaluation(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> tu
     return nats, jnp.sum((jnp.argmax(logits, axis=-1) == targets) * weights)
 
 
-def _add_bias(logits: jax.Array, bias: jax.Array | None) -> jax.Array:
-    return logits if bias is None else logits + bias[None, :]
+def _complete(products: jax.Array, bias: jax.Array | None, softcap: float) -> jax.Array:
+    """Returns the logits from the products of hidden states and output embedding."""
+    return bounded(products if bias is None else products + bias[None, :], softcap)
 
 
 def _padded_kernel(table: jax.Array, dtype: jnp.dtype, multiple: int) -> jax.Array:
@@ -175,7 +181,7 @@ def _chunked_objective(settings: _Settings, hidden, table, bias, targets, weight
 
     def add_chunk(total, chunk):
         hidden, targets, weights = chunk
-        logits = _add_bias(matmul_float32(hidden, kernel)[:, : settings.vocab_size], bias)
+        logits = _complete(matmul_float32(hidden, kernel)[:, : settings.vocab_size], bias, settings.softcap)
         return total + _objective(settings, logits, targets, weights), None
 
     chunks = _divided(settings.num_chunks, hidden, targets, weights)
@@ -189,15 +195,16 @@ def _chunked_forward(settings: _Settings, hidden, table, bias, targets, weights)
     def add_chunk(sums, chunk):
         hidden, targets, weights = chunk
 
-        def of_logits(logits, bias, weights):
-            return _objective(settings, _add_bias(logits[:, : settings.vocab_size], bias), targets, weights)
+        def of_products(products, bias, weights):
+            logits = _complete(products[:, : settings.vocab_size], bias, settings.softcap)
+            return _objective(settings, logits, targets, weights)
 
-        loss, (d_logits, d_bias, d_weights) = jax.value_and_grad(of_logits, (0, 1, 2))(
+        loss, (d_products, d_bias, d_weights) = jax.value_and_grad(of_products, (0, 1, 2))(
             matmul_float32(hidden, kernel), bias, weights
         )
-        d_logits = d_logits.astype(hidden.dtype)  # as in the backward pass of `matmul_float32`
-        d_hidden = d_logits @ kernel
-        d_kernel = jnp.einsum("mn,mk->nk", d_logits, hidden, preferred_element_type=jnp.float32)
+        d_products = d_products.astype(hidden.dtype)  # as in the backward pass of `matmul_float32`
+        d_hidden = d_products @ kernel
+        d_kernel = jnp.einsum("mn,mk->nk", d_products, hidden, preferred_element_type=jnp.float32)
         return jax.tree.map(jnp.add, sums, (loss, d_kernel, d_bias)), (d_hidden, d_weights)
 
     zeros = (jnp.zeros((), jnp.float32), jnp.zeros(kernel.shape, jnp.float32), jax.tree.map(jnp.zeros_like, bias))

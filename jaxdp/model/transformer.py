@@ -273,7 +273,7 @@ class Transformer(nn.Module):
             hidden = self.masked_lm(hidden)
         table = self._output_embedding() if config.tie_embeddings else self.output.kernel.T
         bias = self.output_bias if config.head == "masked_lm" and config.use_bias else None
-        return OutputLayer(hidden, table, bias, config.loss_chunk, config.platform)
+        return OutputLayer(hidden, table, bias, config.loss_chunk, config.platform, config.logit_softcap)
 
 
 def _check_target(config: TransformerConfig, target_tokens, cache) -> None:

@@ -149,4 +149,5 @@ def reference_row(params, tokens, config, target_tokens=None):
         x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), config.activation)
         x = reference_norm(x, params["masked_lm"]["norm"], config)
     logits = x @ (table.T if config.tie_embeddings else params["output"]["kernel"])
-    return logits + params.get("output_bias", 0.0)
+    logits = logits + params.get("output_bias", 0.0)
+    return config.logit_softcap * np.tanh(logits / config.logit_softcap) if config.logit_softcap else logits

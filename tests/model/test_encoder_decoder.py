@@ -35,7 +35,7 @@ def random_pair(batch=2, seed=5):
     [
         ("sinusoidal", {"share_embeddings": True, "target_vocab_size": 13, "activation": "relu"}),
         ("learned", {"num_kv_heads": 2, "embedding_norm": True}),
-        ("rotary", {"tie_embeddings": False, "activation": "swiglu", "qk_norm": True}),
+        ("rotary", {"tie_embeddings": False, "activation": "swiglu", "qk_norm": True, "logit_softcap": 2.0}),
         ("relative", {"norm": "rmsnorm", "use_bias": True}),
     ],
 )

@@ -8,7 +8,7 @@ from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens,
 
 from jaxdp.model import CHOICES, Transformer, init_cache
 
-OPTIONS = {"attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True}
+OPTIONS = {"attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True, "logit_softcap": 2.0}
 
 SCHEMES = [
     (positions, num_kv_heads, scan_layers)

@@ -26,6 +26,11 @@ from jaxdp.model import CHOICES, PRESETS, TransformerConfig, model_config
         ({"attention_window": -1}, "model.attention_window is -1; set it to an integer of at least 0."),
         ({"attention_logit_softcap": -2.0}, "model.attention_logit_softcap is -2.0; set it above 0"),
         ({"attention_logit_softcap": float("nan")}, "model.attention_logit_softcap is nan"),
+        ({"logit_softcap": -2.0}, "model.logit_softcap is -2.0; set it above 0, or to 0 for no bound."),
+        (
+            {"logit_softcap": 15.0, "head": "classification", "num_labels": 2},
+            "model.logit_softcap = 15.0 bounds the logits of a vocabulary, which a classifier does not have",
+        ),
         ({"num_layers": 0}, "model.num_layers is 0"),
         ({"rotary_base": 0.0}, "model.rotary_base is 0.0"),
         ({"num_layer": 3}, "model.num_layer is not a key of the model; did you mean num_layers?"),

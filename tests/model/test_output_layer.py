@@ -27,7 +27,7 @@ def random_inputs(batch=BATCH, length=LENGTH, vocab_size=VOCAB_SIZE, embed_dim=E
     }
 
 
-def reference(hidden, table, bias, targets, weights, label_smoothing, z_loss):
+def reference(hidden, table, bias, targets, weights, label_smoothing, z_loss, softcap=0.0):
     """(objective, nats, correct predictions, gradients of the objective) by the definitions."""
     hidden, weights, targets = (
         hidden.reshape(-1, EMBED_DIM).astype(np.float64),
@@ -35,47 +35,51 @@ def reference(hidden, table, bias, targets, weights, label_smoothing, z_loss):
         targets.reshape(-1),
     )
     logits = hidden @ table.T.astype(np.float64) + (0 if bias is None else bias)
+    steepness = np.ones(logits.shape)
+    if softcap:
+        logits = softcap * np.tanh(logits / softcap)
+        steepness = 1 - (logits / softcap) ** 2
     log_z = np.log(np.exp(logits).sum(-1))
     wanted = np.full(logits.shape, label_smoothing / VOCAB_SIZE)
     wanted[np.arange(len(targets)), targets] += 1 - label_smoothing
     of_tokens = log_z - (wanted * logits).sum(-1) + z_loss * log_z**2
     slopes = np.exp(logits - log_z[:, None]) * (1 + 2 * z_loss * log_z[:, None]) - wanted
-    slopes = weights[:, None] * slopes
+    slopes = weights[:, None] * slopes * steepness
     gradients = {"hidden": slopes @ table, "table": slopes.T @ hidden, "bias": slopes.sum(0), "weights": of_tokens}
     nats = weights @ (log_z - logits[np.arange(len(targets)), targets])
     return weights @ of_tokens, nats, weights @ (logits.argmax(-1) == targets), gradients
 
 
-def objective(floats, targets, *, chunk, platform="cpu", label_smoothing=0.0, z_loss=0.0):
-    layer = OutputLayer(floats["hidden"], floats["table"], floats.get("bias"), chunk, platform)
+def objective(floats, targets, *, chunk, platform="cpu", softcap=0.0, label_smoothing=0.0, z_loss=0.0):
+    layer = OutputLayer(floats["hidden"], floats["table"], floats.get("bias"), chunk, platform, softcap)
     return objective_sum(layer, targets, floats["weights"], label_smoothing=label_smoothing, z_loss=z_loss)
 
 
 @pytest.mark.parametrize(("chunk", "platform"), [(5, "gpu"), (5, "cpu"), (4, "gpu"), (0, "gpu")])
 @pytest.mark.parametrize(
-    ("has_bias", "label_smoothing", "z_loss"), [(False, 0.0, 0.0), (True, 0.1, 0.01)], ids=["plain", "regularised"]
+    ("has_bias", "options"),
+    [
+        (False, {"label_smoothing": 0.0, "z_loss": 0.0}),
+        (True, {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 1.5}),
+    ],
+    ids=["plain", "with_options"],
 )
-def test_sums_and_gradients_equal_the_definitions(chunk, platform, has_bias, label_smoothing, z_loss):
+def test_sums_and_gradients_equal_the_definitions(chunk, platform, has_bias, options):
     inputs = random_inputs()
     if not has_bias:
         del inputs["bias"]
     targets = inputs.pop("targets")
-    compute = jax.jit(
-        jax.value_and_grad(
-            functools.partial(objective, chunk=chunk, platform=platform, label_smoothing=label_smoothing, z_loss=z_loss)
-        )
-    )
+    compute = jax.jit(jax.value_and_grad(functools.partial(objective, chunk=chunk, platform=platform, **options)))
     found, found_gradients = compute(inputs, targets)
-    expected, nats, correct, gradients = reference(
-        targets=targets, label_smoothing=label_smoothing, z_loss=z_loss, **{"bias": None} | inputs
-    )
+    expected, nats, correct, gradients = reference(targets=targets, **{"bias": None} | inputs | options)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for name, gradient in found_gradients.items():
         assert gradient.shape == inputs[name].shape and gradient.dtype == jnp.float32
         np.testing.assert_allclose(
             gradient, gradients[name].reshape(gradient.shape), rtol=1e-5, atol=1e-6, err_msg=name
         )
-    layer = OutputLayer(inputs["hidden"], inputs["table"], inputs.get("bias"), chunk, platform)
+    softcap = options.get("softcap", 0.0)
+    layer = OutputLayer(inputs["hidden"], inputs["table"], inputs.get("bias"), chunk, platform, softcap)
     measured = jax.jit(evaluation_sums)(layer, targets, inputs["weights"])
     np.testing.assert_allclose(measured, [nats, correct], rtol=1e-6)
 

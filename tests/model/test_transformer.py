@@ -38,6 +38,7 @@ def test_forward_equals_numpy(norm, activation, positions):
         attention_window=3 if bits % 4 == 1 else 0,
         attention_logit_softcap=1.5 if bits % 3 == 1 else 0.0,
         qk_norm=bits % 7 < 3,
+        logit_softcap=0.0 if bits % 6 else 2.0,
         architecture="decoder" if bits % 5 else "encoder",
     )
     params, tokens = random_params(config), random_tokens()

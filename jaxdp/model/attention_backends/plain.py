@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdp.model.layers import matmul_float32
+from jaxdp.model.layers import bounded, matmul_float32
 from jaxdp.model.masks import AttentionMask
 
 ATTENTION_OUTPUTS = "attention_outputs"
@@ -48,8 +48,7 @@ def reference_attention(
     grouped = query.reshape(batch, groups, -1, head_dim)
     scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
     scores = scores * (1 / math.sqrt(head_dim))
-    if softcap:
-        scores = softcap * jnp.tanh(scores / softcap)
+    scores = bounded(scores, softcap)
     if bias is not None:
         scores = scores + bias
     allowed = mask.table(query_length, key_length)
