@@ -115,6 +115,7 @@ def get_config() -> Config:
     config.model.attention_logit_softcap = placeholder(float)  # bounds attention scores smoothly to plus and minus this; 0: no bound
     config.model.qk_norm = placeholder(bool)  # a norm on the queries and keys of each head
     config.model.zero_init_residual = placeholder(bool)  # output projections of attention and MLP start at zero
+    config.model.residual_scalars = placeholder(bool)  # learned factors of the residual stream and of the embeddings, which are added before each layer
     config.model.logit_softcap = placeholder(float)  # bounds the logits of the vocabulary smoothly to plus and minus this; 0: no bound
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post

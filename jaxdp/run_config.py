@@ -145,6 +145,7 @@ class ModelConfig:
     attention_logit_softcap: float | None
     qk_norm: bool | None
     zero_init_residual: bool | None
+    residual_scalars: bool | None
     logit_softcap: float | None
     norm: str | None
     norm_position: str | None

@@ -7,6 +7,7 @@ from typing import Any, cast
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from jaxdp.model.attention import Attention
 from jaxdp.model.attention_backends.plain import ATTENTION_OUTPUTS
@@ -32,6 +33,7 @@ class LayerInputs:
         encoder_output: Hidden states for cross-attention, `[batch, source_length, embed_dim]`;
             None: no cross-attention, or the cache already holds their keys and values.
         source_mask: Mask of cross-attention.
+        embeddings: Inputs of the first layer, `[batch, length, embed_dim]`, if the model has residual scalars.
     """
 
     mask: AttentionMask
@@ -40,6 +42,7 @@ class LayerInputs:
     row_keys: jax.Array | None = None
     encoder_output: jax.Array | None = None
     source_mask: AttentionMask | None = None
+    embeddings: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -63,6 +66,9 @@ class Block(nn.Module):
             self.cross_attention = Attention(self.config, stddev, "cross_attention")
         self.mlp_norm = make_norm(self.config)
         self.mlp = MLP(self.config, stddev)
+        if self.config.residual_scalars:
+            self.residual_scalar = self.param("residual_scalar", nn.initializers.ones, (), jnp.float32)
+            self.embedding_scalar = self.param("embedding_scalar", nn.initializers.zeros, (), jnp.float32)
 
     def __call__(self, carry: Carry, layer: jax.Array | int, inputs: LayerInputs) -> tuple[Carry, None]:
         """Runs one layer.
@@ -76,6 +82,11 @@ class Block(nn.Module):
             The next carry, and None as the per-layer output that `flax.linen.scan` requires.
         """
         hidden, cache = carry
+        if self.config.residual_scalars:
+            assert inputs.embeddings is not None, "the stack gives them to such a model"
+            # In float32: a factor near 1 that changes slowly would stay the same in bfloat16.
+            mixture = self.residual_scalar * hidden.astype(jnp.float32) + self.embedding_scalar * inputs.embeddings
+            hidden = mixture.astype(hidden.dtype)
         is_pre = self.config.norm_position == "pre"
         layers: dict[str, Any] = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
 

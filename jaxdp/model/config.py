@@ -86,6 +86,9 @@ class TransformerConfig:
         zero_init_residual: Whether the output projection of every residual branch is initially zero, so that blocks
             with `norm_position="pre"` are initially the identity. Source: Zhang et al. 2019 (Fixup), section 3; for
             Transformers modded-nanogpt.
+        residual_scalars: Whether every block starts from `a * x + b * x0` in place of the residual stream `x`, where
+            `x0` are the embeddings and `a` and `b` are learned, initially 1 and 0. Source: modded-nanogpt; nanochat
+            (`resid_lambdas`, `x0_lambdas`).
         logit_softcap: Bound of the logits over the vocabulary, `softcap * tanh(logits / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2; modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
@@ -138,6 +141,7 @@ class TransformerConfig:
     attention_logit_softcap: float
     qk_norm: bool
     zero_init_residual: bool
+    residual_scalars: bool
     logit_softcap: float
     norm: str
     norm_position: str

@@ -31,6 +31,7 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "attention_logit_softcap": 0.0,
         "qk_norm": False,
         "zero_init_residual": False,
+        "residual_scalars": False,
         "logit_softcap": 0.0,
         "norm": "layernorm",
         "norm_position": "pre",

@@ -124,6 +124,7 @@ class TransformerStack(nn.Module):
             row_keys=row_keys,
             encoder_output=encoder_output,
             source_mask=source_mask,
+            embeddings=hidden if self.config.residual_scalars else None,
         )
         hidden, cache = self._run_layers((hidden, cache), inputs)
         if self.config.norm_position == "pre":

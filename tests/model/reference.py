@@ -111,8 +111,11 @@ def reference_stack(params, x, config, stack, source=None):
     allowed = np.tri(length) if stack.causal else np.ones((length, length))
     if config.attention_window:
         allowed = np.tril(np.triu(allowed, 1 - config.attention_window), config.attention_window - 1)
+    embeddings = x
     for index in range(stack.num_layers):
         p = params[f"layer_{index}"]
+        if config.residual_scalars:
+            x = p["residual_scalar"] * x + p["embedding_scalar"] * embeddings
         for name in ("attention", "cross_attention", "mlp"):
             if name not in p:
                 continue

@@ -79,11 +79,11 @@ def test_parameters_of_t5(preset, count):
 def test_flops_of_an_encoder_decoder_by_hand():
     """Both sides by the tokens that pass through them; keys of the source once a source token."""
     shapes = {"architecture": "encoder_decoder", "num_layers": 1, "num_decoder_layers": 3, "positions": "sinusoidal"}
-    config = tiny_config(**shapes, target_vocab_size=11, qk_norm=True)
+    config = tiny_config(**shapes, target_vocab_size=11, qk_norm=True, residual_scalars=True)
     attention, mlp, norm = 4 * 16**2 + 2 * 4, 2 * 16 * 24, 16
     of_source = 3 * (2 * 16**2 + 4)
-    encoder = attention + mlp + 2 * norm + norm
-    decoder = 3 * (2 * attention + mlp + 3 * norm) + norm - of_source
+    encoder = attention + mlp + 2 * norm + 2 + norm
+    decoder = 3 * (2 * attention + mlp + 3 * norm + 2) + norm - of_source
     pairs = 8 * 8 + 3 * (5 * 5 + 5 * 8)
     expected = 6 * (encoder * 8 + of_source * 8 + decoder * 5 + 16 * 11 * 5) + 12 * 4 * 4 * pairs
     assert flops_per_sequence(config, 8, target_length=5) == expected
@@ -141,7 +141,7 @@ KINDS = [
     {"positions": "relative"},
     {"architecture": "encoder", "head": "masked_lm", "num_token_types": 2, "embedding_norm": True},
     {"architecture": "encoder", "head": "classification", "num_labels": 3},
-    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True},
+    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True, "residual_scalars": True},
 ]
 
 
@@ -151,7 +151,8 @@ def test_kernels_are_matrices(kind):
     for scan_layers in (False, True):
         shapes = parameter_shapes(tiny_config(scan_layers=scan_layers, use_bias=True, **kind))
         for name, leaf in named_leaves(shapes):
-            assert per_layer_rank(name, leaf) == (2 if name.endswith(("kernel", "embedding")) else 1), name
+            is_matrix, is_scalar = name.endswith(("kernel", "embedding")), name.endswith("scalar")
+            assert per_layer_rank(name, leaf) == (2 if is_matrix else 0 if is_scalar else 1), name
 
 
 def test_initial_parameters_have_the_predicted_shapes():

@@ -13,6 +13,8 @@ from jaxdp.model import CHOICES, Transformer, init_cache, stack_layers
 SOURCE, TARGET, WORDS = 7, LENGTH, 11
 """Tokens of a source and of a target, and words that the target may use."""
 
+OPTIONS = {"qk_norm": True, "residual_scalars": True, "logit_softcap": 2.0}
+
 POST = {"norm_position": "post", "use_bias": True}
 
 
@@ -35,7 +37,7 @@ def random_pair(batch=2, seed=5):
     [
         ("sinusoidal", {"share_embeddings": True, "target_vocab_size": 13, "activation": "relu"}),
         ("learned", {"num_kv_heads": 2, "embedding_norm": True}),
-        ("rotary", {"tie_embeddings": False, "activation": "swiglu", "qk_norm": True, "logit_softcap": 2.0}),
+        ("rotary", {"tie_embeddings": False, "activation": "swiglu", **OPTIONS}),
         ("relative", {"norm": "rmsnorm", "use_bias": True}),
     ],
 )

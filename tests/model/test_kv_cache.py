@@ -8,7 +8,9 @@ from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens,
 
 from jaxdp.model import CHOICES, Transformer, init_cache
 
-OPTIONS = {"attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True, "logit_softcap": 2.0}
+OPTIONS = {
+    "attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True, "residual_scalars": True, "logit_softcap": 2.0,
+}  # fmt: skip
 
 SCHEMES = [
     (positions, num_kv_heads, scan_layers)

@@ -45,3 +45,16 @@ def test_with_zero_init_residual_blocks_are_initially_the_identity():
     hidden -= hidden.mean(-1, keepdims=True)
     hidden /= np.sqrt((hidden**2).mean(-1, keepdims=True) + config.norm_epsilon)
     np.testing.assert_allclose(jitted(config)(params, tokens), hidden @ table.T, rtol=1e-5, atol=1e-5)
+
+
+def test_residual_scalars_initially_change_nothing():
+    params, tokens = initial_params(residual_scalars=True), random_tokens()
+    logits = jitted(tiny_config(residual_scalars=True))(params, tokens)
+    np.testing.assert_allclose(logits, jitted(tiny_config())(initial_params(), tokens), rtol=1e-6, atol=1e-6)
+
+
+def test_a_small_step_of_a_residual_scalar_changes_a_bfloat16_model():
+    """A step of 0.001 from 1, which no bfloat16 number can make."""
+    params, apply = initial_params(residual_scalars=True), jitted(tiny_config(residual_scalars=True, dtype="bfloat16"))
+    layer = params["layer_1"] | {"residual_scalar": params["layer_1"]["residual_scalar"] + 1e-3}
+    assert (apply(params | {"layer_1": layer}, random_tokens()) != apply(params, random_tokens())).any()
