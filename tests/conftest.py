@@ -14,6 +14,8 @@ import jax
 import pytest
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, also in the processes that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as it is in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_decoding
 import tiny_translation
+from tiers import others_slow
 from tiny_translation import parts_of, quick_jit
 
 from jaxdp.decoding.beam import BeamSearch, make_beam_search
@@ -120,6 +121,9 @@ KINDS = list(itertools.product((Decoder, EncoderDecoder), CHOICES["positions"], 
 BEAMS = [kind for number, kind in enumerate(KINDS) if number % 4 in (0, 3)]
 
 
+KEPT = ("Decoder-rotary-pre", "EncoderDecoder-relative-post")
+
+
 def name_of(kind):
     return f"{kind[0].__name__}-{kind[1]}-{kind[2]}"
 
@@ -139,7 +143,7 @@ def up_to(end, tokens):
     return np.arange(tokens.shape[-1]) <= first_of(tokens, end)[..., None]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=name_of)
+@pytest.mark.parametrize("kind", others_slow(KINDS, *KEPT, key=name_of), ids=name_of)
 def test_each_step_has_the_logits_of_the_whole_text(kind):
     case = case_of(kind)
     tokens, logits = case.greedy(case.end)
@@ -150,7 +154,7 @@ def test_each_step_has_the_logits_of_the_whole_text(kind):
     np.testing.assert_array_equal(tokens[:, :steps][said], expected.argmax(axis=-1)[said])
 
 
-@pytest.mark.parametrize("kind", BEAMS, ids=name_of)
+@pytest.mark.parametrize("kind", others_slow(BEAMS, *KEPT, key=name_of), ids=name_of)
 def test_one_beam_is_greedy_token_by_token(kind):
     case = case_of(kind)
     found = case.search(BeamSearch(1))
@@ -158,7 +162,7 @@ def test_one_beam_is_greedy_token_by_token(kind):
     assert_teacher_forced(case, found, BeamSearch(1))
 
 
-@pytest.mark.parametrize("kind", BEAMS, ids=name_of)
+@pytest.mark.parametrize("kind", others_slow(BEAMS, *KEPT, key=name_of), ids=name_of)
 def test_beam_scores_are_the_models_own_log_probabilities(kind):
     case = case_of(kind)
     found = case.search(SEARCH)
@@ -166,7 +170,7 @@ def test_beam_scores_are_the_models_own_log_probabilities(kind):
     assert_teacher_forced(case, found, SEARCH)
 
 
-@pytest.mark.parametrize("kind", BEAMS, ids=name_of)
+@pytest.mark.parametrize("kind", others_slow(BEAMS, *KEPT, key=name_of), ids=name_of)
 def test_scores_of_samples_are_the_models_log_probabilities(kind):
     """Independent of temperature and filter."""
     case = case_of(kind)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import others_slow
 from tiny_sharding import in_true_shapes
 from tiny_tasks import (
     CASES,
@@ -294,7 +295,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", others_slow(MODELS, "shared_embeddings", "completion"))
 def test_sharded_models_have_the_gradient_of_whole_ones(name, small_shards):
     variant, overrides = MODELS[name]
     assert_step_of_one_batch(VARIANTS[variant], "zero3", **overrides)

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
+from tiers import others_slow
 from tiny_runs import environment, load, metrics_lines
 
 import jaxdp
@@ -252,7 +253,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", others_slow(SETTINGS, "x64"))
 def test_settings_of_jax_change_no_number(setting, trained, config_file, tmp_path):
     """Neither of a run, nor of one that continues it, nor of what it generates."""
     with SETTINGS[setting]():

@@ -60,6 +60,7 @@ def assert_same_lines(workdir, unbroken):
         assert [line[name] for line in lines] == [line[name] for line in expected]
 
 
+@pytest.mark.slow
 def test_stopped_in_every_evaluation_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, monkeypatch):
     """After every step comes an evaluation, which is left; the next start makes it first."""
     for step in range(1, STEPS + 1):

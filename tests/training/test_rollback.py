@@ -107,6 +107,7 @@ def test_without_a_checkpoint_it_starts_again(config_file, without, tmp_path, ca
     assert_like(tmp_path, without)
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, without, tmp_path, monkeypatch):
     """SIGTERM in the first step of every start: before, within and after the bad updates."""
     poison(monkeypatch.setattr, 5, 6)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from tiers import others_slow
 from tiny_sharding import collectives, sharded_setup
 
 from jaxdp.model import CHOICES, model_config, parameter_shapes
@@ -52,7 +53,14 @@ def test_pmean_has_one_all_reduce_and_zero1_one_reduce_scatter_and_gather_a_leaf
     }
 
 
-@pytest.mark.parametrize("setting", [*(f"model.remat={name}" for name in CHOICES["remat"]), "model.loss_chunk=8"])
+@pytest.mark.parametrize(
+    "setting",
+    others_slow(
+        [*(f"model.remat={name}" for name in CHOICES["remat"]), "model.loss_chunk=8"],
+        "model.remat=full",
+        "model.loss_chunk=8",
+    ),
+)
 def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, setting):
     """Layers are gathered in loops, whose bodies are compiled once; the embeddings are gathered once."""
     setup = sharded_setup(config_file, "zero3", *MODEL, setting, "microbatch_size=2")

@@ -81,10 +81,12 @@ def test_spikes_and_nans_are_skipped_alike(config_file):
 @pytest.mark.parametrize(
     ("model", "rtol"),
     [
-        (("model.scan_layers=False",), 1e-6),
-        (("model.remat=full",), 1e-6),
+        pytest.param(("model.scan_layers=False",), 1e-6, marks=pytest.mark.slow),
+        pytest.param(("model.remat=full",), 1e-6, marks=pytest.mark.slow),
         (("model.preset=llama_nano", "model.num_kv_heads=1", "model.tie_embeddings=False", "model.remat=dots"), 1e-6),
-        (("model.positions=relative", "model.norm_position=post", "microbatch_size=2"), 1e-6),
+        pytest.param(
+            ("model.positions=relative", "model.norm_position=post", "microbatch_size=2"), 1e-6, marks=pytest.mark.slow
+        ),
         # The embedding is rounded as it is sent, not after the sum with the position.
         (("model.dtype=bfloat16",), 2e-3),
     ],

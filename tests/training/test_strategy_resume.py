@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_same_bits, metrics_lines, saved_arrays, train
 
 pytestmark = pytest.mark.optimized
@@ -29,7 +30,7 @@ def strategy_of(options):
     return sync
 
 
-@pytest.fixture(scope="module", params=STRATEGIES)
+@pytest.fixture(scope="module", params=others_slow(STRATEGIES, "int8", "delayed", "local"))
 def unbroken(request, config_file, tmp_path_factory):
     """Options and work directory of a run that kept the checkpoint of every step."""
     workdir, options = tmp_path_factory.mktemp(request.param), STRATEGIES[request.param]

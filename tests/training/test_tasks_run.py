@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_runs import (
     assert_refused,
     assert_same_bits,
@@ -89,7 +90,7 @@ def printed(capsys, *arguments):
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize("name", ["masked_lm", "classification", "seq2seq"])
+@pytest.mark.parametrize("name", others_slow(["masked_lm", "classification", "seq2seq"], "classification"))
 def test_records_are_answered_alike_with_sharded_parameters(name, run_of, capsys, small_shards):
     _, workdir = run_of(name)
     [expected], [found] = (

@@ -149,6 +149,7 @@ def test_rates_fall_from_layer_to_layer(config_file, initial, tmp_path):
         np.testing.assert_allclose(decayed[name] - initial[name], factor * moved, rtol=1e-2, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_penalties_are_a_part_of_the_objective(config_file, plain, initial, tmp_path):
     options = {
         "l1": ("--config.optim.l1=0.01", "--config.eval.every_steps=0", "--config.total_steps=1"),

@@ -1,0 +1,14 @@
+"""Which cases of a parametrised test run by default, and which with `pytest -m slow`."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+
+def others_slow(cases: Iterable[Any], *kept: Any, key: Callable[[Any], Any] = lambda case: case) -> list[Any]:
+    """Returns the cases, with those marked slow that are not kept; `key` names a case."""
+    cases = list(cases)
+    missing = set(kept) - {key(case) for case in cases}
+    assert not missing, f"no such cases: {missing}"
+    return [case if key(case) in kept else pytest.param(case, marks=pytest.mark.slow) for case in cases]
