@@ -15,6 +15,15 @@ COLLECTIVE = re.compile(r" = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-
 SIZES = {"f32": 4, "u8": 1, "bf16": 2}
 
 
+def group_size(line):
+    """Devices of one group: `{{0,1},{2,3}}` lists them, `mesh['devices'=8] {'devices'}` (JAX 0.12) names axes of a mesh."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return len(listed[1].split(","))
+    mesh, axes = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line).groups()
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", axes))
+
+
 def counted(text, times_inside):
     """Bytes that a device sends by ring algorithms; what a loop or a branch contains counts as often as it runs in a step."""
     total, times = 0.0, 1.0
@@ -24,8 +33,7 @@ def counted(text, times_inside):
         match = COLLECTIVE.search(line)
         if not match:
             continue
-        [devices] = re.findall(r"replica_groups=\{\{([\d,]*)\}", line)
-        num_devices = len(devices.split(","))
+        num_devices = group_size(line)
         arrays = [
             (kind, math.prod(map(int, filter(None, shape.split(",")))))
             for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
