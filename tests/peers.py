@@ -180,7 +180,7 @@ def gpt2_worker(recipe: Recipe, directory: Path) -> tuple[Callable[[int], None],
 
 
 def trainer_worker(recipe: Recipe, directory: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Prepares transformers' Trainer; a round is a short training of its own, with its start, of which it has one each."""
+    """Prepares transformers' Trainer; every round is a new training, and its start counts."""
     import torch
     from transformers import Trainer, TrainingArguments
 
@@ -302,7 +302,7 @@ def main() -> None:
         for prompts in PROMPTS:
             compare(workers, 1, "generate", prompts)  # compiles
             secs = compare(workers, options.rounds, "generate", prompts)
-            title = f"{options.recipe}: {NEW_TOKENS} new tokens from {prompts} prompts of {PROMPT_LENGTH} tokens"
+            title = f"{options.recipe}: {NEW_TOKENS} new tokens from {prompts} prompt{'s' * (prompts > 1)} of {PROMPT_LENGTH} tokens"
             show(title, secs, lambda median, rows=prompts: f"{rows * NEW_TOKENS / median:,.0f} tokens/s")
     else:
         compare(workers, 1, "train", WARMUP_STEPS)

@@ -1,4 +1,4 @@
-"""Which cases of a parametrised test run by default, and which with `pytest -m slow`."""
+"""Tiers of parametrised tests: cases that always run, and cases that run with `pytest -m slow`."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -54,9 +54,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if picture and planned:
         from jaxdp.report.scaling_plot import plot_scaling
 
-        drawn = plot_scaling(planned, picture)
+        path = plot_scaling(planned, picture)
         if not options.json:
-            shared.show(f"\n{drawn}")
+            shared.show(f"\n{path}")
     refused = [plan for plan in plans if "refused" in plan]
     if refused:
         raise UserError(refused[0]["refused"])

@@ -10,7 +10,6 @@ from jaxdp.hardware.accelerators import published
 from jaxdp.model import num_parameters
 from jaxdp.model.attention_backends.registry import model_backend
 from jaxdp.parallel.devices import Topology
-from jaxdp.parallel.spmd import Program
 from jaxdp.plan.ceilings import Rates, measured_rates, published_rates, scaling, step_time
 from jaxdp.plan.collectives import Collective, collectives_of
 from jaxdp.plan.data_free import data_free_setup
@@ -21,7 +20,14 @@ from jaxdp.plan.work import work_of
 from jaxdp.run_config import AUTO, RunConfig
 from jaxdp.training.auto_microbatch import FREE_SHARE
 from jaxdp.training.device_memory import StepMemory, device_bytes
-from jaxdp.training.fitting import CompiledStep, compile_fitting, largest_microbatch, refused_bytes, remedies
+from jaxdp.training.fitting import (
+    CompiledStep,
+    compile_fitting,
+    largest_microbatch,
+    needed_bytes,
+    remedies,
+    state_bytes,
+)
 from jaxdp.training.step_setup import StepSetup
 
 Progress = Callable[[str], None]
@@ -98,31 +104,19 @@ def _kinds(memory: StepMemory) -> dict[str, int]:
 def _programs(setup: StepSetup, step: StepMemory, progress: Progress) -> dict[str, dict[str, Any]]:
     """Returns the bytes of one device in each program of the run, and whether training runs it."""
     found: dict[str, dict[str, Any]] = {"step": {"total": step.total, "in_training": True}}
-    state, count = setup.placement.abstract, setup.topology.num_devices
-    evaluated = device_bytes(jax.tree.leaves(setup.placement.abstract_eval_params), count)
-    others = device_bytes(jax.tree.leaves(state), count) - evaluated
+    evaluated = device_bytes(jax.tree.leaves(setup.placement.abstract_eval_params), setup.topology.num_devices)
+    others = state_bytes(setup) - evaluated
     progress("the evaluation")
     # The whole train state stays on the device meanwhile.
     found["evaluation"] = {
-        "total": max(others, 0) + _needed(setup.compile_eval_step, evaluated), "in_training": True,
+        "total": max(others, 0) + needed_bytes(setup.compile_eval_step, evaluated), "in_training": True,
         "rows": setup.shape.microbatch_size,
     }  # fmt: skip
     if rows := decoding_rows(setup):
         progress("decoding")
-        total = _needed(lambda: compile_decoding(setup), evaluated)
+        total = needed_bytes(lambda: compile_decoding(setup), evaluated)
         found["decoding"] = {"total": total, "in_training": False, "rows": rows}
     return found
-
-
-def _needed(compile_program: Callable[[], Program], arguments: int) -> int:
-    """Returns the bytes of a program; of one that the compiler refuses, those that the refusal names."""
-    try:
-        return compile_program().device_bytes
-    except jax.errors.JaxRuntimeError as error:
-        refused = refused_bytes(str(error))
-        if refused is None:
-            raise
-        return arguments + refused
 
 
 def _collectives(step: CompiledStep) -> list[Collective]:

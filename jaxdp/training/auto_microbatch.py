@@ -3,13 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
-
 from jaxdp.errors import UserError
 from jaxdp.parallel.devices import BatchShape, divide_batch
 from jaxdp.report.terminal import memory_size, print_status
 from jaxdp.training.device_memory import local_limit
-from jaxdp.training.fitting import largest_microbatch, refused_bytes
+from jaxdp.training.fitting import largest_microbatch, needed_bytes, state_bytes
 from jaxdp.training.step_setup import StepSetup
 
 FREE_SHARE = 0.1
@@ -36,13 +34,7 @@ def choose_microbatch(setup: StepSetup, agree: Agree) -> BatchShape:
 
     def needed(size: int) -> int:
         shape = divide_batch(whole.global_batch_size, size, whole.num_devices)
-        try:
-            return setup.compile_step(shape=shape).device_bytes
-        except jax.errors.JaxRuntimeError as error:
-            refused = refused_bytes(str(error))
-            if refused is None:
-                raise
-            return refused
+        return needed_bytes(lambda: setup.compile_step(shape=shape), state_bytes(setup))
 
     found, tried = largest_microbatch(whole.device_batch_size, limit, needed)
     size = agree(found)

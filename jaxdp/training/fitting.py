@@ -53,6 +53,27 @@ def compile_fitting(setup: StepSetup) -> CompiledStep:
     return CompiledStep(step_memory(setup, program), program)
 
 
+def needed_bytes(compile_program: Callable[[], Program], arguments: int) -> int:
+    """Returns the bytes of a program on one device; of one that the compiler refuses, its arguments and what the refusal names.
+
+    Args:
+        compile_program: Compiles the program.
+        arguments: Bytes of its arguments, which a refusal leaves out.
+    """
+    try:
+        return compile_program().device_bytes
+    except jax.errors.JaxRuntimeError as error:
+        refused = refused_bytes(str(error))
+        if refused is None:
+            raise
+        return arguments + refused
+
+
+def state_bytes(setup: StepSetup) -> int:
+    """Returns the bytes of the train state on one device."""
+    return device_bytes(jax.tree.leaves(setup.placement.abstract), setup.topology.num_devices)
+
+
 def refused_bytes(message: str) -> int | None:
     """Returns the bytes of temporaries in a compiler's refusal of a program; None: it is another error."""
     if OUT_OF_MEMORY not in message:
@@ -65,8 +86,7 @@ def refused_bytes(message: str) -> int | None:
 
 
 def _refused_memory(setup: StepSetup, temporaries: int) -> StepMemory:
-    arguments = device_bytes(jax.tree.leaves(setup.placement.abstract), setup.topology.num_devices)
-    return divided(setup, arguments + temporaries, temporaries, 0)
+    return divided(setup, state_bytes(setup) + temporaries, temporaries, 0)
 
 
 def largest_microbatch(
@@ -208,9 +228,7 @@ def remedies(
             progress(setting)
             try:
                 needed = compile_fitting(make_setup(config.replaced(**changes))).memory.total
-            except (
-                UserError
-            ):  # the setting does not suit this configuration, e.g. a strategy that refuses an option of it
+            except UserError:  # the setting does not suit this configuration: a strategy may refuse an option of it
                 continue
         saved = total - needed
         if saved > MIN_SAVING * total:

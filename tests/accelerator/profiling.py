@@ -6,15 +6,13 @@ import shutil
 
 import jax
 
-from jaxdp.bench.device_time import find_trace, grouped, read_device_time, source_names
+from jaxdp.bench.device_time import grouped, read_device_time, source_names
+from jaxdp.bench.operations import NUM_OPERATIONS, NUM_STEPS, trace_steps
 from jaxdp.parallel.spmd import Program
 
 from .context import Context
 from .workload import fastest, gpt_setup
 
-NUM_STEPS = 3
-NUM_OPERATIONS = 10
-WARMUP_STEPS = 5
 MAX_SOURCE = 90
 """Characters of an operation's source that the table shows, from its end."""
 
@@ -24,22 +22,9 @@ def measure(context: Context) -> None:
     setting = fastest(context, "124M")
     context.progress(f"compiling {setting.name}")
     setup = gpt_setup(context, "124M", setting.rows, *setting.overrides)
-    program, control_word = setup.compile_step(), setup.control_word_maker()(0, 0)
-    batches, state = setup.loader.batches(0), setup.fresh_state()
-    placed = [setup.place(next(batches))[0] for _ in range(WARMUP_STEPS + NUM_STEPS)]
-    for batch in placed[:WARMUP_STEPS]:
-        state, _ = program(state, batch, control_word)
-    jax.block_until_ready(state)
+    program = setup.compile_step()
     context.progress(f"tracing {setting.name}")
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # a million events at most are kept, and Python has many
-    directory = context.scratch / "profile"
-    jax.profiler.start_trace(str(directory), profiler_options=options)
-    for batch in placed[WARMUP_STEPS:]:
-        state, _ = program(state, batch, control_word)
-    jax.block_until_ready(state)
-    jax.profiler.stop_trace()
-    path = find_trace(directory)
+    path = trace_steps(setup, program, context.scratch / "profile")
     shutil.copyfile(path, context.out / "profile.trace.json.gz")
     time, sources = read_device_time(path), source_names(_keep_program(context, program))
     if not time.operations:

@@ -78,7 +78,7 @@ def test_a_kernel_equals_plain_attention_forward_and_backward(kernel, name, num_
 
 
 def test_plain_scores_are_capped_before_the_mask():
-    """By hand: one query, two keys of which one is masked; and two that differ by more than the cap allows."""
+    """By hand: one query and two keys whose scores differ by more than the cap; then with one key masked."""
     query, key = jnp.ones((1, 1, 1, 4)), jnp.asarray([3.0, -3.0])[None, None, :, None] * jnp.ones((1, 1, 2, 4))
     value = jnp.asarray([1.0, 0.0])[None, None, :, None] * jnp.ones((1, 1, 2, 4))
     attend = functools.partial(reference_attention, query, key, value, softcap=2.0)

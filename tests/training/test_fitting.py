@@ -2,10 +2,11 @@
 
 import itertools
 
+import jax
 import pytest
 
 from jaxdp.parallel.devices import divisors_up_to
-from jaxdp.training.fitting import MAX_TRIES, largest_microbatch, refused_bytes
+from jaxdp.training.fitting import MAX_TRIES, largest_microbatch, needed_bytes, refused_bytes
 
 
 @pytest.mark.parametrize("num_rows", [1, 7, 60, 96, 480])
@@ -29,3 +30,18 @@ def test_bytes_of_refusals():
     assert refused_bytes("RESOURCE_EXHAUSTED: Used 512.50M of 15.75G hbm.") == int(512.5 * 2**20)
     assert refused_bytes("INTERNAL: Used 512.50M of 15.75G hbm.") is None
     assert refused_bytes("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.") is None
+
+
+def test_a_refused_program_needs_its_arguments_too():
+    def compile_program():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 512.50M of 15.75G hbm.")
+
+    assert needed_bytes(compile_program, arguments=1000) == 1000 + int(512.5 * 2**20)
+
+
+def test_other_errors_of_the_compiler_pass():
+    def compile_program():
+        raise jax.errors.JaxRuntimeError("INTERNAL: it broke")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="it broke"):
+        needed_bytes(compile_program, arguments=1000)
