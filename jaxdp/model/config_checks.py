@@ -1,0 +1,114 @@
+"""Validation of a Transformer configuration: value ranges, and combinations that the model does not support."""
+
+import math
+from typing import TYPE_CHECKING
+
+from jaxdp.errors import UserError
+from jaxdp.model.choices import CHOICES, HEADS, POOLINGS
+
+if TYPE_CHECKING:
+    from jaxdp.model.config import TransformerConfig
+
+_COUNTS = (
+    "vocab_size",
+    "target_vocab_size",
+    "max_length",
+    "max_target_length",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "num_kv_heads",
+    "embed_dim",
+    "mlp_dim",
+)
+
+DATA_KEYS = {"max_length": "data.length", "max_target_length": "data.target_length"}
+"""Keys of `data` that set a size of the model."""
+
+
+def check_config(config: "TransformerConfig") -> None:
+    """Checks a configuration.
+
+    Raises:
+        UserError: A value is out of range, or two values are incompatible.
+    """
+    _check_choices(config)
+    _check_numbers(config)
+    _check_parts(config)
+
+
+def _check_choices(config: "TransformerConfig") -> None:
+    for key, choices in CHOICES.items():
+        value = getattr(config, key)
+        if value not in choices:
+            raise UserError(f"model.{key} is {value!r}; choose one of: {', '.join(choices)}.")
+
+
+def _check_numbers(config: "TransformerConfig") -> None:
+    for key in _COUNTS:
+        value = getattr(config, key)
+        if not isinstance(value, int) or value < 1:
+            name = DATA_KEYS.get(key, f"model.{key}")
+            raise UserError(f"{name} is {value!r}; set it to an integer of at least 1.")
+    if config.embed_dim % config.num_heads:
+        raise UserError(
+            f"model.embed_dim = {config.embed_dim} is not divisible by model.num_heads = "
+            f"{config.num_heads}; change one of them so that all heads have equal width."
+        )
+    if config.num_heads % config.num_kv_heads:
+        raise UserError(
+            f"model.num_heads = {config.num_heads} is not divisible by model.num_kv_heads = "
+            f"{config.num_kv_heads}; set model.num_kv_heads to a divisor of it."
+        )
+    for key in ("dropout_rate", "attention_dropout_rate"):
+        if not 0 <= getattr(config, key) < 1:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it to at least 0 and below 1.")
+    for key in ("attention_logit_softcap", "logit_softcap"):
+        if not 0 <= getattr(config, key) < math.inf:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0, or to 0 for no bound.")
+    if config.positions == "rotary" and config.head_dim % 2:
+        raise UserError(
+            f"model.positions = rotary needs an even head width, but model.embed_dim / "
+            f"model.num_heads = {config.head_dim} is odd; change one of them."
+        )
+    if config.positions == "sinusoidal" and config.embed_dim % 2:
+        raise UserError(
+            f"model.positions = sinusoidal needs an even width, but model.embed_dim = "
+            f"{config.embed_dim} is odd; set it to an even number."
+        )
+    for key in ("rotary_base", "norm_epsilon"):
+        if not getattr(config, key) > 0:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
+    for key in ("num_token_types", "attention_window"):
+        if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
+            raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
+    if config.loss_chunk is not None and config.loss_chunk < 0:
+        raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
+
+
+def _check_parts(config: "TransformerConfig") -> None:
+    """Raises for embeddings and heads that the architecture does not support."""
+    if config.head not in HEADS or config.pooling not in POOLINGS:
+        raise ValueError(f"unknown head {config.head!r} or pooling {config.pooling!r}")
+    if (config.num_labels > 0) != (config.head == "classification"):
+        raise ValueError(f"num_labels = {config.num_labels} with the head {config.head}")
+    if config.architecture not in HEADS[config.head]:
+        fitting = " or ".join(HEADS[config.head])
+        raise UserError(
+            f"model.architecture = {config.architecture} does not support the head {config.head}; choose a "
+            f"model.preset whose architecture is {fitting}."
+        )
+    if config.head == "classification" and config.logit_softcap:
+        raise UserError(
+            f"model.logit_softcap = {config.logit_softcap} bounds the logits of a vocabulary, which a classifier does not "
+            "have; set it to 0."
+        )
+    if config.has_source and config.num_token_types:
+        raise UserError(
+            f"model.num_token_types = {config.num_token_types}, but an encoder_decoder has no token types; set it to 0."
+        )
+    if config.has_source and config.share_embeddings and config.vocab_size != config.target_vocab_size:
+        raise UserError(
+            f"model.share_embeddings needs one vocabulary, but the source has {config.vocab_size} "
+            f"tokens and the target {config.target_vocab_size}; set it to False or use one tokenizer."
+        )
