@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed on the device.
+"""Checksums of arrays, computed on the device or, of arrays in host memory, by NumPy.
 
 A file hash proves that a file was read back as it was saved. These checksums prove
 that the restored values are the trained ones, and that all devices hold equal values.
@@ -9,8 +9,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdp.typing import PyTree
+
+_CHUNK = 2**20
+"""Elements that NumPy handles at once, which stay in the cache of a core."""
 
 _POSITION_FACTOR = 2654435769
 """Odd multiplier with well-spread bits (Knuth's golden-ratio constant), which distinguishes positions."""
@@ -35,6 +39,21 @@ def leaf_checksums(tree: PyTree, axes: Sequence[int | None] | None = None) -> ja
     leaves = jax.tree.leaves(tree)
     axes = [None] * len(leaves) if axes is None else axes
     return jnp.stack([_checksum(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)])
+
+
+def array_checksum(array: np.ndarray) -> int:
+    """Computes the checksum of `leaf_checksums` for an array in host memory, without a backend."""
+    words = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"uint{8 * array.dtype.itemsize}"))
+    total = 0
+    for start in range(0, words.size, _CHUNK):
+        chunk = words[start : start + _CHUNK].astype(np.uint32)
+        positions = np.arange(start, start + chunk.size, dtype=np.uint64) * np.uint64(_POSITION_FACTOR)
+        chunk ^= positions.astype(np.uint32)
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            chunk ^= chunk >> np.uint32(shift)
+            chunk *= np.uint32(factor)
+        total += int(chunk.sum(dtype=np.uint64))
+    return total % 2**32
 
 
 def _checksum(leaf: jax.Array, axis: int | None) -> jax.Array:

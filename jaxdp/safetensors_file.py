@@ -1,4 +1,4 @@
-"""Safetensors files: header, writing one array after another, and reading of single arrays or of some of their rows.
+"""Safetensors files: header, writing of arrays one at a time, and reading of single arrays or of some of their rows.
 
 Format: https://github.com/huggingface/safetensors#format - the length of the header as 8 bytes little-endian, a JSON
 header, and the arrays in C order.
@@ -7,9 +7,10 @@ header, and the arrays in C order.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  registers bfloat16 and the float8 types with NumPy
 import numpy as np
 
 from jaxdp.json_files import parse_json
@@ -18,6 +19,7 @@ DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 """NumPy dtypes by their names in the format."""
 
@@ -39,26 +41,36 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the array in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 def read_header(path: Path) -> dict[str, Entry]:
     """Reads the header of a file: name -> entry.
 
     Raises:
-        ValueError: The file is not a safetensors file.
+        ValueError: The file is not a safetensors file, or ends before its arrays do.
     """
+    size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            raise ValueError("its header is longer than the file")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"its header is longer than the file, which has {size:,} bytes")
         header = parse_json(file.read(length))
     try:
-        return {
+        entries = {
             name: Entry(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in header.items()
             if name != "__metadata__"
         }
+        end = max((entry.offset + entry.num_bytes for entry in entries.values()), default=0)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"its header is not understood: {error!r}") from error
+    if end > size:
+        raise ValueError(f"it ends before its arrays do: it has {size:,} bytes, and its header describes {end:,}")
+    return entries
 
 
 def write_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -67,16 +79,41 @@ def write_file(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    header, offset = {}, 0
-    for name, array in arrays.items():
-        end = offset + array.nbytes
-        header[name] = {"dtype": _NAMES[str(array.dtype)], "shape": list(array.shape), "data_offsets": [offset, end]}
+    write_arrays(path, {name: (str(array.dtype), array.shape) for name, array in arrays.items()}, arrays.__getitem__)
+
+
+def write_arrays(
+    path: Path,
+    specs: Mapping[str, tuple[str, Iterable[int]]],
+    make: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes arrays that are made one at a time, so that memory holds one.
+
+    Args:
+        path: Path of the file.
+        specs: Name -> (dtype, shape) of each array.
+        make: Function from a name to its array.
+        metadata: Entry `__metadata__` of the header; None: no such entry.
+
+    Raises:
+        OSError: The file cannot be written.
+        ValueError: An array is of another dtype or shape than announced.
+    """
+    header: dict = {} if metadata is None else {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (dtype, shape) in specs.items():
+        end = offset + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
+        for name, (dtype, shape) in specs.items():
+            array = make(name)
+            if str(array.dtype) != dtype or array.shape != tuple(shape):
+                raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, announced {dtype}{list(shape)}")
             file.write(_bytes_of(np.ascontiguousarray(array)))
 
 

@@ -35,6 +35,8 @@ SAME_FLOOR = {
     ("evaluation", "step"),
     ("evaluation", "decoding"),
     ("inspection", "checkpoint"),
+    ("inspection", "interop"),
+    ("interop", "checkpoint"),
     ("hooks", "trainer"),
     ("training", "inference"),
     ("config", "defaults"),

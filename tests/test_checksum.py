@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxdp.checksum import leaf_checksums
+from jaxdp.checksum import array_checksum, leaf_checksums
 
 VALUES = {
     "float32": np.array([0.0, -0.0, 1.5, -1.5, np.nan, 3e38], np.float32),
@@ -70,3 +70,9 @@ def test_every_swap_changes_it(one, other, distance):
 def test_leaves_are_in_tree_order():
     tree = {"b": jnp.zeros(3), "a": jnp.ones(2)}
     assert np.asarray(leaf_checksums(tree)).tolist() == checksums([np.ones(2, np.float32), np.zeros(3, np.float32)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "uint32"])
+def test_numpy_computes_the_same(dtype):
+    array = np.random.default_rng(0).integers(0, 2, (3, 1 << 19, 1)).astype(dtype)  # more than one chunk
+    assert array_checksum(array) == int(leaf_checksums([jnp.asarray(array)])[0])

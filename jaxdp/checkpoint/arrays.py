@@ -8,17 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdp.checkpoint.manifest import MANIFEST, STATE, Manifest
-from jaxdp.checkpoint.orbax_settings import per_process, suppress_event_loop_errors
+from jaxdp.checkpoint.orbax_item import OrbaxItem
 from jaxdp.checkpoint.shard_records import shards_file
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound
 from jaxdp.parallel.host_blocks import Range, shard_axes
 from jaxdp.safetensors_file import Entry, read_array, read_header
-from jaxdp.trees import leaf_name, named_leaves
 from jaxdp.typing import PyTree
 
 HeaderOf = Callable[[Path], Mapping[str, Entry]]
@@ -71,13 +69,15 @@ def read_leaves(
     Raises:
         DamageFound: An item does not hold a leaf, or the pieces of a leaf do not cover it.
     """
-    state, pieces, header_of = _State(checkpoint / STATE), manifest.pieces or {}, functools.cache(read_header)
+    pieces, header_of = manifest.pieces or {}, functools.cache(read_header)
     described = {leaf["path"]: leaf for leaf in manifest.leaves}
     names = list(needed)
+    # A checkpoint of parameters only has no such item.
+    state = None if needed.keys() <= pieces.keys() else OrbaxItem(checkpoint / STATE)
     for indices in _groups([_num_bytes(described[name]) for name in names]):
         group = [names[index] for index in indices]
         whole = [name for name in group if name not in pieces]
-        arrays = state.read(set(whole)) if whole else {}
+        arrays = state.read(set(whole)) if state is not None and whole else {}
         for name in group:
             if name in pieces:
                 yield name, *_read_pieces(checkpoint, described[name], pieces[name], needed[name], header_of)
@@ -109,7 +109,8 @@ def _read_pieces(
     Returns:
         The array, and the range of the leaf that it is; None: all.
     """
-    axis, size = entry["axis"], leaf["shape"][entry["axis"]]
+    axis = entry["axis"]
+    size = leaf["shape"][axis] if leaf["shape"] else 1
     pieces = sorted((start, stop, item) for item, (start, stop) in entry["ranges"].items())
     if [0, *(stop for _, stop, _ in pieces)] != [*(start for start, _, _ in pieces), size]:
         raise DamageFound(f"the pieces of {leaf['path']} in {checkpoint} do not cover its {size} entries.")
@@ -132,29 +133,3 @@ def _read_part(path: Path, entry: Entry | None, axis: int, part: slice) -> np.nd
         return read_array(path, entry, part)
     whole = read_array(path, entry)
     return whole if part == slice(0, entry.shape[axis]) else whole[(slice(None),) * axis + (part,)]
-
-
-class _State:
-    """Item `state` of a checkpoint, whose structure is read once."""
-
-    def __init__(self, directory: Path):
-        self._directory: Any = directory.resolve()  # Orbax wants the path type of a package of its own
-        options = per_process()
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
-        self._reader = ocp.Checkpointer(handler, multiprocessing_options=options)
-        self._structure: PyTree = handler.metadata(self._directory).tree
-
-    def read(self, names: set[str]) -> dict[str, np.ndarray]:
-        """Reads the arrays of these paths into host memory."""
-        missing = names - {name for name, _ in named_leaves(self._structure)}
-        if missing:
-            raise DamageFound(f"{self._directory} does not hold {min(missing)}.")
-
-        def wanted(path, leaf):
-            return leaf if leaf_name(path) in names else ocp.PLACEHOLDER
-
-        target = jax.tree.map_with_path(wanted, self._structure)
-        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        with suppress_event_loop_errors():
-            tree = self._reader.restore(self._directory, args=ocp.args.PyTreeRestore(item=target, restore_args=on_host))
-        return {name: leaf for name, leaf in named_leaves(tree) if name in names}

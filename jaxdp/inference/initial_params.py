@@ -5,20 +5,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdp.arguments import WEIGHTS, check_caller, check_choice, step_name
-from jaxdp.checkpoint.manifest import MANIFEST, read_item, read_manifest, require_manifest
+from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
+from jaxdp.checkpoint.manifest import read_item, require_manifest
 from jaxdp.checkpoint.restoring import restore_part
-from jaxdp.checkpoint.retention import choose_step, without_manifest
 from jaxdp.config import from_json, read_run_config
-from jaxdp.errors import DamageFound, UserError
+from jaxdp.errors import UserError
 from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
-from jaxdp.paths import check_unicode, resolved_path
 from jaxdp.report.terminal import quantity
 from jaxdp.run_config import RunConfig
 from jaxdp.trees import leaf_name, named_leaves
@@ -65,34 +63,9 @@ def load_checkpoint(
     checkpoint = find_checkpoint(path, step, metric)
     config = from_json(read_item(checkpoint, "config"))
     manifest, part = require_manifest(checkpoint), weights_key(checkpoint, weights)
-    wanted = _nested(_saved_shapes(checkpoint, part), lambda path, shape, dtype: np.empty(shape, dtype))
+    wanted = _nested(saved_shapes(checkpoint, part), lambda path, shape, dtype: np.empty(shape, dtype))
     params = restore_part(checkpoint, part, wanted)
     return LoadedCheckpoint(manifest.step, config, params, dict(manifest.metrics))
-
-
-def find_checkpoint(path: str | os.PathLike[str], step: str = "latest", metric: str = "eval/loss") -> Path:
-    """Finds the checkpoint that a path names: a checkpoint itself, or one of a work directory.
-
-    Raises:
-        UserError: There is none.
-        DamageFound: A checkpoint that `step` may stand for has lost its manifest, so another would be taken silently.
-    """
-    directory = resolved_path(path, "init_from")
-    check_unicode(directory, "init_from")
-    if read_manifest(directory) is not None:
-        return directory
-    checkpoints = WorkDir(directory).checkpoints
-    if not checkpoints.is_dir():
-        raise UserError(f"{path} is neither a work directory with checkpoints nor a checkpoint.")
-    chosen = choose_step(checkpoints, step, metric)
-    if step in ("latest", "best"):
-        for lost in without_manifest(checkpoints):
-            if step == "best" or int(lost.name) > chosen:
-                raise DamageFound(
-                    f"{lost} has no {MANIFEST}, so nothing tells whether it is whole: restore that file from a copy, choose "
-                    f"another checkpoint (--step={chosen}), or continue the run, which sets it aside."
-                )
-    return checkpoints / str(chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +112,7 @@ def start_from(path: str, fresh: PyTree) -> StartingParameters:
     checkpoint = find_checkpoint(path)
     part = weights_key(checkpoint)
     initialised = dict(named_leaves(fresh))
-    shapes = _saved_shapes(checkpoint, part)
+    shapes = saved_shapes(checkpoint, part)
     _check_body(path, shapes, initialised)
     taken = {name for name, (shape, _) in shapes.items() if name in initialised and shape == initialised[name].shape}
     longer = {name for name in shapes.keys() & initialised.keys() if name not in taken and name not in _heads(shapes)}
@@ -179,7 +152,7 @@ def check_initial(path: str, params: PyTree) -> None:
         DamageFound: The manifest is not what was written.
     """
     checkpoint = find_checkpoint(path)
-    _check_body(path, _saved_shapes(checkpoint, weights_key(checkpoint)), dict(named_leaves(params)))
+    _check_body(path, saved_shapes(checkpoint, weights_key(checkpoint)), dict(named_leaves(params)))
 
 
 def initial_checksum(path: str) -> str:
@@ -216,12 +189,6 @@ def _heads(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.split("/")[0] in HEAD_PARAMETERS}
 
 
-def _saved_shapes(checkpoint: Path, part: str) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Returns path -> (shape, dtype) of the parameters in a checkpoint."""
-    leaves = ((leaf["path"].partition("/"), leaf) for leaf in require_manifest(checkpoint).leaves)
-    return {name: (tuple(leaf["shape"]), leaf["dtype"]) for (group, _, name), leaf in leaves if group == part}
-
-
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:
     """Builds a tree of nested dicts with `make(path, shape, dtype)` as leaves."""
     tree: dict = {}
@@ -232,18 +199,3 @@ def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], s
             branch = branch.setdefault(name, {})
         branch[last] = make(path, shape, dtype)
     return tree
-
-
-def weights_key(checkpoint: Path, weights: str = "ema") -> str:
-    """Returns the part of a checkpoint to evaluate or start from: `ema` or `params`.
-
-    Args:
-        checkpoint: Directory of the checkpoint.
-        weights: ema: the moving average if the run kept one; raw: the parameters.
-
-    Raises:
-        DamageFound: The manifest is not what was written.
-        UserError: A run has deleted the checkpoint meanwhile.
-    """
-    has_ema = any(leaf["path"].startswith("ema/") for leaf in require_manifest(checkpoint).leaves)
-    return "ema" if weights == "ema" and has_ema else "params"

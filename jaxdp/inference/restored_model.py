@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from jaxdp.arguments import WEIGHTS, check_choice, check_sync, optional_number, step_name
+from jaxdp.checkpoint.lookup import weights_key
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.data.named_files import with_word_lists
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.hardware.cores import num_cores
-from jaxdp.inference.initial_params import weights_key
 from jaxdp.inference.trained_run import TrainedRun, open_run
 from jaxdp.model import Transformer, num_parameters, parameter_shapes
 from jaxdp.parallel.devices import (

@@ -5,13 +5,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdp.checkpoint.lookup import find_checkpoint
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
 from jaxdp.data.named_files import NamedFiles, check_named_files
 from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
-from jaxdp.inference.initial_params import find_checkpoint
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import make_task
 from jaxdp.workdir import WorkDir

@@ -8,9 +8,9 @@ import pytest
 from tiny_runs import model_of, saved_arrays
 
 import jaxdp
+from jaxdp.checkpoint.lookup import find_checkpoint, weights_key
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.inference import initial_params as initialise
-from jaxdp.inference.initial_params import find_checkpoint, weights_key
 from jaxdp.inference.restored_model import RestoredModel
 from jaxdp.inference.trained_run import open_run
 
