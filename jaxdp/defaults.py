@@ -105,14 +105,17 @@ def get_config() -> Config:
     config.model.architecture = placeholder(str)  # decoder | encoder | encoder_decoder
     config.model.num_layers = placeholder(int)  # layers; in an encoder-decoder those of the encoder
     config.model.num_decoder_layers = placeholder(int)  # layers of the decoder of an encoder-decoder
-    config.model.num_heads = placeholder(int)  # attention heads; must divide embed_dim
+    config.model.num_heads = placeholder(int)  # attention heads; must divide embed_dim, unless head_dim is set
     config.model.num_kv_heads = placeholder(int)  # fewer than num_heads: grouped-query attention
     config.model.embed_dim = placeholder(int)  # width of a token
+    config.model.head_dim = placeholder(int)  # width of a head; unset: embed_dim / num_heads
     config.model.mlp_dim = placeholder(int)  # width inside the MLP
     config.model.dropout_rate = placeholder(float)  # on embeddings, attention and residual branches
     config.model.attention_dropout_rate = placeholder(float)  # on attention probabilities, which only plain attention supports; unset: dropout_rate
     config.model.attention_window = placeholder(int)  # self-attention sees the keys less than this number of tokens away, the token itself included; 0: all
     config.model.attention_logit_softcap = placeholder(float)  # bounds attention scores smoothly to plus and minus this; 0: no bound
+    config.model.attention_scale = placeholder(float)  # factor of attention scores; unset: head_dim ** -0.5
+    config.model.qkv_bias = placeholder(bool)  # biases of queries, keys and values; unset: use_bias
     config.model.qk_norm = placeholder(bool)  # a norm on the queries and keys of each head
     config.model.zero_init_residual = placeholder(bool)  # output projections of attention and MLP start at zero
     config.model.residual_scalars = placeholder(bool)  # learned factors of the residual stream and of the embeddings, which are added before each layer
@@ -120,12 +123,14 @@ def get_config() -> Config:
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post
     config.model.norm_epsilon = placeholder(float)  # added to the variance
+    config.model.norm_offset = placeholder(float)  # added to the learned scale of norms, which starts at 1 - norm_offset
     config.model.embedding_norm = placeholder(bool)  # a norm on the embeddings too
+    config.model.embedding_scale = placeholder(float)  # factor of token embeddings; unset: embed_dim ** 0.5 with sinusoidal positions, else 1
     config.model.num_token_types = placeholder(int)  # segment types of an encoder; 0: none
     config.model.positions = placeholder(str)  # learned | sinusoidal | rotary | relative
     config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
-    config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | swiglu
-    config.model.use_bias = placeholder(bool)  # in dense layers and layernorm
+    config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | silu; with a gate: swiglu | geglu | geglu_tanh
+    config.model.use_bias = placeholder(bool)  # biases in dense layers and layernorm
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
     config.model.share_embeddings = placeholder(bool)  # encoder-decoder: one embedding for source and target
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU

@@ -138,11 +138,14 @@ class ModelConfig:
     num_heads: int | None
     num_kv_heads: int | None
     embed_dim: int | None
+    head_dim: int | None
     mlp_dim: int | None
     dropout_rate: float | None
     attention_dropout_rate: float | None
     attention_window: int | None
     attention_logit_softcap: float | None
+    attention_scale: float | None
+    qkv_bias: bool | None
     qk_norm: bool | None
     zero_init_residual: bool | None
     residual_scalars: bool | None
@@ -150,7 +153,9 @@ class ModelConfig:
     norm: str | None
     norm_position: str | None
     norm_epsilon: float | None
+    norm_offset: float | None
     embedding_norm: bool | None
+    embedding_scale: float | None
     num_token_types: int | None
     positions: str | None
     rotary_base: float | None

@@ -33,7 +33,7 @@ def min_parameters(config: TransformerConfig) -> int:
 
     Counts the token and position embeddings, and the query and output projections and the MLP of each layer.
     """
-    layer = 2 * config.embed_dim**2 + 2 * config.embed_dim * config.mlp_dim
+    layer = 2 * config.embed_dim * (config.num_heads * config.head_dim + config.mlp_dim)
     num_layers = config.num_layers + (config.num_decoder_layers if config.has_source else 0)
     num_positions = config.max_length if config.positions == "learned" else 0
     return (config.vocab_size + num_positions) * config.embed_dim + num_layers * layer

@@ -1,6 +1,7 @@
 """Multi-head attention and grouped-query attention: projections, rotary positions and KV cache around a backend."""
 
 import functools
+import math
 from typing import TypeVar
 
 import flax.linen as nn
@@ -27,14 +28,16 @@ class Attention(nn.Module):
 
     def setup(self):
         config = self.config
-        dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
-        kv_dim = config.num_kv_heads * config.head_dim
-        self.query = dense(config.embed_dim, config.embed_dim, stddev=config.init_stddev)
-        self.key = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
-        self.value = dense(config.embed_dim, kv_dim, stddev=config.init_stddev)
-        self.out = dense(config.embed_dim, config.embed_dim, stddev=self.branch_stddev)
+        dense = functools.partial(Dense, config.embed_dim, use_bias=config.qkv_bias, dtype=config.dtype)
+        query_dim, kv_dim = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
+        # Initial scores do not depend on their factor. Source: Raffel et al. 2020 (T5), released code.
+        query_stddev = config.init_stddev * (1 / math.sqrt(config.head_dim) / config.attention_scale)
+        self.query = dense(query_dim, stddev=query_stddev)
+        self.key = dense(kv_dim, stddev=config.init_stddev)
+        self.value = dense(kv_dim, stddev=config.init_stddev)
+        self.out = Dense(query_dim, config.embed_dim, config.use_bias, config.dtype, stddev=self.branch_stddev)
         if config.qk_norm:
-            norm = functools.partial(Norm, "rmsnorm", config.norm_epsilon, use_bias=False, dtype=config.dtype)
+            norm = functools.partial(Norm, "rmsnorm", config.norm_epsilon, False, config.dtype, config.norm_offset)
             self.query_norm, self.key_norm = norm(), norm()
 
     def __call__(
@@ -86,16 +89,16 @@ class Attention(nn.Module):
         # Decoding reads a cache of another length than its few queries. Initialisation needs only shapes, and must run
         # on any platform.
         backend = None if cache is not None or self.is_initializing() else backend_for(config, mask)
-        softcap = config.attention_logit_softcap
+        scores = {"scale": config.attention_scale, "softcap": config.attention_logit_softcap}
         if backend is not None:
-            outputs = backend.attend(query, key, value, mask, softcap=softcap)
+            outputs = backend.attend(query, key, value, mask, **scores)
         else:
             drop = functools.partial(
                 dropout, row_keys=row_keys, rate=config.attention_dropout_rate, layer=dropout_layer, site=self.site
             )
-            outputs = reference_attention(query, key, value, mask, softcap=softcap, bias=bias, drop=drop)
+            outputs = reference_attention(query, key, value, mask, **scores, bias=bias, drop=drop)
         outputs = outputs.transpose(0, 2, 1, 3)
-        return self.out(outputs.reshape(query_inputs.shape)), cache
+        return self.out(outputs.reshape(*outputs.shape[:2], -1)), cache
 
     def _heads(self, features: jax.Array) -> jax.Array:
         """Splits `[batch, length, heads * head_dim]` into heads, `[batch, length, heads, head_dim]`."""

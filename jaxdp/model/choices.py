@@ -5,7 +5,7 @@ CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "norm_position": ("pre", "post"),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
-    "activation": ("gelu", "gelu_tanh", "relu", "relu2", "swiglu"),
+    "activation": ("gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots_attention", "dots", "attention", "full"),
     "attention": ("auto", "plain", "cudnn", "splash"),

@@ -57,6 +57,7 @@ class TransformerConfig:
         num_kv_heads: Number of key and value heads, a divisor of `num_heads`; a smaller
             number gives grouped-query attention. Source: Ainslie et al. 2023.
         embed_dim: Width of the residual stream.
+        head_dim: Number of features per head.
         mlp_dim: Width of the hidden layer of the MLP.
         dropout_rate: Dropout rate of embeddings, residual branches and the input of a classifier.
         attention_dropout_rate: Dropout rate of the attention probabilities.
@@ -64,6 +65,10 @@ class TransformerConfig:
             included; 0: all. Source: Jiang et al. 2023 (Mistral 7B), section 2.
         attention_logit_softcap: Bound of the attention scores, `softcap * tanh(scores / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2.
+        attention_scale: Factor of the attention scores, before they are bounded. Source: Vaswani et al. 2017, section
+            3.2.1 (`head_dim ** -0.5`); Raffel et al. 2020 (T5), which has 1.
+        qkv_bias: Whether the projections to queries, keys and values have biases. Source: Bai et al. 2023 (Qwen),
+            section 2.2.
         qk_norm: Whether every head normalises its queries and keys by RMSNorm with a learned scale, before rotary
             positions, which bounds the attention scores. Source: Dehghani et al. 2023 (ViT-22B), section 2, which uses
             LayerNorm; RMSNorm as in modded-nanogpt, where it has no learned scale.
@@ -79,12 +84,17 @@ class TransformerConfig:
         norm_position: "pre" (before each branch, and after the last block) or "post" (after
             each residual addition).
         norm_epsilon: Constant added to the variance.
+        norm_offset: Constant added to the learned scales of norms, which are initially 1 minus it. Source: Gemma Team
+            2024 (Gemma), released code, which has 1.
         embedding_norm: Whether to normalise the sum of the embeddings.
+        embedding_scale: Factor of the token embeddings, not of the output layer. Source: Vaswani et al. 2017, section
+            3.4 (`embed_dim ** 0.5`).
         positions: "learned", "sinusoidal", "rotary" or "relative".
         rotary_base: Base of the wavelengths of rotary positions.
         num_token_types: Number of token types (segments of a pair); 0: no type embedding.
-        activation: "gelu", "gelu_tanh", "relu", "relu2" or "swiglu".
-        use_bias: Whether dense layers and LayerNorm have biases.
+        activation: Activation of the MLP: "gelu", "gelu_tanh", "relu", "relu2" or "silu"; with a gate "swiglu", "geglu"
+            or "geglu_tanh". Source: Shazeer 2020 (gates).
+        use_bias: Whether dense layers, except those of `qkv_bias`, and LayerNorm have biases.
         tie_embeddings: Whether the output layer is the transpose of the (target) token embedding.
         share_embeddings: Whether source and target share one token embedding.
         head: "language_model", "masked_lm" (a transform before the output layer) or
@@ -118,11 +128,14 @@ class TransformerConfig:
     num_heads: int
     num_kv_heads: int
     embed_dim: int
+    head_dim: int
     mlp_dim: int
     dropout_rate: float
     attention_dropout_rate: float
     attention_window: int
     attention_logit_softcap: float
+    attention_scale: float
+    qkv_bias: bool
     qk_norm: bool
     zero_init_residual: bool
     residual_scalars: bool
@@ -130,7 +143,9 @@ class TransformerConfig:
     norm: str
     norm_position: str
     norm_epsilon: float
+    norm_offset: float
     embedding_norm: bool
+    embedding_scale: float
     positions: str
     rotary_base: float
     num_token_types: int
@@ -152,11 +167,6 @@ class TransformerConfig:
     def has_dropout(self) -> bool:
         """True if training samples dropout masks."""
         return self.dropout_rate > 0 or self.attention_dropout_rate > 0
-
-    @property
-    def head_dim(self) -> int:
-        """Number of features per head."""
-        return self.embed_dim // self.num_heads
 
     @property
     def init_stddev(self) -> float:

@@ -50,11 +50,13 @@ def _check_numbers(config: "TransformerConfig") -> None:
         if not isinstance(value, int) or value < 1:
             name = DATA_KEYS.get(key, f"model.{key}")
             raise UserError(f"{name} is {value!r}; set it to an integer of at least 1.")
-    if config.embed_dim % config.num_heads:
+    if config.head_dim == 0:
         raise UserError(
             f"model.embed_dim = {config.embed_dim} is not divisible by model.num_heads = "
-            f"{config.num_heads}; change one of them so that all heads have equal width."
+            f"{config.num_heads}; change one of them so that all heads have equal width, or set model.head_dim."
         )
+    if not isinstance(config.head_dim, int) or config.head_dim < 0:
+        raise UserError(f"model.head_dim is {config.head_dim!r}; set it to an integer of at least 1.")
     if config.num_heads % config.num_kv_heads:
         raise UserError(
             f"model.num_heads = {config.num_heads} is not divisible by model.num_kv_heads = "
@@ -68,17 +70,19 @@ def _check_numbers(config: "TransformerConfig") -> None:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0, or to 0 for no bound.")
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
-            f"model.positions = rotary needs an even head width, but model.embed_dim / "
-            f"model.num_heads = {config.head_dim} is odd; change one of them."
+            f"model.positions = rotary needs an even head width, but model.head_dim (unset: model.embed_dim / "
+            f"model.num_heads) = {config.head_dim} is odd; change one of them."
         )
     if config.positions == "sinusoidal" and config.embed_dim % 2:
         raise UserError(
             f"model.positions = sinusoidal needs an even width, but model.embed_dim = "
             f"{config.embed_dim} is odd; set it to an even number."
         )
-    for key in ("rotary_base", "norm_epsilon"):
-        if not getattr(config, key) > 0:
+    for key in ("rotary_base", "norm_epsilon", "attention_scale", "embedding_scale"):
+        if not 0 < getattr(config, key) < math.inf:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
+    if not 0 <= config.norm_offset <= 1:
+        raise UserError(f"model.norm_offset is {config.norm_offset}; set it between 0 and 1.")
     for key in ("num_token_types", "attention_window"):
         if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
             raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")

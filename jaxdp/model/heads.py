@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
 from jaxdp.model.dropout import dropout
-from jaxdp.model.layers import ACTIVATIONS, Dense, make_norm
+from jaxdp.model.layers import Dense, elementwise_activation, make_norm
 
 
 class MaskedLMHead(nn.Module):
@@ -25,7 +25,7 @@ class MaskedLMHead(nn.Module):
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Maps `[batch, length, embed_dim]` to the same shape."""
-        return self.norm(ACTIVATIONS[self.config.activation](self.dense(hidden)))
+        return self.norm(elementwise_activation(self.config.activation)(self.dense(hidden)))
 
 
 class Classifier(nn.Module):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -84,6 +85,7 @@ class Norm(nn.Module):
     epsilon: float  # added to the variance
     use_bias: bool
     dtype: str
+    offset: float = 0.0  # added to the learned scale
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -94,8 +96,9 @@ class Norm(nn.Module):
             values = values - values.mean(axis=-1, keepdims=True)
         variance = jnp.square(values).mean(axis=-1, keepdims=True)
         values = values * jax.lax.rsqrt(variance + self.epsilon)
-        scale = self.param("scale", nn.initializers.ones, inputs.shape[-1:], jnp.float32)
-        values = values * scale.reshape(shape)
+        init = nn.initializers.constant(1 - self.offset)
+        scale = self.param("scale", init, inputs.shape[-1:], jnp.float32).reshape(shape)
+        values = values * (self.offset + scale if self.offset else scale)
         if self.kind == "layernorm" and self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, inputs.shape[-1:], jnp.float32)
             values = values + bias.reshape(shape)
@@ -104,7 +107,7 @@ class Norm(nn.Module):
 
 def make_norm(config: TransformerConfig) -> Norm:
     """Builds a norm layer with the settings of the model."""
-    return Norm(config.norm, config.norm_epsilon, config.use_bias, config.dtype)
+    return Norm(config.norm, config.norm_epsilon, config.use_bias, config.dtype, config.norm_offset)
 
 
 def gelu(values: jax.Array) -> jax.Array:
@@ -123,12 +126,23 @@ ACTIVATIONS = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "relu2": lambda values: jnp.square(jax.nn.relu(values)),  # Source: So et al. 2021 (Primer)
-    "swiglu": jax.nn.silu,  # activation of the gate. Source: Shazeer 2020
+    "silu": jax.nn.silu,
 }
+GATE_ACTIVATIONS = {
+    "swiglu": jax.nn.silu,
+    "geglu": gelu,
+    "geglu_tanh": ACTIVATIONS["gelu_tanh"],
+}
+"""Activation of the gate by the name of the gated unit. Source: Shazeer 2020, section 2."""
+
+
+def elementwise_activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Returns the function of an activation; of a gated unit, that of its gate."""
+    return GATE_ACTIVATIONS[name] if name in GATE_ACTIVATIONS else ACTIVATIONS[name]
 
 
 class MLP(nn.Module):
-    """Feed-forward network: up projection, activation, down projection; SwiGLU adds a gate projection."""
+    """Feed-forward network: up projection, activation, down projection; a gated unit adds a gate projection."""
 
     config: TransformerConfig
     branch_stddev: float  # standard deviation of the initial down projection
@@ -137,13 +151,13 @@ class MLP(nn.Module):
         config = self.config
         dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
         self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
-        if config.activation == "swiglu":
+        if config.activation in GATE_ACTIVATIONS:
             self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
         self.down = dense(config.mlp_dim, config.embed_dim, stddev=self.branch_stddev)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, length, embed_dim]` to the same shape."""
-        activation = ACTIVATIONS[self.config.activation]
-        if self.config.activation == "swiglu":
+        activation = elementwise_activation(self.config.activation)
+        if self.config.activation in GATE_ACTIVATIONS:
             return self.down(self.up(inputs) * activation(self.gate(inputs)))
         return self.down(activation(self.up(inputs)))

@@ -1,10 +1,10 @@
 """Model presets: complete configurations of published architectures by name.
 
-In a preset, `num_kv_heads` None stands for `num_heads`, `mlp_dim` None for
-`4 * embed_dim`, and `num_decoder_layers` None for `num_layers`.
+In a preset None stands for a value that follows from others, as `DERIVED` says.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxdp.errors import UserError
@@ -24,11 +24,14 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "num_heads": num_heads,
         "num_kv_heads": None,
         "embed_dim": embed_dim,
+        "head_dim": None,
         "mlp_dim": None,
         "dropout_rate": 0.1,
         "attention_dropout_rate": None,
         "attention_window": 0,
         "attention_logit_softcap": 0.0,
+        "attention_scale": None,
+        "qkv_bias": None,
         "qk_norm": False,
         "zero_init_residual": False,
         "residual_scalars": False,
@@ -36,7 +39,9 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "norm": "layernorm",
         "norm_position": "pre",
         "norm_epsilon": 1e-5,
+        "norm_offset": 0.0,
         "embedding_norm": False,
+        "embedding_scale": None,
         "positions": "learned",
         "rotary_base": 10000.0,
         "num_token_types": 0,
@@ -200,19 +205,31 @@ def model_config(
 def preset_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all values of a preset, updated with the overrides that are not None; without validation."""
     values = PRESETS[preset] | {key: value for key, value in overrides.items() if value is not None}
-    for key, other, factor in _DERIVED:
+    for key, derive in DERIVED.items():
         if values[key] is None:
-            values[key] = values[other] * factor
+            values[key] = derive(values)
     return values
 
 
-_DERIVED = (
-    ("num_kv_heads", "num_heads", 1),
-    ("mlp_dim", "embed_dim", 4),
-    ("num_decoder_layers", "num_layers", 1),
-    ("attention_dropout_rate", "dropout_rate", 1),
-)
-"""(key, other key, factor): a key that is None becomes the other key times the factor."""
+def _head_dim(values: Mapping[str, Any]) -> int:
+    """Returns the width of a head, or 0 if heads cannot have equal width, which `TransformerConfig` refuses."""
+    num_heads = values["num_heads"]
+    return values["embed_dim"] // num_heads if num_heads > 0 and values["embed_dim"] % num_heads == 0 else 0
+
+
+DERIVED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "num_kv_heads": lambda values: values["num_heads"],
+    "head_dim": _head_dim,
+    "mlp_dim": lambda values: 4 * values["embed_dim"],
+    "num_decoder_layers": lambda values: values["num_layers"],
+    "attention_dropout_rate": lambda values: values["dropout_rate"],
+    "attention_scale": lambda values: 1 / math.sqrt(max(values["head_dim"], 1)),
+    "qkv_bias": lambda values: values["use_bias"],
+    "embedding_scale": lambda values: (
+        math.sqrt(max(values["embed_dim"], 1)) if values["positions"] == "sinusoidal" else 1.0
+    ),
+}
+"""Key -> function of all values that returns the value of a key that is None; a function may read the keys before it."""
 
 
 def _nearest(name: str, known) -> str:

@@ -1,7 +1,6 @@
 """Encoder or decoder stack: position encodings, blocks and final norm."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax
@@ -132,11 +131,13 @@ class TransformerStack(nn.Module):
         return hidden, None if cache is None else dataclasses.replace(cache, index=offset + embeddings.shape[1])
 
     def _embed(self, hidden, positions, offset, token_types) -> jax.Array:
-        """Adds position and token type embeddings, `[batch, length, embed_dim]` in the compute dtype.
+        """Scales the token embeddings and adds position and token type embeddings, `[batch, length, embed_dim]` in the compute dtype.
 
         A position or type outside its table becomes NaN instead of being clamped.
         """
         config = self.config
+        if config.embedding_scale != 1:
+            hidden = hidden * config.embedding_scale
         if config.positions == "learned" and positions is None and isinstance(offset, int):
             # The gradient of a slice is a sum over the batch; that of a gather is a slower scatter.
             hidden = hidden + self.position_embedding[None, : hidden.shape[1]]
@@ -144,9 +145,8 @@ class TransformerStack(nn.Module):
             positions = _positions_or_count(positions, hidden, offset)
             hidden = hidden + jnp.take(self.position_embedding, positions, axis=0, mode="fill")
         elif config.positions == "sinusoidal":
-            # Source: Vaswani et al. 2017, section 3.4. Unscaled embeddings would be small against the sines.
             positions = _positions_or_count(positions, hidden, offset)
-            hidden = hidden * math.sqrt(config.embed_dim) + sinusoidal_embedding(positions, config.embed_dim)
+            hidden = hidden + sinusoidal_embedding(positions, config.embed_dim)
         if config.num_token_types and token_types is None:
             hidden = hidden + self.token_type_embedding[None, :1]
         elif config.num_token_types:

@@ -18,7 +18,8 @@ def reference_norm(x, p, config):
 
 
 def reference_rms(x, p, config):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * p["scale"]
+    scale = config.norm_offset + p["scale"]
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * scale
 
 
 def reference_dense(x, p):
@@ -43,6 +44,8 @@ def reference_activation(x, kind):
         return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
     if kind == "gelu_tanh":
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    if kind == "silu":
+        return x / (1 + np.exp(-x))
     return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
 
 
@@ -74,7 +77,7 @@ def reference_attention(x, source, p, config, allowed, bias=None):
             q, k = (reference_rms(part, p[name], config) for part, name in ((q, "query_norm"), (k, "key_norm")))
         if config.positions == "rotary" and x is source:
             q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
-        scores = q @ k.T / math.sqrt(width)
+        scores = q @ k.T * config.attention_scale
         if config.attention_logit_softcap:
             scores = config.attention_logit_softcap * np.tanh(scores / config.attention_logit_softcap)
         if bias is not None:
@@ -84,11 +87,14 @@ def reference_attention(x, source, p, config, allowed, bias=None):
     return reference_dense(np.concatenate(outputs, -1), p["out"])
 
 
+GATES = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh"}
+
+
 def reference_mlp(x, p, config):
     up = reference_dense(x, p["up"])
-    if config.activation == "swiglu":
-        gate = reference_dense(x, p["gate"])
-        return reference_dense(up * gate / (1 + np.exp(-gate)), p["down"])
+    if config.activation in GATES:
+        gate = reference_activation(reference_dense(x, p["gate"]), GATES[config.activation])
+        return reference_dense(up * gate, p["down"])
     return reference_dense(reference_activation(up, config.activation), p["down"])
 
 
@@ -96,11 +102,12 @@ def reference_stack(params, x, config, stack, source=None):
     """Hidden states of one stack, from the vectors `[length, embed_dim]` of its tokens."""
     length, embed = x.shape
     bias = None
+    x = x * config.embedding_scale
     if config.positions == "learned":
         x = x + params["position_embedding"][:length]
     if config.positions == "sinusoidal":
         angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(embed // 2) / embed)
-        x = x * math.sqrt(embed) + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+        x = x + np.concatenate([np.sin(angles), np.cos(angles)], -1)
     if config.positions == "relative":
         rows = [[reference_bucket(q - k, stack.causal) for k in range(length)] for q in range(length)]
         bias = params["relative_embedding"][np.array(rows)]
@@ -149,7 +156,8 @@ def reference_row(params, tokens, config, target_tokens=None):
         table = params.get("target_token_embedding", table)
         x = reference_stack(params["decoder"], table[target_tokens], config, config.decoder, source=x)
     if config.head == "masked_lm":
-        x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), config.activation)
+        activation = GATES.get(config.activation, config.activation)
+        x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), activation)
         x = reference_norm(x, params["masked_lm"]["norm"], config)
     logits = x @ (table.T if config.tie_embeddings else params["output"]["kernel"])
     logits = logits + params.get("output_bias", 0.0)

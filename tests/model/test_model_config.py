@@ -15,7 +15,11 @@ from jaxdp.model import CHOICES, PRESETS, TransformerConfig, model_config
     [
         ({"embed_dim": 18}, "model.embed_dim = 18 is not divisible by model.num_heads = 4"),
         ({"num_kv_heads": 3}, "model.num_heads = 4 is not divisible by model.num_kv_heads = 3"),
-        ({"embed_dim": 12, "positions": "rotary"}, "model.embed_dim / model.num_heads = 3 is odd"),
+        ({"embed_dim": 12, "positions": "rotary"}, "model.embed_dim / model.num_heads) = 3 is odd"),
+        ({"head_dim": -1}, "model.head_dim is -1; set it to an integer of at least 1."),
+        ({"attention_scale": 0.0}, "model.attention_scale is 0.0; set it above 0."),
+        ({"embedding_scale": float("inf")}, "model.embedding_scale is inf; set it above 0."),
+        ({"norm_offset": 2.0}, "model.norm_offset is 2.0; set it between 0 and 1."),
         ({"embed_dim": 15, "num_heads": 1, "num_kv_heads": 1, "positions": "sinusoidal"}, "model.embed_dim = 15"),
         ({"norm": "batchnorm"}, "model.norm is 'batchnorm'; choose one of: layernorm, rmsnorm."),
         ({"positions": "alibi"}, "model.positions is 'alibi'"),

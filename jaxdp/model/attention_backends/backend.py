@@ -14,7 +14,7 @@ class Attend(Protocol):
     """Scaled dot-product attention by one kernel, which never stores the scores."""
 
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, *, softcap: float
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask, *, scale: float, softcap: float
     ) -> jax.Array:
         """Returns the attention outputs `[b, h, q, d]`; arguments are those of `reference_attention`."""
         ...

@@ -17,6 +17,7 @@ def cudnn_attention(
     value: jax.Array,
     mask: AttentionMask,
     *,
+    scale: float | None = None,
     softcap: float = 0.0,
     implementation: Literal["xla", "cudnn"] = "cudnn",
 ) -> jax.Array:
@@ -30,6 +31,7 @@ def cudnn_attention(
         key: Keys, `[b, g, k, d]`.
         value: Values, `[b, g, k, d]`.
         mask: Attention mask with offset 0.
+        scale: Factor of the scores; None: `1 / sqrt(d)`.
         softcap: 0; `obstacle` refuses others.
         implementation: Kernel, as in `jax.nn.dot_product_attention`.
     """
@@ -51,6 +53,7 @@ def cudnn_attention(
     outputs = jax.nn.dot_product_attention(
         query, key, value,
         mask=table,
+        scale=scale,
         is_causal=mask.causal,
         local_window_size=(mask.window - 1, 0) if is_flagged and mask.window else None,
         implementation=implementation,
@@ -66,7 +69,7 @@ def obstacle(config: TransformerConfig) -> str | None:
         return f"it does not support model.attention_logit_softcap, found {config.attention_logit_softcap}"
     if config.head_dim % 8 or config.head_dim > 128:
         return (
-            "it needs a head width (model.embed_dim / model.num_heads) that is a multiple of 8 and "
+            "it needs a head width (model.head_dim, unset: model.embed_dim / model.num_heads) that is a multiple of 8 and "
             f"at most 128, found {config.head_dim}"
         )
     return shared_obstacle(config)

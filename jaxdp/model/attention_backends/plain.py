@@ -19,6 +19,7 @@ def reference_attention(
     value: jax.Array,
     mask: AttentionMask,
     *,
+    scale: float | None = None,
     softcap: float = 0.0,
     bias: jax.Array | None = None,
     drop=lambda weights: weights,
@@ -35,6 +36,7 @@ def reference_attention(
         key: Keys, `[b, g, k, d]`.
         value: Values, `[b, g, k, d]`.
         mask: Attention mask.
+        scale: Factor of the scores; None: `1 / sqrt(d)`.
         softcap: Bound of the scores, `softcap * tanh(scores / softcap)`, before bias and mask; 0: no bound.
         bias: Bias added to the scores, `[b or 1, h, q, k] float32`.
         drop: Function applied to the attention probabilities `[b, h, q, k]`, e.g. dropout.
@@ -47,7 +49,7 @@ def reference_attention(
     # Query heads that share a key head are computed as additional queries of that head.
     grouped = query.reshape(batch, groups, -1, head_dim)
     scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
-    scores = scores * (1 / math.sqrt(head_dim))
+    scores = scores * (1 / math.sqrt(head_dim) if scale is None else scale)
     scores = bounded(scores, softcap)
     if bias is not None:
         scores = scores + bias

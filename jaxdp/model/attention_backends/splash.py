@@ -22,6 +22,7 @@ def splash_attention(
     value: jax.Array,
     mask: AttentionMask,
     *,
+    scale: float | None = None,
     softcap: float = 0.0,
     interpret: bool = False,
 ) -> jax.Array:
@@ -35,13 +36,14 @@ def splash_attention(
         key: Keys, `[b, g, k, d]`.
         value: Values, `[b, g, k, d]`.
         mask: Attention mask with offset 0 and without a mask per query.
+        scale: Factor of the scores; None: `1 / sqrt(d)`.
         softcap: Bound of the scores; 0: no bound.
         interpret: Whether to run the kernel in Python on any platform, for tests.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     query_length, head_dim = query.shape[2:]
-    scaled = query.astype(jnp.float32) * (1 / math.sqrt(head_dim))
+    scaled = query.astype(jnp.float32) * (1 / math.sqrt(head_dim) if scale is None else scale)
     query = _padded(scaled.astype(query.dtype), axis=2)
     padded_key, padded_value = _padded(key, axis=2), _padded(value, axis=2)
     kernel = _kernel(
