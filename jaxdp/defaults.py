@@ -119,6 +119,8 @@ def get_config() -> Config:
     config.model.qk_norm = placeholder(bool)  # a norm on the queries and keys of each head
     config.model.zero_init_residual = placeholder(bool)  # output projections of attention and MLP start at zero
     config.model.residual_scalars = placeholder(bool)  # learned factors of the residual stream and of the embeddings, which are added before each layer
+    config.model.output_bias = placeholder(bool)  # a bias of the logits of the vocabulary; unset: with use_bias in masked_lm
+    config.model.output_scale = placeholder(float)  # factor of the hidden states that become logits
     config.model.logit_softcap = placeholder(float)  # bounds the logits of the vocabulary smoothly to plus and minus this; 0: no bound
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post
@@ -128,11 +130,16 @@ def get_config() -> Config:
     config.model.embedding_scale = placeholder(float)  # factor of token embeddings; unset: embed_dim ** 0.5 with sinusoidal positions, else 1
     config.model.num_token_types = placeholder(int)  # segment types of an encoder; 0: none
     config.model.positions = placeholder(str)  # learned | sinusoidal | rotary | relative
+    config.model.position_offset = placeholder(int)  # index of the first learned position; RoBERTa: id of [PAD] + 1
+    config.model.relative_buckets = placeholder(int)  # buckets of relative positions
+    config.model.relative_max_distance = placeholder(int)  # tokens from which on all distances share the last bucket
     config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
     config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | silu; with a gate: swiglu | geglu | geglu_tanh
     config.model.use_bias = placeholder(bool)  # biases in dense layers and layernorm
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding
     config.model.share_embeddings = placeholder(bool)  # encoder-decoder: one embedding for source and target
+    config.model.pooler = placeholder(str)  # layer of a classifier after pooling: none | tanh | relu | gelu_norm; auto: tanh for pooling=first, else none
+    config.model.classifier_bias = placeholder(bool)  # a bias of the class scores
     config.model.dtype = "auto"  # compute: float32 | bfloat16; auto: bfloat16 on GPU and TPU
     config.model.remat = "none"  # what layers recompute in the backward pass to save memory: none | dots_attention (all but dense layers and attention) | dots (all but dense layers) | attention (all but attention) | full
     config.model.scan_layers = False  # one compiled layer run num_layers times: compiles faster

@@ -149,6 +149,8 @@ class ModelConfig:
     qk_norm: bool | None
     zero_init_residual: bool | None
     residual_scalars: bool | None
+    output_bias: bool | None
+    output_scale: float | None
     logit_softcap: float | None
     norm: str | None
     norm_position: str | None
@@ -158,11 +160,16 @@ class ModelConfig:
     embedding_scale: float | None
     num_token_types: int | None
     positions: str | None
+    position_offset: int | None
+    relative_buckets: int | None
+    relative_max_distance: int | None
     rotary_base: float | None
     activation: str | None
     use_bias: bool | None
     tie_embeddings: bool | None
     share_embeddings: bool | None
+    pooler: str | None
+    classifier_bias: bool | None
     dtype: str
     remat: str
     scan_layers: bool

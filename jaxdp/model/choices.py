@@ -6,6 +6,7 @@ CHOICES = {
     "norm_position": ("pre", "post"),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
     "activation": ("gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh"),
+    "pooler": ("auto", "none", "tanh", "relu", "gelu_norm"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots_attention", "dots", "attention", "full"),
     "attention": ("auto", "plain", "cudnn", "splash"),

@@ -78,6 +78,9 @@ class TransformerConfig:
         residual_scalars: Whether every block starts from `a * x + b * x0` in place of the residual stream `x`, where
             `x0` are the embeddings and `a` and `b` are learned, initially 1 and 0. Source: modded-nanogpt; nanochat
             (`resid_lambdas`, `x0_lambdas`).
+        output_bias: Whether the logits over the vocabulary have a bias; None: with `use_bias` in the "masked_lm" head.
+        output_scale: Factor of the hidden states that the output layer maps to logits. Source: Raffel et al. 2020 (T5),
+            released code, which has `embed_dim ** -0.5` with tied embeddings.
         logit_softcap: Bound of the logits over the vocabulary, `softcap * tanh(logits / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2; modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
@@ -90,6 +93,10 @@ class TransformerConfig:
         embedding_scale: Factor of the token embeddings, not of the output layer. Source: Vaswani et al. 2017, section
             3.4 (`embed_dim ** 0.5`).
         positions: "learned", "sinusoidal", "rotary" or "relative".
+        position_offset: Index of the first position in the table of learned positions, which has as many more rows.
+            Source: Liu et al. 2019 (RoBERTa), released code, which has the id of the padding token plus 1.
+        relative_buckets: Number of buckets of relative distances. Source: Raffel et al. 2020 (T5), section 2.1.
+        relative_max_distance: Distance in tokens from which all distances share the last bucket.
         rotary_base: Base of the wavelengths of rotary positions.
         num_token_types: Number of token types (segments of a pair); 0: no type embedding.
         activation: Activation of the MLP: "gelu", "gelu_tanh", "relu", "relu2" or "silu"; with a gate "swiglu", "geglu"
@@ -97,6 +104,9 @@ class TransformerConfig:
         use_bias: Whether dense layers, except those of `qkv_bias`, and LayerNorm have biases.
         tie_embeddings: Whether the output layer is the transpose of the (target) token embedding.
         share_embeddings: Whether source and target share one token embedding.
+        pooler: Layer of a classifier between pooling and the class scores: "none", a dense layer with "tanh" or "relu", or
+            "gelu_norm" (dense layer, GELU, norm); "auto": "tanh" for pooling "first", else "none".
+        classifier_bias: Whether class scores have a bias.
         head: "language_model", "masked_lm" (a transform before the output layer) or
             "classification" (one vector of class scores per sequence).
         num_labels: Number of classes; 0 for other heads.
@@ -139,6 +149,8 @@ class TransformerConfig:
     qk_norm: bool
     zero_init_residual: bool
     residual_scalars: bool
+    output_bias: bool | None
+    output_scale: float
     logit_softcap: float
     norm: str
     norm_position: str
@@ -147,12 +159,17 @@ class TransformerConfig:
     embedding_norm: bool
     embedding_scale: float
     positions: str
+    position_offset: int
+    relative_buckets: int
+    relative_max_distance: int
     rotary_base: float
     num_token_types: int
     activation: str
     use_bias: bool
     tie_embeddings: bool
     share_embeddings: bool
+    pooler: str
+    classifier_bias: bool
     head: str = "language_model"
     num_labels: int = 0
     pooling: str = "first"
@@ -187,6 +204,11 @@ class TransformerConfig:
     def output_vocab_size(self) -> int:
         """Vocabulary size of the predicted tokens."""
         return self.target_vocab_size if self.has_source else self.vocab_size
+
+    @property
+    def has_output_bias(self) -> bool:
+        """True if the logits over the vocabulary have a bias."""
+        return self.head == "masked_lm" and self.use_bias if self.output_bias is None else self.output_bias
 
     @property
     def encoder(self) -> StackConfig:

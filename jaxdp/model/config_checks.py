@@ -68,6 +68,21 @@ def _check_numbers(config: "TransformerConfig") -> None:
     for key in ("attention_logit_softcap", "logit_softcap"):
         if not 0 <= getattr(config, key) < math.inf:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0, or to 0 for no bound.")
+    for key in ("rotary_base", "norm_epsilon", "attention_scale", "embedding_scale", "output_scale"):
+        if not 0 < getattr(config, key) < math.inf:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
+    if not 0 <= config.norm_offset <= 1:
+        raise UserError(f"model.norm_offset is {config.norm_offset}; set it between 0 and 1.")
+    for key in ("num_token_types", "attention_window", "position_offset"):
+        if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
+            raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
+    _check_positions(config)
+    if config.loss_chunk is not None and config.loss_chunk < 0:
+        raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
+
+
+def _check_positions(config: "TransformerConfig") -> None:
+    """Raises for settings of positions that do not fit."""
     if config.positions == "rotary" and config.head_dim % 2:
         raise UserError(
             f"model.positions = rotary needs an even head width, but model.head_dim (unset: model.embed_dim / "
@@ -78,16 +93,18 @@ def _check_numbers(config: "TransformerConfig") -> None:
             f"model.positions = sinusoidal needs an even width, but model.embed_dim = "
             f"{config.embed_dim} is odd; set it to an even number."
         )
-    for key in ("rotary_base", "norm_epsilon", "attention_scale", "embedding_scale"):
-        if not 0 < getattr(config, key) < math.inf:
-            raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
-    if not 0 <= config.norm_offset <= 1:
-        raise UserError(f"model.norm_offset is {config.norm_offset}; set it between 0 and 1.")
-    for key in ("num_token_types", "attention_window"):
-        if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
-            raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
-    if config.loss_chunk is not None and config.loss_chunk < 0:
-        raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
+    if config.position_offset and config.positions != "learned":
+        raise UserError(
+            f"model.position_offset = {config.position_offset} needs model.positions = learned, found "
+            f"{config.positions}; set it to 0."
+        )
+    buckets, distance = config.relative_buckets, config.relative_max_distance
+    if not isinstance(buckets, int) or buckets < 4 or buckets % 4:
+        raise UserError(f"model.relative_buckets is {buckets!r}; set it to a multiple of 4, at least 4.")
+    if not isinstance(distance, int) or distance <= buckets // 2:
+        raise UserError(
+            f"model.relative_max_distance is {distance!r}; set it above model.relative_buckets / 2 = {buckets // 2}."
+        )
 
 
 def _check_parts(config: "TransformerConfig") -> None:

@@ -3,9 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-NUM_BUCKETS = 32  # buckets of relative distances
-MAX_DISTANCE = 128  # tokens; larger distances share the last bucket
-
 
 def _angles(positions: jax.Array, num_pairs: int, base: float) -> jax.Array:
     """Computes position times frequency, `[batch or 1, length, num_pairs] float32`.
@@ -70,11 +67,13 @@ def apply_rotary(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.A
     return (values * cosine + swapped * sine).astype(heads.dtype)
 
 
-def relative_buckets(query_positions: jax.Array, key_positions: jax.Array, *, causal: bool) -> jax.Array:
-    """Assigns the relative distance from each query to each key to one of `NUM_BUCKETS` buckets.
+def relative_buckets(
+    query_positions: jax.Array, key_positions: jax.Array, *, causal: bool, num_buckets: int, max_distance: int
+) -> jax.Array:
+    """Assigns the relative distance from each query to each key to one of `num_buckets` buckets.
 
     Each small distance has its own bucket; larger distances share buckets that widen
-    logarithmically up to `MAX_DISTANCE`. Without causality, half of the buckets are for
+    logarithmically up to `max_distance`. Without causality, half of the buckets are for
     keys after the query.
 
     Source: Raffel et al. 2020 (T5), section 2.1, and its released code.
@@ -83,28 +82,30 @@ def relative_buckets(query_positions: jax.Array, key_positions: jax.Array, *, ca
         query_positions: Positions of the queries, `[batch or 1, query_length] int32`.
         key_positions: Positions of the keys, `[batch or 1, key_length] int32`.
         causal: Whether keys after the query are masked and need no buckets.
+        num_buckets: Number of buckets, a multiple of 4.
+        max_distance: Distance in tokens from which all distances share the last bucket.
 
     Returns:
         Bucket indices, `[batch or 1, query_length, key_length] int32`.
     """
     before = query_positions[:, :, None] - key_positions[:, None, :]
     if causal:
-        side, num_buckets, distance = 0, NUM_BUCKETS, jnp.maximum(before, 0)
+        side, distance = 0, jnp.maximum(before, 0)
     else:
-        num_buckets = NUM_BUCKETS // 2
+        num_buckets = num_buckets // 2
         side, distance = jnp.where(before < 0, num_buckets, 0), jnp.abs(before)
-    table = jnp.asarray(_distance_buckets(num_buckets), jnp.int32)
-    return side + jnp.take(table, jnp.minimum(distance, MAX_DISTANCE), axis=0)
+    table = jnp.asarray(_distance_buckets(num_buckets, max_distance), jnp.int32)
+    return side + jnp.take(table, jnp.minimum(distance, max_distance), axis=0)
 
 
-def _distance_buckets(num_buckets: int) -> list[int]:
-    """Returns the bucket of each distance from 0 to MAX_DISTANCE, in integer arithmetic to avoid rounding of logarithms."""
+def _distance_buckets(num_buckets: int, max_distance: int) -> list[int]:
+    """Returns the bucket of each distance from 0 to `max_distance`, in integer arithmetic to avoid rounding of logarithms."""
     exact = num_buckets // 2
     wide = num_buckets - exact
     table = list(range(exact))
-    for distance in range(exact, MAX_DISTANCE + 1):
-        # Largest step with exact * (MAX_DISTANCE / exact) ** (step / wide) <= distance.
-        step = max(step for step in range(wide) if MAX_DISTANCE**step * exact**wide <= distance**wide * exact**step)
+    for distance in range(exact, max_distance + 1):
+        # Largest step with exact * (max_distance / exact) ** (step / wide) <= distance.
+        step = max(step for step in range(wide) if max_distance**step * exact**wide <= distance**wide * exact**step)
         table.append(exact + step)
     return table
 
@@ -113,7 +114,7 @@ def relative_bias(table: jax.Array, buckets: jax.Array) -> jax.Array:
     """Looks up the bias that each head adds to its attention scores.
 
     Args:
-        table: Learned biases, `[NUM_BUCKETS, num_heads] float32`.
+        table: Learned biases, `[num_buckets, num_heads] float32`.
         buckets: Result of `relative_buckets`, `[batch or 1, query_length, key_length] int32`.
 
     Returns:

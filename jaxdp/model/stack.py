@@ -14,7 +14,6 @@ from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import make_norm
 from jaxdp.model.masks import AttentionMask, make_mask
 from jaxdp.model.positions import (
-    NUM_BUCKETS,
     relative_bias,
     relative_buckets,
     rotary_tables,
@@ -35,12 +34,12 @@ class TransformerStack(nn.Module):
         init = nn.initializers.normal(config.init_stddev)
         if config.positions == "learned":
             self.position_embedding = self.param(
-                "position_embedding", init, (stack.max_length, config.embed_dim), jnp.float32
+                "position_embedding", init, (stack.max_length + config.position_offset, config.embed_dim), jnp.float32
             )
         if config.positions == "relative":
             # One table shared by all layers, as in T5.
             self.relative_embedding = self.param(
-                "relative_embedding", init, (NUM_BUCKETS, config.num_heads), jnp.float32
+                "relative_embedding", init, (config.relative_buckets, config.num_heads), jnp.float32
             )
         if config.num_token_types:
             self.token_type_embedding = self.param(
@@ -140,9 +139,10 @@ class TransformerStack(nn.Module):
             hidden = hidden * config.embedding_scale
         if config.positions == "learned" and positions is None and isinstance(offset, int):
             # The gradient of a slice is a sum over the batch; that of a gather is a slower scatter.
-            hidden = hidden + self.position_embedding[None, : hidden.shape[1]]
+            start = config.position_offset
+            hidden = hidden + self.position_embedding[None, start : start + hidden.shape[1]]
         elif config.positions == "learned":
-            positions = _positions_or_count(positions, hidden, offset)
+            positions = _positions_or_count(positions, hidden, offset) + config.position_offset
             hidden = hidden + jnp.take(self.position_embedding, positions, axis=0, mode="fill")
         elif config.positions == "sinusoidal":
             positions = _positions_or_count(positions, hidden, offset)
@@ -167,7 +167,13 @@ class TransformerStack(nn.Module):
             return None
         key_positions = positions if cache is None else cache.positions
         assert key_positions is not None, "a cache of relative positions has them"
-        buckets = relative_buckets(positions, key_positions, causal=self.stack.causal)
+        buckets = relative_buckets(
+            positions,
+            key_positions,
+            causal=self.stack.causal,
+            num_buckets=self.config.relative_buckets,
+            max_distance=self.config.relative_max_distance,
+        )
         return relative_bias(self.relative_embedding, buckets)
 
     def _run_layers(self, carry: Carry, inputs: LayerInputs) -> Carry:

@@ -51,11 +51,13 @@ class Transformer(nn.Module):
             nn.share_scope(self, self.body)
         if config.head == "masked_lm":
             self.masked_lm = MaskedLMHead(config)
-            if config.use_bias:
-                self.output_bias = self.param("output_bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         if config.head == "classification":
             self.classifier = Classifier(config)
-        elif not config.tie_embeddings:
+            return
+        if config.has_output_bias:
+            shape = (config.output_vocab_size,)
+            self.output_bias = self.param("output_bias", nn.initializers.zeros, shape, jnp.float32)
+        if not config.tie_embeddings:
             self.output = Dense(
                 config.embed_dim,
                 config.output_vocab_size,
@@ -271,8 +273,10 @@ class Transformer(nn.Module):
             hidden = jnp.take_along_axis(hidden, predict_at[:, :, None], axis=1)
         if config.head == "masked_lm":
             hidden = self.masked_lm(hidden)
+        if config.output_scale != 1:
+            hidden = hidden * config.output_scale
         table = self._output_embedding() if config.tie_embeddings else self.output.kernel.T
-        bias = self.output_bias if config.head == "masked_lm" and config.use_bias else None
+        bias = self.output_bias if config.has_output_bias else None
         return OutputLayer(hidden, table, bias, config.loss_chunk, config.platform, config.logit_softcap)
 
 

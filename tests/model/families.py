@@ -24,6 +24,17 @@ FAMILIES = {
         "tie_embeddings": False,
         "share_embeddings": True,
     },
+    "t5": {
+        "architecture": "encoder_decoder",
+        "norm": "rmsnorm",
+        "positions": "relative",
+        "relative_buckets": 8,
+        "relative_max_distance": 6,
+        "activation": "relu",
+        "attention_scale": 1.0,
+        "output_scale": 0.25,
+        "share_embeddings": True,
+    },
     "marian": {
         "architecture": "encoder_decoder",
         "norm_position": "post",
@@ -31,7 +42,18 @@ FAMILIES = {
         "embedding_scale": 1.0,
         "activation": "silu",
         "use_bias": True,
+        "output_bias": True,
         "share_embeddings": True,
+    },
+    "roberta": {
+        "architecture": "encoder",
+        "head": "masked_lm",
+        "norm_position": "post",
+        "position_offset": 2,
+        "num_token_types": 1,
+        "activation": "gelu",
+        "use_bias": True,
+        "embedding_norm": True,
     },
     "modernbert": {
         "architecture": "encoder",
@@ -39,5 +61,6 @@ FAMILIES = {
         "positions": "rotary",
         "activation": "geglu",
         "embedding_norm": True,
+        "output_bias": True,
     },
 }

@@ -49,16 +49,17 @@ def reference_activation(x, kind):
     return np.maximum(x, 0) ** (2 if kind == "relu2" else 1)
 
 
-def reference_bucket(before, causal):
+def reference_bucket(before, causal, num_buckets=32, max_distance=128):
     """Of a key that stands `before` tokens before its query: as T5's code computes it, by logarithms."""
-    num_buckets, first, distance = 32, 0, max(before, 0)
+    first, distance = 0, max(before, 0)
     if not causal:
-        num_buckets, first, distance = 16, 16 if before < 0 else 0, abs(before)
+        num_buckets = num_buckets // 2
+        first, distance = num_buckets if before < 0 else 0, abs(before)
     half = num_buckets // 2
     if distance < half:
         return first + distance
     # Rounding must not push an exact power into the bucket below.
-    step = int(math.log(distance / half) / math.log(128 / half) * (num_buckets - half) + 1e-9)
+    step = int(math.log(distance / half) / math.log(max_distance / half) * (num_buckets - half) + 1e-9)
     return first + min(half + step, num_buckets - 1)
 
 
@@ -104,12 +105,13 @@ def reference_stack(params, x, config, stack, source=None):
     bias = None
     x = x * config.embedding_scale
     if config.positions == "learned":
-        x = x + params["position_embedding"][:length]
+        x = x + params["position_embedding"][config.position_offset :][:length]
     if config.positions == "sinusoidal":
         angles = np.arange(length)[:, None] / 10000 ** (2 * np.arange(embed // 2) / embed)
         x = x + np.concatenate([np.sin(angles), np.cos(angles)], -1)
     if config.positions == "relative":
-        rows = [[reference_bucket(q - k, stack.causal) for k in range(length)] for q in range(length)]
+        sizes = config.relative_buckets, config.relative_max_distance
+        rows = [[reference_bucket(q - k, stack.causal, *sizes) for k in range(length)] for q in range(length)]
         bias = params["relative_embedding"][np.array(rows)]
     if config.num_token_types:
         x = x + params["token_type_embedding"][0]
@@ -159,6 +161,6 @@ def reference_row(params, tokens, config, target_tokens=None):
         activation = GATES.get(config.activation, config.activation)
         x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), activation)
         x = reference_norm(x, params["masked_lm"]["norm"], config)
-    logits = x @ (table.T if config.tie_embeddings else params["output"]["kernel"])
+    logits = config.output_scale * x @ (table.T if config.tie_embeddings else params["output"]["kernel"])
     logits = logits + params.get("output_bias", 0.0)
     return config.logit_softcap * np.tanh(logits / config.logit_softcap) if config.logit_softcap else logits

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import exact, reference_hidden, reference_row
+from reference import exact, reference_activation, reference_dense, reference_hidden, reference_norm, reference_row
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
@@ -67,6 +67,27 @@ def test_a_classifier_equals_numpy_and_padding_on_either_side_is_invisible(archi
         places = np.broadcast_to(np.maximum(np.arange(LENGTH) - before, 0), padded.shape)
         masked = apply(params, jnp.asarray(padded), attention_mask=jnp.asarray(inside), positions=jnp.asarray(places))
         np.testing.assert_allclose(masked, expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("pooler", "pooling", "use_bias"),
+    [("relu", "first", True), ("gelu_norm", "mean", False), ("none", "first", True), ("tanh", "last", False)],
+)
+def test_poolers_equal_numpy(pooler, pooling, use_bias):
+    """DistilBERT's and ModernBERT's, and two that no published model has; class scores without a bias."""
+    config = classifier_config(pooler=pooler, pooling=pooling, use_bias=use_bias, classifier_bias=False)
+    params, tokens = random_params(config), random_tokens()
+    hidden = np.stack([reference_hidden(exact(params), row, config) for row in np.asarray(tokens)])
+    p = exact(params)["classifier"]
+    pooled = {"first": hidden[:, 0], "mean": hidden.mean(1), "last": hidden[:, -1]}[pooling]
+    if pooler != "none":
+        dense = reference_dense(pooled, p["pooler"])
+        pooled = np.tanh(dense) if pooler == "tanh" else reference_activation(dense, pooler.removesuffix("_norm"))
+    if pooler == "gelu_norm":
+        assert "bias" not in p["pooler"], "follows use_bias"
+        pooled = reference_norm(pooled, p["pooler_norm"], config)
+    assert "bias" not in p["output"]
+    np.testing.assert_allclose(jitted(config)(params, tokens), pooled @ p["output"]["kernel"], rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

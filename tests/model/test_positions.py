@@ -1,12 +1,17 @@
 """Relative positions: the buckets of distances, and what they cannot tell apart."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import reference_bucket
 from tiny_models import jitted, random_params, random_tokens, tiny_config
 
-from jaxdp.model.positions import relative_bias, relative_buckets
+from jaxdp.model import positions as model_positions
+from jaxdp.model.positions import relative_bias
+
+relative_buckets = functools.partial(model_positions.relative_buckets, num_buckets=32, max_distance=128)
 
 
 @pytest.mark.parametrize("causal", [True, False])
