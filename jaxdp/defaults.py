@@ -121,6 +121,7 @@ def get_config() -> Config:
     config.model.residual_scalars = placeholder(bool)  # learned factors of the residual stream and of the embeddings, which are added before each layer
     config.model.output_bias = placeholder(bool)  # a bias of the logits of the vocabulary; unset: with use_bias in masked_lm
     config.model.output_scale = placeholder(float)  # factor of the hidden states that become logits
+    config.model.value_embeddings = placeholder(bool)  # learned embeddings of the tokens, added to the values of attention in every second layer
     config.model.logit_softcap = placeholder(float)  # bounds the logits of the vocabulary smoothly to plus and minus this; 0: no bound
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
     config.model.norm_position = placeholder(str)  # pre | post

@@ -151,6 +151,7 @@ class ModelConfig:
     residual_scalars: bool | None
     output_bias: bool | None
     output_scale: float | None
+    value_embeddings: bool | None
     logit_softcap: float | None
     norm: str | None
     norm_position: str | None

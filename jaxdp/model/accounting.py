@@ -31,12 +31,14 @@ def num_parameters(config: TransformerConfig) -> int:
 def min_parameters(config: TransformerConfig) -> int:
     """Returns a lower bound of the number of parameters, for models whose tree takes too long to build.
 
-    Counts the token and position embeddings, and the query and output projections and the MLP of each layer.
+    Counts the token, position and value embeddings, and the query and output projections and the MLP of each layer.
     """
     layer = 2 * config.embed_dim * (config.num_heads * config.head_dim + config.mlp_dim)
     num_layers = config.num_layers + (config.num_decoder_layers if config.has_source else 0)
     num_positions = config.max_length if config.positions == "learned" else 0
-    return (config.vocab_size + num_positions) * config.embed_dim + num_layers * layer
+    num_tables = (config.num_layers + 1) // 2 if config.value_embeddings else 0
+    values = num_tables * config.vocab_size * config.num_kv_heads * config.head_dim
+    return (config.vocab_size + num_positions) * config.embed_dim + values + num_layers * layer
 
 
 def flops_per_sequence(

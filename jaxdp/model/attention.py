@@ -50,6 +50,7 @@ class Attention(nn.Module):
         dropout_layer: jax.Array | int,
         rotary: tuple[jax.Array, jax.Array] | None = None,
         bias: jax.Array | None = None,
+        value_embeddings: jax.Array | None = None,
         row_keys: jax.Array | None = None,
         cache: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
@@ -65,6 +66,7 @@ class Attention(nn.Module):
             rotary: Tables of `rotary_tables`, or None.
             bias: Bias added to the scores,
                 `[batch or 1, num_heads, query_length, key_length] float32`, or None.
+            value_embeddings: Added to the values, `[batch, key_length, num_kv_heads * head_dim]`, or None.
             row_keys: Typed PRNG key of each sequence for dropout, `[batch]`, or None.
             cache: Cache to write new keys and values to and to attend to, or None.
 
@@ -77,7 +79,8 @@ class Attention(nn.Module):
         key = value = None
         if key_inputs is not None:
             key = self._positioned(self._heads(self.key(key_inputs)), "key_norm", rotary)
-            value = self._heads(self.value(key_inputs))
+            value = self.value(key_inputs)
+            value = self._heads(value if value_embeddings is None else value + value_embeddings)
         # With heads before length, XLA:CPU is twice as fast.
         query = query.transpose(0, 2, 1, 3)
         if key is not None and value is not None:

@@ -34,6 +34,8 @@ class LayerInputs:
             None: no cross-attention, or the cache already holds their keys and values.
         source_mask: Mask of cross-attention.
         embeddings: Inputs of the first layer, `[batch, length, embed_dim]`, if the model has residual scalars.
+        value_embeddings: Value embeddings of the layers that have them, stacked,
+            `[(num_layers + 1) // 2, batch, length, num_kv_heads * head_dim]`, or None.
     """
 
     mask: AttentionMask
@@ -43,6 +45,7 @@ class LayerInputs:
     encoder_output: jax.Array | None = None
     source_mask: AttentionMask | None = None
     embeddings: jax.Array | None = None
+    value_embeddings: jax.Array | None = None
 
 
 class Block(nn.Module):
@@ -112,6 +115,7 @@ class Block(nn.Module):
             mask=inputs.mask,
             rotary=inputs.rotary,
             bias=inputs.bias,
+            value_embeddings=self._value_embeddings(layer, inputs),
             row_keys=inputs.row_keys,
             cache=cache,
             **layers,
@@ -131,6 +135,15 @@ class Block(nn.Module):
             hidden = add_residual(self.cross_attention_norm, branch, "cross_attention_residual")
         hidden = add_residual(self.mlp_norm, self.mlp(normalize_input(self.mlp_norm)), "mlp_residual")
         return (hidden, cache), None
+
+    def _value_embeddings(self, layer: jax.Array | int, inputs: LayerInputs) -> jax.Array | None:
+        """Returns the value embeddings of this layer: of every second one, the last one included."""
+        if inputs.value_embeddings is None:
+            return None
+        has_them = (self.stack.num_layers - 1 - layer) % 2 == 0
+        if isinstance(layer, int):
+            return inputs.value_embeddings[layer // 2] if has_them else None
+        return jnp.where(has_them, inputs.value_embeddings[layer // 2], 0)
 
 
 Gather = Callable[[PyTree, str], PyTree]

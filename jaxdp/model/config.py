@@ -22,6 +22,7 @@ class StackConfig:
         length_key: Configuration key of `max_length`, for error messages.
         causal: Whether a token attends only to itself and earlier tokens.
         cross_attention: Whether each block also attends to the encoder output.
+        vocab_size: Vocabulary size of the tokens of the stack.
         first_layer: Index of the first block, counted over all stacks, so that the stacks
             have different dropout masks.
         branch_init_stddev: Standard deviation of the initial output projection of each
@@ -33,6 +34,7 @@ class StackConfig:
     length_key: str
     causal: bool
     cross_attention: bool
+    vocab_size: int
     first_layer: int
     branch_init_stddev: float
 
@@ -81,6 +83,10 @@ class TransformerConfig:
         output_bias: Whether the logits over the vocabulary have a bias; None: with `use_bias` in the "masked_lm" head.
         output_scale: Factor of the hidden states that the output layer maps to logits. Source: Raffel et al. 2020 (T5),
             released code, which has `embed_dim ** -0.5` with tied embeddings.
+        value_embeddings: Whether every second layer of a stack, the last one included, adds a learned embedding of the
+            token, times a learned factor, to the values of self-attention. Costs no FLOPs, but `vocab_size` x
+            `num_kv_heads` x `head_dim` parameters in each of these layers. Source: Zhou et al. 2024 (ResFormer), whose
+            values are those of the first layer; as embeddings in modded-nanogpt and nanochat.
         logit_softcap: Bound of the logits over the vocabulary, `softcap * tanh(logits / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2; modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
@@ -151,6 +157,7 @@ class TransformerConfig:
     residual_scalars: bool
     output_bias: bool | None
     output_scale: float
+    value_embeddings: bool
     logit_softcap: float
     norm: str
     norm_position: str
@@ -230,6 +237,7 @@ class TransformerConfig:
             length_key=DATA_KEYS[length_key],
             causal=causal,
             cross_attention=cross_attention,
+            vocab_size=self.target_vocab_size if cross_attention else self.vocab_size,
             first_layer=self.num_layers if cross_attention else 0,
             branch_init_stddev=0.0 if self.zero_init_residual else self.init_stddev / math.sqrt(num_branches),
         )

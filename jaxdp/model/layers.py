@@ -1,4 +1,4 @@
-"""Layers of a block: dense layer, normalization (LayerNorm, RMSNorm), activations and MLP."""
+"""Layers of a block: dense layer, normalization (LayerNorm, RMSNorm), activations, MLP and value embedding."""
 
 import functools
 import math
@@ -37,6 +37,24 @@ class Dense(nn.Module):
         if self.use_bias:
             outputs = outputs + self.bias.astype(self.dtype)[None, :]
         return outputs.reshape(*inputs.shape[:-1], self.out_dim)
+
+
+class ValueEmbedding(nn.Module):
+    """Learned embedding of the token, times a learned factor, for the values of one attention layer."""
+
+    vocab_size: int
+    num_features: int
+    stddev: float  # standard deviation of the initial embedding
+    dtype: str
+
+    def setup(self):
+        init = nn.initializers.normal(self.stddev)
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.num_features), jnp.float32)
+        self.scalar = self.param("scalar", nn.initializers.ones, (), jnp.float32)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps tokens `[batch, length] int32` to `[batch, length, num_features]`; NaN outside the vocabulary."""
+        return (self.scalar * jnp.take(self.embedding, tokens, axis=0, mode="fill")).astype(self.dtype)
 
 
 @jax.custom_vjp

@@ -37,6 +37,7 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "residual_scalars": False,
         "output_bias": None,
         "output_scale": 1.0,
+        "value_embeddings": False,
         "logit_softcap": 0.0,
         "norm": "layernorm",
         "norm_position": "pre",

@@ -11,7 +11,7 @@ from jaxdp.model.block import Carry, Gather, LayerInputs, block_class, scanned_c
 from jaxdp.model.cache import KVCache
 from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
-from jaxdp.model.layers import make_norm
+from jaxdp.model.layers import ValueEmbedding, make_norm
 from jaxdp.model.masks import AttentionMask, make_mask
 from jaxdp.model.positions import (
     relative_bias,
@@ -47,6 +47,13 @@ class TransformerStack(nn.Module):
             )
         if config.embedding_norm:
             self.embedding_norm = make_norm(config)
+        if config.value_embeddings:
+            # Outside of the layers, because scanned layers have equal parameters.
+            num_features = config.num_kv_heads * config.head_dim
+            self.value_embedding = [
+                ValueEmbedding(stack.vocab_size, num_features, config.init_stddev, config.dtype)
+                for _ in range((stack.num_layers + 1) // 2)
+            ]
         block = block_class(config, self.gather, f"{self.prefix}*")
         if config.scan_layers:
             self.layers = scanned_class(stack, block)(config, stack)
@@ -58,6 +65,7 @@ class TransformerStack(nn.Module):
 
     def __call__(
         self,
+        tokens: jax.Array,
         embeddings: jax.Array,
         *,
         positions: jax.Array | None = None,
@@ -72,6 +80,7 @@ class TransformerStack(nn.Module):
         """Runs all layers.
 
         Args:
+            tokens: Tokens, `[batch, length] int32`.
             embeddings: Token embeddings, `[batch, length, embed_dim]`.
             positions: Positions, `[batch or 1, length] int32`; None: counted from the cache's
                 index, or from 0. With a cache and relative positions, the sequences may
@@ -123,6 +132,7 @@ class TransformerStack(nn.Module):
             encoder_output=encoder_output,
             source_mask=source_mask,
             embeddings=hidden if self.config.residual_scalars else None,
+            value_embeddings=self._value_embeddings(tokens),
         )
         hidden, cache = self._run_layers((hidden, cache), inputs)
         if self.config.norm_position == "pre":
@@ -175,6 +185,12 @@ class TransformerStack(nn.Module):
             max_distance=self.config.relative_max_distance,
         )
         return relative_bias(self.relative_embedding, buckets)
+
+    def _value_embeddings(self, tokens: jax.Array) -> jax.Array | None:
+        """Returns the value embeddings of the layers that have them, stacked, or None."""
+        if not self.config.value_embeddings:
+            return None
+        return jnp.stack([embed(tokens) for embed in self.value_embedding])
 
     def _run_layers(self, carry: Carry, inputs: LayerInputs) -> Carry:
         """Runs all blocks on `(hidden, cache)`."""

@@ -173,10 +173,11 @@ class Transformer(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """Runs all layers: final hidden states `[batch, length or target_length, embed_dim]`, and the cache."""
         if not self.config.has_source:
-            return self.body(self._embed(tokens), cache=cache, **inputs)
+            return self.body(tokens, self._embed(tokens), cache=cache, **inputs)
         assert target_tokens is not None, "_check_target refuses an encoder-decoder without them"
         encoder_output = self.encode(tokens, **inputs)
         return self.decoder(
+            target_tokens,
             self._embed(target_tokens),
             positions=target_positions,
             segment_ids=target_segment_ids,
@@ -202,9 +203,9 @@ class Transformer(nn.Module):
             Hidden states, `[batch, length, embed_dim]` in the compute dtype.
         """
         if not self.config.has_source:
-            return self.body(self._embed(tokens), **inputs)[0]
+            return self.body(tokens, self._embed(tokens), **inputs)[0]
         embeddings = jnp.take(self.token_embedding, tokens, axis=0, mode="fill")
-        return self.encoder(embeddings, **inputs)[0]
+        return self.encoder(tokens, embeddings, **inputs)[0]
 
     def decode(
         self,
@@ -243,6 +244,7 @@ class Transformer(nn.Module):
         if cache.cross_attention is not None:
             cross_mask = make_mask(causal=False, attention_mask=cache.cross_attention.mask)
         hidden, updated = stack(
+            tokens,
             self._embed(tokens),
             positions=positions,
             attention_mask=attention_mask,

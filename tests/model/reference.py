@@ -63,10 +63,11 @@ def reference_bucket(before, causal, num_buckets=32, max_distance=128):
     return first + min(half + step, num_buckets - 1)
 
 
-def reference_attention(x, source, p, config, allowed, bias=None):
+def reference_attention(x, source, p, config, allowed, bias=None, values=0.0):
     """From `[length, embed_dim]` to `source`, one head at a time; `bias(head)` `[length, source_length]`."""
     query = reference_dense(x, p["query"])
     key, value = (reference_dense(source, p[name]) for name in ("key", "value"))
+    value = value + values
     width, positions = config.head_dim, range(len(x))
     outputs = []
     for head in range(config.num_heads):
@@ -99,7 +100,7 @@ def reference_mlp(x, p, config):
     return reference_dense(reference_activation(up, config.activation), p["down"])
 
 
-def reference_stack(params, x, config, stack, source=None):
+def reference_stack(params, tokens, x, config, stack, source=None):
     """Hidden states of one stack, from the vectors `[length, embed_dim]` of its tokens."""
     length, embed = x.shape
     bias = None
@@ -131,7 +132,11 @@ def reference_stack(params, x, config, stack, source=None):
             norm, pre = p[f"{name}_norm"], config.norm_position == "pre"
             inputs = reference_norm(x, norm, config) if pre else x
             if name == "attention":
-                branch = reference_attention(inputs, inputs, p[name], config, allowed, bias)
+                values = 0.0
+                if config.value_embeddings and index in range(stack.num_layers - 1, -1, -2):
+                    added = params[f"value_embedding_{index // 2}"]
+                    values = added["scalar"] * added["embedding"][tokens]
+                branch = reference_attention(inputs, inputs, p[name], config, allowed, bias, values)
             elif name == "cross_attention":
                 everything = np.ones((length, len(source)))
                 branch = reference_attention(inputs, source, p[name], config, everything)
@@ -145,9 +150,9 @@ def reference_hidden(params, tokens, config):
     """Hidden states of one row, of the encoder or of the only stack."""
     x = params["token_embedding"][tokens]
     if config.has_source:
-        return reference_stack(params["encoder"], x, config, config.encoder)
+        return reference_stack(params["encoder"], tokens, x, config, config.encoder)
     stack = config.encoder if config.architecture == "encoder" else config.decoder
-    return reference_stack(params, x, config, stack)
+    return reference_stack(params, tokens, x, config, stack)
 
 
 def reference_row(params, tokens, config, target_tokens=None):
@@ -156,7 +161,9 @@ def reference_row(params, tokens, config, target_tokens=None):
     table = params["token_embedding"]
     if config.has_source:
         table = params.get("target_token_embedding", table)
-        x = reference_stack(params["decoder"], table[target_tokens], config, config.decoder, source=x)
+        x = reference_stack(
+            params["decoder"], target_tokens, table[target_tokens], config, config.decoder, source=x
+        )
     if config.head == "masked_lm":
         activation = GATES.get(config.activation, config.activation)
         x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), activation)

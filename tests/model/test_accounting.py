@@ -11,6 +11,7 @@ from jaxdp.model import (
     flops_per_sequence,
     flops_per_token,
     init_params,
+    min_parameters,
     model_config,
     num_parameters,
     parameter_shapes,
@@ -141,7 +142,7 @@ KINDS = [
     {"positions": "relative"},
     {"architecture": "encoder", "head": "masked_lm", "num_token_types": 2, "embedding_norm": True},
     {"architecture": "encoder", "head": "classification", "num_labels": 3},
-    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True, "residual_scalars": True},
+    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True, "residual_scalars": True, "value_embeddings": True},
 ]
 
 
@@ -153,6 +154,14 @@ def test_kernels_are_matrices(kind):
         for name, leaf in named_leaves(shapes):
             is_matrix, is_scalar = name.endswith(("kernel", "embedding")), name.endswith("scalar")
             assert per_layer_rank(name, leaf) == (2 if is_matrix else 0 if is_scalar else 1), name
+
+
+def test_value_embeddings_count_in_the_parameters_and_not_in_the_flops():
+    """Of three layers two have a table of 8 features and a factor, which is applied to every token."""
+    with_them, without = (tiny_config(value_embeddings=has, num_layers=3, num_kv_heads=2) for has in (True, False))
+    assert num_parameters(with_them) - num_parameters(without) == 2 * (8 * VOCAB_SIZE + 1)
+    assert min_parameters(with_them) - min_parameters(without) == 2 * 8 * VOCAB_SIZE
+    assert flops_per_token(with_them, LENGTH) - flops_per_token(without, LENGTH) == 6 * 2
 
 
 def test_initial_parameters_have_the_predicted_shapes():

@@ -14,7 +14,7 @@ from jaxdp.model import CHOICES, Transformer, init_cache, stack_layers
 SOURCE, TARGET, WORDS = 7, LENGTH, 11
 """Tokens of a source and of a target, and words that the target may use."""
 
-OPTIONS = {"qk_norm": True, "residual_scalars": True, "logit_softcap": 2.0}
+OPTIONS = {"qk_norm": True, "residual_scalars": True, "logit_softcap": 2.0, "value_embeddings": True}
 
 POST = {"norm_position": "post", "use_bias": True}
 

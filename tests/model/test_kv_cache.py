@@ -10,6 +10,7 @@ from jaxdp.model import CHOICES, Transformer, init_cache
 
 OPTIONS = {
     "attention_window": 3, "attention_logit_softcap": 0.5, "qk_norm": True, "residual_scalars": True, "logit_softcap": 2.0,
+    "value_embeddings": True,
 }  # fmt: skip
 
 SCHEMES = [

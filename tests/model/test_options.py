@@ -1,13 +1,15 @@
 """Exact properties of the named options of a model; the parity tests cover their values."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
-from tiny_models import jitted, quick_jit, random_params, random_tokens, tiny_config
+from reference import exact, reference_row
+from tiny_models import VOCAB_SIZE, jitted, quick_jit, random_params, random_tokens, tiny_config
 
-from jaxdp.model import init_params
+from jaxdp.model import init_params, stack_layers
 from jaxdp.trees import named_leaves
 
 
@@ -51,6 +53,17 @@ def test_residual_scalars_initially_change_nothing():
     params, tokens = initial_params(residual_scalars=True), random_tokens()
     logits = jitted(tiny_config(residual_scalars=True))(params, tokens)
     np.testing.assert_allclose(logits, jitted(tiny_config())(initial_params(), tokens), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_layers", "scan_layers"), [(3, False), (4, True)])
+def test_every_second_layer_up_to_the_last_has_value_embeddings(num_layers, scan_layers):
+    config = tiny_config(value_embeddings=True, num_layers=num_layers, num_kv_heads=2)
+    params, tokens = random_params(config), random_tokens(1)
+    tables = [params[name]["embedding"].shape for name in params if name.startswith("value_embedding_")]
+    assert tables == [(VOCAB_SIZE, 8)] * ((num_layers + 1) // 2)
+    apply = jitted(dataclasses.replace(config, scan_layers=scan_layers))
+    logits = apply(stack_layers(params) if scan_layers else params, tokens)
+    np.testing.assert_allclose(logits[0], reference_row(exact(params), np.asarray(tokens[0]), config), rtol=2e-4, atol=2e-4)
 
 
 def test_a_small_step_of_a_residual_scalar_changes_a_bfloat16_model():

@@ -39,6 +39,7 @@ def test_forward_equals_numpy(norm, activation, positions):
         attention_logit_softcap=1.5 if bits % 3 == 1 else 0.0,
         qk_norm=bits % 7 < 3,
         residual_scalars=bits % 7 % 2 == 1,
+        value_embeddings=bits % 5 < 2,
         logit_softcap=0.0 if bits % 6 else 2.0,
         architecture="decoder" if bits % 5 else "encoder",
     )
@@ -133,7 +134,10 @@ def test_bfloat16_is_near_float32_and_returns_float32():
         assert np.linalg.norm(one - other) < 0.1 * np.linalg.norm(other)
 
 
-STACK = {"dropout_rate": 0.3, "positions": "rotary", "num_kv_heads": 2, "qk_norm": True, "residual_scalars": True}
+STACK = {
+    "dropout_rate": 0.3, "positions": "rotary", "num_kv_heads": 2, "qk_norm": True, "residual_scalars": True,
+    "value_embeddings": True,
+}  # fmt: skip
 
 
 def loss_and_gradient(config, convert):

@@ -57,7 +57,7 @@ def test_resolve_writes_the_preset_out(config_file, tmp_path, monkeypatch):
 
 NEWER_KEYS = (
     "attention_dropout_rate", "attention_window", "attention_logit_softcap", "qk_norm", "zero_init_residual",
-    "residual_scalars", "logit_softcap",
+    "residual_scalars", "logit_softcap", "value_embeddings",
 )  # fmt: skip
 """Keys of `model` that runs of earlier versions do not have."""
 

@@ -53,7 +53,7 @@ def test_optimizers_of_whole_matrices(config_file, optimizer):
     compare(
         config_file, 5, f"optim.name={optimizer}", "model.embed_dim=128", "model.num_heads=2", "model.num_layers=1",
         "optim.weight_decay=0.5", "optim.weight_decay_end=0", "optim.cautious=True",
-        "model.qk_norm=True", "model.residual_scalars=True", "model.logit_softcap=15.0",
+        "model.qk_norm=True", "model.residual_scalars=True", "model.value_embeddings=True", "model.logit_softcap=15.0",
     )  # fmt: skip
 
 
