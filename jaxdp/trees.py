@@ -6,6 +6,7 @@ parameter (weight decay, factoring, orthogonalisation) must not depend on this c
 so they use the rank of one layer's parameter.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -47,3 +48,15 @@ def per_layer_rank(name: str, leaf) -> int:
 def num_elements(tree: PyTree) -> int:
     """Counts the elements of all leaves, which are arrays or `jax.ShapeDtypeStruct`s."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def tree_of(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns leaves by their names as a tree of nested dicts, the inverse of `named_leaves` for such trees."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = leaf
+    return tree

@@ -41,6 +41,7 @@ class WorkDir:
         self.plots = self.root / "plots"
         self.logs = self.root / "logs"
         self.profile = self.root / "profile"
+        self.hugging_face = self.root / "hugging_face"
         self.run_token = self.root / ".run_token"
 
     def log(self, process_index: int) -> Path:
@@ -73,7 +74,9 @@ class WorkDir:
 
     def _check_kinds(self) -> None:
         """Raises UserError if a path of the run is of another kind, such as a named pipe, which would block."""
-        directories = (self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile)
+        directories = (
+            self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile, self.hugging_face,
+        )  # fmt: skip
         logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
         for path in (*(value for value in vars(self).values() if value != self.root), *logs):
             expected, is_kind = (

@@ -11,6 +11,8 @@ COMMANDS = {
     "generate": "continue a prompt",
     "predict": "classify, fill masks of or translate records",
     "inspect": "show the contents of a run or a checkpoint",
+    "import": "make a work directory of a Hugging Face folder",
+    "export": "write a checkpoint as a Hugging Face folder",
     "prepare": "tokenize the data of a configuration into the cache",
     "plot": "draw loss, learning rate and throughput",
     "plan": "compile for devices that need not be here: memory, largest microbatch, step time",

@@ -19,7 +19,7 @@ from jaxdp.errors import UserError
 from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
 from jaxdp.report.terminal import quantity
 from jaxdp.run_config import RunConfig
-from jaxdp.trees import leaf_name, named_leaves
+from jaxdp.trees import leaf_name, named_leaves, tree_of
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -191,11 +191,4 @@ def _heads(names: Iterable[str]) -> set[str]:
 
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:
     """Builds a tree of nested dicts with `make(path, shape, dtype)` as leaves."""
-    tree: dict = {}
-    for path, (shape, dtype) in shapes.items():
-        *parents, last = path.split("/")
-        branch = tree
-        for name in parents:
-            branch = branch.setdefault(name, {})
-        branch[last] = make(path, shape, dtype)
-    return tree
+    return tree_of({path: make(path, shape, dtype) for path, (shape, dtype) in shapes.items()})

@@ -8,7 +8,7 @@ from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.make import dataset_spec, make_task
-from jaxdp.training.resolved_config import resolve
+from jaxdp.tasks.resolved_config import resolve
 
 
 @dataclasses.dataclass(frozen=True)

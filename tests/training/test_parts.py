@@ -18,7 +18,7 @@ from jaxdp.parallel.strategies.pmean import Pmean
 from jaxdp.tasks import LossSums
 from jaxdp.tasks.make import make_task
 from jaxdp.tasks.model_functions import task_loss
-from jaxdp.training.resolved_config import resolve
+from jaxdp.tasks.resolved_config import resolve
 from jaxdp.training.update import make_initial_state, make_update
 
 

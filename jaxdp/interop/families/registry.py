@@ -1,0 +1,7 @@
+"""Registry of weight families: value of `model_type` in config.json -> family."""
+
+from jaxdp.interop.families.bert import BERT
+from jaxdp.interop.families.family import Family
+from jaxdp.interop.families.gpt2 import GPT2
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, GPT2)}

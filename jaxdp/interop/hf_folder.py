@@ -1,0 +1,133 @@
+"""Hugging Face folder: configuration, tensors, tokenizer and the other files that travel with a model."""
+
+import functools
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.data.labels import Labels
+from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.errors import UserError
+from jaxdp.interop.hf_config import ModelSpec, read_model, transformer_config
+from jaxdp.interop.mapping import MappedSource
+from jaxdp.interop.safetensors_source import INDEX, SafetensorsSource
+from jaxdp.json_files import read_json
+from jaxdp.model import TransformerConfig, parameter_shapes
+from jaxdp.trees import named_leaves
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+
+MAX_BYTES = 2**28
+"""Largest file that is kept next to the weights."""
+
+_KEPT = (".json", ".txt", ".model", ".spm", ".jinja")
+"""Suffixes of the files that are kept: configuration, tokenizer, chat template."""
+
+
+class HuggingFaceFolder:
+    """Model in a Hugging Face folder.
+
+    Attributes:
+        path: The folder.
+        config: Content of config.json.
+        tensors: Its tensors.
+    """
+
+    def __init__(self, source: SafetensorsSource):
+        """Reads config.json.
+
+        Raises:
+            UserError: The folder has none.
+        """
+        self.path, self.tensors = source.path, source
+        self.config: Mapping[str, Any] = read_json(
+            self.path / CONFIG, "the config.json of a Hugging Face model; copy it next to the weights"
+        )
+
+    @functools.cached_property
+    def spec(self) -> ModelSpec:
+        """Model in terms of jaxdp; raises as `read_model`."""
+        return read_model(self.config, str(self.path / CONFIG))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """Tokenizer of the folder; None: it has none."""
+        path = self.tensors.tokenizer
+        return None if path is None else load_tokenizer(path)
+
+    @functools.cached_property
+    def labels(self) -> Labels | None:
+        """Labels of a classifier, from `id2label`; None for other models."""
+        if self.spec.architecture.task != "classification":
+            return None
+        return read_labels(self.config, str(self.path / CONFIG))
+
+    @property
+    def model_config(self) -> TransformerConfig:
+        """Model that the folder holds."""
+        return transformer_config(self.spec, 0 if self.labels is None else len(self.labels.names) or 1)
+
+    @functools.cached_property
+    def parameters(self) -> MappedSource:
+        """Parameters of the model; raises as `MappedSource`."""
+        spec, model = self.spec, self.model_config
+        shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(parameter_shapes(model))}
+        return MappedSource(self.tensors, spec.family, spec.architecture, shapes, is_tied=model.tie_embeddings)
+
+    def run_values(self) -> dict[str, Any]:
+        """Returns the configuration of a run of this model, as the keys that differ from the defaults."""
+        spec = self.spec
+        task = spec.architecture.task
+        options = dict(spec.architecture.options)
+        if self.labels is not None:
+            options["kind"] = self.labels.kind
+        has_columns = task in ("classification", "seq2seq")
+        return {
+            "task": task,
+            "total_steps": 1,
+            "data": {
+                "source": "tokens" if self.tokenizer is None else "csv" if has_columns else "text",
+                "tokenizer": TOKENIZER,
+                "length": spec.max_length,
+                "long_documents": "cut",
+            },
+            "model": dict(spec.model),
+            **({task: options} if options else {}),
+        }
+
+    def copy_files(self, to: Path) -> list[Path]:
+        """Copies all files but the weights, and returns the copies."""
+        copies = []
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
+            if len(name.parts) > 2 or path.suffix not in _KEPT or name.name == INDEX or not path.is_file():
+                continue
+            if name.parts[0].startswith(".") or path.stat().st_size > MAX_BYTES:
+                continue
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            copies.append(Path(shutil.copyfile(path, to / name)))
+        return copies
+
+
+def read_labels(config: Mapping[str, Any], where: str) -> Labels:
+    """Returns the labels of a classifier from its config.json.
+
+    Raises:
+        UserError: They are not numbered from 0, or not distinct.
+    """
+    given = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(config.get("num_labels", 2))}
+    names = tuple(str(given.get(str(number))) for number in range(len(given)))
+    if "None" in names and None in (given.get(str(number)) for number in range(len(given))):
+        raise UserError(f"{where}: the keys of id2label are {', '.join(given)}; expected numbers from 0 on.")
+    kinds = {"single_label_classification": "single_label", "multi_label_classification": "multi_label"}
+    problem = config.get("problem_type") or ("regression" if len(names) == 1 else "single_label_classification")
+    if problem == "regression":
+        return Labels(kind="regression", num_records=0)
+    if problem not in kinds or len(set(names)) < len(names) or len(names) < 2:
+        raise UserError(
+            f"{where}: problem_type={problem!r} with the labels {', '.join(names)} is not supported; expected 2 or more "
+            f"distinct names, and one of {', '.join(kinds)} or regression."
+        )
+    return Labels(kind=kinds[problem], num_records=0, names=names, counts=(0,) * len(names))  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""Views of parameter sources: scanned layers one by one, and zeros in place of absent biases."""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.trees import SCANNED_LAYERS
+
+
+class Unscanned(ParameterSource):
+    """Parameters with unrolled layers, whether or not the source has scanned ones."""
+
+    def __init__(self, source: ParameterSource):
+        """Creates the view; nothing is read."""
+        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, tuple[str, int | None]]:
+        """Path -> (path in the source, index of the layer)."""
+        places: dict[str, tuple[str, int | None]] = {}
+        for name, spec in self._source.arrays.items():
+            elements = name.split("/")
+            if SCANNED_LAYERS not in elements:
+                places[name] = name, None
+                continue
+            for layer in range(spec.shape[0]):
+                own = [f"layer_{layer}" if element == SCANNED_LAYERS else element for element in elements]
+                places["/".join(own)] = name, layer
+        return places
+
+    @property
+    def arrays(self) -> Mapping[str, ArraySpec]:
+        """See `ParameterSource.arrays`."""
+        specs = self._source.arrays
+        return {
+            path: specs[name] if layer is None else ArraySpec(specs[name].dtype, specs[name].shape[1:])
+            for path, (name, layer) in self._places.items()
+        }
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads a parameter; see `ParameterSource.read`."""
+        path, layer = self._places[name]
+        array = self._source.read(path)
+        return array if layer is None else array[layer]
+
+    def identity(self) -> str:
+        """See `ParameterSource.identity`."""
+        return self._source.identity()
+
+    def describe(self) -> str:
+        """See `ParameterSource.describe`."""
+        return self._source.describe()
+
+
+class WithZeroBiases(ParameterSource):
+    """Parameters of a model without biases as those of the same model with biases of zero."""
+
+    def __init__(self, source: ParameterSource, shapes: Mapping[str, tuple[int, ...]]):
+        """Creates the view; nothing is read.
+
+        Args:
+            source: Parameters.
+            shapes: Path -> shape of every parameter of the model with biases.
+        """
+        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+        self._absent = {
+            path: ArraySpec("float32", shape)
+            for path, shape in shapes.items()
+            if path not in source.arrays and path.endswith("bias")
+        }
+
+    @property
+    def arrays(self) -> Mapping[str, ArraySpec]:
+        """See `ParameterSource.arrays`."""
+        return {**self._source.arrays, **self._absent}
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads a parameter; see `ParameterSource.read`."""
+        if name in self._absent:
+            return np.zeros(self._absent[name].shape, np.float32)
+        return self._source.read(name)
+
+    def identity(self) -> str:
+        """See `ParameterSource.identity`."""
+        return self._source.identity()
+
+    def describe(self) -> str:
+        """See `ParameterSource.describe`."""
+        return self._source.describe()
