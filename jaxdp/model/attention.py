@@ -28,14 +28,18 @@ class Attention(nn.Module):
 
     def setup(self):
         config = self.config
-        dense = functools.partial(Dense, config.embed_dim, use_bias=config.qkv_bias, dtype=config.dtype)
+        dense = functools.partial(
+            Dense, config.embed_dim, use_bias=config.qkv_bias, dtype=config.dtype, platform=config.platform
+        )
         query_dim, kv_dim = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
         # Initial scores do not depend on their factor. Source: Raffel et al. 2020 (T5), released code.
         query_stddev = config.init_stddev * (1 / math.sqrt(config.head_dim) / config.attention_scale)
         self.query = dense(query_dim, stddev=query_stddev)
         self.key = dense(kv_dim, stddev=config.init_stddev)
         self.value = dense(kv_dim, stddev=config.init_stddev)
-        self.out = Dense(query_dim, config.embed_dim, config.use_bias, config.dtype, stddev=self.branch_stddev)
+        self.out = Dense(
+            query_dim, config.embed_dim, config.use_bias, config.dtype, config.platform, stddev=self.branch_stddev
+        )
         if config.qk_norm:
             norm = functools.partial(Norm, "rmsnorm", config.norm_epsilon, False, config.dtype, config.norm_offset)
             self.query_norm, self.key_norm = norm(), norm()
@@ -99,7 +103,9 @@ class Attention(nn.Module):
             drop = functools.partial(
                 dropout, row_keys=row_keys, rate=config.attention_dropout_rate, layer=dropout_layer, site=self.site
             )
-            outputs = reference_attention(query, key, value, mask, **scores, bias=bias, drop=drop)
+            outputs = reference_attention(
+                query, key, value, mask, platform=config.platform, **scores, bias=bias, drop=drop
+            )
         outputs = outputs.transpose(0, 2, 1, 3)
         return self.out(outputs.reshape(*outputs.shape[:2], -1)), cache
 

@@ -20,7 +20,7 @@ class MaskedLMHead(nn.Module):
     def setup(self):
         config = self.config
         width, stddev = config.embed_dim, config.init_stddev
-        self.dense = Dense(width, width, config.use_bias, config.dtype, stddev=stddev)
+        self.dense = Dense(width, width, config.use_bias, config.dtype, config.platform, stddev=stddev)
         self.norm = make_norm(config)
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
@@ -46,11 +46,11 @@ class Classifier(nn.Module):
         width, stddev = config.embed_dim, config.init_stddev
         if self._pooler != "none":
             use_bias = config.use_bias if self._pooler == "gelu_norm" else True
-            self.pooler = Dense(width, width, use_bias, config.dtype, stddev=stddev)
+            self.pooler = Dense(width, width, use_bias, config.dtype, config.platform, stddev=stddev)
         if self._pooler == "gelu_norm":
             self.pooler_norm = make_norm(config)
         # Class scores are logits, and logits are always float32.
-        self.output = Dense(width, config.num_labels, config.classifier_bias, "float32", stddev=stddev)
+        self.output = Dense(width, config.num_labels, config.classifier_bias, "float32", config.platform, stddev=stddev)
 
     def __call__(self, hidden: jax.Array, attention_mask: jax.Array | None, row_keys: jax.Array | None) -> jax.Array:
         """Computes class scores.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
+from jaxdp.model.products import matmul
 
 
 class Dense(nn.Module):
@@ -22,6 +23,7 @@ class Dense(nn.Module):
     out_dim: int
     use_bias: bool
     dtype: str
+    platform: str  # platform of the devices
     stddev: float  # standard deviation of the initial kernel
 
     def setup(self):
@@ -33,7 +35,7 @@ class Dense(nn.Module):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[..., in_dim]` to `[..., out_dim]` in `dtype`."""
         flat = inputs.reshape(-1, self.in_dim).astype(self.dtype)
-        outputs = flat @ self.kernel.astype(self.dtype)
+        outputs = matmul(flat, self.kernel.astype(self.dtype), self.platform)
         if self.use_bias:
             outputs = outputs + self.bias.astype(self.dtype)[None, :]
         return outputs.reshape(*inputs.shape[:-1], self.out_dim)
@@ -55,33 +57,6 @@ class ValueEmbedding(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps tokens `[batch, length] int32` to `[batch, length, num_features]`; NaN outside the vocabulary."""
         return (self.scalar * jnp.take(self.embedding, tokens, axis=0, mode="fill")).astype(self.dtype)
-
-
-@jax.custom_vjp
-def matmul_float32(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Multiplies `[..., m, k]` by the transpose of `[..., n, k]` with a float32 result `[..., m, n]`.
-
-    JAX's own gradient would multiply the float32 cotangent by the bfloat16 operand in
-    float32, which is many times slower on an accelerator. Here the cotangent is first
-    rounded to the dtype of the operands.
-    """
-    return jnp.einsum("...mk,...nk->...mn", left, right, preferred_element_type=jnp.float32)
-
-
-def _matmul_forward(left, right):
-    return matmul_float32(left, right), (left, right)
-
-
-def _matmul_backward(operands, cotangent):
-    left, right = operands
-    cotangent = cotangent.astype(left.dtype)
-    return (
-        jnp.einsum("...mn,...nk->...mk", cotangent, right),
-        jnp.einsum("...mn,...mk->...nk", cotangent, left),
-    )
-
-
-matmul_float32.defvjp(_matmul_forward, _matmul_backward)
 
 
 def bounded(values: jax.Array, softcap: float) -> jax.Array:
@@ -167,7 +142,7 @@ class MLP(nn.Module):
 
     def setup(self):
         config = self.config
-        dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype)
+        dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype, platform=config.platform)
         self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
         if config.activation in GATE_ACTIVATIONS:
             self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)

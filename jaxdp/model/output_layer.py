@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.cross_entropy import cross_entropy_sums
-from jaxdp.model.layers import bounded, matmul_float32
+from jaxdp.model.layers import bounded
+from jaxdp.model.products import matmul_float32
 
 MIN_AUTO_TOKENS = 1024
 """Tokens of an automatic chunk, at least.
@@ -52,18 +53,15 @@ class OutputLayer:
     def logits(self) -> jax.Array:
         """Computes logits over the vocabulary, `[batch, length, vocab_size] float32`."""
         flat = self.hidden.reshape(-1, self.hidden.shape[-1])
-        logits = _complete(matmul_float32(flat, self.table.astype(self.hidden.dtype)), self.bias, self.softcap)
+        logits = _complete(
+            matmul_float32(flat, self.table.astype(self.hidden.dtype), self.platform), self.bias, self.softcap
+        )
         return logits.reshape(*self.hidden.shape[:-1], self.table.shape[0])
 
     @property
     def num_chunks(self) -> int:
         """Number of chunks of a loss over all tokens; 1: all logits at once."""
         return num_chunks(self.hidden.size // self.hidden.shape[-1], self.table.shape[0], self.chunk)
-
-    @property
-    def vocab_multiple(self) -> int:
-        """Multiple to which chunks pad the vocabulary."""
-        return VOCAB_MULTIPLES.get(self.platform, 1)
 
 
 def num_chunks(num_tokens: int, vocab_size: int, chunk: int | None) -> int:
@@ -87,7 +85,7 @@ class _Settings(NamedTuple):
 
     num_chunks: int
     vocab_size: int
-    vocab_multiple: int
+    platform: str
     softcap: float
     label_smoothing: float
     z_loss: float
@@ -108,9 +106,7 @@ def objective_sum(
         label_smoothing: See `cross_entropy_sums`.
         z_loss: See `cross_entropy_sums`.
     """
-    settings = _Settings(
-        layer.num_chunks, layer.table.shape[0], layer.vocab_multiple, layer.softcap, label_smoothing, z_loss
-    )
+    settings = _Settings(layer.num_chunks, layer.table.shape[0], layer.platform, layer.softcap, label_smoothing, z_loss)
     if settings.num_chunks == 1:
         return _objective(settings, layer.logits(), targets, weights)
     hidden = layer.hidden.reshape(-1, layer.hidden.shape[-1])
@@ -131,11 +127,13 @@ def evaluation_sums(layer: OutputLayer, targets: jax.Array, weights: jax.Array) 
     if layer.num_chunks == 1:
         return _evaluation(layer.logits(), targets, weights)
     hidden = layer.hidden.reshape(-1, layer.hidden.shape[-1])
-    kernel = _padded_kernel(layer.table, hidden.dtype, layer.vocab_multiple)
+    kernel = _padded_kernel(layer.table, hidden.dtype, layer.platform)
 
     def add_chunk(sums, chunk):
         hidden, targets, weights = chunk
-        logits = _complete(matmul_float32(hidden, kernel)[:, : len(layer.table)], layer.bias, layer.softcap)
+        logits = _complete(
+            matmul_float32(hidden, kernel, layer.platform)[:, : len(layer.table)], layer.bias, layer.softcap
+        )
         return jax.tree.map(jnp.add, sums, _evaluation(logits, targets, weights)), None
 
     zero = jnp.zeros((), jnp.float32)
@@ -158,9 +156,9 @@ def _complete(products: jax.Array, bias: jax.Array | None, softcap: float) -> ja
     return bounded(products if bias is None else products + bias[None, :], softcap)
 
 
-def _padded_kernel(table: jax.Array, dtype: jnp.dtype, multiple: int) -> jax.Array:
-    """Returns the output embedding in the compute dtype, padded with zeros to a multiple of this number of rows."""
-    return jnp.pad(table.astype(dtype), ((0, -len(table) % multiple), (0, 0)))
+def _padded_kernel(table: jax.Array, dtype: jnp.dtype, platform: str) -> jax.Array:
+    """Returns the output embedding in the compute dtype, padded with rows of zeros as the platform prefers."""
+    return jnp.pad(table.astype(dtype), ((0, -len(table) % VOCAB_MULTIPLES.get(platform, 1)), (0, 0)))
 
 
 def _divided(num_chunks: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -177,11 +175,13 @@ def _divided(num_chunks: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked_objective(settings: _Settings, hidden, table, bias, targets, weights):
     """Sums the objective over `hidden` `[tokens, embed_dim]`, without gradients."""
-    kernel = _padded_kernel(table, hidden.dtype, settings.vocab_multiple)
+    kernel = _padded_kernel(table, hidden.dtype, settings.platform)
 
     def add_chunk(total, chunk):
         hidden, targets, weights = chunk
-        logits = _complete(matmul_float32(hidden, kernel)[:, : settings.vocab_size], bias, settings.softcap)
+        logits = _complete(
+            matmul_float32(hidden, kernel, settings.platform)[:, : settings.vocab_size], bias, settings.softcap
+        )
         return total + _objective(settings, logits, targets, weights), None
 
     chunks = _divided(settings.num_chunks, hidden, targets, weights)
@@ -190,7 +190,7 @@ def _chunked_objective(settings: _Settings, hidden, table, bias, targets, weight
 
 def _chunked_forward(settings: _Settings, hidden, table, bias, targets, weights):
     """Sums the objective, and computes its gradients with respect to hidden states, table, bias and weights."""
-    kernel = _padded_kernel(table, hidden.dtype, settings.vocab_multiple)
+    kernel = _padded_kernel(table, hidden.dtype, settings.platform)
 
     def add_chunk(sums, chunk):
         hidden, targets, weights = chunk
@@ -200,7 +200,7 @@ def _chunked_forward(settings: _Settings, hidden, table, bias, targets, weights)
             return _objective(settings, logits, targets, weights)
 
         loss, (d_products, d_bias, d_weights) = jax.value_and_grad(of_products, (0, 1, 2))(
-            matmul_float32(hidden, kernel), bias, weights
+            matmul_float32(hidden, kernel, settings.platform), bias, weights
         )
         d_products = d_products.astype(hidden.dtype)  # as in the backward pass of `matmul_float32`
         d_hidden = d_products @ kernel

@@ -63,6 +63,7 @@ class Transformer(nn.Module):
                 config.output_vocab_size,
                 False,
                 config.dtype,
+                config.platform,
                 stddev=config.init_stddev,
             )
 

@@ -86,7 +86,7 @@ def attention_errors(
     )
 
     def plain(query, key, value):
-        return reference_attention(query, key, value, mask)
+        return reference_attention(query, key, value, mask, platform=jax.default_backend())
 
     def fused(query, key, value):
         return kernel(query, key, value, mask, softcap=0.0)

@@ -161,9 +161,7 @@ def reference_row(params, tokens, config, target_tokens=None):
     table = params["token_embedding"]
     if config.has_source:
         table = params.get("target_token_embedding", table)
-        x = reference_stack(
-            params["decoder"], target_tokens, table[target_tokens], config, config.decoder, source=x
-        )
+        x = reference_stack(params["decoder"], target_tokens, table[target_tokens], config, config.decoder, source=x)
     if config.head == "masked_lm":
         activation = GATES.get(config.activation, config.activation)
         x = reference_activation(reference_dense(x, params["masked_lm"]["dense"]), activation)

@@ -142,7 +142,13 @@ KINDS = [
     {"positions": "relative"},
     {"architecture": "encoder", "head": "masked_lm", "num_token_types": 2, "embedding_norm": True},
     {"architecture": "encoder", "head": "classification", "num_labels": 3},
-    {"architecture": "encoder_decoder", "tie_embeddings": False, "qk_norm": True, "residual_scalars": True, "value_embeddings": True},
+    {
+        "architecture": "encoder_decoder",
+        "tie_embeddings": False,
+        "qk_norm": True,
+        "residual_scalars": True,
+        "value_embeddings": True,
+    },
 ]
 
 

@@ -70,8 +70,9 @@ def test_a_kernel_equals_plain_attention_forward_and_backward(kernel, name, num_
         outputs, pullback = jax.vjp(weighted, query, key, value)
         return outputs, *pullback(jnp.cos(query))
 
+    plain = functools.partial(reference_attention, platform="cpu")
     found, expected = (
-        quick_jit(outputs_and_gradients, static_argnums=0)(attend) for attend in (KERNELS[kernel], reference_attention)
+        quick_jit(outputs_and_gradients, static_argnums=0)(attend) for attend in (KERNELS[kernel], plain)
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
@@ -81,7 +82,7 @@ def test_plain_scores_are_capped_before_the_mask():
     """By hand: one query and two keys whose scores differ by more than the cap; then with one key masked."""
     query, key = jnp.ones((1, 1, 1, 4)), jnp.asarray([3.0, -3.0])[None, None, :, None] * jnp.ones((1, 1, 2, 4))
     value = jnp.asarray([1.0, 0.0])[None, None, :, None] * jnp.ones((1, 1, 2, 4))
-    attend = functools.partial(reference_attention, query, key, value, softcap=2.0)
+    attend = functools.partial(reference_attention, query, key, value, platform="cpu", softcap=2.0)
     score = 2 * np.tanh(6 / 2)  # of the first key; 4 x 3 / sqrt(4) = 6
     expected = np.exp(score) / (np.exp(score) + np.exp(-score))
     np.testing.assert_allclose(attend(make_mask(causal=False)), np.full((1, 1, 1, 4), expected), rtol=1e-6)
@@ -105,7 +106,7 @@ def test_the_model_gives_its_kernel_what_plain_attention_takes(platform, monkeyp
 
     def attend(*arguments, **options):
         calls.append(arguments)
-        return reference_attention(*arguments, **options)
+        return reference_attention(*arguments, platform=platform, **options)
 
     here = tuple(dataclasses.replace(one, attend=attend) for one in registry.FUSED)
     monkeypatch.setattr(registry, "FUSED", here)

@@ -63,7 +63,9 @@ def test_every_second_layer_up_to_the_last_has_value_embeddings(num_layers, scan
     assert tables == [(VOCAB_SIZE, 8)] * ((num_layers + 1) // 2)
     apply = jitted(dataclasses.replace(config, scan_layers=scan_layers))
     logits = apply(stack_layers(params) if scan_layers else params, tokens)
-    np.testing.assert_allclose(logits[0], reference_row(exact(params), np.asarray(tokens[0]), config), rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(
+        logits[0], reference_row(exact(params), np.asarray(tokens[0]), config), rtol=2e-4, atol=2e-4
+    )
 
 
 def test_a_small_step_of_a_residual_scalar_changes_a_bfloat16_model():

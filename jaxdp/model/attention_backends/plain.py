@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdp.model.layers import bounded, matmul_float32
+from jaxdp.model.layers import bounded
 from jaxdp.model.masks import AttentionMask
+from jaxdp.model.products import matmul, matmul_float32
 
 ATTENTION_OUTPUTS = "attention_outputs"
 """Name under which `model.remat` saves what attention returns and its backward pass needs."""
@@ -19,6 +20,7 @@ def reference_attention(
     value: jax.Array,
     mask: AttentionMask,
     *,
+    platform: str,
     scale: float | None = None,
     softcap: float = 0.0,
     bias: jax.Array | None = None,
@@ -36,6 +38,7 @@ def reference_attention(
         key: Keys, `[b, g, k, d]`.
         value: Values, `[b, g, k, d]`.
         mask: Attention mask.
+        platform: Platform of the devices.
         scale: Factor of the scores; None: `1 / sqrt(d)`.
         softcap: Bound of the scores, `softcap * tanh(scores / softcap)`, before bias and mask; 0: no bound.
         bias: Bias added to the scores, `[b or 1, h, q, k] float32`.
@@ -48,7 +51,7 @@ def reference_attention(
     groups, key_length = key.shape[1:3]
     # Query heads that share a key head are computed as additional queries of that head.
     grouped = query.reshape(batch, groups, -1, head_dim)
-    scores = matmul_float32(grouped, key).reshape(batch, heads, query_length, key_length)
+    scores = matmul_float32(grouped, key, platform).reshape(batch, heads, query_length, key_length)
     scores = scores * (1 / math.sqrt(head_dim) if scale is None else scale)
     scores = bounded(scores, softcap)
     if bias is not None:
@@ -57,5 +60,5 @@ def reference_attention(
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
     probabilities = drop(jax.nn.softmax(scores, axis=-1).astype(value.dtype))
-    outputs = jnp.matmul(probabilities.reshape(batch, groups, -1, key_length), value)
+    outputs = matmul(probabilities.reshape(batch, groups, -1, key_length), value, platform)
     return checkpoint_name(outputs.reshape(query.shape), ATTENTION_OUTPUTS)
