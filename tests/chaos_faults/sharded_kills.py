@@ -8,7 +8,6 @@ from pathlib import Path
 from chaos_faults.kills import (
     MORE_STEPS,
     REPORT_EVERY,
-    WITHIN_SAVE_SECS,
     WITHIN_TRAINING_SECS,
     Watch,
     changed_at,
@@ -27,6 +26,9 @@ from chaos_faults.workshop import (
     newest,
     wait_for,
 )
+
+WITHIN_SAVE_SECS = 0.05
+"""A save of this small state by two processes is over after about this time."""
 
 OPTIONS = [
     "--cpu_devices=2", "--config.checkpoint.every_steps=20", "--config.checkpoint.keep_latest=2",
