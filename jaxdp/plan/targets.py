@@ -80,17 +80,28 @@ def check_divides(target: Target, global_batch_size: int, microbatch_size: int |
     count = target.num_devices
     if count is None:
         return
+    # A microbatch that no number of devices can have must change in any case.
+    at_once = microbatch_size if microbatch_size and global_batch_size % microbatch_size == 0 else 1
     if global_batch_size % count == 0:
-        divide_batch(global_batch_size, microbatch_size, count)
+        try:
+            divide_batch(global_batch_size, microbatch_size, count)
+        except UserError as refusal:
+            others = f", or plan for {_near(global_batch_size // at_once, count)} devices" if at_once > 1 else ""
+            raise UserError(f"{target.text}: {str(refusal).removesuffix('.')}{others}.") from None
         return
-    counts = divisors_up_to(global_batch_size, 4 * count)
-    near = sorted(sorted(counts, key=lambda each: abs(math.log(each / count)))[:6])
+    near = _near(global_batch_size // at_once, count)
     lower = global_batch_size // count * count
     sizes = f"{lower} or {lower + count}" if lower else f"{count}"
     raise UserError(
         f"the {count} devices of {target.text} do not divide global_batch_size={global_batch_size}; plan for "
-        f"{', '.join(map(str, near))} devices, or set --config.global_batch_size={sizes}."
+        f"{near} devices, or set --config.global_batch_size={sizes}."
     )
+
+
+def _near(number: int, count: int) -> str:
+    """Lists the divisors of a number that are nearest to a number of devices."""
+    counts = divisors_up_to(number, 4 * count)
+    return ", ".join(map(str, sorted(sorted(counts, key=lambda each: abs(math.log(each / count)))[:6])))
 
 
 def check_extra(target: Target) -> None:

@@ -38,10 +38,23 @@ def test_unknown_targets_are_refused_with_those_that_exist(text):
 
 def test_devices_that_do_not_divide_the_batch_are_refused_with_those_that_would():
     check_divides(parse_target("v5e:4x4"), 32, None)
-    with pytest.raises(UserError, match=r"16 devices of v5e:4x4 .*=24; plan for .*8, 12, 24 devices, .*size=16 or 32"):
+    with pytest.raises(UserError, match=r"16 devices of v5e:4x4 .*=24; plan for 3, 4, 6, 8, 12, 24 devices, .*size=16 or 32"):
         check_divides(parse_target("v5e:4x4"), 24, None)
-    with pytest.raises(UserError, match="microbatch_size=3 does not divide the 2 examples"):
-        check_divides(parse_target("v5e:4x4"), 32, 3)
+    with pytest.raises(UserError, match="microbatch_size=3 does not divide the 2 examples .*; use 1 or 2.$"):
+        check_divides(parse_target("v5e:4x4"), 32, 3)  # on no number of devices: 3 does not divide 32
+
+
+def test_a_microbatch_that_does_not_divide_is_refused_with_sizes_and_counts_that_would():
+    """The batch of gpt2_small on 16 devices; 40 microbatches of 12 are shared by the divisors of 40."""
+    check_divides(parse_target("v5e:2x4"), 480, 12)
+    with pytest.raises(UserError) as refusal:
+        check_divides(parse_target("v5e:4x4"), 480, 12)
+    assert str(refusal.value) == (
+        "v5e:4x4: microbatch_size=12 does not divide the 30 examples that each of 16 devices holds; use 1, 2, 3, 5, 6, 10, 15 "
+        "or 30, or plan for 4, 5, 8, 10, 20, 40 devices."
+    )
+    with pytest.raises(UserError, match=r"64 devices of v5e:8x8 .*=480; plan for 4, 5, 8, 10, 20, 40 devices"):
+        check_divides(parse_target("v5e:8x8"), 480, 12)
 
 
 def test_a_missing_extra_is_named_with_the_command(monkeypatch):

@@ -42,6 +42,22 @@ def test_the_cheapest_remedies_are_named_with_what_they_save(setup):
     assert "zero1" not in sentence and "remat=full" not in sentence  # saves nothing; is the fourth
 
 
+@pytest.mark.parametrize(
+    ("configured", "offered"),
+    [
+        ("none", ["dots_attention", "dots", "attention", "full"]),
+        ("dots", ["attention", "full"]),
+        ("full", []),
+    ],
+)
+def test_policies_that_save_less_than_the_configured_one_are_offered(setup, configured, offered):
+    """In this order, the one that recomputes least first."""
+    config = setup.config.replaced(model={"remat": configured})
+    compiled = []
+    fitting.remedies(config, memory_advice._changed(setup, config), 8 * GIB, lambda changed: setup, compiled.append)
+    assert [setting.removeprefix("model.remat=") for setting in compiled if "remat" in setting] == offered
+
+
 def test_other_errors_pass(setup):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advising_on_memory(setup):
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
