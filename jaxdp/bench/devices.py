@@ -1,4 +1,4 @@
-"""Device check (`jaxdp devices`): platform, memory and peak of the devices, and a test of the all-reduce."""
+"""Device check (`jaxdp devices`): platform, memory, peak and recommended XLA flags of the devices, and a test of the all-reduce."""
 
 import sys
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdp.hardware.cores import num_cores
 from jaxdp.hardware.peaks import peak_flops
+from jaxdp.hardware.xla_flags import recommended_flags
 from jaxdp.parallel.devices import (
     AXIS,
     configure_backend,
@@ -52,5 +53,6 @@ def describe_devices(cpu_devices: int | None) -> list[tuple[str, str]]:
         ("cores", str(num_cores())),
         ("memory", memory_of(topology)),
         ("peak", f"{quantity(peak, 'FLOP/s')} a device in bfloat16" if peak else "not known for this chip"),
+        *[("XLA flags", line) for line in recommended_flags(topology.platform) or ["none recommended"]],
         ("all-reduce", f"works over all {topology.num_devices}: this machine can train"),
     ]

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from jaxdp.errors import UserError
+from jaxdp.inference.programs_by_shape import ProgramsByShape
 from jaxdp.inference.restored_model import RestoredModel
 from jaxdp.model import Transformer
 from jaxdp.nearest import closest
+from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
 from jaxdp.parallel.spmd import Program, compile_spmd
 from jaxdp.tasks.model_functions import apply_model
+from jaxdp.typing import PyTree
 
 MODEL_INPUTS = tuple(
     name
@@ -33,21 +36,36 @@ def logits_of(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -
         name: array[np.arange(share * num_devices) % num_rows] for name, array in batch.items()
     }  # copies fill up the devices
 
-    def compiled() -> Program:
-        spec = {name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype) for name, array in batch.items()}
-        apply = functools.partial(apply_model, restored.device_model)
-        return compile_spmd(
-            lambda params, batch: apply(params, **batch),
-            restored.topology,
-            restored.abstract_params,
-            abstract_batch(spec, restored.topology),
-            out_axes=0,
-        )
-
-    shapes = tuple((name, array.shape, array.dtype.str) for name, array in batch.items())
-    program = restored.kept(("apply", shapes), compiled)
+    programs = restored.kept(
+        ("apply",),
+        lambda: ProgramsByShape(
+            "apply",
+            functools.partial(_compiled, restored.device_model, restored.topology, restored.abstract_params),
+            lambda *shapes: ", ".join(f"{name} {list(shape)}" for name, shape, _ in shapes),
+            "pad the batches to a few numbers of rows and lengths",
+        ),
+    )
+    program = programs(*((name, array.shape, array.dtype.str) for name, array in batch.items()))
     logits = program(restored.device_params, place_batch(batch, restored.topology))
     return logits.reshape(-1, *logits.shape[2:])[:num_rows]
+
+
+def _compiled(
+    model: Transformer, topology: Topology, abstract_params: PyTree, *shapes: tuple[str, tuple[int, ...], str]
+) -> Program:
+    """Compiles the model for inputs of these names, shapes over all devices, and types."""
+    spec = {
+        name: jax.ShapeDtypeStruct((shape[0] // topology.num_devices, *shape[1:]), dtype)
+        for name, shape, dtype in shapes
+    }
+    apply = functools.partial(apply_model, model)
+    return compile_spmd(
+        lambda params, batch: apply(params, **batch),
+        topology,
+        abstract_params,
+        abstract_batch(spec, topology),
+        out_axes=0,
+    )
 
 
 def _checked_batch(restored: RestoredModel, tokens: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
+from jaxdp.inference.programs_by_shape import ProgramsByShape
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -30,7 +31,11 @@ class Decoder:
         self._model, self._params, self._topology = model, params, topology
         self._strategy, self._eos_id = strategy, eos_id
         self._context = model.config.max_length
-        self._compiled = functools.lru_cache(self._compile)
+        self._programs = ProgramsByShape(
+            "generation", self._compile,
+            lambda rows, width, num_new: f"{rows} x {width} prompt tokens a device and {num_new} new ones",
+            "generate for several prompts in one call, and with one number of new tokens",
+        )  # fmt: skip
 
     def continue_rows(
         self, prompts: Sequence[np.ndarray], seeds: Sequence[int], max_new_tokens: int
@@ -98,7 +103,7 @@ class Decoder:
             "seeds": np.resize(np.asarray(seeds, np.uint32), num_rows),
             "offset": np.full(num_rows, num_sampled, np.int32),
         }
-        program = self._compiled(num_rows // num_devices, width, num_new)
+        program = self._programs(num_rows // num_devices, width, num_new)
         found = jax.device_get(program(self._params, place_batch(batch, self._topology)))
         return {name: array.reshape(num_rows, *array.shape[2:])[: len(texts)] for name, array in found.items()}
 

@@ -20,11 +20,13 @@ def test_it_tells_what_there_is(capsys):
         "cores",
         "memory",
         "peak",
+        "XLA flags",
         "all-reduce",
     ]
     assert lines["devices"] == "8 x cpu" and lines["platform"] == "cpu" and lines["processes"] == "1"
     assert lines["jax"].startswith(jax.__version__)
     assert lines["peak"] == "not known for this chip"
+    assert lines["XLA flags"] == "none recommended"
     assert lines["all-reduce"] == "works over all 8: this machine can train"
 
 

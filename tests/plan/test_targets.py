@@ -38,9 +38,11 @@ def test_unknown_targets_are_refused_with_those_that_exist(text):
 
 def test_devices_that_do_not_divide_the_batch_are_refused_with_those_that_would():
     check_divides(parse_target("v5e:4x4"), 32, None)
-    with pytest.raises(UserError, match=r"16 devices of v5e:4x4 .*=24; plan for 3, 4, 6, 8, 12, 24 devices, .*size=16 or 32"):
+    with pytest.raises(
+        UserError, match=r"16 devices of v5e:4x4 .*=24; plan for 3, 4, 6, 8, 12, 24 devices, .*size=16 or 32"
+    ):
         check_divides(parse_target("v5e:4x4"), 24, None)
-    with pytest.raises(UserError, match="microbatch_size=3 does not divide the 2 examples .*; use 1 or 2.$"):
+    with pytest.raises(UserError, match=r"microbatch_size=3 does not divide the 2 examples .*; use 1 or 2.$"):
         check_divides(parse_target("v5e:4x4"), 32, 3)  # on no number of devices: 3 does not divide 32
 
 
