@@ -33,7 +33,7 @@ def prefill(
 ) -> Prefill:
     """Runs the encoder, if the batch has a source, and the decoder on the prompt.
 
-    A prompt longer than a chunk is a loop over chunks, each of which attends to the cache of the earlier ones. The first
+    A prompt longer than a chunk is a loop over chunks; each attends to the cache of the earlier ones. The first
     chunk has the rest of the division, so that all others have the same shape.
 
     Args:
