@@ -113,6 +113,7 @@ def get_config() -> Config:
     config.model.dropout_rate = placeholder(float)  # on embeddings, attention and residual branches
     config.model.attention_dropout_rate = placeholder(float)  # on attention probabilities, which only plain attention supports; unset: dropout_rate
     config.model.attention_window = placeholder(int)  # self-attention sees the keys less than this number of tokens away, the token itself included; 0: all
+    config.model.attention_window_pattern = placeholder(tuple)  # layers with the window (1) and without (0), repeated, such as (1, 1, 0); (): all have it
     config.model.attention_logit_softcap = placeholder(float)  # bounds attention scores smoothly to plus and minus this; 0: no bound
     config.model.attention_scale = placeholder(float)  # factor of attention scores; unset: head_dim ** -0.5
     config.model.qkv_bias = placeholder(bool)  # biases of queries, keys and values; unset: use_bias
@@ -124,7 +125,8 @@ def get_config() -> Config:
     config.model.value_embeddings = placeholder(bool)  # learned embeddings of the tokens, added to the values of attention in every second layer
     config.model.logit_softcap = placeholder(float)  # bounds the logits of the vocabulary smoothly to plus and minus this; 0: no bound
     config.model.norm = placeholder(str)  # layernorm | rmsnorm
-    config.model.norm_position = placeholder(str)  # pre | post
+    config.model.norm_position = placeholder(str)  # pre | post | both
+    config.model.first_attention_norm = placeholder(bool)  # False: no norm before the attention of the first layer
     config.model.norm_epsilon = placeholder(float)  # added to the variance
     config.model.norm_offset = placeholder(float)  # added to the learned scale of norms, which starts at 1 - norm_offset
     config.model.embedding_norm = placeholder(bool)  # a norm on the embeddings too
@@ -135,6 +137,14 @@ def get_config() -> Config:
     config.model.relative_buckets = placeholder(int)  # buckets of relative positions
     config.model.relative_max_distance = placeholder(int)  # tokens from which on all distances share the last bucket
     config.model.rotary_base = placeholder(float)  # wavelength base of rotary positions
+    config.model.rotary_local_base = placeholder(float)  # the same in layers with a window, which rope_scaling then leaves alone; 0: rotary_base
+    config.model.rotary_fraction = placeholder(float)  # fraction of the features of a head that rotate
+    config.model.rope_scaling = placeholder(str)  # rotary positions beyond the length of pre-training: none | linear | llama3 | yarn
+    config.model.rope_factor = placeholder(float)  # number by which low frequencies are divided
+    config.model.rope_low_freq_factor = placeholder(float)  # llama3: rotations over the original length below which a frequency is divided; yarn: beta_slow
+    config.model.rope_high_freq_factor = placeholder(float)  # llama3: rotations above which a frequency is kept; yarn: beta_fast
+    config.model.rope_original_length = placeholder(int)  # llama3, yarn: tokens of the pre-training
+    config.model.rope_attention_factor = placeholder(float)  # yarn: factor of cosines and sines; 0: 0.1 ln(rope_factor) + 1
     config.model.activation = placeholder(str)  # gelu | gelu_tanh | relu | relu2 | silu; with a gate: swiglu | geglu | geglu_tanh
     config.model.use_bias = placeholder(bool)  # biases in dense layers and layernorm
     config.model.tie_embeddings = placeholder(bool)  # output layer = input embedding

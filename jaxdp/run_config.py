@@ -143,6 +143,7 @@ class ModelConfig:
     dropout_rate: float | None
     attention_dropout_rate: float | None
     attention_window: int | None
+    attention_window_pattern: tuple[Any, ...] | None
     attention_logit_softcap: float | None
     attention_scale: float | None
     qkv_bias: bool | None
@@ -155,6 +156,7 @@ class ModelConfig:
     logit_softcap: float | None
     norm: str | None
     norm_position: str | None
+    first_attention_norm: bool | None
     norm_epsilon: float | None
     norm_offset: float | None
     embedding_norm: bool | None
@@ -165,6 +167,14 @@ class ModelConfig:
     relative_buckets: int | None
     relative_max_distance: int | None
     rotary_base: float | None
+    rotary_local_base: float | None
+    rotary_fraction: float | None
+    rope_scaling: str | None
+    rope_factor: float | None
+    rope_low_freq_factor: float | None
+    rope_high_freq_factor: float | None
+    rope_original_length: int | None
+    rope_attention_factor: float | None
     activation: str | None
     use_bias: bool | None
     tie_embeddings: bool | None

@@ -77,14 +77,15 @@ def flops_per_sequence(
         multiplied += config.output_vocab_size * config.embed_dim * num_predicted
     pairs = 0
     for stack, tokens in _stacks(config, length, output_length):
-        keys = min(tokens, _window_keys(config, stack) or tokens) + (length if stack.cross_attention else 0)
-        pairs += stack.num_layers * tokens * keys
+        num_windowed = sum(config.is_windowed(layer) for layer in range(stack.num_layers))
+        keys = num_windowed * min(tokens, _window_keys(config, stack)) + (stack.num_layers - num_windowed) * tokens
+        pairs += tokens * (keys + (stack.num_layers * length if stack.cross_attention else 0))
     return 6 * multiplied + 12 * config.num_heads * config.head_dim * pairs
 
 
 def _window_keys(config: TransformerConfig, stack: StackConfig) -> int:
-    """Returns the number of keys in the window of a token; 0: no window."""
-    return config.attention_window if stack.causal else max(2 * config.attention_window - 1, 0)
+    """Returns the number of keys in the window of a token."""
+    return config.attention_window if stack.causal else 2 * config.attention_window - 1
 
 
 def flops_per_token(config: TransformerConfig, length: int, **sizes: int | None) -> float:

@@ -14,7 +14,7 @@ from jaxdp.model.config import TransformerConfig
 from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import Dense, Norm
 from jaxdp.model.masks import AttentionMask
-from jaxdp.model.positions import apply_rotary
+from jaxdp.model.rotary import RotaryTables, apply_rotary
 
 Cache = TypeVar("Cache", KVCache, CrossAttentionCache)
 
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         mask: AttentionMask,
         layer: jax.Array | int,
         dropout_layer: jax.Array | int,
-        rotary: tuple[jax.Array, jax.Array] | None = None,
+        rotary: RotaryTables | None = None,
         bias: jax.Array | None = None,
         value_embeddings: jax.Array | None = None,
         row_keys: jax.Array | None = None,

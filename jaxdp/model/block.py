@@ -16,6 +16,7 @@ from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import MLP, make_norm
 from jaxdp.model.masks import AttentionMask
+from jaxdp.model.rotary import RotaryTables
 from jaxdp.typing import PyTree
 
 Carry = tuple[jax.Array, KVCache | None]
@@ -26,8 +27,9 @@ class LayerInputs:
     """Inputs shared by all layers of a stack.
 
     Attributes:
-        mask: Mask of self-attention.
+        mask: Mask of self-attention, without the window that layers may have.
         rotary: Tables of rotary positions, or None.
+        window_rotary: Those of layers with a window if their base is another, or None.
         bias: Bias of relative positions, `[batch or 1, num_heads, length, key_length] float32`, or None.
         row_keys: Typed PRNG key of each sequence for dropout, `[batch]`, or None.
         encoder_output: Hidden states for cross-attention, `[batch, source_length, embed_dim]`;
@@ -39,7 +41,8 @@ class LayerInputs:
     """
 
     mask: AttentionMask
-    rotary: tuple[jax.Array, jax.Array] | None = None
+    rotary: RotaryTables | None = None
+    window_rotary: RotaryTables | None = None
     bias: jax.Array | None = None
     row_keys: jax.Array | None = None
     encoder_output: jax.Array | None = None
@@ -48,27 +51,53 @@ class LayerInputs:
     value_embeddings: jax.Array | None = None
 
 
+def _of_layer(
+    config: TransformerConfig, layer: jax.Array | int, inputs: LayerInputs
+) -> tuple[AttentionMask, RotaryTables | None]:
+    """Returns the mask of self-attention and the rotary tables of a layer, with a window or without."""
+    window_mask = inputs.mask.replace(window=config.attention_window)
+    window_rotary = inputs.rotary if inputs.window_rotary is None else inputs.window_rotary
+    if isinstance(layer, int) or not config.has_mixed_windows:
+        is_windowed = config.is_windowed(layer if isinstance(layer, int) else 0)
+        return (window_mask, window_rotary) if is_windowed else (inputs.mask, inputs.rotary)
+    # A scanned layer is compiled once for both.
+    pattern = jnp.asarray(config.attention_window_pattern, bool)
+    has_window = pattern[layer % len(pattern)]
+    rotary = inputs.rotary
+    if inputs.window_rotary is not None:
+        rotary = jax.tree.map(lambda one, other: jnp.where(has_window, one, other), inputs.window_rotary, rotary)
+    return window_mask.replace(has_window=has_window), rotary
+
+
 class Block(nn.Module):
     """Transformer block: self-attention, cross-attention (decoder of an encoder-decoder) and MLP.
 
     Each is a branch of the residual stream. With `norm_position="pre"` a branch computes
-    `x + dropout(branch(norm(x)))`; with "post" it computes `norm(x + dropout(branch(x)))`.
+    `x + dropout(branch(norm(x)))`; with "post" it computes `norm(x + dropout(branch(x)))`; with "both"
+    `x + dropout(post_norm(branch(norm(x))))`.
 
-    Source: Vaswani et al. 2017, section 3.1 (post); Radford et al. 2019, section 2.3 (pre).
+    Source: Vaswani et al. 2017, section 3.1 (post); Radford et al. 2019, section 2.3 (pre); Gemma Team 2024 (Gemma 2),
+    section 2 (both).
     """
 
     config: TransformerConfig
     stack: StackConfig
+    has_attention_norm: bool = True
 
     def setup(self):
         stddev = self.stack.branch_init_stddev
-        self.attention_norm = make_norm(self.config)
+        self.attention_norm = make_norm(self.config) if self.has_attention_norm else None
         self.attention = Attention(self.config, stddev, "attention")
         if self.stack.cross_attention:
             self.cross_attention_norm = make_norm(self.config)
             self.cross_attention = Attention(self.config, stddev, "cross_attention")
         self.mlp_norm = make_norm(self.config)
         self.mlp = MLP(self.config, stddev)
+        self.attention_post_norm = self.cross_attention_post_norm = self.mlp_post_norm = None
+        if self.config.norm_position == "both":
+            self.attention_post_norm, self.mlp_post_norm = make_norm(self.config), make_norm(self.config)
+            if self.stack.cross_attention:
+                self.cross_attention_post_norm = make_norm(self.config)
         if self.config.residual_scalars:
             self.residual_scalar = self.param("residual_scalar", nn.initializers.ones, (), jnp.float32)
             self.embedding_scalar = self.param("embedding_scalar", nn.initializers.zeros, (), jnp.float32)
@@ -90,15 +119,19 @@ class Block(nn.Module):
             # In float32: a factor near 1 that changes slowly would stay the same in bfloat16.
             mixture = self.residual_scalar * hidden.astype(jnp.float32) + self.embedding_scalar * inputs.embeddings
             hidden = mixture.astype(hidden.dtype)
-        is_pre = self.config.norm_position == "pre"
+        is_pre = self.config.has_input_norms
+        mask, rotary = _of_layer(self.config, layer, inputs)
         layers: dict[str, Any] = {"layer": layer, "dropout_layer": layer + self.stack.first_layer}
 
         # pre:  hidden + dropout(branch(norm(hidden)))
+        # both: hidden + dropout(post_norm(branch(norm(hidden))))
         # post: norm(hidden + dropout(branch(hidden)))
         def normalize_input(norm):
-            return norm(hidden) if is_pre else hidden
+            return norm(hidden) if is_pre and norm is not None else hidden
 
-        def add_residual(norm, branch, site):
+        def add_residual(norm, post_norm, branch, site):
+            if post_norm is not None:
+                branch = post_norm(branch)
             update = dropout(
                 branch,
                 inputs.row_keys,
@@ -112,15 +145,15 @@ class Block(nn.Module):
         branch, cache = self.attention(
             queries,
             queries,
-            mask=inputs.mask,
-            rotary=inputs.rotary,
+            mask=mask,
+            rotary=rotary,
             bias=inputs.bias,
             value_embeddings=self._value_embeddings(layer, inputs),
             row_keys=inputs.row_keys,
             cache=cache,
             **layers,
         )
-        hidden = add_residual(self.attention_norm, branch, "attention_residual")
+        hidden = add_residual(self.attention_norm, self.attention_post_norm, branch, "attention_residual")
         if self.stack.cross_attention:
             assert inputs.source_mask is not None, "a decoder gets the mask of its source"
             branch, cross_cache = self.cross_attention(
@@ -132,8 +165,10 @@ class Block(nn.Module):
                 **layers,
             )
             cache = None if cache is None else dataclasses.replace(cache, cross_attention=cross_cache)
-            hidden = add_residual(self.cross_attention_norm, branch, "cross_attention_residual")
-        hidden = add_residual(self.mlp_norm, self.mlp(normalize_input(self.mlp_norm)), "mlp_residual")
+            norms = self.cross_attention_norm, self.cross_attention_post_norm
+            hidden = add_residual(*norms, branch, "cross_attention_residual")
+        branch = self.mlp(normalize_input(self.mlp_norm))
+        hidden = add_residual(self.mlp_norm, self.mlp_post_norm, branch, "mlp_residual")
         return (hidden, cache), None
 
     def _value_embeddings(self, layer: jax.Array | int, inputs: LayerInputs) -> jax.Array | None:

@@ -58,7 +58,7 @@ class KVCache:
         index: Number of filled slots, `[] int32`. The caller keeps it within `slots`;
             beyond that, new tokens would overwrite the last slots.
         positions: Positions of the tokens in the slots, `[1, slots] int32`; None unless
-            positions are relative. Only distances matter, and all sequences must share
+            positions are relative or attention has a window. Only distances matter, and all sequences must share
             them: sequences may be shifted against each other by left padding only.
         cross_attention: Cache of the encoder output in an encoder-decoder; None in a
             decoder and before the source is encoded.
@@ -89,7 +89,7 @@ class KVCache:
 
     def set_positions(self, positions: jax.Array) -> "KVCache":
         """Stores the positions `[1, length] int32` of the next tokens at `index`."""
-        assert self.positions is not None, "a cache of relative positions has them"
+        assert self.positions is not None, "the caller checks that the cache has them"
         updated = jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index))
         return dataclasses.replace(self, positions=updated)
 
@@ -119,11 +119,12 @@ def _empty(config: TransformerConfig, shape: tuple[int, ...]) -> Layers:
 def init_cache(config: TransformerConfig, batch: int, slots: int) -> KVCache:
     """Returns an empty cache for `batch` sequences of at most `slots` tokens."""
     heads = (batch, config.num_kv_heads)
+    has_positions = config.positions == "relative" or config.attention_window > 0
     return KVCache(
         keys=_empty(config, (*heads, config.head_dim, slots)),
         values=_empty(config, (*heads, slots, config.head_dim)),
         index=jnp.zeros((), jnp.int32),
-        positions=jnp.zeros((1, slots), jnp.int32) if config.positions == "relative" else None,
+        positions=jnp.zeros((1, slots), jnp.int32) if has_positions else None,
     )
 
 

@@ -3,8 +3,9 @@
 CHOICES = {
     "architecture": ("decoder", "encoder", "encoder_decoder"),
     "norm": ("layernorm", "rmsnorm"),
-    "norm_position": ("pre", "post"),
+    "norm_position": ("pre", "post", "both"),
     "positions": ("learned", "sinusoidal", "rotary", "relative"),
+    "rope_scaling": ("none", "linear", "llama3", "yarn"),
     "activation": ("gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu", "geglu_tanh"),
     "pooler": ("auto", "none", "tanh", "relu", "gelu_norm"),
     "dtype": ("float32", "bfloat16"),

@@ -65,6 +65,9 @@ class TransformerConfig:
         attention_dropout_rate: Dropout rate of the attention probabilities.
         attention_window: Self-attention sees the keys less than this number of tokens away, the token itself
             included; 0: all. Source: Jiang et al. 2023 (Mistral 7B), section 2.
+        attention_window_pattern: Whether each layer of a stack has the window (1) or sees all keys (0), repeated over the
+            layers; (): all have it. Source: Gemma Team 2024 (Gemma 2), section 2; Warner et al. 2024 (ModernBERT),
+            section 2.1.
         attention_logit_softcap: Bound of the attention scores, `softcap * tanh(scores / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2.
         attention_scale: Factor of the attention scores, before they are bounded. Source: Vaswani et al. 2017, section
@@ -90,8 +93,11 @@ class TransformerConfig:
         logit_softcap: Bound of the logits over the vocabulary, `softcap * tanh(logits / softcap)`; 0: no bound.
             Source: Gemma Team 2024 (Gemma 2), section 2; modded-nanogpt.
         norm: "layernorm" or "rmsnorm".
-        norm_position: "pre" (before each branch, and after the last block) or "post" (after
-            each residual addition).
+        norm_position: "pre" (before each branch, and after the last block), "post" (after
+            each residual addition) or "both" (before and after each branch, and after the last block). Source: Gemma
+            Team 2024 (Gemma 2), section 2 (both).
+        first_attention_norm: Whether the first block normalises the input of its attention; False for embeddings that
+            `embedding_norm` has normalised. Source: Warner et al. 2024 (ModernBERT), section 2.1.
         norm_epsilon: Constant added to the variance.
         norm_offset: Constant added to the learned scales of norms, which are initially 1 minus it. Source: Gemma Team
             2024 (Gemma), released code, which has 1.
@@ -104,6 +110,18 @@ class TransformerConfig:
         relative_buckets: Number of buckets of relative distances. Source: Raffel et al. 2020 (T5), section 2.1.
         relative_max_distance: Distance in tokens from which all distances share the last bucket.
         rotary_base: Base of the wavelengths of rotary positions.
+        rotary_local_base: Base in layers with an attention window, which `rope_scaling` then leaves alone; 0: that of
+            the other layers. Source: Gemma Team 2025 (Gemma 3), section 2.
+        rotary_fraction: Fraction of the features of a head, the first ones, that rotate. Source: Black et al. 2022
+            (GPT-NeoX-20B), section 2.1.
+        rope_scaling: Scaling of rotary frequencies to longer contexts: "none", "linear", "llama3" or "yarn". Source: see
+            `rotary.py`.
+        rope_factor: Number by which low frequencies are divided.
+        rope_low_freq_factor: Frequencies with fewer rotations than this over `rope_original_length` are divided ("llama3";
+            "yarn" calls it beta_slow).
+        rope_high_freq_factor: Frequencies with more rotations than this are kept ("yarn": beta_fast).
+        rope_original_length: Length in tokens of the pre-training.
+        rope_attention_factor: Factor of cosines and sines with "yarn"; 0: `0.1 ln(rope_factor) + 1`.
         num_token_types: Number of token types (segments of a pair); 0: no type embedding.
         activation: Activation of the MLP: "gelu", "gelu_tanh", "relu", "relu2" or "silu"; with a gate "swiglu", "geglu"
             or "geglu_tanh". Source: Shazeer 2020 (gates).
@@ -149,6 +167,7 @@ class TransformerConfig:
     dropout_rate: float
     attention_dropout_rate: float
     attention_window: int
+    attention_window_pattern: tuple[int, ...]
     attention_logit_softcap: float
     attention_scale: float
     qkv_bias: bool
@@ -161,6 +180,7 @@ class TransformerConfig:
     logit_softcap: float
     norm: str
     norm_position: str
+    first_attention_norm: bool
     norm_epsilon: float
     norm_offset: float
     embedding_norm: bool
@@ -170,6 +190,14 @@ class TransformerConfig:
     relative_buckets: int
     relative_max_distance: int
     rotary_base: float
+    rotary_local_base: float
+    rotary_fraction: float
+    rope_scaling: str
+    rope_factor: float
+    rope_low_freq_factor: float
+    rope_high_freq_factor: float
+    rope_original_length: int
+    rope_attention_factor: float
     num_token_types: int
     activation: str
     use_bias: bool
@@ -211,6 +239,26 @@ class TransformerConfig:
     def output_vocab_size(self) -> int:
         """Vocabulary size of the predicted tokens."""
         return self.target_vocab_size if self.has_source else self.vocab_size
+
+    @property
+    def rotary_dim(self) -> int:
+        """Number of features per head that rotate."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    @property
+    def has_input_norms(self) -> bool:
+        """True if the input of each residual branch is normalised, and so is the output of the last block."""
+        return self.norm_position != "post"
+
+    def is_windowed(self, layer: int) -> bool:
+        """Returns whether self-attention of a layer, counted within its stack, has the window."""
+        pattern = self.attention_window_pattern or (1,)
+        return self.attention_window > 0 and bool(pattern[layer % len(pattern)])
+
+    @property
+    def has_mixed_windows(self) -> bool:
+        """True if some layers have an attention window and others do not."""
+        return len(set(self.attention_window_pattern)) > 1
 
     @property
     def has_output_bias(self) -> bool:

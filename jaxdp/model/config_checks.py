@@ -68,7 +68,14 @@ def _check_numbers(config: "TransformerConfig") -> None:
     for key in ("attention_logit_softcap", "logit_softcap"):
         if not 0 <= getattr(config, key) < math.inf:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0, or to 0 for no bound.")
-    for key in ("rotary_base", "norm_epsilon", "attention_scale", "embedding_scale", "output_scale"):
+    for key in (
+        "rotary_base",
+        "norm_epsilon",
+        "attention_scale",
+        "embedding_scale",
+        "output_scale",
+        "rope_low_freq_factor",
+    ):
         if not 0 < getattr(config, key) < math.inf:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it above 0.")
     if not 0 <= config.norm_offset <= 1:
@@ -77,6 +84,8 @@ def _check_numbers(config: "TransformerConfig") -> None:
         if not isinstance(getattr(config, key), int) or getattr(config, key) < 0:
             raise UserError(f"model.{key} is {getattr(config, key)!r}; set it to an integer of at least 0.")
     _check_positions(config)
+    _check_rope_scaling(config)
+    _check_window_pattern(config)
     if config.loss_chunk is not None and config.loss_chunk < 0:
         raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
 
@@ -87,6 +96,11 @@ def _check_positions(config: "TransformerConfig") -> None:
         raise UserError(
             f"model.positions = rotary needs an even head width, but model.head_dim (unset: model.embed_dim / "
             f"model.num_heads) = {config.head_dim} is odd; change one of them."
+        )
+    if config.positions == "rotary" and (not 0 < config.rotary_fraction <= 1 or config.rotary_dim % 2):
+        raise UserError(
+            f"model.rotary_fraction is {config.rotary_fraction}; set it above 0 and to at most 1, so that an even "
+            f"number of the {config.head_dim} features of a head rotates."
         )
     if config.positions == "sinusoidal" and config.embed_dim % 2:
         raise UserError(
@@ -104,6 +118,53 @@ def _check_positions(config: "TransformerConfig") -> None:
     if not isinstance(distance, int) or distance <= buckets // 2:
         raise UserError(
             f"model.relative_max_distance is {distance!r}; set it above model.relative_buckets / 2 = {buckets // 2}."
+        )
+
+
+def _check_rope_scaling(config: "TransformerConfig") -> None:
+    """Raises for settings of scaled rotary positions that do not fit."""
+    if config.rope_scaling != "none" and config.positions != "rotary":
+        raise UserError(
+            f"model.rope_scaling = {config.rope_scaling} needs model.positions = rotary, found {config.positions}; set "
+            "it to none."
+        )
+    if not 1 <= config.rope_factor < math.inf:
+        raise UserError(f"model.rope_factor is {config.rope_factor}; set it to at least 1.")
+    if config.rope_high_freq_factor <= config.rope_low_freq_factor:
+        raise UserError(
+            f"model.rope_high_freq_factor is {config.rope_high_freq_factor}; set it above model.rope_low_freq_factor = "
+            f"{config.rope_low_freq_factor}."
+        )
+    if not isinstance(config.rope_original_length, int) or config.rope_original_length < 1:
+        raise UserError(
+            f"model.rope_original_length is {config.rope_original_length!r}; set it to an integer of at least 1."
+        )
+    for key in ("rotary_local_base", "rope_attention_factor"):
+        if not 0 <= getattr(config, key) < math.inf:
+            raise UserError(f"model.{key} is {getattr(config, key)}; set it to at least 0.")
+
+
+def _check_window_pattern(config: "TransformerConfig") -> None:
+    """Raises for layers that differ from each other in a way that the model does not support."""
+    pattern = config.attention_window_pattern
+    if not isinstance(pattern, tuple) or any(flag not in (0, 1) for flag in pattern):
+        raise UserError(
+            f"model.attention_window_pattern is {pattern!r}; set it to a tuple of 0 and 1, such as (1, 1, 0), or to ()."
+        )
+    if any(pattern) and not config.attention_window:
+        raise UserError(
+            f"model.attention_window_pattern = {pattern} needs the number of tokens in the window; set "
+            "model.attention_window."
+        )
+    if config.rotary_local_base and not config.attention_window:
+        raise UserError(
+            f"model.rotary_local_base = {config.rotary_local_base} is for layers with a window, but the model has none; "
+            "set model.attention_window, or model.rotary_local_base to 0."
+        )
+    if not config.first_attention_norm and (config.scan_layers or not config.has_input_norms):
+        raise UserError(
+            "model.first_attention_norm = False needs model.scan_layers = False and model.norm_position = pre or both, "
+            f"found scan_layers = {config.scan_layers} and norm_position = {config.norm_position}."
         )
 
 

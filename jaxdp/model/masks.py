@@ -20,6 +20,10 @@ class AttentionMask:
         offset: Index of the first query among the keys, `[] int32`.
         causal: Whether keys after the query are masked.
         window: Keys this number of tokens or more before or after the query are masked; 0: no window.
+        token_positions: Positions of queries and keys by which the window counts,
+            `([1, query_length] int32, [1, key_length] int32)`; None: it counts by their indices. Slots of a cache need
+            not be in the order of their tokens: those of several hypotheses of beam search alternate.
+        has_window: False where the window does not apply, `[] bool`; None: it applies.
     """
 
     segment_ids: jax.Array | None
@@ -28,6 +32,8 @@ class AttentionMask:
     offset: jax.Array | int
     causal: bool = flax.struct.field(pytree_node=False)
     window: int = flax.struct.field(pytree_node=False)
+    token_positions: tuple[jax.Array, jax.Array] | None = None
+    has_window: jax.Array | None = None
 
     @property
     def has_arrays(self) -> bool:
@@ -58,9 +64,17 @@ class AttentionMask:
             return None
         queries = jnp.arange(query_length)[:, None] + self.offset
         keys = jnp.arange(key_length)[None, :]
-        near = keys <= queries if self.causal else keys < queries + self.window
+        near = keys <= queries if self.causal else None
         if self.window:
-            near = near & (keys > queries - self.window)
+            if self.token_positions is not None:
+                queries, keys = self.token_positions[0][0][:, None], self.token_positions[1]
+            inside = keys > queries - self.window
+            if not self.causal:
+                inside = inside & (keys < queries + self.window)
+            if self.has_window is not None:
+                inside = inside | ~self.has_window
+            near = inside if near is None else near & inside
+        assert near is not None, "a mask without causality has a window"
         return near[None, None]
 
     def segments(self, batch: int, query_length: int, key_length: int) -> tuple[jax.Array, jax.Array] | None:
@@ -87,6 +101,7 @@ def make_mask(
     segment_ids: jax.Array | None = None,
     key_segment_ids: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
+    token_positions: tuple[jax.Array, jax.Array] | None = None,
 ) -> AttentionMask:
     """Combines causality, window, packing and padding into one mask.
 
@@ -100,10 +115,19 @@ def make_mask(
             `segment_ids`, as in self-attention.
         attention_mask: True where attention is allowed, `[batch, key_length] bool`, or
             `[batch, query_length, key_length] bool` for a mask per query.
+        token_positions: Positions by which the window counts, as in `AttentionMask`.
 
     Returns:
         Attention mask. The output of a query without any allowed key is finite but meaningless.
     """
     if segment_ids is not None and key_segment_ids is None:
         key_segment_ids = segment_ids
-    return AttentionMask(segment_ids, key_segment_ids, attention_mask, offset, causal=causal, window=window)
+    return AttentionMask(
+        segment_ids,
+        key_segment_ids,
+        attention_mask,
+        offset,
+        causal=causal,
+        window=window,
+        token_positions=token_positions,
+    )

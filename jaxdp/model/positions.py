@@ -1,15 +1,16 @@
-"""Position encodings: sinusoidal embeddings, rotary embeddings (RoPE) and relative position biases."""
+"""Position encodings: sinusoidal embeddings and relative position biases."""
 
 import jax
 import jax.numpy as jnp
 
 
-def _angles(positions: jax.Array, num_pairs: int, base: float) -> jax.Array:
-    """Computes position times frequency, `[batch or 1, length, num_pairs] float32`.
+def frequencies(num_pairs: int, base: float) -> jax.Array:
+    """Computes frequencies `[num_pairs] float32` whose wavelengths range from 2 pi to base * 2 pi tokens."""
+    return base ** (-jnp.arange(num_pairs, dtype=jnp.float32) / num_pairs)
 
-    Wavelengths range from 2 pi to base * 2 pi tokens.
-    """
-    frequencies = base ** (-jnp.arange(num_pairs, dtype=jnp.float32) / num_pairs)
+
+def position_angles(positions: jax.Array, frequencies: jax.Array) -> jax.Array:
+    """Computes position times frequency, `[batch or 1, length, num_pairs] float32`."""
     return positions.astype(jnp.float32)[:, :, None] * frequencies[None, None, :]
 
 
@@ -26,45 +27,8 @@ def sinusoidal_embedding(positions: jax.Array, embed_dim: int) -> jax.Array:
     Returns:
         Position embeddings, `[batch or 1, length, embed_dim] float32`.
     """
-    angles = _angles(positions, embed_dim // 2, 10000.0)
+    angles = position_angles(positions, frequencies(embed_dim // 2, 10000.0))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-def rotary_tables(positions: jax.Array, head_dim: int, base: float) -> tuple[jax.Array, jax.Array]:
-    """Computes the cosines and sines for `apply_rotary`, shared by all layers and heads.
-
-    Args:
-        positions: Positions, `[batch or 1, length] int32`.
-        head_dim: Number of features per head, even.
-        base: Base of the wavelengths.
-
-    Returns:
-        Cosines, and sines with the first half negated, each
-        `[batch or 1, length, 1, head_dim] float32`.
-    """
-    angles = _angles(positions, head_dim // 2, base)[:, :, None, :]
-    cosine, sine = jnp.cos(angles), jnp.sin(angles)
-    return jnp.concatenate([cosine, cosine], axis=-1), jnp.concatenate([-sine, sine], axis=-1)
-
-
-def apply_rotary(heads: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Applies rotary position embeddings: rotates each pair of features by its angle, in float32.
-
-    Source: Su et al. 2021 (RoFormer), section 3.4. Differs: pair i consists of features
-    i and i + head_dim / 2, as in Llama checkpoints on Hugging Face; the paper pairs
-    adjacent features.
-
-    Args:
-        heads: Queries or keys, `[batch, length, heads, head_dim]`.
-        tables: Result of `rotary_tables`.
-
-    Returns:
-        Rotated queries or keys of the same shape and dtype.
-    """
-    cosine, sine = tables
-    values = heads.astype(jnp.float32)
-    swapped = jnp.roll(values, heads.shape[-1] // 2, axis=-1)
-    return (values * cosine + swapped * sine).astype(heads.dtype)
 
 
 def relative_buckets(

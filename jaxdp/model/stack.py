@@ -13,12 +13,8 @@ from jaxdp.model.config import StackConfig, TransformerConfig
 from jaxdp.model.dropout import dropout
 from jaxdp.model.layers import ValueEmbedding, make_norm
 from jaxdp.model.masks import AttentionMask, make_mask
-from jaxdp.model.positions import (
-    relative_bias,
-    relative_buckets,
-    rotary_tables,
-    sinusoidal_embedding,
-)
+from jaxdp.model.positions import relative_bias, relative_buckets, sinusoidal_embedding
+from jaxdp.model.rotary import RotaryTables, rotary_tables
 
 
 class TransformerStack(nn.Module):
@@ -59,8 +55,10 @@ class TransformerStack(nn.Module):
             self.layers = scanned_class(stack, block)(config, stack)
         else:
             # Flax names the elements of this list layer_0, layer_1, ...
-            self.layer = [block(config, stack) for _ in range(stack.num_layers)]
-        if config.norm_position == "pre":
+            self.layer = [
+                block(config, stack, config.first_attention_norm or index > 0) for index in range(stack.num_layers)
+            ]
+        if config.has_input_norms:
             self.final_norm = make_norm(config)
 
     def __call__(
@@ -104,13 +102,6 @@ class TransformerStack(nn.Module):
         """
         self._check_lengths(embeddings, positions, segment_ids, attention_mask, cache)
         offset = 0 if cache is None else cache.index
-        mask = make_mask(
-            causal=self.stack.causal,
-            window=self.config.attention_window,
-            offset=offset,
-            segment_ids=segment_ids,
-            attention_mask=attention_mask,
-        )
         hidden = self._embed(embeddings, positions, offset, token_types)
         hidden = dropout(
             hidden,
@@ -120,14 +111,24 @@ class TransformerStack(nn.Module):
             site="embedding",
         )
         positions = _positions_or_count(positions, embeddings, offset)
-        if cache is not None and self.config.positions == "relative":
+        token_positions = None
+        if cache is not None and cache.positions is not None:
             # Of the sequence without padding; the others are shifted by their left padding.
-            positions = positions.max(axis=0, keepdims=True)
-            cache = cache.set_positions(positions)
+            shared = positions.max(axis=0, keepdims=True)
+            cache = cache.set_positions(shared)
+            token_positions = shared, cache.positions
+        mask = make_mask(
+            causal=self.stack.causal,
+            offset=offset,
+            segment_ids=segment_ids,
+            attention_mask=attention_mask,
+            token_positions=token_positions,
+        )
         inputs = LayerInputs(
             mask=mask,
-            rotary=self._rotary(positions),
-            bias=self._bias(positions, cache),
+            rotary=self._rotary(positions, windowed=False),
+            window_rotary=self._rotary(positions, windowed=True) if self.config.rotary_local_base else None,
+            bias=self._bias(*(token_positions or (positions, positions))),
             row_keys=row_keys,
             encoder_output=encoder_output,
             source_mask=source_mask,
@@ -135,7 +136,7 @@ class TransformerStack(nn.Module):
             value_embeddings=self._value_embeddings(tokens),
         )
         hidden, cache = self._run_layers((hidden, cache), inputs)
-        if self.config.norm_position == "pre":
+        if self.config.has_input_norms:
             hidden = self.final_norm(hidden)
         return hidden, None if cache is None else dataclasses.replace(cache, index=offset + embeddings.shape[1])
 
@@ -165,18 +166,16 @@ class TransformerStack(nn.Module):
             return self.embedding_norm(hidden)
         return hidden.astype(config.dtype)
 
-    def _rotary(self, positions: jax.Array) -> tuple[jax.Array, jax.Array] | None:
-        """Returns the tables of rotary positions, or None."""
+    def _rotary(self, positions: jax.Array, *, windowed: bool) -> RotaryTables | None:
+        """Returns the tables of rotary positions in layers with a window or without, or None."""
         if self.config.positions != "rotary":
             return None
-        return rotary_tables(positions, self.config.head_dim, self.config.rotary_base)
+        return rotary_tables(positions, self.config, windowed=windowed)
 
-    def _bias(self, positions: jax.Array, cache: KVCache | None) -> jax.Array | None:
+    def _bias(self, positions: jax.Array, key_positions: jax.Array) -> jax.Array | None:
         """Returns the bias of relative positions, shared by all layers, or None."""
         if self.config.positions != "relative":
             return None
-        key_positions = positions if cache is None else cache.positions
-        assert key_positions is not None, "a cache of relative positions has them"
         buckets = relative_buckets(
             positions,
             key_positions,

@@ -97,10 +97,20 @@ def test_beam_search_equals_the_reference(positions, search, options, seed):
     assert len(numbers) > 1  # some rows are full of finished hypotheses, some are cut
 
 
-@pytest.mark.parametrize("positions", CHOICES["positions"])
-def test_prompts_of_a_decoder_are_shared_by_their_beams(positions):
-    """Prompts of different lengths, padded on the left, as one kept once a row."""
-    model, search = decoding_model(positions=positions), BeamSearch(3, 0.6, 3)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"positions": positions} for positions in CHOICES["positions"]),
+        {"positions": "rotary", "attention_window": 3, "attention_window_pattern": (1, 0)},
+    ],
+    ids=lambda options: "-".join(options) if len(options) > 1 else options["positions"],
+)
+def test_prompts_of_a_decoder_are_shared_by_their_beams(options):
+    """Prompts of different lengths, padded on the left, as one kept once a row.
+
+    Slots of hypotheses alternate, so that a window of tokens is not one of slots.
+    """
+    model, search = decoding_model(**options), BeamSearch(3, 0.6, 3)
     params, prompts = tiny_decoding.random_params(model, seed=2), random_prompts([6, 1, 4])
     logits = quick_jit(lambda tokens: model.apply({"params": params}, tokens[None])[0])
 

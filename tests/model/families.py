@@ -4,6 +4,31 @@ LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_
 
 FAMILIES = {
     "qwen2": LLAMA | {"qkv_bias": True},
+    "llama3": LLAMA
+    | {
+        "head_dim": 8,
+        "rope_scaling": "llama3",
+        "rope_factor": 4.0,
+        "rope_low_freq_factor": 0.1,
+        "rope_high_freq_factor": 0.9,
+        "rope_original_length": 16,
+        "rotary_base": 100.0,
+    },
+    "qwen2_yarn": LLAMA
+    | {
+        "head_dim": 12,
+        "qkv_bias": True,
+        "rope_scaling": "yarn",
+        "rope_factor": 4.0,
+        "rope_low_freq_factor": 0.1,
+        "rope_high_freq_factor": 0.9,
+        "rope_original_length": 16,
+        "rotary_base": 100.0,
+        "rotary_fraction": 0.7,
+        "attention_window": 3,
+        "attention_window_pattern": (0, 1),
+    },
+    "mistral": LLAMA | {"head_dim": 6, "attention_window": 3},
     "qwen3": LLAMA | {"qk_norm": True, "head_dim": 6, "num_kv_heads": 1},
     "gemma3": LLAMA
     | {
@@ -13,6 +38,13 @@ FAMILIES = {
         "norm_offset": 1.0,
         "embedding_scale": 4.0,
         "attention_scale": 0.3,
+        "norm_position": "both",
+        "attention_window": 3,
+        "attention_window_pattern": (1, 1, 0),
+        "num_layers": 4,
+        "rotary_local_base": 50.0,
+        "rope_scaling": "linear",
+        "rope_factor": 8.0,
     },
     "t5_v1_1": {
         "architecture": "encoder_decoder",
@@ -61,6 +93,11 @@ FAMILIES = {
         "positions": "rotary",
         "activation": "geglu",
         "embedding_norm": True,
+        "first_attention_norm": False,
+        "attention_window": 3,
+        "attention_window_pattern": (0, 1, 1),
+        "num_layers": 3,
+        "rotary_local_base": 50.0,
         "output_bias": True,
     },
 }

@@ -26,16 +26,46 @@ def reference_dense(x, p):
     return x @ p["kernel"] + p.get("bias", 0.0)
 
 
-def reference_rotate(x, positions, base):
-    """`[length, head_dim]`: pairs (i, i + half) turned by position * base ** (-i / half)."""
-    half = x.shape[-1] // 2
+def reference_frequencies(config, windowed):
+    """Angle of each pair at position 1, and the factor of cosines and sines, one pair at a time by the wavelength."""
+    half, factor, length = config.rotary_dim // 2, config.rope_factor, config.rope_original_length
+    is_local = windowed and config.rotary_local_base > 0
+    base = config.rotary_local_base if is_local else config.rotary_base
+    plain = [base ** (-i / half) for i in range(half)]
+    if is_local or config.rope_scaling == "none":
+        return plain, 1.0
+    if config.rope_scaling == "linear":
+        return [frequency / factor for frequency in plain], 1.0
+    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
+    scaled = []
+    if config.rope_scaling == "llama3":
+        for frequency in plain:
+            wavelength = 2 * math.pi / frequency
+            if wavelength > length / low:
+                frequency /= factor
+            elif wavelength > length / high:
+                smooth = (length / wavelength - low) / (high - low)
+                frequency = (1 - smooth) * frequency / factor + smooth * frequency
+            scaled.append(frequency)
+        return scaled, 1.0
+    first, last = (half * math.log(length / (turns * 2 * math.pi)) / math.log(base) for turns in (high, low))
+    first, last = max(math.floor(first), 0), min(math.ceil(last), 2 * half - 1)
+    for i, frequency in enumerate(plain):
+        ramp = min(max((i - first) / (last - first), 0), 1)
+        scaled.append(ramp * frequency / factor + (1 - ramp) * frequency)
+    return scaled, config.rope_attention_factor or 0.1 * math.log(factor) + 1
+
+
+def reference_rotate(x, positions, frequencies, factor):
+    """`[length, head_dim]`: pairs (i, i + half) turned by position * frequency, and lengthened by the factor."""
+    half = len(frequencies)
     turned = np.array(x)
     for row, position in enumerate(positions):
         for i in range(half):
-            angle = position * base ** (-i / half)
+            angle = position * frequencies[i]
             a, b = x[row, i], x[row, i + half]
-            turned[row, i] = a * math.cos(angle) - b * math.sin(angle)
-            turned[row, i + half] = b * math.cos(angle) + a * math.sin(angle)
+            turned[row, i] = factor * (a * math.cos(angle) - b * math.sin(angle))
+            turned[row, i + half] = factor * (b * math.cos(angle) + a * math.sin(angle))
     return turned
 
 
@@ -63,7 +93,7 @@ def reference_bucket(before, causal, num_buckets=32, max_distance=128):
     return first + min(half + step, num_buckets - 1)
 
 
-def reference_attention(x, source, p, config, allowed, bias=None, values=0.0):
+def reference_attention(x, source, p, config, allowed, bias=None, windowed=False, values=0.0):
     """From `[length, embed_dim]` to `source`, one head at a time; `bias(head)` `[length, source_length]`."""
     query = reference_dense(x, p["query"])
     key, value = (reference_dense(source, p[name]) for name in ("key", "value"))
@@ -78,7 +108,8 @@ def reference_attention(x, source, p, config, allowed, bias=None, values=0.0):
         if config.qk_norm:
             q, k = (reference_rms(part, p[name], config) for part, name in ((q, "query_norm"), (k, "key_norm")))
         if config.positions == "rotary" and x is source:
-            q, k = (reference_rotate(part, positions, config.rotary_base) for part in (q, k))
+            rates = reference_frequencies(config, windowed)
+            q, k = (reference_rotate(part, positions, *rates) for part in (q, k))
         scores = q @ k.T * config.attention_scale
         if config.attention_logit_softcap:
             scores = config.attention_logit_softcap * np.tanh(scores / config.attention_logit_softcap)
@@ -118,9 +149,9 @@ def reference_stack(params, tokens, x, config, stack, source=None):
         x = x + params["token_type_embedding"][0]
     if config.embedding_norm:
         x = reference_norm(x, params["embedding_norm"], config)
-    allowed = np.tri(length) if stack.causal else np.ones((length, length))
-    if config.attention_window:
-        allowed = np.tril(np.triu(allowed, 1 - config.attention_window), config.attention_window - 1)
+    everything = np.tri(length) if stack.causal else np.ones((length, length))
+    inside = np.tril(np.triu(everything, 1 - config.attention_window), config.attention_window - 1)
+    pattern = (config.attention_window_pattern or (1,)) * stack.num_layers
     embeddings = x
     for index in range(stack.num_layers):
         p = params[f"layer_{index}"]
@@ -129,21 +160,24 @@ def reference_stack(params, tokens, x, config, stack, source=None):
         for name in ("attention", "cross_attention", "mlp"):
             if name not in p:
                 continue
-            norm, pre = p[f"{name}_norm"], config.norm_position == "pre"
-            inputs = reference_norm(x, norm, config) if pre else x
+            norm, post = p.get(f"{name}_norm"), config.norm_position == "post"
+            inputs = x if post or norm is None else reference_norm(x, norm, config)
             if name == "attention":
                 values = 0.0
                 if config.value_embeddings and index in range(stack.num_layers - 1, -1, -2):
                     added = params[f"value_embedding_{index // 2}"]
                     values = added["scalar"] * added["embedding"][tokens]
-                branch = reference_attention(inputs, inputs, p[name], config, allowed, bias, values)
+                windowed = bool(config.attention_window and pattern[index])
+                allowed = inside if windowed else everything
+                branch = reference_attention(inputs, inputs, p[name], config, allowed, bias, windowed, values)
             elif name == "cross_attention":
-                everything = np.ones((length, len(source)))
-                branch = reference_attention(inputs, source, p[name], config, everything)
+                branch = reference_attention(inputs, source, p[name], config, np.ones((length, len(source))))
             else:
                 branch = reference_mlp(inputs, p["mlp"], config)
-            x = x + branch if pre else reference_norm(x + branch, norm, config)
-    return reference_norm(x, params["final_norm"], config) if config.norm_position == "pre" else x
+            if config.norm_position == "both":
+                branch = reference_norm(branch, p[f"{name}_post_norm"], config)
+            x = reference_norm(x + branch, norm, config) if post else x + branch
+    return x if config.norm_position == "post" else reference_norm(x, params["final_norm"], config)
 
 
 def reference_hidden(params, tokens, config):

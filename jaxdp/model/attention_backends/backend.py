@@ -46,4 +46,6 @@ def shared_obstacle(config: TransformerConfig) -> str | None:
         return f"it needs model.attention_dropout_rate = 0, found {config.attention_dropout_rate}"
     if config.positions == "relative":
         return "it does not support model.positions = relative"
+    if config.scan_layers and config.has_mixed_windows:
+        return "it does not support model.attention_window_pattern with model.scan_layers"
     return None
