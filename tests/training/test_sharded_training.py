@@ -57,6 +57,15 @@ def test_optimizers_of_whole_matrices(config_file, optimizer):
     )  # fmt: skip
 
 
+def test_layers_of_two_kinds(config_file):
+    """Scanned layers with and without a window, each with a rotary base and norms of its own on both sides."""
+    compare(
+        config_file, 4, "model.positions=rotary", "model.rotary_local_base=50.0", "model.attention_window=4",
+        "model.attention_window_pattern=(1,0)", "model.norm_position=both", "model.norm_offset=1.0",
+        "model.activation=geglu_tanh", "model.head_dim=48", "model.embedding_scale=11.3",
+    )  # fmt: skip
+
+
 def test_penalties_frozen_parameters_and_rates_by_path(config_file):
     compare(
         config_file, 6, "optim.l1=0.0001", "optim.l2=0.01", "optim.layer_decay=0.7", "optim.freeze=('layer_0/mlp/.*',)",
