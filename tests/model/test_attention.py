@@ -18,6 +18,8 @@ from jaxdp.model.attention_backends.plain import reference_attention
 from jaxdp.model.attention_backends.splash import SPLASH, splash_attention
 from jaxdp.model.masks import make_mask
 
+MIXED = {"attention_window": 3, "attention_window_pattern": (1, 0)}
+
 FIT = {"dtype": "bfloat16", "embed_dim": 32}
 
 KERNELS = {
@@ -65,7 +67,7 @@ def test_a_kernel_equals_plain_attention_forward_and_backward(kernel, name, num_
 
     def outputs_and_gradients(attend):
         def weighted(*inputs):
-            return attend(*inputs, mask, softcap=softcap) * reads[:, None, :, None]
+            return attend(*inputs, mask, scale=0.4, softcap=softcap) * reads[:, None, :, None]
 
         outputs, pullback = jax.vjp(weighted, query, key, value)
         return outputs, *pullback(jnp.cos(query))
@@ -100,7 +102,8 @@ def test_a_window_holds_the_keys_less_than_its_size_away(causal):
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_the_model_gives_its_kernel_what_plain_attention_takes(platform, monkeypatch):
-    config, calls = tiny_config(**FIT, platform=platform, attention_logit_softcap=2.0 * (platform == "tpu")), []
+    scores = {"attention_scale": 0.7, "attention_logit_softcap": 2.0 * (platform == "tpu")}
+    config, calls = tiny_config(**FIT, **MIXED, **scores, platform=platform), []
     params, tokens = random_params(config), random_tokens()
     expected = jitted(dataclasses.replace(config, attention="plain"))(params, tokens)
 
@@ -111,7 +114,7 @@ def test_the_model_gives_its_kernel_what_plain_attention_takes(platform, monkeyp
     here = tuple(dataclasses.replace(one, attend=attend) for one in registry.FUSED)
     monkeypatch.setattr(registry, "FUSED", here)
     np.testing.assert_array_equal(jitted(config)(params, tokens), expected)
-    assert len(calls) == config.num_layers
+    assert [mask.window for *_, mask in calls] == [3, 0]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,8 @@ def test_the_model_gives_its_kernel_what_plain_attention_takes(platform, monkeyp
         ("gpu", {"attention_window": 3}, CUDNN, None),
         ("tpu", {"attention_logit_softcap": 50.0, "attention_window": 3, "dtype": "float32"}, SPLASH, None),
         ("gpu", {"positions": "relative"}, None, "model.positions = relative"),
+        ("tpu", MIXED, SPLASH, None),
+        ("tpu", MIXED | {"scan_layers": True}, None, "model.attention_window_pattern with model.scan_layers"),
         ("tpu", {"positions": "relative"}, None, "splash attention .* model.positions = relative"),
         ("tpu", {"dropout_rate": 0.1}, None, "model.attention_dropout_rate = 0, found 0.1"),
         ("tpu", {"dropout_rate": 0.1, "attention_dropout_rate": 0.0}, SPLASH, None),
