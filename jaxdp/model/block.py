@@ -55,7 +55,7 @@ def _of_layer(
     config: TransformerConfig, layer: jax.Array | int, inputs: LayerInputs
 ) -> tuple[AttentionMask, RotaryTables | None]:
     """Returns the mask of self-attention and the rotary tables of a layer, with a window or without."""
-    window_mask = inputs.mask.replace(window=config.attention_window)
+    window_mask = dataclasses.replace(inputs.mask, window=config.attention_window)
     window_rotary = inputs.rotary if inputs.window_rotary is None else inputs.window_rotary
     if isinstance(layer, int) or not config.has_mixed_windows:
         is_windowed = config.is_windowed(layer if isinstance(layer, int) else 0)
@@ -66,7 +66,7 @@ def _of_layer(
     rotary = inputs.rotary
     if inputs.window_rotary is not None:
         rotary = jax.tree.map(lambda one, other: jnp.where(has_window, one, other), inputs.window_rotary, rotary)
-    return window_mask.replace(has_window=has_window), rotary
+    return dataclasses.replace(window_mask, has_window=has_window), rotary
 
 
 class Block(nn.Module):

@@ -87,11 +87,11 @@ class KVCache:
         """Returns keys and values of one layer, each `[batch, num_kv_heads, slots, head_dim]`."""
         return _read(self.keys, layer).swapaxes(2, 3), _read(self.values, layer)
 
-    def set_positions(self, positions: jax.Array) -> "KVCache":
-        """Stores the positions `[1, length] int32` of the next tokens at `index`."""
+    def set_positions(self, positions: jax.Array) -> tuple["KVCache", jax.Array]:
+        """Stores the positions `[1, length] int32` of the next tokens at `index`; returns those of all slots too."""
         assert self.positions is not None, "the caller checks that the cache has them"
         updated = jax.lax.dynamic_update_slice(self.positions, positions, (0, self.index))
-        return dataclasses.replace(self, positions=updated)
+        return dataclasses.replace(self, positions=updated), updated
 
 
 def _store(stored: Layers, layer, values: jax.Array, start: tuple) -> Layers:

@@ -115,8 +115,8 @@ class TransformerStack(nn.Module):
         if cache is not None and cache.positions is not None:
             # Of the sequence without padding; the others are shifted by their left padding.
             shared = positions.max(axis=0, keepdims=True)
-            cache = cache.set_positions(shared)
-            token_positions = shared, cache.positions
+            cache, key_positions = cache.set_positions(shared)
+            token_positions = shared, key_positions
         mask = make_mask(
             causal=self.stack.causal,
             offset=offset,
