@@ -114,3 +114,8 @@ def test_initial_scores_do_not_depend_on_their_factor(head_dim):
     for (name, one), (_, other) in zip(named_leaves(plain), named_leaves(scaled), strict=True):
         factor = head_dim**-0.5 if "query" in name else 1.0
         np.testing.assert_allclose(other, one * factor, rtol=1e-5, err_msg=name)
+
+
+def test_without_first_attention_norm_the_first_layer_alone_has_none():
+    params = parameter_shapes(tiny_config(**FAMILIES["modernbert"]))
+    assert ["attention_norm" in params[f"layer_{index}"] for index in range(3)] == [False, True, True]
