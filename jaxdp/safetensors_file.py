@@ -7,7 +7,7 @@ header, and the arrays in C order.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401  registers bfloat16 and the float8 types with NumPy
@@ -22,6 +22,9 @@ DTYPES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 """NumPy dtypes by their names in the format."""
+
+PIECE_BYTES = 2**24
+"""Bytes of an array that are read at once."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
@@ -53,12 +56,29 @@ def read_header(path: Path) -> dict[str, Entry]:
     Raises:
         ValueError: The file is not a safetensors file, or ends before its arrays do.
     """
-    size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"its header is longer than the file, which has {size:,} bytes")
-        header = parse_json(file.read(length))
+
+        def read(start: int, count: int) -> bytes:
+            file.seek(start)
+            return file.read(count)
+
+        return parse_header(path.stat().st_size, read)
+
+
+def parse_header(size: int, read: Callable[[int, int], bytes]) -> dict[str, Entry]:
+    """Parses the header of a file that is read in ranges.
+
+    Args:
+        size: Size of the file in bytes.
+        read: Function from position and count to these bytes.
+
+    Raises:
+        ValueError: As `read_header`.
+    """
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
+    if size < 8 or length > size - 8:
+        raise ValueError(f"its header is longer than the file, which has {size:,} bytes")
+    header = parse_json(read(8, length))
     try:
         entries = {
             name: Entry(DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
@@ -136,6 +156,15 @@ def read_array(path: Path, entry: Entry, rows: slice = slice(None)) -> np.ndarra
                 raise OSError(f"{path} ends before an array does")
             left = left[count:]
     return array
+
+
+def read_pieces(path: Path, entry: Entry, piece_bytes: int = PIECE_BYTES) -> Iterator[np.ndarray]:
+    """Reads an array of a file as flat pieces of at most this many bytes, in C order; raises as `read_array`."""
+    size, item_bytes = math.prod(entry.shape), np.dtype(entry.dtype).itemsize
+    step = max(piece_bytes // item_bytes, 1)
+    for start in range(0, size, step):
+        count = min(step, size - start)
+        yield read_array(path, Entry(entry.dtype, (count,), entry.offset + start * item_bytes))
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -34,8 +34,6 @@ SAME_FLOOR = {
     ("cache_home", "report"),
     ("evaluation", "step"),
     ("evaluation", "decoding"),
-    ("inspection", "checkpoint"),
-    ("inspection", "interop"),
     ("interop", "checkpoint"),
     ("hooks", "trainer"),
     ("training", "inference"),

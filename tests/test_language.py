@@ -42,7 +42,7 @@ DONE = (
     "jaxdp/hardware",
     "jaxdp/hooks",
     "jaxdp/inference",
-    "jaxdp/inspection.py",
+    "jaxdp/inspection",
     "jaxdp/interrupts.py",
     "jaxdp/json_files.py",
     "jaxdp/lock.py",

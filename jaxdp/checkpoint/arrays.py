@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdp.checkpoint.manifest import MANIFEST, STATE, Manifest
+from jaxdp.checkpoint.names import shards_file
 from jaxdp.checkpoint.orbax_item import OrbaxItem
-from jaxdp.checkpoint.shard_records import shards_file
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound
 from jaxdp.parallel.host_blocks import Range, shard_axes

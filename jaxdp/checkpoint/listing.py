@@ -59,7 +59,7 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
     else:
         damage = find_damage(path, read_contents=verify)
         verdict = "damaged" if damage else "intact" if verify else "complete"
-    num_bytes, changed = _size_and_time(path)
+    num_bytes, changed = size_and_time(path)
     return {
         "name": path.name,
         "step": _step_of(path),
@@ -72,7 +72,7 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
     }
 
 
-def _size_and_time(directory: Path) -> tuple[int, float]:
+def size_and_time(directory: Path) -> tuple[int, float]:
     """Returns the bytes of all files below and the newest modification time; files deleted meanwhile do not count."""
     num_bytes, newest = 0, 0.0
     for parent, _, names in os.walk(directory):
@@ -100,7 +100,7 @@ def as_table(entries: Sequence[Mapping[str, Any]], metric: str, now: float | Non
     rows = [
         (
             entry["name"],
-            _age(now - entry["time"]),
+            age(now - entry["time"]),
             memory_size(entry["bytes"]),
             "-" if entry["metric"] is None else f"{entry['metric']:.4g}",
             entry["verdict"],
@@ -116,7 +116,8 @@ def as_table(entries: Sequence[Mapping[str, Any]], metric: str, now: float | Non
     return lines
 
 
-def _age(secs: float) -> str:
+def age(secs: float) -> str:
+    """Formats an age with one unit: `3 h`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if secs >= 2 * length:
             return f"{secs / length:.0f} {unit}"

@@ -48,6 +48,11 @@ def damaged_step(name: str) -> int | None:
     return int(match["step"]) if match else None
 
 
+def shards_file(directory: Path, item: str) -> Path:
+    """Returns the file of an item of shards in a checkpoint."""
+    return directory / f"{item}.safetensors"
+
+
 def free_name(directory: Path, mark: str) -> Path:
     """Returns `<name><mark>` next to `directory`, with a number at the end if that exists."""
     names = itertools.chain([mark], (f"{mark}.{number}" for number in itertools.count(2)))

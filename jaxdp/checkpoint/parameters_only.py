@@ -15,8 +15,7 @@ import numpy as np
 from jaxdp.atomic_files import fsync_path
 from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.manifest import PARAMS, Manifest, write_manifest
-from jaxdp.checkpoint.names import SAVING_MARK
-from jaxdp.checkpoint.shard_records import shards_file
+from jaxdp.checkpoint.names import SAVING_MARK, shards_file
 from jaxdp.checksum import array_checksum
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite

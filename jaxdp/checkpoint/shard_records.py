@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdp.atomic_files import atomic_replacement, fsync_path
 from jaxdp.checkpoint.files import changed_files, describe_file
-from jaxdp.checkpoint.names import SHARDS_MARK
+from jaxdp.checkpoint.names import SHARDS_MARK, shards_file
 from jaxdp.errors import ProcessLost
 from jaxdp.json_files import parse_json
 from jaxdp.parallel.control_plane import ControlPlane
@@ -47,11 +47,6 @@ class ShardRecord:
 def shards_item(process: int) -> str:
     """Returns the name of the item that a process writes."""
     return f"shards_{process}"
-
-
-def shards_file(directory: Path, item: str) -> Path:
-    """Returns the file of an item of shards in a checkpoint."""
-    return directory / f"{item}.safetensors"
 
 
 def write_shards(unfinished: Path, process: int, blocks: Mapping[str, np.ndarray], ranges: Mapping[str, Range]) -> None:

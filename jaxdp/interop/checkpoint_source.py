@@ -4,15 +4,17 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from jaxdp.checkpoint.arrays import read_leaves
+from jaxdp.checkpoint.array_store import ArrayStore, blocks
 from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
-from jaxdp.checkpoint.manifest import require_manifest
+from jaxdp.checkpoint.manifest import STATE, Manifest, require_manifest
+from jaxdp.checkpoint.names import shards_file
 from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.safetensors_file import Entry, read_array, read_header, read_pieces
 from jaxdp.workdir import WorkDir
 
 
@@ -53,8 +55,29 @@ class CheckpointSource(ParameterSource):
 
     def read(self, name: str) -> np.ndarray:
         """Reads an array; see `ParameterSource.read`."""
-        [(_, array, _)] = read_leaves(self.checkpoint, require_manifest(self.checkpoint), {f"{self.part}/{name}": None})
+        from jaxdp.checkpoint.arrays import read_leaves  # imports jax, which `jaxdp inspect` does without
+
+        [(_, array, _)] = read_leaves(self.checkpoint, self._manifest, {f"{self.part}/{name}": None})
         return array
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Reads an array in pieces; see `ParameterSource.pieces`."""
+        path = f"{self.part}/{name}"
+        saved = (self._manifest.pieces or {}).get(path)
+        if saved is None:
+            yield from self._store.pieces(path)
+            return
+        axis, spec = saved["axis"], self.arrays[name]
+        items = sorted((start, item) for item, (start, _) in saved["ranges"].items())
+        files = [shards_file(self.checkpoint, item) for _, item in items]
+        entries = [self._header(file)[path] for file in files]
+        if axis == 0:
+            for file, entry in zip(files, entries, strict=True):
+                yield from read_pieces(file, entry)
+            return
+        for [rows] in blocks(spec.shape[:1], (), spec.num_bytes // max(spec.shape[0], 1)):
+            parts = [read_array(file, entry, rows) for file, entry in zip(files, entries, strict=True)]
+            yield np.concatenate(parts, axis=axis).reshape(-1)
 
     def identity(self) -> str:
         """Computes SHA-256 of the names, shapes and checksums of the parameters, as the manifest has them."""
@@ -67,9 +90,13 @@ class CheckpointSource(ParameterSource):
         return f"checkpoint {self.checkpoint} ({self.part})"
 
     @functools.cached_property
-    def _checksums(self) -> Mapping[str, int]:
-        return {leaf["path"]: leaf["checksum"] for leaf in require_manifest(self.checkpoint).leaves}
+    def _manifest(self) -> Manifest:
+        return require_manifest(self.checkpoint)
 
-    def _checksum(self, name: str) -> int:
-        """Returns the checksum in the manifest."""
-        return self._checksums[f"{self.part}/{name}"]
+    @functools.cached_property
+    def _store(self) -> ArrayStore:
+        return ArrayStore(self.checkpoint / STATE)
+
+    @functools.cached_property
+    def _header(self) -> Callable[[Path], Mapping[str, Entry]]:
+        return functools.cache(read_header)

@@ -11,12 +11,12 @@ from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.interop.hf_config import ModelSpec, read_model, transformer_config
 from jaxdp.interop.mapping import MappedSource
-from jaxdp.interop.safetensors_source import INDEX, SafetensorsSource
+from jaxdp.interop.safetensors_source import CONFIG, INDEX
+from jaxdp.interop.source import ParameterSource
 from jaxdp.json_files import read_json
 from jaxdp.model import TransformerConfig, parameter_shapes
 from jaxdp.trees import named_leaves
 
-CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 
 MAX_BYTES = 2**28
@@ -35,14 +35,14 @@ class HuggingFaceFolder:
         tensors: Its tensors.
     """
 
-    def __init__(self, source: SafetensorsSource):
+    def __init__(self, source: ParameterSource):
         """Reads config.json.
 
         Raises:
             UserError: The folder has none.
         """
         self.path, self.tensors = source.path, source
-        self.config: Mapping[str, Any] = read_json(
+        self.config: Mapping[str, Any] = source.config or read_json(
             self.path / CONFIG, "the config.json of a Hugging Face model; copy it next to the weights"
         )
 

@@ -2,18 +2,15 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from jaxdp.checkpoint.array_store import STRUCTURE, ArrayStore
 from jaxdp.checkpoint.files import file_sha256
-from jaxdp.checkpoint.orbax_item import OrbaxItem
 from jaxdp.errors import UserError
 from jaxdp.interop.source import ArraySpec, ParameterSource
-
-STRUCTURE = "_METADATA"
-"""File of an Orbax item with its tree."""
 
 PARAMETERS = ("params", "model", "ema_params")
 """Elements of a path around parameters that foreign train states have; names leave them out."""
@@ -22,35 +19,52 @@ PARAMETERS = ("params", "model", "ema_params")
 class OrbaxSource(ParameterSource):
     """Arrays of an Orbax item, or of the items of a composite checkpoint; parameters alone where the tree names them."""
 
+    kind = "Orbax directory"
+
     def __init__(self, path: Path):
-        """Opens a directory; its metadata is read when it is first needed, which starts a backend."""
+        """Opens a directory; its metadata is read when it is first needed."""
         self.path = path
 
     @functools.cached_property
-    def _items(self) -> Mapping[str, OrbaxItem]:
-        found = orbax_items(self.path)
-        return {"" if item == self.path else f"{item.name}/": OrbaxItem(item) for item in found}
+    def stored(self) -> Mapping[str, tuple[ArrayStore, str]]:
+        """Name -> (item, name in the item) of every array of the directory; names begin with the item where there are several."""
+        items = {item.name: ArrayStore(item) for item in orbax_items(self.path)}
+        prefixes = {name: f"{name}/" if len(items) > 1 else "" for name in items}
+        return {prefixes[item] + name: (store, name) for item, store in items.items() for name in store.shapes}
+
+    def everything(self) -> Mapping[str, ArraySpec]:
+        """See `ParameterSource.everything`."""
+        return {name: ArraySpec(*store.shapes[path]) for name, (store, path) in self.stored.items()}
 
     @functools.cached_property
-    def _places(self) -> Mapping[str, tuple[OrbaxItem, str]]:
-        """Name -> (item, path in the item)."""
-        places = {prefix + name: (item, name) for prefix, item in self._items.items() for name in item.leaves}
+    def _places(self) -> Mapping[str, tuple[ArrayStore, str]]:
         for part in PARAMETERS:
-            own = {name.partition(f"{part}/")[2]: place for name, place in places.items() if f"/{part}/" in f"/{name}"}
+            own = {
+                name.partition(f"{part}/")[2]: place for name, place in self.stored.items() if f"/{part}/" in f"/{name}"
+            }
             if own:
                 return own
-        return places
+        return self.stored
 
     @property
     def arrays(self) -> Mapping[str, ArraySpec]:
         """See `ParameterSource.arrays`."""
-        leaves = {name: item.leaves[path] for name, (item, path) in self._places.items()}
-        return {name: ArraySpec(str(np.dtype(leaf.dtype)), tuple(leaf.shape)) for name, leaf in leaves.items()}
+        return {name: ArraySpec(*store.shapes[path]) for name, (store, path) in self._places.items()}
 
     def read(self, name: str) -> np.ndarray:
         """Reads an array; see `ParameterSource.read`."""
-        item, path = self._places[name]
-        return item.read({path})[path]
+        spec = self.arrays[name]
+        array = np.empty(spec.shape, spec.dtype)
+        flat, start = array.reshape(-1), 0
+        for piece in self.pieces(name):
+            flat[start : start + piece.size] = piece
+            start += piece.size
+        return array
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Reads an array in pieces; see `ParameterSource.pieces`."""
+        store, path = self._places[name]
+        yield from store.pieces(path)
 
     def identity(self) -> str:
         """Computes SHA-256 of all files."""

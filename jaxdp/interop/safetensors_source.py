@@ -3,21 +3,25 @@
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.json_files import read_json
-from jaxdp.safetensors_file import Entry, read_array, read_header
+from jaxdp.safetensors_file import Entry, read_array, read_header, read_pieces
 
 INDEX = "model.safetensors.index.json"
 """File of a Hugging Face folder that names the shard of each array."""
 
 SINGLE = "model.safetensors"
 """File of a Hugging Face folder whose arrays are not divided."""
+
+CONFIG = "config.json"
+"""File of a Hugging Face folder that describes its model."""
 
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<total>\d{5})\.safetensors")
 
@@ -34,6 +38,13 @@ class SafetensorsSource(ParameterSource):
             tokenizer: Path of the tokenizer.json; None: there is none.
         """
         self.path, self.files, self.tokenizer = path, tuple(files), tokenizer
+        self.kind = "Hugging Face folder" if (path / CONFIG).is_file() else "safetensors"
+
+    @functools.cached_property
+    def config(self) -> Mapping[str, Any] | None:  # type: ignore[override]
+        """Content of config.json."""
+        path = self.path / CONFIG
+        return read_json(path, "the config.json of a Hugging Face model") if path.is_file() else None
 
     @functools.cached_property
     def _entries(self) -> Mapping[str, tuple[Path, Entry]]:
@@ -57,6 +68,14 @@ class SafetensorsSource(ParameterSource):
         file, entry = self._entries[name]
         try:
             return read_array(file, entry)
+        except OSError as error:
+            raise DamageFound(f"{name} cannot be read from {file} ({error}); download the file again.") from error
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Reads an array in pieces; see `ParameterSource.pieces`."""
+        file, entry = self._entries[name]
+        try:
+            yield from read_pieces(file, entry)
         except OSError as error:
             raise DamageFound(f"{name} cannot be read from {file} ({error}); download the file again.") from error
 

@@ -4,13 +4,11 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from jaxdp.checksum import array_checksum
 
 
 class ArraySpec(NamedTuple):
@@ -41,10 +39,23 @@ class ParameterSource(ABC):
     Attributes:
         path: Path that the source was opened at.
         tokenizer: Path of its tokenizer.json; None: it has none.
+        kind: Kind of source in words.
+        config: Content of the config.json of a Hugging Face folder; None: it is none.
     """
 
     path: Path
     tokenizer: Path | None = None
+    kind: str = ""
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """Path or URL."""
+        return str(self.path)
+
+    def everything(self) -> Mapping[str, ArraySpec]:
+        """Returns what is stored next to the parameters too, e.g. the state of an optimizer, by its full name."""
+        return self.arrays
 
     @property
     @abstractmethod
@@ -68,13 +79,30 @@ class ParameterSource(ABC):
     def describe(self) -> str:
         """Returns kind and path in words, for messages."""
 
-    def fingerprint(self) -> str:
-        """Computes a SHA-256 of names, shapes, dtypes and values, whatever the format, order and sharding of the files."""
-        leaves = [
-            [name, spec.dtype, list(spec.shape), self._checksum(name)] for name, spec in sorted(self.arrays.items())
-        ]
-        return hashlib.sha256(json.dumps(leaves).encode()).hexdigest()
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Reads an array in C order, as flat pieces that are small where the format allows it; raises as `read`."""
+        yield self.read(name).reshape(-1)
 
-    def _checksum(self, name: str) -> int:
-        """Returns the checksum of an array's values."""
-        return array_checksum(self.read(name))
+    def streams(self) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+        """Yields every array as its name and `pieces`; those of an array must be read before the next is taken."""
+        for name in self.arrays:
+            yield name, self.pieces(name)
+
+    def fingerprint(self) -> str:
+        """Computes a SHA-256 of names, shapes, dtypes and values, whatever the format, order and sharding of the files.
+
+        It is that of a line `NAME DTYPE SHAPE SHA-256` for each array, in the order of their names. An array's own
+        SHA-256 is that of its values in C order, little-endian. Biases that are all zero are left out, since formats
+        whose layers always have biases write them for models without.
+        """
+        lines, arrays = {}, self.arrays
+        for name, pieces in self.streams():
+            values, has_value = hashlib.sha256(), not name.endswith("bias")
+            for piece in pieces:
+                content = np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+                values.update(content)
+                has_value = has_value or bool(content.any())
+            if has_value:
+                spec = arrays[name]
+                lines[name] = f"{json.dumps(name)} {spec.dtype} {list(spec.shape)} {values.hexdigest()}\n"
+        return hashlib.sha256("".join(lines[name] for name in sorted(lines)).encode()).hexdigest()

@@ -1,7 +1,9 @@
 """Views of parameter sources: scanned layers one by one, and zeros in place of absent biases."""
 
 import functools
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -45,6 +47,21 @@ class Unscanned(ParameterSource):
         array = self._source.read(path)
         return array if layer is None else array[layer]
 
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Reads a parameter in pieces; see `ParameterSource.pieces`."""
+        path, layer = self._places[name]
+        if layer is None:
+            yield from self._source.pieces(path)
+        else:
+            yield self._source.read(path)[layer].reshape(-1)
+
+    def streams(self) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+        """Yields every parameter in pieces, and reads each scanned array once; see `ParameterSource.streams`."""
+        for path, places in itertools.groupby(self._places.items(), lambda place: place[1][0]):
+            rest = _Rest(self._source.pieces(path))
+            for name, _ in places:
+                yield name, rest.take(math.prod(self.arrays[name].shape))
+
     def identity(self) -> str:
         """See `ParameterSource.identity`."""
         return self._source.identity()
@@ -52,6 +69,21 @@ class Unscanned(ParameterSource):
     def describe(self) -> str:
         """See `ParameterSource.describe`."""
         return self._source.describe()
+
+
+class _Rest:
+    """Pieces of an array that are handed out in parts, one after another."""
+
+    def __init__(self, pieces: Iterator[np.ndarray]):
+        self._pieces, self._left = pieces, np.empty(0)
+
+    def take(self, size: int) -> Iterator[np.ndarray]:
+        """Yields the next elements."""
+        while size:
+            piece = self._left if self._left.size else next(self._pieces)
+            piece, self._left = piece[:size], piece[size:]
+            size -= piece.size
+            yield piece
 
 
 class WithZeroBiases(ParameterSource):

@@ -61,14 +61,14 @@ def test_what_a_run_deletes_meanwhile_is_left_out(checkpoints, monkeypatch, veri
 @pytest.mark.parametrize("verify", [False, True])
 def test_what_a_run_commits_meanwhile_is_no_damage(checkpoints, monkeypatch, verify):
     (checkpoints / "3").rename(checkpoints / "3.saving-0a1b")
-    whole = listing._size_and_time
+    whole = listing.size_and_time
 
     def commit_first(path):
         if path.name == "3.saving-0a1b":
             path.rename(checkpoints / "3")
         return whole(path)
 
-    monkeypatch.setattr(listing, "_size_and_time", commit_first)
+    monkeypatch.setattr(listing, "size_and_time", commit_first)
     assert verdicts(checkpoints, verify=verify).keys() == {"1", "2"}
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from tiny_runs import assert_refused, contents, metrics_lines, train
 
-from jaxdp import inspection
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.cli.main import main
+from jaxdp.inspection.describe import describe
 from jaxdp.tasks import CausalLM, MetricSpec, register_task
 from jaxdp.tasks import task as registry
 
@@ -59,7 +59,7 @@ def test_the_best_checkpoint_is_that_of_the_declared_direction(word_errors, conf
     assert main(["eval", f"--workdir={tmp_path}", "--step=best", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == best
     registry._FACTORIES.pop("word_errors")
-    assert inspection.describe(str(tmp_path), "best")["step"] == best
+    assert describe(str(tmp_path), "best")["step"] == best
     assert main(["inspect", str(tmp_path)]) == 0 and main(["plot", str(tmp_path)]) == 0
 
 

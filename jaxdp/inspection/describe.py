@@ -1,0 +1,103 @@
+"""Description of a path from metadata alone, without model code and without reading arrays.
+
+A checkpoint of jaxdp is described by its manifest, an Orbax directory by its
+metadata, safetensors by their headers; none of these needs jax.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.checkpoint.manifest import committed_steps, read_item, require_manifest
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.inspection.opening import open_foreign, read_steadily
+from jaxdp.interop.source import ArraySpec
+from jaxdp.provenance import read_entries
+from jaxdp.redact import masked_values
+from jaxdp.workdir import WorkDir
+
+PARTS = ("params", "ema", "opt_state")
+"""Parts of a train state."""
+
+_FOREIGN_PARTS = {"ema": "ema", "ema_params": "ema", "opt_state": "opt_state", "optimizer": "opt_state"}
+"""Element of a path in a foreign train state -> part."""
+
+
+def describe(path: str, step: str = "latest") -> dict[str, Any]:
+    """Describes a work directory, a checkpoint, an Orbax directory, safetensors or a Hugging Face folder.
+
+    Args:
+        path: Path to describe, `hf:NAME` or a URL.
+        step: Checkpoint of a work directory: "latest", "best" or a number.
+
+    Returns:
+        {"path", "kind", "steps", "step", "time", "config", "params", "opt_state", "ema",
+        "data", "metrics", "provenance", "starts"}, None for unknown values. Arrays are
+        {"path", "shape", "dtype", "bytes"}; "provenance" is the start that saved the
+        checkpoint, "starts" are all starts of its run.
+
+    Raises:
+        UserError: The path is none of these.
+        DamageFound: The checkpoint is damaged.
+    """
+    return read_steadily(path, step, _our_checkpoint) or _foreign(path, step)
+
+
+def _foreign(path: str, step: str) -> dict[str, Any]:
+    try:
+        source = open_foreign(path, step)
+        parts: dict[str, list] = {part: [] for part in PARTS}
+        for name, spec in sorted(source.everything().items()):
+            named = (part for element in name.split("/") if (part := _FOREIGN_PARTS.get(element)))
+            parts[next(named, "params")].append(_array(name, spec))
+    except DamageFound as error:  # exit code 4 is that of --verify
+        raise UserError(str(error)) from error
+    present = {part: arrays for part, arrays in parts.items() if arrays or part == "params"}
+    return _described(source.place, kind=source.kind, config=source.config, **present)
+
+
+def _described(path: object, **known: Any) -> dict[str, Any]:
+    keys = (
+        "kind", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics", "provenance", "starts",
+    )  # fmt: skip
+    return {"path": str(path), **{key: known.get(key) for key in keys}}
+
+
+def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    manifest = require_manifest(checkpoint)
+    config = read_item(checkpoint, "config")
+
+    def item(name: str) -> dict[str, Any] | None:
+        # Parameters alone have no position in data, and checkpoints of earlier versions no provenance.
+        return read_item(checkpoint, name) if f"{name}/metadata" in manifest.files else None
+
+    return _described(
+        checkpoint,
+        kind="checkpoint",
+        steps=committed_steps(checkpoint.parent),
+        step=manifest.step,
+        time=manifest.time,
+        config=masked_values(config),  # older versions may have saved secrets
+        data=item("data"),
+        metrics=dict(manifest.metrics),
+        provenance=item("provenance"),
+        starts=read_entries(WorkDir(checkpoint.parent.parent).provenance),
+        **_parts(manifest.leaves),
+    )
+
+
+def _parts(leaves: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    parts: dict[str, list] = {part: [] for part in PARTS}
+    for leaf in leaves:
+        part, _, name = leaf["path"].partition("/")
+        if part in parts:
+            parts[part].append(_array(name, ArraySpec(leaf["dtype"], tuple(leaf["shape"]))))
+    return parts
+
+
+def _array(path: str, spec: ArraySpec) -> dict[str, Any]:
+    try:
+        num_bytes = spec.num_bytes
+    except TypeError as error:
+        raise DamageFound(f"the array {path!r} has the unknown dtype {spec.dtype!r}.") from error
+    return {"path": path, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": num_bytes}
