@@ -147,7 +147,7 @@ def fitting_family(task: str, config: TransformerConfig) -> tuple[Family, str, T
     Raises:
         UserError: No family can; the message names what the nearest one lacks.
     """
-    values, problems = dataclasses.asdict(config), {}
+    values, problems, refused = dataclasses.asdict(config), {}, set()
     for family in FAMILIES.values():
         for name, architecture in family.architectures.items():
             if architecture.task != task:
@@ -157,6 +157,7 @@ def fitting_family(task: str, config: TransformerConfig) -> tuple[Family, str, T
                 found = read_model(theirs, "config.json")
             except UserError as error:
                 problems[family.model_type] = [str(error)]
+                refused.add(family.model_type)
                 break
             differences = model_differences(found, config)
             if not differences:
@@ -168,7 +169,8 @@ def fitting_family(task: str, config: TransformerConfig) -> tuple[Family, str, T
             break
     if not problems:
         raise UserError(f"no weight family has a head for task={task}; known are {', '.join(FAMILIES)}.")
-    nearest = min(problems, key=lambda family: len(problems[family]))
+    # A family that refuses a value outright comes after those that differ in keys.
+    nearest = min(problems, key=lambda family: (family in refused, len(problems[family])))
     raise UserError(
         f"no weight family can express this model; the nearest, {nearest}, differs in {', '.join(problems[nearest][:4])}."
     )

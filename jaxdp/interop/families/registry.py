@@ -1,7 +1,9 @@
 """Registry of weight families: value of `model_type` in config.json -> family."""
 
 from jaxdp.interop.families.bert import BERT
+from jaxdp.interop.families.distilbert import DISTILBERT
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.gpt2 import GPT2
+from jaxdp.interop.families.roberta import ROBERTA, XLM_ROBERTA
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, GPT2)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, GPT2)}

@@ -6,10 +6,18 @@ from typing import Any
 import numpy as np
 
 from jaxdp.interop.reference.bert import bert
+from jaxdp.interop.reference.distilbert import distilbert
 from jaxdp.interop.reference.gpt2 import gpt2
+from jaxdp.interop.reference.roberta import roberta
 from jaxdp.interop.source import ParameterSource
 
-FORWARD: Mapping[str, Callable[..., np.ndarray]] = {"bert": bert, "gpt2": gpt2}
+FORWARD: Mapping[str, Callable[..., np.ndarray]] = {
+    "bert": bert,
+    "distilbert": distilbert,
+    "gpt2": gpt2,
+    "roberta": roberta,
+    "xlm-roberta": roberta,
+}
 
 
 def reference_logits(

@@ -1,0 +1,90 @@
+"""Weight families without torch: random folders against the reference forward passes, and config.json in both directions."""
+
+import dataclasses
+import json
+
+import pytest
+from family_cases import CASES
+from tiny_folders import random_tensors, write_folder
+
+from jaxdp.errors import UserError
+from jaxdp.interop.exporting import export_model
+from jaxdp.interop.families.registry import FAMILIES
+from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, transformer_config, write_model
+from jaxdp.interop.importing import import_model
+from jaxdp.interop.mapping import tensors_of
+from jaxdp.interop.open_source import open_source
+from jaxdp.interop.reference.forward import FORWARD
+from jaxdp.model import parameter_shapes
+from jaxdp.trees import named_leaves
+
+NEW = [name for name in CASES if not name.startswith(("bert", "gpt2"))]
+"""Cases of families without tests of their own."""
+
+
+def config_json(case, **changes):
+    kind, _, values = CASES[case]
+    model_type = next(name for name, family in FAMILIES.items() if kind in family.architectures)
+    return {"architectures": [kind], "model_type": model_type, **values, **changes}
+
+
+def folder_tensors(config):
+    """Returns random tensors for a config.json, named and shaped by the family's table."""
+    spec = read_model(config, "config.json")
+    model = transformer_config(spec, config.get("num_labels", 0))
+    shapes = {path: leaf.shape for path, leaf in named_leaves(parameter_shapes(model))}
+    prefix = spec.architecture.prefix
+    return random_tensors(
+        {
+            (prefix if tensor.in_body else "") + tensor.theirs: tensor.shape(shapes)
+            for tensor in tensors_of(spec.family, spec.architecture, shapes)
+        }
+    )
+
+
+@pytest.mark.parametrize("case", NEW)
+def test_a_folder_computes_what_the_reference_computes_and_returns_to_every_byte(tmp_path, case):
+    config = config_json(case)
+    folder = write_folder(tmp_path / "hf", config, folder_tensors(config))
+    out = export_model(import_model(folder, tmp_path / "work"), tmp_path / "out")
+    source, found = open_source(folder), open_source(out)
+    assert json.loads((out / "config.json").read_text()) == config
+    for name in source.arrays:
+        assert found.read(name).tobytes() == source.read(name).tobytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_configuration_returns_as_it_was(case):
+    config = config_json(case)
+    spec = read_model(config, "config.json")
+    model = transformer_config(spec, config.get("num_labels", 0))
+    written = write_model(spec.family, spec.architecture_name, dataclasses.asdict(model), model.max_length)
+    again = read_model(written, "config.json")
+    assert not model_differences(again, model)
+    assert again.max_length == spec.max_length
+    if spec.architecture_name == next(iter(spec.family.architectures)):
+        assert not model_differences(read_model(write_fitting(spec, model), "config.json"), model)
+
+
+def write_fitting(spec, model):
+    family, name, found = fitting_family(spec.architecture.task, model)
+    return write_model(family, name, dataclasses.asdict(found), found.max_length)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "match"),
+    [
+        ("roberta", {"pad_token_id": None}, "pad_token_id=None .* expected a number from 0 to 40"),
+        ("roberta", {"hidden_act": "relu"}, "hidden_act='relu' .* supported are gelu"),
+        ("distilbert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+    ],
+)
+def test_values_that_the_model_cannot_express_are_refused_by_name(case, changes, match):
+    with pytest.raises(UserError, match=match):
+        read_model(config_json(case, **changes), "config.json")
+
+
+def test_every_family_has_a_reference_forward_pass_and_a_case():
+    assert FAMILIES.keys() == FORWARD.keys()
+    kinds = {kind for kind, _, _ in CASES.values()}
+    assert all(kinds & family.architectures.keys() for family in FAMILIES.values())
