@@ -186,6 +186,9 @@ class ModelConfig:
     scan_layers: bool
     attention: str
     loss_chunk: int | None
+    lora_rank: int | None
+    lora_alpha: float | None
+    lora_layers: tuple[Any, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

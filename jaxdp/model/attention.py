@@ -34,11 +34,14 @@ class Attention(nn.Module):
         query_dim, kv_dim = (heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads))
         # Initial scores do not depend on their factor. Source: Raffel et al. 2020 (T5), released code.
         query_stddev = config.init_stddev * (1 / math.sqrt(config.head_dim) / config.attention_scale)
-        self.query = dense(query_dim, stddev=query_stddev)
-        self.key = dense(kv_dim, stddev=config.init_stddev)
-        self.value = dense(kv_dim, stddev=config.init_stddev)
+        query_lora, key_lora, value_lora, out_lora = (
+            config.lora(f"{self.site}/{name}") for name in ("query", "key", "value", "out")
+        )
+        self.query = dense(query_dim, stddev=query_stddev, lora=query_lora)
+        self.key = dense(kv_dim, stddev=config.init_stddev, lora=key_lora)
+        self.value = dense(kv_dim, stddev=config.init_stddev, lora=value_lora)
         self.out = Dense(
-            query_dim, config.embed_dim, config.use_bias, config.dtype, config.platform, stddev=self.branch_stddev
+            query_dim, config.embed_dim, config.use_bias, config.dtype, config.platform, self.branch_stddev, out_lora
         )
         if config.qk_norm:
             norm = functools.partial(Norm, "rmsnorm", config.norm_epsilon, False, config.dtype, config.norm_offset)

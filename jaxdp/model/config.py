@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from jaxdp.model.config_checks import DATA_KEYS, check_config
+from jaxdp.model.lora import Lora, adapter_of
 
 HEAD_PARAMETERS = ("classifier", "masked_lm", "output", "output_bias")
 """First path element of head parameters; all other parameters are the body."""
@@ -145,6 +146,10 @@ class TransformerConfig:
             plain), "plain", "cudnn" or "splash". With a KV cache it is always plain.
         platform: Platform of the devices for which programs are compiled: "cpu", "gpu" or "tpu". It need not be that
             of this process, which may compile for devices that it does not have.
+        lora_rank: Rank of the low-rank adapters of dense layers; 0: none. See `jaxdp/model/lora.py`.
+        lora_alpha: Factor of what adapters add, times `lora_rank`.
+        lora_layers: Regular expressions of the layers with an adapter, by their path in a block, such as
+            "attention/query" or "mlp/.*".
         loss_chunk: Maximum number of tokens whose logits a loss holds at once; None: chosen by
             `output_layer.num_chunks`; 0: all.
 
@@ -214,6 +219,9 @@ class TransformerConfig:
     attention: str = "auto"
     platform: str = "cpu"
     loss_chunk: int | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
+    lora_layers: tuple[str, ...] = ()
 
     @property
     def has_dropout(self) -> bool:
@@ -249,6 +257,10 @@ class TransformerConfig:
     def has_input_norms(self) -> bool:
         """True if the input of each residual branch is normalised, and so is the output of the last block."""
         return self.norm_position != "post"
+
+    def lora(self, layer: str) -> Lora | None:
+        """Returns the adapter of a dense layer by its path in a block, such as "attention/query"; None: it has none."""
+        return adapter_of(layer, self.lora_rank, self.lora_alpha, self.lora_layers)
 
     def is_windowed(self, layer: int) -> bool:
         """Returns whether self-attention of a layer, counted within its stack, has the window."""

@@ -1,10 +1,12 @@
 """Validation of a Transformer configuration: value ranges, and combinations that the model does not support."""
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 from jaxdp.errors import UserError
-from jaxdp.model.choices import CHOICES, HEADS, POOLINGS
+from jaxdp.model.choices import CHOICES, GATED_UNITS, HEADS, POOLINGS
+from jaxdp.model.lora import dense_layers
 
 if TYPE_CHECKING:
     from jaxdp.model.config import TransformerConfig
@@ -86,6 +88,7 @@ def _check_numbers(config: "TransformerConfig") -> None:
     _check_positions(config)
     _check_rope_scaling(config)
     _check_window_pattern(config)
+    _check_lora(config)
     if config.loss_chunk is not None and config.loss_chunk < 0:
         raise UserError(f"model.loss_chunk is {config.loss_chunk}; set it to a number of tokens, or 0 for all.")
 
@@ -142,6 +145,33 @@ def _check_rope_scaling(config: "TransformerConfig") -> None:
     for key in ("rotary_local_base", "rope_attention_factor"):
         if not 0 <= getattr(config, key) < math.inf:
             raise UserError(f"model.{key} is {getattr(config, key)}; set it to at least 0.")
+
+
+def _check_lora(config: "TransformerConfig") -> None:
+    """Raises for adapters of layers that the model does not have."""
+    rank, alpha, patterns = config.lora_rank, config.lora_alpha, config.lora_layers
+    if not isinstance(rank, int) or rank < 0:
+        raise UserError(f"model.lora_rank is {rank!r}; set it to an integer of at least 1, or to 0 for no adapters.")
+    if not rank:
+        return
+    if not 0 < alpha < math.inf:
+        raise UserError(f"model.lora_alpha is {alpha}; set it above 0.")
+    layers = dense_layers(has_gate=config.activation in GATED_UNITS, has_source=config.has_source)
+    if not isinstance(patterns, tuple) or not patterns:
+        raise UserError(
+            f"model.lora_layers is {patterns!r}; set it to a tuple of regular expressions of {', '.join(layers)}."
+        )
+    for pattern in patterns:
+        try:
+            matches = any(re.fullmatch(pattern, layer) for layer in layers)
+        except (re.error, TypeError) as error:
+            raise UserError(
+                f"model.lora_layers has {pattern!r}, which is not a regular expression: {error}."
+            ) from error
+        if not matches:
+            raise UserError(
+                f"model.lora_layers has {pattern!r}, which matches no dense layer of this model; it has {', '.join(layers)}."
+            )
 
 
 def _check_window_pattern(config: "TransformerConfig") -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
+from jaxdp.model.lora import LORA_A, LORA_B, Lora, init_a
 from jaxdp.model.products import matmul
 
 
@@ -25,17 +26,24 @@ class Dense(nn.Module):
     dtype: str
     platform: str  # platform of the devices
     stddev: float  # standard deviation of the initial kernel
+    lora: Lora | None = None  # low-rank adapter
 
     def setup(self):
         init = nn.initializers.normal(self.stddev)
         self.kernel = self.param("kernel", init, (self.in_dim, self.out_dim), jnp.float32)
         if self.use_bias:
             self.bias = self.param("bias", nn.initializers.zeros, (self.out_dim,), jnp.float32)
+        if self.lora:
+            self.lora_a = self.param(LORA_A, init_a, (self.in_dim, self.lora.rank), jnp.float32)
+            self.lora_b = self.param(LORA_B, nn.initializers.zeros, (self.lora.rank, self.out_dim), jnp.float32)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[..., in_dim]` to `[..., out_dim]` in `dtype`."""
         flat = inputs.reshape(-1, self.in_dim).astype(self.dtype)
         outputs = matmul(flat, self.kernel.astype(self.dtype), self.platform)
+        if self.lora:
+            low = matmul(flat, self.lora_a.astype(self.dtype), self.platform)
+            outputs = outputs + self.lora.factor * matmul(low, self.lora_b.astype(self.dtype), self.platform)
         if self.use_bias:
             outputs = outputs + self.bias.astype(self.dtype)[None, :]
         return outputs.reshape(*inputs.shape[:-1], self.out_dim)
@@ -143,10 +151,10 @@ class MLP(nn.Module):
     def setup(self):
         config = self.config
         dense = functools.partial(Dense, use_bias=config.use_bias, dtype=config.dtype, platform=config.platform)
-        self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
+        self.up = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev, lora=config.lora("mlp/up"))
         if config.activation in GATE_ACTIVATIONS:
-            self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev)
-        self.down = dense(config.mlp_dim, config.embed_dim, stddev=self.branch_stddev)
+            self.gate = dense(config.embed_dim, config.mlp_dim, stddev=config.init_stddev, lora=config.lora("mlp/gate"))
+        self.down = dense(config.mlp_dim, config.embed_dim, stddev=self.branch_stddev, lora=config.lora("mlp/down"))
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Maps `[batch, length, embed_dim]` to the same shape."""

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from jaxdp.data.source_entries import absolute_places
+from jaxdp.model.lora import FROZEN
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.architecture import architecture, default_preset
@@ -32,6 +33,8 @@ def resolve(config: RunConfig, task: Task, vocab_size: int) -> RunConfig:
             "mixture": tuple({**entry, **absolute_places(entry)} for entry in config.data.mixture),
             **absolute_places(data),
         },
+        # Adapters are trained alone, unless the user chose what is frozen.
+        optim={"freeze": (FROZEN,) if model.lora_rank and not config.optim.freeze else config.optim.freeze},
         model={"preset": config.model.preset or default_preset(task), **unset},
         init_from=config.init_from and os.path.abspath(os.path.expanduser(config.init_from)),
     )
