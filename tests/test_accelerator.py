@@ -1,5 +1,6 @@
 """Accelerator check as a command: sections that fail or do not end, and the whole check with tiny sizes on a CPU."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,8 +11,13 @@ from pathlib import Path
 import pytest
 from accelerator.__main__ import main
 from accelerator.context import ROWS_FILE, append_row, read_rows, write_rows
+from accelerator.parity import MAX_ERROR, attention_cases, attention_errors
 from accelerator.runner import LOG_FILE, run_sections
 from accelerator.sections import SECTIONS, Section
+from accelerator.workload import SIZES
+
+from jaxdp.model.attention_backends.plain import reference_attention
+from jaxdp.model.masks import make_mask
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,6 +155,20 @@ def test_the_size_is_that_of_the_device(faults, found, sizes):
     sections = [Section(f"works {stage}", "accelerator_faults:works", 60, 1, stage=stage) for stage in (0, 1)]
     list(run_sections(sections, "auto", faults / "out", faults, time.time() + 60))
     assert [row["result"] for row in read_rows(faults / "out") if row["name"] == "size"] == sizes
+
+
+@pytest.mark.parametrize("name", ["cross-attention, padding", "causal, soft cap"])
+def test_parity_finds_a_kernel_that_leaves_something_out(name):
+    """Plain attention itself passes; without the mask of the source, or the cap, it does not."""
+    shape = SIZES["tiny"].parity_shape
+    case = attention_cases(shape)[name]
+    plain = functools.partial(reference_attention, platform="cpu")
+    errors = attention_errors(shape, case, plain)
+    assert max(errors.values()) < MAX_ERROR and errors["fused output"] == errors["plain output"] > 0
+    forgetful = attention_errors(
+        shape, case, lambda *inputs, softcap: plain(*inputs[:3], make_mask(causal=inputs[3].causal))
+    )
+    assert min(forgetful["fused output"], forgetful["fused gradient"]) > MAX_ERROR
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxdp.model.attention_backends.backend import Attend
 from jaxdp.model.attention_backends.cudnn import cudnn_attention
 from jaxdp.model.attention_backends.plain import reference_attention
 from jaxdp.model.attention_backends.registry import FUSED
+from jaxdp.model.attention_backends.splash import SPLASH
 from jaxdp.model.masks import AttentionMask, make_mask
 from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.tasks.model_functions import task_loss
@@ -28,10 +29,13 @@ def measure(context: Context) -> None:
     """Compares attention case by case, then the whole model."""
     shape = SIZES[context.size].parity_shape
     implementation, fused = _kernel(jax.devices()[0].platform)
-    for name, mask, num_groups in attention_cases(shape):
+    for name, case in attention_cases(shape).items():
+        if case.softcap and implementation != SPLASH.name:
+            context.report(f"attention, {name}", "not supported", f"{implementation} has no soft cap")
+            continue
         context.progress(f"comparing attention, {name}")
         try:
-            errors = attention_errors(shape, mask, num_groups, fused)
+            errors = attention_errors(shape, case, fused)
         except Exception as error:  # a kernel may refuse one case, which says nothing about the others
             context.report(f"attention, {name}", "failed", f"{type(error).__name__}: {str(error)[:300]}")
             continue
@@ -47,32 +51,48 @@ def _kernel(platform: str) -> tuple[str, Attend]:
     return "xla", functools.partial(cudnn_attention, implementation="xla")
 
 
-def attention_cases(shape: tuple[int, int, int, int]) -> list[tuple[str, AttentionMask, int]]:
-    """Returns (name, mask, key/value heads) of every case; each query may attend to at least one key."""
-    batch, length, heads, _ = shape
+class Case(NamedTuple):
+    """One kind of attention.
+
+    Attributes:
+        mask: Attention mask, in which each query may attend to at least one key.
+        groups: Query heads of each key/value head.
+        num_keys: Length of the source of cross-attention; None: self-attention.
+        softcap: Bound of the scores; 0: none.
+    """
+
+    mask: AttentionMask
+    groups: int = 1
+    num_keys: int | None = None
+    softcap: float = 0.0
+
+
+def attention_cases(shape: tuple[int, int, int, int]) -> dict[str, Case]:
+    """Returns every case by name."""
+    batch, length, _, _ = shape
     random = np.random.default_rng(1)
     sizes = jnp.asarray(random.integers(length // 2, length + 1, batch), jnp.int32)
     padding = jnp.arange(length)[None, :] < sizes[:, None]
     segments = jnp.asarray(np.sort(random.integers(0, 4, (batch, length)), axis=1), jnp.int32)
-    return [
-        ("causal", make_mask(causal=True), heads),
-        ("bidirectional", make_mask(causal=False), heads),
-        ("padding", make_mask(causal=False, attention_mask=padding), heads),
-        ("causal, packed segments", make_mask(causal=True, segment_ids=segments), heads),
-        ("causal, grouped heads", make_mask(causal=True), heads // 4),
-        ("causal, window", make_mask(causal=True, window=length // 4), heads),
-        ("causal, window, packed segments", make_mask(causal=True, window=length // 4, segment_ids=segments), heads),
-        (
-            "bidirectional, window, padding",
-            make_mask(causal=False, window=3 * length // 4, attention_mask=padding),
-            heads,
-        ),
-    ]
+    source = 3 * length // 4
+    source_padding = jnp.arange(source)[None, :] < jnp.minimum(sizes, source)[:, None] - 1
+    wide = make_mask(causal=False, window=3 * length // 4, attention_mask=padding)
+    return {
+        "causal": Case(make_mask(causal=True)),
+        "bidirectional": Case(make_mask(causal=False)),
+        "padding": Case(make_mask(causal=False, attention_mask=padding)),
+        "causal, packed segments": Case(make_mask(causal=True, segment_ids=segments)),
+        "causal, grouped heads": Case(make_mask(causal=True), groups=4),
+        "causal, window": Case(make_mask(causal=True, window=length // 4)),
+        "causal, window, packed segments": Case(make_mask(causal=True, window=length // 4, segment_ids=segments)),
+        "bidirectional, window, padding": Case(wide),
+        "cross-attention, padding": Case(make_mask(causal=False, attention_mask=source_padding), num_keys=source),
+        "cross-attention, grouped heads": Case(make_mask(causal=False), groups=4, num_keys=source),
+        "causal, soft cap": Case(make_mask(causal=True), softcap=2.0),
+    }
 
 
-def attention_errors(
-    shape: tuple[int, int, int, int], mask: AttentionMask, num_groups: int, kernel: Attend
-) -> dict[str, float]:
+def attention_errors(shape: tuple[int, int, int, int], case: Case, kernel: Attend) -> dict[str, float]:
     """Returns the relative errors of output and gradients, fused and plain, both in bfloat16, against plain float32.
 
     Returns:
@@ -80,16 +100,17 @@ def attention_errors(
         values together).
     """
     batch, length, heads, width = shape
-    shapes = [(batch, count, length, width) for count in (heads, num_groups, num_groups, heads)]
+    queries, keys = (batch, heads, length, width), (batch, heads // case.groups, case.num_keys or length, width)
     *inputs, cotangent = (
-        jax.random.normal(jax.random.key(index), shape, jnp.bfloat16) for index, shape in enumerate(shapes)
+        jax.random.normal(jax.random.key(index), shape, jnp.bfloat16)
+        for index, shape in enumerate((queries, keys, keys, queries))
     )
 
     def plain(query, key, value):
-        return reference_attention(query, key, value, mask, platform=jax.default_backend())
+        return reference_attention(query, key, value, case.mask, platform=jax.default_backend(), softcap=case.softcap)
 
     def fused(query, key, value):
-        return kernel(query, key, value, mask, softcap=0.0)
+        return kernel(query, key, value, case.mask, softcap=case.softcap)
 
     with jax.default_matmul_precision("highest"):
         expected = _output_and_gradient(plain, [part.astype(jnp.float32) for part in inputs], cotangent)
