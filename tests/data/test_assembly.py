@@ -100,7 +100,7 @@ def kind(request, config_file, corpora):
 
 def test_every_position_of_two_epochs_can_be_resumed(kind):
     config, data = kind
-    steps = min(-(-2 * data.train.num_rows // 4), 60)
+    steps = min(-(-2 * data.train.num_rows // 4), 30)
     whole = take(config, data, steps)
     for start in range(steps):
         [batch] = take(config, data, 1, start_step=start)

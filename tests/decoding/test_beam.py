@@ -72,9 +72,11 @@ def check(result, row, expected, num_finished, search, end=END):
 @pytest.mark.parametrize(
     ("positions", "search", "options", "seed"),
     [
-        ("sinusoidal", BeamSearch(4, 0.6, 4), {"norm_position": "post", "use_bias": True}, 2),
+        pytest.param(
+            "sinusoidal", BeamSearch(4, 0.6, 4), {"norm_position": "post", "use_bias": True}, 2, marks=pytest.mark.slow
+        ),
         ("learned", BeamSearch(3, 0.0, 3), {"num_kv_heads": 2, "scan_layers": True}, 2),
-        ("rotary", BeamSearch(2, 1.0, 1), {}, 7),
+        pytest.param("rotary", BeamSearch(2, 1.0, 1), {}, 7, marks=pytest.mark.slow),
         ("relative", BeamSearch(4, 2.0, 2), {"norm": "rmsnorm"}, 2),
     ],
 )

@@ -113,8 +113,8 @@ def test_other_data_are_evaluated_anew_when_the_file_has_changed(model, tmp_path
     ("task", "options"),
     [
         ("classification", {}),
-        ("masked_lm", {"num_candidates": 2}),
-        ("seq2seq", {"strategy": jaxdp.BeamSearch(2, num_returned=2)}),
+        pytest.param("masked_lm", {"num_candidates": 2}, marks=pytest.mark.slow),
+        pytest.param("seq2seq", {"strategy": jaxdp.BeamSearch(2, num_returned=2)}, marks=pytest.mark.slow),
         ("seq2seq", {"strategy": jaxdp.Sampling(), "num_samples": 2, "seed": 3}),
     ],
 )

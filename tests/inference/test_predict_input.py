@@ -8,6 +8,7 @@ import json
 import pyarrow
 import pytest
 from pyarrow import parquet
+from tiers import others_slow
 from tiny_runs import assert_refused, train
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
@@ -58,7 +59,7 @@ def of_text(capsys, workdir, text):
 CSV = 'id,label,text\r\n7,tea,ant bee\r\n8,,""\r\n9,x,too,many\r\n10,ale,"dog, cat"\r\n'
 
 
-@pytest.mark.parametrize("place", ["file", "gzip", "standard input"])
+@pytest.mark.parametrize("place", others_slow(["file", "gzip", "standard input"], "file", "standard input"))
 def test_a_table_is_read_as_in_training(classifier, tmp_path, capsys, monkeypatch, place):
     """Header, byte order mark, quotes; a bad record has its error in its place, other fields are passed through."""
     content = ("\ufeff" + CSV).encode()
@@ -75,7 +76,7 @@ def test_a_table_is_read_as_in_training(classifier, tmp_path, capsys, monkeypatc
     assert ("standard input is read as csv" in said) == (place == "standard input")
 
 
-@pytest.mark.parametrize("kind", ["json", "ndjson", "parquet", "tsv", "txt"])
+@pytest.mark.parametrize("kind", others_slow(["json", "ndjson", "parquet", "tsv", "txt"], "json", "parquet", "tsv"))
 def test_every_format_gives_the_same_labels(classifier, tmp_path, capsys, kind):
     texts, path = ["ant bee", "cat dog dog", "fox"], tmp_path / f"a.{kind}"
     records = [{"text": text, "n": number} for number, text in enumerate(texts)]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
+from tiers import others_slow
 from tiny_runs import load, read_data
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -37,7 +38,7 @@ def pairs(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("packing", ["documents", "none", "cut"])
+@pytest.mark.parametrize("packing", others_slow(["documents", "none", "cut"], "documents", "none"))
 def test_a_run_continues_a_document_as_it_learned_it(packing, pairs, config_file, tmp_path):
     changes = settings(
         pairs, f"data.packing={packing}", "data.tokenizer=char", "total_steps=150", "optim.ema_decay=0.0"

@@ -32,7 +32,7 @@ def random_pair(batch=2, seed=5):
     return source, jnp.asarray(random.integers(0, WORDS, (batch, TARGET)), jnp.int32)
 
 
-@pytest.mark.parametrize("norm_position", CHOICES["norm_position"])
+@pytest.mark.parametrize("norm_position", others_slow(CHOICES["norm_position"], "post"))  # pre: test_transformer
 @pytest.mark.parametrize(
     ("positions", "options"),
     [
@@ -174,7 +174,7 @@ def test_bfloat16_is_near_float32():
     assert np.linalg.norm(actual - expected) < 0.05 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("positions", CHOICES["positions"])
+@pytest.mark.parametrize("positions", others_slow(CHOICES["positions"], "relative", "rotary"))
 @pytest.mark.parametrize("options", [POST, {"num_kv_heads": 2, "scan_layers": True}], ids=["unrolled", "scanned"])
 def test_cached_decoding_equals_full_forward(positions, options):
     """The source is given once, with the first piece; padding of it stays invisible."""

@@ -278,7 +278,7 @@ def padded_batch(case, task):
     return task.make_batch(rows, SEED, 0, ROW_IDS) | {"row_ids": ROW_IDS}
 
 
-@pytest.mark.parametrize("sync", ["pmean", "zero3"])
+@pytest.mark.parametrize("sync", others_slow(["pmean", "zero3"], "pmean"))  # zero3: sharded models below
 def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case, sync, small_shards):
     """Eight devices and two microbatches, some with nothing but padding, against one gradient."""
     assert_step_of_one_batch(main_case, sync)
@@ -351,7 +351,7 @@ def placed_model(model, strategy, here, optimizer):
     return placement, model.clone(gather=parameter_gather(placement.layout.params, model.config.dtype))
 
 
-@pytest.mark.parametrize("sync", ["pmean", "zero3"])
+@pytest.mark.parametrize("sync", others_slow(["pmean", "zero3"], "zero3"))
 def test_an_evaluation_is_exact_on_any_devices(main_case, sync, small_shards):
     """A split of 45 rows in batches of 16 on 8 devices against float64 sums row by row."""
     task, model = main_case.make_task(), main_case.make_model()

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from tiers import others_slow
 from tiny_processes import as_processes
 from tiny_records import LABELLED, write_records
 from tiny_runs import assert_refused, load, metrics_lines, read_data, train, without_run_files
@@ -86,7 +87,7 @@ def test_generate_cleans_a_prompt_with_the_words_of_the_run(config_file, place, 
     assert json.loads(capsys.readouterr().out)["prompt"] == " cat"
 
 
-@pytest.mark.parametrize("name", ["words.txt", "tok.json"])
+@pytest.mark.parametrize("name", others_slow(["words.txt", "tok.json"], "words.txt"))
 def test_a_run_is_not_continued_with_an_edited_file(config_file, place, capsys, name):
     assert start(config_file, place) == 0
     content = (place / name).read_text()

@@ -58,7 +58,6 @@ def test_pmean_has_one_all_reduce_and_zero1_one_reduce_scatter_and_gather_a_leaf
     others_slow(
         [*(f"model.remat={name}" for name in CHOICES["remat"]), "model.loss_chunk=8"],
         "model.remat=full",
-        "model.loss_chunk=8",
     ),
 )
 def test_zero3_gathers_a_layer_forward_and_again_backward(config_file, setting):

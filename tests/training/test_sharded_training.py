@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_same_bits
 from tiny_sharding import SYNCS, assert_same_steps, in_true_shapes, sharded_setup, steps_of
 from tiny_training import assert_equal_trees
@@ -47,7 +48,7 @@ def test_a_hundred_steps_of_adafactor(config_file):
     )
 
 
-@pytest.mark.parametrize("optimizer", ["normuon", "adafactor"])
+@pytest.mark.parametrize("optimizer", others_slow(["normuon", "adafactor"], "normuon"))
 def test_optimizers_of_whole_matrices(config_file, optimizer):
     """Normuon is muon with a state of other shapes. Cautious weight decay sees shards, and layers have scalars."""
     compare(

@@ -67,6 +67,7 @@ def test_saving_changes_nothing(unbroken, config_file, tmp_path):
     assert_same_bits(saved_arrays(tmp_path, STEPS), saved_arrays(workdir, STEPS))
 
 
+@pytest.mark.parametrize("unbroken", others_slow(STRATEGIES, "int8"), indirect=True)
 def test_another_strategy_drops_the_state_and_says_so(unbroken, config_file, tmp_path, capsys):
     options, workdir = unbroken
     shutil.copytree(workdir, tmp_path / "run")

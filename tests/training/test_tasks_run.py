@@ -118,7 +118,7 @@ def test_texts_of_a_sharded_run_are_scored_like_those_of_a_whole_one(run_of, tmp
         assert [line[name] for name in names] == pytest.approx([expected[name] for name in names], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", others_slow(TASKS, *RESUMED, "seq2seq"))
 def test_a_checkpoint_evaluates_as_it_did_in_training(name, run_of, capsys):
     _, workdir = run_of(name)
     *_, last = metrics_lines(workdir, "eval/loss")

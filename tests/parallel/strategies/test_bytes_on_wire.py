@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+from tiers import others_slow
 from tiny_runs import compilation_cache, config_file, metrics_lines, setup_of, train
 from tiny_runs import load as load_config
 
@@ -60,7 +61,7 @@ STRATEGIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", others_slow(STRATEGIES, "pmean", "zero3", "int8", "local int4"))
 def test_bytes_are_those_of_the_compiled_step(config_file, strategy):
     options = (*STRATEGIES[strategy], "model.scan_layers=True", "global_batch_size=8")
     setup = setup_of(load_config(config_file, *MODEL, *options))
