@@ -14,6 +14,11 @@ ROBERTA = {**SMALL, "max_position_embeddings": 42, "pad_token_id": 1, "type_voca
 DISTILBERT = {
     "vocab_size": VOCAB, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40,
 }  # fmt: skip
+DECODER = {**SMALL, "max_position_embeddings": 64, "num_key_value_heads": 2}
+SHORT = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
+"""Scaling that lengths beyond 16 tokens need."""
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 0.2, "high_freq_factor": 0.9, **SHORT}
+YARN = {"rope_type": "yarn", "beta_slow": 0.1, "beta_fast": 0.8, **SHORT}
 GPT2 = {"vocab_size": VOCAB, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
 CASES = {
@@ -44,5 +49,32 @@ CASES = {
         "DistilBertConfig",
         {**DISTILBERT, "num_labels": 1},
     ),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "rope_parameters": LLAMA3}),
+    "llama_biases": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {**DECODER, "attention_bias": True, "mlp_bias": True, "head_dim": 6, "tie_word_embeddings": True},
+    ),
+    "llama_linear": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {**DECODER, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}},
+    ),
+    "llama_classifier": ("LlamaForSequenceClassification", "LlamaConfig", {**DECODER, "num_labels": 3}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", {**DECODER, "sliding_window": 5, "head_dim": 12}),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {**DECODER, "rope_parameters": YARN}),
+    "qwen2_windows": (
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        {
+            **DECODER,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**DECODER, "head_dim": 12, "tie_word_embeddings": True}),
+    "qwen3_classifier": ("Qwen3ForSequenceClassification", "Qwen3Config", {**DECODER, "head_dim": 12, "num_labels": 2}),
 }
 """Name -> class of transformers, class of its configuration, and that configuration."""

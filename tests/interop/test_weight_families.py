@@ -9,6 +9,7 @@ from tiny_folders import random_tensors, write_folder
 
 from jaxdp.errors import UserError
 from jaxdp.interop.exporting import export_model
+from jaxdp.interop.families.layer_types import FULL, SLIDING, layer_types_of, windows_to_model
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, transformer_config, write_model
 from jaxdp.interop.importing import import_model
@@ -76,12 +77,49 @@ def write_fitting(spec, model):
     [
         ("roberta", {"pad_token_id": None}, "pad_token_id=None .* expected a number from 0 to 40"),
         ("roberta", {"hidden_act": "relu"}, "hidden_act='relu' .* supported are gelu"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_type='dynamic' .* supported are default",
+        ),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}},
+            "'llama3' .* needs low_freq_factor, high_",
+        ),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 0.7}}, "mscale=0.7 with rope_type='yarn'"),
+        ("llama", {"attention_bias": True}, "attention_bias=True with mlp_bias=False"),
+        ("llama", {"sliding_window": 8}, "sliding_window=8 is not supported"),
+        ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types=.'chunked_attention'. of"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "the size of the window is None"),
         ("distilbert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ],
 )
 def test_values_that_the_model_cannot_express_are_refused_by_name(case, changes, match):
     with pytest.raises(UserError, match=match):
         read_model(config_json(case, **changes), "config.json")
+
+
+def test_rotary_positions_of_all_versions_mean_the_same():
+    scaling = {"factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    old, new = (
+        read_model(config_json("qwen3", **keys), "config.json").model
+        for keys in (
+            {"rope_theta": 500.0, "rope_scaling": {"type": "llama3", **scaling}},
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **scaling}},
+        )
+    )
+    assert old == new and old["rope_scaling"] == "llama3" and old["rotary_base"] == 500
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pattern"), [("ssfssf", (1, 1, 0)), ("sss", ()), ("fsff", (0, 1, 0)), ("ssfss", (1, 1, 0))]
+)
+def test_windows_in_both_directions(kinds, pattern):
+    names = [SLIDING if kind == "s" else FULL for kind in kinds]
+    model = windows_to_model(names, 7)
+    assert model == {"attention_window": 7, "attention_window_pattern": pattern}
+    assert layer_types_of(model | {"num_layers": len(names)}) == names
 
 
 def test_every_family_has_a_reference_forward_pass_and_a_case():

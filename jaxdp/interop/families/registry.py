@@ -4,6 +4,10 @@ from jaxdp.interop.families.bert import BERT
 from jaxdp.interop.families.distilbert import DISTILBERT
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.gpt2 import GPT2
+from jaxdp.interop.families.llama import LLAMA, MISTRAL
+from jaxdp.interop.families.qwen import QWEN2, QWEN3
 from jaxdp.interop.families.roberta import ROBERTA, XLM_ROBERTA
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, GPT2)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3)
+}

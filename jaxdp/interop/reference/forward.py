@@ -8,6 +8,7 @@ import numpy as np
 from jaxdp.interop.reference.bert import bert
 from jaxdp.interop.reference.distilbert import distilbert
 from jaxdp.interop.reference.gpt2 import gpt2
+from jaxdp.interop.reference.llama import llama
 from jaxdp.interop.reference.roberta import roberta
 from jaxdp.interop.source import ParameterSource
 
@@ -15,6 +16,10 @@ FORWARD: Mapping[str, Callable[..., np.ndarray]] = {
     "bert": bert,
     "distilbert": distilbert,
     "gpt2": gpt2,
+    "llama": llama,
+    "mistral": llama,
+    "qwen2": llama,
+    "qwen3": llama,
     "roberta": roberta,
     "xlm-roberta": roberta,
 }
