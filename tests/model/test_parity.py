@@ -172,7 +172,8 @@ def test_t5():
         )
     ).eval()
     arrays = arrays_of(model)
-    config = model_config("t5_small", SHAPES, vocab_size=VOCAB_SIZE, max_length=200)
+    scales = {"attention_scale": 1.0, "output_scale": WIDTH**-0.5}
+    config = model_config("t5_small", SHAPES | scales, vocab_size=VOCAB_SIZE, max_length=200)
     table, leaves = {}, {"token_embedding": arrays["shared.weight"]}
     for side in ("encoder", "decoder"):
         bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -191,11 +192,6 @@ def test_t5():
                 for part, name in {"q": "query", "k": "key", "v": "value", "o": "out"}.items():
                     table[f"{inner}.{part}", f"{ours}/{branch}/{name}"] = dense
     leaves |= translate(arrays, table)
-    # T5 scales neither its scores nor, within the last norm, its logits as we do.
-    for name in list(leaves):
-        if name.endswith("attention/query/kernel"):
-            leaves[name] = leaves[name] * (WIDTH // HEADS) ** 0.5
-    leaves["decoder/final_norm/scale"] = leaves["decoder/final_norm/scale"] * WIDTH**-0.5
     compare_pairs(model, config, leaves, length=180)
 
 
