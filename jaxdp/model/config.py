@@ -115,8 +115,8 @@ class TransformerConfig:
             the other layers. Source: Gemma Team 2025 (Gemma 3), section 2.
         rotary_fraction: Fraction of the features of a head, the first ones, that rotate. Source: Black et al. 2022
             (GPT-NeoX-20B), section 2.1.
-        rope_scaling: Scaling of rotary frequencies to longer contexts: "none", "linear", "llama3" or "yarn". Source: see
-            `rotary.py`.
+        rope_scaling: Scaling of rotary frequencies to longer contexts: "none", "linear", "llama3" or "yarn", with sources
+            in `rotary.py`. "linear" by 1 is "none" with frequencies rounded as on Hugging Face.
         rope_factor: Number by which low frequencies are divided.
         rope_low_freq_factor: Frequencies with fewer rotations than this over `rope_original_length` are divided ("llama3";
             "yarn" calls it beta_slow).

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdp.model.config import TransformerConfig
 from jaxdp.model.positions import frequencies, position_angles
@@ -20,11 +21,7 @@ def rotary_tables(positions: jax.Array, config: TransformerConfig, *, windowed: 
         config: Model configuration.
         windowed: Whether the tables are for layers with an attention window, which may have a base of their own.
     """
-    num_pairs = config.rotary_dim // 2
-    if windowed and config.rotary_local_base:
-        rates, factor = frequencies(num_pairs, config.rotary_local_base), 1.0
-    else:
-        rates, factor = _scaled(frequencies(num_pairs, config.rotary_base), config)
+    rates, factor = _rates(config, windowed)
     angles = position_angles(positions, rates)[:, :, None, :]
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
     if factor != 1:
@@ -32,33 +29,58 @@ def rotary_tables(positions: jax.Array, config: TransformerConfig, *, windowed: 
     return jnp.concatenate([cosine, cosine], axis=-1), jnp.concatenate([-sine, sine], axis=-1)
 
 
-def _scaled(rates: jax.Array, config: TransformerConfig) -> tuple[jax.Array, float]:
-    """Lowers frequencies for contexts beyond the length of pre-training.
-
-    With `rope_factor` F a frequency f becomes `f / F` ("linear"). "llama3" and "yarn" keep high frequencies and
-    interpolate between both in the middle. "llama3" goes linearly by the number of rotations over the original length, and "yarn"
-    linearly by the index of the pair, and multiplies cosines and sines by a factor of its own.
-
-    Source: Chen et al. 2023 (Position Interpolation), section 3 (linear); Grattafiori et al. 2024, released code
-    (llama3); Peng et al. 2023 (YaRN), section 3.2 and 3.4, and its released code.
-
-    Returns:
-        Frequencies `[num_pairs] float32`, and the factor of cosines and sines.
-    """
+def _rates(config: TransformerConfig, windowed: bool) -> tuple[jax.Array, float]:
+    """Returns the frequencies of pairs of features, `[rotary_dim / 2] float32`, and the factor of cosines and sines."""
+    if windowed and config.rotary_local_base:
+        return jnp.asarray(1 / _wavelengths(config.rotary_dim, config.rotary_local_base)), 1.0
     if config.rope_scaling == "none":
-        return rates, 1.0
-    if config.rope_scaling == "linear":
-        return rates / config.rope_factor, 1.0
+        return frequencies(config.rotary_dim // 2, config.rotary_base), 1.0
+    rates, factor = SCALINGS[config.rope_scaling](_wavelengths(config.rotary_dim, config.rotary_base), config)
+    return jnp.asarray(rates), factor
+
+
+def _wavelengths(rotary_dim: int, base: float) -> np.ndarray:
+    """Returns the wavelength of each pair of features over 2 pi, `[rotary_dim / 2] float32`.
+
+    Its reciprocal is rounded once more, as on Hugging Face. At position 8,192 the last bit of a frequency is a
+    thousandth of a radian; the frequencies of an imported model must be those that it was trained with.
+    """
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    return (base ** exponents.astype(np.float64)).astype(np.float32)
+
+
+def _linear(wavelengths: np.ndarray, config: TransformerConfig) -> tuple[np.ndarray, float]:
+    """Divides all frequencies by `rope_factor`.
+
+    Source: Chen et al. 2023 (Position Interpolation), section 3.
+    """
+    return 1 / wavelengths / np.float32(config.rope_factor), 1.0
+
+
+def _llama3(wavelengths: np.ndarray, config: TransformerConfig) -> tuple[np.ndarray, float]:
+    """Divides low frequencies, keeps high ones, and interpolates by the number of rotations over the original length.
+
+    Source: Grattafiori et al. 2024 (Llama 3), released code of Llama 3.1.
+    """
     low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-    if config.rope_scaling == "llama3":
-        rotations = config.rope_original_length * rates / (2 * math.pi)
-        kept = jnp.clip((rotations - low) / (high - low), 0, 1)
-        return rates * (kept + (1 - kept) / config.rope_factor), 1.0
-    first, last = math.floor(_pair_of(high, config)), math.ceil(_pair_of(low, config))
-    first, last = max(first, 0), min(last, config.rotary_dim - 1)
-    interpolated = jnp.clip((jnp.arange(len(rates)) - first) / max(last - first, 1e-3), 0, 1)
+    rates = 1 / wavelengths
+    rotations = np.float32(config.rope_original_length) / (np.float32(2 * math.pi) / rates)
+    kept = np.clip((rotations - np.float32(low)) / np.float32(high - low), 0, 1)
+    return (1 - kept) * rates / np.float32(config.rope_factor) + kept * rates, 1.0
+
+
+def _yarn(wavelengths: np.ndarray, config: TransformerConfig) -> tuple[np.ndarray, float]:
+    """Divides low frequencies, keeps high ones, interpolates by the index of the pair, and scales cosines and sines.
+
+    Source: Peng et al. 2023 (YaRN), sections 3.2 and 3.4, and its released code.
+    """
+    first = max(math.floor(_pair_of(config.rope_high_freq_factor, config)), 0)
+    last = min(math.ceil(_pair_of(config.rope_low_freq_factor, config)), config.rotary_dim - 1)
+    ramp = (np.arange(len(wavelengths), dtype=np.float32) - first) / np.float32(max(last - first, 1e-3))
+    kept = 1 - np.clip(ramp, 0, 1)
+    divided = 1 / (np.float32(config.rope_factor) * wavelengths)
     factor = config.rope_attention_factor or 0.1 * math.log(config.rope_factor) + 1
-    return rates * (1 - interpolated + interpolated / config.rope_factor), factor
+    return divided * (1 - kept) + 1 / wavelengths * kept, factor
 
 
 def _pair_of(rotations: float, config: TransformerConfig) -> float:
@@ -89,3 +111,7 @@ def apply_rotary(heads: jax.Array, tables: RotaryTables) -> jax.Array:
     if rotary_dim == heads.shape[-1]:
         return rotated
     return jnp.concatenate([rotated, heads[..., rotary_dim:]], axis=-1)
+
+
+SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+"""Value of `model.rope_scaling` -> function of wavelengths that returns frequencies and the factor of cosines and sines."""

@@ -6,10 +6,12 @@ import pytest
 from tiny_models import jitted
 
 from jaxdp.model import model_config, parameter_shapes
+from jaxdp.model.rotary import rotary_tables
 from jaxdp.trees import named_leaves
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -156,6 +158,43 @@ def test_vaswani_post_norm():
             }
     leaves = {"token_embedding": arrays["model.shared.weight"]} | translate(arrays, table)
     compare_pairs(model, config, leaves, length=12)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"rope_scaling": "linear", "rope_factor": 1.0}, {"rope_type": "linear", "factor": 1.0}),
+        (
+            {"rope_scaling": "llama3", "rope_factor": 32.0, "rope_original_length": 8192},
+            {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192}
+            | {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        ),
+        (
+            {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_high_freq_factor": 32.0, "rope_original_length": 32768},
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        ),
+        (
+            {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_high_freq_factor": 32.0, "rope_attention_factor": 1.5}
+            | {"rotary_fraction": 0.5},
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192, "attention_factor": 1.5}
+            | {"partial_rotary_factor": 0.5},
+        ),
+    ],
+)
+def test_rotary_tables_up_to_a_long_context(ours, theirs):
+    """To the rounding of a cosine: the last bit of a frequency would be a thousandth at position 8,192."""
+    shapes = {"num_heads": 2, "embed_dim": 256, "positions": "rotary", "rotary_base": 500000.0}
+    config = model_config("nano", shapes | ours, vocab_size=5, max_length=8)
+    rope = {"rope_theta": 500000.0} | theirs
+    llama = transformers.LlamaConfig(
+        hidden_size=256, num_attention_heads=2, max_position_embeddings=131072, rope_parameters=rope
+    )
+    frequencies, factor = ROPE_INIT_FUNCTIONS[theirs["rope_type"]](llama, "cpu")
+    angles = torch.arange(8192)[:, None].float() * frequencies[None]
+    cosine, sine = (np.asarray(table)[0, :, 0] for table in rotary_tables(jnp.arange(8192)[None], config))
+    half = len(frequencies)
+    np.testing.assert_allclose(cosine[:, :half], (angles.cos() * factor).numpy(), atol=1e-6)
+    np.testing.assert_allclose(sine[:, half:], (angles.sin() * factor).numpy(), atol=1e-6)
 
 
 def test_t5():
