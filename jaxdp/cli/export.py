@@ -16,6 +16,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="dtype of the tensors; default: of an import that of each of its tensors, of a trained run float32",
     )
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write the adapters of model.lora_rank alone, as PEFT reads them; without this they are merged into the model",
+    )
     shared.add_cpu_devices(parser, uses_devices=False)
 
 
@@ -29,6 +34,13 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from jaxdp.interop.exporting import export_model
 
     shared.show(
-        export_model(options.workdir, options.to, step=options.step, weights=options.weights, dtype=options.dtype)
+        export_model(
+            options.workdir,
+            options.to,
+            step=options.step,
+            weights=options.weights,
+            dtype=options.dtype,
+            adapter=options.adapter,
+        )
     )
     return 0

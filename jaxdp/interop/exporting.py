@@ -14,6 +14,7 @@ from jaxdp.checkpoint.manifest import read_item, require_manifest
 from jaxdp.config import from_json, read_run_config
 from jaxdp.data.vocabularies import Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
+from jaxdp.interop.adapters import MergedAdapters, write_adapter
 from jaxdp.interop.checkpoint_source import CheckpointSource
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.registry import FAMILIES
@@ -53,6 +54,7 @@ def export_model(
     step: str = "latest",
     weights: str = "ema",
     dtype: str | None = None,
+    adapter: bool = False,
 ) -> Path:
     """Exports a checkpoint as a Hugging Face folder, one tensor at a time, and proves that it computes the same.
 
@@ -62,6 +64,8 @@ def export_model(
         step: latest, best or a number.
         weights: ema (where the run has it) or raw.
         dtype: float32, bfloat16 or float16; None: of an import that of each tensor, else float32.
+        adapter: Whether to write low-rank adapters and a classifier alone, as PEFT reads them, in place of the model
+            with its adapters merged.
 
     Returns:
         The folder.
@@ -70,6 +74,8 @@ def export_model(
         UserError: No family of Hugging Face can express the model; nothing is left behind.
         DamageFound: The checkpoint is not what was written.
     """
+    if adapter and dtype is not None:
+        raise UserError(f"adapters are written in float32; leave out dtype={dtype}.")
     directory = WorkDir(workdir)
     directory.require_run()
     metric = read_run_config(directory.config).eval.metric
@@ -78,11 +84,17 @@ def export_model(
     vocabularies = load_vocabularies(directory)
     assert config.model.vocab_size is not None, "a checkpoint has the size of its embedding"
     model = architecture(config, make_task(config, vocabularies), config.model.vocab_size)
+    lora, model = model, dataclasses.replace(model, lora_rank=0)
     family, name, model, theirs = _described(config, model, vocabularies, directory)
+    if adapter:
+        return _export_adapter(saved, family, name, lora, config.init_from, resolved_path(to, "--to"))
     is_imported = require_manifest(saved.checkpoint).step == 0
     dtypes = _recorded_dtypes(directory) if dtype is None and is_imported else {}
     shapes = {path: tuple(leaf.shape) for path, leaf in named_leaves(parameter_shapes(unscanned(model)))}
-    parameters = WithZeroBiases(Unscanned(saved), shapes)
+    parameters: ParameterSource = Unscanned(saved)
+    if lora.lora_rank:
+        parameters = MergedAdapters(parameters, lora.lora_alpha / lora.lora_rank)
+    parameters = WithZeroBiases(parameters, shapes)
     specs, make = exported(
         parameters,
         family,
@@ -100,6 +112,17 @@ def export_model(
         sentence = prove(unscanned(model), written.parameters, written.tensors, written.config)
     print_status(f"{saved.describe()} -> {resolved_path(to, '--to')}: {name}; {sentence}")
     return resolved_path(to, "--to")
+
+
+def _export_adapter(
+    saved: CheckpointSource, family: Family, name: str, model: TransformerConfig, base: str | None, to: Path
+) -> Path:
+    if not model.lora_rank:
+        raise UserError(f"{saved.describe()} has no adapters (model.lora_rank=0); export it without --adapter.")
+    with new_directory(to, "--to") as folder:
+        modules = write_adapter(folder, Unscanned(saved), family, family.architectures[name], model, base)
+    print_status(f"{saved.describe()} -> {to}: adapters of {len(modules)} modules of {name}, which PEFT reads")
+    return to
 
 
 def unscanned(model: TransformerConfig) -> TransformerConfig:
