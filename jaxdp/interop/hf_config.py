@@ -162,7 +162,7 @@ def fitting_family(task: str, config: TransformerConfig) -> tuple[Family, str, T
             differences = model_differences(found, config)
             if not differences:
                 return family, name, config
-            with_biases = dataclasses.replace(config, use_bias=True)
+            with_biases = dataclasses.replace(config, use_bias=True, qkv_bias=True)
             if not model_differences(found, with_biases):
                 return family, name, with_biases
             problems[family.model_type] = differences
