@@ -35,7 +35,8 @@ class ArrayStore:
     @functools.cached_property
     def shapes(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
         """Name, with slashes between the elements of its path -> dtype and shape of each array."""
-        opened = {name: self._open(place) for name, place in self._places.items()}
+        opening = {name: (place, self._open(place)) for name, place in self._places.items()}  # all at once
+        opened = {name: self._opened(*each) for name, each in opening.items()}
         return {name: (array.dtype.name, tuple(array.shape)) for name, array in opened.items()}
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
@@ -44,7 +45,8 @@ class ArrayStore:
         Raises:
             DamageFound: It cannot be read.
         """
-        array = self._open(self._places[name])
+        place = self._places[name]
+        array = self._opened(place, self._open(place))
         step = array.chunk_layout.read_chunk.shape or ()
         for block in blocks(tuple(array.shape), step, array.dtype.numpy_dtype.itemsize):
             try:
@@ -84,6 +86,7 @@ class ArrayStore:
         return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
     def _open(self, place: str) -> Any:
+        """Begins to open an array."""
         import tensorstore as ts
 
         if (self._item / "manifest.ocdbt").is_file():
@@ -91,8 +94,12 @@ class ArrayStore:
         else:
             store = {"driver": "file", "path": f"{self._item / place}/"}
         driver = "zarr3" if self._metadata.get("use_zarr3") else "zarr"
+        return ts.open({"driver": driver, "kvstore": store}, open=True, read=True, context=self._context)
+
+    def _opened(self, place: str, opening: Any) -> Any:
+        """Waits for an array that is being opened."""
         try:
-            return ts.open({"driver": driver, "kvstore": store}, open=True, read=True, context=self._context).result()
+            return opening.result()
         except ValueError as error:
             raise DamageFound(
                 f"{self._item} does not hold {place} as its metadata says ({_first_line(error)})."

@@ -78,7 +78,7 @@ def _describe(options: argparse.Namespace) -> int:
     if checkpoints:
         shared.show(_table(checkpoints) + "\n")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    shared.show_labelled(as_lines(description, default_values(), full=options.full, width=width))
+    shared.show("\n".join(as_lines(description, default_values(), full=options.full, width=width)))
     return 0
 
 

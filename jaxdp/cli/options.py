@@ -2,8 +2,7 @@
 
 import argparse
 import json
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdp import defaults
@@ -126,21 +125,6 @@ def refuse_rest(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def show(text: object) -> None:
     """Prints text to stdout, without control characters and without secrets in URLs."""
     print(redact(str(text)))
-
-
-def show_labelled(lines: Iterable[tuple[str, int]]) -> None:
-    """Prints lines as `show` does, in a terminal with the first characters of each, its label, in colour."""
-    if not sys.stdout.isatty():
-        for text, _ in lines:
-            show(text)
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    for text, label in lines:
-        text = redact(text)
-        console.print(Text(text[:label], "bold cyan").append(text[label:], "default"), soft_wrap=True)
 
 
 def show_json(result: Mapping[str, Any], indent: int | None = None) -> None:

@@ -122,7 +122,7 @@ def as_text(found: Mapping[str, Any], *, full: bool) -> list[str]:
     lines.append(f"{found['equal']} arrays are equal, {len(changes)} differ")
     if changes:
         shown = changes if full else changes[:40]
-        width = max(len(change["path"]) for change in shown)
+        width = max(len("array"), *(len(change["path"]) for change in shown))
         lines.append(f"  {'array':<{width}}  {'relative':>9}  {'largest':>9}")
         for change in shown:
             dtypes = "" if len(set(change["dtypes"])) == 1 else "  " + " -> ".join(change["dtypes"])

@@ -1,11 +1,13 @@
 """Terminal output of a description: what the checkpoint is, its configuration, where it comes from, and its arrays."""
 
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxdp.checkpoint.listing import age
 from jaxdp.inspection.layers import Row, collapse, single
+from jaxdp.model.presets import DERIVED, PRESETS, preset_values
 from jaxdp.nested import flatten
 from jaxdp.provenance import describe_entry, describe_starts
 from jaxdp.report.terminal import memory_size
@@ -14,21 +16,9 @@ LABEL = 10
 """Columns of the labels."""
 
 
-class Line(NamedTuple):
-    """Line for the terminal.
-
-    Attributes:
-        text: Its text.
-        label: Number of characters at its beginning that are a label.
-    """
-
-    text: str
-    label: int = 0
-
-
 def as_lines(
     description: Mapping[str, Any], defaults: Mapping[str, Any], *, full: bool = False, width: int | None = None
-) -> list[Line]:
+) -> list[str]:
     """Formats a description.
 
     Args:
@@ -50,43 +40,68 @@ def as_lines(
         )
         lines.append(_labelled("metrics", ", ".join(values)))
     if description["data"]:
-        lines.append(_labelled("data", ", ".join(f"{key} {value}" for key, value in description["data"].items())))
+        values = (
+            f"{key} {_short(value, 12)}" for key, value in description["data"].items() if isinstance(value, int | str)
+        )
+        lines.append(_labelled("data", ", ".join(values)))
     lines += _config_lines(description, defaults)
-    if description["provenance"]:
-        lines += [Line("saved by", LABEL), *(Line(f"  {line}") for line in describe_entry(description["provenance"]))]
-    if description["starts"]:
-        head, *rest = describe_starts(description["starts"])
-        lines += [Line(head, LABEL), *map(Line, rest)]
+    lines += _start_lines(description)
+    if width is not None:
+        lines = [part for line in lines for part in _wrapped(line, width)]
     for part in ("params", "ema", "opt_state"):
         if description[part]:
             lines += array_lines(part, description[part], full=full, width=width)
     return lines
 
 
-def _config_lines(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Line]:
+def _config_lines(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     config = description["config"]
     if not config:
         return []
-    if description["step"] is None:  # config.json of a Hugging Face folder
-        return [Line("config", LABEL), *(Line(f"  {key} = {_short(value)}") for key, value in config.items())]
-    usual, values = flatten(defaults), flatten(config)
-    changed = [Line(f"  {key} = {value}") for key, value in values.items() if value != usual.get(key)]
+    if description["kind"] != "checkpoint":  # config.json of a Hugging Face folder
+        return ["config", *(f"  {key} = {_short(value, 100)}" for key, value in config.items())]
+    usual, values = flatten(defaults) | _preset(config), flatten(config)
+    changed = [f"  {key} = {value}" for key, value in values.items() if value != usual.get(key)]
     preset = config.get("model", {}).get("preset")
-    rest = f"; other keys of model are those of the preset {preset}" if preset else ""
-    return [Line(f"{'config':<{LABEL}}values that differ from the defaults{rest}", LABEL), *changed]
+    return [
+        _labelled("config", f"(values that differ from the defaults{f' and the preset {preset}' if preset else ''})"),
+        *changed,
+    ]
 
 
-def array_lines(part: str, arrays: Sequence[Mapping[str, Any]], *, full: bool, width: int | None) -> list[Line]:
+def _preset(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of the preset of a configuration by dotted key, those that follow from other values included."""
+    model = config.get("model", {})
+    if model.get("preset") not in PRESETS:
+        return {}
+    values = preset_values(model["preset"], model)
+    usual = {
+        key: DERIVED[key](values) if value is None and key in DERIVED else value
+        for key, value in PRESETS[model["preset"]].items()
+    }
+    return {f"model.{key}": list(value) if isinstance(value, tuple) else value for key, value in usual.items()}
+
+
+def _start_lines(description: Mapping[str, Any]) -> list[str]:
+    """Returns the start that saved the checkpoint, and all starts unless this is the only one."""
+    saved, starts = description["provenance"], description["starts"] or []
+    lines = ["saved by", *(f"  {line}" for line in describe_entry(saved))] if saved else []
+    is_only = len(starts) == 1 and saved and starts[0].get("start_time") == saved.get("start_time")
+    return lines if is_only else lines + describe_starts(starts)
+
+
+def array_lines(part: str, arrays: Sequence[Mapping[str, Any]], *, full: bool, width: int | None) -> list[str]:
     """Formats the arrays of a part: sums, and for parameters or with `full` a row for each kind of array."""
     rows = single(arrays) if full else collapse(arrays)
     elements, size = sum(row.elements for row in rows), sum(row.bytes for row in rows)
     kinds = ", ".join(sorted({row.dtype for row in rows}))
-    sums = f"{len(arrays)} arrays, {elements:,} elements, {size:,} bytes ({memory_size(size)}), {kinds}"
-    lines = [Line(f"{part:<{LABEL}}{sums}", LABEL)]
+    exact = f"{size:,} bytes ({memory_size(size)})" if size >= 1024 else f"{size} bytes"
+    sums = f"{len(arrays)} arrays, {elements:,} elements, {exact}, {kinds}"
+    lines = [_labelled(part, sums)]
     return lines + (_row_lines(rows, width) if full or part == "params" else [])
 
 
-def _row_lines(rows: Sequence[Row], width: int | None) -> list[Line]:
+def _row_lines(rows: Sequence[Row], width: int | None) -> list[str]:
     """Formats rows in columns: path, shape, dtype, number, elements, bytes."""
     cells = [
         (
@@ -113,7 +128,7 @@ def _row_lines(rows: Sequence[Row], width: int | None) -> list[Line]:
         columns = [f"{_cut(path, widths[0]):<{widths[0]}}"]
         columns += [f"{cell:<{size}}" for cell, size in zip(left, widths[1:4], strict=True)]
         columns += [f"{cell:>{size}}" for cell, size in zip(right, widths[4:], strict=True)]
-        lines.append(Line(f"  {'  '.join(columns)}"))
+        lines.append(f"  {'  '.join(columns)}")
     return lines
 
 
@@ -125,13 +140,21 @@ def _cut(text: str, width: int) -> str:
     return f"{text[: width - 1 - end]}…{text[-end:]}"
 
 
-def _labelled(label: str, text: str) -> Line:
-    return Line(f"{label:<{LABEL}}{text}", LABEL)
+def _labelled(label: str, text: str) -> str:
+    return f"{label:<{LABEL}}{text}"
 
 
-def _short(value: Any) -> str:
+def _wrapped(line: str, width: int) -> list[str]:
+    """Divides a line at blanks so that it fits, with the rest indented."""
+    indent = " " * (LABEL if line[:1].strip() else len(line) - len(line.lstrip()) + 4)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    ) or [line]
+
+
+def _short(value: Any, length: int) -> str:
     text = str(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _joined(steps: Sequence[int]) -> str:

@@ -17,10 +17,12 @@ from safetensors.numpy import save_file
 from jaxdp.checkpoint import manifest, restoring
 from jaxdp.checkpoint.manifest import read_manifest, write_manifest
 from jaxdp.cli.main import main
+from jaxdp.config import default_values
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.inference.initial_params import load_checkpoint
 from jaxdp.inspection import verifying
 from jaxdp.inspection.describe import describe
+from jaxdp.inspection.text import as_lines
 from jaxdp.inspection.verifying import verify
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
@@ -354,3 +356,15 @@ def test_a_stranger_s_provenance_is_no_obstacle_and_moves_no_cursor(workdir, con
     (workdir / "provenance.json").write_text(content)
     assert main(["inspect", str(workdir)]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_values_of_the_preset_are_left_out_and_long_lines_wrapped(trained):
+    description = describe(str(trained))
+    lines = as_lines(description, default_values(), width=60)
+    assert "  model.embed_dim = 16" in lines and "  model.preset = nano" in lines
+    model = [line.split()[0] for line in lines if line.startswith("  model.")]
+    assert not {"model.mlp_dim", "model.head_dim", "model.attention_scale", "model.rotary_base"} & set(model)
+    description["config"]["model"]["mlp_dim"] = 63
+    assert "  model.mlp_dim = 63" in as_lines(description, default_values())
+    words = [line for line in lines if " " in line.strip()]
+    assert max(map(len, words)) <= 60

@@ -1,0 +1,123 @@
+"""Inspection of URLs: a local HTTP server with range requests, and a file system of fsspec."""
+
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from jaxdp.cli.main import main
+from jaxdp.inspection.describe import describe
+from jaxdp.inspection.fingerprint import fingerprint
+from jaxdp.interop import remote_source
+from jaxdp.safetensors_file import write_file
+
+ARRAYS = {f"h.{layer}.w": np.arange(20000, dtype=np.float32) + layer for layer in range(4)}
+
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """Serves a folder, and counts the bytes of answers."""
+
+    root: Path
+    has_ranges = True
+    sent = 0
+
+    def do_GET(self):
+        path = self.root / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content, total = path.read_bytes(), path.stat().st_size
+        if self.has_ranges:
+            start, stop = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            content = content[start : stop + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{start + len(content) - 1}/{total}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        type(self).sent += len(content)
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    class Own(Ranges):
+        root = tmp_path
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield Own, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "other"}')
+    names = {}
+    for shard in (1, 2):
+        file = f"model-0000{shard}-of-00002.safetensors"
+        own = dict(list(ARRAYS.items())[shard - 1 :: 2])
+        write_file(tmp_path / "model" / file, own)
+        names |= dict.fromkeys(own, file)
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return tmp_path / "model"
+
+
+def test_a_folder_by_url(server, folder, monkeypatch, capsys):
+    monkeypatch.setattr(remote_source, "HEAD_BYTES", 1024)
+    monkeypatch.setattr(remote_source, "PIECE_BYTES", 30_000)
+    handler, url = server
+    found = describe(f"{url}/model/")
+    assert found["params"] == describe(str(folder))["params"] and found["config"] == {"model_type": "other"}
+    assert found["path"] == f"{url}/model/" and found["kind"] == "remote Hugging Face folder"
+    assert handler.sent < 8192  # of 320,000 bytes of arrays
+    assert fingerprint(f"{url}/model")["fingerprint"] == fingerprint(str(folder))["fingerprint"]
+    assert main(["inspect", f"{url}/model"]) == 0
+    assert "  h.{0..3}.w  [20000]  float32  x 4" in capsys.readouterr().out
+
+
+def test_a_header_longer_than_the_first_request(server, folder, monkeypatch):
+    monkeypatch.setattr(remote_source, "HEAD_BYTES", 16)
+    _, url = server
+    file = f"{url}/model/model-00001-of-00002.safetensors"
+    assert [each["path"] for each in describe(file)["params"]] == ["h.0.w", "h.2.w"]
+
+
+def test_what_cannot_be_read_by_url(server, folder, monkeypatch, capsys):
+    handler, url = server
+    cases = [
+        (f"{url}/nothing.safetensors", "does not exist"),
+        (f"{url}/nothing", "has neither model.safetensors nor model.safetensors.index.json"),
+        ("http://127.0.0.1:9/x.safetensors", "cannot be reached"),
+        ("nosuchscheme://x/y.safetensors", "cannot be opened by fsspec"),
+    ]
+    for path, said in cases:
+        assert main(["inspect", path]) == 2
+        err = capsys.readouterr().err
+        assert said in err and len(err.splitlines()) == 1
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert main(["inspect", f"{url}/model"]) == 2
+    assert "lacks 1 of its 2 shards" in capsys.readouterr().err
+    handler.has_ranges = False
+    monkeypatch.setattr(remote_source, "HEAD_BYTES", 1024)
+    assert main(["inspect", f"{url}/model/model-00001-of-00002.safetensors"]) == 2
+    assert "does not support range requests" in capsys.readouterr().err
+
+
+def test_a_file_of_another_file_system(folder):
+    system = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        system.pipe_file(f"/bucket/{path.name}", path.read_bytes())
+    assert describe("memory://bucket")["params"] == describe(str(folder))["params"]
+    assert fingerprint("memory://bucket")["fingerprint"] == fingerprint(str(folder))["fingerprint"]
