@@ -97,7 +97,7 @@ def array_lines(part: str, arrays: Sequence[Mapping[str, Any]], *, full: bool, w
     kinds = ", ".join(sorted({row.dtype for row in rows}))
     exact = f"{size:,} bytes ({memory_size(size)})" if size >= 1024 else f"{size} bytes"
     sums = f"{len(arrays)} arrays, {elements:,} elements, {exact}, {kinds}"
-    lines = [_labelled(part, sums)]
+    lines = [_labelled(part, sums)] if width is None else _wrapped(_labelled(part, sums), width)
     return lines + (_row_lines(rows, width) if full or part == "params" else [])
 
 

@@ -100,7 +100,7 @@ class ParameterSource(ABC):
             values, has_value = hashlib.sha256(), not name.endswith("bias")
             for piece in pieces:
                 content = np.ascontiguousarray(piece).astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8)
-                values.update(content)
+                values.update(content.data)
                 has_value = has_value or bool(content.any())
             if has_value:
                 spec = arrays[name]

@@ -313,7 +313,7 @@ EMPTY = {
         (
             ["submit"],
             [
-                "unknown command 'submit'; choose one of: train, eval, generate, predict, inspect, prepare, plot, plan, bench, devices"
+                "unknown command 'submit'; choose one of: train, eval, generate, predict, inspect, import, export, prepare, plot, plan, bench, devices"
             ],
         ),
         (["train"], ["the following arguments are required: --workdir; see jaxdp train --help"]),
