@@ -28,7 +28,7 @@ from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
 from jaxdp.quoting import shortened
 from jaxdp.redact import masked_values
-from jaxdp.run_config import DURATIONS, GROUPS, RunConfig, check_type
+from jaxdp.run_config import COMPUTE_KEYS, DURATIONS, GROUPS, RunConfig, check_type
 
 ConfigLike = ConfigDict | Mapping[str, Any] | RunConfig
 """Configuration from a file, from Python, or already parsed."""
@@ -72,7 +72,10 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     with config.ignore_type():
         for key in unset:
             config.update_from_flattened_dict({key: None})
-    _settle_duration(config, set(config_flags.get_override_values(values["config"])))
+    given = set(config_flags.get_override_values(values["config"]))
+    _settle_duration(config, given)
+    if "init_from" in given and config.init_from:
+        _leave_model_to_source(config, given)
     parse_config(config)
     return config.lock()
 
@@ -214,6 +217,14 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
         for key in DURATIONS:
             if given and key not in given:
                 config[key] = None
+
+
+def _leave_model_to_source(config: ConfigDict, overridden: set[str]) -> None:
+    """Unsets the model of the file, which the model of `--config.init_from` replaces, except for keys of the command line."""
+    with config.ignore_type():
+        for key in config.model:
+            if key not in COMPUTE_KEYS and f"model.{key}" not in overridden:
+                config.model[key] = None
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

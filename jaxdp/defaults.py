@@ -55,7 +55,7 @@ def get_config() -> Config:
 
     config.global_batch_size = 32  # sequences of one update, over all devices of all processes
     config.microbatch_size = placeholder(object)  # sequences per device and pass: a whole number | auto (the largest that leaves 10 % of the memory free); unset: the device's whole share
-    config.init_from = placeholder(str)  # workdir or checkpoint with the initial parameters
+    config.init_from = placeholder(str)  # initial parameters: workdir, checkpoint, Hugging Face folder, .safetensors file or Orbax directory, or hf:NAME on the Hub; unset keys of model are those of its model
 
     config.data = ConfigDict()
     # Source and splits.

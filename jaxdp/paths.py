@@ -9,6 +9,9 @@ from jaxdp.errors import UserError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
+HUB = "hf:"
+"""Prefix of a name on the Hugging Face Hub, or of a folder with a model."""
+
 
 def local_path(text: str | os.PathLike[str], option: str) -> Path:
     """Returns the local path that an option names, with `~` expanded.

@@ -77,6 +77,9 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", s
 """Types of configuration values, for messages."""
 
 
+COMPUTE_KEYS = ("dtype", "remat", "scan_layers", "attention", "loss_chunk")
+"""Keys of `model` that say how a model is computed; all others say which model it is."""
+
 AUTO = "auto"
 """Value of `microbatch_size` for the largest that fits the devices."""
 

@@ -1,8 +1,6 @@
 """Checkpoints by path: lookup, loading into host memory, and initial parameters for `init_from`."""
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,10 +14,13 @@ from jaxdp.checkpoint.manifest import read_item, require_manifest
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import from_json, read_run_config
 from jaxdp.errors import UserError
+from jaxdp.interop.model_source import open_model
+from jaxdp.interop.source import ParameterSource
+from jaxdp.interop.views import Scanned, Unscanned
 from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
 from jaxdp.report.terminal import quantity
-from jaxdp.run_config import RunConfig
-from jaxdp.trees import leaf_name, named_leaves, tree_of
+from jaxdp.run_config import COMPUTE_KEYS, RunConfig
+from jaxdp.trees import is_scanned, leaf_name, named_leaves, tree_of
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
@@ -74,8 +75,8 @@ class StartingParameters:
 
     Attributes:
         params: Parameters of the new model.
-        taken: Paths that came from the checkpoint.
-        new: Paths that the checkpoint does not have, as they were initialised.
+        taken: Paths that came from the source.
+        new: Paths that the source does not have, as they were initialised.
         dropped: Paths that the new model does not have.
     """
 
@@ -96,48 +97,53 @@ class StartingParameters:
 
 
 def start_from(path: str, fresh: PyTree) -> StartingParameters:
-    """Restores the parameters that `init_from` names, its moving average where it has one, in a model of any task.
+    """Reads the parameters that `init_from` names, its moving average where it has one, into a model of any task.
 
     The body of both models must be the same; their heads may differ. Of learned
-    positions the first are taken where the checkpoint has more.
+    positions the first are taken where the source has more.
 
     Args:
-        path: Work directory, or a checkpoint in it.
-        fresh: Parameters as they were initialised, replicated.
+        path: Value of `init_from`; see `jaxdp.interop.open_source`.
+        fresh: Parameters as they were initialised, in their true shapes.
 
     Raises:
-        UserError: There is no checkpoint, or its body has other names or shapes; both sides are shown.
+        UserError: There is no model, or its body has other names or shapes; both sides are shown.
         DamageFound: It is not what was written.
     """
-    checkpoint = find_checkpoint(path)
-    part = weights_key(checkpoint)
+    parameters = _as_layered(open_model(path).parameters, fresh)
     initialised = dict(named_leaves(fresh))
-    shapes = saved_shapes(checkpoint, part)
+    shapes = _shapes_of(parameters)
     _check_body(path, shapes, initialised)
-    taken = {name for name, (shape, _) in shapes.items() if name in initialised and shape == initialised[name].shape}
-    longer = {name for name in shapes.keys() & initialised.keys() if name not in taken and name not in _heads(shapes)}
-
-    def wanted(name: str, shape: tuple[int, ...], dtype: str):
-        if name in taken:  # goes to the devices as it is read
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=initialised[name].sharding)
-        return np.empty(shape, dtype)
-
-    saved = dict(named_leaves(restore_part(checkpoint, part, _nested(shapes, wanted))))
-
-    def choose(path, leaf: jax.Array) -> jax.Array:
-        name = leaf_name(path)
-        if name in longer:
-            first = saved[name][: leaf.shape[0]]
-            return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: first[index])
-        return saved[name] if name in taken else leaf
-
-    kept = taken | longer
+    heads = _heads(shapes)
+    kept = {
+        name
+        for name in shapes.keys() & initialised.keys()
+        if name not in heads or shapes[name][0] == initialised[name].shape
+    }
+    placed = {}
+    for name, array in parameters.read_all():  # goes to the devices as it is read
+        if name in kept:
+            leaf = initialised[name]
+            first = array[: leaf.shape[0]] if leaf.ndim else array  # all but learned positions have the same length
+            first = np.asarray(first, leaf.dtype)
+            placed[name] = jax.make_array_from_callback(
+                leaf.shape, leaf.sharding, lambda index, values=first: values[index]
+            )
     return StartingParameters(
-        jax.tree.map_with_path(choose, fresh),
+        jax.tree.map_with_path(lambda path, leaf: placed.get(leaf_name(path), leaf), fresh),
         tuple(sorted(kept)),
         tuple(sorted(initialised.keys() - kept)),
         tuple(sorted(shapes.keys() - kept)),
     )
+
+
+def _as_layered(parameters: ParameterSource, like: PyTree) -> ParameterSource:
+    """Returns the parameters with scanned or unrolled layers, as a tree has them."""
+    return Scanned(parameters) if any(is_scanned(name) for name, _ in named_leaves(like)) else Unscanned(parameters)
+
+
+def _shapes_of(parameters: ParameterSource) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (spec.shape, spec.dtype) for name, spec in parameters.arrays.items()}
 
 
 def check_initial(path: str, params: PyTree) -> None:
@@ -148,24 +154,48 @@ def check_initial(path: str, params: PyTree) -> None:
         params: The new model's parameters, or their shapes.
 
     Raises:
-        UserError: There is no checkpoint, or its body has other names or shapes; both sides are shown.
+        UserError: There is no model, or its body has other names or shapes; both sides are shown.
         DamageFound: The manifest is not what was written.
     """
-    checkpoint = find_checkpoint(path)
-    _check_body(path, saved_shapes(checkpoint, weights_key(checkpoint)), dict(named_leaves(params)))
+    parameters = _as_layered(open_model(path).parameters, params)
+    _check_body(path, _shapes_of(parameters), dict(named_leaves(params)))
 
 
 def initial_checksum(path: str) -> str:
-    """Computes SHA-256 of the names, shapes and checksums of the parameters that `start_from` takes.
+    """Computes SHA-256 of the files, or of the manifest's checksums, of the parameters that `start_from` takes.
 
     Raises:
-        UserError: There is no checkpoint.
+        UserError: There is no model.
         DamageFound: The manifest is not what was written.
     """
-    checkpoint = find_checkpoint(path)
-    part = weights_key(checkpoint)
-    leaves = [leaf for leaf in require_manifest(checkpoint).leaves if leaf["path"].partition("/")[0] == part]
-    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+    return open_model(path).parameters.identity()
+
+
+def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None) -> RunConfig:
+    """Returns a configuration whose unset keys of `model` are those of the model that `init_from` names.
+
+    With `model.preset`, the preset gives them as it does without `init_from`.
+
+    Args:
+        config: Configuration of a run.
+        saved: Configuration in the run's own checkpoint, as JSON values, in place of the source; None: a new run.
+
+    Raises:
+        UserError: There is no model, or no model of a known family.
+        DamageFound: The manifest is not what was written.
+    """
+    if not config.init_from or config.model.preset is not None:
+        return config
+    if saved is None:
+        known = open_model(config.init_from).model
+    else:
+        known = {key: value for key, value in saved["model"].items() if key not in ("preset", *COMPUTE_KEYS)}
+    unset = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in known.items()
+        if getattr(config.model, key, "") is None
+    }
+    return config.replaced(model=unset)
 
 
 def _check_body(path: str, shapes: Mapping[str, tuple], initialised: Mapping[str, jax.Array]) -> None:

@@ -10,8 +10,11 @@ from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
 from jaxdp.data.named_files import NamedFiles, check_named_files
+from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
+from jaxdp.interop.checkpoint_source import CheckpointSource
+from jaxdp.interop.open_source import open_source
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import make_task
 from jaxdp.workdir import WorkDir
@@ -85,7 +88,10 @@ def known_vocabularies(config: RunConfig, directory: WorkDir, steps: Sequence[in
         return known
     if not config.init_from:
         return NONE
-    checkpoint = find_checkpoint(config.init_from)
+    source = open_source(config.init_from)
+    if not isinstance(source, CheckpointSource):
+        return NONE if source.tokenizer is None else Vocabularies(tokenizer=load_tokenizer(source.tokenizer))
+    checkpoint = source.checkpoint
     other = WorkDir(checkpoint.parent.parent)
     if run_of(checkpoint) is not None:
         check_run_files(checkpoint, other)

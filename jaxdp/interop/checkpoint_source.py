@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxdp.checkpoint.array_store import ArrayStore, blocks
 from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
-from jaxdp.checkpoint.manifest import STATE, Manifest, require_manifest
+from jaxdp.checkpoint.manifest import STATE, Manifest, check_not_deleted, find_damage, require_manifest
 from jaxdp.checkpoint.names import shards_file
+from jaxdp.errors import DamageFound
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.safetensors_file import Entry, read_array, read_header, read_pieces
 from jaxdp.workdir import WorkDir
@@ -78,6 +79,17 @@ class CheckpointSource(ParameterSource):
         for [rows] in blocks(spec.shape[:1], (), spec.num_bytes // max(spec.shape[0], 1)):
             parts = [read_array(file, entry, rows) for file, entry in zip(files, entries, strict=True)]
             yield np.concatenate(parts, axis=axis).reshape(-1)
+
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields all arrays after comparing the files with the manifest; see `ParameterSource.read_all`."""
+        if problems := find_damage(self.checkpoint):
+            check_not_deleted(self.checkpoint)
+            raise DamageFound("; ".join(problems) + ".")
+        from jaxdp.checkpoint.arrays import read_leaves  # imports jax, which `jaxdp inspect` does without
+
+        prefix, manifest = f"{self.part}/", self._manifest
+        for name, array, _ in read_leaves(self.checkpoint, manifest, {prefix + name: None for name in self.arrays}):
+            yield name.removeprefix(prefix), array
 
     def identity(self) -> str:
         """Computes SHA-256 of the names, shapes and checksums of the parameters, as the manifest has them."""

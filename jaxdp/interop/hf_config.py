@@ -8,6 +8,7 @@ from jaxdp.errors import UserError
 from jaxdp.interop.families.family import Architecture, Family
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.model import TransformerConfig, model_config
+from jaxdp.run_config import COMPUTE_KEYS, ModelConfig
 
 HEADS = {
     "causal_lm": "language_model",
@@ -194,6 +195,13 @@ def transformer_config(spec: ModelSpec, num_labels: int = 0) -> TransformerConfi
         num_labels=num_labels if head == "classification" else 0,
         pooling=spec.architecture.options.get("pooling", "first"),
     )
+
+
+def model_keys(spec: ModelSpec) -> dict[str, Any]:
+    """Returns all keys of `config.model` that describe the model of a translated config.json."""
+    is_classifier = spec.architecture.task == "classification"
+    values = dataclasses.asdict(transformer_config(spec, 2 if is_classifier else 0))
+    return {key: values[key] for key in ModelConfig.__dataclass_fields__ if key in values and key not in COMPUTE_KEYS}
 
 
 def model_differences(spec: ModelSpec, config: TransformerConfig) -> list[str]:

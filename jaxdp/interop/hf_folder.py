@@ -9,7 +9,7 @@ from typing import Any
 from jaxdp.data.labels import Labels
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
-from jaxdp.interop.hf_config import ModelSpec, read_model, transformer_config
+from jaxdp.interop.hf_config import ModelSpec, model_keys, read_model, transformer_config
 from jaxdp.interop.mapping import MappedSource
 from jaxdp.interop.safetensors_source import CONFIG, INDEX
 from jaxdp.interop.source import ParameterSource
@@ -93,7 +93,7 @@ class HuggingFaceFolder:
                 "length": spec.max_length,
                 "long_documents": "cut",
             },
-            "model": dict(spec.model),
+            "model": model_keys(spec),
             **({task: options} if options else {}),
         }
 

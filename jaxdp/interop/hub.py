@@ -3,10 +3,7 @@
 from pathlib import Path
 
 from jaxdp.errors import UserError
-from jaxdp.paths import local_path
-
-HUB = "hf:"
-"""Prefix of a name on the Hub, or of a Hugging Face folder."""
+from jaxdp.paths import HUB, local_path
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.spm")
 """Files of a model that are downloaded: weights as safetensors, configuration and tokenizer."""

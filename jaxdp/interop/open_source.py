@@ -7,11 +7,11 @@ from jaxdp.checkpoint.manifest import has_manifest
 from jaxdp.checkpoint.names import leftover_step, list_directory
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
-from jaxdp.interop.hub import HUB, local_folder
+from jaxdp.interop.hub import local_folder
 from jaxdp.interop.orbax_source import OrbaxSource, check_written, orbax_items
 from jaxdp.interop.safetensors_source import SafetensorsSource, folder_files
 from jaxdp.interop.source import ParameterSource
-from jaxdp.paths import check_unicode, resolved_path
+from jaxdp.paths import HUB, check_unicode, resolved_path
 from jaxdp.workdir import WorkDir
 
 KINDS = (

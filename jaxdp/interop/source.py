@@ -71,6 +71,10 @@ class ParameterSource(ABC):
             DamageFound: It is not what was written.
         """
 
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the name and the values of every array; raises as `read`."""
+        return ((name, self.read(name)) for name in self.arrays)
+
     @abstractmethod
     def identity(self) -> str:
         """Returns a SHA-256 that is equal for equal files, for comparisons between processes."""

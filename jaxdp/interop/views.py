@@ -3,12 +3,15 @@
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.trees import SCANNED_LAYERS
+
+_LAYER = re.compile(r"layer_(\d+)")
 
 
 class Unscanned(ParameterSource):
@@ -61,6 +64,61 @@ class Unscanned(ParameterSource):
             rest = _Rest(self._source.pieces(path))
             for name, _ in places:
                 yield name, rest.take(math.prod(self.arrays[name].shape))
+
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """See `ParameterSource.read_all`."""
+        for name, array in self._source.read_all():
+            own = [(path, layer) for path, (place, layer) in self._places.items() if place == name]
+            yield from ((path, array if layer is None else array[layer]) for path, layer in own)
+
+    def identity(self) -> str:
+        """See `ParameterSource.identity`."""
+        return self._source.identity()
+
+    def describe(self) -> str:
+        """See `ParameterSource.describe`."""
+        return self._source.describe()
+
+
+class Scanned(ParameterSource):
+    """Parameters with scanned layers, whether or not the source has unrolled ones; a layer is read at a time."""
+
+    def __init__(self, source: ParameterSource):
+        """Creates the view; nothing is read."""
+        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, list[str]]:
+        """Path -> paths in the source, one a layer; of other parameters their own."""
+        places: dict[str, dict[int, str]] = {}
+        for name in self._source.arrays:
+            layers = [match for element in name.split("/") if (match := _LAYER.fullmatch(element))]
+            path = "/".join(SCANNED_LAYERS if _LAYER.fullmatch(element) else element for element in name.split("/"))
+            places.setdefault(path, {})[int(layers[0][1]) if layers else -1] = name
+        return {path: [names[layer] for layer in sorted(names)] for path, names in places.items()}
+
+    def _is_stacked(self, path: str) -> bool:
+        return self._places[path] != [path]
+
+    @property
+    def arrays(self) -> Mapping[str, ArraySpec]:
+        """See `ParameterSource.arrays`."""
+        specs = {path: self._source.arrays[names[0]] for path, names in self._places.items()}
+        return {
+            path: ArraySpec(spec.dtype, (len(self._places[path]), *spec.shape)) if self._is_stacked(path) else spec
+            for path, spec in specs.items()
+        }
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads a parameter; see `ParameterSource.read`."""
+        arrays = [self._source.read(path) for path in self._places[name]]
+        return np.stack(arrays) if self._is_stacked(name) else arrays[0]
+
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """See `ParameterSource.read_all`."""
+        if not any(map(self._is_stacked, self._places)):
+            return self._source.read_all()
+        return super().read_all()
 
     def identity(self) -> str:
         """See `ParameterSource.identity`."""

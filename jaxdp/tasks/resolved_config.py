@@ -5,6 +5,7 @@ import os
 
 from jaxdp.data.source_entries import absolute_places
 from jaxdp.model.lora import FROZEN
+from jaxdp.paths import HUB
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.architecture import architecture, default_preset
@@ -36,5 +37,12 @@ def resolve(config: RunConfig, task: Task, vocab_size: int) -> RunConfig:
         # Adapters are trained alone, unless the user chose what is frozen.
         optim={"freeze": (FROZEN,) if model.lora_rank and not config.optim.freeze else config.optim.freeze},
         model={"preset": config.model.preset or default_preset(task), **unset},
-        init_from=config.init_from and os.path.abspath(os.path.expanduser(config.init_from)),
+        init_from=config.init_from and _absolute(config.init_from),
     )
+
+
+def _absolute(init_from: str) -> str:
+    """Returns `init_from` with an absolute path; a name on the Hub remains as it is."""
+    prefix = HUB if init_from.startswith(HUB) else ""
+    path = os.path.expanduser(init_from.removeprefix(prefix))
+    return init_from if prefix and not os.path.isdir(path) else os.path.abspath(path)

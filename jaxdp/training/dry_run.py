@@ -6,7 +6,7 @@ from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
 from jaxdp.training.prepared_run import prepare_run
-from jaxdp.training.resume import check_configuration
+from jaxdp.training.resume import check_configuration, saved_config
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.training.startup_report import show_report
 from jaxdp.workdir import WorkDir
@@ -27,7 +27,8 @@ def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
     """
     config, directory = parse_config(config), WorkDir(workdir)
     steps = committed_steps(directory.checkpoints)
-    prepared = prepare_run(config, known_vocabularies(config, directory, steps))
+    saved = saved_config(directory.checkpoints, steps)
+    prepared = prepare_run(config, known_vocabularies(config, directory, steps), saved)
     if steps:
         check_configuration(prepared.config, directory, steps)
     setup = TrainingSetup(prepared)

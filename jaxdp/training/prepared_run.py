@@ -1,10 +1,13 @@
 """Prepared run: resolved configuration, dataset and task, before any device is used."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from jaxdp.data.assembly import load_dataset
 from jaxdp.data.dataset import Dataset, DatasetSpec
 from jaxdp.data.vocabularies import NONE, Vocabularies
+from jaxdp.inference.initial_params import with_initial_model
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks import Task
 from jaxdp.tasks.make import dataset_spec, make_task
@@ -30,16 +33,18 @@ class PreparedRun:
     total_steps: int
 
 
-def prepare_run(config: RunConfig, known: Vocabularies = NONE) -> PreparedRun:
+def prepare_run(config: RunConfig, known: Vocabularies = NONE, saved: Mapping[str, Any] | None = None) -> PreparedRun:
     """Prepares the data where that has not been done, and resolves the configuration.
 
     Args:
         config: Configuration of the run.
         known: Vocabularies that the run has already.
+        saved: Configuration in the run's newest checkpoint, as JSON values; None: the run is new.
 
     Raises:
         UserError: Anything wrong with the data, or with the keys that describe it or the model.
     """
+    config = with_initial_model(config, saved)
     spec = dataset_spec(config)
     data = load_dataset(spec, known)
     task = make_task(config, data.vocabularies)

@@ -75,12 +75,12 @@ def check_configuration(config: RunConfig, directory: WorkDir, steps: Sequence[i
     Raises:
         UserError: The configuration describes another run.
     """
-    saved = _saved_config(directory.checkpoints, steps)
+    saved = saved_config(directory.checkpoints, steps)
     if saved is not None:
         check_resumable(with_preset(saved), to_json(config), directory.root)
 
 
-def _saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
+def saved_config(checkpoints: Path, steps: Sequence[int]) -> Mapping[str, Any] | None:
     """Returns the configuration in the newest checkpoint where it is undamaged."""
     for step in reversed(steps):
         try:

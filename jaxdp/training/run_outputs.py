@@ -12,6 +12,7 @@ from jaxdp.atomic_files import write_atomically
 from jaxdp.config import to_json
 from jaxdp.data.vocabularies import save_vocabularies
 from jaxdp.errors import UserError
+from jaxdp.interop.model_source import keep_files
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.report.terminal import ProgressLine, print_status
@@ -80,6 +81,8 @@ def record_config(context: RunContext, first_step: int) -> None:
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
     write_atomically(path, text)  # a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
+    if context.setup.config.init_from and first_step == 0:
+        keep_files(context.setup.config.init_from, directory)
 
 
 def record_provenance(context: RunContext, first_step: int) -> None:

@@ -31,7 +31,7 @@ from jaxdp.training.preflight import check_same, check_shared_directory, stateme
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
 from jaxdp.training.result import Result, recorded_metrics
-from jaxdp.training.resume import check_configuration, steps_to_resume, why_it_is_over
+from jaxdp.training.resume import check_configuration, saved_config, steps_to_resume, why_it_is_over
 from jaxdp.training.run_context import Profile, RunContext
 from jaxdp.training.run_outputs import logging_to
 from jaxdp.training.session import run_session
@@ -177,7 +177,8 @@ def _run(
         check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
-            prepared = prepare_run(config, known_vocabularies(config, directory, steps))
+            saved = saved_config(directory.checkpoints, steps)
+            prepared = prepare_run(config, known_vocabularies(config, directory, steps), saved)
             config, total_steps = prepared.config, prepared.total_steps
             initial = initial_checksum(config.init_from) if config.init_from and not steps else None
             check_same(control_plane, statement(config, prepared.data.identity, total_steps, initial))

@@ -13,6 +13,7 @@ from jaxdp.errors import DamageFound, UserError
 from jaxdp.inference import initial_params as initialise
 from jaxdp.inference.restored_model import RestoredModel
 from jaxdp.inference.trained_run import open_run
+from jaxdp.interop import checkpoint_source
 
 
 @pytest.mark.parametrize(("weights", "part"), [("ema", "ema"), ("raw", "params")])
@@ -86,10 +87,11 @@ def test_without_a_moving_average_the_parameters_are_taken(tmp_path):
 def test_a_checkpoint_that_its_run_deletes_meanwhile_is_no_damage(tmp_path, monkeypatch, read):
     """The directory is gone after it was found: its run renames it before deleting."""
     gone = tmp_path / "checkpoints" / "6"
-    monkeypatch.setattr(initialise, "find_checkpoint", lambda *arguments: gone)
+    for module in (initialise, checkpoint_source):
+        monkeypatch.setattr(module, "find_checkpoint", lambda *arguments: gone)
     call = {
         "weights_key": lambda: initialise.weights_key(gone),
-        "initial_checksum": lambda: initialise.initial_checksum(str(tmp_path)),
+        "initial_checksum": lambda: checkpoint_source.CheckpointSource(str(tmp_path)).identity(),
         "load_checkpoint": lambda: initialise.load_checkpoint(str(tmp_path)),
     }[read]
     with pytest.raises(UserError, match="6 was deleted while it was read") as told:

@@ -65,7 +65,7 @@ def test_outputs_are_equal(models, side):
     offset = model.config.pad_token_id + 1 if "Roberta" in type(model).__name__ else 0
     given = {"position_ids": positions + offset} if takes_positions(model) and side == "left" else {}
     expected = outputs(model, input_ids=tokens, attention_mask=mask, **given)
-    found = np.asarray(jaxdp.load(workdir).apply(tokens, attention_mask=mask, positions=positions))
+    found = np.asarray(jaxdp.load(workdir, cpu_devices=8).apply(tokens, attention_mask=mask, positions=positions))
     if found.ndim == 3:
         found, expected = found[mask], expected[mask]
     elif side == "left":  # transformers takes the first token, which is padding
@@ -90,7 +90,7 @@ def test_greedy_tokens_are_equal(models):
     model, _, workdir = models
     if not model.can_generate() or "MaskedLM" in type(model).__name__:
         pytest.skip("generates nothing")
-    loaded = jaxdp.load(workdir)
+    loaded = jaxdp.load(workdir, cpu_devices=8)
     prompts = [np.array([5, 17, 3]), np.array([40])]
     decoder = Decoder(loaded.device_model, loaded.device_params, loaded.topology, Sampling(temperature=0), -1)
     for prompt, found in zip(prompts, decoder.continue_rows(prompts, [0, 0], NUM_NEW), strict=True):

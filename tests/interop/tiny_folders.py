@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdp.safetensors_file import write_file
 
-VOCAB, LENGTH, WIDTH, HIDDEN, LAYERS, HEADS = 40, 16, 8, 12, 2, 2
+VOCAB, LENGTH, WIDTH, HIDDEN, LAYERS, HEADS = 48, 16, 8, 12, 2, 2
 
 GPT2 = {
     "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": VOCAB, "n_positions": LENGTH, "n_embd": WIDTH,
