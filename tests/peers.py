@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -102,13 +103,19 @@ def jaxdp_worker(recipe: Recipe, directory: Path) -> tuple[Callable[[int], None]
     return train, generate
 
 
+def nanogpt_module() -> ModuleType:
+    """Imports `model.py` of the checkout that NANOGPT_DIR names."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(os.environ["NANOGPT_DIR"]) / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def nanogpt_worker(recipe: Recipe, directory: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """Prepares nanoGPT's model, optimizer and loop, without `torch.compile` as its README advises for a CPU."""
     import torch
 
-    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(os.environ["NANOGPT_DIR"]) / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = nanogpt_module()
     model = module.GPT(
         module.GPTConfig(
             block_size=max(recipe.length, NEW_TOKENS + PROMPT_LENGTH), vocab_size=recipe.vocab_size,
