@@ -346,6 +346,7 @@ def test_the_hook_of_extending_logs_the_norm_of_the_parameters(example, config_f
     assert lines[-1]["train/param_norm"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow  # tests/training/test_own_optimizer.py has another
 def test_the_optimizer_and_the_schedule_of_extending_train(example, config_file, tmp_path):
     example("belief")
     given = ("--config.optim.name=adabelief", "--config.optim.schedule=halving", "--config.optim.learning_rate=0.01")

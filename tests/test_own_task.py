@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_refused, compilation_cache, config_file, load, metrics_lines, train
 
 import jaxdp
@@ -302,7 +303,7 @@ EVALUATED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", EVALUATED)
+@pytest.mark.parametrize("case", others_slow(EVALUATED, "outputs", "derived none", "summary report"))
 def test_a_wrong_result_of_an_evaluation_is_refused(case, config_file, tmp_path, capsys):
     method, result, fragment = EVALUATED[case]
     jaxdp.register_task("mine", lambda inputs: Summarized(inputs, {method: result}))

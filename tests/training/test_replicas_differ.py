@@ -21,8 +21,8 @@ def trained_by_zero1(config_file, tmp_path_factory):
     [
         ([], KERNEL, 5, 4, 5),  # at the next check
         ([], KERNEL, 100, 4, 6),  # at the next save
-        ([], KERNEL, 2, 6, 6),  # after the last step
-        (ZERO1, SCALE, 5, 4, 5),  # every device updates a small parameter whole
+        pytest.param([], KERNEL, 2, 6, 6, marks=pytest.mark.slow),  # after the last step
+        pytest.param(ZERO1, SCALE, 5, 4, 5, marks=pytest.mark.slow),  # every device updates a small parameter whole
         (ZERO1, KERNEL, 5, 5, 5),  # until the next step gathers the parameter again from its shards
     ],
     ids=["check", "save", "end", "zero1", "zero1 gathered"],
