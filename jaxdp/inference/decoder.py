@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
@@ -27,9 +28,22 @@ class Decoder:
         topology: Topology,
         strategy: DecodingStrategy,
         eos_id: int,
+        num_ids: int | None = None,
     ):
+        """Creates the decoder; nothing is compiled.
+
+        Args:
+            model: The module.
+            params: Its parameters on the devices.
+            topology: Devices.
+            strategy: Sampling or beam search.
+            eos_id: Id of the end-of-sequence token.
+            num_ids: Number of ids that have a token, where the vocabulary of the model is padded; None: all have one.
+        """
         self._model, self._params, self._topology = model, params, topology
         self._strategy, self._eos_id = strategy, eos_id
+        is_padded = num_ids is not None and num_ids < model.config.output_vocab_size
+        self._num_ids = num_ids if is_padded else None
         self._context = model.config.max_length
         self._programs = ProgramsByShape(
             "generation", self._compile,
@@ -107,9 +121,13 @@ class Decoder:
         found = jax.device_get(program(self._params, place_batch(batch, self._topology)))
         return {name: array.reshape(num_rows, *array.shape[2:])[: len(texts)] for name, array in found.items()}
 
+    @property
+    def _limit(self) -> dict[str, int]:
+        return {} if self._num_ids is None else {"num_ids": self._num_ids}
+
     def _compile(self, rows: int, width: int, num_new: int):
         decode = make_decode_function(
-            functools.partial(apply_model, self._model),
+            functools.partial(_apply_to_tokens if self._num_ids else apply_model, self._model, **self._limit),
             functools.partial(init_cache, self._model.config),
             self._strategy,
             num_new=num_new,
@@ -130,3 +148,13 @@ class Decoder:
             abstract_batch(spec, self._topology),
             out_axes=0,
         )
+
+
+def _apply_to_tokens(model: Transformer, params: PyTree, tokens: jax.Array, *, num_ids: int, **options):
+    """Applies the model; logits of ids without a token, which pad the vocabulary, are minus infinity."""
+    outputs = apply_model(model, params, tokens, **options)
+    if options.get("method") != "decode":
+        return outputs
+    logits, cache = outputs
+    has_token = jnp.arange(logits.shape[-1]) < num_ids
+    return jnp.where(has_token[None, None, :], logits, -jnp.inf), cache

@@ -112,7 +112,14 @@ def generate_samples(restored: RestoredModel, request: GenerationRequest) -> lis
     restored.place(len(rows))
     decoder = restored.kept(
         ("decoder", strategy),
-        lambda: Decoder(restored.device_model, restored.device_params, restored.topology, strategy, tokenizer.eos_id),
+        lambda: Decoder(
+            restored.device_model,
+            restored.device_params,
+            restored.topology,
+            strategy,
+            tokenizer.eos_id,
+            tokenizer.vocab_size,
+        ),
     )
 
     def sample(prompt: Prompt, tokens: np.ndarray, seed: int, score: float | None = None) -> Sample:
