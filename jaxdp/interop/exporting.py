@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from jaxdp.checkpoint.manifest import read_item, require_manifest
-from jaxdp.config import from_json, read_run_config
+from jaxdp.config import from_json
 from jaxdp.data.vocabularies import Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.interop.adapters import MergedAdapters, write_adapter
 from jaxdp.interop.checkpoint_source import CheckpointSource
+from jaxdp.interop.extraction import open_weights
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, write_model
@@ -55,6 +56,7 @@ def export_model(
     weights: str = "ema",
     dtype: str | None = None,
     adapter: bool = False,
+    average: str | None = None,
 ) -> Path:
     """Exports a checkpoint as a Hugging Face folder, one tensor at a time, and proves that it computes the same.
 
@@ -66,6 +68,7 @@ def export_model(
         dtype: float32, bfloat16 or float16; None: of an import that of each tensor, else float32.
         adapter: Whether to write low-rank adapters and a classifier alone, as PEFT reads them, in place of the model
             with its adapters merged.
+        average: last:K or best:K averages these checkpoints; None: one checkpoint.
 
     Returns:
         The folder.
@@ -77,9 +80,7 @@ def export_model(
     if adapter and dtype is not None:
         raise UserError(f"adapters are written in float32; leave out dtype={dtype}.")
     directory = WorkDir(workdir)
-    directory.require_run()
-    metric = read_run_config(directory.config).eval.metric
-    saved = CheckpointSource(directory.root, step=step, metric=metric, weights=weights)
+    saved = open_weights(directory, step, weights, average)
     config = from_json(read_item(saved.checkpoint, "config"))
     vocabularies = load_vocabularies(directory)
     assert config.model.vocab_size is not None, "a checkpoint has the size of its embedding"
