@@ -174,6 +174,7 @@ def get_config() -> Config:
     config.classification.class_weights = "none"  # none | balanced | numbers separated by commas, one a label in the order of their names
     config.classification.label_separator = ","  # between several labels of one text
     config.seq2seq = ConfigDict()
+    config.seq2seq.start_id = placeholder(int)  # id of the first token that the decoder reads; unset: end of the text
     config.seq2seq.bleu_tokenize = "13a"  # tokenization of BLEU in sacrebleu: 13a | intl | zh | ...
 
     config.optim = ConfigDict()

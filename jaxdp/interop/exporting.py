@@ -142,7 +142,7 @@ def _described(
     if not kept.is_file():
         family, name, model = fitting_family(config.task, model)
         theirs = write_model(family, name, dataclasses.asdict(model), model.max_length) | {"torch_dtype": "float32"}
-        return family, name, model, theirs | _special_ids(vocabularies) | _labels(vocabularies)
+        return family, name, model, theirs | _special_ids(vocabularies, config) | _labels(vocabularies)
     base = read_json(kept, "the config.json of the model that this run began with")
     spec = read_model(base, str(kept))
     if (
@@ -183,12 +183,16 @@ def _labels_changed(base: Mapping[str, Any], vocabularies: Vocabularies) -> bool
     return labels is not None and (labels.names or ()) != (read_labels(base, CONFIG).names or ())
 
 
-def _special_ids(vocabularies: Vocabularies) -> dict[str, Any]:
+def _special_ids(vocabularies: Vocabularies, config: RunConfig) -> dict[str, Any]:
     """Returns the special ids of a tokenizer of jaxdp, which has an end of text and no token for padding."""
     tokenizer = vocabularies.tokenizer
     if tokenizer is None:
         return {}
-    return {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    if config.task == "seq2seq":
+        start_id = config.task_options.get("start_id")
+        ids |= {"decoder_start_token_id": tokenizer.eos_id if start_id is None else start_id}
+    return ids
 
 
 def _recorded_dtypes(directory: WorkDir) -> Mapping[str, str]:

@@ -98,6 +98,8 @@ def read_model(config: Mapping[str, Any], where: str) -> ModelSpec:
         )
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if (pooling := model.pop("pooling", "")) and architecture.task == "classification":
+        architecture = dataclasses.replace(architecture, options={"pooling": pooling, **architecture.options})
     return ModelSpec(family, name, architecture, model, model.pop("max_length"))
 
 

@@ -18,6 +18,7 @@ from jaxdp.model import TransformerConfig, parameter_shapes
 from jaxdp.trees import named_leaves
 
 TOKENIZER = "tokenizer.json"
+GENERATION = "generation_config.json"
 
 MAX_BYTES = 2**28
 """Largest file that is kept next to the weights."""
@@ -83,6 +84,8 @@ class HuggingFaceFolder:
         options = dict(spec.architecture.options)
         if self.labels is not None:
             options["kind"] = self.labels.kind
+        if task == "seq2seq":
+            options["start_id"] = self._start_id()
         has_columns = task in ("classification", "seq2seq")
         return {
             "task": task,
@@ -96,6 +99,14 @@ class HuggingFaceFolder:
             "model": model_keys(spec),
             **({task: options} if options else {}),
         }
+
+    def _start_id(self) -> int | None:
+        """Returns the id of the first decoder input, from config.json or generation_config.json; None: neither has it."""
+        generation = self.path / GENERATION
+        for values in (self.config, read_json(generation, "a generation_config.json") if generation.is_file() else {}):
+            if values.get("decoder_start_token_id") is not None:
+                return values["decoder_start_token_id"]
+        return self.config.get("pad_token_id")
 
     def copy_files(self, to: Path) -> list[Path]:
         """Copies all files but the weights, and returns the copies."""

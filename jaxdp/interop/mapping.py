@@ -65,8 +65,9 @@ def tensors_of(family: Family, architecture: Architecture, paths: Iterable[str])
     for in_body, rows in ((True, (*family.body, *architecture.body)), (False, architecture.head)):
         for theirs, ours in rows:
             for layer in itertools.count():
-                tensor = _tensor(theirs.format(layer), in_body, ours.format(layer))
-                if known.issuperset(tensor.ours):
+                path, applies = _condition(ours.replace("{}", str(layer)), known)
+                tensor = _tensor(theirs.format(layer), in_body, path)
+                if applies and known.issuperset(tensor.ours):
                     tensors.append(tensor)
                 elif layer and known.isdisjoint(tensor.ours):
                     break
@@ -76,6 +77,15 @@ def tensors_of(family: Family, architecture: Architecture, paths: Iterable[str])
     if left:
         raise UserError(f"{family.model_type} has no tensor for {_listed(left)} of the model.")
     return tensors
+
+
+def _condition(ours: str, known: set[str]) -> tuple[str, bool]:
+    """Returns the path of a row, and whether the row applies to a model with the parameters `known`."""
+    for mark, is_needed in (("?", True), ("!", False)):
+        path, found, other = ours.partition(mark)
+        if found:
+            return path, (other in known) == is_needed
+    return ours, True
 
 
 def _tensor(theirs: str, in_body: bool, ours: str) -> Tensor:
@@ -114,11 +124,14 @@ class MappedSource(ParameterSource):
         self._source, self._shapes = source, shapes
         names = _canonical(source, family)
         tensors = tensors_of(family, architecture, shapes)
-        equal = architecture.tied if is_tied else ()
+        equal = (*architecture.equal, *(architecture.tied if is_tied else ()))
         found = {tensor.theirs: _found(tensor.theirs, names, equal, source) for tensor in tensors}
         for other, replaced in () if is_tied else architecture.untied:
             if other in names and replaced in found:
                 found[replaced] = [names[other], *found[replaced]]
+        for absent, other in () if is_tied else architecture.absent:
+            if absent in found and not found[absent] and other in found:
+                found[absent] = found[other]
         ignored = (*family.ignored, *architecture.ignored)
         used = {name for each in found.values() for name in each}
         left = [

@@ -33,11 +33,16 @@ def probe(vocab_size: int, length: int, *, is_padded: bool) -> tuple[np.ndarray,
 
 
 def our_outputs(
-    config: TransformerConfig, parameters: ParameterSource, tokens: np.ndarray, valid: np.ndarray
+    config: TransformerConfig,
+    parameters: ParameterSource,
+    tokens: np.ndarray,
+    valid: np.ndarray,
+    targets: np.ndarray | None = None,
 ) -> np.ndarray:
     """Computes the outputs of jaxdp on one CPU device in float32."""
     params = tree_of({name: parameters.read(name) for name in parameters.arrays})
     inputs = {} if config.architecture == "decoder" and valid.all() else {"attention_mask": valid}
+    inputs |= {} if targets is None else {"target_tokens": targets}
     apply = jax.jit(lambda params, tokens, inputs: Transformer(config).apply({"params": params}, tokens, **inputs))
     with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("highest"):
         return np.asarray(apply(params, tokens, inputs))
@@ -63,10 +68,11 @@ def prove(
     Raises:
         UserError: The difference is larger than float32 explains.
     """
-    tokens, valid = probe(config.vocab_size, config.max_length, is_padded=config.architecture == "encoder")
-    found = our_outputs(config, parameters, tokens, valid)
-    expected = reference_logits(tensors, theirs, tokens, valid)
-    if found.shape[:2] == valid.shape:
+    tokens, valid = probe(config.vocab_size, config.max_length, is_padded=config.architecture != "decoder")
+    targets = tokens[:, : max(tokens.shape[1] // 2, 1)][:, ::-1] if config.has_source else None
+    found = our_outputs(config, parameters, tokens, valid, targets)
+    expected = reference_logits(tensors, theirs, tokens, valid, targets)
+    if targets is None and found.shape[:2] == valid.shape:
         found, expected = found[valid], expected[valid]
     difference = float(np.max(np.abs(found - expected))) if np.isfinite(found).all() else float("nan")
     limit = TOLERANCE * max(FLOOR, float(np.max(np.abs(expected))))

@@ -24,15 +24,19 @@ class Seq2SeqOptions:
     """Keys of `config.seq2seq`.
 
     Attributes:
+        start_id: Id of the first token that the decoder reads; None: the end of the text.
         bleu_tokenize: name of sacrebleu's tokenization for BLEU: 13a, intl, zh, ...
 
     Raises:
-        UserError: sacrebleu has no such tokenization.
+        UserError: `start_id` is negative, or sacrebleu has no such tokenization.
     """
 
+    start_id: int | None
     bleu_tokenize: str
 
     def __post_init__(self):
+        if self.start_id is not None and self.start_id < 0:
+            raise UserError(f"seq2seq.start_id={self.start_id} must be at least 0: it is the id of a token.")
         check_tokenization(self.bleu_tokenize)
 
 
@@ -40,7 +44,7 @@ class Seq2Seq(Task):
     """Prediction of a target sequence from a source sequence, one pair or several packed pairs a sequence.
 
     Source and target both end with the eos token. The decoder input is the target
-    shifted by one, with the eos token first; generation starts from the same token.
+    shifted by one, with the eos token or `seq2seq.start_id` first; generation starts from the same token.
     """
 
     fields = ("source", "target")
@@ -66,8 +70,8 @@ class Seq2Seq(Task):
 
     @property
     def start_id(self) -> int:
-        """Id of the first decoder input, the eos token."""
-        return self._target_tokenizer.eos_id
+        """Id of the first decoder input: `seq2seq.start_id`, or the eos token."""
+        return self._target_tokenizer.eos_id if self._options.start_id is None else self._options.start_id
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
         """Returns {"tokens", "target_tokens": [num_tokens] int32} of {"source", "target"}.

@@ -19,6 +19,21 @@ SHORT = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings":
 """Scaling that lengths beyond 16 tokens need."""
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 0.2, "high_freq_factor": 0.9, **SHORT}
 YARN = {"rope_type": "yarn", "beta_slow": 0.1, "beta_fast": 0.8, **SHORT}
+MODERNBERT = {**SMALL, "num_hidden_layers": 4, "max_position_embeddings": 64, "local_attention": 8}
+GEMMA3 = {
+    **DECODER, "num_hidden_layers": 3, "head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}  # fmt: skip
+T5 = {
+    "vocab_size": VOCAB, "d_model": 32, "d_kv": 12, "d_ff": 48, "num_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
+}  # fmt: skip
+MARIAN = {
+    "vocab_size": VOCAB, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 40,
+    "activation_function": "swish", "scale_embedding": True, "decoder_start_token_id": 95, "pad_token_id": 95,
+    "forced_eos_token_id": None,
+}  # fmt: skip
 GPT2 = {"vocab_size": VOCAB, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
 CASES = {
@@ -76,5 +91,44 @@ CASES = {
     ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**DECODER, "head_dim": 12, "tie_word_embeddings": True}),
     "qwen3_classifier": ("Qwen3ForSequenceClassification", "Qwen3Config", {**DECODER, "head_dim": 12, "num_labels": 2}),
+    "modernbert": ("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT),
+    "modernbert_untied": (
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        {**MODERNBERT, "tie_word_embeddings": False, "decoder_bias": False, "layer_types": ["full_attention"] * 4},
+    ),
+    "modernbert_classifier": (
+        "ModernBertForSequenceClassification",
+        "ModernBertConfig",
+        {**MODERNBERT, "num_labels": 3, "classifier_pooling": "mean"},
+    ),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA3),
+    "gemma3_scaled": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {
+            **GEMMA3,
+            "final_logit_softcapping": 5.0,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    ),
+    "gemma3_classifier": ("Gemma3TextForSequenceClassification", "Gemma3TextConfig", {**GEMMA3, "num_labels": 3}),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5),
+    "t5_v1_1": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_decoder_layers": 1},
+    ),
+    "mt5": ("MT5ForConditionalGeneration", "MT5Config", {**T5, "tie_word_embeddings": False}),
+    "marian": ("MarianMTModel", "MarianConfig", MARIAN),
+    "marian_relu": (
+        "MarianMTModel",
+        "MarianConfig",
+        {**MARIAN, "scale_embedding": False, "activation_function": "relu"},
+    ),
 }
 """Name -> class of transformers, class of its configuration, and that configuration."""

@@ -12,6 +12,7 @@ from jaxdp.interop.exporting import export_model
 from jaxdp.interop.families.layer_types import FULL, SLIDING, layer_types_of, windows_to_model
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, transformer_config, write_model
+from jaxdp.interop.hf_folder import HuggingFaceFolder
 from jaxdp.interop.importing import import_model
 from jaxdp.interop.mapping import tensors_of
 from jaxdp.interop.open_source import open_source
@@ -92,12 +93,59 @@ def write_fitting(spec, model):
         ("llama", {"sliding_window": 8}, "sliding_window=8 is not supported"),
         ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types=.'chunked_attention'. of"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "the size of the window is None"),
+        ("modernbert", {"norm_bias": True}, "norm_bias=True is not supported .* expected False"),
+        ("modernbert", {"classifier_activation": "relu"}, "classifier_activation='relu' with hidden_activation='gelu'"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not supported"),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_parameters of sliding_attention .* expected rope_type=default alone",
+        ),
+        ("t5", {"feed_forward_proj": "gated-relu"}, "feed_forward_proj='gated-relu' .* supported are relu, gelu"),
+        ("t5", {"is_gated_act": True}, "is_gated_act=True of config.json contradicts feed_forward_proj='relu'"),
+        ("mt5", {"scale_decoder_outputs": True}, "scale_decoder_outputs=True is not supported .* expected False"),
+        ("marian", {"decoder_ffn_dim": 64}, "decoder_ffn_dim=64 with encoder_ffn_dim=48"),
+        ("marian", {"normalize_before": True}, "normalize_before=True is not supported .* expected False"),
         ("distilbert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ],
 )
 def test_values_that_the_model_cannot_express_are_refused_by_name(case, changes, match):
     with pytest.raises(UserError, match=match):
         read_model(config_json(case, **changes), "config.json")
+
+
+def imported_run(tmp_path, config, tensors, name):
+    return import_model(write_folder(tmp_path / f"hf_{name}", config, tensors), tmp_path / name)
+
+
+def test_embeddings_of_t5_by_every_name_and_an_output_layer_that_is_absent(tmp_path):
+    config = config_json("t5_v1_1")
+    tensors = folder_tensors(config)
+    shared = tensors.pop("shared.weight")
+    names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    prints = {
+        open_source(imported_run(tmp_path, config, tensors | dict.fromkeys(some, shared), "".join(some))).fingerprint()
+        for some in (names[:1], names[1:], names)
+    }
+    assert len(prints) == 1
+    different = tensors | {names[0]: shared, names[1]: shared + 1}
+    with pytest.raises(UserError, match=r"shared.weight and encoder.embed_tokens.weight .* differ in value"):
+        imported_run(tmp_path, config, different, "different")
+    del tensors["lm_head.weight"]
+    found = open_source(imported_run(tmp_path, config, tensors | {names[0]: shared}, "absent"))
+    assert (found.read("output/kernel") == shared.T).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "start"),
+    [({}, {"decoder_start_token_id": 7}, 0), ({"decoder_start_token_id": None}, {"decoder_start_token_id": 7}, 7),
+     ({"decoder_start_token_id": None, "pad_token_id": 3}, {}, 3)],
+)  # fmt: skip
+def test_the_first_decoder_input_is_that_of_the_folder(tmp_path, config, generation, start):
+    config = config_json("t5", **config)
+    files = {"generation_config__json": json.dumps(generation)} if generation else {}
+    folder = write_folder(tmp_path / "hf", config, folder_tensors(config), **files)
+    assert HuggingFaceFolder(open_source(folder)).run_values()["seq2seq"]["start_id"] == start
 
 
 def test_rotary_positions_of_all_versions_mean_the_same():

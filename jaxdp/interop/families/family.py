@@ -10,7 +10,8 @@ Row = tuple[str, str]
 """Tensor of a Hugging Face folder, and the parameter path it belongs to, both with `{}` for the layer.
 
 `.T` after a path transposes the tensor; `a|b|c` in a path divides its last axis into equal parts, after the transpose;
-`.1` after a path removes a first axis of size 1.
+`.1` after a path removes a first axis of size 1. `?path` at the end: only if the model has that parameter; `!path`: only if
+it has not.
 """
 
 
@@ -24,6 +25,8 @@ class Architecture:
         body: Table of the tensors that the body has in addition, without prefix.
         head: Table of the tensors outside the body.
         tied: (tensor, tensor that it equals) if the embeddings are tied.
+        equal: (tensor, tensor that it equals), tied embeddings or not.
+        absent: (tensor, tensor whose values it has if the folder has none and the embeddings are not tied).
         untied: (tensor, tensor that it replaces) if the embeddings are not tied; both are written.
         ignored: (regular expression of a tensor, reason): tensors that this class does not use.
         options: Keys of the task's group of the configuration.
@@ -36,6 +39,8 @@ class Architecture:
     body: tuple[Row, ...] = ()
     head: tuple[Row, ...] = ()
     tied: tuple[Row, ...] = ()
+    equal: tuple[Row, ...] = ()
+    absent: tuple[Row, ...] = ()
     untied: tuple[Row, ...] = ()
     ignored: tuple[Row, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -88,5 +88,6 @@ def attend(
     key, value = np.repeat(key, groups, axis=1), np.repeat(value, groups, axis=1)
     scores = query @ key.transpose(0, 1, 3, 2) * scale
     scores = softcap * np.tanh(scores / softcap) if softcap else scores
+    allowed = allowed | ~allowed.any(-1, keepdims=True)  # padding that sees no key: finite, and of no effect
     joined = (softmax(np.where(allowed, scores + bias, -np.inf)) @ value).transpose(0, 2, 1, 3)
     return joined.reshape(*joined.shape[:2], -1)
