@@ -5,6 +5,7 @@ import json
 
 import pytest
 from family_cases import CASES
+from tiers import others_slow
 from tiny_folders import random_tensors, write_folder
 
 from jaxdp.errors import UserError
@@ -22,6 +23,19 @@ from jaxdp.trees import named_leaves
 
 NEW = [name for name in CASES if not name.startswith(("bert", "gpt2"))]
 """Cases of families without tests of their own."""
+
+QUICK = (
+    "roberta",
+    "distilbert_classifier",
+    "modernbert",
+    "llama",
+    "qwen2_windows",
+    "qwen3",
+    "gemma3",
+    "t5_v1_1",
+    "marian",
+)
+"""One case for each table of tensors."""
 
 
 def config_json(case, **changes):
@@ -44,7 +58,7 @@ def folder_tensors(config):
     )
 
 
-@pytest.mark.parametrize("case", NEW)
+@pytest.mark.parametrize("case", others_slow(NEW, *QUICK))
 def test_a_folder_computes_what_the_reference_computes_and_returns_to_every_byte(tmp_path, case):
     config = config_json(case)
     folder = write_folder(tmp_path / "hf", config, folder_tensors(config))
