@@ -157,7 +157,7 @@ def get_config() -> Config:
     config.model.attention = "auto"  # plain | cudnn (NVIDIA) | splash (TPU); auto: the fused kernel of the platform where it supports the model, else plain
     config.model.loss_chunk = placeholder(int)  # tokens whose logits a loss holds at once; unset: 1024, or more if their logits fit 256 MiB; 0: all of a microbatch
     config.model.lora_rank = placeholder(int)  # rank of low-rank adapters of dense layers, which alone are trained, with a classifier; 0: none
-    config.model.lora_alpha = placeholder(float)  # adapters add lora_alpha / lora_rank times their product; unset: lora_rank
+    config.model.lora_alpha = placeholder(float)  # adapters add lora_alpha / lora_rank times their product; 0: lora_rank
     config.model.lora_layers = placeholder(tuple)  # regular expressions of the layers with an adapter, such as ("attention/.*", "mlp/up")
 
     # Groups of the tasks: a run reads the group of its own task only.

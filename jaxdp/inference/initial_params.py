@@ -18,6 +18,7 @@ from jaxdp.interop.model_source import open_model
 from jaxdp.interop.source import ParameterSource
 from jaxdp.interop.views import Scanned, Unscanned
 from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
+from jaxdp.model.lora import is_adapter
 from jaxdp.report.terminal import quantity
 from jaxdp.run_config import COMPUTE_KEYS, RunConfig
 from jaxdp.trees import is_scanned, leaf_name, named_leaves, tree_of
@@ -199,9 +200,10 @@ def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None
 
 
 def _check_body(path: str, shapes: Mapping[str, tuple], initialised: Mapping[str, jax.Array]) -> None:
-    """Raises UserError unless everything below the heads is there in the same shapes."""
+    """Raises UserError unless everything below the heads, except new adapters, is there in the same shapes."""
     problems = []
-    for name in sorted((initialised.keys() | shapes.keys()) - _heads(initialised) - _heads(shapes)):
+    new_adapters = {name for name in initialised.keys() - shapes.keys() if is_adapter(name)}
+    for name in sorted((initialised.keys() | shapes.keys()) - _heads(initialised) - _heads(shapes) - new_adapters):
         there = shapes[name][0] if name in shapes else None
         here = initialised[name].shape if name in initialised else None
         is_longer = name == POSITION_EMBEDDING and there and here and there[0] > here[0] and there[1:] == here[1:]

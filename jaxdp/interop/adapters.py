@@ -5,7 +5,7 @@ Format: https://huggingface.co/docs/peft/developer_guides/checkpoint - `adapter_
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.interop.families.family import Architecture, Family
-from jaxdp.interop.mapping import tensors_of
+from jaxdp.interop.mapping import Tensor, tensors_of
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.model import TransformerConfig
-from jaxdp.model.lora import LORA_A, LORA_B, merged_kernel
+from jaxdp.model.lora import LORA_A, LORA_B, is_adapter, merged_kernel
 from jaxdp.safetensors_file import write_arrays
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -41,7 +41,7 @@ class MergedAdapters(ParameterSource):
     @property
     def arrays(self) -> Mapping[str, ArraySpec]:
         """See `ParameterSource.arrays`."""
-        return {path: spec for path, spec in self._source.arrays.items() if not _is_adapter(path)}
+        return {path: spec for path, spec in self._source.arrays.items() if not is_adapter(path)}
 
     def read(self, name: str) -> np.ndarray:
         """Reads a parameter; see `ParameterSource.read`."""
@@ -85,9 +85,11 @@ def write_adapter(
     Raises:
         UserError: The family has no module of its own for a layer with an adapter.
     """
-    adapters = {path.rpartition("/")[0] for path in source.arrays if _is_adapter(path)}
-    plain = {path: spec.shape for path, spec in source.arrays.items() if not _is_adapter(path)}
-    modules, heads, read = {}, {}, {}
+    adapters = {path.rpartition("/")[0] for path in source.arrays if is_adapter(path)}
+    plain = {path: spec.shape for path, spec in source.arrays.items() if not is_adapter(path)}
+    modules: dict[str, str] = {}
+    heads: dict[str, Tensor] = {}
+    read: dict[str, Callable[[], np.ndarray]] = {}
     for tensor in tensors_of(family, architecture, plain):
         name = (architecture.prefix if tensor.in_body else "") + tensor.theirs
         layers = [path.removesuffix("/kernel") for path in tensor.ours if path.removesuffix("/kernel") in adapters]
@@ -121,7 +123,7 @@ def _settings(
         "task_type": TASK_TYPES.get(task),
         "base_model_name_or_path": base,
         "r": model.lora_rank,
-        "lora_alpha": model.lora_alpha,
+        "lora_alpha": model.lora_alpha or model.lora_rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -129,7 +131,3 @@ def _settings(
         "modules_to_save": saved or None,
         "inference_mode": True,
     }
-
-
-def _is_adapter(path: str) -> bool:
-    return path.endswith((f"/{LORA_A}", f"/{LORA_B}"))

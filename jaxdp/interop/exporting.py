@@ -94,7 +94,7 @@ def export_model(
     shapes = {path: tuple(leaf.shape) for path, leaf in named_leaves(parameter_shapes(unscanned(model)))}
     parameters: ParameterSource = Unscanned(saved)
     if lora.lora_rank:
-        parameters = MergedAdapters(parameters, lora.lora_alpha / lora.lora_rank)
+        parameters = MergedAdapters(parameters, (lora.lora_alpha or lora.lora_rank) / lora.lora_rank)
     parameters = WithZeroBiases(parameters, shapes)
     specs, make = exported(
         parameters,

@@ -147,7 +147,7 @@ class TransformerConfig:
         platform: Platform of the devices for which programs are compiled: "cpu", "gpu" or "tpu". It need not be that
             of this process, which may compile for devices that it does not have.
         lora_rank: Rank of the low-rank adapters of dense layers; 0: none. See `jaxdp/model/lora.py`.
-        lora_alpha: Factor of what adapters add, times `lora_rank`.
+        lora_alpha: Factor of what adapters add, times `lora_rank`; 0: `lora_rank`.
         lora_layers: Regular expressions of the layers with an adapter, by their path in a block, such as
             "attention/query" or "mlp/.*".
         loss_chunk: Maximum number of tokens whose logits a loss holds at once; None: chosen by

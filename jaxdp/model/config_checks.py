@@ -154,8 +154,8 @@ def _check_lora(config: "TransformerConfig") -> None:
         raise UserError(f"model.lora_rank is {rank!r}; set it to an integer of at least 1, or to 0 for no adapters.")
     if not rank:
         return
-    if not 0 < alpha < math.inf:
-        raise UserError(f"model.lora_alpha is {alpha}; set it above 0.")
+    if not 0 <= alpha < math.inf:
+        raise UserError(f"model.lora_alpha is {alpha}; set it above 0, or to 0 for lora_rank.")
     layers = dense_layers(has_gate=config.activation in GATED_UNITS, has_source=config.has_source)
     if not isinstance(patterns, tuple) or not patterns:
         raise UserError(

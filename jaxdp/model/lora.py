@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA) of the dense layers of a block: their size and initial values, and how they are merged.
 
 Source: Hu et al. 2022, LoRA, section 4.1. As there and in PEFT, an adapter adds `factor * (x @ a) @ b` with
-`factor = lora_alpha / lora_rank`; `a` is drawn as the kernel of a dense layer of PyTorch, and `b` is zero at first.
+`factor = lora_alpha / lora_rank`; `a` is initialised as the kernel of a dense layer of PyTorch, and `b` is zero at first.
 """
 
 import re
@@ -51,11 +51,16 @@ def adapter_of(layer: str, rank: int, alpha: float, patterns: Sequence[str]) -> 
     Args:
         layer: Path of the layer in its block, such as "attention/query".
         rank: Value of `model.lora_rank`; 0: no layer has an adapter.
-        alpha: Value of `model.lora_alpha`.
+        alpha: Value of `model.lora_alpha`; 0: `rank`.
         patterns: Regular expressions of the whole paths of layers with an adapter.
     """
     has_one = rank and any(re.fullmatch(pattern, layer) for pattern in patterns)
-    return Lora(rank, alpha / rank) if has_one else None
+    return Lora(rank, (alpha or rank) / rank) if has_one else None
+
+
+def is_adapter(path: str) -> bool:
+    """Returns whether a parameter is one of an adapter, by its path."""
+    return path.endswith((f"/{LORA_A}", f"/{LORA_B}"))
 
 
 def merged_kernel(kernel: np.ndarray, a: np.ndarray, b: np.ndarray, factor: float) -> np.ndarray:

@@ -69,7 +69,7 @@ def _gpt2(num_layers: int, num_heads: int, embed_dim: int) -> dict:
         "classifier_bias": True,
         "loss_chunk": None,
         "lora_rank": 0,
-        "lora_alpha": None,
+        "lora_alpha": 0.0,
         "lora_layers": ("attention/query", "attention/value"),
     }
 
@@ -245,7 +245,6 @@ DERIVED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "num_decoder_layers": lambda values: values["num_layers"],
     "attention_dropout_rate": lambda values: values["dropout_rate"],
     "attention_scale": lambda values: 1 / math.sqrt(max(values["head_dim"], 1)),
-    "lora_alpha": lambda values: float(values["lora_rank"]),
     "qkv_bias": lambda values: values["use_bias"],
     "embedding_scale": lambda values: (
         math.sqrt(max(values["embed_dim"], 1)) if values["positions"] == "sinusoidal" else 1.0

@@ -77,7 +77,7 @@ def test_the_gradient_of_an_adapter_is_that_of_its_formula():
     ("changed", "problem"),
     [
         ({"lora_rank": -1}, "model.lora_rank is -1"),
-        ({"lora_alpha": 0.0}, "model.lora_alpha is 0"),
+        ({"lora_alpha": -1.0}, "model.lora_alpha is -1"),
         ({"lora_layers": ()}, "set it to a tuple of regular expressions of attention/query"),
         ({"lora_layers": ("mlp/(",)}, "which is not a regular expression"),
         ({"lora_layers": ("mlp/gate",)}, "matches no dense layer of this model"),
