@@ -92,15 +92,16 @@ def write_adapter(
     read: dict[str, Callable[[], np.ndarray]] = {}
     for tensor in tensors_of(family, architecture, plain):
         name = (architecture.prefix if tensor.in_body else "") + tensor.theirs
+        first, *others = tensor.ours
         layers = [path.removesuffix("/kernel") for path in tensor.ours if path.removesuffix("/kernel") in adapters]
-        if layers and len(tensor.ours) > 1:
+        if layers and others:
             raise UserError(
                 f"{name} of {family.model_type} holds {' and '.join(tensor.ours)} in one tensor, so an adapter of {layers[0]} "
                 "alone cannot be written; export without --adapter, which merges it."
             )
         if layers:
             modules[name.removesuffix(".weight")] = layers[0]
-        elif tensor.ours[0].startswith("classifier/"):
+        elif first.startswith("classifier/"):
             heads[name] = tensor
     for module, layer in modules.items():
         read[f"{PREFIX}{module}.lora_A.weight"] = lambda layer=layer: source.read(f"{layer}/{LORA_A}").T

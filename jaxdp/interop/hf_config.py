@@ -81,7 +81,7 @@ def read_model(config: Mapping[str, Any], where: str) -> ModelSpec:
             f"{where}: model_type={config.get('model_type')!r} is unknown; known are {', '.join(sorted(FAMILIES))}."
         )
     names = config.get("architectures") or [next(iter(family.architectures))]
-    name = names[0] if isinstance(names, list) else None
+    name = str(names[0]) if isinstance(names, list) else ""
     if len(names) != 1 or name not in family.architectures:
         raise UserError(
             f"{where}: the architecture {' and '.join(map(str, names))} is unknown; of model_type={family.model_type} known "
@@ -207,10 +207,10 @@ def model_keys(spec: ModelSpec) -> dict[str, Any]:
 
 
 def model_differences(spec: ModelSpec, config: TransformerConfig) -> list[str]:
-    """Returns the keys in which a model differs from a translated config.json, as `model.KEY=OURS (THEIRS)`."""
+    """Returns the keys in which a model differs from a translated config.json, as `GROUP.KEY=OURS (THEIRS)`."""
     theirs, ours = dataclasses.asdict(transformer_config(spec, config.num_labels)), dataclasses.asdict(config)
     return [
-        f"model.{key}={ours[key]!r} ({theirs[key]!r})"
+        f"{'classification' if key == 'pooling' else 'model'}.{key}={ours[key]!r} ({theirs[key]!r})"
         for key in theirs
         if key not in RUN_KEYS and ours[key] != theirs[key] and (key != "pooling" or config.num_labels)
     ]

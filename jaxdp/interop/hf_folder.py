@@ -113,9 +113,10 @@ class HuggingFaceFolder:
         copies = []
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path)
-            if len(name.parts) > 2 or path.suffix not in _KEPT or name.name == INDEX or not path.is_file():
+            first, depth = name.parts[0], len(name.parts)
+            if depth > 2 or path.suffix not in _KEPT or name.name == INDEX or not path.is_file():
                 continue
-            if name.parts[0].startswith(".") or path.stat().st_size > MAX_BYTES:
+            if first.startswith(".") or path.stat().st_size > MAX_BYTES:
                 continue
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             copies.append(Path(shutil.copyfile(path, to / name)))

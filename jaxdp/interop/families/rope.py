@@ -69,8 +69,8 @@ def rope_to_model(parameters: Mapping[str, Any], max_length: int) -> dict[str, A
     if kind not in _SCALING:
         raise UserError(f"rope_type={kind!r} of config.json is not supported; supported are {', '.join(_SCALING)}.")
     table = _SCALING[kind]
-    given = {"original_max_position_embeddings": max_length} if kind != "default" else {}
-    given |= _OPTIONAL.get(kind, {}) | {key: value for key, value in parameters.items() if value is not None}
+    given: dict[str, Any] = {"original_max_position_embeddings": max_length} if kind != "default" else {}
+    given |= dict(_OPTIONAL.get(kind, {})) | {key: value for key, value in parameters.items() if value is not None}
     for key, value in given.items():
         harmless = key in _COMMON or key in table or (key == "truncate" and value is True)
         if not harmless and not (kind in ("default", "linear") and key == "original_max_position_embeddings"):
