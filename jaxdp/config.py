@@ -221,10 +221,11 @@ def _settle_duration(config: ConfigDict, overridden: set[str]) -> None:
 
 def _leave_model_to_source(config: ConfigDict, overridden: set[str]) -> None:
     """Unsets the model of the file, which the model of `--config.init_from` replaces, except for keys of the command line."""
+    model = cast(ConfigDict, config.model)
     with config.ignore_type():
-        for key in config.model:
+        for key in model:
             if key not in COMPUTE_KEYS and f"model.{key}" not in overridden:
-                config.model[key] = None
+                model[key] = None
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _stack(read, config, name, num_layers, x, allowed, encoder_output=None, sour
 
 def _mlp(read: Read, config: Mapping[str, Any], name: str, x: np.ndarray) -> np.ndarray:
     default = "gated-gelu" if config["model_type"] == "mt5" else "relu"
-    projection = config.get("feed_forward_proj", default)
+    projection = str(config.get("feed_forward_proj", default))
     act = ACTIVATIONS[PROJECTIONS.get(projection, projection.removeprefix("gated-"))]
     if projection.startswith("gated-"):
         hidden = act(linear(x, read, f"{name}.wi_0", bias=False)) * linear(x, read, f"{name}.wi_1", bias=False)
