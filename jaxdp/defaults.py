@@ -45,7 +45,7 @@ def get_config() -> Config:
     """Returns the default configuration, a new copy at each call."""
     config = Config()
 
-    config.task = "causal_lm"  # name of a registered task: causal_lm | masked_lm | classification | seq2seq
+    config.task = "causal_lm"  # name of a registered task: causal_lm | masked_lm | classification | seq2seq | embedding
     config.seed = 0  # fixes parameters, batches and dropout masks
 
     # Length of the run: set exactly one.
@@ -173,6 +173,9 @@ def get_config() -> Config:
     config.classification.pooling = "mean"  # hidden states that represent the text: first | mean | last
     config.classification.class_weights = "none"  # none | balanced | numbers separated by commas, one a label in the order of their names
     config.classification.label_separator = ","  # between several labels of one text
+    config.embedding = ConfigDict()
+    config.embedding.pooling = "mean"  # hidden states that represent the text: first | mean | last
+    config.embedding.normalize = True  # vectors have length 1
     config.seq2seq = ConfigDict()
     config.seq2seq.start_id = placeholder(int)  # id of the first token that the decoder reads; unset: end of the text
     config.seq2seq.bleu_tokenize = "13a"  # tokenization of BLEU in sacrebleu: 13a | intl | zh | ...

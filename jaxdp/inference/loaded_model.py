@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdp.arguments import WEIGHTS, check_caller, check_choice, check_sync, optional_number, step_name
 from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.inference.apply import logits_of
+from jaxdp.inference.encode import encode_texts
 from jaxdp.inference.evaluate import evaluation_request, measure, save_report
 from jaxdp.inference.generate import (
     DEFAULT_SAMPLING,
@@ -129,6 +131,28 @@ class LoadedModel(RestoredModel):
         request = prediction_request(records, strategy, num_samples, seed, num_candidates)
         with self._exclusively():
             return predict_records(self, request)
+
+    def encode(
+        self, texts: str | Iterable[str], *, pooling: str | None = None, normalize: bool | None = None
+    ) -> np.ndarray:
+        """Computes a vector of each text from the final hidden states, the rows spread over all devices.
+
+        Texts are framed by the special tokens of the tokenizer, and cut to `data.length` tokens.
+
+        Args:
+            texts: Texts, or one text.
+            pooling: "mean" over the tokens, "cls" (the first token) or "last"; None: `embedding.pooling`, of an
+                imported sentence encoder its own.
+            normalize: Whether vectors have length 1; None: `embedding.normalize`, of an imported one its own.
+
+        Returns:
+            `[num_texts, embed_dim] float32`.
+
+        Raises:
+            UserError: The model has no tokenizer, or a text cannot be read.
+        """
+        with self._exclusively():
+            return encode_texts(self, texts, pooling, normalize)
 
     def evaluate(
         self, data: Mapping[str, Any] | None = None, *, split: str = "eval", num_batches: int | None = None

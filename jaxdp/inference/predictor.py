@@ -1,12 +1,10 @@
 """Predictor: labels, masked tokens or texts for an iterable of records, in batches and in bounded memory."""
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-import jax
 import numpy as np
 
 from jaxdp.data.reading.file_sources import FORMATS
@@ -17,28 +15,20 @@ from jaxdp.decoding.sampling import check_seed
 from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.hardware.cores import num_cores
+from jaxdp.inference.batched_outputs import MAX_ROWS, Examples, batched_outputs
 from jaxdp.inference.prediction_requests import ERROR, RequestReader, examples_of, request_columns
 from jaxdp.inference.prompts import CONTINUES_PROMPTS, model_kind
 from jaxdp.inference.restored_model import RestoredModel
 from jaxdp.inference.scoring import TextWriter, Written, rows_per_device
-from jaxdp.parallel.placement import abstract_batch, place_batch
-from jaxdp.parallel.spmd import Program, compile_spmd, gather_rows
 from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
-from jaxdp.tasks import pad_examples
 from jaxdp.tasks.make import make_task
-from jaxdp.tasks.model_functions import apply_model
-
-MAX_ROWS = 32
-"""Limit of records that one device answers at a time."""
 
 TEXT_BATCHES = 8
 """Batches of sources that are read at once where texts are generated, to batch sources of similar length."""
 
 ALTERNATIVES = "alternatives"
 """Key of the texts after the best one, where several were requested."""
-
-Examples = Sequence[Mapping[str, np.ndarray]]
 
 Answer = Callable[[Examples], Iterable[dict[str, Any]]]
 """Examples -> one answer each, in order."""
@@ -147,36 +137,11 @@ class Predictor:
 
     def _row_answer(self, first: Examples) -> tuple[Answer, int]:
         """Returns a function that answers from the task's outputs, and the number of records to read at once."""
-        task, restored = self._task, self._restored
-        restored.place(len(first))
-        topology = restored.topology
-        share = min(MAX_ROWS, -(-len(first) // topology.num_devices))
-        rows = share * topology.num_devices
-        end_ids = dict.fromkeys(task.eos_fields, self._tokenizer.eos_id)
-
-        def batch_of(some: Examples) -> dict[str, np.ndarray]:
-            return task.make_predict_batch(pad_examples(task, some, end_ids, rows)[0])
-
-        def compiled() -> Program:
-            spec = {
-                name: jax.ShapeDtypeStruct((share, *array.shape[1:]), array.dtype)
-                for name, array in batch_of(first[:1]).items()
-            }
-            apply = functools.partial(apply_model, restored.device_model)
-            return compile_spmd(
-                lambda params, batch: gather_rows(task.outputs(apply, params, batch)),
-                topology,
-                restored.abstract_params,
-                abstract_batch(spec, topology),
-            )
-
-        program = restored.kept(("outputs", self._num_candidates, share), compiled)
+        outputs, rows = batched_outputs(self._restored, self._task, first, self._num_candidates)
 
         def answer(examples: Examples) -> Iterator[dict[str, Any]]:
-            for start in range(0, len(examples), rows):
-                some = examples[start : start + rows]
-                outputs = jax.device_get(program(restored.device_params, place_batch(batch_of(some), topology)))
-                yield from task.predictions({name: array[: len(some)] for name, array in outputs.items()})
+            for found in outputs(examples):
+                yield from self._task.predictions(found)
 
         return answer, rows
 

@@ -15,6 +15,7 @@ HEADS = {
     "masked_lm": "masked_lm",
     "classification": "classification",
     "seq2seq": "language_model",
+    "embedding": "none",
 }
 """Task -> head of its model."""
 

@@ -19,6 +19,14 @@ from jaxdp.trees import named_leaves
 
 TOKENIZER = "tokenizer.json"
 GENERATION = "generation_config.json"
+MODULES = "modules.json"
+
+POOLING_MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_lasttoken": "last",
+}
+"""Settings of the pooling module of sentence-transformers, and their values of `embedding.pooling`."""
 
 MAX_BYTES = 2**28
 """Largest file that is kept next to the weights."""
@@ -84,6 +92,8 @@ class HuggingFaceFolder:
         options = dict(spec.architecture.options)
         if self.labels is not None:
             options["kind"] = self.labels.kind
+        if task == "embedding":
+            options |= self._pooling()
         if task == "seq2seq":
             options["start_id"] = self._start_id()
         has_columns = task in ("classification", "seq2seq")
@@ -99,6 +109,34 @@ class HuggingFaceFolder:
             "model": model_keys(spec),
             **({task: options} if options else {}),
         }
+
+    def _pooling(self) -> dict[str, Any]:
+        """Returns the keys of `embedding` that the modules of a sentence encoder mean; none of another model.
+
+        Raises:
+            UserError: It reduces the hidden states in a way that jaxdp does not.
+        """
+        path = self.path / MODULES
+        if not path.is_file():
+            return {}
+        modules = {
+            each["type"].rpartition(".")[2]: each["path"]
+            for each in read_json(path, "the modules.json of a sentence encoder", list)
+        }
+        unknown = modules.keys() - {"Transformer", "Pooling", "Normalize"}
+        if unknown:
+            raise UserError(f"{path} has the module {', '.join(sorted(unknown))}, which jaxdp does not support.")
+        options: dict[str, Any] = {"normalize": "Normalize" in modules}
+        if "Pooling" in modules:
+            settings = read_json(self.path / modules["Pooling"] / CONFIG, "the settings of a pooling module")
+            modes = [key for key, value in settings.items() if key.startswith("pooling_mode") and value is True]
+            if len(modes) != 1 or modes[0] not in POOLING_MODES:
+                raise UserError(
+                    f"{path}: the pooling {' and '.join(modes) or 'none'} is not supported; supported is one of "
+                    f"{', '.join(POOLING_MODES)}."
+                )
+            options["pooling"] = POOLING_MODES[modes[0]]
+        return options
 
     def _start_id(self) -> int | None:
         """Returns the id of the first decoder input, from config.json or generation_config.json; None: neither has it."""

@@ -73,7 +73,7 @@ def flops_per_sequence(
     multiplied = 0
     for name, leaf in named_leaves(shapes):
         multiplied += num_elements(leaf) * _num_tokens(name, length, output_length, num_predicted)
-    if config.head != "classification" and config.tie_embeddings:
+    if config.head not in ("classification", "none") and config.tie_embeddings:
         multiplied += config.output_vocab_size * config.embed_dim * num_predicted
     pairs = 0
     for stack, tokens in _stacks(config, length, output_length):

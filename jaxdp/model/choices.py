@@ -21,6 +21,7 @@ HEADS = {
     "language_model": ("decoder", "encoder", "encoder_decoder"),
     "masked_lm": ("encoder",),
     "classification": ("encoder", "decoder"),
+    "none": ("encoder", "decoder"),
 }
 """Model heads, and the architectures that support them."""
 

@@ -133,7 +133,7 @@ class TransformerConfig:
             "gelu_norm" (dense layer, GELU, norm); "auto": "tanh" for pooling "first", else "none".
         classifier_bias: Whether class scores have a bias.
         head: "language_model", "masked_lm" (a transform before the output layer) or
-            "classification" (one vector of class scores per sequence).
+            "classification" (one vector of class scores per sequence) or "none" (the final hidden states).
         num_labels: Number of classes; 0 for other heads.
         pooling: Pooling of a classifier over the valid tokens: "first", "mean" or "last".
         dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.

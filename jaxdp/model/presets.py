@@ -196,7 +196,7 @@ def model_config(
         max_length: Maximum sequence length in tokens.
         target_vocab_size: Vocabulary size of the target in an encoder-decoder; None: `vocab_size`.
         max_target_length: Maximum target length in an encoder-decoder; None: `max_length`.
-        head: Model head: "language_model", "masked_lm" or "classification".
+        head: Model head: "language_model", "masked_lm", "classification" or "none".
         num_labels: Number of classes of a classifier.
         pooling: Pooling of a classifier: "first", "mean" or "last".
         platform: Platform of the devices that the model runs on: "cpu", "gpu" or "tpu".

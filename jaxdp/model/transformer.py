@@ -53,6 +53,7 @@ class Transformer(nn.Module):
             self.masked_lm = MaskedLMHead(config)
         if config.head == "classification":
             self.classifier = Classifier(config)
+        if config.head in ("classification", "none"):
             return
         if config.has_output_bias:
             shape = (config.output_vocab_size,)
@@ -110,7 +111,8 @@ class Transformer(nn.Module):
         Returns:
             Logits, `[batch, length, vocab_size] float32` (target_length and target_vocab_size
             in an encoder-decoder, num_predicted with `predict_at`), or
-            `[batch, num_labels] float32` of a classifier. With a cache `(logits, cache)`.
+            `[batch, num_labels] float32` of a classifier, or without a head the final hidden states
+            `[batch, length, embed_dim] float32`. With a cache `(logits, cache)`.
 
         Raises:
             UserError: The sequence or the cache is longer than the learned positions.
@@ -130,6 +132,8 @@ class Transformer(nn.Module):
         )
         if self.config.head == "classification":
             return self.classifier(hidden, attention_mask, row_keys)
+        if self.config.head == "none":
+            return hidden.astype(jnp.float32)
         logits = self._output_layer(hidden, predict_at).logits()
         return logits if cache is None else (logits, cache)
 

@@ -5,6 +5,7 @@ from jaxdp.metrics import MetricSpec
 from jaxdp.model.cross_entropy import cross_entropy_sums
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
+from jaxdp.tasks.embedding import Embedding
 from jaxdp.tasks.masked_lm import MASK, MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq
@@ -22,11 +23,13 @@ register_task("causal_lm", CausalLM)
 register_task("masked_lm", MaskedLM)
 register_task("classification", Classification)
 register_task("seq2seq", Seq2Seq)
+register_task("embedding", Embedding)
 
 __all__ = [
     "MASK",
     "CausalLM",
     "Classification",
+    "Embedding",
     "LabelCensus",
     "Labels",
     "LossSums",

@@ -45,6 +45,7 @@ CASES = {
     ),
     "bert": ("BertForMaskedLM", "BertConfig", BERT),
     "bert_untied": ("BertForMaskedLM", "BertConfig", {**BERT, "tie_word_embeddings": False, "hidden_act": "gelu_new"}),
+    "bert_encoder": ("BertModel", "BertConfig", BERT),
     "bert_classifier": ("BertForSequenceClassification", "BertConfig", {**BERT, "num_labels": 3}),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", ROBERTA),
     "roberta_classifier": ("RobertaForSequenceClassification", "RobertaConfig", {**ROBERTA, "num_labels": 3}),

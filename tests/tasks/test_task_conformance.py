@@ -125,7 +125,8 @@ class Arrays:
 
 
 def test_every_task_is_tried():
-    assert {case.task for case in CASES.values()} == set(registered_tasks())
+    not_trained = {"embedding"}
+    assert {case.task for case in CASES.values()} == set(registered_tasks()) - not_trained
 
 
 def test_batches_are_of_the_shapes_that_are_compiled_for(case):

@@ -111,6 +111,11 @@ BERT = Family(
     architectures={
         "BertForMaskedLM": MASKED_LM,
         "BertForPreTraining": dataclasses.replace(MASKED_LM, written_as="BertForMaskedLM"),
+        "BertModel": Architecture(
+            task="embedding",
+            ignored=(*NOT_USED, (r"cls\..*", "head, which this architecture does not have")),
+            options={"pooling": "first", "normalize": False},
+        ),
         "BertForSequenceClassification": Architecture(
             task="classification",
             prefix="bert.",
