@@ -147,7 +147,7 @@ def test_durations_that_say_nothing_or_too_much(load, body, overrides, sentence)
         ("--config.model.layers=1", "did you mean 'model.num_layers'"),
         (
             "--config.zzz=1",
-            "unknown configuration key 'zzz'; the groups and keys are causal_lm, checkpoint, classification, data, eval, ",
+            "unknown configuration key 'zzz'; the groups and keys are causal_lm, checkpoint, classification, data, embedding, ",
         ),
         ("--config.optim.lr=1", "unknown configuration key 'optim.lr'; did you mean 'optim.learning_rate'"),
         ("--config.model.n_embd=1", "unknown configuration key 'model.n_embd'; did you mean 'model.embed_dim'"),

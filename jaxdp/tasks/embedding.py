@@ -15,7 +15,7 @@ from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
 
 FRAMES = ((CLASS, SEPARATOR), ("<s>", "</s>"))
-"""Tokens before and after a text, of which an encoder's tokenizer has one pair: those of BERT and of RoBERTa."""
+"""Tokens before and after a text, of BERT and of RoBERTa; the tokenizer of an encoder has one pair."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
