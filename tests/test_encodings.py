@@ -27,7 +27,7 @@ def leaves_encoding_open(call):
         return is_method  # a plain function of this name is our own
     if name in PROCESSES:
         return owner == "subprocess" and bool({"text", "universal_newlines"} & keywords.keys())
-    if name in OPENING and owner not in ("os", "filesystem", "gzip", "lzma"):
+    if name in OPENING and owner not in ("os", "filesystem", "gzip", "lzma", "ts"):
         place = OPENING[name] - (is_method and owner not in ("tempfile", "io", "os"))  # Path.open begins with the mode
         mode = keywords.get("mode", call.args[place] if len(call.args) > place else None)
         if mode is None:

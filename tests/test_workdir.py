@@ -42,7 +42,7 @@ def test_names_of_a_run(tmp_path):
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
         "named_files": "named_files.json", "run_token": ".run_token", "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
-        "profile": "profile",
+        "profile": "profile", "hugging_face": "hugging_face",
     }  # fmt: skip
     assert not (tmp_path / "run").exists()
 
@@ -265,7 +265,7 @@ def test_something_else_in_the_place_of_a_name_of_a_run_is_refused(tmp_path, nam
         path.symlink_to(path.name)
     elif damage == "link to nothing":
         path.symlink_to("nowhere")
-    elif name in ("checkpoints", "tensorboard", "plots", "logs", "profile"):
+    elif name in ("checkpoints", "tensorboard", "plots", "logs", "profile", "hugging_face"):
         path.touch()
     else:
         path.mkdir()

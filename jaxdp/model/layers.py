@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.model.config import TransformerConfig
-from jaxdp.model.lora import LORA_A, LORA_B, Lora, init_a
+from jaxdp.model.lora import LORA_A, LORA_B, Lora
 from jaxdp.model.products import matmul
 
 
@@ -34,7 +34,9 @@ class Dense(nn.Module):
         if self.use_bias:
             self.bias = self.param("bias", nn.initializers.zeros, (self.out_dim,), jnp.float32)
         if self.lora:
-            self.lora_a = self.param(LORA_A, init_a, (self.in_dim, self.lora.rank), jnp.float32)
+            # Uniform between `-1 / sqrt(in_dim)` and `1 / sqrt(in_dim)`.
+            uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+            self.lora_a = self.param(LORA_A, uniform, (self.in_dim, self.lora.rank), jnp.float32)
             self.lora_b = self.param(LORA_B, nn.initializers.zeros, (self.lora.rank, self.out_dim), jnp.float32)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jax.nn.initializers import variance_scaling
 
 LORA_A, LORA_B = "lora_a", "lora_b"
 """Names of the parameters of an adapter, next to the kernel: `[in_dim, rank]` and `[rank, out_dim]` float32."""
 
 FROZEN = rf"(?!classifier/|.*/({LORA_A}|{LORA_B})$).*"
 """Regular expression of the paths of parameters that adapters leave as they are: all but theirs and a classifier's."""
-
-init_a = variance_scaling(1 / 3, "fan_in", "uniform")
-"""Initial values of `a`: uniform between `-1 / sqrt(in_dim)` and `1 / sqrt(in_dim)`."""
 
 
 class Lora(NamedTuple):

@@ -31,7 +31,7 @@ class Seq2SeqOptions:
         UserError: `start_id` is negative, or sacrebleu has no such tokenization.
     """
 
-    start_id: int | None
+    start_id: int | None = None
     bleu_tokenize: str
 
     def __post_init__(self):

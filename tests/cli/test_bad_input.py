@@ -138,7 +138,7 @@ TABLE = {
     "coordinator": (
         ["--coordinator=localhost", "--num_processes=2", "--process_index=0"], ["--coordinator=localhost must be HOST:PORT"],
     ),
-    "init_from": (["--config.init_from=/no/where"], ["/no/where is neither a work directory with checkpoints nor a checkpoint"]),
+    "init_from": (["--config.init_from=/no/where"], ["/no/where is none of these: a work directory, a checkpoint, a Hugging Face folder"]),
     "tokens without a vocabulary": (["--config.data.source=tokens"], ["data.source=tokens needs model.vocab_size"]),
 }  # fmt: skip
 

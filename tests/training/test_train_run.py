@@ -20,8 +20,8 @@ from jaxdp.workdir import WorkDir
 def test_what_a_run_leaves_in_its_work_directory(config_file, trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["data"]["path"] == str(config_file.parent / "text.txt")
-    # The preset is written out; the tokens of a chunk of the loss depend on the vocabulary.
-    assert [key for key, value in config["model"].items() if value is None] == ["loss_chunk"]
+    # The preset is written out; the bias of the logits depends on the head, the tokens of a chunk on the vocabulary.
+    assert [key for key, value in config["model"].items() if value is None] == ["output_bias", "loss_chunk"]
     assert (config["model"]["vocab_size"], config["model"]["mlp_dim"], config["model"]["norm"]) == (
         257,
         64,
