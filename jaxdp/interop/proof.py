@@ -40,11 +40,13 @@ def our_outputs(
     targets: np.ndarray | None = None,
 ) -> np.ndarray:
     """Computes the outputs of jaxdp on one CPU device in float32."""
-    params = tree_of({name: parameters.read(name) for name in parameters.arrays})
+    device = jax.devices("cpu")[0]
+    # One array at a time, so that memory holds the parameters once.
+    params = tree_of({name: jax.device_put(array, device) for name, array in parameters.read_all()})
     inputs = {} if config.architecture == "decoder" and valid.all() else {"attention_mask": valid}
     inputs |= {} if targets is None else {"target_tokens": targets}
     apply = jax.jit(lambda params, tokens, inputs: Transformer(config).apply({"params": params}, tokens, **inputs))
-    with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("highest"):
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
         return np.asarray(apply(params, tokens, inputs))
 
 
