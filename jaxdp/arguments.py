@@ -11,6 +11,9 @@ from jaxdp.signatures import check_signature
 
 WEIGHTS = ("ema", "raw")
 
+EXPORT_DTYPES = ("float32", "bfloat16", "float16")
+"""Dtypes that an export can have."""
+
 SYNCS = ("pmean", "zero3")
 """Layouts of parameters that are only read: replicated, or sharded and gathered layer by layer."""
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from jaxdp.arguments import EXPORT_DTYPES
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 
@@ -19,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     shared.add_choice_of_weights(parser)
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "float16"),
+        choices=EXPORT_DTYPES,
         help="dtype of the tensors; default: of an import that of each of its tensors, of a trained run float32",
     )
     parser.add_argument(

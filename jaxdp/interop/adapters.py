@@ -16,7 +16,7 @@ from jaxdp.interop.families.family import Architecture, Family
 from jaxdp.interop.mapping import Tensor, tensors_of
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.model import TransformerConfig
-from jaxdp.model.lora import LORA_A, LORA_B, is_adapter, merged_kernel
+from jaxdp.model.lora import LORA_A, LORA_B, adapter_factor, is_adapter, merged_kernel
 from jaxdp.safetensors_file import write_arrays
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -124,7 +124,7 @@ def _settings(
         "task_type": TASK_TYPES.get(task),
         "base_model_name_or_path": base,
         "r": model.lora_rank,
-        "lora_alpha": model.lora_alpha or model.lora_rank,
+        "lora_alpha": adapter_factor(model.lora_rank, model.lora_alpha) * model.lora_rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

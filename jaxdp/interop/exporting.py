@@ -16,7 +16,7 @@ from jaxdp.data.vocabularies import Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.interop.adapters import MergedAdapters, write_adapter
 from jaxdp.interop.checkpoint_source import CheckpointSource
-from jaxdp.interop.extraction import open_weights
+from jaxdp.interop.extraction import check_dtype, open_weights
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, write_model
@@ -29,6 +29,7 @@ from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.interop.views import Unscanned, WithZeroBiases
 from jaxdp.json_files import read_json
 from jaxdp.model import TransformerConfig, parameter_shapes
+from jaxdp.model.lora import adapter_factor
 from jaxdp.paths import resolved_path
 from jaxdp.report.terminal import print_status
 from jaxdp.run_config import RunConfig
@@ -40,9 +41,6 @@ from jaxdp.workdir import WorkDir
 
 SHARD_BYTES = 5 * 10**9
 """Largest shard; a larger model is divided."""
-
-DTYPES = ("float32", "bfloat16", "float16")
-"""Values of `--dtype`."""
 
 METADATA = {"format": "pt"}
 """Metadata that transformers expects in a safetensors file."""
@@ -77,6 +75,7 @@ def export_model(
         UserError: No family of Hugging Face can express the model; nothing is left behind.
         DamageFound: The checkpoint is not what was written.
     """
+    check_dtype(dtype)
     if adapter and dtype is not None:
         raise UserError(f"adapters are written in float32; leave out dtype={dtype}.")
     directory = WorkDir(workdir)
@@ -94,7 +93,7 @@ def export_model(
     shapes = {path: tuple(leaf.shape) for path, leaf in named_leaves(parameter_shapes(unscanned(model)))}
     parameters: ParameterSource = Unscanned(saved)
     if lora.lora_rank:
-        parameters = MergedAdapters(parameters, (lora.lora_alpha or lora.lora_rank) / lora.lora_rank)
+        parameters = MergedAdapters(parameters, adapter_factor(lora.lora_rank, lora.lora_alpha))
     parameters = WithZeroBiases(parameters, shapes)
     specs, make = exported(
         parameters,

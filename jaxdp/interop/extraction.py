@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jaxdp.arguments import EXPORT_DTYPES, check_choice
 from jaxdp.atomic_files import atomic_replacement
 from jaxdp.config import read_run_config
 from jaxdp.errors import UserError
@@ -37,6 +38,12 @@ def open_weights(directory: WorkDir, step: str, weights: str, average: str | Non
     return AveragedCheckpoints(directory.root, average, metric=metric, weights=weights)
 
 
+def check_dtype(dtype: str | None) -> None:
+    """Raises UserError unless the dtype of an export is one of `EXPORT_DTYPES`, or None."""
+    if dtype is not None:
+        check_choice("dtype", dtype, EXPORT_DTYPES)
+
+
 def extract_parameters(
     workdir: str | os.PathLike[str],
     to: str | os.PathLike[str],
@@ -63,6 +70,7 @@ def extract_parameters(
         UserError: There is no such checkpoint, or the file exists.
         DamageFound: The checkpoint is not what was written.
     """
+    check_dtype(dtype)
     path = resolved_path(to, "--to")
     if path.exists():
         raise UserError(f"--to={path} exists already; choose another file, or move it away.")

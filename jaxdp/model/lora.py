@@ -51,7 +51,12 @@ def adapter_of(layer: str, rank: int, alpha: float, patterns: Sequence[str]) -> 
         patterns: Regular expressions of the whole paths of layers with an adapter.
     """
     has_one = rank and any(re.fullmatch(pattern, layer) for pattern in patterns)
-    return Lora(rank, (alpha or rank) / rank) if has_one else None
+    return Lora(rank, adapter_factor(rank, alpha)) if has_one else None
+
+
+def adapter_factor(rank: int, alpha: float) -> float:
+    """Returns the factor of what adapters add, from `model.lora_rank` above 0 and `model.lora_alpha`, where 0 stands for `rank`."""
+    return (alpha or rank) / rank
 
 
 def is_adapter(path: str) -> bool:

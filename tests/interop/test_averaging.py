@@ -9,6 +9,8 @@ from jaxdp.cli.main import main
 from jaxdp.errors import UserError
 from jaxdp.inspection.fingerprint import fingerprint
 from jaxdp.interop.averaging import chosen_steps
+from jaxdp.interop.exporting import export_model
+from jaxdp.interop.extraction import extract_parameters
 from jaxdp.interop.open_source import open_source
 from jaxdp.trees import named_leaves
 
@@ -57,3 +59,11 @@ def test_choices_that_cannot_be_met(trained, tmp_path, capsys):
     assert main(command) == 2 and "exists already" in capsys.readouterr().err
     command = ["export", f"--workdir={trained}", f"--to={tmp_path / 'y.safetensors'}", "--average=last:2", "--step=3"]
     assert main(command) == 2 and "exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.safetensors", "folder"])
+def test_an_unknown_dtype_is_refused_before_anything_is_written(trained, tmp_path, name):
+    write = extract_parameters if name.endswith(".safetensors") else export_model
+    with pytest.raises(UserError, match="dtype must be one of 'float32', 'bfloat16', 'float16'"):
+        write(trained, tmp_path / name, dtype="float8")
+    assert not list(tmp_path.iterdir())
