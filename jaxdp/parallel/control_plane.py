@@ -178,7 +178,8 @@ class ControlPlane:
         Raises:
             UserError: The token is refused for `TOKEN_SECS`, or was refused at the last response of process 0, which
                 may have exited since.
-            ProcessLost: Process 0 does not respond in time.
+            ProcessLost: Process 0 does not respond in time. Process 0, kept from itself by a flood of callers, waits for
+                its server's word, which names them.
         """
         refused_since = refusal = None
         while True:
@@ -193,7 +194,7 @@ class ControlPlane:
                     refusal = error if refused else None
                 if refusal and time.monotonic() > min(end, (refused_since or end) + TOKEN_SECS):
                     raise UserError(self._why_refused(refusal, token)) from error
-                if time.monotonic() > end:
+                if time.monotonic() > end and not (self._server and self._server.was_called):
                     raise ProcessLost(self._why_unreachable(error, timeout_secs)) from error
                 if self._server and self._server.error:
                     raise self._server.error from error

@@ -66,6 +66,11 @@ class ControlServer(threading.Thread):
         self.error: UserError | None = None
         """Reason why the run cannot continue; None before."""
 
+    @property
+    def was_called(self) -> bool:
+        """True once a caller was accepted or refused, so that the address is known to work."""
+        return bool(self._num_refusals or self._members)
+
     def run(self) -> None:
         """Serves the connections; body of the thread."""
         try:

@@ -28,6 +28,9 @@ __all__ = ["address", "call", "short_waits"]
 OTHER_TOKEN = RunToken(TOKEN._path, {VARIABLE: "the token of another run"})
 
 
+REFUSED = r".* connections were refused, the last one from 127"
+
+
 def function(control_plane):
     return control_plane.hosts, control_plane.allgather(control_plane.process_index)
 
@@ -115,9 +118,21 @@ def test_callers_without_end_do_not_keep_process_0_past_its_time(call, address):
                 send_all(stranger, hello())
         except OSError:
             continue
-    with pytest.raises(
-        ProcessLost, match=r"process 1 of 2 did not come to .* connections were refused, the last one from 127"
-    ):
+    with pytest.raises(ProcessLost, match=f"1 of 2 did not come to {REFUSED}"):  # both, where 0 was kept from itself
+        first.result()
+
+
+def test_process_0_kept_from_itself_by_callers_does_not_blame_its_address(call, address, monkeypatch):
+    def is_never_served(*_):
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(control_plane_module, "call_control_server", is_never_served)
+    first = call(0, 2, timeout_secs=2.0)
+    for _ in range(2):
+        with stranger_at(address, first) as stranger:
+            send_all(stranger, hello())
+            until_hung_up(stranger)
+    with pytest.raises(ProcessLost, match=f"processes 0, 1 of 2 did not come to {REFUSED}"):
         first.result()
 
 
