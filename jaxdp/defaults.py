@@ -57,6 +57,9 @@ def get_config() -> Config:
     config.microbatch_size = placeholder(object)  # sequences per device and pass: a whole number | auto (the largest that leaves 10 % of the memory free); unset: the device's whole share
     config.init_from = placeholder(str)  # initial parameters: workdir, checkpoint, Hugging Face folder, .safetensors file or Orbax directory, or hf:NAME on the Hub; unset keys of model are those of its model
 
+    config.init_rules = ()  # changes of these: "rename:PATTERN->PATH" | "drop:PATTERN" (paths of the source) | "init:PATTERN" (paths of the new model, initialised) | "resize_vocab:FILL" | "match_tokens:FILL" (own tokenizer, rows by token) | "extend_positions:FILL"; FILL of new rows: init | mean
+    config.init_average = placeholder(str)  # last:K | best:K: the mean of these checkpoints of a work directory
+
     config.data = ConfigDict()
     # Source and splits.
     config.data.source = "stdlib"  # stdlib | text | jsonl | csv | parquet | tokens | hf | hf_stream | python: records given to jaxdp.train

@@ -305,6 +305,8 @@ class RunConfig:
     global_batch_size: int
     microbatch_size: int | str | None
     init_from: str | None
+    init_rules: tuple
+    init_average: str | None
     data: DataConfig
     model: ModelConfig
     task_groups: Mapping[str, Mapping[str, Any]]
@@ -324,6 +326,10 @@ class RunConfig:
             value = values[key]
             if value is not None and not (math.isfinite(value) and is_valid(value)):
                 raise UserError(f"{key}={value} must be {expected}.")
+        if (self.init_rules or self.init_average) and not self.init_from:
+            raise UserError(
+                "init_rules and init_average change what init_from takes, which is unset; set it, or leave them out."
+            )
         if self.eval.patience and not self.eval.every_steps:
             raise UserError(
                 f"eval.patience={self.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "

@@ -40,6 +40,20 @@ def is_scanned(name: str) -> bool:
     return SCANNED_LAYERS in name.split("/")
 
 
+def unrolled_names(tree: PyTree) -> dict[str, list[str]]:
+    """Returns, by name, the names of each leaf in the unrolled model: one per scanned layer."""
+    names = {}
+    for name, leaf in named_leaves(tree):
+        names[name] = [name]
+        if is_scanned(name):
+            parts = name.split("/")
+            index = parts.index(SCANNED_LAYERS)
+            names[name] = [
+                "/".join([*parts[:index], f"layer_{number}", *parts[index + 1 :]]) for number in range(leaf.shape[0])
+            ]
+    return names
+
+
 def per_layer_rank(name: str, leaf) -> int:
     """Returns the rank of one layer's parameter, which excludes the layer axis of a scanned stack."""
     return len(leaf.shape) - is_scanned(name)

@@ -29,6 +29,7 @@ class WorkDir:
         self.root = resolved_path(root, option)
         self.config = self.root / "config.json"
         self.provenance = self.root / "provenance.json"
+        self.initial = self.root / "init.json"
         self.tokenizer = self.root / "tokenizer.json"
         self.target_tokenizer = self.root / "target_tokenizer.json"
         self.labels = self.root / "labels.json"

@@ -16,8 +16,8 @@ from jaxdp.decoding.beam import BeamSearch
 from jaxdp.decoding.decode import make_decode
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.errors import UserError
-from jaxdp.inference.initial_params import start_from
 from jaxdp.inference.scoring import MAX_ROWS, TextWriter
+from jaxdp.inference.starting_parameters import start_from
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.placement import abstract_batch, place_batch
@@ -68,7 +68,7 @@ def measure_prediction(config: RunConfig) -> dict[str, Any]:
     setup = TrainingSetup(prepared)
     params = setup.placement.initial_params(setup.fresh_params)
     if config.init_from:
-        params = start_from(config.init_from, params).params
+        params = start_from(config, params, prepared.data.vocabularies).params
     params = setup.strategy.eval_params(setup.placement.around(params))
     result = {
         "devices": setup.topology.num_devices,

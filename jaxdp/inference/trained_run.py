@@ -14,6 +14,7 @@ from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
+from jaxdp.interop.init_rules import MATCH_TOKENS, parse_rules
 from jaxdp.interop.open_source import open_source
 from jaxdp.run_config import RunConfig
 from jaxdp.tasks.make import make_task
@@ -67,8 +68,9 @@ def known_vocabularies(config: RunConfig, directory: WorkDir, steps: Sequence[in
     """Loads the vocabularies that a run has before it reads its data.
 
     One that resumes has its own. One that starts from another has the tokenizers of
-    that, whose parameters are about their tokens; labels are of the data. Both are
-    compared with the checkpoint that the parameters come from.
+    that, whose parameters are about their tokens, unless `init_rules` match the tokens of
+    its own; labels are of the data. Both are compared with the checkpoint that the
+    parameters come from.
 
     Args:
         config: Its configuration.
@@ -86,8 +88,14 @@ def known_vocabularies(config: RunConfig, directory: WorkDir, steps: Sequence[in
         known = load_vocabularies(directory) if newest is None else _vocabularies(directory, config, newest)
         check_named_files(config.data, known.files, directory.root)
         return known
-    if not config.init_from:
+    if not config.init_from or any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules)):
         return NONE
+    return initial_vocabularies(config)
+
+
+def initial_vocabularies(config: RunConfig) -> Vocabularies:
+    """Loads the tokenizers of the model that `init_from` names, as far as it has any; raises as `known_vocabularies`."""
+    assert config.init_from is not None, "the run starts from no other model"
     source = open_source(config.init_from)
     if not isinstance(source, CheckpointSource):
         return NONE if source.tokenizer is None else Vocabularies(tokenizer=load_tokenizer(source.tokenizer))

@@ -10,8 +10,11 @@ import numpy as np
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.checkpoint.metric_records import recorded_metric
 from jaxdp.checkpoint.retention import ranked, saved_metrics
+from jaxdp.config import read_run_config
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
+from jaxdp.interop.source import ParameterSource
+from jaxdp.workdir import WorkDir
 
 _CHOICE = re.compile(r"(?P<which>last|best):(?P<count>[1-9][0-9]*)")
 
@@ -19,7 +22,15 @@ _CHOICE = re.compile(r"(?P<which>last|best):(?P<count>[1-9][0-9]*)")
 class AveragedCheckpoints(CheckpointSource):
     """Mean of the parameters of several checkpoints of a run, in float64 and rounded once."""
 
-    def __init__(self, root: Path, choice: str, *, metric: str = "eval/loss", weights: str = "ema"):
+    def __init__(
+        self,
+        root: Path,
+        choice: str,
+        *,
+        metric: str = "eval/loss",
+        weights: str = "ema",
+        option: str = "--average",
+    ):
         """Opens the checkpoints.
 
         Args:
@@ -27,12 +38,13 @@ class AveragedCheckpoints(CheckpointSource):
             choice: last:K or best:K.
             metric: Metric that ranks checkpoints.
             weights: ema (where the run has it) or raw.
+            option: Name of the option that gives the choice, for messages.
 
         Raises:
             UserError: The run has fewer checkpoints, or the choice has another form.
             DamageFound: A manifest is not what was written.
         """
-        steps = chosen_steps(root / "checkpoints", choice, metric)
+        steps = chosen_steps(root / "checkpoints", choice, metric, option)
         super().__init__(root, step=str(steps[0]), weights=weights)
         self._sources = [CheckpointSource(root, step=str(step), weights=weights) for step in steps]
         self._choice = f"mean of steps {', '.join(map(str, sorted(steps)))}"
@@ -51,6 +63,16 @@ class AveragedCheckpoints(CheckpointSource):
         """Reads the mean of an array; see `ParameterSource.pieces`."""
         yield self.read(name).reshape(-1)
 
+    def check_whole(self) -> None:
+        """Compares the files of every checkpoint with its manifest; see `ParameterSource.check_whole`."""
+        for source in self._sources:
+            source.check_whole()
+
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the means of all arrays after `check_whole`; see `ParameterSource.read_all`."""
+        self.check_whole()
+        return ((name, self.read(name)) for name in self.arrays)
+
     def identity(self) -> str:
         """Computes SHA-256 of the identities of the checkpoints."""
         return hashlib.sha256("\n".join(source.identity() for source in self._sources).encode()).hexdigest()
@@ -60,7 +82,25 @@ class AveragedCheckpoints(CheckpointSource):
         return f"{self.checkpoint.parent} ({self._choice}, {self.part})"
 
 
-def chosen_steps(checkpoints: Path, choice: str, metric: str) -> list[int]:
+def averaged_run(source: ParameterSource, choice: str) -> AveragedCheckpoints:
+    """Opens the mean of checkpoints of the run that a source is of, ranked by the `eval.metric` of the run.
+
+    Args:
+        source: The work directory as it was opened.
+        choice: Value of `init_average`: last:K or best:K.
+
+    Raises:
+        UserError: The source is no work directory, or the run has fewer checkpoints.
+        DamageFound: A manifest is not what was written.
+    """
+    directory = WorkDir(source.path)
+    if not isinstance(source, CheckpointSource) or not directory.checkpoints.is_dir():
+        raise UserError(f"init_average={choice} needs a work directory with checkpoints, found {source.describe()}.")
+    metric = read_run_config(directory.config).eval.metric
+    return AveragedCheckpoints(directory.root, choice, metric=metric, option="init_average")
+
+
+def chosen_steps(checkpoints: Path, choice: str, metric: str, option: str = "--average") -> list[int]:
     """Returns the steps that `last:K` or `best:K` selects, the newest or best first.
 
     Raises:
@@ -68,7 +108,7 @@ def chosen_steps(checkpoints: Path, choice: str, metric: str) -> list[int]:
     """
     match = _CHOICE.fullmatch(choice)
     if match is None:
-        raise UserError(f"--average={choice} is not understood; expected last:K or best:K, e.g. last:3.")
+        raise UserError(f"{option}={choice} is not understood; expected last:K or best:K, e.g. last:3.")
     if match["which"] == "last":
         steps = committed_steps(checkpoints)[::-1]
     else:
@@ -78,7 +118,7 @@ def chosen_steps(checkpoints: Path, choice: str, metric: str) -> list[int]:
     if len(steps) < count:
         known = f"with {metric} " if match["which"] == "best" else ""
         raise UserError(
-            f"--average={choice}: {checkpoints} has {len(steps)} checkpoints {known}({', '.join(map(str, steps)) or 'none'}); "
+            f"{option}={choice}: {checkpoints} has {len(steps)} checkpoints {known}({', '.join(map(str, steps)) or 'none'}); "
             "choose fewer, or keep more with checkpoint.keep_latest."
         )
     return steps[:count]

@@ -80,11 +80,15 @@ class CheckpointSource(ParameterSource):
             parts = [read_array(file, entry, rows) for file, entry in zip(files, entries, strict=True)]
             yield np.concatenate(parts, axis=axis).reshape(-1)
 
-    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields all arrays after comparing the files with the manifest; see `ParameterSource.read_all`."""
+    def check_whole(self) -> None:
+        """Compares the files with the manifest; see `ParameterSource.check_whole`."""
         if problems := find_damage(self.checkpoint):
             check_not_deleted(self.checkpoint)
             raise DamageFound("; ".join(problems) + ".")
+
+    def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields all arrays after comparing the files with the manifest; see `ParameterSource.read_all`."""
+        self.check_whole()
         from jaxdp.checkpoint.arrays import read_leaves  # imports jax, which `jaxdp inspect` does without
 
         prefix, manifest = f"{self.part}/", self._manifest

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.checkpoint.manifest import read_item
+from jaxdp.interop.averaging import averaged_run
 from jaxdp.interop.checkpoint_source import CheckpointSource
 from jaxdp.interop.hf_config import model_keys
 from jaxdp.interop.hf_folder import CONFIG, HuggingFaceFolder
@@ -34,14 +35,21 @@ class ModelSource:
     files: Path | None
 
 
-def open_model(text: str | os.PathLike[str], option: str = "init_from") -> ModelSource:
+def open_model(text: str | os.PathLike[str], option: str = "init_from", *, average: str | None = None) -> ModelSource:
     """Opens the model that `init_from` names; see `open_source`.
 
+    Args:
+        text: Path or name.
+        option: Name of the option that gives it, for messages.
+        average: last:K or best:K: the mean of these checkpoints of a work directory; None: one checkpoint.
+
     Raises:
-        UserError: There is no model of a known kind and family.
+        UserError: There is no model of a known kind and family, or no checkpoints to average.
         DamageFound: It is not whole.
     """
     source = open_source(text, option)
+    if average is not None:
+        source = averaged_run(source, average)
     if isinstance(source, CheckpointSource):
         model = read_item(source.checkpoint, "config")["model"]
         files = WorkDir(source.checkpoint.parent.parent).hugging_face

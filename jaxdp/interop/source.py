@@ -71,6 +71,13 @@ class ParameterSource(ABC):
             DamageFound: It is not what was written.
         """
 
+    def check_whole(self) -> None:  # noqa: B027 - most formats record nothing to compare with
+        """Compares the files with what is recorded of them, where that is.
+
+        Raises:
+            DamageFound: They are not what was written.
+        """
+
     def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yields the name and the values of every array; raises as `read`."""
         return ((name, self.read(name)) for name in self.arrays)

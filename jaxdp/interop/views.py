@@ -20,6 +20,7 @@ class Unscanned(ParameterSource):
     def __init__(self, source: ParameterSource):
         """Creates the view; nothing is read."""
         self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+        self._last: tuple[str, np.ndarray] | None = None
 
     @functools.cached_property
     def _places(self) -> Mapping[str, tuple[str, int | None]]:
@@ -47,8 +48,12 @@ class Unscanned(ParameterSource):
     def read(self, name: str) -> np.ndarray:
         """Reads a parameter; see `ParameterSource.read`."""
         path, layer = self._places[name]
-        array = self._source.read(path)
-        return array if layer is None else array[layer]
+        if layer is None:
+            return self._source.read(path)
+        if self._last is None or self._last[0] != path:  # the layers of an array are read one after another
+            self._last = None
+            self._last = path, self._source.read(path)
+        return self._last[1][layer]
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
         """Reads a parameter in pieces; see `ParameterSource.pieces`."""
@@ -70,6 +75,10 @@ class Unscanned(ParameterSource):
         for name, array in self._source.read_all():
             own = [(path, layer) for path, (place, layer) in self._places.items() if place == name]
             yield from ((path, array if layer is None else array[layer]) for path, layer in own)
+
+    def check_whole(self) -> None:
+        """See `ParameterSource.check_whole`."""
+        self._source.check_whole()
 
     def identity(self) -> str:
         """See `ParameterSource.identity`."""
@@ -118,7 +127,12 @@ class Scanned(ParameterSource):
         """See `ParameterSource.read_all`."""
         if not any(map(self._is_stacked, self._places)):
             return self._source.read_all()
+        self._source.check_whole()
         return super().read_all()
+
+    def check_whole(self) -> None:
+        """See `ParameterSource.check_whole`."""
+        self._source.check_whole()
 
     def identity(self) -> str:
         """See `ParameterSource.identity`."""
@@ -171,6 +185,10 @@ class WithZeroBiases(ParameterSource):
         if name in self._absent:
             return np.zeros(self._absent[name].shape, np.float32)
         return self._source.read(name)
+
+    def check_whole(self) -> None:
+        """See `ParameterSource.check_whole`."""
+        self._source.check_whole()
 
     def identity(self) -> str:
         """See `ParameterSource.identity`."""

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxdp.errors import UserError
-from jaxdp.trees import SCANNED_LAYERS, is_scanned, leaf_name, named_leaves
+from jaxdp.trees import is_scanned, leaf_name, unrolled_names
 from jaxdp.typing import PyTree
 
 Rules = Sequence[tuple[str, float]]
@@ -61,7 +61,7 @@ def layer_scales(params: PyTree, layer_decay: float) -> dict[str, float]:
     Returns:
         Factor of every parameter by its path in the unrolled model.
     """
-    names = [name for unrolled in _unrolled_names(params).values() for name in unrolled]
+    names = [name for unrolled in unrolled_names(params).values() for name in unrolled]
     found = {name: _LAYER.fullmatch(name) for name in names}
     depths: dict[str, int] = {}
     for match in filter(None, found.values()):
@@ -94,7 +94,7 @@ def update_scales(params: PyTree, rules: Rules, layer_decay: float) -> PyTree:
     """
     if not 0 < layer_decay <= 1:
         raise UserError(f"optim.layer_decay is {layer_decay}; expected above 0 and at most 1 (off).")
-    unrolled = _unrolled_names(params)
+    unrolled = unrolled_names(params)
     by_name = layer_scales(params, layer_decay)
     for name in by_name:
         matching = (factor for pattern, factor in rules if re.fullmatch(pattern, name))
@@ -153,17 +153,3 @@ def holding_frozen(loss: Callable, rules: Rules) -> Callable:
         return loss(jax.tree.map(hold, params, update_scales(params, rules, 1.0)), *arguments)
 
     return with_held
-
-
-def _unrolled_names(params: PyTree) -> dict[str, list[str]]:
-    """Returns, by path, the paths of each parameter in the unrolled model: one per scanned layer."""
-    names = {}
-    for name, leaf in named_leaves(params):
-        names[name] = [name]
-        if is_scanned(name):
-            parts = name.split("/")
-            index = parts.index(SCANNED_LAYERS)
-            names[name] = [
-                "/".join([*parts[:index], f"layer_{number}", *parts[index + 1 :]]) for number in range(leaf.shape[0])
-            ]
-    return names

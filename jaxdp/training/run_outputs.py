@@ -12,6 +12,7 @@ from jaxdp.atomic_files import write_atomically
 from jaxdp.config import to_json
 from jaxdp.data.vocabularies import save_vocabularies
 from jaxdp.errors import UserError
+from jaxdp.inference.starting_parameters import StartingParameters
 from jaxdp.interop.model_source import keep_files
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
@@ -83,6 +84,12 @@ def record_config(context: RunContext, first_step: int) -> None:
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
     if context.setup.config.init_from and first_step == 0:
         keep_files(context.setup.config.init_from, directory)
+
+
+def record_initial(context: RunContext, initial: StartingParameters) -> None:
+    """Writes init.json: the source of the initial parameters, and the origin of each."""
+    context.check_place()
+    write_atomically(context.directory.initial, json.dumps(initial.to_json(), indent=1) + "\n")
 
 
 def record_provenance(context: RunContext, first_step: int) -> None:

@@ -18,7 +18,7 @@ from jaxdp.hooks.divergence import Diverged
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.watching import early_stoppers, find_hook
-from jaxdp.inference.initial_params import check_initial, start_from
+from jaxdp.inference.starting_parameters import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.parallel.host_blocks import true_shapes
 from jaxdp.report.terminal import print_status
@@ -30,7 +30,7 @@ from jaxdp.training.retention_rules import retention_of
 from jaxdp.training.rollback import Rollbacks
 from jaxdp.training.run_context import RunContext
 from jaxdp.training.run_hooks import make_hooks
-from jaxdp.training.run_outputs import record_config, record_provenance, run_info
+from jaxdp.training.run_outputs import record_config, record_initial, record_provenance, run_info
 from jaxdp.training.setup import Programs, TrainingSetup
 from jaxdp.training.startup_report import schedule_change, show_report
 from jaxdp.training.update import optimizer_config
@@ -41,7 +41,7 @@ def run_session(context: RunContext) -> Result:
     """Trains until the run is complete, or until all agree to stop."""
     setup, phase = context.setup, context.watchdog.phase
     if setup.config.init_from and not committed_steps(context.directory.checkpoints):
-        check_initial(setup.config.init_from, setup.placement.params)
+        check_initial(setup.config, setup.placement.params, setup.data.vocabularies)
     with phase("compiling"):
         programs = setup.compile()
     if context.control_plane.is_main_process:
@@ -91,11 +91,12 @@ def _restore_or_initialise(
         print_status(f"resuming from checkpoint {step} of {setup.total_steps} steps")
         _print_schedule_change(setup, checkpoints / str(step), step)
         return state, step
-    init_from = setup.config.init_from
-    if not init_from:
+    if not setup.config.init_from:
         return setup.fresh_state(), 0
-    initial = start_from(init_from, setup.placement.initial_params(setup.fresh_params))
-    print_status(f"starting from {init_from}: {initial.describe()}")
+    initial = start_from(setup.config, setup.placement.initial_params(setup.fresh_params), setup.data.vocabularies)
+    print_status(f"starting from {setup.config.init_from}: {initial.describe()}")
+    if context.control_plane.is_main_process:
+        record_initial(context, initial)
     return setup.placement.around(initial.params), 0
 
 

@@ -180,7 +180,7 @@ def _run(
             saved = saved_config(directory.checkpoints, steps)
             prepared = prepare_run(config, known_vocabularies(config, directory, steps), saved)
             config, total_steps = prepared.config, prepared.total_steps
-            initial = initial_checksum(config.init_from) if config.init_from and not steps else None
+            initial = initial_checksum(config) if config.init_from and not steps else None
             check_same(control_plane, statement(config, prepared.data.identity, total_steps, initial))
         if steps:
             check_configuration(config, directory, steps)

@@ -11,9 +11,11 @@ from tiny_tasks_data import CONFIG, LABELS, write_records
 import jaxdp
 from jaxdp.cli.main import main
 from jaxdp.config import load_config, parse_config
+from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.errors import UserError
-from jaxdp.inference.initial_params import _check_body
+from jaxdp.interop.vocabulary_rows import token_ids
+from jaxdp.interop.warm_start import plan_warm_start
 from jaxdp.model import parameter_shapes
 from jaxdp.tasks import Labels
 from jaxdp.training.setup import TrainingSetup
@@ -81,6 +83,28 @@ def test_a_classifier_starts_from_a_language_model(config_file, pretrained, tmp_
     assert (tmp_path / "tokenizer.json").read_bytes() == (pretrained / "tokenizer.json").read_bytes()
 
 
+def test_own_tokenizer_and_the_mean_of_two_checkpoints(config_file, pretrained, tmp_path, capsys):
+    """The run keeps its tokenizer and takes the rows of the tokens that the other has too, of the mean of steps 3 and 6."""
+    options = ("--config.init_rules=('match_tokens:mean',)", "--config.init_average=last:2", "--config.total_steps=1")
+    frozen = "--config.optim.freeze=('.*embedding',)"
+    assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", frozen, *options) == 0
+    assert "by rule 1 (match_tokens:mean): " in capsys.readouterr().err
+    ids, known = (token_ids(load_tokenizer(run / "tokenizer.json")) for run in (tmp_path, pretrained))
+    steps = [parameters(pretrained, step)["token_embedding"].astype(np.float64) for step in (3, 6)]
+    after, before = parameters(tmp_path)["token_embedding"], (steps[0] + steps[1]) / 2
+    assert not np.allclose(steps[0], steps[1]) and len(after) == len(ids)
+    moved = [text for text in ids.keys() & known.keys() if ids[text] != known[text]]
+    assert len(moved) > 10
+    for text in moved:
+        np.testing.assert_allclose(after[ids[text]], before[known[text]], rtol=1e-6, err_msg=text)
+    written = json.loads((tmp_path / "init.json").read_text())
+    assert "mean of steps 3, 6" in written["source"]
+    entry = written["parameters"]["token_embedding"]
+    assert (entry["rows_taken"], entry["rows_new"]) == (len(ids.keys() & known.keys()), len(ids.keys() - known.keys()))
+    assert written["parameters"]["layer_0/mlp/up/kernel"]["origin"] == "taken"
+    assert written["dropped"]["masked_lm/dense/bias"] is None
+
+
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
@@ -93,14 +117,16 @@ def test_recipes_that_are_said_to_go_on_from_bert_small_have_its_body(recipe, ov
     page = CONFIGS.parent / "docs" / "tasks" / "classification.md"
     text = (CONFIGS / "bert_small_stdlib.py").read_text() + page.read_text()
     assert all(override.removeprefix("--config.") in text for override in overrides)
-    shapes = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in body_of("bert_small_stdlib").items()}
-    _check_body("runs/bert_small", shapes, body_of(recipe, overrides))
+    shapes = shapes_of("bert_small_stdlib")
+    plan_warm_start("runs/bert_small", shapes, shapes_of(recipe, overrides))
     for left_out in overrides:
         with pytest.raises(UserError, match="holds another model"):
-            _check_body("runs/bert_small", shapes, body_of(recipe, [each for each in overrides if each != left_out]))
+            plan_warm_start(
+                "runs/bert_small", shapes, shapes_of(recipe, [each for each in overrides if each != left_out])
+            )
 
 
-def body_of(recipe, overrides=()):
+def shapes_of(recipe, overrides=()):
     config = parse_config(load_config(str(CONFIGS / f"{recipe}.py"), overrides))
     model = model_of(
         config,
@@ -108,7 +134,7 @@ def body_of(recipe, overrides=()):
         "cpu",
         Vocabularies(labels=Labels(kind="single_label", num_records=2, names=("a", "b"), counts=(1, 1))),
     )
-    return dict(named_leaves(parameter_shapes(model.config)))
+    return {name: leaf.shape for name, leaf in named_leaves(parameter_shapes(model.config))}
 
 
 @pytest.mark.parametrize(
