@@ -38,8 +38,8 @@ class Stopped(BaseException):
 def handled_signals() -> list[signal.Signals]:
     """Returns the signals to handle; SIGHUP only if it is not ignored, as under `nohup`.
 
-    SIGINT is handled even if it is ignored: a shell ignores it for each background command of a script, and
-    `launch/restart.sh` starts its processes in this way.
+    SIGINT is handled even if it is ignored: a shell ignores it for each background command of a script, as
+    `launch/tpu_pod.sh` starts training.
     """
     return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 

@@ -4,14 +4,12 @@
 # ("" for none) and puts it on the PATH.
 #
 # JAXDP_VENV     directory of the environment; default: .venv in the repository
-# JAXDP_DRY_RUN  1: print the commands to stdout instead of running them
 #
-# Compatible with bash 3.2, which macOS ships. Package indexes come from the
-# configuration of pip and uv.
+# Package indexes come from the configuration of pip and uv.
 
-CDPATH=""
-NEWLINE=$'\n'
-REPOSITORY=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/commands.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/commands.sh"
+
 ENVIRONMENT=${JAXDP_VENV:-$REPOSITORY/.venv}
 case $ENVIRONMENT in /*) ;; *) ENVIRONMENT=$PWD/$ENVIRONMENT ;; esac
 INSTALL_LOG=$ENVIRONMENT/jaxdp_install.log
@@ -20,34 +18,6 @@ INSTALL_LOG=$ENVIRONMENT/jaxdp_install.log
 INSTALLING=$ENVIRONMENT/jaxdp_installing
 # Exists in environments that these scripts have created; only those are ever emptied.
 MADE_HERE=$ENVIRONMENT/jaxdp_environment
-
-is_dry_run() { [ "${JAXDP_DRY_RUN:-0}" != 0 ]; }
-
-say() {
-  if is_dry_run; then printf 'jaxdp (dry run): %s\n' "$*"; else printf 'jaxdp: %s\n' "$*"; fi >&2
-}
-
-fail() {
-  say "$*"
-  exit 2
-}
-
-show_command() {
-  local line
-  printf -v line '%q ' "$@"
-  printf '%s\n' "${line% }"
-}
-
-execute() {
-  if is_dry_run; then show_command "$@"; else "$@"; fi
-}
-
-# Like execute, but replaces this script: the command receives the signals and sets the exit status.
-become() {
-  is_dry_run || exec "$@"
-  show_command "$@"
-  exit 0
-}
 
 # Runs a command in the repository with its output in the log.
 logged() {
@@ -104,6 +74,19 @@ nvidia_extra() {
 
 hardware_extra() {
   if has_tpu ""; then echo tpu; else nvidia_extra; fi
+}
+
+# Prints the number of NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves.
+num_gpus() {
+  local gpus
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+    gpus=${CUDA_VISIBLE_DEVICES//[!,]/}
+    echo $((${#gpus} + (${#CUDA_VISIBLE_DEVICES} > 0)))
+  elif command -v nvidia-smi >/dev/null; then
+    { nvidia-smi -L 2>/dev/null </dev/null || true; } | grep -c '^GPU' || true
+  else
+    echo 0
+  fi
 }
 
 # ---- The interpreter --------------------------------------------------------
@@ -273,6 +256,13 @@ show_log_and_fail() {
   fail "$1 failed; its last lines are above, all of them in $INSTALL_LOG"
 }
 
+# Puts the environment on the PATH.
+use_environment() {
+  # shellcheck disable=SC2016  # the shell that runs the printed line expands it
+  ! is_dry_run || printf 'export PATH=%q:$PATH\n' "$ENVIRONMENT/bin"
+  export PATH="$ENVIRONMENT/bin:$PATH"
+}
+
 # Creates or completes the environment with extra $1 and puts it on the PATH.
 make_environment() {
   local extra=$1 began=$SECONDS
@@ -280,7 +270,7 @@ make_environment() {
   await_other_installation
   examine_environment "$extra"
   if [ "$STATE" = current ]; then
-    export PATH="$ENVIRONMENT/bin:$PATH"
+    use_environment
     return 0
   fi
 
@@ -297,7 +287,7 @@ make_environment() {
   fi
   say "installing jaxdp${extra:+[$extra]} and its dependencies; the first time this takes minutes (log: $INSTALL_LOG)"
   install_package "$extra" || show_log_and_fail "installing jaxdp${extra:+[$extra]}"
-  export PATH="$ENVIRONMENT/bin:$PATH"
+  use_environment
   ! is_dry_run || return 0
   stamp_text >"$(stamp_file "$extra")"
   # An installation with any extra includes the package itself.

@@ -9,10 +9,7 @@
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-if [ "${1:-}" = --dry_run ]; then
-  export JAXDP_DRY_RUN=1
-  shift
-fi
+while is_common_option "${1:-}"; do shift; done
 
 make_environment "$(hardware_extra)"
 [ $# -eq 0 ] || become jaxdp "$@"

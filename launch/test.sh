@@ -7,15 +7,11 @@
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-if [ "${1:-}" = --dry_run ]; then
-  export JAXDP_DRY_RUN=1
-  shift
-fi
+while is_common_option "${1:-}"; do shift; done
 
 make_environment test
-cd -- "$REPOSITORY"
-# Processes that the tests start must not use a GPU either.
-export JAX_PLATFORMS=cpu
-# One worker per core. Each test file stays on one worker, since its tests share runs.
+execute cd -- "$REPOSITORY"
+# Processes that the tests start must not use a GPU either. One worker per core; each
+# test file stays on one worker, since its tests share runs.
 # Later options take precedence: `-n 0` runs all tests in one process.
-become python -m pytest -n auto --dist loadfile "$@"
+become env JAX_PLATFORMS=cpu python -m pytest -n auto --dist loadfile "$@"

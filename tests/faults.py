@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,24 @@ def die_writing_shards(patch, step):
     patch(shard_records, "write_file", write)
 
 
+def die_after_checkpoint(patch, step):
+    """SIGKILL in a later step, once the checkpoint of this one is complete; the log shows where the run is."""
+
+    def on_dispatch(hook, dispatched, state):
+        if dispatched > step:
+            log = next(
+                handler for handler in logging.getLogger("jaxdp").handlers if isinstance(handler, logging.FileHandler)
+            )
+            manifest = Path(log.baseFilename).parents[1] / "checkpoints" / str(step) / "manifest.json"
+            while not manifest.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    patch(Preemption, "on_dispatch", on_dispatch)
+
+
 FAULTS = {
+    "die_after_checkpoint": die_after_checkpoint,
     "change_data_after_scan": change_data_after_scan,
     "die_writing_shards": die_writing_shards,
     "hang_before": hang_before,

@@ -120,7 +120,7 @@ def test_nohup_stays_in_force():
 
 
 def test_interrupts_that_a_shell_ignores_are_heard():
-    """Every `&` in a script ignores SIGINT; `launch/restart.sh` starts processes so."""
+    """Every `&` in a script ignores SIGINT; `launch/tpu_pod.sh` starts training so."""
     assert ended_by(signal.SIGINT, body=SLEEP, ignored="INT")[0] == 130
 
 

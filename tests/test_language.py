@@ -246,7 +246,9 @@ def test_no_denied_words_in_pages(path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*(ROOT / "configs").glob("*.py"), *(ROOT / "launch").iterdir()]), ids=lambda path: path.name
+    "path",
+    sorted([*(ROOT / "configs").glob("*.py"), *filter(Path.is_file, (ROOT / "launch").iterdir())]),
+    ids=lambda path: path.name,
 )
 def test_no_denied_words_in_recipes_and_launchers(path):
     source = path.read_text()

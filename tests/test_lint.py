@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_ruff_finds_nothing(command):
-    places = ("jaxdp", "tests", "configs", "docs/generate.py")
+    places = ("jaxdp", "tests", "configs", "launch", "docs/generate.py")
     outcome = subprocess.run(
         [sys.executable, "-m", "ruff", *command.split(), "--quiet", "--no-cache", *places],
         cwd=ROOT,

@@ -225,7 +225,7 @@ def _kubernetes(environment: Mapping[str, str], num_pods: Callable[[str], int] |
         raise UserError(
             f"this pod has index {index} in Job {job}, but how many there are cannot be read ({error}): let its "
             "service account read jobs, or give --coordinator, --num_processes and --process_index as "
-            "launch/gke.yaml does (--num_processes=1 for one pod alone)."
+            "launch/gke.sh does (--num_processes=1 for one pod alone)."
         ) from error
     if size == 1:
         return ALONE  # the pods run one after another

@@ -1,0 +1,82 @@
+# shellcheck shell=bash disable=SC2034  # the scripts use the variables
+# Options, messages and commands of the launch scripts, which source this file.
+#
+# JAXDP_DRY_RUN  1: print the commands to stdout instead of running them
+#
+# Compatible with bash 3.2, which macOS ships.
+
+CDPATH=""
+NEWLINE=$'\n'
+REPOSITORY=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+is_dry_run() { [ "${JAXDP_DRY_RUN:-0}" != 0 ]; }
+
+say() {
+  if is_dry_run; then printf 'jaxdp (dry run): %s\n' "$*"; else printf 'jaxdp: %s\n' "$*"; fi >&2
+}
+
+fail() {
+  say "$*"
+  exit 2
+}
+
+# Prints the comment at the top of the script.
+show_help() {
+  local line
+  while IFS= read -r line; do
+    case $line in
+      '#!'*) continue ;;
+      '#SBATCH'* | [!#]* | "") break ;;
+    esac
+    line=${line#\#}
+    printf '%s\n' "${line# }"
+  done <"$0"
+}
+
+# Handles an option that every script has; fails for another one.
+is_common_option() {
+  case ${1:-} in
+    --help)
+      show_help
+      exit 0
+      ;;
+    --dry_run) export JAXDP_DRY_RUN=1 ;;
+    *) return 1 ;;
+  esac
+}
+
+# Fails unless program $1 exists; $2 is the reason that it is needed. A dry run needs none.
+require_program() {
+  is_dry_run || command -v "$1" >/dev/null || fail "$1 is not on the PATH of this machine: $2"
+}
+
+# Fails unless the value $2 of option $1 is a whole number of at least $3.
+require_number() {
+  case $2 in
+    "" | *[!0-9]* | ????????*) ;;
+    *) [ "$2" -lt "$3" ] || return 0 ;;
+  esac
+  fail "$1=$2 must be a whole number of at least $3"
+}
+
+# Fails unless $1, the first argument after the options of the script, starts a training.
+require_train() {
+  [ "${1:-}" = train ] || fail "expected -- train --config=FILE --workdir=DIR after the options, found ${1:-nothing}; see --help"
+}
+
+show_command() {
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}
+
+execute() {
+  if is_dry_run; then show_command "$@"; else "$@"; fi
+}
+
+# Like execute, but replaces this script: the command receives the signals and sets the exit status.
+become() {
+  is_dry_run || exec "$@"
+  show_command "$@"
+  exit 0
+}
