@@ -18,8 +18,7 @@ class MergedLog:
     """
 
     def __init__(self, workdir: str | None):
-        is_local = workdir is not None and "://" not in workdir
-        self._workdir = Path(workdir).expanduser() if is_local else None
+        self._workdir = None if workdir is None or "://" in workdir else Path(workdir).expanduser()
         self._file: int | None = None
         self._pending = b""
         self._has_terminal = True
