@@ -173,7 +173,7 @@ def get_config() -> Config:
     config.masked_lm.num_candidates = 10  # tokens that predict gives for each [MASK]
     config.classification = ConfigDict()
     config.classification.kind = "single_label"  # single_label | multi_label | regression
-    config.classification.pooling = "mean"  # hidden states that represent the text: first | mean | last
+    config.classification.pooling = placeholder(str)  # hidden states that represent the text: first | mean | last; unset: as in the classifier of init_from, else mean
     config.classification.class_weights = "none"  # none | balanced | numbers separated by commas, one a label in the order of their names
     config.classification.label_separator = ","  # between several labels of one text
     config.embedding = ConfigDict()

@@ -15,9 +15,13 @@ from jaxdp.config import from_json, read_run_config
 from jaxdp.interop.init_rules import MATCH_TOKENS, parse_rules
 from jaxdp.interop.model_source import ModelSource, open_model
 from jaxdp.run_config import COMPUTE_KEYS, RunConfig
+from jaxdp.tasks.classification_options import DEFAULT_POOLING
 from jaxdp.trees import tree_of
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
+
+SOURCE_OPTIONS = {"classification": {"pooling": DEFAULT_POOLING}}
+"""Task -> its keys that a run takes from the model that it starts from where they are unset, with their values without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +90,9 @@ def initial_checksum(config: RunConfig) -> str:
 
 
 def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None) -> RunConfig:
-    """Returns a configuration whose unset keys of `model` are those of the model that `init_from` names.
+    """Returns a configuration whose unset keys of `model`, and of the task, are those of the model that `init_from` names.
 
-    With `model.preset`, the preset gives them as it does without `init_from`.
+    With `model.preset`, the preset gives the keys of `model` as it does without `init_from`.
 
     Args:
         config: Configuration of a run.
@@ -98,6 +102,7 @@ def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None
         UserError: There is no model, or no model of a known family.
         DamageFound: The manifest is not what was written.
     """
+    config = _with_task_options(config, saved)
     if not config.init_from or config.model.preset is not None:
         return config
     if saved is None:
@@ -112,6 +117,20 @@ def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None
         if getattr(config.model, key, "") is None
     }
     return config.replaced(model=unset)
+
+
+def _with_task_options(config: RunConfig, saved: Mapping[str, Any] | None) -> RunConfig:
+    """Returns a configuration with the keys of `SOURCE_OPTIONS`: of the run's checkpoint, of the source, or the usual ones."""
+    usual = SOURCE_OPTIONS.get(config.task, {})
+    unset = [key for key in usual if config.task_options.get(key) is None]
+    if not unset:
+        return config
+    if saved is not None:
+        known = saved.get(config.task, {})
+    else:
+        known = initial_model(config).options.get(config.task, {}) if config.init_from else {}
+    group = {**config.task_options, **{key: known.get(key) or usual[key] for key in unset}}
+    return config.replaced(task_groups={**config.task_groups, config.task: group})
 
 
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:

@@ -9,8 +9,9 @@ from typing import Any
 from jaxdp.data.labels import Labels
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
 from jaxdp.errors import UserError
+from jaxdp.interop.families.family import Architecture
 from jaxdp.interop.hf_config import ModelSpec, model_keys, read_model, transformer_config
-from jaxdp.interop.mapping import MappedSource
+from jaxdp.interop.mapping import MappedSource, with_spare
 from jaxdp.interop.safetensors_source import CONFIG, INDEX
 from jaxdp.interop.source import ParameterSource
 from jaxdp.json_files import read_json
@@ -81,9 +82,20 @@ class HuggingFaceFolder:
     @functools.cached_property
     def parameters(self) -> MappedSource:
         """Parameters of the model; raises as `MappedSource`."""
-        spec, model = self.spec, self.model_config
-        shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(parameter_shapes(model))}
-        return MappedSource(self.tensors, spec.family, spec.architecture, shapes, is_tied=model.tie_embeddings)
+        return self._mapped(self.spec.architecture, self._shapes)
+
+    @functools.cached_property
+    def initial_parameters(self) -> MappedSource:
+        """Parameters that a run may start from: those of the model, and those of other heads, e.g. a pooler, that the folder has."""
+        return self._mapped(*with_spare(self.tensors, self.spec.family, self.spec.architecture, self._shapes))
+
+    def _mapped(self, architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> MappedSource:
+        is_tied = self.model_config.tie_embeddings
+        return MappedSource(self.tensors, self.spec.family, architecture, shapes, is_tied=is_tied)
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(leaf.shape) for name, leaf in named_leaves(parameter_shapes(self.model_config))}
 
     def run_values(self) -> dict[str, Any]:
         """Returns the configuration of a run of this model, as the keys that differ from the defaults."""

@@ -1,5 +1,6 @@
 """Mapping of a family's tensors to parameter paths, in both directions, with every tensor accounted for."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -94,6 +95,19 @@ def _tensor(theirs: str, in_body: bool, ours: str) -> Tensor:
     choices = next((element for element in elements if "|" in element), "")
     paths = tuple(path.replace(choices, choice) for choice in choices.split("|")) if choices else (path,)
     return Tensor(theirs, in_body, paths, "T" in marks, "1" in marks)
+
+
+def with_spare(
+    source: ParameterSource, family: Family, architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Architecture, dict[str, tuple[int, ...]]]:
+    """Returns a class and its parameters with those of its spare tensors that a folder has."""
+    names = _canonical(source, family)
+    rows = tuple(row for row in architecture.spare if row[0] in names)
+    added: dict[str, tuple[int, ...]] = {}
+    for theirs, ours in rows:
+        tensor, shape = _tensor(theirs, False, ours), source.arrays[names[theirs]].shape
+        added |= dict.fromkeys(tensor.ours, shape[::-1] if tensor.transposed else shape)
+    return dataclasses.replace(architecture, head=architecture.head + rows), {**shapes, **added}
 
 
 class MappedSource(ParameterSource):

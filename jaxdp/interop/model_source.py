@@ -27,12 +27,14 @@ class ModelSource:
     Attributes:
         parameters: Parameters by their paths in jaxdp.
         model: Keys of `config.model`; empty if they are not known.
+        options: Keys of the group of its task that a run of the same task takes where they are unset, by task.
         files: Folder with its config.json, tokenizer and other files of Hugging Face; None: it has none.
     """
 
     parameters: ParameterSource
     model: Mapping[str, Any]
     files: Path | None
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def open_model(text: str | os.PathLike[str], option: str = "init_from", *, average: str | None = None) -> ModelSource:
@@ -51,15 +53,18 @@ def open_model(text: str | os.PathLike[str], option: str = "init_from", *, avera
     if average is not None:
         source = averaged_run(source, average)
     if isinstance(source, CheckpointSource):
-        model = read_item(source.checkpoint, "config")["model"]
+        config = read_item(source.checkpoint, "config")
+        model = config["model"]
         files = WorkDir(source.checkpoint.parent.parent).hugging_face
         known = {
             key: value for key, value in model.items() if key not in ("preset", *COMPUTE_KEYS) and value is not None
         }
-        return ModelSource(source, known, files if files.is_dir() else None)
+        options = {config["task"]: config.get(config["task"], {})}
+        return ModelSource(source, known, files if files.is_dir() else None, options)
     if isinstance(source, SafetensorsSource) and _is_hugging_face(source.path):
         folder = HuggingFaceFolder(source)
-        return ModelSource(folder.parameters, model_keys(folder.spec), folder.path)
+        options = {folder.spec.architecture.task: folder.spec.architecture.options}
+        return ModelSource(folder.initial_parameters, model_keys(folder.spec), folder.path, options)
     return ModelSource(source, {}, None)
 
 

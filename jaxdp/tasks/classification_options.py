@@ -8,6 +8,8 @@ from jaxdp.data.labels import KINDS, Kind, Labels
 from jaxdp.errors import UserError
 from jaxdp.model import POOLINGS
 
+DEFAULT_POOLING = "mean"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassificationOptions:
@@ -15,7 +17,7 @@ class ClassificationOptions:
 
     Attributes:
         kind: single_label | multi_label | regression.
-        pooling: first | mean | last: hidden states that represent the text.
+        pooling: first | mean | last: hidden states that represent the text; None: `DEFAULT_POOLING`.
         class_weights: weight of each label in the loss: none | balanced (rare labels
             count as much as frequent ones) | comma-separated numbers, one a label in the
             order of their names.
@@ -31,6 +33,8 @@ class ClassificationOptions:
     label_separator: str
 
     def __post_init__(self):
+        if self.pooling is None:
+            object.__setattr__(self, "pooling", DEFAULT_POOLING)
         for key, choices in (("kind", KINDS), ("pooling", POOLINGS)):
             if getattr(self, key) not in choices:
                 raise UserError(

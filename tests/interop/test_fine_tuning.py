@@ -5,14 +5,19 @@ import random
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from tiny_folders import BERT, GPT2, bert_shapes, gpt2_shapes, random_tensors, write_folder
 from tiny_runs import assert_refused
 
 import jaxdp
 from jaxdp.cli.main import main
+from jaxdp.config import parse_config
 from jaxdp.data.tokenizers.training import train_wordpiece
+from jaxdp.inference.initial_params import with_initial_model
 from jaxdp.interop.exporting import export_model
+from jaxdp.interop.hf_folder import HuggingFaceFolder
 from jaxdp.interop.importing import import_model
+from jaxdp.interop.model_source import open_model
 from jaxdp.interop.open_source import open_source
 
 WORDS = {"sports": ("ball", "goal", "team"), "money": ("bank", "loan", "fund")}
@@ -71,7 +76,7 @@ def test_a_classifier_of_a_masked_language_model_goes_in_and_out(texts, folder, 
     assert tune(recipe, folder, workdir) == 0
     told = capsys.readouterr().err
     [line] = [line for line in told.splitlines() if line.startswith("starting from")]
-    assert f"starting from {folder}: took 37 parameters" in line and "new: classifier/output/bias" in line
+    assert f"starting from {folder}: took 39 parameters" in line and "new: classifier/output/bias" in line
     assert tune(recipe, folder, workdir, "--config.total_steps=3") == 0  # resumes without the folder's model
     assert "resuming from checkpoint 2" in capsys.readouterr().err
     config = json.loads((workdir / "config.json").read_text())
@@ -90,6 +95,36 @@ def test_a_classifier_of_a_masked_language_model_goes_in_and_out(texts, folder, 
         jaxdp.evaluate(path, data={"eval_path": str(texts)}, cpu_devices=8)["eval/loss"] for path in (workdir, again)
     ]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_a_run_may_take_the_pooler_that_a_masked_language_model_does_not_use(folder):
+    parameters = open_model(folder).parameters
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    np.testing.assert_array_equal(parameters.read("classifier/pooler/kernel"), tensors["bert.pooler.dense.weight"].T)
+    np.testing.assert_array_equal(parameters.read("classifier/pooler/bias"), tensors["bert.pooler.dense.bias"])
+    assert not any("pooler" in name for name in HuggingFaceFolder(open_source(folder)).parameters.arrays)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "given", "expected"),
+    [
+        ("BertForSequenceClassification", None, "first"), ("BertForSequenceClassification", "last", "last"),
+        ("BertForMaskedLM", None, "mean"), ("", None, "mean"),
+    ],
+)  # fmt: skip
+def test_a_classifier_pools_as_the_one_it_starts_from(folder, tmp_path, architecture, given, expected):
+    """Unset pooling is that of the source; a run that continues keeps its own, whatever the source is."""
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    if architecture == "BertForSequenceClassification":
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("cls.")}
+        tensors |= {"classifier.weight": np.zeros((2, 8), np.float32), "classifier.bias": np.zeros(2, np.float32)}
+    source = architecture and str(write_folder(tmp_path / "hf", BERT | {"architectures": [architecture]}, tensors))
+    config = parse_config(
+        {"task": "classification", "total_steps": 1, "init_from": source or None, "classification": {"pooling": given}}
+    )
+    assert with_initial_model(config).task_options["pooling"] == expected
+    saved = {"model": {}, "classification": {"pooling": "last"}}
+    assert with_initial_model(config, saved).task_options["pooling"] == "last"
 
 
 def test_a_model_key_of_the_command_line_beats_the_source_and_must_fit_it(texts, folder, tmp_path, capsys):

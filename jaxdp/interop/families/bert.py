@@ -60,6 +60,7 @@ MASKED_LM = Architecture(
     ),
     untied=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
     ignored=NOT_USED,
+    spare=POOLER,
 )
 
 _to_model, _to_theirs = activation_key("hidden_act")
@@ -114,6 +115,7 @@ BERT = Family(
         "BertModel": Architecture(
             task="embedding",
             ignored=(*NOT_USED, (r"cls\..*", "head, which this architecture does not have")),
+            spare=POOLER,
             options={"pooling": "first", "normalize": False},
         ),
         "BertForSequenceClassification": Architecture(

@@ -29,6 +29,8 @@ class Architecture:
         absent: (tensor, tensor whose values it has if the folder has none and the embeddings are not tied).
         untied: (tensor, tensor that it replaces) if the embeddings are not tied; both are written.
         ignored: (regular expression of a tensor, reason): tensors that this class does not use.
+        spare: Table of tensors that this class does not use and the head of another task has; a run that starts from the folder
+            may take them.
         options: Keys of the task's group of the configuration.
         model: Keys of `config.model` that differ from the body's.
         written_as: Class that an export names, if tensors of this one are not kept; "": this one.
@@ -43,6 +45,7 @@ class Architecture:
     absent: tuple[Row, ...] = ()
     untied: tuple[Row, ...] = ()
     ignored: tuple[Row, ...] = ()
+    spare: tuple[Row, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     written_as: str = ""
