@@ -6,7 +6,8 @@ from jaxdp.model.cross_entropy import cross_entropy_sums
 from jaxdp.tasks.causal_lm import CausalLM
 from jaxdp.tasks.classification import Classification
 from jaxdp.tasks.embedding import Embedding
-from jaxdp.tasks.masked_lm import MASK, MaskedLM
+from jaxdp.tasks.framing import MASK
+from jaxdp.tasks.masked_lm import MaskedLM
 from jaxdp.tasks.requests import pad_examples
 from jaxdp.tasks.seq2seq import Seq2Seq
 from jaxdp.tasks.task import (

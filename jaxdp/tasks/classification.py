@@ -24,7 +24,7 @@ from jaxdp.tasks.classification_metrics import (
 )
 from jaxdp.tasks.classification_options import ClassificationOptions, class_weights
 from jaxdp.tasks.empty_texts import cure, reason
-from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
+from jaxdp.tasks.framing import BERT_FRAME, CLASS, SEPARATOR, encoder_frame, frame
 from jaxdp.tasks.losses import binary_cross_entropy
 from jaxdp.tasks.task import Apply, LossSums, Summary, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
@@ -33,8 +33,8 @@ from jaxdp.typing import HostBatch, PyTree
 class Classification(Task):
     """Classification of one text a sequence.
 
-    An encoder reads `[CLS]`, text and `[SEP]` where its tokenizer has these tokens, as
-    in pre-training; with pooling `last` the model reads the text and eos, as a decoder
+    An encoder reads `[CLS]`, text and `[SEP]`, or `<s>`, text and `</s>`, where its tokenizer
+    has these tokens, as in pre-training; with pooling `last` the model reads the text and eos, as a decoder
     does in pre-training.
     """
 
@@ -275,9 +275,8 @@ def _frame_ids(tokenizer, pooling: str) -> tuple[tuple[int, ...], tuple[int, ...
     """Returns the ids before and after each text."""
     if pooling == "last":
         return (), (tokenizer.eos_id,)
-    if pooling == "first" or {CLASS, SEPARATOR} <= tokenizer.special_ids.keys():
-        return (tokenizer.special_id(CLASS),), (tokenizer.special_id(SEPARATOR),)
-    return (), ()
+    names = encoder_frame(tokenizer.special_ids) or (BERT_FRAME if pooling == "first" else None)
+    return ((), ()) if names is None else ((tokenizer.special_id(names.before),), (tokenizer.special_id(names.after),))
 
 
 def _count_right(is_right: jax.Array, scores: jax.Array, weights: jax.Array) -> jax.Array:

@@ -10,12 +10,9 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.model.choices import POOLINGS
-from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
+from jaxdp.tasks.framing import frame, frame_of
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
-
-FRAMES = ((CLASS, SEPARATOR), ("<s>", "</s>"))
-"""Tokens before and after a text, of BERT and of RoBERTa; the tokenizer of an encoder has one pair."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,10 +108,8 @@ class Embedding(Task):
 def _frame(tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the ids before and after each text."""
     ids = {} if tokenizer is None else tokenizer.special_ids
-    for before, after in FRAMES:
-        if before in ids and after in ids:
-            return (ids[before],), (ids[after],)
-    return (), ()
+    names = frame_of(ids)
+    return ((), ()) if names is None else ((ids[names.before],), (ids[names.after],))
 
 
 def _pooled(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:

@@ -1,11 +1,46 @@
-"""Special tokens around the texts of encoder inputs: [CLS] and [SEP]."""
+"""Special tokens of encoder inputs by the names of the tokenizer: before and after a text, and the mask."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-CLASS, SEPARATOR = "[CLS]", "[SEP]"
-"""Tokens before and after a text in the inputs of BERT (Devlin et al. 2019, section 3)."""
+CLASS, SEPARATOR, MASK = "[CLS]", "[SEP]", "[MASK]"
+
+
+class Frame(NamedTuple):
+    """Names of the special tokens of an encoder.
+
+    Attributes:
+        before: Token before a text.
+        after: Token after it.
+        mask: Token in place of those to predict.
+        mask_takes_blank: Whether the blanks before a mask belong to it (`lstrip` of the added token).
+    """
+
+    before: str
+    after: str
+    mask: str
+    mask_takes_blank: bool = False
+
+
+BERT_FRAME = Frame(CLASS, SEPARATOR, MASK)
+"""Source: Devlin et al. 2019, section 3. Tokenizers that are trained here have these names."""
+
+ROBERTA_FRAME = Frame("<s>", "</s>", "<mask>", mask_takes_blank=True)
+"""Source: Liu et al. 2019 (RoBERTa) and Conneau et al. 2020 (XLM-R), released tokenizers."""
+
+
+def frame_of(names: Container[str]) -> Frame | None:
+    """Returns the frame that a tokenizer with these special tokens has; None: neither."""
+    frames = (BERT_FRAME, ROBERTA_FRAME)
+    return next((frame for frame in frames if frame.before in names and frame.after in names), None)
+
+
+def encoder_frame(names: Container[str]) -> Frame | None:
+    """Returns the frame of an encoder's tokenizer; None: it has none. Decoders such as Llama 2 have `<s>` and `</s>` without a mask."""
+    frame = frame_of(names)
+    return None if frame is ROBERTA_FRAME and frame.mask not in names else frame
 
 
 def frame(

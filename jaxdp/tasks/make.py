@@ -16,8 +16,9 @@ from jaxdp.data.vocabularies import NONE, Vocabularies
 from jaxdp.errors import UserError
 from jaxdp.run_config import RunConfig
 from jaxdp.signatures import defined_in
-from jaxdp.tasks import MASK, Task, TaskInputs, registered_tasks
+from jaxdp.tasks import Task, TaskInputs, registered_tasks
 from jaxdp.tasks.declaration import check_task
+from jaxdp.tasks.framing import BERT_FRAME, encoder_frame
 
 
 def make_task(config: RunConfig, vocabularies: Vocabularies = NONE) -> Task:
@@ -104,7 +105,8 @@ def make_training_batch(spec: DatasetSpec, task: Task, vocabularies: Vocabularie
         )
     tokenizer = vocabularies.input_tokenizer
     special_ids = {*tokenizer.special_ids.values(), tokenizer.eos_id}
-    blank_id = tokenizer.special_ids.get(MASK, tokenizer.eos_id)
+    names = encoder_frame(tokenizer.special_ids) or BERT_FRAME
+    blank_id = tokenizer.special_ids.get(names.mask, tokenizer.eos_id)
     return augmented(checked_make_batch(task), make_augmentation(steps, special_ids, blank_id))
 
 

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdp.errors import UserError
-from jaxdp.tasks.framing import CLASS, SEPARATOR, frame
+from jaxdp.tasks.framing import BERT_FRAME, CLASS, MASK, ROBERTA_FRAME, SEPARATOR, encoder_frame, frame
 from jaxdp.tasks.losses import ACCURACY, PERPLEXITY, perplexity, token_loss_sums
 from jaxdp.tasks.masking import Masked, mask_tokens, max_masked
 from jaxdp.tasks.task import Apply, LossSums, Task, TaskInputs
 from jaxdp.typing import HostBatch, PyTree
-
-MASK = "[MASK]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,8 @@ class MaskedLMOptions:
 class MaskedLM(Task):
     """Prediction of masked tokens in `[CLS]`, text, `[SEP]`: a window of the corpus, or the start of a document.
 
+    A tokenizer that names them `<s>`, `</s>` and `<mask>`, as that of RoBERTa, keeps its names.
+
     Every step masks other tokens; evaluation always masks as at step 0, so that its
     results are comparable.
     """
@@ -59,7 +59,7 @@ class MaskedLM(Task):
     metrics = (PERPLEXITY, ACCURACY)
     predict_fields = ("text",)
     prediction_names = ("candidates",)
-    protected_strings = (MASK,)
+    protected_strings = (MASK, ROBERTA_FRAME.mask)
 
     def __init__(self, inputs: TaskInputs):
         self._options = MaskedLMOptions(**inputs.options)
@@ -73,13 +73,14 @@ class MaskedLM(Task):
         # Sequences have one extra token: the first of the next window, or the eos token of the document.
         self._is_document = inputs.packing == "none"
         self.row_lengths = {"tokens": self._num_text + self._is_document}
-        self._tokenizer = inputs.tokenizer
+        self._tokenizer, self._frame = inputs.tokenizer, BERT_FRAME
         if inputs.tokenizer is not None:
             self._read_vocabulary(inputs.tokenizer)
 
     def _read_vocabulary(self, tokenizer) -> None:
         self._end_id = tokenizer.eos_id
-        self._class_id, self._separator_id, self._mask_id = map(tokenizer.special_id, self.special_tokens)
+        self._frame = encoder_frame(tokenizer.special_ids) or BERT_FRAME
+        self._class_id, self._separator_id, self._mask_id = map(tokenizer.special_id, self._frame[:3])
         self._is_special = np.zeros(tokenizer.vocab_size, bool)
         self._is_special[list(tokenizer.special_ids.values())] = True
         self._ordinary_ids = np.flatnonzero(~self._is_special).astype(np.int32)
@@ -184,20 +185,23 @@ class MaskedLM(Task):
         return {"candidates": ids, "probabilities": best, "weights": batch["loss_weights"]}
 
     def prepare_for_predict(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
-        """Returns {"tokens": [num_tokens] int32} of {"text"} with a `[MASK]` for each token to predict.
+        """Returns {"tokens": [num_tokens] int32} of {"text"} with a `[MASK]`, or the tokenizer's own mask, for each token to predict.
 
         Raises:
             UserError: The text has no mask, or too many, or too many tokens.
         """
-        pieces = record["text"].split(MASK)
+        mask = self._frame.mask
+        pieces = record["text"].replace(MASK, mask).split(mask)
+        if self._frame.mask_takes_blank:
+            pieces = [*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]]
         if not 0 < len(pieces) - 1 <= self._max_masked:
             raise UserError(
-                f"the text has {len(pieces) - 1} times {MASK}, expected 1 to {self._max_masked}: write {MASK} where "
+                f"the text has {len(pieces) - 1} times {mask}, expected 1 to {self._max_masked}: write {mask} where "
                 "a token is to be predicted, and cut a text with too many."
             )
         tokens = tokenizer.encode(pieces[0])
         for piece in pieces[1:]:
-            tokens = np.concatenate([tokens, [np.int32(tokenizer.special_id(MASK))], tokenizer.encode(piece)])
+            tokens = np.concatenate([tokens, [np.int32(self._mask_id)], tokenizer.encode(piece)])
         if len(tokens) > self._num_text:
             raise UserError(
                 f"the text has {len(tokens)} tokens, expected at most {self._num_text} (data.length - 2): cut it."
