@@ -27,7 +27,8 @@ PIECE_BYTES = 2**24
 """Bytes of an array that are read at once."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ALIGNMENT = 8
+_ALIGNMENT = 64
+"""Bytes of which the position of the first array is a multiple, so that XLA uses mapped arrays without a copy of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def write_arrays(
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, (dtype, shape) in specs.items():
@@ -156,6 +157,18 @@ def read_array(path: Path, entry: Entry, rows: slice = slice(None)) -> np.ndarra
                 raise OSError(f"{path} ends before an array does")
             left = left[count:]
     return array
+
+
+def map_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Maps the arrays of a file read-only and yields name and array: pages are read when they are used, and can be dropped.
+
+    Raises:
+        ValueError: As `read_header`.
+    """
+    for name, entry in read_header(path).items():
+        # An empty range cannot be mapped.
+        mode = {"mode": "r", "offset": entry.offset, "shape": entry.shape}
+        yield name, np.memmap(path, entry.dtype, **mode) if entry.num_bytes else np.empty(entry.shape, entry.dtype)
 
 
 def read_pieces(path: Path, entry: Entry, piece_bytes: int = PIECE_BYTES) -> Iterator[np.ndarray]:

@@ -1,11 +1,12 @@
 """Safetensors files against the reference implementation, and partial reads."""
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxdp.safetensors_file import read_array, read_header, write_file
+from jaxdp.safetensors_file import map_arrays, read_array, read_header, write_file
 
 ARRAYS = {
     "a/kernel": np.arange(24, dtype=np.float32).reshape(4, 6),
@@ -56,3 +57,16 @@ def test_a_short_file_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OSError, match="ends before an array does"):
         read_array(path, header["big"])
+
+
+def test_mapped_arrays_are_used_in_place(tmp_path):
+    """XLA:CPU takes an array of another process's file without a copy if it is aligned to 64 bytes."""
+    arrays = {"a": np.arange(32, dtype=np.float32), "none": np.empty((0, 3)), "w": np.ones((16, 5), np.float16)}
+    arrays["odd"] = np.arange(3, dtype=np.int16)
+    for name in ("x", "a longer name of an array"):  # headers of different lengths
+        write_file(tmp_path / "x.safetensors", {name: arrays["a"]} | arrays)
+        found = dict(map_arrays(tmp_path / "x.safetensors"))
+        for key, array in arrays.items():
+            assert found[key].dtype == array.dtype and np.array_equal(found[key], array)
+        placed = jax.device_put(found["a"], jax.devices("cpu")[0])
+        assert placed.unsafe_buffer_pointer() == found["a"].ctypes.data

@@ -6,7 +6,7 @@ Such a checkpoint has its arrays in `parameters.safetensors`, the item `config`,
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxdp.checkpoint.names import SAVING_MARK, shards_file
 from jaxdp.checksum import array_checksum
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
-from jaxdp.safetensors_file import write_arrays
+from jaxdp.safetensors_file import map_arrays, write_arrays
 
 ITEM = "parameters"
 """Item with the arrays; the manifest lists it as the only piece of each of them."""
@@ -81,3 +81,9 @@ def save_parameters(
     unfinished.rename(directory)
     fsync_path(checkpoints)
     return directory
+
+
+def map_parameters(checkpoint: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Maps the parameters of such a checkpoint from its file; yields path and values of each."""
+    for path, array in map_arrays(shards_file(checkpoint, ITEM)):
+        yield path.removeprefix(f"{PARAMS}/"), array

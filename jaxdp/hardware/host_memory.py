@@ -44,6 +44,13 @@ def keep_freed_memory() -> bool:
     return all([mallopt(number, value) == 1 for number, value in _MALLOPT.values()])
 
 
+def release_freed_memory() -> None:
+    """Returns memory that is free to the kernel, also what `keep_freed_memory` keeps; no effect with another library than glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def check_address_space() -> None:
     """Checks that the address space suffices for JAX, which would abort the process and cannot be caught.
 

@@ -20,7 +20,7 @@ from jaxdp.trees import tree_of
 from jaxdp.typing import PyTree
 from jaxdp.workdir import WorkDir
 
-SOURCE_OPTIONS = {"classification": {"pooling": DEFAULT_POOLING}}
+SOURCE_OPTIONS = {"classification": {"pooling": DEFAULT_POOLING}, "seq2seq": {"start_id": None}}
 """Task -> its keys that a run takes from the model that it starts from where they are unset, with their values without one."""
 
 
@@ -107,7 +107,7 @@ def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None
         return config
     if saved is None:
         known = dict(initial_model(config).model)
-        if any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules)):
+        if _has_own_tokens(config):
             known.pop("vocab_size", None)  # that of the run's own tokenizer
     else:
         known = {key: value for key, value in saved["model"].items() if key not in ("preset", *COMPUTE_KEYS)}
@@ -129,8 +129,15 @@ def _with_task_options(config: RunConfig, saved: Mapping[str, Any] | None) -> Ru
         known = saved.get(config.task, {})
     else:
         known = initial_model(config).options.get(config.task, {}) if config.init_from else {}
-    group = {**config.task_options, **{key: known.get(key) or usual[key] for key in unset}}
+        if _has_own_tokens(config):
+            known = {key: value for key, value in known.items() if not key.endswith("_id")}
+    known = {key: value for key, value in known.items() if value is not None}
+    group = {**config.task_options, **{key: known.get(key, usual[key]) for key in unset}}
     return config.replaced(task_groups={**config.task_groups, config.task: group})
+
+
+def _has_own_tokens(config: RunConfig) -> bool:
+    return any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules))
 
 
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:

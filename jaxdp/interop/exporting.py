@@ -20,7 +20,7 @@ from jaxdp.interop.extraction import check_dtype, open_weights
 from jaxdp.interop.families.family import Family
 from jaxdp.interop.families.registry import FAMILIES
 from jaxdp.interop.hf_config import fitting_family, model_differences, read_model, write_model
-from jaxdp.interop.hf_folder import CONFIG, TOKENIZER, HuggingFaceFolder, read_labels
+from jaxdp.interop.hf_folder import CONFIG, GENERATION, START_ID, TOKENIZER, HuggingFaceFolder, read_labels
 from jaxdp.interop.importing import RECORD, new_directory
 from jaxdp.interop.mapping import exported
 from jaxdp.interop.proof import prove
@@ -109,7 +109,7 @@ def export_model(
         _write_tensors(folder, specs, make)
         written = HuggingFaceFolder(SafetensorsSource(folder, folder_files(folder)))
         _check_values(parameters, written)
-        sentence = prove(unscanned(model), written.parameters, written.tensors, written.config)
+        sentence = prove(unscanned(model), written.parameters.read_all(), written.tensors, written.config)
     print_status(f"{saved.describe()} -> {resolved_path(to, '--to')}: {name}; {sentence}")
     return resolved_path(to, "--to")
 
@@ -143,6 +143,7 @@ def _described(
         theirs = write_model(family, name, dataclasses.asdict(model), model.max_length) | {"torch_dtype": "float32"}
         return family, name, model, theirs | _special_ids(vocabularies, config) | _labels(vocabularies)
     base = read_json(kept, "the config.json of the model that this run began with")
+    base |= _changed_start_id(config, vocabularies, directory)
     spec = read_model(base, str(kept))
     if (
         spec.architecture.task == config.task
@@ -189,9 +190,23 @@ def _special_ids(vocabularies: Vocabularies, config: RunConfig) -> dict[str, Any
         return {}
     ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     if config.task == "seq2seq":
-        start_id = config.task_options.get("start_id")
-        ids |= {"decoder_start_token_id": tokenizer.eos_id if start_id is None else start_id}
+        ids[START_ID] = _start_id(config, vocabularies)
     return ids
+
+
+def _start_id(config: RunConfig, vocabularies: Vocabularies) -> int | None:
+    """Returns the id of the first decoder input of a sequence-to-sequence run; None: it is unset, and there is no tokenizer."""
+    tokenizer, start_id = vocabularies.tokenizer, config.task_options.get("start_id")
+    return tokenizer.eos_id if start_id is None and tokenizer is not None else start_id
+
+
+def _changed_start_id(config: RunConfig, vocabularies: Vocabularies, directory: WorkDir) -> dict[str, Any]:
+    """Returns the key of config.json with the first decoder input, if the run has another than its source."""
+    if config.task != "seq2seq":
+        return {}
+    start_id = _start_id(config, vocabularies)
+    source = HuggingFaceFolder(SafetensorsSource(directory.hugging_face, ()))
+    return {} if start_id is None or start_id == source.start_id else {START_ID: start_id}
 
 
 def _recorded_dtypes(directory: WorkDir) -> Mapping[str, str]:
@@ -208,13 +223,18 @@ def _write_files(folder: Path, directory: WorkDir, theirs: Mapping[str, Any]) ->
         shutil.copyfile(directory.tokenizer, folder / TOKENIZER)
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**9}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    path = folder / CONFIG
-    if not path.is_file() or read_json(path, "a config.json") != theirs:
+    path, generation = folder / CONFIG, folder / GENERATION
+    before = read_json(path, "a config.json") if path.is_file() else {}
+    if before != theirs:
         path.write_text(json.dumps(theirs, indent=2) + "\n", encoding="utf-8")
-    generation = folder / "generation_config.json"
-    if not generation.is_file() and "eos_token_id" in theirs:
-        ids = {key: value for key, value in theirs.items() if key.endswith("_token_id")}
-        generation.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    settings = read_json(generation, "a generation_config.json") if generation.is_file() else {}
+    if not settings and "eos_token_id" in theirs:
+        settings = {key: value for key, value in theirs.items() if key.endswith("_token_id")}
+    elif START_ID in settings and theirs.get(START_ID) != before.get(START_ID):
+        settings = {**settings, START_ID: theirs[START_ID]}
+    else:
+        return
+    generation.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tensors(folder: Path, specs: Mapping[str, ArraySpec], make: Callable[[str], np.ndarray]) -> None:

@@ -21,6 +21,8 @@ from jaxdp.trees import named_leaves
 TOKENIZER = "tokenizer.json"
 GENERATION = "generation_config.json"
 MODULES = "modules.json"
+START_ID = "decoder_start_token_id"
+"""Key of config.json and generation_config.json with the id of the first decoder input."""
 
 POOLING_MODES = {
     "pooling_mode_mean_tokens": "mean",
@@ -97,17 +99,22 @@ class HuggingFaceFolder:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(leaf.shape) for name, leaf in named_leaves(parameter_shapes(self.model_config))}
 
-    def run_values(self) -> dict[str, Any]:
-        """Returns the configuration of a run of this model, as the keys that differ from the defaults."""
-        spec = self.spec
-        task = spec.architecture.task
-        options = dict(spec.architecture.options)
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Keys of the group of the model's task that the folder determines; raises as `labels` and `_pooling`."""
+        options, task = dict(self.spec.architecture.options), self.spec.architecture.task
         if self.labels is not None:
             options["kind"] = self.labels.kind
         if task == "embedding":
             options |= self._pooling()
         if task == "seq2seq":
-            options["start_id"] = self._start_id()
+            options["start_id"] = self.start_id
+        return options
+
+    def run_values(self) -> dict[str, Any]:
+        """Returns the configuration of a run of this model, as the keys that differ from the defaults."""
+        spec, options = self.spec, self.task_options
+        task = spec.architecture.task
         has_columns = task in ("classification", "seq2seq")
         return {
             "task": task,
@@ -150,12 +157,15 @@ class HuggingFaceFolder:
             options["pooling"] = POOLING_MODES[modes[0]]
         return options
 
-    def _start_id(self) -> int | None:
-        """Returns the id of the first decoder input, from config.json or generation_config.json; None: neither has it."""
+    @property
+    def start_id(self) -> int | None:
+        """Id of the first decoder input, from config.json or generation_config.json; None: neither has it, or no decoder of a target."""
+        if self.spec.architecture.task != "seq2seq":
+            return None
         generation = self.path / GENERATION
         for values in (self.config, read_json(generation, "a generation_config.json") if generation.is_file() else {}):
-            if values.get("decoder_start_token_id") is not None:
-                return values["decoder_start_token_id"]
+            if values.get(START_ID) is not None:
+                return values[START_ID]
         return self.config.get("pad_token_id")
 
     def copy_files(self, to: Path) -> list[Path]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdp.checkpoint.parameters_only import save_parameters
+from jaxdp.checkpoint.parameters_only import map_parameters, save_parameters
 from jaxdp.checkpoint.run_files import describe_run_files
 from jaxdp.config import parse_config, to_json
 from jaxdp.data.vocabularies import Vocabularies, save_vocabularies, vocabulary_files
 from jaxdp.errors import UserError
+from jaxdp.hardware.host_memory import release_freed_memory
 from jaxdp.interop.hf_folder import HuggingFaceFolder
 from jaxdp.interop.open_source import open_source
 from jaxdp.interop.proof import prove
@@ -69,7 +70,7 @@ def import_model(folder: str | os.PathLike[str], workdir: str | os.PathLike[str]
         opened.copy_files(directory.hugging_face)
         record = {"source": str(folder), "architecture": spec.architecture_name, "dtypes": parameters.dtypes}
         (directory.hugging_face / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        save_parameters(
+        checkpoint = save_parameters(
             directory.checkpoints,
             0,
             parameters.arrays,
@@ -77,7 +78,8 @@ def import_model(folder: str | os.PathLike[str], workdir: str | os.PathLike[str]
             to_json(config),
             run_files=describe_run_files(vocabulary_files(vocabularies, directory).values()),
         )
-        sentence = prove(opened.model_config, parameters, opened.tensors, opened.config)
+        release_freed_memory()  # of the largest tensor, which the proof would hold in addition to the mapped parameters
+        sentence = prove(opened.model_config, map_parameters(checkpoint), opened.tensors, opened.config)
     numbers = quantity(num_elements(parameter_shapes(opened.model_config)))
     print_status(f"{opened.path}: {spec.architecture_name} with {numbers} parameters, task={config.task}; {sentence}")
     _warn(opened)

@@ -63,7 +63,7 @@ def open_model(text: str | os.PathLike[str], option: str = "init_from", *, avera
         return ModelSource(source, known, files if files.is_dir() else None, options)
     if isinstance(source, SafetensorsSource) and _is_hugging_face(source.path):
         folder = HuggingFaceFolder(source)
-        options = {folder.spec.architecture.task: folder.spec.architecture.options}
+        options = {folder.spec.architecture.task: folder.task_options}
         return ModelSource(folder.initial_parameters, model_keys(folder.spec), folder.path, options)
     return ModelSource(source, {}, None)
 

@@ -1,6 +1,7 @@
 """Proof of an import or export: outputs of jaxdp for a fixed probe against a reference forward pass in float64."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -34,15 +35,17 @@ def probe(vocab_size: int, length: int, *, is_padded: bool) -> tuple[np.ndarray,
 
 def our_outputs(
     config: TransformerConfig,
-    parameters: ParameterSource,
+    parameters: Iterable[tuple[str, np.ndarray]],
     tokens: np.ndarray,
     valid: np.ndarray,
     targets: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Computes the outputs of jaxdp on one CPU device in float32."""
+    """Computes the outputs of jaxdp on one CPU device in float32.
+
+    Mapped arrays that are aligned in their file are used where they are; of others memory holds a copy.
+    """
     device = jax.devices("cpu")[0]
-    # One array at a time, so that memory holds the parameters once.
-    params = tree_of({name: jax.device_put(array, device) for name, array in parameters.read_all()})
+    params = tree_of({name: jax.device_put(array, device) for name, array in parameters})
     inputs = {} if config.architecture == "decoder" and valid.all() else {"attention_mask": valid}
     inputs |= {} if targets is None else {"target_tokens": targets}
     apply = jax.jit(lambda params, tokens, inputs: Transformer(config).apply({"params": params}, tokens, **inputs))
@@ -52,7 +55,7 @@ def our_outputs(
 
 def prove(
     config: TransformerConfig,
-    parameters: ParameterSource,
+    parameters: Iterable[tuple[str, np.ndarray]],
     tensors: ParameterSource,
     theirs: Mapping[str, Any],
 ) -> str:
@@ -60,7 +63,7 @@ def prove(
 
     Args:
         config: Model in terms of jaxdp.
-        parameters: Its parameters.
+        parameters: Path and values of each of its parameters, which are read once.
         tensors: Tensors of the Hugging Face folder, by their names there.
         theirs: Content of its config.json.
 
@@ -73,6 +76,7 @@ def prove(
     tokens, valid = probe(config.vocab_size, config.max_length, is_padded=config.architecture != "decoder")
     targets = tokens[:, : max(tokens.shape[1] // 2, 1)][:, ::-1] if config.has_source else None
     found = our_outputs(config, parameters, tokens, valid, targets)
+    gc.collect(0)  # JAX lets go of NumPy arrays that it used in place, here mappings of files, at the next collection
     expected = reference_logits(tensors, theirs, tokens, valid, targets)
     if targets is None and found.shape[:2] == valid.shape:
         found, expected = found[valid], expected[valid]

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from family_cases import CASES
 from tiers import others_slow
 from tiny_folders import random_tensors, write_folder
 
+from jaxdp.config import load_config, parse_config
 from jaxdp.errors import UserError
+from jaxdp.inference.initial_params import with_initial_model
 from jaxdp.interop.exporting import export_model
 from jaxdp.interop.families.layer_types import FULL, SLIDING, layer_types_of, windows_to_model
 from jaxdp.interop.families.registry import FAMILIES
@@ -20,6 +23,8 @@ from jaxdp.interop.open_source import open_source
 from jaxdp.interop.reference.forward import FORWARD
 from jaxdp.model import parameter_shapes
 from jaxdp.trees import named_leaves
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 NEW = [name for name in CASES if not name.startswith(("bert", "gpt2"))]
 """Cases of families without tests of their own."""
@@ -160,6 +165,10 @@ def test_the_first_decoder_input_is_that_of_the_folder(tmp_path, config, generat
     files = {"generation_config__json": json.dumps(generation)} if generation else {}
     folder = write_folder(tmp_path / "hf", config, folder_tensors(config), **files)
     assert HuggingFaceFolder(open_source(folder)).run_values()["seq2seq"]["start_id"] == start
+    tuned = load_config(str(CONFIGS / "translate_tsv.py"), [f"--config.init_from={folder}"])
+    assert with_initial_model(parse_config(tuned)).task_options["start_id"] == start
+    tuned.seq2seq.start_id = 11
+    assert with_initial_model(parse_config(tuned)).task_options["start_id"] == 11
 
 
 def test_rotary_positions_of_all_versions_mean_the_same():

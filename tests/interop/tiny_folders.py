@@ -19,19 +19,22 @@ BERT = {
 }  # fmt: skip
 
 
-def gpt2_shapes(prefix="transformer."):
+def gpt2_shapes(
+    prefix="transformer.", vocab=VOCAB, length=LENGTH, width=WIDTH, hidden=HIDDEN, layers=LAYERS, has_masks=True
+):
     shapes = {
-        "wte.weight": (VOCAB, WIDTH),
-        "wpe.weight": (LENGTH, WIDTH),
-        "ln_f.weight": (WIDTH,),
-        "ln_f.bias": (WIDTH,),
+        "wte.weight": (vocab, width),
+        "wpe.weight": (length, width),
+        "ln_f.weight": (width,),
+        "ln_f.bias": (width,),
     }
-    for layer in range(LAYERS):
+    masks = {"attn.bias": (1, 1, length, length)} if has_masks else {}
+    for layer in range(layers):
         for name, shape in {
-            "ln_1.weight": (WIDTH,), "ln_1.bias": (WIDTH,), "ln_2.weight": (WIDTH,), "ln_2.bias": (WIDTH,),
-            "attn.c_attn.weight": (WIDTH, 3 * WIDTH), "attn.c_attn.bias": (3 * WIDTH,), "attn.bias": (1, 1, LENGTH, LENGTH),
-            "attn.c_proj.weight": (WIDTH, WIDTH), "attn.c_proj.bias": (WIDTH,), "mlp.c_fc.weight": (WIDTH, HIDDEN),
-            "mlp.c_fc.bias": (HIDDEN,), "mlp.c_proj.weight": (HIDDEN, WIDTH), "mlp.c_proj.bias": (WIDTH,),
+            "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
+            "attn.c_attn.weight": (width, 3 * width), "attn.c_attn.bias": (3 * width,), **masks,
+            "attn.c_proj.weight": (width, width), "attn.c_proj.bias": (width,), "mlp.c_fc.weight": (width, hidden),
+            "mlp.c_fc.bias": (hidden,), "mlp.c_proj.weight": (hidden, width), "mlp.c_proj.bias": (width,),
         }.items():  # fmt: skip
             shapes[f"h.{layer}.{name}"] = shape
     return {prefix + name: shape for name, shape in shapes.items()}
