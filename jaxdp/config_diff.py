@@ -66,6 +66,20 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
     return [difference for difference in found if not _changes_no_batch(*difference, saved, current)]
 
 
+def all_changes(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compares all keys of two configurations.
+
+    Args:
+        saved: Configuration, plain JSON values.
+        current: Another one. Keys that one of them lacks because jaxdp added them later have their defaults.
+
+    Returns:
+        (key, saved value, current value) of every key that differs.
+    """
+    usual = default_values()
+    return differences(masked_values(_with_defaults(saved, usual)), masked_values(_with_defaults(current, usual)))
+
+
 def _changes_no_batch(key: str, old: Any, new: Any, *configs: Mapping[str, Any]) -> bool:
     if key == "data.mixture":  # its entries may be elsewhere, as `data.path` may
         return without_places(old) == without_places(new)

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a checkpoint as a Hugging Face folder",
     "prepare": "tokenize the data of a configuration into the cache",
     "plot": "draw loss, learning rate and throughput",
+    "compare": "first step and leaf at which two runs differ, and why",
     "plan": "compile for devices that need not be here: memory, largest microbatch, step time",
     "bench": "measure step time, dispatch, data loading and checkpointing",
     "devices": "show the devices of this process and test them",

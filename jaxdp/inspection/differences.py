@@ -1,7 +1,7 @@
 """Differences between two checkpoints of any formats: configurations, trees, and the relative change of each array."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,8 @@ def compare(first: str, second: str, step: str = "latest") -> dict[str, Any]:
     common = [name for name in old.arrays if name in new.arrays]
     shapes = [[name, *map(str, pair)] for name in common if (pair := _specs(old, new, name))[0].shape != pair[1].shape]
     unlike = {name for name, *_ in shapes}
-    changes, num_equal = [], 0
-    for name, pieces in old.streams():
-        if name not in new.arrays or name in unlike:
-            continue
-        relative, largest = _change(pieces, new.pieces(name))
-        if largest == 0.0:
-            num_equal += 1
-        else:
-            dtypes = [spec.dtype for spec in _specs(old, new, name)]
-            changes.append({"path": name, "relative": relative, "max": largest, "dtypes": dtypes})
+    compared = set(common) - unlike
+    found = changes(old, new, compared)
     return {
         "first": opened[0].describe(),
         "second": opened[1].describe(),
@@ -57,16 +49,56 @@ def compare(first: str, second: str, step: str = "latest") -> dict[str, Any]:
         "only_first": sorted(old.arrays.keys() - new.arrays.keys()),
         "only_second": sorted(new.arrays.keys() - old.arrays.keys()),
         "shapes": shapes,
-        "equal": num_equal,
-        "changes": sorted(changes, key=_by_change),
+        "equal": len(compared) - len(found),
+        "changes": sorted(found, key=by_change),
     }
+
+
+def changes(old: ParameterSource, new: ParameterSource, names: Collection[str]) -> list[dict[str, Any]]:
+    """Reads arrays of two sources, in pieces, and compares their values.
+
+    Args:
+        old: First source.
+        new: Second source.
+        names: Names of the arrays to read, which both sources have in one shape.
+
+    Returns:
+        {"path", "relative", "max", "dtypes"} of each that differs, in the order of the first source.
+
+    Raises:
+        UserError: A file cannot be read.
+        DamageFound: It is not what was written.
+    """
+    found = []
+    for name, pieces, others in _pairs(old, new):
+        if name not in names:
+            continue
+        relative, largest = _change(pieces, others)
+        if largest != 0.0:
+            dtypes = [spec.dtype for spec in _specs(old, new, name)]
+            found.append({"path": name, "relative": relative, "max": largest, "dtypes": dtypes})
+    return found
+
+
+def _pairs(
+    old: ParameterSource, new: ParameterSource
+) -> Iterator[tuple[str, Iterator[np.ndarray], Iterator[np.ndarray]]]:
+    """Yields the arrays of the first source with those of the second one; scanned layers are read once if the orders agree."""
+    if list(old.arrays) == list(new.arrays):
+        for (name, pieces), (_, others) in zip(old.streams(), new.streams(), strict=True):
+            yield name, pieces, others
+        return
+    for name, pieces in old.streams():
+        if name in new.arrays:
+            yield name, pieces, new.pieces(name)
 
 
 def _specs(old: ParameterSource, new: ParameterSource, name: str):
     return old.arrays[name], new.arrays[name]
 
 
-def _by_change(change: Mapping[str, Any]) -> float:
+def by_change(change: Mapping[str, Any]) -> float:
+    """Returns a sort key that puts the largest relative change first, and NaN before all."""
     return -math.inf if math.isnan(change["relative"]) else -change["relative"]
 
 

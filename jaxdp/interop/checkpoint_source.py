@@ -115,4 +115,11 @@ class CheckpointSource(ParameterSource):
 
     @functools.cached_property
     def _header(self) -> Callable[[Path], Mapping[str, Entry]]:
-        return functools.cache(read_header)
+        return functools.cache(_undamaged_header)
+
+
+def _undamaged_header(path: Path) -> Mapping[str, Entry]:
+    try:
+        return read_header(path)
+    except (OSError, ValueError) as error:
+        raise DamageFound(f"{path} is not what was written: {error}.") from error

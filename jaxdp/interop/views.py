@@ -67,8 +67,9 @@ class Unscanned(ParameterSource):
         """Yields every parameter in pieces, and reads each scanned array once; see `ParameterSource.streams`."""
         for path, places in itertools.groupby(self._places.items(), lambda place: place[1][0]):
             rest = _Rest(self._source.pieces(path))
-            for name, _ in places:
-                yield name, rest.take(math.prod(self.arrays[name].shape))
+            for name, (_, layer) in places:
+                size = math.prod(self.arrays[name].shape)
+                yield name, rest.take((layer or 0) * size, size)
 
     def read_all(self) -> Iterator[tuple[str, np.ndarray]]:
         """See `ParameterSource.read_all`."""
@@ -144,13 +145,20 @@ class Scanned(ParameterSource):
 
 
 class _Rest:
-    """Pieces of an array that are handed out in parts, one after another."""
+    """Pieces of an array that are handed out in parts, in order; parts may be left out."""
 
     def __init__(self, pieces: Iterator[np.ndarray]):
-        self._pieces, self._left = pieces, np.empty(0)
+        self._pieces, self._left, self._position = pieces, np.empty(0), 0
 
-    def take(self, size: int) -> Iterator[np.ndarray]:
+    def take(self, start: int, size: int) -> Iterator[np.ndarray]:
+        """Yields `size` elements from `start` on."""
+        for _ in self._next(start - self._position):
+            pass
+        yield from self._next(size)
+
+    def _next(self, size: int) -> Iterator[np.ndarray]:
         """Yields the next elements."""
+        self._position += size
         while size:
             piece = self._left if self._left.size else next(self._pieces)
             piece, self._left = piece[:size], piece[size:]

@@ -313,7 +313,7 @@ EMPTY = {
         (
             ["submit"],
             [
-                "unknown command 'submit'; choose one of: train, eval, generate, predict, inspect, import, export, prepare, plot, plan, bench, devices"
+                "unknown command 'submit'; choose one of: train, eval, generate, predict, inspect, import, export, prepare, plot, compare, plan, bench, devices"
             ],
         ),
         (["train"], ["the following arguments are required: --workdir; see jaxdp train --help"]),
@@ -337,6 +337,9 @@ EMPTY = {
         (["plot"], ["the following arguments are required: DIR"]),
         (["plot", "nowhere"], ["nowhere"]),
         (["plot", "gs://bucket/run"], ["DIR=gs://bucket/run: gs:// is not supported here"]),
+        (["compare", "x"], ["the following arguments are required: RUN_B"]),
+        (["compare", "nowhere", "nowhere"], ["RUN_A=nowhere holds no run (config.json is missing)"]),
+        (["compare", "", "x"], ["RUN_A is empty"]),
         (["train", "--config=", "--workdir=x"], ["--config is empty; expected the path"]),
         (["bench", "--config="], ["--config is empty"]),
         (["generate", "--workdir=", "--prompt=a"], ["--workdir is empty"]),

@@ -9,12 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny_runs
+from written_runs import parameters, scanned, write_run
 
 import jaxdp
 from jaxdp.cli.main import main
 from jaxdp.inspection.differences import compare
 from jaxdp.inspection.fingerprint import fingerprint
 from jaxdp.inspection.statistics import Statistics
+from jaxdp.interop.checkpoint_source import CheckpointSource
 from jaxdp.interop.exporting import export_model
 from jaxdp.interop.importing import import_model
 from jaxdp.interop.source import ParameterSource
@@ -140,6 +142,27 @@ def test_difference_between_checkpoints_of_a_run_names_the_configuration(trained
     assert found["config"] == [] and found["changes"]
     for change in found["changes"]:
         np.testing.assert_allclose(change["relative"], norms[change["path"]], rtol=1e-5)
+
+
+def test_damaged_shards_are_told(tmp_path, capsys):
+    arrays = parameters()
+    run = write_run(tmp_path / "a", checkpoints={5: arrays})
+    assert main(["inspect", str(run), "--stats"]) == 0
+    path = run / "checkpoints" / "5" / "parameters.safetensors"
+    path.write_bytes(b"{}")
+    assert main(["inspect", str(run), "--stats"]) == 4
+    assert f"jaxdp: {path} is not what was written: its header is longer" in capsys.readouterr().err
+
+
+def test_layers_of_a_scanned_array_may_be_left_out(tmp_path):
+    arrays = parameters()
+    write_run(tmp_path / "a", checkpoints={5: scanned(arrays)})
+    source = Unscanned(CheckpointSource(tmp_path / "a"))
+    for chosen in ("layer_0", "layer_2"):
+        found = {name: np.concatenate(list(pieces)) for name, pieces in source.streams() if name.startswith(chosen)}
+        assert len(found) == 3
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, arrays[name].reshape(-1))
 
 
 def test_two_results_at_once_are_refused(trained, capsys):

@@ -1,0 +1,108 @@
+"""Comparison of two runs: the first step and leaf at which they differ, and the differences that explain it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.errors import UserError
+from jaxdp.inspection.compare_causes import find_causes
+from jaxdp.inspection.compare_checkpoints import compare_checkpoints
+from jaxdp.inspection.compare_metrics import compare_metrics, first_difference
+from jaxdp.inspection.compare_setup import (
+    compute_dtype,
+    config_differences,
+    data_differences,
+    is_data_known,
+    restarts,
+    version_differences,
+)
+from jaxdp.inspection.compare_verdict import rounding_bound, verdict
+from jaxdp.json_files import nullify_non_finite, read_json
+from jaxdp.provenance import Entry, read_entries
+from jaxdp.workdir import WorkDir
+
+
+def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = True) -> dict[str, Any]:
+    """Compares two runs, finished, interrupted or in progress.
+
+    Args:
+        first: Work directory of a run.
+        second: Work directory of another run.
+        read_arrays: Whether the parameters that differ in the first checkpoint that differs are read, for their relative
+            change; without it, checkpoints are compared by checksums alone.
+
+    Returns:
+        {"first", "second", "is_equal", "verdict", "metrics", "checkpoints", "config", "data", "versions", "causes",
+        "restarts", "starts", "dtypes", "problems"}: "metrics" as of `compare_metrics`, "checkpoints" as of
+        `compare_checkpoints`. "is_equal" is False if a compared number differs, and None if none was compared. "config",
+        "data" and "versions" are lists of [name, first value, second value]. "causes" has {"kind", "name", "first",
+        "second", "determines"} of what the first difference of the metrics depends on. "restarts" has the steps from
+        which each run was started again, "starts" the number of its starts, "dtypes" its compute dtype or None.
+        "problems" has a sentence for each part that was not compared.
+
+    Raises:
+        UserError: A path holds no run, or a file of a run cannot be read.
+    """
+    runs = [_run(path, option) for path, option in ((first, "RUN_A"), (second, "RUN_B"))]
+    configs = [read_json(run.config, "the config.json of a run") for run in runs]
+    problems: list[str] = []
+    starts = [_starts(run, problems) for run in runs]
+    problems += [f"{run.metrics} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
+    metrics = compare_metrics(runs[0].metrics, runs[1].metrics)
+    difference = first_difference(metrics)
+    checkpoints = compare_checkpoints(runs[0].checkpoints, runs[1].checkpoints, problems, read_arrays=read_arrays)
+    step = difference["step"] if difference else checkpoints["step"]
+    result: dict[str, Any] = {
+        "first": str(runs[0].root),
+        "second": str(runs[1].root),
+        "is_equal": _is_equal(metrics, checkpoints),
+        "verdict": "",
+        "metrics": metrics,
+        "checkpoints": checkpoints,
+        "config": config_differences(*configs),
+        "data": data_differences(*runs),
+        "versions": version_differences(starts[0], starts[1], step) if all(starts) else [],
+        "causes": [],
+        "restarts": [restarts(entries) for entries in starts],
+        "starts": [len(entries) for entries in starts],
+        "dtypes": [compute_dtype(config, entries) for config, entries in zip(configs, starts, strict=True)],
+        "problems": problems,
+    }
+    is_rounding, causes = False, []
+    if difference:
+        relative = difference["growth"][0][2]
+        is_rounding = relative is not None and relative <= rounding_bound(result["dtypes"])
+        causes = find_causes(
+            difference["metric"],
+            {**result, "task": configs[0].get("task"), "is_data_known": is_data_known(*runs)},
+            batches=metrics["batches"],
+            is_rounding=is_rounding,
+            is_first_step=difference["step"] <= 1,
+        )
+    result["causes"] = [vars(cause) for cause in causes]
+    result["verdict"] = verdict(result, causes, is_rounding=is_rounding)
+    return nullify_non_finite(result)
+
+
+def _run(path: str | Path, option: str) -> WorkDir:
+    run = WorkDir(path, option)
+    if why := run.why_no_run():
+        raise UserError(
+            f"{option}={path} holds no run ({why}); give the work directories of two runs (`jaxdp inspect --diff` compares "
+            "checkpoints and weights)."
+        )
+    return run
+
+
+def _starts(run: WorkDir, problems: list[str]) -> list[Entry]:
+    entries = read_entries(run.provenance)
+    if not entries:
+        why = "is not a JSON array of starts" if entries is None else "is missing or empty"
+        problems.append(f"{run.provenance} {why}, so code, versions and devices were not compared.")
+    return entries or []
+
+
+def _is_equal(metrics: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> bool | None:
+    if metrics["differences"] or checkpoints["step"] is not None:
+        return False
+    return True if metrics["common_steps"] or metrics["common_evaluations"] or checkpoints["steps"] else None
