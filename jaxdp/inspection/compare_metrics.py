@@ -56,6 +56,7 @@ class Difference:
         metric: Full name.
         compared: Number of steps at which both runs have it.
         different: Number of those at which its values differ.
+        compared_since: Number of those from the first difference on.
         step: First step at which they differ; None: there is none.
         first: Value of the first run there.
         second: Value of the second run there.
@@ -67,12 +68,12 @@ class Difference:
     metric: str
     compared: int = 0
     different: int = 0
+    compared_since: int = 0
     step: int | None = None
     first: Any = None
     second: Any = None
     last_equal_step: int | None = None
     growth: list[list[Any]] = dataclasses.field(default_factory=list)
-    _since: int = 0
     _last: list[Any] = dataclasses.field(default_factory=list)
 
     def add(self, step: int, first: Any, second: Any) -> None:
@@ -86,9 +87,9 @@ class Difference:
                 return
             self.step, self.first, self.second = step, first, second
         self._last = [step, *distance(first, second)]
-        if self._since & (self._since - 1) == 0:  # 0, 1, 2, 4, ...
+        if self.compared_since & (self.compared_since - 1) == 0:  # 0, 1, 2, 4, ...
             self.growth.append(self._last)
-        self._since += 1
+        self.compared_since += 1
 
     def as_json(self) -> Values:
         """Returns all values by name."""

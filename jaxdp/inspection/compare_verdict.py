@@ -92,11 +92,16 @@ def _equal_metrics(metrics: Mapping[str, Any]) -> str:
 
 def _where(metrics: Mapping[str, Any], difference: Mapping[str, Any], dtypes: Sequence[str]) -> str:
     name, step, before = difference["metric"], difference["step"], metrics["last_equal_step"]
-    what = _WORDS.get(name, name)
+    what = _in_words(name)
     since = "no earlier step is in both files" if before is None else f"the last common step before is {before:,}"
     gap = "" if before == step - 1 or step == 1 else f" ({since})"
     if name == BATCH_HASH:
-        return f"The batches differ from step {step:,} on{gap}."
+        when = (
+            f"from step {step:,} on"
+            if difference["different"] == difference["compared_since"]
+            else f"first at step {step:,}"
+        )
+        return f"The batches differ {when}{gap}."
     known = {
         "equal": f"The batches are the same up to step {step:,}, and {what} differs first at step {step:,}",
         "different": f"The batches differ, and {what} differs first at step {step:,}",
@@ -107,6 +112,10 @@ def _where(metrics: Mapping[str, Any], difference: Mapping[str, Any], dtypes: Se
     return (
         f"{known[metrics['batches']]}{gap}, {_by(difference)}{size}{hidden if metrics['batches'] == 'unknown' else ''}."
     )
+
+
+def _in_words(metric: str) -> str:
+    return _WORDS.get(metric) or metric
 
 
 def _by(difference: Mapping[str, Any]) -> str:
@@ -126,7 +135,7 @@ def _why(result: Mapping[str, Any], causes: Sequence[Cause], difference: Mapping
     if not causes:
         return (
             "Nothing that was compared explains it: no difference in configuration, data, code, versions and devices "
-            + (f"determines {_WORDS.get(difference['metric'], difference['metric'])} beyond its rounding.{hidden}")
+            + (f"determines {_in_words(difference['metric'])} beyond its rounding.{hidden}")
         )
     settings = [cause for cause in causes if cause.kind != "versions"]
     shown = settings or list(causes)
@@ -175,7 +184,7 @@ def _growth(difference: Mapping[str, Any]) -> list[str]:
     step, absolute, relative = difference["growth"][-1]
     if absolute is None:
         return []
-    what = _WORDS.get(difference["metric"], difference["metric"])
+    what = _in_words(difference["metric"])
     if absolute == 0:
         return [f"At step {step:,} {what} is the same again."]
     return [

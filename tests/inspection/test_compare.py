@@ -68,7 +68,7 @@ def test_the_first_difference_is_that_which_was_made(tmp_path):
         assert (difference["metric"], difference["step"]) == (name, step), seed
         assert difference["first"] == lines[index][name] and difference["second"] == changed[index][name]
         assert found["last_equal_step"] == max((line["step"] for line in lines if line["step"] < step), default=None)
-        assert difference["different"] == len(having) - having.index(index)
+        assert difference["different"] == difference["compared_since"] == len(having) - having.index(index)
         assert difference["compared"] == len(having)
         assert found["common_evaluations"] == sum("eval/loss" in line for line in lines)
 
@@ -83,6 +83,14 @@ def test_size_and_growth_of_a_difference(tmp_path):
     for (step, absolute, relative), (_, size) in zip(difference["growth"], expected, strict=True):
         assert absolute == pytest.approx(size, rel=1e-9)
         assert relative == pytest.approx(size / lines[step - 1]["train/loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "when"), [((3, 4), "from step 3 on."), ((3,), "first at step 3.")])
+def test_other_batches(tmp_path, steps, when):
+    changed = losses([1, 2, 3, 4])
+    for step in steps:
+        changed[step - 1]["data/batch_hash"] = "f" * 16
+    assert compared(tmp_path, losses([1, 2, 3, 4]), changed)["verdict"].startswith(f"The batches differ {when}")
 
 
 def test_metrics_of_a_step_come_in_the_order_of_their_computation(tmp_path):
@@ -301,7 +309,9 @@ def test_damaged_checkpoints_are_told(tmp_path, damage):
     after["token_embedding"] += 1
     first = write_run(tmp_path / "a", losses([1]), starts=[start()], checkpoints={5: before, 9: before})
     second = write_run(tmp_path / "b", losses([1]), starts=[start()], checkpoints={5: after, 9: after})
-    (second / "checkpoints" / "5" / damage).write_bytes(b"{}")
+    path = second / "checkpoints" / "5" / damage
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value of an array, or the end of the digest
     found = compare_runs(first, second)
     [problem] = found["problems"]
     assert str(second / "checkpoints" / "5") in problem
