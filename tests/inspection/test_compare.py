@@ -311,7 +311,7 @@ def test_damaged_checkpoints_are_told(tmp_path, damage):
     second = write_run(tmp_path / "b", losses([1]), starts=[start()], checkpoints={5: after, 9: after})
     path = second / "checkpoints" / "5" / damage
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value of an array, or the end of the digest
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a value of the last array, or the end of the manifest
     found = compare_runs(first, second)
     [problem] = found["problems"]
     assert str(second / "checkpoints" / "5") in problem
