@@ -247,7 +247,13 @@ def get_config() -> Config:
     config.log.batch_hash = False  # logs a hash of every batch: equal hashes, equal data
     config.log.samples = 2  # texts of the validation split that an evaluation prints with the generated ones, if the task generates; 0: none
     config.log.tensorboard = False  # also writes WORKDIR/tensorboard (extra: tensorboard)
-    config.log.wandb = False  # also writes to Weights & Biases (extra: wandb)
+    config.log.wandb = False  # also writes to Weights & Biases (extra: wandb); offline without a key or a connection
+    config.log.wandb_project = placeholder(str)  # project of W&B and trackio, experiment of MLflow; unset: WANDB_PROJECT, TRACKIO_PROJECT, MLFLOW_EXPERIMENT_NAME, or jaxdp
+    config.log.wandb_entity = placeholder(str)  # user or team of W&B; unset: WANDB_ENTITY, or that of the key
+    config.log.wandb_group = placeholder(str)  # group of the run in W&B, trackio and MLflow; unset: WANDB_RUN_GROUP
+    config.log.wandb_tags = ()  # tags of the run in W&B, trackio and MLflow; empty: WANDB_TAGS
+    config.log.trackio = False  # also writes to trackio (extra: trackio), in TRACKIO_DIR unless TRACKIO_SPACE_ID or TRACKIO_SERVER_URL is set
+    config.log.mlflow = False  # also writes to MLflow (extra: mlflow), in WORKDIR/mlflow unless MLFLOW_TRACKING_URI is set
 
     # Locked, so that a misspelled key in a recipe is an error.
     return config.lock()

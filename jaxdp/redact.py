@@ -60,6 +60,19 @@ def _masked_value(match: re.Match[str]) -> str:
     return f"{separator}{name}={MASK}" if re.search(_SECRET_NAME, name) else match[0]
 
 
+def mask_environment(text: str, environment: Mapping[str, str]) -> str:
+    """Replaces the secrets of an environment, such as the value of WANDB_API_KEY, and those of URLs by `***`.
+
+    Args:
+        text: Any text, such as the message of a package that was given the secrets.
+        environment: Variables by name. Those whose name says that they grant access are masked from eight characters on.
+    """
+    secrets = [value for name, value in environment.items() if len(value) >= 8 and re.search(_SECRET_NAME, name)]
+    for value in sorted(secrets, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return mask_secrets(text)
+
+
 def is_masked(text: str) -> bool:
     """Returns True if `mask_secrets` has masked a secret of a URL in the text."""
     return "://" in text and MASK in text and mask_secrets(text) == text

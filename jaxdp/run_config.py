@@ -283,6 +283,12 @@ class LogConfig:
     samples: int
     tensorboard: bool
     wandb: bool
+    wandb_project: str | None
+    wandb_entity: str | None
+    wandb_group: str | None
+    wandb_tags: tuple[str, ...]
+    trackio: bool
+    mlflow: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -330,6 +336,8 @@ class RunConfig:
             raise UserError(
                 "init_rules and init_average change what init_from takes, which is unset; set it, or leave them out."
             )
+        if not all(isinstance(tag, str) for tag in self.log.wandb_tags):
+            raise UserError(f"log.wandb_tags={self.log.wandb_tags} must be a tuple of strings.")
         if self.eval.patience and not self.eval.every_steps:
             raise UserError(
                 f"eval.patience={self.eval.patience} counts evaluations, but with eval.every_steps=0 there is none before "

@@ -29,6 +29,7 @@ SAME_FLOOR = {
     ("data", "cache_home"),
     ("data", "workdir"),
     ("report", "cache_home"),
+    ("report", "config"),
     ("report", "config_file"),
     ("report", "defaults"),
     ("cache_home", "report"),

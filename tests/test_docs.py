@@ -6,12 +6,15 @@ import copy
 import csv
 import fnmatch
 import importlib
+import io
 import json
 import re
 import shlex
 import sqlite3
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import jax
@@ -384,6 +387,27 @@ def test_the_writer_of_extending_receives_every_metric(example, config_file, tmp
     assert [(step, name) for step, name, _ in rows] == expected
     losses = [float(value) for _, name, value in rows if name == "train/loss"]
     assert losses == [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def test_the_background_writer_of_extending_posts_evaluations(example, config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("METRICS_URL", "http://localhost/metrics")
+    posted = []
+
+    def urlopen(request, timeout):
+        posted.append((request.full_url, json.loads(request.data)))
+        if len(posted) == 1:
+            raise urllib.error.URLError("refused")
+        return io.BytesIO()
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    example("post_writer")
+    assert train(config_file, tmp_path / "run") == 0
+    evaluations = metrics_lines(tmp_path / "run", "eval/loss")
+    assert posted[0] == posted[1] and {url for url, _ in posted} == {"http://localhost/metrics"}
+    expected = [
+        {name: value for name, value in line.items() if name != "time"} | {"run": "run"} for line in evaluations
+    ]
+    assert [content for _, content in posted[1:]] == expected
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ counts, parse `$` in label names as mathematics, and take a second to import. Ma
 is imported inside functions, and only its `Figure` is used: no window, no global state.
 """
 
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,11 +46,7 @@ def read_report(path: Path) -> dict[str, Any] | None:
 
 
 def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Path:
-    """Plots the report of an evaluation as one PNG.
-
-    single_label: confusion matrix, ROC, precision against recall, and reliability;
-    multi_label: precision, recall and F1 of each label instead of the matrix;
-    regression: predicted against true values.
+    """Writes the plot of an evaluation's report as one PNG file.
 
     Args:
         report: `Summary.report` of a classification.
@@ -58,6 +55,34 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
 
     Returns:
         `out`.
+
+    Raises:
+        UserError: The report has no examples, or its kind has no plot.
+    """
+    picture = draw_evaluation(report, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(picture)
+    return out
+
+
+def has_plot(report: Mapping[str, Any]) -> bool:
+    """Returns whether `draw_evaluation` supports the kind of a report, and whether it has examples."""
+    return report.get("kind") in _PANELS and bool(report.get("num_examples"))
+
+
+def draw_evaluation(report: Mapping[str, Any], name: str = "") -> bytes:
+    """Draws the report of an evaluation as a PNG.
+
+    single_label: confusion matrix, ROC, precision against recall, and reliability;
+    multi_label: precision, recall and F1 of each label instead of the matrix;
+    regression: predicted against true values.
+
+    Args:
+        report: `Summary.report` of a classification.
+        name: Name of the run, for the heading.
+
+    Returns:
+        Content of the PNG file.
 
     Raises:
         UserError: The report has no examples, or its kind has no plot.
@@ -71,10 +96,10 @@ def plot_evaluation(report: Mapping[str, Any], out: Path, name: str = "") -> Pat
     if not report["num_examples"]:
         what = "examples with a finite output" if report.get("num_not_finite") else "examples"
         raise UserError(f"The evaluation has no {what}, so there is nothing to plot: check its split and checkpoint.")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     with fonts_for([name, *report.get("labels", ())]):
-        _figure(panels, report, name).savefig(out, format="png")
-    return out
+        _figure(panels, report, name).savefig(content, format="png")
+    return content.getvalue()
 
 
 def _figure(panels: Mapping[str, Callable], report: Mapping[str, Any], name: str):

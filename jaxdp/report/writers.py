@@ -1,20 +1,17 @@
-"""Metric writers: metrics.jsonl, TensorBoard and Weights & Biases.
+"""Metrics file of a run: writing, reading, and removal of the lines that a resume repeats.
 
-Only process 0 writes. Writers implement `MetricsWriter`. A line of metrics.jsonl is
+Only process 0 writes. A line of metrics.jsonl is
 one JSON object with `step` (updates completed), `time` (Unix seconds) and the
 values; numbers that are not finite are null. Lines are ordered by step, and a line
 counts only when its newline is on disk.
 """
 
-import importlib
 import itertools
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from jaxdp.arguments import shown
@@ -206,79 +203,3 @@ def _json_value(value: Value) -> Value | None:
     if isinstance(value, str | int):
         return value
     return nullify_non_finite(float(value))
-
-
-class TensorBoardWriter:
-    """Writer of TensorBoard event files.
-
-    Args:
-        directory: Directory of the event files, created if missing.
-        resumed_step: Step that the run restored, 0 for a new run; TensorBoard hides
-            values of earlier starts after this step.
-
-    Raises:
-        UserError: The extra `tensorboard` is not installed.
-    """
-
-    def __init__(self, directory: Path, resumed_step: int = 0):
-        tensorboard = _import_extra("tensorboardX", "tensorboard")
-        purge_step = resumed_step + 1 if resumed_step else None
-        self._writer = tensorboard.SummaryWriter(str(directory), purge_step=purge_step, flush_secs=30)
-
-    def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Adds numbers as scalars and strings as text."""
-        for name, value in values.items():
-            add = self._writer.add_text if isinstance(value, str) else self._writer.add_scalar
-            add(name, value, step)
-
-    def close(self) -> None:
-        """Flushes and closes the event file."""
-        self._writer.close()
-
-
-class WandbWriter:
-    """Writer to a Weights & Biases run, which continues after a resume.
-
-    The service ignores steps that a resumed run repeats: it already has their values.
-
-    Args:
-        directory: Work directory; its name is the name of the W&B run, whose id is kept
-            in `wandb/run_id`.
-        config: Resolved configuration, plain JSON values.
-
-    Raises:
-        UserError: The extra `wandb` is not installed.
-    """
-
-    def __init__(self, directory: Path, config: Mapping[str, Any]):
-        wandb = _import_extra("wandb", "wandb")
-        id_file = directory / "wandb" / "run_id"
-        if not id_file.exists():
-            id_file.parent.mkdir(parents=True, exist_ok=True)
-            id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
-        self._run = wandb.init(
-            project="jaxdp",
-            name=directory.resolve().name,
-            id=id_file.read_text(encoding="utf-8").strip(),
-            resume="allow",
-            dir=str(directory),
-            config=dict(config),
-        )
-
-    def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Logs the values at `step`."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Waits until everything is uploaded."""
-        self._run.finish()
-
-
-def _import_extra(module: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"log.{extra} is on, but the package {module} cannot be imported ({error}): "
-            f"run pip install 'jaxdp[{extra}]', or set log.{extra} to False."
-        ) from error

@@ -19,6 +19,7 @@ from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluator import Evaluator
 from jaxdp.parallel.layout import replicated_leaves
+from jaxdp.report.evaluation_plots import draw_evaluation, has_plot
 from jaxdp.report.terminal import print_status, show_cut
 from jaxdp.report.writer_registry import RunInfo
 from jaxdp.trainer import Hook
@@ -84,8 +85,14 @@ def _evaluating(
     def write_and_show(step: int, metrics: Mapping[str, float]) -> None:
         info.write(step, metrics)
         if info.is_main_process:
-            for sample in evaluator.reports.get("score", {}).get("samples", ()):
+            samples = evaluator.reports.get("score", {}).get("samples", ())
+            for sample in samples:
                 show_cut(tuple(sample.items()))
+            if samples:
+                info.write_samples(step, samples)
+            summary = evaluator.reports.get("summary", {})
+            if has_plot(summary):
+                info.write_figure(step, "eval/report", lambda: draw_evaluation(summary, context.directory.root.name))
 
     def evaluates_stop() -> bool:
         return context.control_plane.broadcast(

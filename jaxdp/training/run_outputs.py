@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxdp.atomic_files import write_atomically
@@ -17,15 +17,10 @@ from jaxdp.interop.model_source import keep_files
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
 from jaxdp.report.terminal import ProgressLine, print_status
+from jaxdp.report.trackers.background import Background, drawn_once
+from jaxdp.report.trackers.registry import open_trackers
 from jaxdp.report.writer_registry import RunInfo, is_writer, open_own_writers
-from jaxdp.report.writers import (
-    MetricsFile,
-    MetricsWriter,
-    TensorBoardWriter,
-    WandbWriter,
-    plain_values,
-    truncate_after,
-)
+from jaxdp.report.writers import MetricsFile, MetricsWriter, plain_values, truncate_after
 from jaxdp.training.run_context import RunContext
 from jaxdp.user_code import user_place, user_sentence
 
@@ -122,14 +117,26 @@ def run_info(context: RunContext, first_step: int) -> Iterator[RunInfo]:
         for writer in writers:
             writer.write(step, values)
 
-    info = RunInfo(config, directory.root, first_step, context.setup.total_steps, is_main, write)
+    trackers: list[Background] = []
+
+    def write_samples(step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        for tracker in trackers:
+            tracker.write_samples(step, samples)
+
+    def write_figure(step: int, name: str, draw: Callable[[], bytes]) -> None:
+        drawn = drawn_once(draw)
+        for tracker in trackers:
+            tracker.write_figure(step, name, drawn)
+
+    total_steps = context.setup.total_steps
+    info = RunInfo(config, directory.root, first_step, total_steps, is_main, write, write_samples, write_figure)
     if not is_main:
         yield info
         return
     context.check_place()
     truncate_after(directory.metrics, first_step)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(ProgressLine(first_step, context.setup.total_steps))
+        progress = stack.enter_context(ProgressLine(first_step, total_steps))
 
         def add(writer: MetricsWriter) -> None:
             writers.append(writer)
@@ -137,10 +144,9 @@ def run_info(context: RunContext, first_step: int) -> Iterator[RunInfo]:
 
         add(MetricsFile(directory.metrics))
         add(progress)
-        if config.log.tensorboard:
-            add(TensorBoardWriter(directory.tensorboard, first_step))
-        if config.log.wandb:
-            add(WandbWriter(directory.root, to_json(config)))
+        for tracker in open_trackers(info):
+            add(tracker)
+            trackers.append(tracker)
         for writer in open_own_writers([given for given in context.writers if not is_writer(given)], info):
             add(writer)
         writers.extend(given for given in context.writers if is_writer(given))  # `jaxdp.train` closes them at its end

@@ -1,11 +1,9 @@
-"""Metrics files through crashes and resumes; the optional writers."""
+"""Metrics files through crashes and resumes."""
 
 import json
 import os
-import sys
 import time
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ import pytest
 from jaxdp.errors import UserError
 from jaxdp.report.writers import (
     MetricsFile,
-    TensorBoardWriter,
-    WandbWriter,
     iterate_metrics,
     plain_values,
     read_metrics,
@@ -163,57 +159,6 @@ def test_a_line_without_end_is_named(tmp_path):
         file.truncate(2**25)  # zeros, as a file system leaves them after a power failure
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2, is b'{\"step\": .x00"):
         truncate_after(path, 1)
-
-
-@pytest.mark.parametrize(
-    ("module", "extra", "make"),
-    [
-        ("tensorboardX", "tensorboard", lambda path: TensorBoardWriter(path)),
-        ("wandb", "wandb", lambda path: WandbWriter(path, {})),
-    ],
-)
-def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, module, extra, make):
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"pip install 'jaxdp\[{extra}\]'"):
-        make(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_tensorboard_events_can_be_read_back(tmp_path):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
-    writer = TensorBoardWriter(tmp_path, resumed_step=6)
-    writer.write(7, {"train/loss": 1.25, "data/batch_hash": "abc"})
-    writer.close()
-    (path,) = tmp_path.iterdir()
-    content, events = path.read_bytes(), []
-    while content:  # a record: length [8 bytes], its checksum [4], the event, its checksum [4]
-        length = int.from_bytes(content[:8], "little")
-        events.append(Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    values = {value.tag: value for event in events for value in event.summary.value}
-    assert values["train/loss"].simple_value == 1.25
-    assert values["data/batch_hash/text_summary"].tensor.string_val == [b"abc"]
-    assert {event.step for event in events if event.summary.value} == {7}
-    assert [event.step for event in events if event.session_log.status] == [7]
-
-
-def test_wandb_continues_its_run(tmp_path, monkeypatch):
-    starts, logged, finished = [], [], []
-    run = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: finished.append(True))
-    fake = SimpleNamespace(init=lambda **settings: starts.append(settings) or run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    directory = tmp_path / "my_run"
-    for step in (1, 2):
-        writer = WandbWriter(directory, {"seed": 3})
-        writer.write(step, {"train/loss": 0.5})
-        writer.close()
-    assert starts[0] == starts[1]
-    assert starts[0]["name"] == "my_run" and starts[0]["resume"] == "allow"
-    assert starts[0]["config"] == {"seed": 3} and len(starts[0]["id"]) == 32
-    assert logged == [(1, {"train/loss": 0.5}), (2, {"train/loss": 0.5})]
-    assert finished == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Writers to experiment trackers: TensorBoard, Weights & Biases, trackio and MLflow."""
