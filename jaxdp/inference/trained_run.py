@@ -10,10 +10,10 @@ from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
 from jaxdp.data.named_files import NamedFiles, check_named_files
-from jaxdp.data.tokenizers import load_tokenizer
 from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
+from jaxdp.interop.hf_folder import tokenizer_of
 from jaxdp.interop.init_rules import MATCH_TOKENS, parse_rules
 from jaxdp.interop.open_source import open_source
 from jaxdp.run_config import RunConfig
@@ -98,7 +98,8 @@ def initial_vocabularies(config: RunConfig) -> Vocabularies:
     assert config.init_from is not None, "the run starts from no other model"
     source = open_source(config.init_from)
     if not isinstance(source, CheckpointSource):
-        return NONE if source.tokenizer is None else Vocabularies(tokenizer=load_tokenizer(source.tokenizer))
+        tokenizer = tokenizer_of(source)
+        return NONE if tokenizer is None else Vocabularies(tokenizer=tokenizer)
     checkpoint = source.checkpoint
     other = WorkDir(checkpoint.parent.parent)
     if run_of(checkpoint) is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from jaxdp.data.labels import Labels
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.data.tokenizers.conversion import convert_vocabulary
+from jaxdp.data.tokenizers.files import parse_tokenizer
 from jaxdp.errors import UserError
 from jaxdp.interop.families.family import Architecture
 from jaxdp.interop.hf_config import ModelSpec, model_keys, read_model, transformer_config
@@ -65,9 +67,8 @@ class HuggingFaceFolder:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """Tokenizer of the folder; None: it has none."""
-        path = self.tensors.tokenizer
-        return None if path is None else load_tokenizer(path)
+        """Tokenizer of the folder, also of older vocabulary files; None: it has none. Raises as `convert_vocabulary`."""
+        return tokenizer_of(self.tensors)
 
     @functools.cached_property
     def labels(self) -> Labels | None:
@@ -181,6 +182,18 @@ class HuggingFaceFolder:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             copies.append(Path(shutil.copyfile(path, to / name)))
         return copies
+
+
+def tokenizer_of(source: ParameterSource) -> Tokenizer | None:
+    """Returns the tokenizer of a source: its tokenizer.json, or that of older vocabulary files; None: it has none.
+
+    Raises:
+        UserError: It is not a tokenizer; see also `convert_vocabulary`.
+    """
+    if source.tokenizer is not None:
+        return load_tokenizer(source.tokenizer)
+    converted = convert_vocabulary(source.path, (source.config or {}).get("model_type", ""))
+    return None if converted is None else parse_tokenizer(converted.content, converted.path)
 
 
 def read_labels(config: Mapping[str, Any], where: str) -> Labels:

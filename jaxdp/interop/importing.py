@@ -11,6 +11,7 @@ from typing import Any
 from jaxdp.checkpoint.parameters_only import map_parameters, save_parameters
 from jaxdp.checkpoint.run_files import describe_run_files
 from jaxdp.config import parse_config, to_json
+from jaxdp.data.tokenizers.conversion import why_no_tokenizer
 from jaxdp.data.vocabularies import Vocabularies, save_vocabularies, vocabulary_files
 from jaxdp.errors import UserError
 from jaxdp.hardware.host_memory import release_freed_memory
@@ -114,7 +115,9 @@ def _warn(opened: HuggingFaceFolder) -> None:
     """Prints what a user should know about tokens."""
     vocab_size = opened.spec.model["vocab_size"]
     if opened.tokenizer is None:
-        print_status(f"{opened.path} has no tokenizer.json, so only commands on token ids work")
+        print_status(why_no_tokenizer(opened.path))
+    elif opened.tensors.tokenizer is None:
+        print_status(f"{opened.path} has no tokenizer.json; that of the work directory is made of its vocabulary files")
     outside = sorted(
         f"{key}={value}"
         for key, value in opened.config.items()

@@ -43,6 +43,7 @@ CASES = {
         "GPT2Config",
         {**GPT2, "tie_word_embeddings": False, "activation_function": "relu"},
     ),
+    "gpt2_classifier": ("GPT2ForSequenceClassification", "GPT2Config", {**GPT2, "num_labels": 3}),
     "bert": ("BertForMaskedLM", "BertConfig", BERT),
     "bert_untied": ("BertForMaskedLM", "BertConfig", {**BERT, "tie_word_embeddings": False, "hidden_act": "gelu_new"}),
     "bert_encoder": ("BertModel", "BertConfig", BERT),
@@ -54,6 +55,8 @@ CASES = {
         "XLMRobertaConfig",
         {**ROBERTA, "tie_word_embeddings": False, "pad_token_id": 2},
     ),
+    "roberta_encoder": ("RobertaModel", "RobertaConfig", ROBERTA),
+    "xlm_roberta_encoder": ("XLMRobertaModel", "XLMRobertaConfig", ROBERTA),
     "distilbert": ("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     "distilbert_untied": (
         "DistilBertForMaskedLM",
@@ -65,6 +68,7 @@ CASES = {
         "DistilBertConfig",
         {**DISTILBERT, "num_labels": 1},
     ),
+    "distilbert_encoder": ("DistilBertModel", "DistilBertConfig", DISTILBERT),
     "llama": ("LlamaForCausalLM", "LlamaConfig", {**DECODER, "rope_parameters": LLAMA3}),
     "llama_biases": (
         "LlamaForCausalLM",
@@ -103,6 +107,7 @@ CASES = {
         "ModernBertConfig",
         {**MODERNBERT, "num_labels": 3, "classifier_pooling": "mean"},
     ),
+    "modernbert_encoder": ("ModernBertModel", "ModernBertConfig", MODERNBERT),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GEMMA3),
     "gemma3_scaled": (
         "Gemma3ForCausalLM",
@@ -124,6 +129,8 @@ CASES = {
         "T5Config",
         {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_decoder_layers": 1},
     ),
+    "t5_encoder": ("T5EncoderModel", "T5Config", T5),
+    "mt5_encoder": ("MT5EncoderModel", "MT5Config", {**T5, "feed_forward_proj": "gated-gelu"}),
     "mt5": ("MT5ForConditionalGeneration", "MT5Config", {**T5, "tie_word_embeddings": False}),
     "marian": ("MarianMTModel", "MarianConfig", MARIAN),
     "marian_relu": (

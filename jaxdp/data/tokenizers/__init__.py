@@ -4,7 +4,7 @@
     library      any tokenizer.json            training     bpe, wordpiece, unigram
     files        pretrained tokenizers         cuts         long texts, samples of many texts
     numbering    gaps in token ids             vetting      trial run of an unknown tokenizer
-    make         `data.tokenizer` by name
+    make         `data.tokenizer` by name      conversion   vocab.txt, merges.txt, SentencePiece
 
 Differs: a special token is an id that no text encodes to. `tokenizers` would read the characters `<|endoftext|>` in a
 text as that id; here they are ordinary characters.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key
+from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key, encoder_of
 
 LAYER = (
     ("encoder.layer.{}.attention.self.query.weight", "layer_{}/attention/query/kernel.T"),
@@ -112,11 +112,8 @@ BERT = Family(
     architectures={
         "BertForMaskedLM": MASKED_LM,
         "BertForPreTraining": dataclasses.replace(MASKED_LM, written_as="BertForMaskedLM"),
-        "BertModel": Architecture(
-            task="embedding",
-            ignored=(*NOT_USED, (r"cls\..*", "head, which this architecture does not have")),
-            spare=POOLER,
-            options={"pooling": "first", "normalize": False},
+        "BertModel": dataclasses.replace(
+            encoder_of(*NOT_USED, (r"cls\..*", "head, which this architecture does not have")), spare=POOLER
         ),
         "BertForSequenceClassification": Architecture(
             task="classification",

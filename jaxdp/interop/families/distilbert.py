@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019): tensors and configuration of Hugging Face."""
 
-from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key
+from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key, encoder_of
 
 BODY = (
     ("embeddings.word_embeddings.weight", "token_embedding"),
@@ -48,6 +48,7 @@ DISTILBERT = Family(
             head=MASKED_LM_HEAD,
             tied=(("vocab_projector.weight", "embeddings.word_embeddings.weight"),),
         ),
+        "DistilBertModel": encoder_of((r"vocab_.*", "head, which this architecture does not have")),
         "DistilBertForSequenceClassification": Architecture(
             task="classification",
             prefix="distilbert.",

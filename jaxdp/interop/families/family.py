@@ -51,6 +51,16 @@ class Architecture:
     written_as: str = ""
 
 
+def encoder_of(*ignored: Row, pooling: str = "first") -> Architecture:
+    """Returns the class of a body without a head, whose hidden states become vectors of texts.
+
+    Args:
+        ignored: (regular expression of a tensor, reason): tensors of heads.
+        pooling: `embedding.pooling` of a folder that does not say it.
+    """
+    return Architecture(task="embedding", ignored=ignored, options={"pooling": pooling, "normalize": False})
+
+
 def _unchanged(values: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 

@@ -36,6 +36,14 @@ GPT2 = Family(
             tied=(("lm_head.weight", "wte.weight"),),
         ),
         "GPT2Model": Architecture(task="causal_lm"),
+        "GPT2ForSequenceClassification": Architecture(
+            task="classification",
+            prefix="transformer.",
+            head=(("score.weight", "classifier/output/kernel.T"),),
+            options={"pooling": "last"},
+            model={"classifier_bias": False},
+            ignored=((r"lm_head\.weight", "language model head, which this architecture does not use"),),
+        ),
     },
     config=ConfigKeys(
         same={

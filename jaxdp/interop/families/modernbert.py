@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdp.errors import UserError
 from jaxdp.interop.families import rope
-from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key
+from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, activation_key, encoder_of
 from jaxdp.interop.families.layer_types import FULL, SLIDING, layer_types_of, windows_to_model
 
 BODY = (
@@ -81,6 +81,7 @@ MODERNBERT = Family(
             ),
             tied=(("decoder.weight", "embeddings.tok_embeddings.weight"),),
         ),
+        "ModernBertModel": encoder_of((r"(head|decoder)\..*", "head, which this architecture does not have")),
         "ModernBertForSequenceClassification": Architecture(
             task="classification",
             prefix="model.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxdp.errors import UserError
 from jaxdp.interop.families.bert import CONFIG, EMBEDDINGS, LAYER
-from jaxdp.interop.families.family import Architecture, Family, activation_key
+from jaxdp.interop.families.family import Architecture, Family, activation_key, encoder_of
 
 MASKED_LM_HEAD = (
     ("lm_head.dense.weight", "masked_lm/dense/kernel.T"),
@@ -23,6 +23,8 @@ CLASSIFIER = (
     ("classifier.out_proj.weight", "classifier/output/kernel.T"),
     ("classifier.out_proj.bias", "classifier/output/bias"),
 )
+
+NOT_USED = ((r"pooler\.dense\..*", "pooler, which this architecture does not use"),)
 
 _activation_to_model, _activation_to_theirs = activation_key("hidden_act", {"gelu": "gelu"})  # the head has no other
 
@@ -72,14 +74,15 @@ def _family(model_type: str, name: str, vocab_size: int) -> Family:
                     ("lm_head.decoder.bias", "lm_head.bias"),
                 ),
                 untied=(("lm_head.decoder.bias", "lm_head.bias"),),
-                ignored=((r"pooler\.dense\..*", "pooler, which this architecture does not use"),),
+                ignored=NOT_USED,
             ),
+            f"{name}Model": encoder_of(*NOT_USED, (r"lm_head\..*", "head, which this architecture does not have")),
             f"{name}ForSequenceClassification": Architecture(
                 task="classification",
                 prefix="roberta.",
                 head=CLASSIFIER,
                 options={"pooling": "first"},
-                ignored=((r"pooler\.dense\..*", "pooler, which this architecture does not use"),),
+                ignored=NOT_USED,
             ),
         },
         config=dataclasses.replace(KEYS, defaults={**KEYS.defaults, "vocab_size": vocab_size}),

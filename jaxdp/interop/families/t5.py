@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdp.errors import UserError
-from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, Row
+from jaxdp.interop.families.family import Architecture, ConfigKeys, Family, Row, encoder_of
 
 
 def _attention(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -102,6 +102,15 @@ CONDITIONAL_GENERATION = Architecture(
     absent=(("lm_head.weight", "shared.weight"),),
 )
 
+ENCODER = dataclasses.replace(
+    encoder_of(pooling="mean"),
+    body=tuple((theirs, ours.replace("encoder/", "")) for theirs, ours in BODY if theirs.startswith("encoder.")),
+    equal=CONDITIONAL_GENERATION.equal[:1],
+    ignored=((r"decoder\..*|lm_head\.weight", "decoder, which this architecture does not have"),),
+    model={"architecture": "encoder"},
+)
+"""The encoder alone, whose parameters are those of an encoder without a decoder."""
+
 T5 = Family(
     model_type="t5",
     body=BODY,
@@ -114,6 +123,7 @@ T5 = Family(
     ),
     architectures={
         "T5ForConditionalGeneration": CONDITIONAL_GENERATION,
+        "T5EncoderModel": ENCODER,
         "T5WithLMHeadModel": dataclasses.replace(CONDITIONAL_GENERATION, written_as="T5ForConditionalGeneration"),
     },
     config=ConfigKeys(
@@ -155,7 +165,7 @@ T5 = Family(
 MT5 = dataclasses.replace(
     T5,
     model_type="mt5",
-    architectures={"MT5ForConditionalGeneration": CONDITIONAL_GENERATION},
+    architectures={"MT5ForConditionalGeneration": CONDITIONAL_GENERATION, "MT5EncoderModel": ENCODER},
     config=dataclasses.replace(
         T5.config,
         defaults={

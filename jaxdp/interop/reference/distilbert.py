@@ -27,6 +27,8 @@ def distilbert(
         x = layer_norm(x + linear(y, read, f"{name}.attention.out_lin"), read, f"{name}.sa_layer_norm", EPSILON)
         y = linear(act(linear(x, read, f"{name}.ffn.lin1")), read, f"{name}.ffn.lin2")
         x = layer_norm(x + y, read, f"{name}.output_layer_norm", EPSILON)
+    if config["architectures"][0] == "DistilBertModel":
+        return x
     if config["architectures"][0] == "DistilBertForSequenceClassification":
         return linear(np.maximum(linear(x[:, 0], read, "pre_classifier"), 0), read, "classifier")
     x = layer_norm(act(linear(x, read, "vocab_transform")), read, "vocab_layer_norm", EPSILON)

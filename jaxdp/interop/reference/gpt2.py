@@ -29,4 +29,7 @@ def gpt2(read: Read, config: Mapping[str, Any], has: set[str], tokens: np.ndarra
         hidden = act(conv1d(layer_norm(x, read, f"{name}.ln_2", epsilon), f"{name}.mlp.c_fc"))
         x = x + conv1d(hidden, f"{name}.mlp.c_proj")
     x = layer_norm(x, read, f"{base}ln_f", epsilon)
+    if config["architectures"][0] == "GPT2ForSequenceClassification":
+        last = length - 1 - np.argmax(valid[:, ::-1], axis=1)
+        return x[np.arange(len(x)), last] @ read("score.weight").T
     return x @ (embedding if tied else read("lm_head.weight")).T

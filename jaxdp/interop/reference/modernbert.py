@@ -35,6 +35,8 @@ def modernbert(
         gate, up = np.split(linear(norm(x, f"{name}.mlp_norm"), read, f"{name}.mlp.Wi", bias=False), 2, -1)
         x = x + linear(act(gate) * up, read, f"{name}.mlp.Wo", bias=False)
     x = norm(x, f"{base}final_norm")
+    if config["architectures"][0] == "ModernBertModel":
+        return x
     if config["architectures"][0] == "ModernBertForSequenceClassification":
         if config.get("classifier_pooling", "cls") == "mean":
             x = (x * valid[:, :, None]).sum(1) / valid.sum(1)[:, None]

@@ -22,6 +22,8 @@ def roberta(read: Read, config: Mapping[str, Any], has: set[str], tokens: np.nda
         return read("lm_head.decoder.weight" if name == words and words not in has else name)
 
     x = encode_bert(read_from_bert, config, has | {words}, base, tokens, valid)
+    if kind.endswith("Model"):
+        return x
     if kind.endswith("ForSequenceClassification"):
         return linear(np.tanh(linear(x[:, 0], read, "classifier.dense")), read, "classifier.out_proj")
     x = layer_norm(ACTIVATIONS["gelu"](linear(x, read, "lm_head.dense")), read, "lm_head.layer_norm", epsilon)

@@ -13,13 +13,20 @@ PROJECTIONS = {"gated-gelu": "gelu_new"}
 
 
 def t5(
-    read: Read, config: Mapping[str, Any], has: set[str], tokens: np.ndarray, valid: np.ndarray, targets: np.ndarray
+    read: Read,
+    config: Mapping[str, Any],
+    has: set[str],
+    tokens: np.ndarray,
+    valid: np.ndarray,
+    targets: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Computes the logits for the targets; see `jaxdp.interop.reference.forward`."""
+    """Computes the logits for the targets, or the hidden states of the encoder without them; see `jaxdp.interop.reference.forward`."""
     names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     table = read(next(name for name in names if name in has))
     layers, is_t5 = config.get("num_layers", 6), config["model_type"] == "t5"
     hidden = _stack(read, config, "encoder", layers, table[tokens], valid[:, None, None, :])
+    if targets is None:
+        return hidden
     decoder_layers = config.get("num_decoder_layers") or layers
     length = targets.shape[1]
     causal = np.tril(np.ones((length, length), bool))[None, None]
