@@ -84,8 +84,8 @@ def _measure_targets(setup: TrainingSetup, params: PyTree) -> dict[str, Any]:
     sources, max_tokens = data.pairs_to_score.sources, setup.task.row_lengths[setup.task.generated_field]
     ways = {"cached": cached(model), "uncached": uncached(model, max_tokens)}
     if not setup.config.init_from:
-        eos_id = data.vocabularies.output_tokenizer.eos_id
-        ways = {way: (_without_eos(apply, eos_id), make_cache) for way, (apply, make_cache) in ways.items()}
+        eos_ids = data.vocabularies.eos_ids
+        ways = {way: (_without_eos(apply, eos_ids), make_cache) for way, (apply, make_cache) in ways.items()}
     result: dict[str, Any] = {"sentences": len(sources), "most_tokens": max_tokens}
     for name, num_beams in (("greedy", 1), (f"beam_{NUM_BEAMS}", NUM_BEAMS)):
         secs = {}
@@ -154,14 +154,14 @@ def cached(model: Transformer) -> Decoding:
     return functools.partial(apply_model, model), functools.partial(init_cache, model.config)
 
 
-def _without_eos(apply: Callable, eos_id: int) -> Callable:
+def _without_eos(apply: Callable, eos_ids: tuple[int, ...]) -> Callable:
     """Returns `apply` with eos excluded from decoding."""
 
     def apply_without_eos(params, tokens, *, method, **options):
         if method != "decode":
             return apply(params, tokens, method=method, **options)
         logits, cache = apply(params, tokens, method=method, **options)
-        return logits.at[:, :, eos_id].set(-jnp.inf), cache
+        return logits.at[:, :, np.array(eos_ids)].set(-jnp.inf), cache
 
     return apply_without_eos
 

@@ -125,7 +125,7 @@ def streamed(spec: DatasetSpec, known: Vocabularies) -> Dataset:
         print_status(stream.inexact_reason)
     tokens, _ = _validation_tokens(spec, tokenizer)
     return Dataset(
-        Vocabularies(tokenizer, files=known.files),
+        Vocabularies(tokenizer, files=known.files, other_eos_ids=known.other_eos_ids),
         spec.model_vocab_size(tokenizer),
         None,
         TokenWindows(tokens, spec.task.bind(NONE).row_lengths["tokens"], keep_tail=True),

@@ -74,6 +74,7 @@ def make_vocabularies(spec: DatasetSpec, sources: Sequence[Source], known: Vocab
         **tokenizers,
         files=known.files,
         labels=known.labels or (_labels(spec, sources) if spec.task.has_labels else None),
+        other_eos_ids=known.other_eos_ids,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxdp.data.labels import Labels, load_labels
 from jaxdp.data.named_files import NamedFiles, load_named_files
 from jaxdp.data.tokenizers import Tokenizer, load_tokenizer
+from jaxdp.json_files import read_json
 from jaxdp.workdir import WorkDir
 
 
@@ -20,12 +21,14 @@ class Vocabularies:
         target_tokenizer: Tokenizer of the target if `data.target_tokenizer` is set; None: `tokenizer` serves both.
         labels: Label vocabulary; None for unlabelled data.
         files: Content of the files that the configuration names.
+        other_eos_ids: Ids that end a generated text besides that of the tokenizer, from the generation_config.json of an import.
     """
 
     tokenizer: Tokenizer | None = None
     target_tokenizer: Tokenizer | None = None
     labels: Labels | None = None
     files: NamedFiles = dataclasses.field(default_factory=NamedFiles)
+    other_eos_ids: tuple[int, ...] = ()
 
     @property
     def input_tokenizer(self) -> Tokenizer:
@@ -44,6 +47,11 @@ class Vocabularies:
         return self.target_tokenizer or self.input_tokenizer
 
     @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids of which each ends a generated text; the first is that of the tokenizer. Raises as `input_tokenizer`."""
+        return tuple(dict.fromkeys((self.output_tokenizer.eos_id, *self.other_eos_ids)))
+
+    @property
     def both_tokenizers(self) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
         """Tokenizer argument of `Task.prepare`: one, or a pair if the target has its own."""
         return (self.input_tokenizer, self.target_tokenizer) if self.target_tokenizer else self.input_tokenizer
@@ -60,7 +68,20 @@ def load_vocabularies(directory: WorkDir) -> Vocabularies:
     load = {"tokenizer": load_tokenizer, "target_tokenizer": load_tokenizer, "labels": load_labels}
     places = {name: getattr(directory, name) for name in _FILES}
     found = {name: load[name](path) for name, path in places.items() if os.path.lexists(path)}
-    return Vocabularies(**found, files=load_named_files(directory.named_files))
+    return Vocabularies(
+        **found, files=load_named_files(directory.named_files), other_eos_ids=read_eos_ids(directory.hugging_face)
+    )
+
+
+def read_eos_ids(folder: Path) -> tuple[int, ...]:
+    """Returns `eos_token_id` of the generation_config.json of a Hugging Face folder, or of its config.json; (): neither has it."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value = read_json(path, f"the {name} of a Hugging Face model").get("eos_token_id") if path.is_file() else None
+        if value is not None:
+            ids = value if isinstance(value, list) else [value]
+            return tuple(number for number in ids if isinstance(number, int) and number >= 0)
+    return ()
 
 
 def save_vocabularies(vocabularies: Vocabularies, directory: WorkDir, *, replace: bool) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdp.decoding.eos import EosId, eos_ids_of, is_eos
 from jaxdp.decoding.prefill import prefill
 from jaxdp.decoding.sampling import check_numbers
 from jaxdp.errors import UserError
@@ -101,7 +102,7 @@ def make_beam_search(
     search: BeamSearch,
     *,
     num_new: int,
-    eos_id: int,
+    eos_id: EosId,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds beam_search(params, batch) for `parallel.spmd`.
 
@@ -127,9 +128,10 @@ def make_beam_search(
         make_cache: Function (batch_size, slots) -> empty cache.
         search: Beam search settings.
         num_new: Maximum number of new tokens.
-        eos_id: Id of the end-of-sequence token.
+        eos_id: Id of the end-of-sequence token, or ids of which each ends a text.
     """
-    num_beams = search.num_beams
+    num_beams, eos_ids = search.num_beams, eos_ids_of(eos_id)
+    padding = eos_ids[0] if eos_ids else 0
 
     def beam_search(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         batch_size, prompt_length = batch["tokens"].shape
@@ -154,21 +156,21 @@ def make_beam_search(
 
         def body(state: _Search) -> _Search:
             logits, cache = forward(state)
-            return _extend(search, eos_id, state._replace(cache=cache), logits)
+            return _extend(search, eos_ids, state._replace(cache=cache), logits)
 
-        start = _start(search, batch_size, num_new, eos_id, prompt.cache)
+        start = _start(search, batch_size, num_new, padding, prompt.cache)
         first = jnp.broadcast_to(prompt.logits[:, None], (batch_size, num_beams, prompt.logits.shape[-1]))
-        state = _extend(search, eos_id, start, first)
+        state = _extend(search, eos_ids, start, first)
         return _best(search, jax.lax.while_loop(unfinished, body, state))
 
     return beam_search
 
 
-def _start(search: BeamSearch, batch_size: int, num_new: int, eos_id: int, cache: PyTree) -> _Search:
+def _start(search: BeamSearch, batch_size: int, num_new: int, padding: int, cache: PyTree) -> _Search:
     """Builds the initial state with one live hypothesis per sequence, without tokens."""
     shape = (batch_size, search.num_beams)
     empty = _Hypotheses(
-        tokens=jnp.full((*shape, num_new), eos_id, jnp.int32),
+        tokens=jnp.full((*shape, num_new), padding, jnp.int32),
         log_probabilities=jnp.full(shape, -jnp.inf),
         scores=jnp.full(shape, -jnp.inf),
     )
@@ -191,18 +193,18 @@ def _past_mask(prompt_mask: jax.Array, past: jax.Array, count: jax.Array) -> jax
     return jnp.concatenate([prompt, own.reshape(batch_size, num_beams, -1)], axis=2)
 
 
-def _extend(search: BeamSearch, eos_id: int, state: _Search, logits: jax.Array) -> _Search:
+def _extend(search: BeamSearch, eos_ids: tuple[int, ...], state: _Search, logits: jax.Array) -> _Search:
     """Extends the live hypotheses by one token, given their logits `[batch, num_beams, vocab_size] float32`."""
     num_beams = search.num_beams
-    totals, parents, new_tokens = _extensions(state.live.log_probabilities, logits)
+    totals, parents, new_tokens = _extensions(state.live.log_probabilities, logits, len(eos_ids))
     scores = totals / search.divisor(state.count + 1)
-    ends = new_tokens == eos_id
+    ends = is_eos(new_tokens, eos_ids)
 
     tokens = _gather(state.live.tokens, parents)
     tokens = jax.lax.dynamic_update_index_in_dim(tokens, new_tokens, state.count, 2)
     extended = _Hypotheses(tokens, totals, scores)
 
-    best = jnp.arange(2 * num_beams)[None, :] < num_beams
+    best = jnp.arange(new_tokens.shape[1])[None, :] < num_beams
     new = ends & best & ~state.done[:, None]
     finished = _merge(state.finished, extended._replace(scores=jnp.where(new, scores, -jnp.inf)))
 
@@ -227,28 +229,31 @@ def _extend(search: BeamSearch, eos_id: int, state: _Search, logits: jax.Array) 
     )
 
 
-def _extensions(log_probabilities: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the best 2 * num_beams extensions of each sequence by one token, best first.
+def _extensions(
+    log_probabilities: jax.Array, logits: jax.Array, num_ends: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the best (1 + num_ends) * num_beams extensions of each sequence by one token, best first.
 
-    At most num_beams of them end in eos, so at least num_beams stay live. The candidates
-    are the best num_beams + 1 tokens of each hypothesis, ranked by logits so that ties are
-    resolved as in greedy decoding.
+    At most num_ends * num_beams of them end in one of the eos ids, so at least num_beams
+    stay live. The candidates are the best num_beams + num_ends tokens of each hypothesis,
+    ranked by logits so that ties are resolved as in greedy decoding.
 
     Returns:
-        Log-probabilities `[batch, 2 * num_beams] float32`, and parents and new tokens, each
-        `[batch, 2 * num_beams] int32`.
+        Log-probabilities `[batch, (1 + num_ends) * num_beams] float32`, and parents and new
+        tokens, each `[batch, (1 + num_ends) * num_beams] int32`.
     """
     batch_size, num_beams, vocab_size = logits.shape
-    if num_beams >= vocab_size:
+    num_tokens = num_beams + max(num_ends, 1)
+    if num_tokens > vocab_size:
         raise UserError(
             f"--num_beams={num_beams} is too many for a vocabulary of {vocab_size} tokens; "
-            f"set it to at most {vocab_size - 1}."
+            f"set it to at most {vocab_size - max(num_ends, 1)}."
         )
-    best, tokens = jax.lax.top_k(logits, num_beams + 1)
+    best, tokens = jax.lax.top_k(logits, num_tokens)
     log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     totals = (log_probabilities[:, :, None] + (best - log_z)).reshape(batch_size, -1)
-    totals, indices = jax.lax.top_k(totals, 2 * num_beams)
-    return totals, indices // (num_beams + 1), _gather(tokens.reshape(batch_size, -1), indices)
+    totals, indices = jax.lax.top_k(totals, (1 + max(num_ends, 1)) * num_beams)
+    return totals, indices // num_tokens, _gather(tokens.reshape(batch_size, -1), indices)
 
 
 def _merge(old: _Hypotheses, new: _Hypotheses) -> _Hypotheses:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdp.decoding.eos import EosId, eos_ids_of, is_eos
 from jaxdp.decoding.prefill import prefill
 from jaxdp.decoding.sampling import Sampling, sample_tokens
 from jaxdp.typing import PyTree
@@ -37,7 +38,7 @@ def make_decode(
     sampling: Sampling,
     *,
     num_new: int,
-    eos_id: int | None,
+    eos_id: EosId,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds decode(params, batch) for `parallel.spmd`.
 
@@ -51,7 +52,7 @@ def make_decode(
             `[batch, source_length] int32` and `bool`.
 
     decode returns the same arrays as `make_beam_search`, with one text per sequence:
-        tokens: Sampled tokens, `[batch, 1, num_new] int32`, padded with `eos_id`. The loop
+        tokens: Sampled tokens, `[batch, 1, num_new] int32`, padded with (the first) `eos_id`. The loop
             ends early once all sequences of the device have ended.
         log_probabilities: Log-probability under the unfiltered model including eos,
             `[batch, 1] float32`.
@@ -63,9 +64,10 @@ def make_decode(
         make_cache: Function (batch_size, slots) -> empty cache.
         sampling: Sampling settings.
         num_new: Maximum number of new tokens.
-        eos_id: Id of the end-of-sequence token; None: the model has none.
+        eos_id: Id of the end-of-sequence token, or ids of which each ends a text; None: the model has none.
     """
-    padding = 0 if eos_id is None else eos_id
+    eos_ids = eos_ids_of(eos_id)
+    padding = eos_ids[0] if eos_ids else 0
 
     def decode(params: PyTree, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         batch_size, prompt_length = batch["tokens"].shape
@@ -82,7 +84,7 @@ def make_decode(
             keys = jax.vmap(jax.random.fold_in)(row_keys, batch["offset"] + loop.count)
             new = jnp.where(loop.done, padding, sample_tokens(loop.logits, keys, sampling))
             gain = jnp.where(loop.done, 0.0, _log_probability(loop.logits, new))
-            done = loop.done if eos_id is None else loop.done | (new == eos_id)
+            done = loop.done | is_eos(new, eos_ids) if eos_ids else loop.done
             tokens = jax.lax.dynamic_update_slice(loop.tokens, new[:, None], (0, loop.count))
             logits, cache = apply(
                 params,

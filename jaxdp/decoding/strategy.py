@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from jaxdp.decoding.beam import BeamSearch, make_beam_search
 from jaxdp.decoding.decode import make_decode
+from jaxdp.decoding.eos import EosId
 from jaxdp.decoding.sampling import Sampling
 from jaxdp.typing import PyTree
 
@@ -19,7 +19,7 @@ def make_decode_function(
     strategy: DecodingStrategy,
     *,
     num_new: int,
-    eos_id: int,
+    eos_id: EosId,
 ) -> Callable[[PyTree, dict[str, jax.Array]], dict[str, jax.Array]]:
     """Builds decode(params, batch) of `make_beam_search` or `make_decode`.
 
@@ -28,9 +28,3 @@ def make_decode_function(
     if isinstance(strategy, BeamSearch):
         return make_beam_search(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
     return make_decode(apply, make_cache, strategy, num_new=num_new, eos_id=eos_id)
-
-
-def truncate_at_eos(tokens: np.ndarray, eos_id: int) -> np.ndarray:
-    """Returns the tokens of a generated text `[num_new] int32` before the first eos."""
-    ends = np.flatnonzero(tokens == eos_id)
-    return tokens[: ends[0]] if ends.size else tokens

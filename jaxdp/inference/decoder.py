@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
+from jaxdp.decoding.eos import EosId, is_eos, truncate_at_eos
+from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function
 from jaxdp.inference.programs_by_shape import ProgramsByShape
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.devices import Topology
@@ -27,7 +28,7 @@ class Decoder:
         params: PyTree,
         topology: Topology,
         strategy: DecodingStrategy,
-        eos_id: int,
+        eos_id: EosId,
         num_ids: int | None = None,
     ):
         """Creates the decoder; nothing is compiled.
@@ -37,7 +38,7 @@ class Decoder:
             params: Its parameters on the devices.
             topology: Devices.
             strategy: Sampling or beam search.
-            eos_id: Id of the end-of-sequence token.
+            eos_id: Id of the end-of-sequence token, or ids of which each ends a text.
             num_ids: Number of ids that have a token, where the vocabulary of the model is padded; None: all have one.
         """
         self._model, self._params, self._topology = model, params, topology
@@ -96,7 +97,9 @@ class Decoder:
             new = self._decode([text[-window:] for text in texts], seeds, num_sampled, num_new)["tokens"][:, 0]
             texts = [np.concatenate(pair) for pair in zip(texts, new, strict=True)]
             num_sampled += num_new
-            if all(self._eos_id in text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)):
+            if all(
+                is_eos(text[len(prompt) :], self._eos_id).any() for text, prompt in zip(texts, prompts, strict=True)
+            ):
                 break
         return [truncate_at_eos(text[len(prompt) :], self._eos_id) for text, prompt in zip(texts, prompts, strict=True)]
 

@@ -117,7 +117,7 @@ def generate_samples(restored: RestoredModel, request: GenerationRequest) -> lis
             restored.device_params,
             restored.topology,
             strategy,
-            tokenizer.eos_id,
+            restored.run.vocabularies.eos_ids,
             tokenizer.vocab_size,
         ),
     )

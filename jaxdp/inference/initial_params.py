@@ -12,7 +12,7 @@ from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
 from jaxdp.checkpoint.manifest import read_item, require_manifest
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import from_json, read_run_config
-from jaxdp.interop.init_rules import MATCH_TOKENS, parse_rules
+from jaxdp.inference.trained_run import has_own_tokenizer
 from jaxdp.interop.model_source import ModelSource, open_model
 from jaxdp.run_config import COMPUTE_KEYS, RunConfig
 from jaxdp.tasks.classification_options import DEFAULT_POOLING
@@ -107,7 +107,7 @@ def with_initial_model(config: RunConfig, saved: Mapping[str, Any] | None = None
         return config
     if saved is None:
         known = dict(initial_model(config).model)
-        if _has_own_tokens(config):
+        if has_own_tokenizer(config):
             known.pop("vocab_size", None)  # that of the run's own tokenizer
     else:
         known = {key: value for key, value in saved["model"].items() if key not in ("preset", *COMPUTE_KEYS)}
@@ -129,15 +129,11 @@ def _with_task_options(config: RunConfig, saved: Mapping[str, Any] | None) -> Ru
         known = saved.get(config.task, {})
     else:
         known = initial_model(config).options.get(config.task, {}) if config.init_from else {}
-        if _has_own_tokens(config):
+        if has_own_tokenizer(config):
             known = {key: value for key, value in known.items() if not key.endswith("_id")}
     known = {key: value for key, value in known.items() if value is not None}
     group = {**config.task_options, **{key: known.get(key, usual[key]) for key in unset}}
     return config.replaced(task_groups={**config.task_groups, config.task: group})
-
-
-def _has_own_tokens(config: RunConfig) -> bool:
-    return any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules))
 
 
 def _nested(shapes: Mapping[str, tuple], make: Callable[[str, tuple[int, ...], str], Any]) -> PyTree:

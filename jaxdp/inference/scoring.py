@@ -10,7 +10,8 @@ import numpy as np
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.vocabularies import Vocabularies
 from jaxdp.decoding.beam import BeamSearch
-from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function, truncate_at_eos
+from jaxdp.decoding.eos import truncate_at_eos
+from jaxdp.decoding.strategy import DecodingStrategy, make_decode_function
 from jaxdp.evaluation import EvaluationInterrupted
 from jaxdp.model import Transformer, init_cache
 from jaxdp.parallel.control_word import compile_agreement
@@ -78,12 +79,13 @@ class TextWriter:
     ):
         self._task, self._topology = task, topology
         self._tokenizer, self._blank_id = vocabularies.output_tokenizer, vocabularies.input_tokenizer.eos_id
+        self._eos_ids = vocabularies.eos_ids
         self._rows = rows_per_device(num_texts, topology)
         write = make_decode_function(
             *(decoding or (functools.partial(apply_model, model), functools.partial(init_cache, model.config))),
             strategy,
             num_new=task.row_lengths[task.generated_field],
-            eos_id=self._tokenizer.eos_id,
+            eos_id=self._eos_ids,
         )
         example = self._batch((), self._rows)
         spec = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in example.items()}
@@ -153,7 +155,7 @@ class TextWriter:
         """Returns the texts of a row; a beam search that ran out of hypotheses has fewer than requested."""
         texts = zip(*(found[name][row].tolist() for name in ("scores", "log_probabilities", "finished")), strict=True)
         return [
-            Written(self._tokenizer.decode(truncate_at_eos(tokens, self._tokenizer.eos_id)), *values)
+            Written(self._tokenizer.decode(truncate_at_eos(tokens, self._eos_ids)), *values)
             for number, (tokens, values) in enumerate(zip(found["tokens"][row], texts, strict=True))
             if number == 0 or values[0] != -np.inf
         ]

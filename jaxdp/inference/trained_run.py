@@ -10,7 +10,7 @@ from jaxdp.checkpoint.manifest import read_manifest
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
 from jaxdp.data.named_files import NamedFiles, check_named_files
-from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies
+from jaxdp.data.vocabularies import NONE, Vocabularies, load_vocabularies, read_eos_ids
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
 from jaxdp.interop.hf_folder import tokenizer_of
@@ -88,9 +88,14 @@ def known_vocabularies(config: RunConfig, directory: WorkDir, steps: Sequence[in
         known = load_vocabularies(directory) if newest is None else _vocabularies(directory, config, newest)
         check_named_files(config.data, known.files, directory.root)
         return known
-    if not config.init_from or any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules)):
+    if not config.init_from or has_own_tokenizer(config):
         return NONE
     return initial_vocabularies(config)
+
+
+def has_own_tokenizer(config: RunConfig) -> bool:
+    """Returns whether a run that starts from another model keeps the tokenizer of its own configuration."""
+    return any(rule.verb == MATCH_TOKENS for rule in parse_rules(config.init_rules))
 
 
 def initial_vocabularies(config: RunConfig) -> Vocabularies:
@@ -99,7 +104,9 @@ def initial_vocabularies(config: RunConfig) -> Vocabularies:
     source = open_source(config.init_from)
     if not isinstance(source, CheckpointSource):
         tokenizer = tokenizer_of(source)
-        return NONE if tokenizer is None else Vocabularies(tokenizer=tokenizer)
+        if tokenizer is None:
+            return NONE
+        return Vocabularies(tokenizer=tokenizer, other_eos_ids=read_eos_ids(source.path))
     checkpoint = source.checkpoint
     other = WorkDir(checkpoint.parent.parent)
     if run_of(checkpoint) is not None:

@@ -13,6 +13,7 @@ from jaxdp.config import to_json
 from jaxdp.data.vocabularies import save_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.inference.starting_parameters import StartingParameters
+from jaxdp.inference.trained_run import has_own_tokenizer
 from jaxdp.interop.model_source import keep_files
 from jaxdp.provenance import add_entry
 from jaxdp.redact import redact
@@ -77,8 +78,9 @@ def record_config(context: RunContext, first_step: int) -> None:
         shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
     write_atomically(path, text)  # a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
-    if context.setup.config.init_from and first_step == 0:
-        keep_files(context.setup.config.init_from, directory)
+    config = context.setup.config
+    if config.init_from and first_step == 0 and not has_own_tokenizer(config):
+        keep_files(config.init_from, directory)
 
 
 def record_initial(context: RunContext, initial: StartingParameters) -> None:

@@ -21,6 +21,7 @@ from tiny_translation import (
 )
 
 from jaxdp.decoding.beam import BeamSearch, make_beam_search
+from jaxdp.decoding.eos import eos_ids_of
 from jaxdp.errors import UserError
 from jaxdp.model import CHOICES
 
@@ -39,6 +40,7 @@ def plain_beam_search(next_log_probabilities, search, num_new, end):
 
     It stops early only when num_beams hypotheses have finished.
     """
+    ends = eos_ids_of(end)
     live, finished = [(0.0, [])], []
     for _ in range(num_new):
         extended = [
@@ -47,8 +49,8 @@ def plain_beam_search(next_log_probabilities, search, num_new, end):
             for word, step in enumerate(next_log_probabilities(tokens))
         ]
         extended.sort(key=lambda pair: -pair[0])
-        finished += [pair for pair in extended[: search.num_beams] if pair[1][-1] == end]
-        live = [pair for pair in extended if pair[1][-1] != end][: search.num_beams]
+        finished += [pair for pair in extended[: search.num_beams] if pair[1][-1] in ends]
+        live = [pair for pair in extended if pair[1][-1] not in ends][: search.num_beams]
         if len(finished) >= search.num_beams:
             break
 
@@ -61,7 +63,7 @@ def plain_beam_search(next_log_probabilities, search, num_new, end):
 
 def check(result, row, expected, num_finished, search, end=END):
     for place, (total, tokens) in enumerate(expected):
-        filled = tokens + [end] * (result["tokens"].shape[2] - len(tokens))
+        filled = tokens + [eos_ids_of(end)[0]] * (result["tokens"].shape[2] - len(tokens))
         assert result["tokens"][row, place].tolist() == filled
         np.testing.assert_allclose(result["log_probabilities"][row, place], total, rtol=0, atol=1e-4)
         score = total / ((5 + len(tokens)) / 6) ** search.length_penalty
@@ -82,21 +84,32 @@ def check(result, row, expected, num_finished, search, end=END):
 )
 def test_beam_search_equals_the_reference(positions, search, options, seed):
     """Each row alone and without padding, here all of them together."""
+    check_against_the_plain_search(positions, search, options, seed, END)
+
+
+@pytest.mark.parametrize(("others", "num_beams"), [((1,), 3), ((6, 1, 2, 9), 2)])
+def test_any_of_several_ids_ends_a_hypothesis(others, num_beams):
+    """With more ids than beams the live hypotheses are found behind the ends of all others."""
+    check_against_the_plain_search("sinusoidal", BeamSearch(num_beams, 0.6, num_beams), {}, 2, (END, *others))
+
+
+def check_against_the_plain_search(positions, search, options, seed, end):
     model = translation_model(positions=positions, **options)
     params, sources = random_params(model, seed), random_sources(LENGTHS)
     uncached = Uncached(model, params)
-    result = searcher(model, search)(params, source_batch(sources))
+    result = searcher(model, search, end=end)(params, source_batch(sources))
     numbers = set()
     for row, source in enumerate(sources):
         expected, num_finished = plain_beam_search(
             lambda tokens, source=source: uncached.log_probabilities(source, [END, *tokens]),
             search,
             NUM_NEW,
-            END,
+            end,
         )
-        check(result, row, expected, num_finished, search)
+        check(result, row, expected, num_finished, search, end)
         numbers.add(num_finished)
-    assert len(numbers) > 1  # some rows are full of finished hypotheses, some are cut
+    # Some rows are full of finished hypotheses, some are cut.
+    assert len(numbers) > 1 or (isinstance(end, tuple) and numbers == {search.num_beams})
 
 
 @pytest.mark.parametrize(

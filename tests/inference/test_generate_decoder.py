@@ -103,6 +103,16 @@ def test_a_row_ends_before_its_end_of_text(uncached):
     assert as_lists(new) == expected
 
 
+def test_a_row_ends_before_the_first_of_several_ids(uncached):
+    prompts = random_prompts([11, 11])
+    free = [uncached.continuation(prompt, 13) for prompt in prompts]
+    late = next(token for token in free[0][7:] if token not in free[0][:7])  # in the third chunk
+    early = next(token for token in free[1][1:] if token not in free[0])
+    expected = [row[: min(row.index(end) for end in (late, early) if end in row)] for row in free]
+    new = make_decoder(2, eos_id=(late, early)).continue_rows(prompts, [0, 0], 13)
+    assert as_lists(new) == expected and len(expected[0]) >= 7
+
+
 def test_nothing_is_decoded_after_all_rows_have_ended(uncached, monkeypatch):
     [prompt] = random_prompts([11])
     decoder = make_decoder(2, eos_id=uncached.continuation(prompt, 1)[0])

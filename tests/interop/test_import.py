@@ -8,10 +8,12 @@ import pytest
 from tiny_folders import BERT, GPT2, bert_shapes, gpt2_shapes, random_tensors, write_folder
 
 from jaxdp.cli.main import main
+from jaxdp.data.vocabularies import load_vocabularies
 from jaxdp.errors import UserError
 from jaxdp.interop.exporting import export_model
 from jaxdp.interop.importing import import_model
 from jaxdp.interop.open_source import open_source
+from jaxdp.workdir import WorkDir
 
 
 def imported(tmp_path, config, tensors, name="work"):
@@ -34,6 +36,7 @@ def test_a_round_trip_returns_every_byte(tmp_path, gpt2):
     files = {"generation_config__json": '{"eos_token_id": [1, 2]}', "chat_template__jinja": "{{ x }}"}
     folder = write_folder(tmp_path / "hf", GPT2, gpt2, **files)
     workdir = import_model(folder, tmp_path / "work")
+    assert load_vocabularies(WorkDir(workdir)).other_eos_ids == (1, 2)
     out = export_model(workdir, tmp_path / "out")
     for name in ("config.json", "generation_config.json", "chat_template.jinja"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()

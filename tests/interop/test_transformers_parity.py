@@ -15,6 +15,8 @@ transformers = pytest.importorskip("transformers", reason="parity with transform
 import torch  # noqa: E402
 
 import jaxdp  # noqa: E402
+from jaxdp.decoding.beam import BeamSearch  # noqa: E402
+from jaxdp.decoding.eos import truncate_at_eos  # noqa: E402
 from jaxdp.decoding.sampling import Sampling  # noqa: E402
 from jaxdp.decoding.strategy import make_decode_function  # noqa: E402
 from jaxdp.inference.decoder import Decoder  # noqa: E402
@@ -117,6 +119,34 @@ def test_greedy_tokens_are_equal(models):
         with torch.no_grad():
             whole = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NUM_NEW)
         np.testing.assert_array_equal(found, whole[0, len(prompt) :].numpy())
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_any_id_of_a_list_ends_a_text(models, num_beams):
+    """`eos_token_id` of a generation_config.json is a list; with a length penalty of 0 both score alike."""
+    model, _, workdir = models
+    if type(model).__name__ != "GPT2LMHeadModel":
+        pytest.skip("one model tells")
+    loaded = jaxdp.load(workdir, cpu_devices=8)
+    prompts = [np.array([5, 17, 3]), np.array([40]), np.array([7, 7])]
+    free = Decoder(loaded.device_model, loaded.device_params, loaded.topology, Sampling(temperature=0), -1)
+    ends = tuple({int(row[number]): 0 for number, row in enumerate(free.continue_rows(prompts, [0] * 3, NUM_NEW), 2)})
+    strategy = Sampling(temperature=0) if num_beams == 1 else BeamSearch(num_beams, length_penalty=0.0)
+    decoder = Decoder(loaded.device_model, loaded.device_params, loaded.topology, strategy, ends)
+    if num_beams == 1:
+        found = decoder.continue_rows(prompts, [0] * 3, NUM_NEW)
+    else:
+        found = [best[0][0] for best in decoder.search(prompts, NUM_NEW)]
+    assert len(ends) > 1 and any(len(row) < NUM_NEW for row in found)
+    for prompt, row in zip(prompts, found, strict=True):
+        ids = torch.tensor(prompt[None])
+        settings = {"num_beams": num_beams, "length_penalty": 0.0, "early_stopping": True} if num_beams > 1 else {}
+        with torch.no_grad():
+            whole = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NUM_NEW,
+                eos_token_id=list(ends), pad_token_id=0, **settings,
+            )  # fmt: skip
+        np.testing.assert_array_equal(row, truncate_at_eos(whole[0, len(prompt) :].numpy(), ends))
 
 
 def greedy_targets_are_equal(model, loaded):
