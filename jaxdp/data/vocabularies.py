@@ -21,7 +21,7 @@ class Vocabularies:
         target_tokenizer: Tokenizer of the target if `data.target_tokenizer` is set; None: `tokenizer` serves both.
         labels: Label vocabulary; None for unlabelled data.
         files: Content of the files that the configuration names.
-        other_eos_ids: Ids that end a generated text besides that of the tokenizer, from the generation_config.json of an import.
+        other_eos_ids: Ids that end a generated text in addition to that of the tokenizer, from the generation_config.json of an import.
     """
 
     tokenizer: Tokenizer | None = None
