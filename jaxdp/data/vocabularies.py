@@ -48,7 +48,7 @@ class Vocabularies:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids of which each ends a generated text; the first is that of the tokenizer. Raises as `input_tokenizer`."""
+        """Ids that each end a generated text; the first is that of the tokenizer. Raises as `input_tokenizer`."""
         return tuple(dict.fromkeys((self.output_tokenizer.eos_id, *self.other_eos_ids)))
 
     @property

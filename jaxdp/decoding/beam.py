@@ -128,7 +128,7 @@ def make_beam_search(
         make_cache: Function (batch_size, slots) -> empty cache.
         search: Beam search settings.
         num_new: Maximum number of new tokens.
-        eos_id: Id of the end-of-sequence token, or ids of which each ends a text.
+        eos_id: Id of the end-of-sequence token, or ids that each end a text.
     """
     num_beams, eos_ids = search.num_beams, eos_ids_of(eos_id)
     padding = eos_ids[0] if eos_ids else 0

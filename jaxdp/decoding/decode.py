@@ -64,7 +64,7 @@ def make_decode(
         make_cache: Function (batch_size, slots) -> empty cache.
         sampling: Sampling settings.
         num_new: Maximum number of new tokens.
-        eos_id: Id of the end-of-sequence token, or ids of which each ends a text; None: the model has none.
+        eos_id: Id of the end-of-sequence token, or ids that each end a text; None: the model has none.
     """
     eos_ids = eos_ids_of(eos_id)
     padding = eos_ids[0] if eos_ids else 0

@@ -1,11 +1,11 @@
-"""End-of-sequence ids: one, several of which each ends a text, or none."""
+"""End-of-sequence ids: one, several that each end a text, or none."""
 
 from typing import Any
 
 import numpy as np
 
 EosId = int | tuple[int, ...] | None
-"""Id, or ids, of which each ends a text; the first pads texts that have ended. None or (): the model has none."""
+"""Id, or ids that each end a text; the first pads texts that have ended. None or (): the model has none."""
 
 
 def eos_ids_of(eos_id: EosId) -> tuple[int, ...]:

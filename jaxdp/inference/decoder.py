@@ -38,7 +38,7 @@ class Decoder:
             params: Its parameters on the devices.
             topology: Devices.
             strategy: Sampling or beam search.
-            eos_id: Id of the end-of-sequence token, or ids of which each ends a text.
+            eos_id: Id of the end-of-sequence token, or ids that each end a text.
             num_ids: Number of ids that have a token, where the vocabulary of the model is padded; None: all have one.
         """
         self._model, self._params, self._topology = model, params, topology
