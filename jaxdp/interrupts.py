@@ -8,6 +8,7 @@ import atexit
 import os
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False  # importing `typing` takes as long as all other imports
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ UNWIND_SECS = 5.0
 
 _received: list[int] = []
 """Signals that this process has received."""
+
+_installed: list[float] = []
+"""Unix time at which the handlers were installed."""
 
 
 class Stopped(BaseException):
@@ -46,6 +50,7 @@ def handled_signals() -> list[signal.Signals]:
 
 def install() -> None:
     """Installs the handlers of a command; must be the first call of a process."""
+    _installed.append(time.time())
     for number in handled_signals():
         signal.signal(number, _handle)
     sys.unraisablehook = _end_if_swallowed
@@ -64,6 +69,11 @@ def watch_main_thread() -> None:
     os.set_blocking(outgoing, False)
     signal.set_wakeup_fd(outgoing, warn_on_full_buffer=False)
     threading.Thread(target=_end_late, args=(incoming,), name="jaxdp-interrupts", daemon=True).start()
+
+
+def command_start() -> float | None:
+    """Returns the Unix time at which this process began its command; None in a process of the user's, such as a notebook."""
+    return _installed[0] if _installed else None
 
 
 def exit_code() -> int:
@@ -122,8 +132,6 @@ def _end_late(incoming: int) -> None:
     while True:
         for number in os.read(incoming, 1):
             if number in EXIT_CODES:
-                import time
-
                 time.sleep(UNWIND_SECS)
                 _received.append(number)
                 _end()

@@ -46,6 +46,9 @@ REPORT_SECS = 10.0
 TRAINING = "training"
 """Name of the phase in which steps are expected."""
 
+OUTSIDE = "starting or ending"
+"""Name of the time outside all phases."""
+
 
 def max_limit_secs(watchdog_secs: float | None) -> float:
     """Returns the longest time that a connected process may make no progress; 0: unlimited.
@@ -72,6 +75,7 @@ class Watchdog:
         *,
         clock: Callable[[], float] = time.monotonic,
         end: Callable[[int], None] = os._exit,
+        on_phase: Callable[[str], None] = lambda name: None,
     ):
         """Creates the watchdog.
 
@@ -80,13 +84,15 @@ class Watchdog:
             log: File that receives the stacks, in addition to stderr.
             clock: Returns the time in seconds; replaced in tests.
             end: Ends the process with an exit code; replaced in tests.
+            on_phase: Called with the name of the phase that begins, or that goes on after an inner one.
         """
         self._secs = watchdog_secs
         self._log = log
         self._log_stat: os.stat_result | None = None
         self._clock = clock
         self._end = end
-        self._phases: list[tuple[str, float]] = [("starting or ending", 1.0)]
+        self._on_phase = on_phase
+        self._phases: list[tuple[str, float]] = [(OUTSIDE, 1.0)]
         self._step: int | None = None
         self._step_secs: deque[float] = deque(maxlen=101)
         # The thread compares the count with the last one that it saw, so no beat is lost
@@ -119,11 +125,13 @@ class Watchdog:
         """
         self._phases.append((name, patience))
         self.beat()
+        self._on_phase(name)
         try:
             yield
         finally:
             self._phases.pop()
             self.beat()
+            self._on_phase(self._phases[-1][0])
 
     def beat(self) -> None:
         """Reports progress, such as a finished batch of an evaluation."""

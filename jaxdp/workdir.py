@@ -41,6 +41,8 @@ class WorkDir:
         self.tensorboard = self.root / "tensorboard"
         self.plots = self.root / "plots"
         self.logs = self.root / "logs"
+        self.timeline = self.logs / "timeline.jsonl"
+        self.heartbeat = self.logs / "heartbeat.json"
         self.profile = self.root / "profile"
         self.hugging_face = self.root / "hugging_face"
         self.run_token = self.root / ".run_token"

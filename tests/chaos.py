@@ -34,6 +34,7 @@ from chaos_faults.device_counts import device_counts  # noqa: E402
 from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
 from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
+from chaos_faults.goodput import goodput_of_kills  # noqa: E402
 from chaos_faults.hostile_lines import hostile_lines  # noqa: E402
 from chaos_faults.interrupted_start import interrupted_start  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
@@ -63,6 +64,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "device_counts": device_counts,
         "kills": lambda workshop: kills(workshop, arguments.kills),
         "sharded_kills": lambda workshop: sharded_kills(workshop, arguments.sharded_kills),
+        "goodput": lambda workshop: goodput_of_kills(workshop, arguments.goodput_kills),
     }
 
 
@@ -103,6 +105,9 @@ def main() -> int:
         default=50,
         metavar="N",
         help="SIGKILLs of one of two processes with a sharded state",
+    )
+    parser.add_argument(
+        "--goodput_kills", type=int, default=30, metavar="N", help="SIGKILLs of the run whose goodput is computed"
     )
     parser.add_argument("--flips", type=int, default=50, metavar="N", help="flipped bits in files")
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")

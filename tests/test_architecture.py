@@ -32,6 +32,8 @@ SAME_FLOOR = {
     ("report", "config"),
     ("report", "config_file"),
     ("report", "defaults"),
+    ("report", "watchdog"),
+    ("report", "workdir"),
     ("cache_home", "report"),
     ("evaluation", "step"),
     ("evaluation", "decoding"),

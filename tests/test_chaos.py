@@ -18,6 +18,7 @@ def test_no_fault_changes_how_a_run_ends(tmp_path):
         "--signals=4",
         "--instants=6",
         "--reuses=2",
+        "--goodput_kills=4",
         f"--directory={tmp_path / 'chaos'}",
     ]
     process = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)

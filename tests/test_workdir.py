@@ -42,6 +42,7 @@ def test_names_of_a_run(tmp_path):
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
         "named_files": "named_files.json", "run_token": ".run_token", "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
+        "timeline": "logs/timeline.jsonl", "heartbeat": "logs/heartbeat.json",
         "profile": "profile", "hugging_face": "hugging_face",
     }  # fmt: skip
     assert not (tmp_path / "run").exists()
@@ -259,6 +260,7 @@ def test_something_else_in_the_place_of_a_name_of_a_run_is_refused(tmp_path, nam
     run = WorkDir(tmp_path / "run")
     run.create()
     path = getattr(run, name)
+    path.parent.mkdir(exist_ok=True)
     if damage == "pipe":
         os.mkfifo(path)
     elif damage == "loop":

@@ -175,11 +175,11 @@ def without_run_files(workdir):
 
 
 def contents(directory):
-    """Every file below a directory, by relative path, but for the lock and the log."""
+    """Every file below a directory, by relative path, but for the lock and what is in `logs/`."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in Path(directory).rglob("*")
-        if path.is_file() and path.name != "run.lock" and path.suffix != ".log"
+        if path.is_file() and path.name != "run.lock" and path.parent.name != "logs"
     }
 
 

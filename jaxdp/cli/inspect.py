@@ -69,16 +69,25 @@ def _describe(options: argparse.Namespace) -> int:
     from jaxdp.config import default_values
     from jaxdp.inspection.describe import describe
     from jaxdp.inspection.text import as_lines
+    from jaxdp.report.goodput import goodput
 
     checkpoints = None if options.step else _checkpoints(options.path, verify=False)
     description = describe(options.path, options.step or "latest")
+    spent = None if _is_elsewhere(options.path) else goodput(options.path)
     if options.json:
-        shared.show_json(description | (checkpoints or {"metric": None, "checkpoints": None}))
+        shared.show_json(
+            description
+            | (checkpoints or {"metric": None, "checkpoints": None})
+            | {"goodput": spent and spent.as_json()}
+        )
         return 0
     if checkpoints:
         shared.show(_table(checkpoints) + "\n")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    shared.show("\n".join(as_lines(description, default_values(), full=options.full, width=width)))
+    goodput_line = spent.describe() if spent else ""
+    shared.show(
+        "\n".join(as_lines(description, default_values(), goodput=goodput_line, full=options.full, width=width))
+    )
     return 0
 
 

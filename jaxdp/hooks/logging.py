@@ -17,7 +17,7 @@ class Logging(Hook):
 
     metrics = TRAINING_METRICS
 
-    name, after = "logging", ("watching",)
+    name, after = "logging", ("recording",)
 
     def __init__(
         self,

@@ -17,13 +17,19 @@ LABEL = 10
 
 
 def as_lines(
-    description: Mapping[str, Any], defaults: Mapping[str, Any], *, full: bool = False, width: int | None = None
+    description: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    *,
+    goodput: str = "",
+    full: bool = False,
+    width: int | None = None,
 ) -> list[str]:
     """Formats a description.
 
     Args:
         description: Result of `describe`.
         defaults: Default configuration, whose values are left out.
+        goodput: Goodput of the run as one line; empty: unknown.
         full: Whether every array has its line, those of the optimizer and of the moving average too.
         width: Columns of the terminal; None: no limit.
     """
@@ -44,6 +50,8 @@ def as_lines(
             f"{key} {_short(value, 12)}" for key, value in description["data"].items() if isinstance(value, int | str)
         )
         lines.append(_labelled("data", ", ".join(values)))
+    if goodput:
+        lines.append(_labelled("goodput", goodput))
     lines += _config_lines(description, defaults)
     lines += _start_lines(description)
     if width is not None:

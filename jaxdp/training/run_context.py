@@ -8,6 +8,7 @@ from jaxdp.checkpoint.retention import CheckPlace
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.registry import MakeHook
 from jaxdp.parallel.control_plane import ControlPlane
+from jaxdp.report.timeline import Timeline
 from jaxdp.report.writer_registry import MakeWriter
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.trainer import Hook
@@ -33,6 +34,7 @@ class RunContext:
         directory: Work directory.
         preemption: Hook that receives signals.
         watchdog: Watchdog, which ends the process if a phase exceeds its limit.
+        timeline: Recorder of how the run spends its time.
         control_plane: Control plane of the run's processes; the main process writes.
         profile: Steps to trace.
         check_place: Check before every write into the work directory; raises UserError if it no longer is the
@@ -46,6 +48,7 @@ class RunContext:
     directory: WorkDir
     preemption: Preemption
     watchdog: Watchdog
+    timeline: Timeline
     control_plane: ControlPlane
     profile: Profile | None
     check_place: CheckPlace

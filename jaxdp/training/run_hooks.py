@@ -15,6 +15,7 @@ from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
 from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.recording import Recording
 from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluator import Evaluator
@@ -51,7 +52,7 @@ def make_hooks(
     evaluating = _evaluating(context, programs.evaluator, info, stopping)
     checkpointing = _checkpointing(context, rollbacks, writer, evaluating)
     hooks = [
-        context.preemption, Watching(context.watchdog), _logging(context.setup, info),
+        context.preemption, Watching(context.watchdog), Recording(context.timeline), _logging(context.setup, info),
         Divergence(config.optim.max_skipped_in_a_row), evaluating, checkpointing,
     ]  # fmt: skip
     if config.eval.patience:

@@ -49,6 +49,7 @@ def run_session(context: RunContext) -> Result:
     rollbacks = Rollbacks(setup, context.directory.checkpoints)
     with phase("restoring"):
         state, first_step = _restore_or_initialise(context, rollbacks)
+        context.timeline.resume(first_step)
     context.preemption.hold(context.control_plane)
     if context.control_plane.is_main_process:
         record_config(context, first_step)
@@ -63,6 +64,7 @@ def run_session(context: RunContext) -> Result:
             last_step = rollbacks.exclude(outcome.aborted, outcome.state.params)
             del outcome, hooks, state  # the devices have memory for one state only
             state, first_step = _roll_back(context, rollbacks, last_step)
+            context.timeline.resume(first_step)
         outcome, hooks = _train(context, programs, rollbacks, state, first_step)
     if outcome.request in (Request.NONE, Request.EARLY_STOP):
         rollbacks.check_learned(outcome.state)
@@ -198,6 +200,8 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
         and has_finished(context.directory.checkpoints, outcome.step, total_steps)
     )
     request = 0 if complete else outcome.request
+    if request in (Request.NONE, Request.EARLY_STOP):
+        context.timeline.complete()
     evaluating = find_hook(hooks, Evaluating)
     metrics = (evaluating and evaluating.last) or recorded_metrics(context.directory, outcome.step)
     if request == Request.EARLY_STOP:

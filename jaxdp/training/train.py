@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxdp import interrupts
 from jaxdp.arguments import check_caller, check_type, shown
 from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
@@ -17,10 +18,13 @@ from jaxdp.hooks.registry import MakeHook, check_hook
 from jaxdp.inference.initial_params import initial_checksum
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.parallel.clusters import check_coordinator, cluster_processes
+from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.provenance import begin_entry
+from jaxdp.report.goodput import PHASES
 from jaxdp.report.terminal import print_status
+from jaxdp.report.timeline import Timeline
 from jaxdp.report.writer_registry import MakeWriter, check_writer, is_writer
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
@@ -172,7 +176,10 @@ def _run(
         stack.enter_context(logging_to(log))
         stack.enter_context(_attributing_user_code(control_plane.num_processes))
         stack.enter_context(control_plane.explain_failures())
-        watchdog = stack.enter_context(Watchdog(config.parallel.watchdog_secs if open_run.watchdog else 0.0, log))
+        timeline = stack.enter_context(_timeline(directory, control_plane))
+        watchdog = stack.enter_context(
+            Watchdog(config.parallel.watchdog_secs if open_run.watchdog else 0.0, log, on_phase=timeline.phase)
+        )
         finish_entry = begin_entry() if control_plane.is_main_process else dict
         check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
@@ -186,6 +193,7 @@ def _run(
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, control_plane):
                 print_status(why)
+                timeline.complete()
                 return Result(steps[-1], 0, metrics=recorded_metrics(directory, steps[-1]), workdir=directory.root)
         if control_plane.num_processes > 1:
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
@@ -198,10 +206,21 @@ def _run(
         stack.enter_context(advising_on_memory(setup))
         return run_session(
             RunContext(
-                setup, directory, preemption, watchdog, control_plane, profile, check_place, provenance,
+                setup, directory, preemption, watchdog, timeline, control_plane, profile, check_place, provenance,
                 open_run.hooks, open_run.writers,
             )
         )  # fmt: skip
+
+
+def _timeline(directory: WorkDir, control_plane: ControlPlane) -> Timeline:
+    """Returns the recorder of this start; the main process alone writes."""
+    return Timeline(
+        directory.timeline,
+        directory.heartbeat,
+        frozenset(PHASES),
+        is_recorded=control_plane.is_main_process,
+        begin=interrupts.command_start(),
+    )
 
 
 @contextlib.contextmanager

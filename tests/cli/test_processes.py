@@ -26,6 +26,7 @@ from tiny_runs import (
 )
 
 from jaxdp.cli.options import configuration
+from jaxdp.report.goodput import goodput
 
 LONG = ["--config.total_steps=100000", "--config.optim.schedule=constant", "--config.eval.every_steps=0"]
 """A run that is still going when the signal comes; its compiled step does not depend on its length."""
@@ -61,7 +62,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(config_file, compilation_cac
 
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, compilation_cache, tmp_path):
     """Three kills while every step is saved; the steps are short, so most fall into a save."""
-    moments, workdir = random.Random(7), tmp_path / "killed"
+    moments, workdir, begin = random.Random(7), tmp_path / "killed", time.time()
+    lost = 0
     options = [*LONG, "--config.checkpoint.every_steps=1"]
     for _ in range(3):
         process = start(
@@ -72,6 +74,7 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, com
         time.sleep(moments.uniform(0.0, 0.3))
         process.kill()
         process.communicate()
+        lost += metrics_lines(workdir)[-1]["step"] - max(saved_steps(workdir))
     last = max(saved_steps(workdir)) + 2
     ending = [*options, f"--config.total_steps={last}"]
     assert train(config_file, workdir, *ending) == 0
@@ -81,6 +84,10 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, com
     assert [line["step"] for line in lines] == list(range(1, last + 1))
     for name in ("train/loss", "data/batch_hash"):
         assert [line[name] for line in lines] == [line[name] for line in expected]
+    spent = goodput(workdir)
+    assert (spent.num_starts, spent.num_steps) == (4, last)
+    assert lost <= spent.lost_steps <= lost + 3  # of each kill one step may be counted but not in a line yet
+    assert 0 < spent.buckets["downtime"] < spent.wall_secs < time.time() - begin and min(spent.buckets.values()) >= 0
 
 
 def saved_steps(workdir):

@@ -15,6 +15,7 @@ from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
+from jaxdp.hooks.recording import Recording
 from jaxdp.hooks.watching import Watching
 from jaxdp.trainer import Hook
 
@@ -22,6 +23,7 @@ ORDER = [
     "consistency",
     "preemption",
     "watching",
+    "recording",
     "logging",
     "divergence",
     "evaluating",
@@ -29,11 +31,11 @@ ORDER = [
     "early_stopping",
     "profiling",
 ]
-"""Order of the built-in hooks before they declared it."""
+"""Order of the built-in hooks."""
 
 OPTIONAL = ("consistency", "early_stopping", "profiling")
 BUILT_IN = (
-    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Watching,
+    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Recording, Watching,
 )  # fmt: skip
 NAMES = BUILT_IN_NAMES
 
@@ -66,11 +68,11 @@ def test_built_in_hooks_keep_their_order_whichever_a_run_has(left_out):
 @pytest.mark.parametrize(
     ("declared", "place"),
     [
-        ({}, 9),
-        ({"after": "evaluating"}, 9),
-        ({"before": ("checkpointing",)}, 6),
+        ({}, 10),
+        ({"after": "evaluating"}, 10),
+        ({"before": ("checkpointing",)}, 7),
         ({"before": "consistency"}, 0),
-        ({"after": ("logging",), "before": ("divergence",)}, 4),
+        ({"after": ("logging",), "before": ("divergence",)}, 5),
     ],
 )
 def test_a_hook_runs_last_unless_it_declares_otherwise(declared, place):

@@ -24,6 +24,7 @@ from jaxdp.inspection import verifying
 from jaxdp.inspection.describe import describe
 from jaxdp.inspection.text import as_lines
 from jaxdp.inspection.verifying import verify
+from jaxdp.report.goodput import goodput
 
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
@@ -211,6 +212,7 @@ def test_as_text_tells_the_essentials(trained, capsys):
     assert lines[0] == f"path      {trained / 'checkpoints' / '6'}"
     assert lines[2] == "step      6 (checkpoints: 3, 6)"
     assert lines[4].startswith("metrics   accuracy ")
+    assert [line for line in lines if line.startswith("goodput ")] == [f"goodput   {goodput(trained).describe()}"]
     assert "  model.dropout_rate = 0.1" in lines and "  optim.learning_rate = 0.001" not in lines
     [head] = [line for line in lines if line.startswith("params ")]
     params = describe(str(trained))["params"]
@@ -226,7 +228,10 @@ def test_as_text_tells_the_essentials(trained, capsys):
 def test_json_is_one_object(trained, capsys):
     assert main(["inspect", str(trained), "--json", "--step=3"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == KEYS | {"metric", "checkpoints"} and found["step"] == 3
+    assert found.keys() == KEYS | {"metric", "checkpoints", "goodput"} and found["step"] == 3
+    assert found["goodput"] == goodput(trained).as_json() and found["goodput"]["steps"] == 6
+    assert main(["inspect", str(trained / "checkpoints" / "3"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["goodput"] is None
 
 
 def test_our_checkpoints_need_no_jax(trained):
