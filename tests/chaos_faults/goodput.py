@@ -29,7 +29,7 @@ def goodput_of_kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     """The buckets are the wall time that was measured outside; lost steps and downtime are those that were seen."""
     draws, workdir = workshop.draws("goodput"), workshop.directory / "killed"
     begin = time.time()
-    lost_steps, lost_secs, dead_secs, num_trained, ended = 0, 0.0, 0.0, 0, None
+    lost_steps, lost_secs, dead_secs, num_begun, num_trained, ended = 0, 0.0, 0.0, 0, 0, None
     for count in range(num_kills):
         started = time.time()
         dead_secs += started - ended if ended else 0.0
@@ -42,6 +42,10 @@ def goodput_of_kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
         run.kill()
         ended = time.time()
         expect(run.process.returncode == -9, f"it ended by itself, with {run.process.returncode}:\n{run.said()}")
+        if has_begun(workdir, started):
+            num_begun += 1
+        else:  # killed while Python imported jaxdp, so nothing tells that it lived
+            dead_secs += ended - started
         if trains(workdir, started):
             num_trained += 1
             steps, secs = lost_by(workdir, started, ended)
@@ -55,7 +59,7 @@ def goodput_of_kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     wall_secs = time.time() - begin
     found = goodput(workdir)
     check(found, wall_secs)
-    expect((found.num_starts, found.num_steps) == (num_kills + 1, last), f"{found}, expected {num_kills + 1} starts")
+    expect((found.num_starts, found.num_steps) == (num_begun + 1, last), f"{found}, expected {num_begun + 1} starts")
     surplus = found.lost_steps - lost_steps
     expect(0 <= surplus <= num_trained, f"{found.lost_steps} lost steps, but {lost_steps} lines were lost")
     for bucket, seen_secs in (("lost", lost_secs), ("downtime", dead_secs)):
@@ -64,7 +68,8 @@ def goodput_of_kills(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     shares = ", ".join(f"{bucket} {found.share(bucket):.1%}" for bucket in found.buckets)
     yield Row(
         "goodput",
-        f"SIGKILL at random instants of one run, {num_kills - num_trained} before training began",
+        f"SIGKILL at random instants of one run, {num_kills - num_trained} before training began, "
+        f"{num_kills - num_begun} of them during imports",
         str(num_kills),
         f"buckets {found.wall_secs:.2f} s, measured {wall_secs:.2f} s ({found.wall_secs / wall_secs - 1:+.2%}); "
         f"{found.lost_steps} lost steps, {lost_steps} lines were lost ({surplus} more in {num_trained} kills); lost "
@@ -85,6 +90,14 @@ def seen(workdir: Path) -> list[dict]:
     """The whole lines of the metrics."""
     path = workdir / "metrics.jsonl"
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.is_file() else []
+
+
+def has_begun(workdir: Path, started: float) -> bool:
+    """Whether a start since this time got as far as to its log."""
+    log = workdir / "logs" / "timeline.jsonl"
+    return log.is_file() and any(
+        line["event"] == "start" and line["time"] > started for line in map(json.loads, log.read_text().splitlines())
+    )
 
 
 def trains(workdir: Path, started: float) -> bool:
