@@ -63,4 +63,5 @@ supervisor=("$REPOSITORY/launch/process_group.py" --processes="$PROCESSES" --res
 is_dry_run || exec python "${supervisor[@]}" -- "$@"
 show_command python "${supervisor[@]}" -- "$@"
 # Any Python prints the commands that the supervisor starts.
+command -v "${PYTHON:-python}" >/dev/null || fail "the commands of the processes are printed once this machine has Python"
 "${PYTHON:-python}" "${supervisor[@]}" --dry_run -- "$@"

@@ -1,10 +1,7 @@
-"""Fixtures of the launch scripts, and those of tiny runs."""
+"""Fixtures of the launch scripts."""
 
 import pytest
 from fake_machine import Machine
-from tiny_runs import compilation_cache, config_file, trained
-
-__all__ = ["compilation_cache", "config_file", "trained"]
 
 
 @pytest.fixture

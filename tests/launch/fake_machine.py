@@ -13,6 +13,9 @@ TOOLS = shlex.split(
     "bash cat cksum cp dirname env find grep ln ls mkdir nohup readlink rm sed seq sleep tail touch uname"
 )
 
+HARD = ["--config=c.py", "--config.data.path=a  'b' \"c\" $(date) `id` $HOME * \\n\nd", ""]
+"""Arguments that a shell would change."""
+
 # Appends the command to the calls, arguments and commands ended by separators.
 RECORD = """record() {{ printf -v line '%s\\037' "$@"; printf '%s\\036' "$line" >>{calls}; }}"""
 

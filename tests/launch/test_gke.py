@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from fake_machine import SOURCE
+from fake_machine import HARD, SOURCE
 
 IMAGE = "--image=registry/jaxdp:1"
 TRAIN = ["--", "train", "--config=quickstart", "--workdir=/runs/quickstart"]
@@ -111,10 +111,7 @@ def test_exit_codes_decide_what_starts_again(machine):
 
 
 def test_arguments_reach_jaxdp_unchanged(machine):
-    hard = [
-        "--config=c.py", "--config.data.path=a  'b' \"c\" $(date) `id` $HOME * \\n\nd\te", "", "- x: {y}", "$$(PATH)",
-        "--config.x=$(JOB_COMPLETION_INDEX) #", "größe",
-    ]  # fmt: skip
+    hard = [*HARD, "a\tb", "- x: {y}", "$$(PATH)", "--config.x=$(JOB_COMPLETION_INDEX) #", "größe"]
     _, _, container = parts(render(machine, "--gpu=a:1", command=["--", "train", *hard]))
     arguments = expanded(container["args"], JOB_COMPLETION_INDEX="5", PATH="/bin", date="now")
     assert arguments == ["train", *hard, "--num_processes=1"]

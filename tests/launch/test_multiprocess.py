@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_machine import BASH, SOURCE
+from fake_machine import BASH, HARD, SOURCE
 
 # Takes the next line from the script of its process and evaluates it.
 PROCESS = """#!{bash}
@@ -312,10 +312,10 @@ def test_a_dry_run_prints_the_environment_the_supervisor_and_every_process(machi
     assert machine.calls() == [] and not machine.venv.exists()
 
 
-def test_the_script_trains_in_the_environment(machine):
-    result = run_script(machine, "--", "train", "--config=c.py", JAXDP_STATUS="3")
+def test_the_script_trains_in_the_environment_with_unchanged_arguments(machine):
+    result = run_script(machine, "--cpu_devices=3", "--", "train", *HARD, "--dry_run", JAXDP_STATUS="3")
     assert result.returncode == 3
-    assert machine.calls()[-1] == ["jaxdp", "train", "--config=c.py"]
+    assert machine.calls()[-1] == ["jaxdp", "train", *HARD, "--dry_run", "--cpu_devices=3"]
     assert f"[0] in {machine.repository}\n" in result.stderr
 
 
@@ -358,3 +358,11 @@ def test_gpus_that_the_processes_do_not_divide_are_refused(machine):
     result = run_script(machine, "--processes=2", "--", "train", CUDA_VISIBLE_DEVICES="0,1,2")
     assert result.returncode == 2
     assert "--processes=2 must divide the number of GPUs, which is 3" in result.stderr
+
+
+def test_a_dry_run_before_uv_has_brought_a_python_says_what_is_missing(machine):
+    machine.script("uv", "exit 1")
+    result = machine.run("launch/multiprocess.sh", "--dry_run", "--", "train", "--config=c")
+    assert result.returncode == 2
+    assert "uv python install" in result.stdout and "process_group.py --processes=1" in result.stdout
+    assert "the commands of the processes are printed once this machine has Python" in result.stderr

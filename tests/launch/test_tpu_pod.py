@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import pytest
+from fake_machine import HARD
 
 TPUS = "gcloud compute tpus"
 
@@ -49,9 +50,6 @@ def test_the_installation_copies_what_the_package_is_built_from(machine):
     sources = copy[copy.index("--recurse") + 1 : copy.index("pod:jaxdp/")]
     assert {"pyproject.toml", "README.md", "LICENSE", "jaxdp", "configs", "launch"} == set(sources)
     assert install[-2:] == ["--command=cd jaxdp && bash launch/local.sh --version", "--zone=z"]
-
-
-HARD = ["--config=c.py", "--config.data.path=a  'b' \"c\" $(date) `id` $HOME * \\n\nd", "--workdir=/mnt/w"]
 
 
 def test_training_starts_in_the_background_of_every_host_with_unchanged_arguments(machine):
