@@ -21,6 +21,9 @@ PIECE_BYTES = 2**24
 CACHE_BYTES = 2**25
 """Decoded chunks that are kept, since pieces of one chunk follow each other."""
 
+OCDBT = "manifest.ocdbt"
+"""File of an item whose arrays lie in one database."""
+
 _NO_ARRAY = ("None", "Dict", "List", "Tuple", "NamedTuple", "string")
 """Kinds of leaves without an array: empty containers, and text."""
 
@@ -30,7 +33,7 @@ class ArrayStore:
 
     def __init__(self, item: Path):
         """Opens an item; nothing is read until it is needed."""
-        self._item = item.resolve()
+        self._item: Path | str = item.resolve()
 
     @functools.cached_property
     def shapes(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -56,11 +59,23 @@ class ArrayStore:
 
     @functools.cached_property
     def _metadata(self) -> Mapping[str, Any]:
-        path = self._item / STRUCTURE
-        metadata = read_json(path, "the metadata of an Orbax item; copy the checkpoint again")
+        metadata = self._read_metadata()
         if not isinstance(metadata.get("tree_metadata"), dict):
-            raise UserError(f'{path} has no "tree_metadata": it is no Orbax item, or not a whole one.')
+            raise UserError(
+                f'{self._item}/{STRUCTURE} has no "tree_metadata": it is no Orbax item, or not a whole one.'
+            )
         return metadata
+
+    def _read_metadata(self) -> Mapping[str, Any]:
+        return read_json(Path(self._item) / STRUCTURE, "the metadata of an Orbax item; copy the checkpoint again")
+
+    @functools.cached_property
+    def _is_ocdbt(self) -> bool:
+        return (Path(self._item) / OCDBT).is_file()
+
+    def _directory(self, name: str) -> Mapping[str, Any]:
+        """Returns the specification of a directory of the item for TensorStore; "": the item itself."""
+        return {"driver": "file", "path": f"{Path(self._item) / name}/"}
 
     @functools.cached_property
     def _places(self) -> Mapping[str, str]:
@@ -73,7 +88,7 @@ class ArrayStore:
                 has_array = not value.get("skip_deserialize") and value.get("value_type") not in _NO_ARRAY
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"{self._item / STRUCTURE} is not understood ({error!r}): it has another format."
+                    f"{self._item}/{STRUCTURE} is not understood ({error!r}): it has another format."
                 ) from error
             if has_array:
                 places["/".join(keys)] = ".".join(keys)
@@ -89,10 +104,10 @@ class ArrayStore:
         """Begins to open an array."""
         import tensorstore as ts
 
-        if (self._item / "manifest.ocdbt").is_file():
-            store = {"driver": "ocdbt", "base": f"{self._item.as_uri()}/", "path": f"{place}/"}
+        if self._is_ocdbt:
+            store = {"driver": "ocdbt", "base": self._directory(""), "path": f"{place}/"}
         else:
-            store = {"driver": "file", "path": f"{self._item / place}/"}
+            store = self._directory(place)
         driver = "zarr3" if self._metadata.get("use_zarr3") else "zarr"
         return ts.open({"driver": driver, "kvstore": store}, open=True, read=True, context=self._context)
 

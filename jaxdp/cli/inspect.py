@@ -33,7 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--full", action="store_true", help="a line for every array, the optimizer's too")
-    parser.add_argument("--stats", action="store_true", help="mean, deviation, extremes and norm of every parameter")
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="mean, deviation, extremes and norm of every parameter, 16 MB at once; a compressed chunk of an Orbax array is decoded whole",
+    )
     parser.add_argument(
         "--diff", action=_Diff, metavar="PATH2", help="compare the parameters with those of another path"
     )

@@ -12,6 +12,7 @@ from jaxdp.errors import UserError
 from jaxdp.interop.hub import HUB, folder_here, hub_url
 from jaxdp.interop.open_source import open_source
 from jaxdp.interop.orbax_source import orbax_items
+from jaxdp.interop.remote_orbax import open_remote_orbax
 from jaxdp.interop.remote_source import is_url, open_remote
 from jaxdp.interop.source import ParameterSource
 from jaxdp.paths import resolved_path
@@ -62,7 +63,7 @@ def open_foreign(path: str, step: str = "latest") -> ParameterSource:
         DamageFound: It is not whole.
     """
     if is_url(path):
-        return open_remote(path)
+        return open_remote_orbax(path) or open_remote(path)
     if path.startswith(HUB):
         name = path.removeprefix(HUB)
         folder = folder_here(name, "PATH")

@@ -188,7 +188,7 @@ def _special_ids(vocabularies: Vocabularies, config: RunConfig) -> dict[str, Any
     tokenizer = vocabularies.tokenizer
     if tokenizer is None:
         return {}
-    ids = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
     if config.task == "seq2seq":
         ids[START_ID] = _start_id(config, vocabularies)
     return ids

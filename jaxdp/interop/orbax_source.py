@@ -25,10 +25,14 @@ class OrbaxSource(ParameterSource):
         """Opens a directory; its metadata is read when it is first needed."""
         self.path = path
 
+    def items(self) -> Mapping[str, ArrayStore]:
+        """Returns the items of the directory by name."""
+        return {item.name: ArrayStore(item) for item in orbax_items(self.path)}
+
     @functools.cached_property
     def stored(self) -> Mapping[str, tuple[ArrayStore, str]]:
         """Name -> (item, name in the item) of every array of the directory; names begin with the item where there are several."""
-        items = {item.name: ArrayStore(item) for item in orbax_items(self.path)}
+        items = self.items()
         prefixes = {name: f"{name}/" if len(items) > 1 else "" for name in items}
         return {prefixes[item] + name: (store, name) for item, store in items.items() for name in store.shapes}
 

@@ -73,7 +73,7 @@ def open_remote(url: str) -> "RemoteSource":
     """
     path, question, query = url.partition("?")
     if path.endswith(".safetensors"):
-        file = _open_file(url)
+        file = open_file(url)
         if file is None:
             raise UserError(f"PATH={url} does not exist; check the URL.")
         return RemoteSource(url, [file])
@@ -81,14 +81,14 @@ def open_remote(url: str) -> "RemoteSource":
     def place(name: str) -> str:
         return f"{path.rstrip('/')}/{name}{question}{query}"
 
-    config, index = _read_json(place(CONFIG)), _read_json(place(INDEX))
+    config, index = read_remote_json(place(CONFIG)), read_remote_json(place(INDEX))
     names = [SINGLE] if index is None else sorted(set(index.get("weight_map", {}).values()))
-    files = [_open_file(place(name)) for name in names]
+    files = [open_file(place(name)) for name in names]
     missing = [name for name, file in zip(names, files, strict=True) if file is None]
     if index is None and missing:
         raise UserError(
-            f"PATH={url} has neither {SINGLE} nor {INDEX}; of URLs a .safetensors file and a Hugging Face folder are read, "
-            "other checkpoints from a local or mounted path."
+            f"PATH={url} has neither {SINGLE} nor {INDEX}; of URLs a .safetensors file, a Hugging Face folder, "
+            "an Orbax item and a single checkpoint of jaxdp are read, and whole runs from a local or mounted path."
         )
     if missing:
         raise DamageFound(f"{url} lacks {len(missing)} of its {len(names)} shards: {', '.join(missing[:3])}.")
@@ -152,7 +152,7 @@ class RemoteSource(ParameterSource):
         return f"{self._url} ({len(self._files)} safetensors file{'s' if len(self._files) > 1 else ''})"
 
 
-def _open_file(url: str) -> RemoteFile | None:
+def open_file(url: str) -> RemoteFile | None:
     """Reads the beginning of a file; None: there is no such file."""
     try:
         head, size = _range_reader(url)(url, 0, HEAD_BYTES)
@@ -161,9 +161,9 @@ def _open_file(url: str) -> RemoteFile | None:
     return RemoteFile(url, size, head)
 
 
-def _read_json(url: str) -> Mapping[str, Any] | None:
+def read_remote_json(url: str) -> Mapping[str, Any] | None:
     """Reads a JSON object; None: there is no such file."""
-    file = _open_file(url)
+    file = open_file(url)
     if file is None:
         return None
     if file.size > MAX_JSON_BYTES:

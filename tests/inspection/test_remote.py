@@ -3,17 +3,23 @@
 import http.server
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import fsspec
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import tiny_runs
+from huggingface_hub import constants
 
 from jaxdp.cli.main import main
 from jaxdp.inspection.describe import describe
 from jaxdp.inspection.fingerprint import fingerprint
 from jaxdp.interop import remote_source
 from jaxdp.safetensors_file import write_file
+
+compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
 ARRAYS = {f"h.{layer}.w": np.arange(20000, dtype=np.float32) + layer for layer in range(4)}
 
@@ -24,14 +30,23 @@ class Ranges(http.server.BaseHTTPRequestHandler):
     root: Path
     has_ranges = True
     sent = 0
+    moved: Mapping[str, str] = {}
+    """Beginning of a path -> that of the place that it is redirected to."""
 
     def do_GET(self):
+        for old, new in self.moved.items():
+            if self.path.startswith(old):
+                self.send_response(302)
+                self.send_header("Location", self.path.replace(old, new))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
         path = self.root / self.path.lstrip("/")
         if not path.is_file():
             self.send_error(404)
             return
         content, total = path.read_bytes(), path.stat().st_size
-        if self.has_ranges:
+        if self.has_ranges and "Range" in self.headers:  # TensorStore reads whole files of a few bytes
             start, stop = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
             content = content[start : stop + 1]
             self.send_response(206)
@@ -42,6 +57,8 @@ class Ranges(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         type(self).sent += len(content)
         self.wfile.write(content)
+
+    do_HEAD = do_GET
 
     def log_message(self, *_):
         pass
@@ -85,6 +102,46 @@ def test_a_folder_by_url(server, folder, monkeypatch, capsys):
     assert fingerprint(f"{url}/model")["fingerprint"] == fingerprint(str(folder))["fingerprint"]
     assert main(["inspect", f"{url}/model"]) == 0
     assert "  h.{0..3}.w  [20000]  float32  x 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("use_ocdbt", [True, False])
+def test_an_orbax_item_by_url(server, tmp_path, use_ocdbt):
+    handler, url = server
+    tree = {
+        "params": {"w": np.arange(2**18, dtype=np.float32).reshape(512, 512), "b": np.ones(3, np.int8)},
+        "step": np.int32(7),
+    }
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=use_ocdbt)) as writer:
+        writer.save(tmp_path / "saved", args=ocp.args.PyTreeSave(tree))
+    found = describe(f"{url}/saved")
+    assert found["kind"] == "remote Orbax directory" and found["path"] == f"{url}/saved"
+    assert found["params"] == describe(str(tmp_path / "saved"))["params"]
+    assert handler.sent < 2**18  # of a mebibyte of arrays
+    assert fingerprint(f"{url}/saved")["fingerprint"] == fingerprint(str(tmp_path / "saved"))["fingerprint"]
+
+
+def test_a_checkpoint_by_url(server, trained, tmp_path):
+    _, url = server
+    (tmp_path / "run").symlink_to(trained)
+    found = describe(f"{url}/run/checkpoints/6")
+    assert {each["path"].removeprefix("params/") for each in found["params"] if each["path"].startswith("params/")} == {
+        each["path"] for each in describe(str(trained))["params"]
+    }
+
+
+def test_a_model_of_the_hub_by_ranges(server, folder, tmp_path, monkeypatch, capsys):
+    """A server with the Hub's URLs, which answers with a redirect to another place as the Hub does for weights."""
+    handler, url = server
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_source, "HEAD_BYTES", 1024)
+    handler.moved = {"/owner/name/resolve/main/": "/model/"}
+    found = describe("hf:owner/name")
+    assert found["params"] == describe(str(folder))["params"] and found["path"] == f"{url}/owner/name/resolve/main"
+    assert handler.sent < 8192  # of 320,000 bytes of arrays
+    assert fingerprint("hf:owner/name")["fingerprint"] == fingerprint(str(folder))["fingerprint"]
+    assert main(["inspect", "hf:owner/other"]) == 2
+    assert "has neither model.safetensors nor" in capsys.readouterr().err
 
 
 def test_a_header_longer_than_the_first_request(server, folder, monkeypatch):

@@ -93,7 +93,8 @@ def _byte_level(folder: Path, settings: Mapping[str, Any], names: Mapping[str, s
     if not merges_path.is_file():
         raise UserError(f"{folder} has vocab.json without merges.txt; copy both.")
     lines = merges_path.read_text(encoding="utf-8").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
+    pairs = (line.partition(" ") for line in lines if line.strip() and not line.startswith("#version"))
+    merges = [(first, second) for first, _, second in pairs]
     vocabulary = read_json(folder / "vocab.json", "the vocabulary of a byte-level BPE")
     tokenizer = Tokenizer(models.BPE(dict(vocabulary), merges, continuing_subword_prefix="", end_of_word_suffix=""))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))

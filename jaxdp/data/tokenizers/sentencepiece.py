@@ -7,6 +7,7 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jaxdp.errors import UserError
 
@@ -74,8 +75,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             bool(normalizer.get(3, True)),
             bool(normalizer.get(4, True)),
         )
-    except (ValueError, TypeError, IndexError, struct.error) as error:
-        raise UserError(f"{path} is not a SentencePiece model ({error}); download it again.") from error
+    except (ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
+        raise UserError(f"{path} is not a SentencePiece model ({error!r}); download it again.") from error
 
 
 def _piece(content: bytes) -> Piece:
@@ -83,7 +84,7 @@ def _piece(content: bytes) -> Piece:
     return Piece(fields[1].decode("utf-8"), struct.unpack("<f", fields.get(2, bytes(4)))[0], fields.get(3, NORMAL))
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """Yields number and value of each field of a message: an integer, or the bytes of any other type."""
     place = 0
 
