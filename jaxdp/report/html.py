@@ -1,9 +1,10 @@
-"""HTML report of one or several runs in a single file: metrics, plots, samples and configuration."""
+"""HTML report of one or several runs in a single file: metrics, plots, warnings, checkpoints, samples and configuration."""
 
 import base64
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.nested import flatten
 from jaxdp.redact import masked_values
-from jaxdp.report.writers import read_metrics
+from jaxdp.report.curves import read_last_values
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -24,22 +25,46 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
 th { font-weight: 500; opacity: .75; } td.number { text-align: right; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; margin: .5rem 0; }
+details { border-left: 3px solid #d55e00; padding-left: 1rem; margin: 1rem 0; } summary { font-weight: 500; cursor: pointer; }
+.flat td { white-space: nowrap; } li { overflow-wrap: anywhere; }
 pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; }
 """
 
 DIGITS = 6  # significant digits of a number in a table
+MIME_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+MAX_CHECKPOINTS = 50  # newest checkpoints in a table
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Facts of a run that the page shows next to its metrics and its configuration.
+
+    Attributes:
+        checkpoints: A row for each checkpoint: "step", and further columns by name.
+        warnings: Sentences.
+        goodput: Share of the wall time by its use; empty: unknown.
+    """
+
+    checkpoints: Sequence[Mapping[str, Any]] = ()
+    warnings: Sequence[str] = ()
+    goodput: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(
-    directories: Sequence[Path], pictures: Sequence[Path], out: Path, unit_of: Callable[[str], str] = lambda name: ""
+    directories: Sequence[Path],
+    pictures: Sequence[Path],
+    out: Path,
+    unit_of: Callable[[str], str] = lambda name: "",
+    facts: Callable[[int, Mapping[str, Any]], RunFacts] = lambda number, last: RunFacts(),
 ) -> Path:
     """Writes the report.
 
     Args:
         directories: Work directories with a metrics.jsonl, one a table column.
-        pictures: PNG files that are embedded in the page.
+        pictures: PNG and SVG files that are embedded in the page.
         out: File to write; its folder is created if missing.
         unit_of: Function from the full name of a metric to its unit; empty: none.
+        facts: Function from the number of a directory, from 0, and its last metrics to further facts.
 
     Returns:
         `out`.
@@ -50,11 +75,16 @@ def write_report(
     names = [directory.resolve().name for directory in directories]
     configs = [masked_values(_json_object(directory / "config.json")) for directory in directories]
     samples = [_json_object(directory / "evaluation.json").get("samples", ()) for directory in directories]
-    last = _last_values([read_metrics(directory / "metrics.jsonl") for directory in directories])
+    last = [read_last_values(directory / "metrics.jsonl") for directory in directories]
+    rows = _last_values(last)
+    found = [facts(number, values) for number, values in enumerate(last)]
     parts = [
         f"<h1>{_text(', '.join(names))}</h1>",
-        _table(names, {f"{name} ({unit})" if (unit := unit_of(name)) else name: each for name, each in last.items()}),
+        *_warnings(names, found),
+        _table(names, {f"{name} ({unit})" if (unit := unit_of(name)) else name: each for name, each in rows.items()}),
         *(_picture(picture) for picture in pictures),
+        *_goodput(names, found),
+        *_checkpoints(names, found),
         *(_samples(name, texts) for name, texts in zip(names, samples, strict=True) if texts),
         "<h2>Configuration</h2>",
         f"<p>{'Keys that differ between the runs' if len(names) > 1 else 'Keys that differ from the defaults'}.</p>",
@@ -71,14 +101,47 @@ def write_report(
     return out
 
 
-def _last_values(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Any]]:
+def _last_values(last: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Returns the last value of each metric in each run: `step` first, then evaluations, then the rest."""
-    last = [dict(item for row in rows for item in row.items() if item[0] != "time") for rows in runs]
     found = sorted(
-        {name for values in last for name in values},
+        {name for values in last for name in values if name != "time"},
         key=lambda name: (name != "step", not name.startswith("eval/"), name),
     )
     return {name: [values.get(name) for values in last] for name in found}
+
+
+def _warnings(names: Sequence[str], facts: Sequence[RunFacts]) -> list[str]:
+    """Returns the sentences of each run that has some, under its name if there are several runs."""
+    parts = []
+    for name, each in zip(names, facts, strict=True):
+        if each.warnings:
+            of = f" of {_text(name)}" if len(names) > 1 else ""
+            items = "".join(f"<li>{_text(sentence)}</li>" for sentence in each.warnings)
+            parts.append(f"<details open><summary>Warnings{of}</summary><ul>{items}</ul></details>")
+    return parts
+
+
+def _goodput(names: Sequence[str], facts: Sequence[RunFacts]) -> list[str]:
+    """Returns the shares of the wall time by run, if one is known."""
+    uses = dict.fromkeys(use for each in facts for use in each.goodput)
+    if not uses:
+        return []
+    shares = {use: [f"{each.goodput[use]:.1%}" if use in each.goodput else None for each in facts] for use in uses}
+    return ["<h2>Goodput</h2>", "<p>Share of the wall time by its use, over all starts.</p>", _table(names, shares)]
+
+
+def _checkpoints(names: Sequence[str], facts: Sequence[RunFacts]) -> list[str]:
+    """Returns a table of the checkpoints of each run that has some."""
+    parts = []
+    for name, each in zip(names, facts, strict=True):
+        if each.checkpoints:
+            columns = list(dict.fromkeys(column for row in each.checkpoints for column in row))
+            head = "".join(f"<th>{_text(column)}</th>" for column in columns)
+            rows = each.checkpoints[-MAX_CHECKPOINTS:]
+            body = "".join(f"<tr>{''.join(_cell(row.get(column)) for column in columns)}</tr>" for row in rows)
+            title = f"Checkpoints of {_text(name)}" if len(names) > 1 else "Checkpoints"
+            parts += [f"<h2>{title}</h2>", f'<div><table class="flat"><tr>{head}</tr>{body}</table></div>']
+    return parts
 
 
 def _settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -120,7 +183,7 @@ def _samples(name: str, texts: Sequence[Mapping[str, str]]) -> str:
 
 def _picture(path: Path) -> str:
     content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<p><img alt="{_text(path.stem)}" src="data:image/png;base64,{content}"></p>'
+    return f'<p><img alt="{_text(path.stem)}" src="data:{MIME_TYPES[path.suffix.lower()]};base64,{content}"></p>'
 
 
 def _json_object(path: Path) -> dict[str, Any]:

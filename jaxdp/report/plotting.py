@@ -1,4 +1,4 @@
-"""Plot of training curves of one or several runs.
+"""Plot of training curves of one or several runs, with bands over seeds.
 
 Matplotlib is imported inside functions, and only its `Figure` is used: no window, no
 global state.
@@ -7,14 +7,15 @@ global state.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdp.cache_home import set_matplotlib_directory
-from jaxdp.errors import UserError
 from jaxdp.metrics import LEARNING_RATE, LOSS, TOKENS_PER_SEC, TRAIN_LOSS, MetricSpec
+from jaxdp.report.curves import Curve, decimated
 from jaxdp.report.plot_fonts import fonts_for
-from jaxdp.report.writers import read_metrics
+from jaxdp.report.run_curves import AXES, PlottedRun, load_groups
 
 COLORS = (  # the first seven: Okabe and Ito 2008, distinct for colour-blind readers
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
@@ -37,24 +38,16 @@ LOG_RATIO = 4.0  # a loss that falls by more than this factor gets a logarithmic
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """One metric of one run."""
-
-    steps: np.ndarray  # [points] int64
-    values: np.ndarray  # [points] float64, NaN where the file has null
-
-
-@dataclass(frozen=True)
 class _Run:
-    """Curves of one run."""
+    """Curves of one run, or of one group of seeds."""
 
     name: str
     color: str
-    train_loss: _Curve
-    eval_loss: _Curve
-    learning_rate: _Curve
-    tokens_per_sec: _Curve
-    metric: _Curve
+    train_loss: Curve
+    eval_loss: Curve
+    learning_rate: Curve
+    tokens_per_sec: Curve
+    metric: Curve
 
 
 @dataclass(frozen=True)
@@ -66,18 +59,22 @@ class _EndLabel:
     color: str
 
 
-def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS, loss: MetricSpec = LOSS) -> Path:
-    """Plots loss, learning rate, throughput and an evaluation metric over steps, as one PNG.
+def plot_runs(
+    runs: Sequence[PlottedRun], out: Path, metric: MetricSpec = LOSS, loss: MetricSpec = LOSS, by: str = "step"
+) -> Path:
+    """Plots loss, learning rate, throughput and an evaluation metric as one picture.
 
     Training loss and throughput have a thin line, with a moving average on top;
-    evaluations are rings. A label at the end of each curve has its last value.
+    evaluations are rings. Runs that differ only in the seed are one line, the mean, in a band
+    from the smallest to the largest value. A label at the end of each curve has its last value.
 
     Args:
-        directories: Work directories with a metrics.jsonl, overlaid in one colour each.
-        out: File to write; its folder is created if missing.
+        runs: Runs with a metrics.jsonl, overlaid in one colour each.
+        out: File to write, .png or .svg; its folder is created if missing.
         metric: Declaration of the evaluation metric that gets a panel of its own, such
             as `eval/bleu`, where a run has it; the loss has one anyway.
         loss: Declaration of the loss, for its unit.
+        by: Horizontal axis, a key of `AXES`.
 
     Returns:
         `out`.
@@ -86,20 +83,26 @@ def plot_runs(directories: Sequence[Path], out: Path, metric: MetricSpec = LOSS,
         UserError: A directory has no metrics file, or the file has no numbers to plot.
     """
     set_matplotlib_directory()
-    runs = _load_runs(directories, metric.full_name)
+    loaded = _load_runs(runs, metric.full_name, by)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with fonts_for(run.name for run in runs):
-        _figure(runs, metric, loss).savefig(out, format="png")
+    with fonts_for(run.name for run in loaded):
+        save(_figure(loaded, metric, loss, AXES[by]), out)
     return out
 
 
-def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec):
+def save(figure, out: Path) -> None:
+    """Writes a figure in the format of the file's suffix, without dates, so that equal plots are equal files."""
+    kind = out.suffix.lower().removeprefix(".") or "png"
+    figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec, axis: str = AXES["step"]):
     """Lays out the loss on top and the other panels in a row below."""
     from matplotlib.figure import Figure
 
     below = [(_title("Learning rate", LEARNING_RATE.unit), _draw_learning_rate)]
     below.append((_title("Throughput", TOKENS_PER_SEC.unit), _draw_throughput))
-    if metric.full_name != loss.full_name and any(run.metric.steps.size for run in runs):
+    if metric.full_name != loss.full_name and any(run.metric.x.size for run in runs):
         name = metric.full_name.removeprefix("eval/").replace("_", " ").capitalize()
         direction = "higher is better" if metric.higher_is_better else "lower is better"
         below.insert(0, (_title(name, metric.unit, direction), _draw_metric))
@@ -110,9 +113,9 @@ def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec):
         2, len(below), height_ratios=(2, 1), hspace=0.3, wspace=0.21 * len(below),
         left=0.075, right=0.905, bottom=0.075, top=1 - header,
     )  # fmt: skip
-    _panel(figure.add_subplot(grid[0, :]), runs, _title("Loss", loss.unit), _draw_loss)
+    _panel(figure.add_subplot(grid[0, :]), runs, _title("Loss", loss.unit), _draw_loss, axis)
     for column, (title, draw) in enumerate(below):
-        _panel(figure.add_subplot(grid[1, column]), runs, title, draw)
+        _panel(figure.add_subplot(grid[1, column]), runs, title, draw, axis)
     _add_legends(figure.axes[0], runs, columns)
     return figure
 
@@ -123,33 +126,12 @@ def _title(name: str, *notes: str) -> str:
     return f"{name} ({noted})" if noted else name
 
 
-def _load_runs(directories: Sequence[Path], metric: str) -> list[_Run]:
-    names = [directory.resolve().name for directory in directories]
-    runs = []
-    for index, (directory, name) in enumerate(zip(directories, names, strict=True)):
-        rows = read_metrics(directory / "metrics.jsonl")
-        keys = (TRAIN_LOSS.full_name, LOSS.full_name, LEARNING_RATE.full_name, TOKENS_PER_SEC.full_name, metric)
-        curves = [_curve(rows, key, directory / "metrics.jsonl") for key in keys]
-        if not any(np.isfinite(curve.values).any() for curve in curves):
-            raise UserError(
-                f"{directory / 'metrics.jsonl'} has nothing to plot; expected lines with numbers for "
-                f"some of {', '.join(dict.fromkeys(keys))}: let the run pass its first log.every_steps."
-            )
-        label = name if names.count(name) == 1 else str(directory)
-        runs.append(_Run(label, COLORS[index % len(COLORS)], *curves))
-    return runs
-
-
-def _curve(rows: list[dict], key: str, path: Path) -> _Curve:
-    points = [(row["step"], row[key]) for row in rows if key in row]
-    if texts := [(step, value) for step, value in points if isinstance(value, str)]:
-        raise UserError(
-            f"{path}: {key} of step {texts[0][0]} is {texts[0][1][:40]!r}, expected a number: delete that line."
-        )
-    return _Curve(
-        steps=np.array([step for step, _ in points], np.int64),
-        values=np.array([value for _, value in points], np.float64),
-    )
+def _load_runs(runs: Sequence[PlottedRun], metric: str, by: str = "step") -> list[_Run]:
+    keys = (TRAIN_LOSS.full_name, LOSS.full_name, LEARNING_RATE.full_name, TOKENS_PER_SEC.full_name, metric)
+    return [
+        _Run(group.name, COLORS[index % len(COLORS)], *(group.curves[key] for key in keys))
+        for index, group in enumerate(load_groups(runs, keys, by))
+    ]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -174,16 +156,33 @@ def _end_label(values: np.ndarray, color: str, write: Callable[[float], str]) ->
     return [_EndLabel(finite[-1], write(finite[-1]), color)] if finite.size else []
 
 
-def _draw_line(axes, steps: np.ndarray, values: np.ndarray, color: str) -> None:
-    marker = "o" if steps.size == 1 else None  # a line through a single point is invisible
-    axes.plot(steps, values, color=color, linewidth=1.8, marker=marker, markersize=4)
+def _draw_line(axes, curve: Curve, color: str) -> None:
+    curve = decimated(curve)
+    marker = "o" if curve.x.size == 1 else None  # a line through a single point is invisible
+    axes.plot(curve.x, curve.values, color=color, linewidth=1.8, marker=marker, markersize=4)
 
 
-def _draw_smoothed(axes, curve: _Curve, color: str) -> np.ndarray:
+def _draw_band(axes, curve: Curve, color: str) -> None:
+    """Draws the band of several seeds, if the curve is of several."""
+    if curve.low is not None:
+        band = decimated(curve)
+        axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.2, linewidth=0)
+
+
+def _draw_smoothed(axes, curve: Curve, color: str) -> np.ndarray:
     smoothed = _smooth(curve.values)
-    axes.plot(curve.steps, curve.values, color=color, linewidth=0.6, alpha=0.35)
-    _draw_line(axes, curve.steps, smoothed, color)
+    if curve.low is None or curve.high is None:
+        raw = decimated(curve)
+        axes.plot(raw.x, raw.values, color=color, linewidth=0.6, alpha=0.35)
+    else:
+        _draw_band(axes, Curve(curve.x, curve.values, _smooth(curve.low), _smooth(curve.high)), color)
+    _draw_line(axes, Curve(curve.x, smoothed), color)
     return smoothed
+
+
+def _draw_evaluations(axes, curve: Curve, color: str) -> None:
+    _draw_band(axes, curve, color)
+    axes.plot(curve.x, curve.values, color=color, zorder=4, **EVALUATION)
 
 
 def _draw_loss(axes, runs: list[_Run]) -> list[_EndLabel]:
@@ -191,7 +190,7 @@ def _draw_loss(axes, runs: list[_Run]) -> list[_EndLabel]:
     for run in runs:
         smoothed = _draw_smoothed(axes, run.train_loss, run.color)
         ends += _end_label(smoothed, run.color, "train {:.3f}".format)
-        axes.plot(run.eval_loss.steps, run.eval_loss.values, color=run.color, zorder=4, **EVALUATION)
+        _draw_evaluations(axes, run.eval_loss, run.color)
         ends += _end_label(run.eval_loss.values, run.color, "eval {:.3f}".format)
     _set_loss_scale(axes, [values for run in runs for values in (run.train_loss.values, run.eval_loss.values)])
     return ends
@@ -214,7 +213,7 @@ def _set_loss_scale(axes, series: list[np.ndarray]) -> None:
 def _draw_metric(axes, runs: list[_Run]) -> list[_EndLabel]:
     ends = []
     for run in runs:
-        axes.plot(run.metric.steps, run.metric.values, color=run.color, **EVALUATION)
+        _draw_evaluations(axes, run.metric, run.color)
         ends += _end_label(run.metric.values, run.color, "{:.4g}".format)
     axes.set_xlim(left=0)
     return ends
@@ -223,7 +222,7 @@ def _draw_metric(axes, runs: list[_Run]) -> list[_EndLabel]:
 def _draw_learning_rate(axes, runs: list[_Run]) -> list[_EndLabel]:
     ends = []
     for run in runs:
-        _draw_line(axes, run.learning_rate.steps, run.learning_rate.values, run.color)
+        _draw_line(axes, run.learning_rate, run.color)
         ends += _end_label(run.learning_rate.values, run.color, _scientific)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _position: _scientific(value))
@@ -248,14 +247,14 @@ def _draw_throughput(axes, runs: list[_Run]) -> list[_EndLabel]:
     return ends
 
 
-def _panel(axes, runs: list[_Run], title: str, draw: Callable) -> None:
+def _panel(axes, runs: list[_Run], title: str, draw: Callable, axis: str) -> None:
     """Formats one panel: the curves of `draw`, a title, a grid and labels at the ends."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     ends = draw(axes, runs)
     axes.set_title(title, loc="left", fontsize=FONT_SIZE + 1, color=INK, fontweight="bold")
-    axes.set_xlabel("step (updates)", fontsize=FONT_SIZE, color=GREY)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel(axis, fontsize=FONT_SIZE, color=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == AXES["step"]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
     axes.grid(color=GRID, linewidth=0.8)
@@ -300,6 +299,7 @@ def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
 def _add_legends(axes, runs: list[_Run], columns: int) -> None:
     """Adds the legends of run names and of line styles above the axes, where no curve is."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     plain = {"fontsize": FONT_SIZE, "frameon": False, "borderaxespad": 0, "columnspacing": 1.8}
     names = axes.figure.legend(
@@ -308,11 +308,12 @@ def _add_legends(axes, runs: list[_Run], columns: int) -> None:
     )  # fmt: skip
     for text, run in zip(names.get_texts(), runs, strict=True):
         text.set(text=run.name, parse_math=False)  # as a label, `_` would hide it and `$` be mathematics
+    has_bands = [run.train_loss.low is not None or run.eval_loss.low is not None for run in runs]
+    lines: list[Any] = [] if all(has_bands) else [Line2D([], [], color=GREY, linewidth=0.6, label="each logged step")]
+    lines += [Patch(color=GREY, alpha=0.2, linewidth=0, label="range over seeds")] if any(has_bands) else []
+    lines.append(Line2D([], [], color=GREY, linewidth=1.8, label="moving average"))
+    lines.append(Line2D([], [], color=GREY, **EVALUATION, label="evaluation"))
     axes.legend(
-        handles=[
-            Line2D([], [], color=GREY, linewidth=0.6, label="each logged step"),
-            Line2D([], [], color=GREY, linewidth=1.8, label="moving average"),
-            Line2D([], [], color=GREY, **EVALUATION, label="evaluation"),
-        ],
-        loc="lower right", bbox_to_anchor=(1, 1.005), ncols=3, labelcolor=GREY, **plain,
+        handles=lines,
+        loc="lower right", bbox_to_anchor=(1, 1.005), ncols=len(lines), labelcolor=GREY, **plain,
     )  # fmt: skip

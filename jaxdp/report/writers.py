@@ -106,6 +106,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return list(iterate_metrics(path))
 
 
+def check_metrics_file(path: Path) -> None:
+    """Raises UserError unless there is a regular file."""
+    if why := why_no_file(path):
+        what = f"There is no metrics file {path}" if why == "is missing" else f"{path} {why}"
+        raise UserError(f"{what}; expected the metrics.jsonl of a run's workdir.")
+
+
 def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
     """Reads a metrics.jsonl line by line, in constant memory.
 
@@ -116,13 +123,11 @@ def iterate_metrics(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
     Raises:
         UserError: The file is missing, or a line is not a JSON object with a step.
     """
-    if why := why_no_file(path):
-        what = f"There is no metrics file {path}" if why == "is missing" else f"{path} {why}"
-        raise UserError(f"{what}; expected the metrics.jsonl of a run's workdir.")
+    check_metrics_file(path)
     wanted = json.dumps(name).encode() if name else b""
     for number, line in _whole_lines(path):
         if wanted in line:
-            yield _parse(line, number, path)
+            yield parse_line(line, number, path)
 
 
 def truncate_after(path: Path, step: int) -> None:
@@ -139,7 +144,7 @@ def truncate_after(path: Path, step: int) -> None:
     if all(line["step"] <= step for line in iterate_metrics(path)) and _end_of_last_line(path) == path.stat().st_size:
         return
     with atomic_replacement(path, fsync=True) as temporary, open(temporary, "wb") as file:
-        file.writelines(line for number, line in _whole_lines(path) if _parse(line, number, path)["step"] <= step)
+        file.writelines(line for number, line in _whole_lines(path) if parse_line(line, number, path)["step"] <= step)
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -173,7 +178,12 @@ def _end_of_last_line(path: Path) -> int:
     return 0
 
 
-def _parse(line: bytes, number: int, path: Path) -> dict[str, Any]:
+def parse_line(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    """Returns a line of a metrics.jsonl.
+
+    Raises:
+        UserError: It is not a JSON object with a step, numbers and strings.
+    """
     try:
         parsed = parse_json(line)
     except ValueError:

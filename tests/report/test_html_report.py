@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
 
 import pytest
-from tiny_runs import compilation_cache, config_file, trained
+from tiny_runs import compilation_cache, config_file, metrics_lines, trained
 
 from jaxdp import defaults
 from jaxdp.cli.main import main
+from jaxdp.cli.plot_facts import facts_of
 from jaxdp.errors import UserError
-from jaxdp.report.html import write_report
+from jaxdp.report.html import RunFacts, write_report
+from jaxdp.report.terminal import memory_size
+from jaxdp.workdir import WorkDir
 
 __all__ = ["compilation_cache", "config_file", "trained"]
 
@@ -73,6 +77,55 @@ def test_pictures_and_samples_are_in_the_page(tmp_path):
     assert 'alt="curve" src="data:image/png;base64,iVBORw0KGgo="' in page
     assert cells(page)["source"] == ["<pre>a &lt; b</pre>"]
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_warnings_goodput_and_checkpoints_of_the_runs(tmp_path):
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    given = [
+        RunFacts([{"step": 5, "saved": "noon", "eval/loss": 1.25}], ["<b> is odd."], {"steps": 0.75, "restore": 0.25}),
+        RunFacts(),
+    ]
+    page = write_report(
+        runs, [], tmp_path / "page.html", facts=lambda number, last: given[number] if last["step"] == 10 else None
+    ).read_text()
+    assert "<summary>Warnings of a</summary><ul><li>&lt;b&gt; is odd.</li></ul>" in page and "Warnings of b" not in page
+    assert cells(page)["steps"] == ["75.0%", ""] and "<h2>Goodput</h2>" in page
+    assert "<h2>Checkpoints of a</h2>" in page and "Checkpoints of b" not in page
+    assert '<tr><td class="number">5</td><td>noon</td><td class="number">1.25</td></tr>' in page
+    assert "Goodput" not in write_report(runs, [], tmp_path / "page.html").read_text()
+
+
+def test_facts_of_a_run_from_its_files(trained, tmp_path):
+    run = WorkDir(tmp_path / "run")
+    shutil.copytree(trained, run.root)
+    provenance = json.loads(run.provenance.read_text())
+    run.provenance.write_text(json.dumps([*provenance, {"first_step": 3}]))
+    with open(run.log(0), "a") as log:
+        log.write(
+            "noon wandb cannot be reached (https://ann:pw@host/)\nnoon \x1b[2Jrolling back to step 3\nnoon step 3\n"
+        )
+    facts = facts_of(run, {"step": 6, "train/skipped": 2, "perf/data_wait": 0.25}, 9)
+    assert facts.warnings == [
+        "The last metrics are of step 6 of 9.",
+        "2 updates were skipped, because their loss or gradient was not finite or a spike.",
+        "25% of the time of the last steps was spent waiting for data.",
+        "The run was started 2 times, the last ones after step 0, 3.",
+        "process_0: noon wandb cannot be reached (https://ann:***@host/)",
+        "process_0: noon \\x1b[2Jrolling back to step 3",
+    ]
+    assert [row["step"] for row in facts.checkpoints] == [3, 6]
+    size = sum(
+        file.stat().st_size
+        for file in (run.checkpoints / "6").rglob("*")
+        if file.is_file() and file.name != "manifest.json"
+    )
+    assert facts.checkpoints[1]["size"] == memory_size(size)
+    assert facts.checkpoints[1]["eval/loss"] == metrics_lines(trained, "eval/loss")[-1]["eval/loss"]
+    (run.checkpoints / "6" / "manifest.json").write_text("{")
+    assert facts_of(run, {}, None).checkpoints[1:] in (
+        [],
+        [{"step": 6, "saved": "damaged: see jaxdp inspect --verify"}],
+    )
 
 
 def test_a_run_without_metrics_is_refused_and_one_without_configuration_is_not(tmp_path):

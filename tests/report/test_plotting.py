@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from jaxdp.errors import UserError
 from jaxdp.metrics import LOSS, MetricSpec
 from jaxdp.report.plotting import COLORS, _figure, _load_runs, _smooth, _spread, plot_runs
+from jaxdp.report.run_curves import PlottedRun
 from jaxdp.report.writers import MetricsFile
 from jaxdp.tasks.translation_scores import SCORE_METRICS
 
@@ -42,7 +43,7 @@ def has_color(pixels, name):
 def test_every_run_is_drawn_in_its_color(tmp_path):
     # Names that Matplotlib would hide, or fail to read as mathematics, or take for one another.
     directories = [write_run(tmp_path / name) for name in ("_a", r"cost_$\5$", "b/_a")]
-    out = plot_runs(directories, tmp_path / "plots" / "runs.png")
+    out = plot_runs(list(map(PlottedRun, directories)), tmp_path / "plots" / "runs.png")
     assert out == tmp_path / "plots" / "runs.png"
     pixels = read_png(out)
     assert pixels.shape == (1125, 1650, 3)
@@ -54,9 +55,11 @@ def test_what_a_run_is_judged_by_has_a_panel_of_its_own(tmp_path):
     run = write_run(tmp_path / "run")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 300, "eval/bleu": 7.5}\n')
-    plain, of_loss = (read_png(plot_runs([run], tmp_path / f"{spec.name}.png", spec)) for spec in (CHRF, LOSS))
+    plain, of_loss = (
+        read_png(plot_runs([PlottedRun(run)], tmp_path / f"{spec.name}.png", spec)) for spec in (CHRF, LOSS)
+    )
     np.testing.assert_array_equal(plain, of_loss)  # a run that has no such metric
-    pixels = read_png(plot_runs([run], tmp_path / "bleu.png", BLEU))
+    pixels = read_png(plot_runs([PlottedRun(run)], tmp_path / "bleu.png", BLEU))
     np.testing.assert_array_equal(pixels[:700], plain[:700])
     assert (pixels[800:] != plain[800:]).any()
 
@@ -67,7 +70,10 @@ def test_titles_have_the_units_and_the_direction(tmp_path):
         file.write('{"step": 300, "eval/bleu": 7.5, "eval/wer": 0.5}\n')
 
     def titles(metric, loss):
-        return [axes.get_title(loc="left") for axes in _figure(_load_runs([run], metric.full_name), metric, loss).axes]
+        return [
+            axes.get_title(loc="left")
+            for axes in _figure(_load_runs([PlottedRun(run)], metric.full_name), metric, loss).axes
+        ]
 
     squared = dataclasses.replace(LOSS, unit="squared deviations")
     assert titles(BLEU, LOSS) == [
@@ -82,21 +88,21 @@ def test_titles_have_the_units_and_the_direction(tmp_path):
 
 def test_a_single_point_is_seen(tmp_path):
     run = write_run(tmp_path / "run", num_lines=1)
-    pixels = read_png(plot_runs([run], tmp_path / "run.png"))
+    pixels = read_png(plot_runs([PlottedRun(run)], tmp_path / "run.png"))
     assert has_color(pixels[200:600, 200:1300], COLORS[0])  # inside the axes of the loss
 
 
 def test_a_curve_with_nothing_finite_is_left_out(tmp_path):
     run = write_run(tmp_path / "run", **{"train/loss": float("nan")})
-    assert has_color(read_png(plot_runs([run], tmp_path / "run.png")), COLORS[0])
+    assert has_color(read_png(plot_runs([PlottedRun(run)], tmp_path / "run.png")), COLORS[0])
 
 
 def test_a_run_without_metrics_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no metrics file .*metrics\.jsonl"):
-        plot_runs([tmp_path], tmp_path / "runs.png")
+        plot_runs([PlottedRun(tmp_path)], tmp_path / "runs.png")
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(UserError, match=r"metrics\.jsonl has nothing to plot"):
-        plot_runs([tmp_path], tmp_path / "runs.png")
+        plot_runs([PlottedRun(tmp_path)], tmp_path / "runs.png")
     assert not (tmp_path / "runs.png").exists()
 
 
@@ -123,7 +129,7 @@ def test_matplotlib_is_imported_late_and_without_pyplot(tmp_path, pytestconfig):
         "import sys, pathlib, jaxdp.report.plotting as p\n"
         "assert not {'matplotlib', 'jax'} & set(sys.modules)\n"
         "workdir = pathlib.Path(sys.argv[1])\n"
-        "p.plot_runs([workdir], workdir / 'run.png')\n"
+        "p.plot_runs([p.PlottedRun(workdir)], workdir / 'run.png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "run")]
