@@ -1,4 +1,4 @@
-"""Facts of a run for the HTML report: checkpoints, starts, and what its metrics and logs warn of."""
+"""Facts of a run for the HTML report: checkpoints, goodput, and warnings from its metrics and logs."""
 
 import datetime
 import re
@@ -10,6 +10,7 @@ from jaxdp.errors import UserError
 from jaxdp.json_files import open_regular
 from jaxdp.provenance import read_entries
 from jaxdp.redact import redact
+from jaxdp.report.goodput import goodput
 from jaxdp.report.html import RunFacts
 from jaxdp.report.terminal import memory_size
 from jaxdp.workdir import WorkDir
@@ -33,7 +34,9 @@ def facts_of(run: WorkDir, last: Mapping[str, Any], total_steps: Any) -> RunFact
         last: Last value of each metric, with `step`.
         total_steps: `total_steps` of the configuration; ignored unless it is a number.
     """
-    return RunFacts(_checkpoints(run), [*_of_metrics(run, last, total_steps), *_of_logs(run)])
+    found = goodput(run.root)
+    shares = {label: share for label, secs, share in found.rows() if secs} if found else {}
+    return RunFacts(_checkpoints(run), [*_of_metrics(run, last, total_steps), *_of_logs(run)], shares)
 
 
 def _checkpoints(run: WorkDir) -> list[dict[str, Any]]:

@@ -113,6 +113,7 @@ def test_facts_of_a_run_from_its_files(trained, tmp_path):
         "process_0: noon wandb cannot be reached (https://ann:***@host/)",
         "process_0: noon \\x1b[2Jrolling back to step 3",
     ]
+    assert sum(facts.goodput.values()) == pytest.approx(1) and "training steps that count" in facts.goodput
     assert [row["step"] for row in facts.checkpoints] == [3, 6]
     size = sum(
         file.stat().st_size
