@@ -2,7 +2,7 @@
 
 import multiprocessing
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.errors import UserError
@@ -88,6 +88,13 @@ def step_name(value: Any) -> str:
     return value if isinstance(value, str) else str(whole_number("step ('latest', 'best' or a number)", value))
 
 
+REGISTERED: dict[tuple[str, str], Callable] = {}
+"""Classes and functions that `register_*` has taken and that every process of a run executes, by kind and name."""
+
+_MAIN_PROCESS_KINDS = ("writer",)
+"""Kinds that only the main process uses, and may be the only one to register."""
+
+
 def check_registration(
     kind: str, name: Any, factory: Any, expected: str, arguments: Sequence[str], built_in: Iterable[str] = ()
 ) -> None:
@@ -112,6 +119,8 @@ def check_registration(
     if not callable(factory):
         raise UserError(f"{kind} {name!r} must be {expected}, found {shown(factory)}.")
     check_signature(f"{kind} {name!r}", factory, arguments)
+    if kind not in _MAIN_PROCESS_KINDS:
+        REGISTERED[kind, name] = factory
 
 
 def unregistered(kind: str) -> str:

@@ -66,12 +66,15 @@ class StepInfo:
         step_secs: Seconds since the previous step finished, without the time that hooks
             spent on the state in between.
         queue: State of the input queue when the loop fetched this step's batch.
+        device_wait_secs: Seconds of `step_secs` in which the loop waited for the devices; about 0 if the result was
+            ready, so that the devices waited for the loop.
     """
 
     step: int
     metrics: dict[str, Any]
     step_secs: float
     queue: QueueState
+    device_wait_secs: float = 0.0
 
 
 class Hook:
@@ -167,9 +170,10 @@ def train(
             return
         finished_step, metrics, queue_state = pending
         pending = None
+        asked = time.perf_counter()
         metrics = jax.device_get(metrics)  # waits for that step
         now = time.perf_counter()
-        info = StepInfo(finished_step, metrics, now - mark, queue_state)
+        info = StepInfo(finished_step, metrics, now - mark, queue_state, now - asked)
         mark = now
         agreed = Request(int(metrics["request"]))
         if agreed.is_stop:

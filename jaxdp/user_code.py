@@ -46,7 +46,7 @@ def user_place(error: BaseException) -> Place | None:
             frames.append(Place(link.filename, link.lineno or 0, ""))
         if type(link).__name__ == "_RemoteTraceback":  # of concurrent.futures, which has no public name for it
             frames += [Place(file, int(line), name) for file, line, name in _REMOTE_FRAME.findall(str(link))]
-        if places := [place for place in frames if _is_users(place.file)]:
+        if places := [place for place in frames if is_users(place.file)]:
             return places[-1]
     return None
 
@@ -54,7 +54,7 @@ def user_place(error: BaseException) -> Place | None:
 def user_traceback(error: BaseException) -> str:
     """Formats an exception without the frames before the first line of a user's code."""
     kept = error.__traceback__
-    while kept is not None and not _is_users(kept.tb_frame.f_code.co_filename):
+    while kept is not None and not is_users(kept.tb_frame.f_code.co_filename):
         kept = kept.tb_next
     return "".join(traceback.format_exception(type(error), error, kept))
 
@@ -102,7 +102,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _is_users(file: str) -> bool:
+def is_users(file: str) -> bool:
     """Returns True for a file that is neither of jaxdp nor of Python or an installed package."""
     if not file or file.startswith("<"):
         return False

@@ -5,7 +5,8 @@ blocks forever and raises nothing. The watchdog then logs the hanging phase and 
 start time, writes the stacks of all threads, and ends the process with exit code 70
 by `os._exit`, which no hung call can delay, so that a launcher starts the run again.
 It acts before JAX's heartbeat would abort the process (exit code 134) without a
-Python exception; see `max_limit_secs`.
+Python exception; see `max_limit_secs`. With several processes it first asks which of
+them holds up the run, so that the last sentence of each names the one at fault.
 """
 
 import contextlib
@@ -17,7 +18,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
+
+from jaxdp.activity import Activity, place_of
 
 EXIT_CODE = 70
 TICK_SECS = 1.0
@@ -41,13 +44,26 @@ PREPARATION_PATIENCE = 10
 """Limit of data preparation as a multiple of other phases: a large corpus takes hours to tokenize, once."""
 
 REPORT_SECS = 10.0
-"""Longest time for writing the stacks; their disk or terminal may be the cause of the hang."""
+"""Longest time for writing the stacks and for asking the other processes; a disk, a terminal or the network may be the
+cause of the hang."""
 
 TRAINING = "training"
 """Name of the phase in which steps are expected."""
 
 OUTSIDE = "starting or ending"
 """Name of the time outside all phases."""
+
+
+class Others(Protocol):
+    """The other processes of the run, as the watchdog sees them."""
+
+    def culprits(self) -> str:
+        """Names the process that holds up the run; empty for a single process. Waits a few seconds at most."""
+        ...
+
+    def leave(self, exit_code: int, sentence: str) -> None:
+        """Notifies the others that this process stops."""
+        ...
 
 
 def max_limit_secs(watchdog_secs: float | None) -> float:
@@ -72,6 +88,7 @@ class Watchdog:
         self,
         watchdog_secs: float | None,
         log: Path,
+        others: Others | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         end: Callable[[int], None] = os._exit,
@@ -82,18 +99,22 @@ class Watchdog:
         Args:
             watchdog_secs: Limit of a step in seconds; None: learned; 0: off.
             log: File that receives the stacks, in addition to stderr.
+            others: The other processes of the run; None: no other.
             clock: Returns the time in seconds; replaced in tests.
             end: Ends the process with an exit code; replaced in tests.
             on_phase: Called with the name of the phase that begins, or that goes on after an inner one.
         """
         self._secs = watchdog_secs
         self._log = log
+        self._others = others
+        self._main = threading.get_ident()
         self._log_stat: os.stat_result | None = None
         self._clock = clock
         self._end = end
         self._on_phase = on_phase
         self._phases: list[tuple[str, float]] = [(OUTSIDE, 1.0)]
         self._step: int | None = None
+        self._culprits = ""
         self._step_secs: deque[float] = deque(maxlen=101)
         # The thread compares the count with the last one that it saw, so no beat is lost
         # to a race, as it could be if both threads set a time.
@@ -164,40 +185,65 @@ class Watchdog:
             return
         self._idle_secs += elapsed
         if self._idle_secs > self.limit_secs():
-            report = threading.Thread(target=self._report, daemon=True)
-            report.start()
-            report.join(REPORT_SECS)
+            for act in (self._report, self._leave):
+                thread = threading.Thread(target=act, daemon=True)
+                thread.start()
+                thread.join(REPORT_SECS)
             self._end(EXIT_CODE)
 
     def _watch(self) -> None:
         while not self._stopping.wait(TICK_SECS):
             self.tick()
 
+    def activity(self) -> Activity:
+        """Returns what this process does, for another one whose run makes no progress; starts to write the stacks to the log."""
+        threading.Thread(target=self._write_log, args=(_write_stacks,), name="jaxdp-stacks", daemon=True).start()
+        place, waits = place_of(self._main)
+        return Activity(self._phases[-1][0], self._idle_secs, place, waits)
+
     def _report(self) -> None:
         """Writes the stacks and a sentence without buffers and locks, which may be the cause of the hang."""
-        threads = ", ".join(f"{thread.ident:#018x} {thread.name}" for thread in threading.enumerate())
+        self._write_stderr(_write_stacks)
+        self._write_log(_write_stacks)
+        self._culprits = self._others.culprits() if self._others else ""
+        sentence = self._sentence()
+        for write in (self._write_stderr, self._write_log):
+            write(lambda file: file.write(f"jaxdp: watchdog: {sentence}\n".encode()))
+
+    def _leave(self) -> None:
+        """Notifies the other processes, so that none of them waits for this one."""
+        if self._others:
+            stuck = f"no progress while {self._phases[-1][0]} for {self._idle_secs:.0f} s"
+            self._others.leave(EXIT_CODE, "; ".join(filter(None, (stuck, self._culprits))))
+
+    def _write_stderr(self, write: Callable[[BinaryIO], object]) -> None:
         with (
             contextlib.suppress(OSError),
             open(2, "wb", buffering=0, closefd=False) as stderr,
         ):  # the terminal may be gone
-            self._write(stderr, threads)
+            write(stderr)
+
+    def _write_log(self, write: Callable[[BinaryIO], object]) -> None:
         with contextlib.suppress(OSError), open(self._log, "ab", buffering=0) as log:  # its disk may be full
             if self._log_stat and not os.path.samestat(os.fstat(log.fileno()), self._log_stat):
                 return  # the path belongs to another run now
-            self._write(log, threads)
-
-    def _write(self, file: BinaryIO, threads: str) -> None:
-        file.write(f"\njaxdp: watchdog: stacks of all threads ({threads}):\n".encode())
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.write(f"jaxdp: watchdog: {self._sentence()}\n".encode())
+            write(log)
 
     def _sentence(self) -> str:
         name, _ = self._phases[-1]
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - self._idle_secs))
+        found = f"; {self._culprits}" if self._culprits else ""
         last = "no step was finished" if self._step is None else f"the last finished step is {self._step}"
         return (
             f"no progress while {name} since {since}, for {self._idle_secs:.0f} s "
-            f"(limit {self.limit_secs():.0f} s); {last}. Ending with exit code {EXIT_CODE}: the same command "
+            f"(limit {self.limit_secs():.0f} s); {last}{found}. Ending with exit code {EXIT_CODE}: the same command "
             "continues from the last checkpoint. If it was only slow, raise parallel.watchdog_secs, or set it to 0 "
             "(off)."
         )
+
+
+def _write_stacks(file: BinaryIO) -> None:
+    """Writes the stacks of all threads."""
+    threads = ", ".join(f"{thread.ident:#018x} {thread.name}" for thread in threading.enumerate())
+    file.write(f"\njaxdp: watchdog: stacks of all threads ({threads}):\n".encode())
+    faulthandler.dump_traceback(file, all_threads=True)

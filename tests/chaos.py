@@ -40,6 +40,7 @@ from chaos_faults.interrupted_start import interrupted_start  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
 from chaos_faults.lost_directory import lost_directory  # noqa: E402
 from chaos_faults.lost_terminal import lost_terminal  # noqa: E402
+from chaos_faults.named_faults import KINDS, named_faults  # noqa: E402
 from chaos_faults.reused_directory import reused_directory  # noqa: E402
 from chaos_faults.sharded_kills import sharded_kills  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
@@ -61,6 +62,9 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "flipped_replica": lambda workshop: flipped_replica(workshop, arguments.replica_flips),
         "two_processes": two_processes,
         "hostile_lines": hostile_lines,
+        "named_faults": lambda workshop: named_faults(
+            workshop, arguments.faults, arguments.kinds or (), arguments.at_once
+        ),
         "device_counts": device_counts,
         "kills": lambda workshop: kills(workshop, arguments.kills),
         "sharded_kills": lambda workshop: sharded_kills(workshop, arguments.sharded_kills),
@@ -116,6 +120,11 @@ def main() -> int:
     parser.add_argument(
         "--instants", type=int, default=50, metavar="N", help="SIGTERMs from the start of a process to its first step"
     )
+    parser.add_argument(
+        "--faults", type=int, default=13, metavar="N", help="faults of one of several processes, of all kinds"
+    )
+    parser.add_argument("--at_once", type=int, default=1, metavar="N", help="runs with a named fault at the same time")
+    parser.add_argument("--kinds", action="append", choices=tuple(KINDS), help="only this kind; may be given again")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this fault; may be given again")
     parser.add_argument("--directory", type=Path, help="where the runs go; default: a temporary folder")

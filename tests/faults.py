@@ -42,6 +42,27 @@ def hang_before(patch, step):
     patch(Preemption, "on_dispatch", on_dispatch)
 
 
+def hang_reading(patch, step):
+    """The batches from this step on never come, as from a file system that does not answer."""
+    _before_each_batch(patch, lambda batch_step: hang_for_ever() if batch_step >= step else None)
+
+
+def slow_reading(patch, millisecs):
+    """Every batch comes this much later."""
+    _before_each_batch(patch, lambda batch_step: time.sleep(millisecs / 1000))
+
+
+def _before_each_batch(patch, act):
+    batches_from = IndexedLoader.batches
+
+    def batches(loader, first_step):
+        for step, batch in enumerate(batches_from(loader, first_step), first_step):
+            act(step)
+            yield batch
+
+    patch(IndexedLoader, "batches", batches)
+
+
 def hang_in_preparation(patch):
     """The data are never there; a file `preparing` next to the log says that the run waits for them."""
 
@@ -145,6 +166,8 @@ FAULTS = {
     "change_data_after_scan": change_data_after_scan,
     "die_writing_shards": die_writing_shards,
     "hang_before": hang_before,
+    "hang_reading": hang_reading,
+    "slow_reading": slow_reading,
     "hang_in_preparation": hang_in_preparation,
     "hold_up_compilation": hold_up_compilation,
     "flip_after": flip_after,

@@ -36,6 +36,8 @@ FLOORS = (
         "defaults",
         "workdir",
         "watchdog",
+        "activity",
+        "stalls",
         "provenance",
         "cache_home",
     },

@@ -189,3 +189,40 @@ def test_the_longest_limit_is_that_of_every_phase_after_the_processes_have_met(w
         for phase in (TRAINING, "compiling"):
             with run.watchdog.phase(phase):
                 assert run.watchdog.limit_secs() <= max_limit_secs(secs)
+
+
+class Colleagues:
+    """The other processes, of which one is named."""
+
+    def __init__(self):
+        self.told = []
+
+    def culprits(self):
+        return "process 1 on b does not respond"
+
+    def leave(self, exit_code, sentence):
+        self.told.append((exit_code, sentence))
+
+
+def test_the_last_sentence_names_the_process_at_fault_and_the_others_are_told(tmp_path, capfd):
+    run, others = Watched(30.0, tmp_path), Colleagues()
+    run.watchdog = Watchdog(30.0, run.log, others, clock=lambda: run.now, end=run.ended.append)
+    with run.watchdog.phase("saving a checkpoint"):
+        assert run.wait(302)
+    for text in (capfd.readouterr().err, run.log.read_text()):
+        assert "no step was finished; process 1 on b does not respond. Ending with exit code 70" in text
+    assert others.told == [(70, "no progress while saving a checkpoint for 301 s; process 1 on b does not respond")]
+    assert run.ended == [70]
+
+
+def test_another_process_is_told_where_this_one_is_and_its_log_gets_the_stacks(watched):
+    run = watched(30.0)
+    with run.watchdog.phase("saving a checkpoint"):
+        run.wait(9)
+        activity = run.watchdog.activity()
+    assert activity[:2] == ("saving a checkpoint", 8.0) and not activity.waits
+    assert activity.place.endswith("in place_of")  # as this thread asks itself
+    for thread in threading.enumerate():
+        if thread.name == "jaxdp-stacks":
+            thread.join()
+    assert "stacks of all threads" in run.log.read_text()

@@ -39,8 +39,8 @@ class Logging(Hook):
             peak_flops: Peak FLOP/s of all devices together; None: no MFU.
             batch_hash: Whether the steps carry the hash of their batch.
             bytes_on_wire: Bytes that a device sends to others in one step; None: unknown.
-            shares: Function (first step, last step exclusive) -> share of the sequences that each
-                source of a mixture contributed, by full name.
+            shares: Function (first step, last step exclusive) -> further metrics of these steps by full name: the
+                share of the sequences that each source of a mixture contributed, and the slowest process.
         """
         self._every = every
         self._write = write

@@ -8,7 +8,8 @@ from jaxdp.errors import UserError
 from jaxdp.trainer import Hook
 
 BUILT_IN_NAMES = (
-    "consistency", "preemption", "watching", "recording", "logging", "divergence", "evaluating", "checkpointing", "early_stopping",
+    "consistency", "preemption", "watching", "recording", "pacing", "logging", "divergence", "evaluating", "checkpointing",
+    "early_stopping",
     "profiling",
 )  # fmt: skip
 """Names of the hooks of jaxdp, in their order; a user's hook has another name."""

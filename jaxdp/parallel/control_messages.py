@@ -6,12 +6,17 @@ A message is one line of JSON, [kind, content]. From process 0 to a caller:
     refused    null                       the proof is wrong; the connection ends
     welcome    proof                      the hello was accepted
     all        [one part per process]     all processes have connected, or have sent their parts
+    where      null                       asks what the process does; it replies at once
+    culprits   sentence                   names the processes that hold up the run
     end        {exit_code, sentence}      the run cannot continue
 
 and from a process to process 0:
 
     hello      {process, of, host, nonce, proof}
     part       JSON                       its part of an allgather
+    suspect    null                       the run makes no progress: asks who holds it up
+    here       {phase, idle_secs, ...}    what it does; see `jaxdp.activity`
+    pace       {data_wait, ...}           how fast it works; see `jaxdp.parallel.pace`
     leave      {exit_code, sentence}      the process stops; unless the exit code is 0, the run ends
 """
 

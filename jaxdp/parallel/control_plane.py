@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxdp import streams
+from jaxdp.activity import Activity
 from jaxdp.errors import ProcessLost, UserError
-from jaxdp.parallel.addresses import is_loopback
+from jaxdp.parallel.arrival_messages import refused_message, unreachable_message
 from jaxdp.parallel.control_handshake import TokenRefused, call_control_server
+from jaxdp.parallel.control_inquiry import ANSWER_SECS, does_not_respond
 from jaxdp.parallel.control_messages import MAX_LINE_BYTES, ending, message
 from jaxdp.parallel.control_server import ControlServer
 from jaxdp.parallel.processes import ALONE, Processes
@@ -70,12 +72,16 @@ class ControlPlane:
         """
         self.num_processes, self.process_index = processes.num_processes, processes.process_index
         self.hosts = [socket.gethostname()]
-        self._address = processes.coordinator
+        self._processes, self._address = processes, processes.coordinator
         self._log, self._end_process = log, end_process
+        self._sending = threading.Lock()
         self._left = threading.Event()
         self._lost = threading.Event()
         self._loss = ProcessLost("no process has been lost")
         self._server: ControlServer | None = None
+        self._conclusions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._activity: Callable[[], Activity] = lambda: Activity("starting or ending", 0.0, "no code", False)
+        self._advice: Callable[[], str] = lambda: ""
         if self.num_processes > 1:
             if token is None:
                 raise ValueError("several processes need a token")
@@ -125,6 +131,32 @@ class ControlPlane:
         self._send("leave", {"exit_code": exit_code, "sentence": sentence})
         if exit_code and self._server:
             self._server.join(LINGER_SECS + NOTICE_SECS)
+
+    def describe_by(self, activity: Callable[[], Activity]) -> None:
+        """Sets the function that tells the other processes what this one does."""
+        self._activity = activity
+
+    def advise_by(self, advice: Callable[[], str]) -> None:
+        """Sets the function that tells how to continue without a process that was lost; called from a thread."""
+        self._advice = advice
+
+    def culprits(self) -> str:
+        """Names the process that holds up a run without progress; empty for a single process. Waits a few seconds."""
+        if self.num_processes == 1:
+            return ""
+        self._send("suspect", None)
+        try:
+            return self._conclusions.get(timeout=ANSWER_SECS)
+        except queue.Empty:
+            return does_not_respond(0, self.hosts[0])
+
+    def send_pace(self, pace: Any) -> None:
+        """Sends how fast this process works to process 0; nobody waits for it."""
+        self._send("pace", pace)
+
+    def paces(self) -> dict[int, Any]:
+        """Returns the newest paces that processes have sent, by process; empty except on process 0."""
+        return dict(self._server.paces) if self._server else {}
 
     @contextlib.contextmanager
     def explain_failures(self) -> Iterator[None]:
@@ -193,9 +225,11 @@ class ControlPlane:
                 if refused or not isinstance(error, OSError):
                     refusal = error if refused else None
                 if refusal and time.monotonic() > min(end, (refused_since or end) + TOKEN_SECS):
-                    raise UserError(self._why_refused(refusal, token)) from error
+                    raise UserError(refused_message(self._processes, self.hosts[0], token.origin, refusal)) from error
                 if time.monotonic() > end and not (self._server and self._server.was_called):
-                    raise ProcessLost(self._why_unreachable(error, timeout_secs)) from error
+                    raise ProcessLost(
+                        unreachable_message(self._processes, self.hosts[0], timeout_secs, error)
+                    ) from error
                 if self._server and self._server.error:
                     raise self._server.error from error
             time.sleep(RETRY_SECS)
@@ -208,6 +242,12 @@ class ControlPlane:
                 if kind == "end":
                     exit_code, sentence = ending(content)
                     break
+                if kind == "where":
+                    self._send("here", self._activity()._asdict())
+                    continue
+                if kind == "culprits" and isinstance(content, str):
+                    self._conclusions.put(content)
+                    continue
                 if kind != "all" or not isinstance(content, list) or len(content) != self.num_processes:
                     raise ValueError("process 0 sent an unexpected message")
                 self._answers.put(content)
@@ -215,9 +255,11 @@ class ControlPlane:
             exit_code, sentence = self._why_gone()
         except Exception as error:  # a silent end of the thread would block the run
             exit_code, sentence = 70, f"the control plane failed ({type(error).__name__}: {error})"
-        self._loss = ProcessLost(f"{sentence.rstrip('.')}; this one stops too.", exit_code)
+        advice = self._advice() if exit_code == 70 and not self._left.is_set() else ""
+        self._loss = ProcessLost(f"{sentence.rstrip('.')}; this one stops too.{advice and f' {advice}.'}", exit_code)
         self._lost.set()
         self._answers.put(None)
+        self._conclusions.put(sentence.rstrip("."))
         if not self._left.wait(LINGER_SECS):
             self._log(str(self._loss))
             self._end_process(self._loss.exit_code)
@@ -242,39 +284,8 @@ class ControlPlane:
         return answer
 
     def _send(self, kind: str, content: Any) -> None:
-        with contextlib.suppress(OSError):  # the receiving thread reports it
+        with self._sending, contextlib.suppress(OSError):  # the receiving thread reports it
             self._socket.sendall(message(kind, content))
-
-    def _why_refused(self, error: Exception, token: RunToken) -> str:
-        advice = (
-            "set it to the same secret for all processes"
-            if token.origin == VARIABLE
-            else f"--workdir must be one directory that all machines share and all processes of one user read, or set {VARIABLE} "
-            "to the same secret for all of them"
-        )
-        return (
-            f"process {self.process_index} of {self.num_processes} on {self.hosts[0]} is refused by process 0 at "
-            f"--coordinator={self._address} with the token of {token.origin}: {error}; {advice}."
-        )
-
-    def _why_unreachable(self, error: Exception, timeout_secs: float) -> str:
-        why = f"{self._address} did not answer within {timeout_secs:g} s (parallel.init_timeout_secs): {error}"
-        if self.is_main_process:
-            return (
-                f"process 0 on {self.hosts[0]} cannot reach itself, --coordinator={why}; "
-                "it must name the machine on which process 0 runs."
-            )
-        loopback = (
-            "; this address is every machine's name for itself, so if process 0 runs on another one, "
-            "give the name or number of that"
-            if is_loopback(self._address)
-            else ""
-        )
-        return (
-            f"process {self.process_index} of {self.num_processes} on {self.hosts[0]} misses process 0: "
-            f"--coordinator={why}; look at what process 0 says, and whether this machine can reach that "
-            f"address{loopback}."
-        )
 
 
 def _read_own_token(token: RunToken) -> bytes:

@@ -12,14 +12,16 @@ import math
 import selectors
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel.addresses import bind_address, listen
+from jaxdp.parallel.arrival_messages import missing_message
 from jaxdp.parallel.control_connection import Connection
 from jaxdp.parallel.control_handshake import is_proof, proof_of, read_hello
+from jaxdp.parallel.control_inquiry import REPLY_SECS, Inquiry, read_activity
 from jaxdp.parallel.control_messages import ending, parsed
+from jaxdp.parallel.pace import read_pace
 
 HELLO_SECS = 10.0
 """Time in which a caller must authenticate."""
@@ -61,8 +63,13 @@ class ControlServer(threading.Thread):
         self._unauthenticated: dict[Connection, None] = {}
         self._members: dict[int, Connection] = {}
         self._parts: dict[int, Any] = {}
+        self._hosts: dict[int, str] = {}
         self._refusals: collections.deque[str] = collections.deque(maxlen=1)
         self._num_refusals = 0
+        self._inquiry: Inquiry | None = None
+        self._askers: set[int] = set()
+        self.paces: dict[int, Any] = {}
+        """Newest pace that each process has sent; see `jaxdp.parallel.pace`."""
         self.error: UserError | None = None
         """Reason why the run cannot continue; None before."""
 
@@ -97,8 +104,10 @@ class ControlServer(threading.Thread):
         now = time.monotonic()
         for stranger in [stranger for stranger in self._unauthenticated if stranger.deadline <= now]:
             self._refuse(stranger, f"it did not say who it is within {HELLO_SECS:g} s")
+        if self._inquiry and (self._inquiry.is_complete or self._inquiry.deadline <= now):
+            self._conclude()
         if self._is_open and self._deadline <= now:
-            self._abort(ProcessLost(self._missing_message()))
+            self._abort(ProcessLost(self._why_missing()))
         if self._is_open and self._pause_end and self._pause_end <= now:
             self._pause_end = 0.0
             self._selector.register(self._listener, selectors.EVENT_READ)
@@ -107,6 +116,8 @@ class ControlServer(threading.Thread):
         times = [stranger.deadline for stranger in self._unauthenticated]
         if self._is_open:
             times += [self._deadline, self._pause_end or math.inf]
+        if self._inquiry:
+            times.append(self._inquiry.deadline)
         return min(max(min(times, default=math.inf) - time.monotonic(), 0.0), MAX_WAIT_SECS)
 
     def _accept(self) -> None:
@@ -146,6 +157,13 @@ class ControlServer(threading.Thread):
             elif kind == "part" and process not in self._parts:
                 self._parts[process] = content
                 self._send_when_complete()
+            elif kind == "suspect":
+                self._inquire(process)
+            elif kind == "here":
+                if self._inquiry:
+                    self._inquiry.add(process, read_activity(content))
+            elif kind == "pace":
+                self.paces[process] = read_pace(content)
             elif kind == "leave":
                 exit_code, sentence = ending(content)
                 self._close(connection)
@@ -174,7 +192,7 @@ class ControlServer(threading.Thread):
             self._abort(problem)
             return
         self._members[hello.process] = connection
-        self._parts[hello.process] = hello.host
+        self._parts[hello.process] = self._hosts[hello.process] = hello.host
         self._send_when_complete()
 
     def _conflict(self, connection: Connection, process: int, num_processes: int) -> UserError | None:
@@ -200,6 +218,22 @@ class ControlServer(threading.Thread):
             self._close(stranger)
         for connection in list(self._members.values()):
             self._send(connection, "all", parts)
+
+    def _inquire(self, asker: int) -> None:
+        """Asks all processes what they do, unless they have been asked just now."""
+        self._askers.add(asker)
+        if self._inquiry is None:
+            self._inquiry = Inquiry(sorted(self._members), time.monotonic() + REPLY_SECS)
+            for connection in list(self._members.values()):
+                self._send(connection, "where", None)
+
+    def _conclude(self) -> None:
+        """Tells those that have asked which process is at fault."""
+        assert self._inquiry is not None, "the caller has seen it"
+        conclusion = self._inquiry.conclusion(self._hosts)
+        for process in self._askers & self._members.keys():
+            self._send(self._members[process], "culprits", conclusion)
+        self._inquiry, self._askers = None, set()
 
     def _abort(self, error: UserError) -> None:
         """Notifies all connected processes why the run cannot continue; only the first reason is sent."""
@@ -260,30 +294,13 @@ class ControlServer(threading.Thread):
                 self._selector.unregister(self._listener)
             self._listener.close()
 
-    def _missing_message(self) -> str:
-        missing = [process for process in range(self._num_processes) if process not in self._members]
-        here = [f"{process} on {self._members[process].host}" for process in sorted(self._members)]
-        refused = (
-            f" {_counted(self._num_refusals)} refused, the last one from {self._refusals[-1]}."
-            if self._num_refusals
-            else ""
-        )
-        return (
-            f"{_listed('process', missing)} of {self._num_processes} did not come to "
-            f"--coordinator={self._address} within {self._timeout_secs:g} s (parallel.init_timeout_secs); "
-            f"{_listed('process', here)} did.{refused} Read the logs of the missing ones, and check that they can reach that "
-            "address."
+    def _why_missing(self) -> str:
+        hosts = {process: self._members[process].host for process in sorted(self._members)}
+        last_refusal = self._refusals[-1] if self._refusals else ""
+        return missing_message(
+            self._num_processes, hosts, self._address, self._timeout_secs, self._num_refusals, last_refusal
         )
 
 
 def _end_message(error: UserError) -> tuple[str, Any]:
     return "end", {"exit_code": error.exit_code, "sentence": str(error)}
-
-
-def _counted(number: int) -> str:
-    return "One connection was" if number == 1 else f"{number} connections were"
-
-
-def _listed(noun: str, things: Sequence[Any], limit: int = 8) -> str:
-    shown = ", ".join(map(str, things[:limit])) + (f" and {len(things) - limit} more" if len(things) > limit else "")
-    return f"{noun}{'es' if len(things) > 1 else ''} {shown}" if things else f"no {noun}"

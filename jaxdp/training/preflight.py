@@ -3,6 +3,7 @@
 Processes that differ would each train a model of their own, or hang in a collective that only some of them call.
 """
 
+import collections
 import hashlib
 import json
 import platform
@@ -73,16 +74,26 @@ def check_same(control_plane: ControlPlane, own: Mapping[str, Any]) -> None:
         return
     # Parsing the package takes a third of a second, which a single process need not spend.
     own = {"source of jaxdp": source_hash()[:12], **own}
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
-    if len(set(control_plane.allgather(digest))) == 1:
+    digests = control_plane.allgather(hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest())
+    if len(set(digests)) == 1:
         return
     differences = list(_differences(control_plane.allgather(own), control_plane.hosts))
     more = [f"and {len(differences) - _MAX_SHOWN} more"] if len(differences) > _MAX_SHOWN else []
     raise UserError(
         f"the {control_plane.num_processes} processes of this run do not agree:\n  "
         + "\n  ".join(differences[:_MAX_SHOWN] + more)
-        + "\nGive all of them the same command, code, packages and data."
+        + f"\n{_fix(digests, control_plane.hosts)}"
     )
+
+
+def _fix(digests: Sequence[str], hosts: Sequence[str]) -> str:
+    """Names the processes that differ from the majority, if more than half agree."""
+    [(common, count)] = collections.Counter(digests).most_common(1)
+    odd = [f"{process} on {hosts[process]}" for process, digest in enumerate(digests) if digest != common]
+    if 2 * count <= len(digests):
+        return "Give all of them the same command, code, packages and data."
+    who = f"Process {odd[0]} differs" if len(odd) == 1 else f"Processes {', '.join(odd)} differ"
+    return f"{who} from the other {count}, which agree: give all of them the same command, code, packages and data."
 
 
 def _differences(statements: Sequence[Mapping[str, Any]], hosts: Sequence[str]):

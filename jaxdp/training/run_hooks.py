@@ -1,6 +1,6 @@
 """Hooks of a run: the built-in ones, those of the user, and their order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
 from jaxdp.checkpoint.saving import CheckpointWriter
@@ -14,6 +14,7 @@ from jaxdp.hooks.evaluating import Evaluating, LateEvaluations
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
+from jaxdp.hooks.pacing import Pacing
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.recording import Recording
 from jaxdp.hooks.registry import make_own_hooks
@@ -37,6 +38,7 @@ def make_hooks(
     rollbacks: Rollbacks,
     writer: CheckpointWriter,
     info: RunInfo,
+    stalled_secs: Callable[[], float],
 ) -> list[Hook]:
     """Returns all hooks, in the order in which the loop calls them.
 
@@ -46,15 +48,20 @@ def make_hooks(
         rollbacks: Position of the run in the data.
         writer: Writer of checkpoints.
         info: Facts of the run, with the function that takes metrics.
+        stalled_secs: Returns the seconds in which this process was not executed; used with several processes.
     """
     config = context.setup.config
     stopping: list[EarlyStopping] = []
     evaluating = _evaluating(context, programs.evaluator, info, stopping)
     checkpointing = _checkpointing(context, rollbacks, writer, evaluating)
+    pacing = _pacing(context, stalled_secs)
     hooks = [
-        context.preemption, Watching(context.watchdog), Recording(context.timeline), _logging(context.setup, info),
+        context.preemption, Watching(context.watchdog), Recording(context.timeline),
+        _logging(context.setup, info, pacing),
         Divergence(config.optim.max_skipped_in_a_row), evaluating, checkpointing,
     ]  # fmt: skip
+    if pacing:
+        hooks.append(pacing)
     if config.eval.patience:
         higher_is_better = bool(context.setup.metric.higher_is_better)
         stopping.append(
@@ -134,7 +141,15 @@ def _checkpointing(
     )
 
 
-def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
+def _pacing(context: RunContext, stalled_secs: Callable[[], float]) -> Pacing | None:
+    """Returns the hook that names the slowest process; None for a single one."""
+    if context.control_plane.num_processes == 1:
+        return None
+    every = Every(context.setup.config.log.every_steps, context.setup.total_steps)
+    return Pacing(every, context.control_plane, stalled_secs, print_status)
+
+
+def _logging(setup: TrainingSetup, info: RunInfo, pacing: Pacing | None) -> Logging:
     peak = peak_flops(setup.topology.kind)
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),
@@ -143,7 +158,7 @@ def _logging(setup: TrainingSetup, info: RunInfo) -> Logging:
         peak_flops=peak and peak * setup.topology.num_devices,
         batch_hash=setup.config.log.batch_hash,
         bytes_on_wire=setup.bytes_on_wire,
-        shares=setup.loader.shares,
+        shares=lambda first, last: {**setup.loader.shares(first, last), **(pacing.metrics if pacing else {})},
     )
 
 

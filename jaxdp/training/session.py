@@ -22,6 +22,7 @@ from jaxdp.inference.starting_parameters import check_initial, start_from
 from jaxdp.parallel.barrier import wait_for_all
 from jaxdp.parallel.host_blocks import true_shapes
 from jaxdp.report.terminal import print_status
+from jaxdp.stalls import StallMeter
 from jaxdp.state import TrainState
 from jaxdp.trainer import Hook, Outcome, Request, train
 from jaxdp.training.result import Result, recorded_metrics
@@ -147,7 +148,10 @@ def _train(
             control_plane=context.control_plane,
         )
         stack.callback(writer.close)
-        hooks = make_hooks(context, programs, rollbacks, writer, info)
+        stalls = StallMeter()
+        if context.control_plane.num_processes > 1:
+            stack.enter_context(stalls)
+        hooks = make_hooks(context, programs, rollbacks, writer, info, lambda: stalls.secs)
         batches = stack.enter_context(
             Prefetch(
                 setup.loader.batches(first_step),

@@ -40,6 +40,8 @@ from jaxdp.training.run_context import Profile, RunContext
 from jaxdp.training.run_outputs import logging_to
 from jaxdp.training.session import run_session
 from jaxdp.training.setup import TrainingSetup
+from jaxdp.training.survivors import advice_without_one
+from jaxdp.training.user_sources import user_sources
 from jaxdp.user_code import user_fault, user_place
 from jaxdp.watchdog import PREPARATION_PATIENCE, Watchdog
 from jaxdp.workdir import WorkDir
@@ -177,9 +179,9 @@ def _run(
         stack.enter_context(_attributing_user_code(control_plane.num_processes))
         stack.enter_context(control_plane.explain_failures())
         timeline = stack.enter_context(_timeline(directory, control_plane))
-        watchdog = stack.enter_context(
-            Watchdog(config.parallel.watchdog_secs if open_run.watchdog else 0.0, log, on_phase=timeline.phase)
-        )
+        watchdog_secs = config.parallel.watchdog_secs if open_run.watchdog else 0.0
+        watchdog = stack.enter_context(Watchdog(watchdog_secs, log, control_plane, on_phase=timeline.phase))
+        control_plane.describe_by(watchdog.activity)
         finish_entry = begin_entry() if control_plane.is_main_process else dict
         check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
@@ -188,7 +190,8 @@ def _run(
             prepared = prepare_run(config, known_vocabularies(config, directory, steps), saved)
             config, total_steps = prepared.config, prepared.total_steps
             initial = initial_checksum(config) if config.init_from and not steps else None
-            check_same(control_plane, statement(config, prepared.data.identity, total_steps, initial))
+            said = statement(config, prepared.data.identity, total_steps, initial)
+            check_same(control_plane, user_sources(open_run.hooks) | said)
         if steps:
             check_configuration(config, directory, steps)
             if why := why_it_is_over(config, directory, steps[-1], total_steps, control_plane):
@@ -199,6 +202,7 @@ def _run(
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             setup = TrainingSetup(prepared, processes, control_plane.broadcast)
+        control_plane.advise_by(advice_without_one(directory.checkpoints, setup.topology, config.global_batch_size))
 
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)

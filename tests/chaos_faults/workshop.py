@@ -1,5 +1,6 @@
 """A folder in which tiny runs are started as processes, and what is asked about them."""
 
+import itertools
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import tiny_runs
 from tiny_processes import free_address
 
+from chaos_faults.forks import Forked, Forks
 from jaxdp.checkpoint.manifest import committed_steps, find_damage
 
 STEADY = ["--config.optim.schedule=constant", "--config.eval.every_steps=0", "--config.microbatch_size=2"]
@@ -47,7 +49,7 @@ def expect(condition: bool, sentence: str) -> None:
 class Run:
     """A process that trains."""
 
-    def __init__(self, process: subprocess.Popen, log: Path):
+    def __init__(self, process: subprocess.Popen | Forked, log: Path):
         self.process, self._log = process, log
 
     def said(self) -> str:
@@ -75,6 +77,8 @@ class Workshop:
     def __init__(self, directory: Path, seed: int):
         self.directory, self._seed = directory, seed
         self._runs: list[Run] = []
+        self._numbers = itertools.count()
+        self.forks: Forks | None = None
         directory.mkdir(parents=True, exist_ok=True)
         text, self.config = directory / "text.txt", directory / "config.py"
         tiny_runs.write_text(text)
@@ -96,13 +100,23 @@ class Workshop:
         """Random numbers of the seed, the same whichever other faults are tried."""
         return random.Random(f"{self._seed} {name}")
 
-    def start(self, workdir: Path, *options: str, faults: tuple[str, ...] = ()) -> Run:
-        """`jaxdp train`, with faults of `faults.py` if any are named."""
-        log = self.directory / f"stderr_{len(self._runs)}.txt"
+    def start(
+        self,
+        workdir: Path,
+        *options: str,
+        faults: tuple[str, ...] = (),
+        code: Path | None = None,
+        within: tuple[str, ...] = (),
+    ) -> Run:
+        """`jaxdp train`, with faults of `faults.py` if any are named, of another copy of the code, within another command."""
+        log = self.directory / f"stderr_{next(self._numbers)}.txt"
+        if self.forks and not code and not within:
+            return self.adopt(self.forks.start(self.command(workdir, *options)[3:], faults, log), log)
         with open(log, "w") as stderr:
             process = subprocess.Popen(
-                self.command(workdir, *options, faults=faults),
-                env=self.environment,
+                [*within, *self.command(workdir, *options, faults=faults)],
+                env=self.environment | ({"PYTHONPATH": str(code)} if code else {}),
+                cwd=code,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
             )
@@ -113,18 +127,16 @@ class Workshop:
         program = [str(Path(tiny_runs.__file__).with_name("faults.py")), *faults, "--"] if faults else ["-m", "jaxdp"]
         return [sys.executable, *program, "train", f"--config={self.config}", f"--workdir={workdir}", *STEADY, *options]
 
-    def adopt(self, process: subprocess.Popen, log: Path) -> Run:
+    def adopt(self, process: subprocess.Popen | Forked, log: Path) -> Run:
         """Takes care of a process that was started elsewhere and says what it says to `log`."""
-        self._runs.append(Run(process, log))
-        return self._runs[-1]
+        run = Run(process, log)
+        self._runs.append(run)
+        return run
 
     def start_two(self, workdir: Path, *options: str) -> list[Run]:
         """The same as two processes on loopback."""
         address = free_address()
-        return [
-            self.start(workdir, *options, f"--coordinator={address}", "--num_processes=2", f"--process_index={index}")
-            for index in range(2)
-        ]
+        return [self.start(workdir, *options, *as_process(index, 2, address)) for index in range(2)]
 
     def finish(self, workdir: Path, *options: str) -> str:
         """Trains to the end; returns what was said."""
@@ -132,6 +144,11 @@ class Workshop:
         code = run.code()
         expect(code == 0, f"exit code {code} where the run should have finished; it said:\n{run.said()}")
         return run.said()
+
+
+def as_process(index: int, num_processes: int, address: str) -> list[str]:
+    """The options of one of several processes."""
+    return [f"--coordinator={address}", f"--num_processes={num_processes}", f"--process_index={index}"]
 
 
 def wait_for(condition: Callable[[], bool], what: str, *runs: Run) -> None:
