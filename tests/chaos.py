@@ -35,6 +35,7 @@ from chaos_faults.flipped_files import flipped_files  # noqa: E402
 from chaos_faults.flipped_replica import flipped_replica  # noqa: E402
 from chaos_faults.full_disk import full_disk_at_metrics, full_disk_at_save  # noqa: E402
 from chaos_faults.goodput import goodput_of_kills  # noqa: E402
+from chaos_faults.hostile_connections import hostile_connections  # noqa: E402
 from chaos_faults.hostile_lines import hostile_lines  # noqa: E402
 from chaos_faults.interrupted_start import interrupted_start  # noqa: E402
 from chaos_faults.kills import kills  # noqa: E402
@@ -65,6 +66,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "named_faults": lambda workshop: named_faults(
             workshop, arguments.faults, arguments.kinds or (), arguments.at_once
         ),
+        "hostile_connections": lambda workshop: hostile_connections(workshop, arguments.connections),
         "device_counts": device_counts,
         "kills": lambda workshop: kills(workshop, arguments.kills),
         "sharded_kills": lambda workshop: sharded_kills(workshop, arguments.sharded_kills),
@@ -125,6 +127,9 @@ def main() -> int:
     )
     parser.add_argument("--at_once", type=int, default=1, metavar="N", help="runs with a named fault at the same time")
     parser.add_argument("--kinds", action="append", choices=tuple(KINDS), help="only this kind; may be given again")
+    parser.add_argument(
+        "--connections", type=int, default=1000, metavar="N", help="hostile connections to the coordinator's port"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="NAME", help="only this fault; may be given again")
     parser.add_argument("--directory", type=Path, help="where the runs go; default: a temporary folder")

@@ -4,6 +4,7 @@ FLOORS = (
     {
         "errors",
         "user_code",
+        "activity",
         "lock",
         "trees",
         "typing",
@@ -36,7 +37,6 @@ FLOORS = (
         "defaults",
         "workdir",
         "watchdog",
-        "activity",
         "stalls",
         "provenance",
         "cache_home",

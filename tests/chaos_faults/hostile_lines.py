@@ -27,26 +27,33 @@ OPTIONS = ["--cpu_devices=1", "--config.checkpoint.every_steps=5", f"--config.to
 class Stranger(threading.Thread):
     """Connects again and again to one address on loopback, with another line each time."""
 
-    def __init__(self, address: str):
+    def __init__(
+        self,
+        address: str,
+        max_connections: int = MAX_CONNECTIONS,
+        pause_secs: float = PAUSE_SECS,
+        held: int = HELD,
+    ):
         super().__init__(daemon=True)
         host, port = address.split(":")
         expect(host == "127.0.0.1", f"{host} is not this machine's own")
         self._address = host, int(port)
+        self._max_connections, self._pause_secs, self._held = max_connections, pause_secs, held
         self._ended = threading.Event()
         self.num_connections = 0
 
     def run(self) -> None:
         held: list[socket.socket] = []
         for lines in itertools.cycle(HOSTILE.values()):
-            if self._ended.wait(PAUSE_SECS) or self.num_connections >= MAX_CONNECTIONS:
+            if self._ended.wait(self._pause_secs) or self.num_connections >= self._max_connections:
                 break
             with contextlib.suppress(OSError):  # nobody listens just now, or it has hung up
                 held.append(socket.create_connection(self._address, timeout=1.0))
                 self.num_connections += 1
                 held[-1].sendall(lines)
-            for connection in held[:-HELD]:
+            for connection in held[: -self._held]:
                 connection.close()
-            held = held[-HELD:]
+            held = held[-self._held :]
         for connection in held:
             connection.close()
 

@@ -151,14 +151,14 @@ def as_process(index: int, num_processes: int, address: str) -> list[str]:
     return [f"--coordinator={address}", f"--num_processes={num_processes}", f"--process_index={index}"]
 
 
-def wait_for(condition: Callable[[], bool], what: str, *runs: Run) -> None:
+def wait_for(condition: Callable[[], bool], what: str, *runs: Run, secs: float = PATIENCE_SECS) -> None:
     """Waits until something is true while all these runs are alive."""
-    end = time.monotonic() + PATIENCE_SECS
+    end = time.monotonic() + secs
     while not condition():
         for run in runs:
             code = run.process.poll()
             expect(code is None, f"ended with code {code} before {what}; it said:\n{run.said()}")
-        expect(time.monotonic() < end, f"no {what} within {PATIENCE_SECS:g} s")
+        expect(time.monotonic() < end, f"no {what} within {secs:g} s")
         time.sleep(0.002)
 
 

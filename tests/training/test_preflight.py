@@ -134,3 +134,13 @@ def test_a_directory_that_is_another_one_elsewhere(tmp_path):
     for error in as_processes(2, check):
         assert isinstance(error, UserError)
         assert "process 1 on " in str(error) and "does not see what process 0 on " in str(error)
+
+
+def test_the_process_that_differs_from_the_majority_is_named():
+    def check(control_plane):
+        check_same(control_plane, {"seed": int(control_plane.process_index == 0)})
+
+    for error in as_processes(3, check):
+        assert re.search(
+            r"Process 0 on \S+ differs from the other 2, which agree: give all of them the same", str(error)
+        )
