@@ -27,7 +27,7 @@ class Pacing(Hook):
         metrics: `perf/slowest_*` by full name, for the next line; empty until all processes have sent a pace.
     """
 
-    name, after, before = "pacing", ("watching",), ("logging",)
+    name, after, before = "pacing", ("watching", "recording"), ("logging",)
 
     def __init__(
         self,

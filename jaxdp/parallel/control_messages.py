@@ -26,6 +26,8 @@ import socket
 import time
 from typing import Any
 
+from jaxdp.errors import UserError
+
 MAX_HANDSHAKE_BYTES = 4096
 """Longest line from or to an unauthenticated caller."""
 
@@ -69,6 +71,20 @@ def ending(content: Any) -> tuple[int, str]:
         if type(exit_code) is int and 0 <= exit_code <= 255 and isinstance(sentence, str):
             return exit_code, sentence
     raise ValueError("not the end of a run")
+
+
+def ending_of(error: BaseException | None) -> tuple[int, str]:
+    """Returns exit code and sentence of the exception that ends this process; 0 for none."""
+    if error is None:
+        return 0, ""
+    described = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, UserError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "it was interrupted"
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code, "it received a second signal"
+    return getattr(error, "exit_code", 70), described
 
 
 def configure_connection(connection: socket.socket) -> None:

@@ -4,6 +4,12 @@ JAX aborts the process without a Python exception (exit code 134) when another p
 dead, and a collective waits forever for one that has left. So every process connects to the control server of
 process 0 before JAX does and stays connected: there it learns which processes are missing, agrees with the others
 on what the devices cannot agree on yet, and is notified at once when one stops.
+
+Once the devices are connected, requests travel in the control word of the step (`control_word`), also during an
+evaluation (`compile_agreement`), so no step waits for this connection. What remains here are JSON values that
+process 0 alone knows or decides - the checkpoint to restore, the name of a save, the best step, whether the run is
+complete - between steps, where a collective would need a fixed shape and, if a process were gone, could neither end
+nor name it; messages that nobody waits for, about the pace of a process; and the inquiry into a run without progress.
 """
 
 import atexit
@@ -22,7 +28,7 @@ from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel.arrival_messages import refused_message, unreachable_message
 from jaxdp.parallel.control_handshake import TokenRefused, call_control_server
 from jaxdp.parallel.control_inquiry import ANSWER_SECS, does_not_respond
-from jaxdp.parallel.control_messages import MAX_LINE_BYTES, ending, message
+from jaxdp.parallel.control_messages import MAX_LINE_BYTES, ending, ending_of, message
 from jaxdp.parallel.control_server import ControlServer
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.run_token import VARIABLE, RunToken
@@ -179,7 +185,7 @@ class ControlPlane:
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
         if self.num_processes == 1:
             return
-        exit_code, sentence = _exit_code_and_sentence(error)
+        exit_code, sentence = ending_of(error)
         if exit_code:
             # JAX would wait at exit for the others, which no longer respond, and then abort with
             # its own exit code. The function registered last runs first.
@@ -294,17 +300,3 @@ def _read_own_token(token: RunToken) -> bytes:
         return token.read()
     except (OSError, ValueError) as error:
         raise UserError(f"process 0 cannot read {token.origin} ({error}); set {VARIABLE} for all processes.") from error
-
-
-def _exit_code_and_sentence(error: BaseException | None) -> tuple[int, str]:
-    """Returns exit code and sentence of the exception that ends this process; 0 for none."""
-    if error is None:
-        return 0, ""
-    described = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, UserError):
-        return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "it was interrupted"
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code, "it received a second signal"
-    return getattr(error, "exit_code", 70), described

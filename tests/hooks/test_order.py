@@ -13,6 +13,7 @@ from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.logging import Logging
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
+from jaxdp.hooks.pacing import Pacing
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.profiling import Profiling
 from jaxdp.hooks.recording import Recording
@@ -24,6 +25,7 @@ ORDER = [
     "preemption",
     "watching",
     "recording",
+    "pacing",
     "logging",
     "divergence",
     "evaluating",
@@ -33,9 +35,10 @@ ORDER = [
 ]
 """Order of the built-in hooks."""
 
-OPTIONAL = ("consistency", "early_stopping", "profiling")
+OPTIONAL = ("consistency", "early_stopping", "pacing", "profiling")
 BUILT_IN = (
-    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Preemption, Profiling, Recording, Watching,
+    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Pacing, Preemption, Profiling, Recording,
+    Watching,
 )  # fmt: skip
 NAMES = BUILT_IN_NAMES
 
@@ -56,7 +59,7 @@ def names(hooks):
     return [each.name for each in hooks]
 
 
-@pytest.mark.parametrize("left_out", [some for n in range(4) for some in itertools.combinations(OPTIONAL, n)])
+@pytest.mark.parametrize("left_out", [some for n in range(5) for some in itertools.combinations(OPTIONAL, n)])
 def test_built_in_hooks_keep_their_order_whichever_a_run_has(left_out):
     expected = [name for name in ORDER if name not in left_out]
     hooks = built_in(left_out)

@@ -4,7 +4,7 @@ import socket
 import threading
 
 import pytest
-from test_control_plane import address, call, short_waits, stranger_at
+from test_control_plane import LONG_SECS, address, call, clock, end_time, servers, short_waits, stranger_at, wait_until
 from test_hostile_callers import EXPECTED, OTHER_TOKEN, function, send_all, until_hung_up
 
 from jaxdp.errors import ProcessLost, UserError
@@ -14,7 +14,7 @@ from jaxdp.parallel.control_handshake import Hello, proof_of
 from jaxdp.parallel.control_messages import message
 from jaxdp.parallel.run_token import VARIABLE, RunToken
 
-__all__ = ["address", "call", "short_waits"]
+__all__ = ["address", "call", "clock", "servers", "short_waits"]
 
 
 class Impostor(threading.Thread):
@@ -33,7 +33,7 @@ class Impostor(threading.Thread):
             except OSError:
                 return
             with caller:
-                caller.settimeout(5)
+                caller.settimeout(LONG_SECS)
                 send_all(caller, self.challenge)
                 try:
                     self.heard.append(caller.recv(4096))
@@ -51,6 +51,22 @@ class Impostor(threading.Thread):
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.join()
+
+
+@pytest.fixture
+def one_call(monkeypatch, clock):
+    """The time of a process is up after its first call of process 0 has failed."""
+    call_once = control_plane_module.call_control_server
+
+    def call(*arguments):
+        try:
+            return call_once(*arguments)
+        except (OSError, ValueError):
+            clock.later = 2 * LONG_SECS
+            raise
+
+    monkeypatch.setattr(control_plane_module, "call_control_server", call)
+    monkeypatch.setattr(control_plane_module, "CALL_SECS", LONG_SECS)
 
 
 END = message("end", {"exit_code": 3, "sentence": "\x1b[31mhaha"})
@@ -72,28 +88,31 @@ END = message("end", {"exit_code": 3, "sentence": "\x1b[31mhaha"})
         ((b"[" * 4000 + b"\n",), "not a line of jaxdp's control plane"),
     ],
 )
-def test_an_impostor_at_the_address_is_not_believed(call, address, lines, problem):
-    with Impostor(address, *lines), pytest.raises(ProcessLost, match=f"did not answer within 1 s .*{problem}") as loss:
-        call(1, 2, timeout_secs=1.0).result()
+def test_an_impostor_at_the_address_is_not_believed(call, address, one_call, lines, problem):
+    with Impostor(address, *lines), pytest.raises(ProcessLost, match=f"did not answer within .*{problem}") as loss:
+        call(1, 2).result()
     assert loss.value.exit_code == 70 and "haha" not in str(loss.value)
 
 
-def test_an_idle_impostor_at_the_address_does_not_hold_a_process(call, address, monkeypatch):
+@pytest.mark.parametrize("line", [b"", message("challenge", "n")])
+def test_an_idle_impostor_at_the_address_does_not_hold_a_process(call, address, one_call, line, monkeypatch):
     monkeypatch.setattr(control_handshake, "_TICK_SECS", 0.1)
-    with Impostor(address, b""), pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"):
-        call(1, 2, timeout_secs=1.0).result()
-    with (
-        Impostor(address, message("challenge", "n")),
-        pytest.raises(ProcessLost, match=r"did not answer within 1 s .*timed out"),
-    ):
-        call(1, 2, timeout_secs=1.0).result()
+    monkeypatch.setattr(control_plane_module, "CALL_SECS", 0.5)
+    with Impostor(address, line), pytest.raises(ProcessLost, match=r"did not answer within .*timed out"):
+        call(1, 2).result()
 
 
-def test_a_recorded_hello_is_of_no_use(call, address):
+def test_a_recorded_hello_is_of_no_use(call, address, clock, monkeypatch):
     """Neither the proof that a process gives, nor the one that process 0 gives."""
+    monkeypatch.setattr(control_plane_module, "CALL_SECS", 0.5)
     with Impostor(address, message("challenge", "n")) as impostor, pytest.raises(ProcessLost):
-        call(1, 2, timeout_secs=0.5).result()
-    recorded = impostor.heard[0]
+        second = call(1, 2)
+        wait_until(lambda: any(impostor.heard), second)
+        clock.later = 2 * LONG_SECS
+        second.result()
+    monkeypatch.setattr(control_plane_module, "CALL_SECS", LONG_SECS)
+    clock.later = 0.0
+    recorded = next(filter(None, impostor.heard))
     assert recorded.startswith(b'["hello"')
     first = call(0, 2, function)
     with stranger_at(address, first) as stranger:
@@ -121,15 +140,16 @@ def test_a_proof_is_of_all_that_is_said():
     assert proof_of(b"t", "process", "c", said) == proof_of(b"t", "process", "c", said._replace(proof="x"))
 
 
-def test_a_process_with_another_token_gets_the_fix(call, monkeypatch):
+def test_a_process_with_another_token_gets_the_fix(call, servers, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
-    first = call(0, 2, timeout_secs=2.0)
+    first = call(0, 2)
     with pytest.raises(
         UserError,
         match=r"process 1 of 2 on .* is refused by process 0 .* with the token of JAXDP_RUN_TOKEN: .* same secret",
     ) as refusal:
-        call(1, 2, timeout_secs=20.0, token=OTHER_TOKEN).result()
+        call(1, 2, token=OTHER_TOKEN).result()
     assert refusal.value.exit_code == 2
+    end_time(servers, first, lambda server: server._num_refusals)
     with pytest.raises(
         ProcessLost, match=r"process 1 of 2 did not come .* connections? (was|were) refused, .*it has another token"
     ):
@@ -152,26 +172,42 @@ def test_a_token_that_is_seen_late_is_read_again(call, tmp_path, before):
     assert first.result() == second.result() == EXPECTED
 
 
-def test_a_token_that_never_appears_is_reported(call, tmp_path, monkeypatch):
+def test_a_token_that_never_appears_is_reported(call, tmp_path, servers, monkeypatch):
     monkeypatch.setattr(control_plane_module, "TOKEN_SECS", 0.3)
-    first = call(0, 2, timeout_secs=1.0)
+    first = call(0, 2)
     token = RunToken(tmp_path / ".run_token", {})
     with pytest.raises(
         UserError, match=r"\.run_token cannot be read \(No such file or directory\); --workdir must be one directory"
     ) as refusal:
-        call(1, 2, timeout_secs=20.0, token=token).result()
+        call(1, 2, token=token).result()
     assert f"or set {VARIABLE} to the same secret" in str(refusal.value)
+    end_time(servers, first, lambda server: True)
     with pytest.raises(ProcessLost):
         first.result()
 
 
 @pytest.mark.parametrize("is_written", [True, False])
-def test_a_refused_token_is_reported_after_process_0_has_exited(call, tmp_path, is_written):
+def test_a_refused_token_is_reported_after_process_0_has_exited(
+    call, tmp_path, servers, clock, is_written, monkeypatch
+):
     """Its port is closed by then: the last call finds nobody there."""
-    first = call(0, 2, timeout_secs=0.5)
-    second = call(1, 2, timeout_secs=2.5, token=OTHER_TOKEN if is_written else RunToken(tmp_path / ".run_token", {}))
+    refused, call_once = threading.Event(), control_plane_module.call_control_server
+
+    def call_and_tell(*arguments):
+        try:
+            return call_once(*arguments)
+        except control_handshake.TokenRefused:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(control_plane_module, "call_control_server", call_and_tell)
+    first = call(0, 2)
+    second = call(1, 2, token=OTHER_TOKEN if is_written else RunToken(tmp_path / ".run_token", {}))
+    wait_until(refused.is_set, second)
+    end_time(servers, first, lambda server: 0 in server._members)
     with pytest.raises(ProcessLost):
         first.result()
+    clock.later = 2 * LONG_SECS
     with pytest.raises(
         UserError, match=r"process 1 of 2 on .* is refused by process 0 .* with the token of"
     ) as refusal:
