@@ -19,6 +19,8 @@ def test_no_fault_changes_how_a_run_ends(tmp_path):
         "--instants=6",
         "--reuses=2",
         "--goodput_kills=4",
+        "--faults=13",
+        "--connections=1000",
         f"--directory={tmp_path / 'chaos'}",
     ]
     process = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True)

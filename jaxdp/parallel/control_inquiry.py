@@ -17,6 +17,7 @@ ANSWER_SECS = REPLY_SECS + 3.0
 """Time in which process 0 must tell what it found."""
 
 _MAX_CHARACTERS = 300
+_MAX_NAMED = 4
 
 
 class Inquiry:
@@ -58,7 +59,8 @@ class Inquiry:
         if not silent:
             parts += [_is_stuck(process, hosts[process], activity) for process, activity in busy.items()]
         if parts:
-            return "; ".join(parts)
+            more = [f"and {len(parts) - _MAX_NAMED} more"] if len(parts) > _MAX_NAMED else []
+            return "; ".join(parts[:_MAX_NAMED] + more)
         return (
             "all processes respond and wait for their devices or for each other: a device, or the network between the "
             "machines, is at fault"

@@ -3,6 +3,7 @@
 As a script: reads one JSON object {argv, faults, log} a line, forks for each, and prints {started: pid} and {ended: pid, code}.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -20,11 +21,16 @@ MODULES = (
 )  # fmt: skip
 
 
+KEEP_SECS = 2.0
+"""Time in which a process that has ended keeps its number, so that no signal reaches another one."""
+
+
 class Forked:
-    """A forked process, with the part of `subprocess.Popen` that a run needs."""
+    """A forked process, with the part of `subprocess.Popen` that a run needs; signals never reach a later process of its number."""
 
     def __init__(self, pid: int):
         self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
         self.returncode: int | None = None
         self._ended = threading.Event()
 
@@ -42,8 +48,8 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            signal.pidfd_send_signal(self._descriptor, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -61,7 +67,7 @@ class Forks:
         )  # fmt: skip
         self._children: dict[int, Forked] = {}
         self._started: list[Forked] = []
-        self._changed = threading.Condition()
+        self._starting, self._changed = threading.Lock(), threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
@@ -72,7 +78,7 @@ class Forks:
 
     def start(self, argv: list[str], faults: tuple[str, ...], log: Path) -> Forked:
         assert self._parent.stdin is not None
-        with self._changed:
+        with self._starting, self._changed:  # the wait below lets go of the second
             number = len(self._started)
             self._parent.stdin.write(json.dumps({"argv": argv, "faults": faults, "log": str(log)}) + "\n")
             self._parent.stdin.flush()
@@ -97,7 +103,7 @@ def _serve() -> None:
     for module in MODULES:
         importlib.import_module(module)
     assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not fork"
-    told, children = os.dup(1), set()
+    told, children = os.dup(1), {}
     os.set_blocking(0, False)
     unread = b""
     while True:
@@ -111,11 +117,13 @@ def _serve() -> None:
         *lines, unread = unread.split(b"\n")
         for line in lines:
             pid = _fork(json.loads(line), told)
-            children.add(pid)
+            children[pid] = time.monotonic()
             _tell(told, started=pid)
-        while children and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            children.discard(ended[0])
-            _tell(told, ended=ended[0], code=os.waitstatus_to_exitcode(ended[1]))
+        for pid in [pid for pid, begin in children.items() if time.monotonic() > begin + KEEP_SECS]:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del children[pid]
+                _tell(told, ended=pid, code=os.waitstatus_to_exitcode(status))
         time.sleep(0.02)
 
 

@@ -41,6 +41,11 @@ def test_one_that_does_not_wait_is_what_the_others_wait_for():
     )
 
 
+def test_of_many_the_first_are_named():
+    conclusion = Inquiry(range(9), 0.0).conclusion(dict.fromkeys(range(9), "a"))
+    assert conclusion.startswith("process 0 on a does not respond") and conclusion.endswith("; and 5 more")
+
+
 def test_where_all_wait_nobody_is_blamed():
     assert "all processes respond and wait for their devices" in concluded([WAITS, WAITS, WAITS])
 
