@@ -59,6 +59,11 @@ TRAINING_METRICS = (
     MetricSpec("prefetch_ready", "batches", True, "prefetched batches at the start of a step", "perf"),
     MetricSpec("prefetch_depth", "batches", description="capacity of the prefetch queue", group="perf"),
     MetricSpec("bytes_on_wire", "B", False, "bytes that a device sends to others in a step", "perf"),
+    MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
+)
+"""Metrics of training steps; see `jaxdp.hooks.logging`."""
+
+PACE_METRICS = (
     MetricSpec("slowest_process", description="index of the slowest process", group="perf"),
     MetricSpec(
         "slowest_excess",
@@ -69,9 +74,8 @@ TRAINING_METRICS = (
     MetricSpec(
         "slowest_data_wait", higher_is_better=False, description="data wait of the slowest process", group="perf"
     ),
-    MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
 )
-"""Metrics of training steps; see `jaxdp.hooks.logging`."""
+"""Metrics of runs with several processes; see `jaxdp.hooks.pacing`."""
 
 _LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "_error")
 

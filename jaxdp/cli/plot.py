@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxdp.cli import options as shared
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
-from jaxdp.metrics import LOSS, TRAINING_METRICS, MetricSpec, undeclared_metric
+from jaxdp.metrics import LOSS, PACE_METRICS, TRAINING_METRICS, MetricSpec, undeclared_metric
 from jaxdp.paths import local_path
 from jaxdp.report.run_curves import AXES, PlottedRun
 from jaxdp.report.terminal import print_status
@@ -152,7 +152,7 @@ def _metric(run: WorkDir, name: Any) -> MetricSpec:
 
 def _unit(run: WorkDir, name: str) -> str:
     """Returns the unit of a metric, or an empty string: that of the training metrics, or as checkpoints record it."""
-    declared = {spec.full_name: spec.unit for spec in TRAINING_METRICS}
+    declared = {spec.full_name: spec.unit for spec in (*TRAINING_METRICS, *PACE_METRICS)}
     return declared[name] if name in declared else _metric(run, name).unit
 
 

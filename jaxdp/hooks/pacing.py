@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from jaxdp.hooks.every import Every
+from jaxdp.metrics import PACE_METRICS
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.pace import MAX_IDLE_SHARE, MIN_EXCESS, Pace, Slowest, describe_slowest, find_slowest
 from jaxdp.trainer import Hook, StepInfo
@@ -94,9 +95,8 @@ class Pacing(Hook):
         if slowest is None:
             return
         self.metrics = {
-            "perf/slowest_process": slowest.process,
-            "perf/slowest_excess": slowest.excess,
-            "perf/slowest_data_wait": slowest.pace.data_wait,
+            spec.full_name: value
+            for spec, value in zip(PACE_METRICS, (slowest.process, slowest.excess, slowest.pace.data_wait), strict=True)
         }
         self._warn(slowest, step_secs)
 

@@ -18,7 +18,7 @@ MAX_IDLE_SHARE = 0.05
 
 
 class Pace(NamedTuple):
-    """How a process spent the steps since the last line of the log, each as a share of their time.
+    """Use of the time of the steps since the last line of the log by one process, in shares.
 
     Attributes:
         late: Time in which the devices of all waited for this process to dispatch a step.

@@ -88,7 +88,9 @@ def check_same(control_plane: ControlPlane, own: Mapping[str, Any]) -> None:
 
 def _fix(digests: Sequence[str], hosts: Sequence[str]) -> str:
     """Names the processes that differ from the majority, if more than half agree."""
-    [(common, count)] = collections.Counter(digests).most_common(1)
+    counts = collections.Counter(digests)
+    common = max(counts, key=counts.__getitem__)
+    count = counts[common]
     odd = [f"{process} on {hosts[process]}" for process, digest in enumerate(digests) if digest != common]
     if 2 * count <= len(digests):
         return "Give all of them the same command, code, packages and data."

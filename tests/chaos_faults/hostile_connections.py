@@ -1,6 +1,7 @@
 """Thousands of hostile connections to the coordinator's port: floods, idle and half-open ones, and slow senders.
 
-Until all processes have arrived they meet jaxdp's control server, afterwards JAX's coordination service.
+A tenth of them come before the second process, as many while it starts, and the rest while both train. Until all
+processes have arrived they meet jaxdp's control server, afterwards JAX's coordination service.
 """
 
 import contextlib
@@ -14,12 +15,19 @@ from hostile_lines import HOSTILE
 from tiny_processes import free_address
 
 from chaos_faults.hostile_lines import Stranger
-from chaos_faults.workshop import ENDLESS, Row, Run, Workshop, as_process, expect, expect_same_end, wait_for
+from chaos_faults.workshop import (
+    ENDLESS,
+    Row,
+    Run,
+    Workshop,
+    as_process,
+    expect,
+    expect_same_end,
+    size_of_metrics,
+    wait_for,
+)
 
 NUM_STRANGERS = 4
-BEFORE_PROCESS_1 = 500
-"""Connections that process 0 has to sit out alone."""
-
 HELD = 100
 """Connections that each stranger holds open; most of them send no line or an incomplete one."""
 
@@ -33,7 +41,7 @@ def hostile_connections(workshop: Workshop, num_connections: int) -> Iterator[Ro
     with contextlib.ExitStack() as stack:
         strangers = [
             stack.enter_context(
-                Stranger(address, max_connections=num_connections // NUM_STRANGERS + 1, pause_secs=0.001, held=HELD)
+                Stranger(address, max_connections=num_connections // 5 // NUM_STRANGERS, pause_secs=0.001, held=HELD)
             )
             for _ in range(NUM_STRANGERS)
         ]
@@ -42,10 +50,13 @@ def hostile_connections(workshop: Workshop, num_connections: int) -> Iterator[Ro
             return sum(stranger.num_connections for stranger in strangers)
 
         first = workshop.start(workdir, ENDLESS, *OPTIONS, *as_process(0, 2, address))
-        wait_for(lambda: count() >= min(BEFORE_PROCESS_1, num_connections // 10), "connections", first)
+        wait_for(lambda: count() >= num_connections // 10, "connections", first, secs=3000)
         before = count()
         runs = [first, workshop.start(workdir, ENDLESS, *OPTIONS, *as_process(1, 2, address))]
-        begin = time.monotonic()
+        wait_for(lambda: size_of_metrics(workdir) > 0, "a line of metrics", *runs, secs=3000)
+        begin, during_start = time.monotonic(), count()
+        for stranger in strangers:
+            stranger.max_connections = num_connections
         wait_for(lambda: count() >= num_connections, "so many connections", *runs, secs=3000)
         secs = time.monotonic() - begin
         memory = peak_memory(first)
@@ -59,7 +70,7 @@ def hostile_connections(workshop: Workshop, num_connections: int) -> Iterator[Ro
     expect_same_end(workdir, undisturbed, step)
     yield Row(
         "hostile connections to the port",
-        f"{len(HOSTILE)} kinds in turn, {NUM_STRANGERS * HELD} held open, {before} before process 1 came, the rest in {secs:.0f} s of training",
+        f"{len(HOSTILE)} kinds in turn, {NUM_STRANGERS * HELD} held open, {before} before process 1 came, {num_connections - during_start} in {secs:.0f} s of training",
         str(count()),
         f"{step} steps end bitwise as undisturbed; at most {memory} MiB in process 0, {quiet_memory} MiB undisturbed",
     )

@@ -38,19 +38,22 @@ class Stranger(threading.Thread):
         host, port = address.split(":")
         expect(host == "127.0.0.1", f"{host} is not this machine's own")
         self._address = host, int(port)
-        self._max_connections, self._pause_secs, self._held = max_connections, pause_secs, held
+        self.max_connections, self._pause_secs, self._held = max_connections, pause_secs, held
         self._ended = threading.Event()
         self.num_connections = 0
 
     def run(self) -> None:
         held: list[socket.socket] = []
         for lines in itertools.cycle(HOSTILE.values()):
-            if self._ended.wait(self._pause_secs) or self.num_connections >= self._max_connections:
+            while not self._ended.wait(self._pause_secs) and self.num_connections >= self.max_connections:
+                pass
+            if self._ended.is_set():
                 break
             with contextlib.suppress(OSError):  # nobody listens just now, or it has hung up
                 held.append(socket.create_connection(self._address, timeout=1.0))
                 self.num_connections += 1
                 held[-1].sendall(lines)
+                held[0].sendall(b"[")  # of a slow sender
             for connection in held[: -self._held]:
                 connection.close()
             held = held[-self._held :]
