@@ -48,7 +48,7 @@ class Pacing(Hook):
             log: Called with warnings.
             clock: Returns the time in seconds; replaced in tests.
         """
-        self.metrics: dict[str, float | str] = {}
+        self.metrics: dict[str, float] = {}
         self._every = every
         self._control_plane = control_plane
         self._stalled_secs, self._log, self._clock = stalled_secs, log, clock
