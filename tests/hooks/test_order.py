@@ -71,11 +71,11 @@ def test_built_in_hooks_keep_their_order_whichever_a_run_has(left_out):
 @pytest.mark.parametrize(
     ("declared", "place"),
     [
-        ({}, 10),
-        ({"after": "evaluating"}, 10),
-        ({"before": ("checkpointing",)}, 7),
+        ({}, 11),
+        ({"after": "evaluating"}, 11),
+        ({"before": ("checkpointing",)}, 8),
         ({"before": "consistency"}, 0),
-        ({"after": ("logging",), "before": ("divergence",)}, 5),
+        ({"after": ("logging",), "before": ("divergence",)}, 6),
     ],
 )
 def test_a_hook_runs_last_unless_it_declares_otherwise(declared, place):
