@@ -61,6 +61,7 @@ def restore(
     target, of_target = without_parts(abstract_state, parts), without_parts(of_state, parts)
     dropped = tuple(f"{FIELD}{part}/" for part in parts.dropped)
     leaves = [leaf for leaf in manifest.leaves if not f"{leaf['path']}/".startswith(dropped)]
+    leaves = _without_frozen(leaves, target)
     check_same_arrays(checkpoint, leaves, true_shapes(target, of_target))
     state = _read(checkpoint, manifest, target, of_target)
     expected = {leaf["path"]: leaf["checksum"] for leaf in leaves}
@@ -72,6 +73,19 @@ def restore(
                 f"(checksum {checksum}, expected {expected[name]})."
             )
     return state
+
+
+def _without_frozen(leaves: list[Mapping[str, Any]], target: TrainState) -> list[Mapping[str, Any]]:
+    """Returns the leaves of a checkpoint without the optimizer state of frozen parameters, which earlier versions kept."""
+    names = {name for name, _ in named_leaves(target)}
+    parameters = {name for name, _ in named_leaves(target.params)}
+
+    def is_of_frozen(path: str) -> bool:
+        parts = path.split("/")
+        of_parameter = any("/".join(parts[start:]) in parameters for start in range(1, len(parts)))
+        return parts[0] == "opt_state" and path not in names and of_parameter
+
+    return [leaf for leaf in leaves if not is_of_frozen(leaf["path"])]
 
 
 def restore_part(checkpoint: Path, part: str, abstract: PyTree, layout: PyTree = None) -> PyTree:

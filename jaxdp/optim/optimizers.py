@@ -23,7 +23,7 @@ from jaxdp.optim.normuon import scale_by_output_rms
 from jaxdp.optim.own_optimizer import checked_direction
 from jaxdp.optim.registry import DIRECTIONS, add_built_in
 from jaxdp.optim.rules import is_layer_matrix, per_layer
-from jaxdp.optim.scaling import scale_by_rules, scaling_rules
+from jaxdp.optim.scaling import on_trained, scale_by_rules, scaling_rules
 from jaxdp.optim.schedules import make_schedule
 from jaxdp.optim.weight_decay import decayed_weights
 from jaxdp.trees import leaf_name
@@ -192,7 +192,7 @@ def make_optimizer(
 
     The schedule counts calls of `update`, so a step that skips a bad update must keep the
     old optimizer state. Scanned and unrolled models receive equal updates. The optimizer
-    state consists of tuples, dicts and arrays only.
+    state consists of tuples, dicts and arrays only; it has none for frozen parameters.
 
     Args:
         config: Optimizer configuration. Each optimizer reads the keys documented at its
@@ -206,11 +206,11 @@ def make_optimizer(
     direction = DIRECTIONS[config.name](config)
     if config.name not in BUILT_IN:
         direction = checked_direction(config.name, direction)
-    parts = [adapt(direction, needs_whole(config.name))]
+    rules = scaling_rules(config.freeze, config.scales)
+    parts = [adapt(on_trained(direction, rules), needs_whole(config.name))]
     if (config.weight_decay > 0 or config.weight_decay_end) and config.name != "adam":
         parts.append(decayed_weights(config))
     parts.append(optax.scale_by_learning_rate(make_schedule(config)))
-    rules = scaling_rules(config.freeze, config.scales)
     if rules or config.layer_decay != 1:
         parts.append(scale_by_rules(rules, config.layer_decay))
     return optax.chain(*parts)

@@ -131,6 +131,35 @@ def scale_by_rules(rules: Rules, layer_decay: float) -> optax.GradientTransforma
     return optax.stateless(scaled)
 
 
+def on_trained(direction: optax.GradientTransformation, rules: Rules) -> optax.GradientTransformation:
+    """Applies a direction to the parameters that are trained, so that its state has no arrays of frozen ones.
+
+    The paths of the other arrays are those without frozen parameters. Scanned layers with a trained layer count as trained.
+
+    Args:
+        direction: Optax transformation.
+        rules: Result of `scaling_rules`.
+    """
+    if all(factor > 0 for _, factor in rules):
+        return direction
+    inner = optax.with_extra_args_support(direction)
+
+    def trained(tree: PyTree, is_trained: PyTree) -> PyTree:
+        return jax.tree.map(lambda kept, leaf: leaf if kept else optax.MaskedNode(), is_trained, tree)
+
+    def choice(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda scale: bool((scale > 0).any()), update_scales(tree, rules, 1.0))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra):
+        is_trained = choice(updates)
+        own = None if params is None else trained(params, is_trained)
+        changes, state = inner.update(trained(updates, is_trained), state, own, **extra)
+        frozen = jax.tree.map(jnp.zeros_like, updates)
+        return jax.tree.map(lambda kept, new, zero: new if kept else zero, is_trained, changes, frozen), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(trained(params, choice(params))), update)
+
+
 def holding_frozen(loss: Callable, rules: Rules) -> Callable:
     """Stops the gradient of a loss at frozen parameters, so that it is not computed.
 

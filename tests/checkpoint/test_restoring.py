@@ -6,8 +6,9 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from tiny_checkpoints import abstract, assert_is_state, make_state, save, topology
+from tiny_checkpoints import OPTIMIZER, abstract, assert_is_state, make_state, save, topology
 from tiny_processes import as_processes
 
 from jaxdp.checkpoint import restoring
@@ -20,6 +21,8 @@ from jaxdp.checkpoint.manifest import (
 )
 from jaxdp.checkpoint.restoring import restore, restore_latest, restore_part
 from jaxdp.errors import DamageFound, UserError
+from jaxdp.optim.scaling import on_trained
+from jaxdp.parallel.placement import abstract_replicated
 
 
 @pytest.mark.parametrize("async_save", [True, False])
@@ -45,6 +48,23 @@ def test_state_returns_on_fewer_devices_and_in_parts(checkpoints, make_writer):
     np.testing.assert_array_equal(ema["kernel"], 2 * make_state(1).params["kernel"])
     host = restore_part(checkpoints / "1", "params", jax.tree.map(np.asarray, make_state(0).params))
     assert isinstance(host["bias"], np.ndarray)
+
+
+def test_the_optimizer_state_of_frozen_parameters_in_older_checkpoints_is_left_out(checkpoints, make_writer):
+    writer = make_writer()
+    save(writer, 1)
+    writer.wait()
+    expected = make_state(1)
+    frozen = on_trained(OPTIMIZER, (("bias", 0.0),))
+    target = expected.replace(opt_state=frozen.init(expected.params))
+    found = restore(checkpoints / "1", abstract_replicated(jax.eval_shape(lambda: target), topology()))
+    assert jax.tree.structure(found) == jax.tree.structure(target)
+    np.testing.assert_array_equal(found.opt_state[0].mu["kernel"], expected.opt_state[0].mu["kernel"])
+    assert not jax.tree.leaves(found.opt_state[0].mu["bias"])
+    without = expected.replace(opt_state=optax.sgd(0.1).init(expected.params))
+    short = abstract_replicated(jax.eval_shape(lambda: without), topology())
+    with pytest.raises(UserError, match="opt_state/0/count"):
+        restore(checkpoints / "1", short)  # another optimizer
 
 
 def flip_a_bit(path):

@@ -7,10 +7,14 @@ import optax
 import pytest
 
 from jaxdp.errors import UserError
+from jaxdp.model.lora import FROZEN
 from jaxdp.model.scanned_layers import stack_layers
+from jaxdp.optim import OptimizerConfig, make_optimizer
+from jaxdp.optim.optimizers import BUILT_IN
 from jaxdp.optim.scaling import (
     holding_frozen,
     layer_scales,
+    on_trained,
     scale_by_rules,
     scaling_rules,
     update_scales,
@@ -161,3 +165,41 @@ def test_rules_that_do_not_fit_the_model_are_refused(rules, layer_decay, problem
 
 def test_frozen_comes_before_scaled():
     assert scaling_rules(("a",), (("a", 2), ("b", 0.5))) == (("a", 0.0), ("a", 2.0), ("b", 0.5))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("form", [lambda tree: tree, scanned], ids=["unrolled", "scanned"])
+def test_the_state_has_no_arrays_of_frozen_parameters(name, form):
+    """What is trained moves as it does beside parameters that are trained too; a stack with a trained layer is kept."""
+    params = form(UNROLLED)
+    freeze = ("decoder/.*/kernel", "encoder/layer_0/.*", "token_embedding")
+    settings = {
+        "name": name, "learning_rate": 0.1, "schedule": "constant", "warmup_steps": 0, "end_learning_rate": 0.0,
+        "weight_decay": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8, "momentum": 0.9, "clip_norm": 0.0, "total_steps": 9,
+    }  # fmt: skip
+    gradients = jax.tree.map(lambda leaf: 0.3 * leaf + 0.1, params)
+    moved, states = {}, {}
+    for frozen in ((), freeze):
+        optimizer = make_optimizer(OptimizerConfig(**settings, freeze=frozen))
+        state, own = optimizer.init(params), params
+        states[frozen] = {path for path, _ in named_leaves(state)}
+        for _ in range(2):
+            changes, state = optimizer.update(gradients, state, own)
+            own = optax.apply_updates(own, changes)
+        moved[frozen] = dict(named_leaves(own))
+    scales = dict(named_leaves(update_scales(params, scaling_rules(freeze, ()), 1.0)))
+    held = {path for path, scale in scales.items() if not (scale > 0).any()}
+    assert any("decoder" in path for path in held) and "token_embedding" in held
+    for path, leaf in moved[freeze].items():
+        expected = np.where(scales[path] > 0, moved[()][path], dict(named_leaves(params))[path])
+        np.testing.assert_allclose(leaf, expected, rtol=1e-6 if "muon" in name else 0, err_msg=path)  # batched products
+    assert states[freeze] == {path for path in states[()] if not path.endswith(tuple(held))}
+
+
+def test_adapters_alone_have_moments():
+    params = {
+        "layer_0": {"mlp": {"up": {"kernel": jnp.ones((4, 4)), "lora_a": jnp.ones((4, 2)), "lora_b": jnp.ones((2, 4))}}}
+    }
+    params |= {"token_embedding": jnp.ones((9, 4)), "classifier": {"output": {"kernel": jnp.ones((4, 2))}}}
+    state = on_trained(optax.scale_by_adam(), scaling_rules((FROZEN,), ())).init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 1 + 2 * (8 + 8 + 8)

@@ -8,6 +8,8 @@ from tiny_runs import assert_same_bits
 from tiny_sharding import SYNCS, assert_same_steps, in_true_shapes, sharded_setup, steps_of
 from tiny_training import assert_equal_trees
 
+from jaxdp.trees import named_leaves
+
 pytestmark = pytest.mark.usefixtures("small_shards")
 
 MODEL = ("model.num_layers=2", "model.scan_layers=True", "model.embed_dim=32")
@@ -72,6 +74,22 @@ def test_penalties_frozen_parameters_and_rates_by_path(config_file):
         config_file, 6, "optim.l1=0.0001", "optim.l2=0.01", "optim.layer_decay=0.7", "optim.freeze=('layer_0/mlp/.*',)",
         "optim.scales=(('token_embedding',0.1),)", "optim.weight_decay=0.1", "model.scan_layers=False", "optim.warmup_steps=0",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
+def test_adapters_alone_are_trained(config_file, optimizer):
+    """The optimizer has moments of the adapters only, sharded where they are large."""
+    options = (
+        "model.lora_rank=4",
+        "model.lora_layers=('attention/.*',)",
+        f"optim.name={optimizer}",
+        "optim.warmup_steps=0",
+    )
+    compare(config_file, 4, *options)
+    for sync in SYNCS:
+        opt_state = sharded_setup(config_file, sync, *MODEL, *options).placement.abstract.opt_state
+        large = [name for name, leaf in named_leaves(opt_state) if leaf.size > 100]
+        assert large and all(name.endswith(("lora_a", "lora_b")) for name in large)
 
 
 def test_spikes_and_nans_are_skipped_alike(config_file):
