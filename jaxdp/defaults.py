@@ -246,6 +246,7 @@ def get_config() -> Config:
     config.log.every_steps = 10  # updates between lines of metrics
     config.log.batch_hash = False  # logs a hash of every batch: equal hashes, equal data
     config.log.samples = 2  # texts of the validation split that an evaluation prints with the generated ones, if the task generates; 0: none
+    config.log.resources_every_secs = 10.0  # seconds between samples of memory, CPU and GPU in the background; 0: off
     config.log.tensorboard = False  # also writes WORKDIR/tensorboard (extra: tensorboard)
     config.log.wandb = False  # also writes to Weights & Biases (extra: wandb); offline without a key or a connection
     config.log.wandb_project = placeholder(str)  # project of W&B and trackio, experiment of MLflow; unset: WANDB_PROJECT, TRACKIO_PROJECT, MLFLOW_EXPERIMENT_NAME, or jaxdp

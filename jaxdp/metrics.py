@@ -46,6 +46,23 @@ TRAIN_LOSS = MetricSpec("loss", "nats", False, "mean objective of the global bat
 LEARNING_RATE = MetricSpec("learning_rate", description="learning rate of the update", group="train")
 TOKENS_PER_SEC = MetricSpec("tokens_per_sec", "tokens/s", True, "training throughput", "perf")
 
+RESOURCE_METRICS = (
+    MetricSpec("host_memory", "B", False, "memory of the process in RAM", "perf"),
+    MetricSpec("cpu", description="share of the cores that the process uses", group="perf"),
+    MetricSpec("device_memory", "B", False, "memory in use on the fullest device of the process", "perf"),
+    MetricSpec("device_memory_peak", "B", False, "largest of these since the process began", "perf"),
+    MetricSpec("gpu_utilisation", "", True, "share of the time in which a kernel runs on a GPU of the process", "perf"),
+    MetricSpec("gpu_temperature", "°C", False, "temperature of the hottest GPU of the process", "perf"),
+    MetricSpec("gpu_power", "W", False, "power of all GPUs of the process", "perf"),
+)
+"""Metrics that the background sampler reads; see `jaxdp.hardware.resources`."""
+
+SAVE_METRICS = (
+    MetricSpec("checkpoint_bytes", "B", False, "size of a checkpoint", "perf"),
+    MetricSpec("checkpoint_secs", "s", False, "time of a save until the checkpoint counts", "perf"),
+)
+"""Metrics of a save, in the first line after it."""
+
 TRAINING_METRICS = (
     TRAIN_LOSS,
     MetricSpec("grad_norm", description="global norm of the mean gradient, before clipping", group="train"),
@@ -60,6 +77,8 @@ TRAINING_METRICS = (
     MetricSpec("prefetch_depth", "batches", description="capacity of the prefetch queue", group="perf"),
     MetricSpec("bytes_on_wire", "B", False, "bytes that a device sends to others in a step", "perf"),
     MetricSpec("mfu", higher_is_better=True, description="model FLOPs utilisation", group="perf"),
+    *RESOURCE_METRICS,
+    *SAVE_METRICS,
 )
 """Metrics of training steps; see `jaxdp.hooks.logging`."""
 

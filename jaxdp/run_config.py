@@ -70,6 +70,7 @@ _RANGES = {
     "checkpoint.grace_secs": _NOT_NEGATIVE,
     "log.every_steps": _OFF_OR_MORE,
     "log.samples": _OFF_OR_MORE,
+    "log.resources_every_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
 }
 """Key -> (expected range in words, check), for numbers that no other module checks."""
 
@@ -281,6 +282,7 @@ class LogConfig:
     every_steps: int
     batch_hash: bool
     samples: int
+    resources_every_secs: float
     tensorboard: bool
     wandb: bool
     wandb_project: str | None

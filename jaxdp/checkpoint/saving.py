@@ -152,6 +152,7 @@ class CheckpointWriter:
         self._has_failed = False
         self.longest_save_secs = 0.0
         """From the call of `save` until the checkpoint counts; 0 before the first."""
+        self._last_save: dict[str, float] = {}
         # Compiled now, so that the first save does not stop to compile.
         self._checksums = compile_checksums(abstract_state, layout)
 
@@ -231,23 +232,25 @@ class CheckpointWriter:
         }
         return jax.tree.unflatten(structure, whole), own
 
-    def _finish(self, step: int, own: dict[str, np.ndarray], commit: Callable[[], None] | None, start: float) -> None:
+    def _finish(self, step: int, own: dict[str, np.ndarray], commit: Callable[[], int] | None, start: float) -> None:
         """Writes the shards of this process; in process 0, commits the checkpoint and applies the retention rules."""
         if self._is_divided:
             self._check_directory()
             ranges = {name: held for (name, _), held in zip(self._leaves, self._ranges, strict=True) if held}
             write_shards(self._unfinished(step), self._control_plane.process_index, own, ranges)
             own.clear()
+        num_bytes = commit() if commit is not None else 0
+        secs = time.monotonic() - start
+        self.longest_save_secs = max(self.longest_save_secs, secs)
         if commit is not None:
-            commit()
-        self.longest_save_secs = max(self.longest_save_secs, time.monotonic() - start)
+            self._last_save = {"perf/checkpoint_bytes": num_bytes, "perf/checkpoint_secs": secs}
         if commit is not None:
             apply_retention(self._checkpoints, self._retention, self._is_intact, self._check_directory)
             self._check_directory()
             self._is_intact.record(self._checkpoints)
 
-    def _commit(self, step: int, checksums: list[jax.Array], metrics: dict) -> None:
-        """Waits until everything is on disk, writes the manifest and renames the checkpoint."""
+    def _commit(self, step: int, checksums: list[jax.Array], metrics: dict) -> int:
+        """Waits until everything is on disk, writes the manifest and renames the checkpoint; returns its bytes."""
         self._orbax.wait_until_finished()
         unfinished, directory = self._unfinished(step), self._checkpoints / str(step)
         leaves = [
@@ -272,6 +275,7 @@ class CheckpointWriter:
         unfinished.rename(directory)
         fsync_path(self._checkpoints)
         self._is_intact.trust(directory)
+        return sum(file["bytes"] for file in manifest.files.values())
 
     def _unfinished(self, step: int) -> Path:
         return self._checkpoints / f"{step}{self._suffix}"
@@ -285,6 +289,11 @@ class CheckpointWriter:
         except (FileNotFoundError, NotADirectoryError):
             pass
         raise FileNotFoundError("the directory is gone")
+
+    def take_metrics(self) -> dict[str, float]:
+        """Returns size and time of a save that has finished since the last call; empty if there is none."""
+        metrics, self._last_save = self._last_save, {}
+        return metrics
 
     def check(self) -> None:
         """Raises UserError if the last finished save failed; never waits."""

@@ -29,6 +29,7 @@ class Logging(Hook):
         batch_hash: bool,
         bytes_on_wire: float | None = None,
         shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
+        resources: Callable[[], Mapping[str, float]] = dict,
     ):
         """Creates the hook.
 
@@ -41,6 +42,7 @@ class Logging(Hook):
             bytes_on_wire: Bytes that a device sends to others in one step; None: unknown.
             shares: Function (first step, last step exclusive) -> further metrics of these steps by full name: the
                 share of the sequences that each source of a mixture contributed, and the slowest process.
+            resources: Function that returns what was sampled since its last call, by full name.
         """
         self._every = every
         self._write = write
@@ -49,6 +51,7 @@ class Logging(Hook):
         self._batch_hash = batch_hash
         self._bytes_on_wire = bytes_on_wire
         self._shares = shares
+        self._resources = resources
         self._restart()
 
     def _restart(self) -> None:
@@ -83,6 +86,7 @@ class Logging(Hook):
         if self._bytes_on_wire is not None:
             line["perf/bytes_on_wire"] = self._bytes_on_wire
         line |= self._shares(info.step - self._steps, info.step)
+        line |= self._resources()
         if self._batch_hash:
             line["data/batch_hash"] = f"{join_parts(info.metrics['batch_hash']):016x}"
         return line

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.checkpoint.retention import CheckPlace
+from jaxdp.hardware.resources import ResourceSampler
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.registry import MakeHook
 from jaxdp.parallel.control_plane import ControlPlane
@@ -35,6 +36,7 @@ class RunContext:
         preemption: Hook that receives signals.
         watchdog: Watchdog, which ends the process if a phase exceeds its limit.
         timeline: Recorder of how the run spends its time.
+        resources: Sampler of memory, CPU and GPU.
         control_plane: Control plane of the run's processes; the main process writes.
         profile: Steps to trace.
         check_place: Check before every write into the work directory; raises UserError if it no longer is the
@@ -49,6 +51,7 @@ class RunContext:
     preemption: Preemption
     watchdog: Watchdog
     timeline: Timeline
+    resources: ResourceSampler
     control_plane: ControlPlane
     profile: Profile | None
     check_place: CheckPlace

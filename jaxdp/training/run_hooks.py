@@ -57,7 +57,7 @@ def make_hooks(
     pacing = _pacing(context, stalled_secs)
     hooks = [
         context.preemption, Watching(context.watchdog), Recording(context.timeline),
-        _logging(context.setup, info, pacing),
+        _logging(context, writer, info, pacing),
         Divergence(config.optim.max_skipped_in_a_row), evaluating, checkpointing,
     ]  # fmt: skip
     if pacing:
@@ -149,7 +149,8 @@ def _pacing(context: RunContext, stalled_secs: Callable[[], float]) -> Pacing | 
     return Pacing(every, context.control_plane, stalled_secs, print_status)
 
 
-def _logging(setup: TrainingSetup, info: RunInfo, pacing: Pacing | None) -> Logging:
+def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacing: Pacing | None) -> Logging:
+    setup = context.setup
     peak = peak_flops(setup.topology.kind)
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),
@@ -159,6 +160,7 @@ def _logging(setup: TrainingSetup, info: RunInfo, pacing: Pacing | None) -> Logg
         batch_hash=setup.config.log.batch_hash,
         bytes_on_wire=setup.bytes_on_wire,
         shares=lambda first, last: {**setup.loader.shares(first, last), **(pacing.metrics if pacing else {})},
+        resources=lambda: context.resources.take() | writer.take_metrics(),
     )
 
 

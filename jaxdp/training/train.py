@@ -13,6 +13,7 @@ from jaxdp.checkpoint.manifest import committed_steps
 from jaxdp.config import ConfigLike, parse_config
 from jaxdp.data.reading.python_records import keep_records
 from jaxdp.errors import UserCodeError, UserError
+from jaxdp.hardware.resources import ResourceSampler
 from jaxdp.hooks.preemption import Preemption, Stopped
 from jaxdp.hooks.registry import MakeHook, check_hook
 from jaxdp.inference.initial_params import initial_checksum
@@ -34,6 +35,7 @@ from jaxdp.training.memory_advice import advising_on_memory
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
+from jaxdp.training.resource_readers import resource_readers
 from jaxdp.training.result import Result, recorded_metrics
 from jaxdp.training.resume import check_configuration, saved_config, steps_to_resume, why_it_is_over
 from jaxdp.training.run_context import Profile, RunContext
@@ -207,10 +209,13 @@ def _run(
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)
 
+        readers = resource_readers(setup.topology) if config.log.resources_every_secs else ()
+        resources = ResourceSampler(readers, config.log.resources_every_secs, print_status)
+        stack.enter_context(resources)
         stack.enter_context(advising_on_memory(setup))
         return run_session(
             RunContext(
-                setup, directory, preemption, watchdog, timeline, control_plane, profile, check_place, provenance,
+                setup, directory, preemption, watchdog, timeline, resources, control_plane, profile, check_place, provenance,
                 open_run.hooks, open_run.writers,
             )
         )  # fmt: skip

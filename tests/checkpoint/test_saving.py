@@ -276,12 +276,18 @@ def test_nothing_of_the_next_run_at_the_path_is_touched(make_held, monkeypatch, 
     assert contents(workdir.root) == {name: content for name, content in found[0].items() if name not in strays}
 
 
-def test_the_time_of_a_save_is_known(checkpoints, make_writer):
+def test_time_and_size_of_a_save_are_known(checkpoints, make_writer):
     writer = make_writer()
-    assert writer.longest_save_secs == 0.0
+    assert writer.longest_save_secs == 0.0 and writer.take_metrics() == {}
     save(writer, 1)
     writer.wait()
     assert writer.longest_save_secs > 0.0
+    files = [path for path in (checkpoints / "1").rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert writer.take_metrics() == {
+        "perf/checkpoint_bytes": sum(path.stat().st_size for path in files),
+        "perf/checkpoint_secs": writer.longest_save_secs,
+    }
+    assert writer.take_metrics() == {}
 
 
 def test_a_save_without_disk_space_is_reported_and_the_previous_one_is_intact(tmp_path):
