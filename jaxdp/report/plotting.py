@@ -92,8 +92,11 @@ def plot_runs(
 
 def save(figure, out: Path) -> None:
     """Writes a figure in the format of the file's suffix, without dates, so that equal plots are equal files."""
+    import matplotlib
+
     kind = out.suffix.lower().removeprefix(".") or "png"
-    figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    with matplotlib.rc_context({"svg.hashsalt": "jaxdp"}):
+        figure.savefig(out, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _figure(runs: list[_Run], metric: MetricSpec, loss: MetricSpec, axis: str = AXES["step"]):

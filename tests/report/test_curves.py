@@ -86,6 +86,7 @@ def test_seeds_have_a_mean_and_a_range_where_all_have_values():
     np.testing.assert_allclose(both.values, [2, 3, 4])
     np.testing.assert_allclose(both.low, [1, 2, 3])
     np.testing.assert_allclose(both.high, [3, 4, 5])
+    np.testing.assert_array_equal(over_seeds([other, one]).x, [1, 3])
 
 
 def run(tmp_path, name, rows=None, num_params=None, num_devices=1, **config):
