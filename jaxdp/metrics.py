@@ -67,6 +67,7 @@ TRAINING_METRICS = (
     TRAIN_LOSS,
     MetricSpec("grad_norm", description="global norm of the mean gradient, before clipping", group="train"),
     LEARNING_RATE,
+    MetricSpec("noise_scale", "sequences", description="gradient noise scale, with log.noise_scale", group="train"),
     MetricSpec("skipped", "updates", False, "updates skipped since the start of the run", "train"),
     MetricSpec("step_secs", "s", False, "duration of a step", "perf"),
     TOKENS_PER_SEC,

@@ -69,6 +69,7 @@ _RANGES = {
     "checkpoint.keep_every_steps": _OFF_OR_MORE,
     "checkpoint.grace_secs": _NOT_NEGATIVE,
     "log.every_steps": _OFF_OR_MORE,
+    "log.norms_every_steps": _OFF_OR_MORE,
     "log.samples": _OFF_OR_MORE,
     "log.resources_every_secs": (f"from 0 (off) to {_MAX_SECS}", lambda value: 0 <= value <= _MAX_SECS),
 }
@@ -281,6 +282,8 @@ class LogConfig:
 
     every_steps: int
     batch_hash: bool
+    norms_every_steps: int
+    noise_scale: bool
     samples: int
     resources_every_secs: float
     tensorboard: bool

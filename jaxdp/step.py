@@ -27,7 +27,13 @@ Outputs = Callable[[PyTree, PyTree], dict[str, jax.Array]]
 
 
 def make_train_step(
-    loss: Loss, update: UpdateConfig, strategy: SyncStrategy, shape: BatchShape, seed: int
+    loss: Loss,
+    update: UpdateConfig,
+    strategy: SyncStrategy,
+    shape: BatchShape,
+    seed: int,
+    *,
+    with_device_squares: bool = False,
 ) -> Callable[[TrainState, PyTree, ControlWord], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds the train step of one device, for `parallel.spmd` to compile.
 
@@ -36,7 +42,9 @@ def make_train_step(
     `row_ids [device_batch] int32`, the index of each example in the global batch.
     The function returns the next state and the metrics, equal on all devices: `loss`,
     `grad_norm`, `learning_rate`, `tokens` (tokens read in the global batch, excluding
-    padding), `skipped`, `skipped_in_a_row` and the reduced control word.
+    padding), `skipped`, `skipped_in_a_row` and the reduced control word; if they are
+    computed, `norms` (see `jaxdp.optim.norms`) and `device_squares`, the mean squared norm of
+    the gradients of single devices.
 
     Args:
         loss: Loss of a batch.
@@ -44,6 +52,8 @@ def make_train_step(
         strategy: Synchronisation between devices; it turns gradient sums into the next state.
         shape: Number of devices and microbatches, and examples per device.
         seed: Seed of dropout.
+        with_device_squares: Whether `device_squares` is computed; only for a strategy with
+            `SyncStrategy.has_device_gradients`.
     """
 
     def train_step(state: TrainState, batch: PyTree, control_word: ControlWord):
@@ -53,11 +63,24 @@ def make_train_step(
 
         gradients, totals = _accumulate(objective, state.params, batch, shape.num_microbatches)
         updated, metrics = strategy.update(state, gradients, totals, update)
+        if with_device_squares:
+            metrics |= {"device_squares": _device_squares(gradients, totals[1], strategy.num_devices)}
         if update.checks_result:
             updated, metrics = _unless_not_finite(state, updated, metrics)
         return updated, metrics | reduce_control_word(control_word)
 
     return train_step
+
+
+def _device_squares(gradients: PyTree, weight: jax.Array, num_devices: int) -> jax.Array:
+    """Returns the mean over the devices of the squared norm of their gradients, `[] float32`.
+
+    A device's gradient is its sum divided by the mean weight of a device, so that the mean over devices is the gradient
+    of the global batch.
+    """
+    squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients))
+    squares, weight = jax.lax.psum(jnp.stack([squares, weight]), AXIS)
+    return num_devices * squares / weight**2
 
 
 def _unless_not_finite(

@@ -36,6 +36,7 @@ class WorkDir:
         self.named_files = self.root / "named_files.json"
         self.evaluation = self.root / "evaluation.json"
         self.metrics = self.root / "metrics.jsonl"
+        self.norms = self.root / "norms.jsonl"
         self.checkpoints = self.root / "checkpoints"
         self.proofs = self.root / ".intact_checkpoints.json"
         self.tensorboard = self.root / "tensorboard"

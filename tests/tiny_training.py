@@ -106,6 +106,7 @@ class TinyStep:
         strategy=None,
         extra_spec=None,
         seed=0,
+        **options,
     ):
         self.topology = topology(num_devices)
         shape = divide_batch(ROWS, ROWS // num_devices // num_microbatches, num_devices)
@@ -122,7 +123,7 @@ class TinyStep:
         for name in extra_spec or ():
             row_spec[name] = jax.ShapeDtypeStruct((rows,), jnp.float32)
         self.program = compile_spmd(
-            make_train_step(loss, update, strategy, shape, seed),
+            make_train_step(loss, update, strategy, shape, seed, **options),
             self.topology,
             placement.abstract,
             abstract_batch(TASK.batch_spec(rows) | row_spec, self.topology),

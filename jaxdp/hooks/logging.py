@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from jaxdp.hooks.every import Every
+from jaxdp.hooks.noise_scale import NoiseScale
 from jaxdp.metrics import TRAINING_METRICS
 from jaxdp.parallel.control_word import join_parts
 from jaxdp.trainer import Hook, StepInfo
@@ -28,6 +29,7 @@ class Logging(Hook):
         peak_flops: float | None,
         batch_hash: bool,
         bytes_on_wire: float | None = None,
+        noise_scale: NoiseScale | None = None,
         shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
         resources: Callable[[], Mapping[str, float]] = dict,
     ):
@@ -40,6 +42,7 @@ class Logging(Hook):
             peak_flops: Peak FLOP/s of all devices together; None: no MFU.
             batch_hash: Whether the steps carry the hash of their batch.
             bytes_on_wire: Bytes that a device sends to others in one step; None: unknown.
+            noise_scale: Estimate of the gradient noise scale, to which every step is added; None: the steps do not carry it.
             shares: Function (first step, last step exclusive) -> further metrics of these steps by full name: the
                 share of the sequences that each source of a mixture contributed, and the slowest process.
             resources: Function that returns what was sampled since its last call, by full name.
@@ -50,6 +53,7 @@ class Logging(Hook):
         self._peak_flops = peak_flops
         self._batch_hash = batch_hash
         self._bytes_on_wire = bytes_on_wire
+        self._noise_scale = noise_scale
         self._shares = shares
         self._resources = resources
         self._restart()
@@ -65,6 +69,8 @@ class Logging(Hook):
         self._wait_secs += info.queue.wait_secs
         self._num_ready += info.queue.num_ready
         self._tokens += float(info.metrics["tokens"])
+        if self._noise_scale:
+            self._noise_scale.add(float(info.metrics["device_squares"]), float(info.metrics["grad_norm"]) ** 2)
         if self._every(info.step):
             self._write(info.step, self._line(info))
             self._restart()
@@ -81,6 +87,8 @@ class Logging(Hook):
             "perf/prefetch_ready": self._num_ready / self._steps,
             "perf/prefetch_depth": info.queue.depth,
         }
+        if self._noise_scale:
+            line["train/noise_scale"] = self._noise_scale.value
         if self._peak_flops:
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
         if self._bytes_on_wire is not None:

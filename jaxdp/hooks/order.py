@@ -8,7 +8,8 @@ from jaxdp.errors import UserError
 from jaxdp.trainer import Hook
 
 BUILT_IN_NAMES = (
-    "consistency", "preemption", "watching", "recording", "pacing", "logging", "divergence", "evaluating", "checkpointing",
+    "consistency", "preemption", "watching", "recording", "pacing", "logging", "norms", "divergence", "evaluating",
+    "checkpointing",
     "early_stopping",
     "profiling",
 )  # fmt: skip

@@ -21,7 +21,7 @@ _EFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"seed", (BATCHES, LOSS, EVALUATION)),
     (r"model\.scan_layers", (LOSS, ROUNDING)),  # scanned layers start from other random numbers
     (r"model\.(remat|attention|loss_chunk|dtype)|microbatch_size", (ROUNDING,)),
-    (r"model\..+|init_from", (LOSS,)),
+    (r"model\..+|init_\w+", (LOSS,)),
     (r"total_(steps|epochs|tokens)", (RATE,)),
     (r"optim\.(learning_rate|schedule|warmup_steps|end_learning_rate)", (RATE,)),
     (r"optim\.(label_smoothing|l1|l2|z_loss)", (LOSS, UPDATES)),

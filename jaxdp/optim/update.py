@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdp.optim.norms import no_sums, sums_of_squares
 from jaxdp.optim.optimizers import update_ema
 from jaxdp.optim.spikes import is_spike
 from jaxdp.typing import PyTree
@@ -37,6 +38,7 @@ class UpdateConfig:
             measure the cost of skipping.
         checks_result: Whether an update whose parameters are not finite is skipped too, although its gradient is
             finite; for optimizers of a user.
+        with_norms: Whether sums of squares are computed for the metric `norms`.
     """
 
     optimizer: optax.GradientTransformation
@@ -47,14 +49,27 @@ class UpdateConfig:
     max_skipped_in_a_row: int = 0
     skip_by: SkipBy = "select"
     checks_result: bool = False
+    with_norms: bool = False
+
+    def no_norms(self, params: PyTree) -> jax.Array | None:
+        """Returns `Updated.norms` of a step without an update; None if they are not computed."""
+        return no_sums(params) if self.with_norms else None
 
 
 class Updated(NamedTuple):
-    """Part of the train state that an optimizer update replaces; unchanged if the update is skipped."""
+    """Part of the train state that an optimizer update replaces; unchanged if the update is skipped.
+
+    Attributes:
+        params: Parameters.
+        opt_state: State of the optimizer.
+        ema: Moving average of the parameters.
+        norms: Sums of squares as of `jaxdp.optim.norms.sums_of_squares`, no part of the state; None: not computed.
+    """
 
     params: PyTree
     opt_state: PyTree
     ema: PyTree
+    norms: jax.Array | None = None
 
 
 def is_good(
@@ -75,7 +90,8 @@ def apply_update(update: UpdateConfig, old: Updated, gradients: PyTree, loss: ja
     changes, opt_state = update.optimizer.update(gradients, old.opt_state, old.params, **extra)
     params = optax.apply_updates(old.params, changes)
     ema = update_ema(old.ema, params, update.ema_decay) if update.ema_decay else None
-    return Updated(params, opt_state, ema)
+    norms = sums_of_squares(old.params, gradients, changes) if update.with_norms else None
+    return Updated(params, opt_state, ema, norms)
 
 
 def unless_skipped(skip_by: SkipBy, good: jax.Array, apply: Callable[[Updated], Updated], old: Updated) -> Updated:

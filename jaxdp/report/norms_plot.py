@@ -1,4 +1,4 @@
-"""Heat map of per-parameter norms over steps, from metrics of the group `norms`.
+"""Heat map of per-parameter norms over steps, from norms.jsonl or metrics of the group `norms`.
 
 Matplotlib is imported inside functions, and only its `Figure` is used.
 """
@@ -27,10 +27,13 @@ def plot_norms(directory: Path, out: Path) -> Path:
     Raises:
         UserError: The run has no metrics of the group.
     """
-    path = directory / "metrics.jsonl"
+    own = directory / "norms.jsonl"  # with log.norms_every_steps; a user's hook may write to metrics.jsonl
+    path = own if own.is_file() else directory / "metrics.jsonl"
     columns = {name: column for name, column in read_columns(path, (), PREFIX).items() if column[0].size}
     if not columns:
-        raise UserError(f"{path} has no norms of parameters (metrics {PREFIX}...): train with a hook that writes them.")
+        raise UserError(
+            f"{path} has no norms of parameters (metrics {PREFIX}...): train with log.norms_every_steps above 0."
+        )
     steps = np.unique(np.concatenate([found for found, _ in columns.values()]))
     steps = steps[np.linspace(0, len(steps) - 1, min(len(steps), MAX_COLUMNS)).astype(np.int64)]
     table = np.full((len(columns), len(steps)), np.nan)

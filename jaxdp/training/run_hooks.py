@@ -1,5 +1,6 @@
 """Hooks of a run: the built-in ones, those of the user, and their order."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from jaxdp.checkpoint.retention import BestSoFar, saved_metrics
@@ -13,6 +14,8 @@ from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating, LateEvaluations
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.noise_scale import NoiseScale
+from jaxdp.hooks.norms import Norms
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
 from jaxdp.hooks.pacing import Pacing
 from jaxdp.hooks.profiling import Profiling
@@ -20,10 +23,13 @@ from jaxdp.hooks.recording import Recording
 from jaxdp.hooks.registry import make_own_hooks
 from jaxdp.hooks.watching import InPhase, Watching
 from jaxdp.inference.evaluator import Evaluator
+from jaxdp.model import parameter_shapes
+from jaxdp.optim.norms import entry_names
 from jaxdp.parallel.layout import replicated_leaves
 from jaxdp.report.evaluation_plots import draw_evaluation, has_plot
 from jaxdp.report.terminal import print_status, show_cut
 from jaxdp.report.writer_registry import RunInfo
+from jaxdp.report.writers import MetricsFile
 from jaxdp.trainer import Hook
 from jaxdp.training.resume import early_stopping
 from jaxdp.training.retention_rules import retention_of
@@ -62,6 +68,8 @@ def make_hooks(
     ]  # fmt: skip
     if pacing:
         hooks.append(pacing)
+    if config.log.norms_every_steps:
+        hooks.append(_norms(context, info))
     if config.eval.patience:
         higher_is_better = bool(context.setup.metric.higher_is_better)
         stopping.append(
@@ -141,6 +149,19 @@ def _checkpointing(
     )
 
 
+def _norms(context: RunContext, info: RunInfo) -> Norms:
+    setup, path = context.setup, context.directory.norms
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        if info.is_main_process:
+            context.check_place()
+            with contextlib.closing(MetricsFile(path)) as file:
+                file.write(step, values)
+
+    names = entry_names(parameter_shapes(setup.model.config))
+    return Norms(Every(setup.config.log.norms_every_steps, setup.total_steps), names, write)
+
+
 def _pacing(context: RunContext, stalled_secs: Callable[[], float]) -> Pacing | None:
     """Returns the hook that names the slowest process; None for a single one."""
     if context.control_plane.num_processes == 1:
@@ -152,6 +173,7 @@ def _pacing(context: RunContext, stalled_secs: Callable[[], float]) -> Pacing | 
 def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacing: Pacing | None) -> Logging:
     setup = context.setup
     peak = peak_flops(setup.topology.kind)
+    num_sequences = setup.config.global_batch_size
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),
         info.write,
@@ -159,6 +181,9 @@ def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacin
         peak_flops=peak and peak * setup.topology.num_devices,
         batch_hash=setup.config.log.batch_hash,
         bytes_on_wire=setup.bytes_on_wire,
+        noise_scale=NoiseScale(num_sequences // setup.topology.num_devices, num_sequences)
+        if setup.config.log.noise_scale
+        else None,
         shares=lambda first, last: {**setup.loader.shares(first, last), **(pacing.metrics if pacing else {})},
         resources=lambda: context.resources.take() | writer.take_metrics(),
     )

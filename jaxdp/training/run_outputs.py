@@ -136,7 +136,8 @@ def run_info(context: RunContext, first_step: int) -> Iterator[RunInfo]:
         yield info
         return
     context.check_place()
-    truncate_after(directory.metrics, first_step)
+    for path in (directory.metrics, directory.norms):
+        truncate_after(path, first_step)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(ProgressLine(first_step, total_steps))
 

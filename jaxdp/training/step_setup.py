@@ -1,10 +1,12 @@
 """Step setup: model, update and state of a run on given devices, and its compiled train step. It needs shapes, not data."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from jaxdp.errors import UserError
 from jaxdp.inference.evaluator import compile_eval_step
 from jaxdp.model import Transformer, flops_per_sequence, init_params, parameter_shapes
 from jaxdp.optim import UpdateConfig
@@ -55,7 +57,10 @@ class StepSetup:
         self.topology, self.shape = topology, shape
         shapes = parameter_shapes(model.config)
         self.strategy: SyncStrategy = make_strategy(config.parallel, topology, shapes)
-        self.update = make_update(config.optim, total_steps, topology.platform, self.strategy)
+        update = make_update(config.optim, total_steps, topology.platform, self.strategy)
+        self.update = dataclasses.replace(update, with_norms=config.log.norms_every_steps > 0)
+        if config.log.noise_scale:
+            check_noise_scale(config, self.strategy)
         self.placement = StatePlacement(self.strategy, topology, shapes, make_initial_state(self.update, self.strategy))
         self.model = self._gathering(model, self.placement.layout.params)
         self.eval_model = self._gathering(model, self.placement.eval_layout)
@@ -87,6 +92,7 @@ class StepSetup:
             self.strategy,
             shape,
             self.config.seed,
+            with_device_squares=self.config.log.noise_scale,
         )
         specs = (
             self.placement.abstract,
@@ -127,3 +133,19 @@ class StepSetup:
         """Returns the bytes that a device sends to others in one step; None: the strategy does not state them."""
         model = self.model.config
         return self.strategy.bytes_on_wire(parameter_shapes(model), self.shape.num_microbatches, model.dtype)
+
+
+def check_noise_scale(config: RunConfig, strategy: SyncStrategy) -> None:
+    """Raises UserError if a run has no gradients of single devices next to that of the global batch."""
+    parallel = config.parallel
+    if not strategy.has_device_gradients:
+        raise UserError(
+            f"log.noise_scale=True is not supported with parallel.sync={parallel.sync} and wire_dtype={parallel.wire_dtype}, which "
+            "have no gradients of single devices at the parameters of all; use sync=pmean or zero1 and wire_dtype=float32 or "
+            "bfloat16, or set log.noise_scale=False."
+        )
+    if strategy.num_devices == 1:
+        raise UserError(
+            "log.noise_scale=True compares the gradients of several devices, found 1 device; use two or more, or set "
+            "log.noise_scale=False."
+        )

@@ -5,6 +5,7 @@ import pytest
 from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.every import Every
 from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.noise_scale import NoiseScale
 from jaxdp.metrics import RESOURCE_METRICS, SAVE_METRICS
 from jaxdp.parallel.control_word import host_control_word
 from jaxdp.trainer import StepInfo
@@ -26,7 +27,9 @@ def lines_of(infos, *, every=2, **options):
 
 def test_every_number_of_a_line_is_declared():
     sampled = dict.fromkeys((spec.full_name for spec in (*RESOURCE_METRICS, *SAVE_METRICS)), 1.0)
-    [(_, line)] = lines_of([info(1)], every=1, peak_flops=1e9, bytes_on_wire=7.0, resources=lambda: sampled)
+    options = {"peak_flops": 1e9, "bytes_on_wire": 7.0, "resources": lambda: sampled, "noise_scale": NoiseScale(4, 32)}
+    [(_, line)] = lines_of([info(1, device_squares=5.0)], every=1, **options)
+    assert line["train/noise_scale"] == options["noise_scale"].value > 0
     assert set(line) == {spec.full_name for spec in Logging.metrics}
 
 

@@ -12,6 +12,7 @@ from jaxdp.hooks.divergence import Divergence
 from jaxdp.hooks.early_stopping import EarlyStopping
 from jaxdp.hooks.evaluating import Evaluating
 from jaxdp.hooks.logging import Logging
+from jaxdp.hooks.norms import Norms
 from jaxdp.hooks.order import BUILT_IN_NAMES, in_order
 from jaxdp.hooks.pacing import Pacing
 from jaxdp.hooks.preemption import Preemption
@@ -27,6 +28,7 @@ ORDER = [
     "recording",
     "pacing",
     "logging",
+    "norms",
     "divergence",
     "evaluating",
     "checkpointing",
@@ -35,9 +37,9 @@ ORDER = [
 ]
 """Order of the built-in hooks."""
 
-OPTIONAL = ("consistency", "early_stopping", "pacing", "profiling")
+OPTIONAL = ("consistency", "early_stopping", "norms", "pacing", "profiling")
 BUILT_IN = (
-    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Pacing, Preemption, Profiling, Recording,
+    Checkpointing, Consistency, Divergence, EarlyStopping, Evaluating, Logging, Norms, Pacing, Preemption, Profiling, Recording,
     Watching,
 )  # fmt: skip
 NAMES = BUILT_IN_NAMES
@@ -59,7 +61,7 @@ def names(hooks):
     return [each.name for each in hooks]
 
 
-@pytest.mark.parametrize("left_out", [some for n in range(5) for some in itertools.combinations(OPTIONAL, n)])
+@pytest.mark.parametrize("left_out", [some for n in range(6) for some in itertools.combinations(OPTIONAL, n)])
 def test_built_in_hooks_keep_their_order_whichever_a_run_has(left_out):
     expected = [name for name in ORDER if name not in left_out]
     hooks = built_in(left_out)
@@ -71,11 +73,11 @@ def test_built_in_hooks_keep_their_order_whichever_a_run_has(left_out):
 @pytest.mark.parametrize(
     ("declared", "place"),
     [
-        ({}, 11),
-        ({"after": "evaluating"}, 11),
-        ({"before": ("checkpointing",)}, 8),
+        ({}, 12),
+        ({"after": "evaluating"}, 12),
+        ({"before": ("checkpointing",)}, 9),
         ({"before": "consistency"}, 0),
-        ({"after": ("logging",), "before": ("divergence",)}, 6),
+        ({"after": ("logging",), "before": ("divergence",)}, 7),
     ],
 )
 def test_a_hook_runs_last_unless_it_declares_otherwise(declared, place):

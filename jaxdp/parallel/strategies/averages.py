@@ -42,5 +42,5 @@ def apply_averages(
         means = jax.tree.map(lambda leaf: leaf * factor, unpack(buffers, old.params))
         return apply_update(update, old, means, loss)
 
-    old = Updated(state.params, state.opt_state, state.ema)
+    old = Updated(state.params, state.opt_state, state.ema, update.no_norms(state.params))
     return unless_skipped(update.skip_by, good, apply, old), good, grad_norm

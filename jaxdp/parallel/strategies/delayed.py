@@ -55,6 +55,11 @@ class Delayed(Pmean):
 
     num_steps: int = 1
 
+    @property
+    def has_device_gradients(self) -> bool:
+        """Returns False: the norm of the gradient is that of an earlier batch; see `SyncStrategy.has_device_gradients`."""
+        return False
+
     def init(self, params: PyTree) -> dict[str, GradientQueue]:
         """Returns the empty queue of one device; see `SyncStrategy.init`."""
         gradients = jax.tree.map(lambda leaf: jnp.zeros((self.num_steps, *leaf.shape), leaf.dtype), params)

@@ -81,11 +81,14 @@ class Local(SyncStrategy):
             own = jax.tree.map(lambda leaf: leaf * factor, sums)
             return apply_update(dataclasses.replace(update, ema_decay=0.0), old, own, metrics["loss"])
 
-        updated = unless_skipped(update.skip_by, good, apply, Updated(state.params, state.opt_state, None))
+        before = Updated(state.params, state.opt_state, None, update.no_norms(state.params))
+        updated = unless_skipped(update.skip_by, good, apply, before)
+        # Of the workers, whose parameters differ, the mean of the squares.
+        norms = None if updated.norms is None else jax.lax.pmean(updated.norms, AXIS)
         weights = state.sync["token_weights"] + jnp.where(good, weight, 0.0)
-        before = (updated.params, state.ema, state.sync | {"token_weights": weights})
-        params, ema, sync = self.sync(state.step + 1, update.ema_decay, before)
-        return advance(state, Updated(params, updated.opt_state, ema), good, metrics, sync=sync)
+        synced = (updated.params, state.ema, state.sync | {"token_weights": weights})
+        params, ema, sync = self.sync(state.step + 1, update.ema_decay, synced)
+        return advance(state, Updated(params, updated.opt_state, ema, norms), good, metrics, sync=sync)
 
     def bytes_on_wire(self, shapes: PyTree, num_microbatches: int, dtype: str) -> float:
         """Returns the bytes of a worker's gradients and its part of a synchronisation; see `SyncStrategy.bytes_on_wire`."""

@@ -25,6 +25,11 @@ class Pmean(SyncStrategy):
 
     buckets: GradientSync = dataclasses.field(default_factory=GradientSync)
 
+    @property
+    def has_device_gradients(self) -> bool:
+        """Returns True; see `SyncStrategy.has_device_gradients`."""
+        return True
+
     def update(
         self, state: TrainState, gradients: PyTree, totals: Totals, update: UpdateConfig
     ) -> tuple[TrainState, dict[str, jax.Array]]:

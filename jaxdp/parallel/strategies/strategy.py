@@ -34,6 +34,11 @@ class SyncStrategy(abc.ABC):
 
     num_devices: int
 
+    @property
+    def has_device_gradients(self) -> bool:
+        """Returns whether `update` receives the gradients of this device's examples alone, at the parameters of all devices."""
+        return False
+
     def init(self, params: PyTree) -> PyTree:
         """Returns the strategy's own state at step 0, in true shapes; of a leaf per device, the value of one device.
 
@@ -67,7 +72,8 @@ class SyncStrategy(abc.ABC):
 
         Returns:
             The next state, and metrics that are equal on all devices: `loss`, `tokens`, `learning_rate`,
-            `grad_norm`, `skipped` and `skipped_in_a_row`.
+            `grad_norm`, `skipped` and `skipped_in_a_row`; and `norms`, if the update computes them, as of
+            `jaxdp.optim.norms.sums_of_squares` over all devices.
         """
 
     def describe(self) -> str:
@@ -151,9 +157,13 @@ def advance(
         **replaced: Further fields of the state to replace.
     """
     skipped = (~good).astype(jnp.int32)
+    fields = updated._asdict()
+    norms = fields.pop("norms")
+    if norms is not None:
+        metrics = metrics | {"norms": norms}
     state = dataclasses.replace(
         state,
-        **updated._asdict(),
+        **fields,
         **replaced,
         step=state.step + 1,
         skipped=state.skipped + skipped,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
+from jaxdp.optim.norms import entries_of
 from jaxdp.parallel.devices import AXIS
 from jaxdp.parallel.layout import REPLICATED, any_layer, layout_like, params_layout, replicated_layout
 from jaxdp.parallel.sharding import gather_all, on_whole_leaves, own_shards, scatter_sum
@@ -37,6 +38,11 @@ class Zero(SyncStrategy):
 
     shapes: PyTree
     shard_params: bool
+
+    @property
+    def has_device_gradients(self) -> bool:
+        """Returns True for `zero1`; in `zero3` they arrive summed; see `SyncStrategy.has_device_gradients`."""
+        return not self.shard_params
 
     def layout(self, shapes: TrainState) -> TrainState:
         """Returns the layout: optimizer state and moving average sharded like the parameters; see `SyncStrategy.layout`."""
@@ -104,11 +110,20 @@ class Zero(SyncStrategy):
         own = state.params
         if not self.shard_params:
             own = own_shards(own, shards, self.num_devices)
-        updated = unless_skipped(update.skip_by, good, apply, Updated(own, state.opt_state, state.ema))
+        old = Updated(own, state.opt_state, state.ema, update.no_norms(own))
+        updated = unless_skipped(update.skip_by, good, apply, old)
+        if updated.norms is not None:
+            updated = updated._replace(norms=self._sum_norms(updated.norms))
         if not self.shard_params:
             # Outside of the branch of a skipped update, so that the branch has no collective.
             updated = updated._replace(params=gather_all(updated.params, shards))
         return advance(state, updated, good, metrics)
+
+    def _sum_norms(self, sums: jax.Array) -> jax.Array:
+        """Adds the sums of squares of the shards of all devices; those of replicated parameters are whole."""
+        flags = [layout.kind == "sharded" for layout in jax.tree.leaves(self._shards)]
+        is_sharded = entries_of(self.shapes, flags)[None, :]
+        return jax.lax.psum(jnp.where(is_sharded, sums, 0.0), AXIS) + jnp.where(is_sharded, 0.0, sums)
 
     def _summed(self, gradients: PyTree, totals: Totals) -> tuple[PyTree, Totals]:
         """Sums gradients and totals over all devices: this device's shards, and all of what is replicated."""
