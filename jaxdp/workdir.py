@@ -16,17 +16,19 @@ from jaxdp.paths import check_unicode, resolved_path
 class WorkDir:
     """Paths of a run; constructing it creates nothing on disk."""
 
-    def __init__(self, root: str | os.PathLike[str], option: str = "--workdir"):
+    def __init__(self, root: str | os.PathLike[str], option: str = "--workdir", url: str | None = None):
         """Creates the object.
 
         Args:
             root: Path of the directory.
             option: Name of the option that gives it, for messages.
+            url: URL of the work directory in object storage that this is the mirror of; None: it is none.
 
         Raises:
             UserError: The path is empty or a URL, or leads through a loop of links.
         """
         self.root = resolved_path(root, option)
+        self.place = url or str(self.root)
         self.config = self.root / "config.json"
         self.provenance = self.root / "provenance.json"
         self.initial = self.root / "init.json"
@@ -82,7 +84,7 @@ class WorkDir:
             self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile, self.hugging_face,
         )  # fmt: skip
         logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
-        for path in (*(value for value in vars(self).values() if value != self.root), *logs):
+        for path in (*(value for value in vars(self).values() if isinstance(value, Path) and value != self.root), *logs):
             expected, is_kind = (
                 ("a directory", stat.S_ISDIR) if path in directories else ("a regular file", stat.S_ISREG)
             )
@@ -128,7 +130,7 @@ class WorkDir:
 
         def refuse(holder: str) -> None:
             raise UserError(
-                f"--workdir={self.root} is in use by {holder}; wait for it, stop it, or choose another --workdir."
+                f"--workdir={self.place} is in use by {holder}; wait for it, stop it, or choose another --workdir."
             )
 
         path = self.root / "run.lock"

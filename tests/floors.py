@@ -25,6 +25,7 @@ FLOORS = (
         "signatures",
         "hardware",
         "run_config",
+        "storage",
     },
     {
         "model",

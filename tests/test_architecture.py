@@ -16,6 +16,8 @@ SAME_FLOOR = {
     ("metrics", "errors"),
     ("json_files", "errors"),
     ("paths", "errors"),
+    ("storage", "errors"),
+    ("storage", "json_files"),
     ("safetensors_file", "json_files"),
     ("checksum", "typing"),
     ("arguments", "errors"),

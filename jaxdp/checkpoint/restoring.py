@@ -122,12 +122,14 @@ def restore_latest(
     layout: TrainState | None = None,
     control_plane: ControlPlane | None = None,
     check_place: CheckPlace = lambda: None,
+    fetch: Callable[[int], None] = lambda step: None,
 ) -> TrainState | None:
     """Restores the newest undamaged state up to `last_step`; None if there is no checkpoint.
 
     A damaged checkpoint is logged, set aside as `<step>.damaged`, and the previous one
     is used. Process 0 selects the checkpoint and sets it aside if any process finds it
-    damaged, so that all processes restore the same one.
+    damaged, so that all processes restore the same one. `fetch` is called with each
+    step before its checkpoint is read, to download its files.
 
     Raises:
         DamageFound: All checkpoints are damaged.
@@ -142,7 +144,7 @@ def restore_latest(
             break
         found_any = True
         directory = checkpoints / str(step)
-        state, problem = _restore_together(directory, abstract_state, layout, control_plane)
+        state, problem = _restore_together(directory, abstract_state, layout, control_plane, fetch)
         if problem is None:
             return state
         aside = control_plane.broadcast(str(free_name(directory, DAMAGED_MARK)))
@@ -159,11 +161,20 @@ def restore_latest(
 
 
 def _restore_together(
-    directory: Path, abstract_state: TrainState, layout: TrainState | None, control_plane: ControlPlane
+    directory: Path,
+    abstract_state: TrainState,
+    layout: TrainState | None,
+    control_plane: ControlPlane,
+    fetch: Callable[[int], None],
 ) -> tuple[TrainState | None, str | None]:
     """Restores a state in all processes; returns it with the first problem that any process found."""
     _check_seen(directory, control_plane)
-    problems = control_plane.broadcast(find_damage(directory) if control_plane.is_main_process else None)
+    try:
+        fetch(int(directory.name))
+        problems = find_damage(directory) if control_plane.is_main_process else []
+    except DamageFound as damage:
+        problems = [str(damage).rstrip(".")]
+    problems = next(filter(None, control_plane.allgather(problems)), None)
     if problems:
         return None, "; ".join(problems) + "."
     state, problem = None, None

@@ -84,6 +84,7 @@ class CheckpointWriter:
         layout: TrainState | None = None,
         to_portable: Callable[[TrainState], TrainState] = lambda state: state,
         control_plane: ControlPlane | None = None,
+        publish: Callable[[], None] = lambda: None,
     ):
         """Creates the writer.
 
@@ -100,6 +101,7 @@ class CheckpointWriter:
             layout: Layout of what `to_portable` returns; None: all leaves have their true shapes.
             to_portable: Converts a state on the devices to the form that is saved.
             control_plane: Control plane of the run's processes, which all create a writer; None: a single process.
+            publish: Called in process 0 after each commit; copies the work directory to where it is kept.
 
         Raises:
             UserError: The directory cannot be created.
@@ -132,7 +134,7 @@ class CheckpointWriter:
         self._metric_specs = describe_metrics(metrics)
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
-        self._to_portable = to_portable
+        self._to_portable, self._publish = to_portable, publish
         self._provenance = None if provenance is None else dict(provenance)
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
@@ -240,11 +242,12 @@ class CheckpointWriter:
             write_shards(self._unfinished(step), self._control_plane.process_index, own, ranges)
             own.clear()
         num_bytes = commit() if commit is not None else 0
+        if commit is not None:
+            self._publish()
         secs = time.monotonic() - start
         self.longest_save_secs = max(self.longest_save_secs, secs)
         if commit is not None:
             self._last_save = {"perf/checkpoint_bytes": num_bytes, "perf/checkpoint_secs": secs}
-        if commit is not None:
             apply_retention(self._checkpoints, self._retention, self._is_intact, self._check_directory)
             self._check_directory()
             self._is_intact.record(self._checkpoints)

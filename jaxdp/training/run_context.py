@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdp.checkpoint.retention import CheckPlace
+from jaxdp.checkpoint.run_mirror import RunMirror
 from jaxdp.hardware.resources import ResourceSampler
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.registry import MakeHook
@@ -44,6 +45,7 @@ class RunContext:
         provenance: Function that returns the provenance of this start, as a checkpoint records it.
         hooks: Hooks that were given to `jaxdp.train`, or functions that make them.
         writers: Metrics writers that were given to `jaxdp.train`, or functions that open them.
+        mirror: Mirror of a work directory in object storage; None: the directory is on a disk of this machine.
     """
 
     setup: TrainingSetup
@@ -58,3 +60,4 @@ class RunContext:
     provenance: Callable[[], Mapping[str, Any]]
     hooks: Sequence[Hook | MakeHook] = ()
     writers: Sequence[MetricsWriter | MakeWriter] = ()
+    mirror: RunMirror | None = None

@@ -85,6 +85,7 @@ def _restore_or_initialise(
         layout=setup.placement.portable_layout,
         control_plane=context.control_plane,
         check_place=context.check_place,
+        **({"fetch": context.mirror.fetch} if context.mirror else {}),
     )
     if state is not None:
         state = setup.placement.from_portable(state)
@@ -146,6 +147,7 @@ def _train(
             layout=setup.placement.portable_layout,
             to_portable=setup.placement.to_portable,
             control_plane=context.control_plane,
+            **({"publish": context.mirror.publish} if context.mirror else {}),
         )
         stack.callback(writer.close)
         stalls = StallMeter()
@@ -196,7 +198,7 @@ def _roll_back(context: RunContext, rollbacks: Rollbacks, last_step: int) -> tup
 
 def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result:
     """Prints how the run ended, and returns its result."""
-    root, total_steps = context.directory.root, context.setup.total_steps
+    place, total_steps = context.directory.place, context.setup.total_steps
     # A signal during the last step changes nothing: the run is complete. All wait until it is.
     complete = context.control_plane.broadcast(
         context.control_plane.is_main_process
@@ -211,14 +213,14 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
     if request == Request.EARLY_STOP:
         stopping = find_hook(hooks, EarlyStopping)
         why = stopping.message if stopping and stopping.is_exhausted else _stopped_by_hook(hooks, outcome.step)
-        print_status(f"{why}; everything is in {root}")
-        return Result(outcome.step, 0, metrics=metrics, workdir=root)
+        print_status(f"{why}; everything is in {place}")
+        return Result(outcome.step, 0, metrics=metrics, workdir=context.directory.root)
     print_status(
         f"stopped after step {outcome.step} of {total_steps}; the same command continues"
         if request
-        else f"finished {outcome.step} steps; everything is in {root}"
+        else f"finished {outcome.step} steps; everything is in {place}"
     )
-    return Result(outcome.step, request, metrics=metrics, workdir=root)
+    return Result(outcome.step, request, metrics=metrics, workdir=context.directory.root)
 
 
 def _stopped_by_hook(hooks: Sequence[Hook], step: int) -> str:

@@ -35,6 +35,7 @@ from jaxdp.training.memory_advice import advising_on_memory
 from jaxdp.training.preflight import check_same, check_shared_directory, statement
 from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.process_start import join_processes
+from jaxdp.training.remote_run import RemoteRun, mirrored, open_remote_run
 from jaxdp.training.resource_readers import resource_readers
 from jaxdp.training.result import Result, recorded_metrics
 from jaxdp.training.resume import check_configuration, saved_config, steps_to_resume, why_it_is_over
@@ -102,12 +103,13 @@ def train(
         handle_signals,
         watchdog,
     )
-    directory = WorkDir(workdir)
-    directory.create()
     processes = processes or cluster_processes() or ALONE
+    remote = open_remote_run(workdir, processes)
+    directory = remote.directory if remote else WorkDir(workdir)
+    directory.create()
     check_coordinator(processes)
     try:
-        return _run(config, directory, resume, profile, processes, open_run)
+        return _run(config, remote or directory, resume, profile, processes, open_run)
     except Stopped as stopped:
         steps = committed_steps(directory.checkpoints)
         print_status(
@@ -159,9 +161,15 @@ def as_parts(
 
 
 def _run(
-    config: RunConfig, directory: WorkDir, resume: str, profile: Profile | None, processes: Processes, open_run: OpenRun
+    config: RunConfig,
+    place: RemoteRun | WorkDir,
+    resume: str,
+    profile: Profile | None,
+    processes: Processes,
+    open_run: OpenRun,
 ) -> Result:
     """Runs `train`, except for a signal before there is anything to save."""
+    directory, mirror = place.directory if isinstance(place, RemoteRun) else place, None
     with contextlib.ExitStack() as stack:
         for writer in filter(is_writer, open_run.writers):
             stack.callback(writer.close)
@@ -176,6 +184,8 @@ def _run(
                 "checkpoint; call jaxdp.train in the main thread for that"
             )
         control_plane, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
+        if isinstance(place, RemoteRun):
+            mirror, check_place = mirrored(stack, place, check_place)
         log = directory.log(control_plane.process_index)
         stack.enter_context(logging_to(log))
         stack.enter_context(_attributing_user_code(control_plane.num_processes))
@@ -216,7 +226,7 @@ def _run(
         return run_session(
             RunContext(
                 setup, directory, preemption, watchdog, timeline, resources, control_plane, profile, check_place, provenance,
-                open_run.hooks, open_run.writers,
+                open_run.hooks, open_run.writers, mirror,
             )
         )  # fmt: skip
 

@@ -1,0 +1,209 @@
+"""Checkpoints in object storage: upload, download, deletion, and what a store has.
+
+A checkpoint has the same names as on a disk, `checkpoints/<step>/...`. Its files are put first and its manifest last,
+which commits it; a deletion removes the manifest first. What has no manifest is what an interrupted upload or deletion
+left, and never counts.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxdp.atomic_files import atomic_replacement
+from jaxdp.checkpoint.files import changed_files
+from jaxdp.checkpoint.manifest import MANIFEST, Manifest, require_manifest
+from jaxdp.checkpoint.names import step_of
+from jaxdp.errors import DamageFound, UserError
+from jaxdp.json_files import parse_json
+from jaxdp.storage.object_store import ObjectStore, StorageError
+
+DIRECTORY = "checkpoints"
+"""Prefix of all checkpoints."""
+
+NUM_THREADS = 8
+"""Number of objects that are transferred at once."""
+
+
+class RemoteSteps:
+    """Checkpoints of one work directory in object storage.
+
+    Attributes:
+        manifests: Step -> content of its manifest.
+    """
+
+    def __init__(self, store: ObjectStore, check_write: Callable[[], None] = lambda: None):
+        """Lists the checkpoints.
+
+        Args:
+            store: Work directory.
+            check_write: Called before each operation that changes the store.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        self._store, self._check_write = store, check_write
+        self.manifests: dict[int, bytes] = {}
+        self._unfinished: set[int] = set()
+        for info in store.list(DIRECTORY):
+            _, name, *rest = info.key.split("/")
+            step = step_of(name)
+            if step is None:
+                continue
+            self._unfinished.add(step)
+            if rest == [MANIFEST]:
+                with contextlib.suppress(FileNotFoundError):  # a run has deleted it meanwhile
+                    self.manifests[step] = store.read(info.key)[0]
+        self._unfinished -= self.manifests.keys()
+
+    def upload(self, directory: Path) -> None:
+        """Uploads a committed checkpoint, its manifest last; one whose files are there gets only its manifest.
+
+        Raises:
+            StorageError: An object cannot be put, or is not what was put.
+            DamageFound: The manifest of the checkpoint is damaged.
+        """
+        step, manifest = int(directory.name), require_manifest(directory)
+        if _files_in(self.manifests.get(step, b"")) != manifest.files:
+            self.remove(step)
+            self._unfinished.add(step)
+            _in_threads(lambda name: self._put(_key(step, name), directory / name), manifest.files)
+            self._check_sizes(step, manifest)
+        content = (directory / MANIFEST).read_bytes()
+        self._check_write()
+        self._store.put(_key(step, MANIFEST), content)
+        self.manifests[step] = content
+        self._unfinished.discard(step)
+
+    def _check_sizes(self, step: int, manifest: Manifest) -> None:
+        sizes = {info.key: info.size for info in self._store.list(_key(step))}
+        for name, file in manifest.files.items():
+            if sizes.get(_key(step, name)) != file["bytes"]:
+                raise StorageError(
+                    f"{self._store.url}/{_key(step, name)} has {sizes.get(_key(step, name), 0)} bytes, {file['bytes']} were put: "
+                    "another program changes it.",
+                    is_transient=True,
+                )
+
+    def remove(self, step: int) -> None:
+        """Deletes a checkpoint, or what is left of one, its manifest first.
+
+        Raises:
+            StorageError: An object cannot be deleted.
+        """
+        if step in self.manifests:
+            self._check_write()
+            self._store.delete([_key(step, MANIFEST)])
+            del self.manifests[step]
+            self._unfinished.add(step)
+        if step in self._unfinished:
+            self._check_write()
+            self._store.delete([info.key for info in self._store.list(_key(step))])
+            self._unfinished.discard(step)
+
+    def set_aside(self, step: int, name: str) -> None:
+        """Moves a damaged checkpoint to another name, its manifest last.
+
+        Raises:
+            StorageError: An object cannot be copied or deleted.
+        """
+        keys = [info.key for info in self._store.list(_key(step))]
+        for key in sorted(keys, key=lambda key: key == _key(step, MANIFEST)):
+            self._check_write()
+            self._store.copy(key, f"{DIRECTORY}/{name}/{key.removeprefix(f'{_key(step)}/')}")
+        self.remove(step)
+
+    def remove_unfinished(self) -> list[int]:
+        """Deletes what interrupted uploads and deletions left; returns the steps.
+
+        Raises:
+            StorageError: An object cannot be deleted.
+        """
+        steps = sorted(self._unfinished)
+        for step in steps:
+            self.remove(step)
+        return steps
+
+    def fetch_manifest(self, step: int, checkpoints: Path) -> Path:
+        """Writes the manifest of a checkpoint, without its files; returns the directory."""
+        directory = checkpoints / str(step)
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_replacement(directory / MANIFEST) as temporary:
+            temporary.write_bytes(self.manifests[step])
+        return directory
+
+    def _put(self, key: str, path: Path) -> None:
+        self._check_write()
+        self._store.put(key, path)
+
+
+def fetch_files(
+    store: ObjectStore, directory: Path, is_needed: Callable[[str], bool] = lambda name: True, *, compare: bool = False
+) -> None:
+    """Downloads files of a checkpoint whose manifest is there already.
+
+    Args:
+        store: Work directory.
+        directory: Directory `checkpoints/<step>` with the manifest.
+        is_needed: Function from the relative path of a file to whether it is needed.
+        compare: Whether files that are there are compared by content; otherwise by size.
+
+    Raises:
+        StorageError: The store cannot be read.
+        UserError: A run has deleted the checkpoint meanwhile.
+        DamageFound: The manifest is damaged, or an object is not what it says.
+    """
+    files = {name: file for name, file in require_manifest(directory).files.items() if is_needed(name)}
+    missing = [
+        name for name, file in files.items() if changed_files(directory, {name: file}, read_contents=compare)
+    ]
+    _in_threads(lambda name: _fetch(store, directory, name, files[name]), missing)
+
+
+def _fetch(store: ObjectStore, directory: Path, name: str, file: Mapping[str, Any]) -> None:
+    """Downloads a file and compares it with the manifest while it arrives."""
+    path, key, digest = directory / name, _key(int(directory.name), name), hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic_replacement(path) as temporary, open(temporary, "wb") as target:
+            for piece in store.pieces(key):
+                digest.update(piece)
+                target.write(piece)
+    except FileNotFoundError:
+        try:
+            store.read(_key(int(directory.name), MANIFEST))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{store.url}/{_key(int(directory.name))} was deleted while it was read, probably by the run that trains there; "
+                "run the same command again."
+            ) from error
+        raise DamageFound(f"{store.url}/{key} is missing.") from None
+    if digest.hexdigest() != file["sha256"]:
+        path.unlink()
+        raise DamageFound(f"{store.url}/{key} has another SHA-256 than when it was written.")
+
+
+def _files_in(content: bytes) -> Mapping[str, Any] | None:
+    """Returns the files that the content of a manifest lists; None if it is none."""
+    try:
+        return parse_json(content)["files"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _in_threads(transfer: Callable[[str], None], names: Iterable[str]) -> None:
+    """Calls a function for each name, several at once; after a failure none is begun any more."""
+    with concurrent.futures.ThreadPoolExecutor(NUM_THREADS, "transfer") as pool:
+        pending = [pool.submit(transfer, name) for name in names]
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _key(step: int, name: str = "") -> str:
+    return "/".join(filter(None, (DIRECTORY, str(step), name)))
