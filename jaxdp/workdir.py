@@ -84,7 +84,10 @@ class WorkDir:
             self.checkpoints, self.tensorboard, self.plots, self.logs, self.profile, self.hugging_face,
         )  # fmt: skip
         logs = self.logs.glob("process_*.log") if self.logs.is_dir() else ()
-        for path in (*(value for value in vars(self).values() if isinstance(value, Path) and value != self.root), *logs):
+        for path in (
+            *(value for value in vars(self).values() if isinstance(value, Path) and value != self.root),
+            *logs,
+        ):
             expected, is_kind = (
                 ("a directory", stat.S_ISDIR) if path in directories else ("a regular file", stat.S_ISREG)
             )

@@ -21,6 +21,7 @@ from jaxdp.cli.main import main
 from jaxdp.data import assembly as data
 from jaxdp.data.loader import IndexedLoader
 from jaxdp.hooks.preemption import Preemption
+from jaxdp.storage import lease
 from jaxdp.training import train
 from jaxdp.training.setup import TrainingSetup
 
@@ -161,6 +162,12 @@ def die_after_checkpoint(patch, step):
     patch(Preemption, "on_dispatch", on_dispatch)
 
 
+def short_lease(patch, secs):
+    """The lease of a killed process in object storage is over soon."""
+    for name, factor in {"DURATION_SECS": 1, "RENEW_SECS": 0.2, "MARGIN_SECS": 0.5, "SKEW_SECS": 0.3}.items():
+        patch(lease, name, secs * factor)
+
+
 FAULTS = {
     "die_after_checkpoint": die_after_checkpoint,
     "change_data_after_scan": change_data_after_scan,
@@ -172,6 +179,7 @@ FAULTS = {
     "hold_up_compilation": hold_up_compilation,
     "flip_after": flip_after,
     "poison": poison,
+    "short_lease": short_lease,
 }
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from typing import Any
 
 from jaxdp.checkpoint.manifest import Manifest, find_damage, has_manifest, read_manifest
 from jaxdp.checkpoint.names import damaged_step, leftover_step, list_directory, step_of
+from jaxdp.checkpoint.remote_copy import complete, stored_damage
 from jaxdp.checkpoint.retention import Retention, looks_like_ours
+from jaxdp.errors import DamageFound
 from jaxdp.report.terminal import memory_size
 
 
@@ -57,9 +59,11 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
     elif not has_manifest(path):
         verdict = "unfinished" if looks_like_ours(path) else "foreign"
     else:
-        damage = find_damage(path, read_contents=verify)
+        damage = _damage(path, verify=verify)
         verdict = "damaged" if damage else "intact" if verify else "complete"
     num_bytes, changed = size_and_time(path)
+    if manifest is not None:  # of a copy not all files are there
+        num_bytes = max(num_bytes, sum(file["bytes"] for file in manifest.files.values()))
     return {
         "name": path.name,
         "step": _step_of(path),
@@ -70,6 +74,17 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
         "damage": damage,
         "kept_by": [],
     }
+
+
+def _damage(path: Path, *, verify: bool) -> list[str]:
+    """Returns a sentence for each damaged file; those of a copy are looked up in the store, or downloaded to verify them."""
+    if verify:
+        try:
+            complete(path)
+        except DamageFound as damage:
+            return [str(damage).rstrip(".")]
+    stored = None if verify else stored_damage(path)
+    return find_damage(path, read_contents=verify) if stored is None else stored
 
 
 def size_and_time(directory: Path) -> tuple[int, float]:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from jaxdp.checkpoint.manifest import MANIFEST, read_manifest, require_manifest
+from jaxdp.checkpoint.remote_copy import complete, local_copy
 from jaxdp.checkpoint.retention import choose_step, without_manifest
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.paths import check_unicode, resolved_path
@@ -17,9 +18,10 @@ def find_checkpoint(path: str | os.PathLike[str], step: str = "latest", metric: 
         UserError: There is none.
         DamageFound: A checkpoint that `step` may stand for has lost its manifest, so another would be taken silently.
     """
-    directory = resolved_path(path, "init_from")
+    directory = resolved_path(local_copy(path, "init_from"), "init_from")
     check_unicode(directory, "init_from")
     if read_manifest(directory) is not None:
+        complete(directory)
         return directory
     checkpoints = WorkDir(directory).checkpoints
     if not checkpoints.is_dir():
@@ -32,6 +34,7 @@ def find_checkpoint(path: str | os.PathLike[str], step: str = "latest", metric: 
                     f"{lost} has no {MANIFEST}, so nothing tells whether it is whole: restore that file from a copy, choose "
                     f"another checkpoint (--step={chosen}), or continue the run, which sets it aside."
                 )
+    complete(checkpoints / str(chosen))
     return checkpoints / str(chosen)
 
 

@@ -66,7 +66,7 @@ class RemoteSteps:
             DamageFound: The manifest of the checkpoint is damaged.
         """
         step, manifest = int(directory.name), require_manifest(directory)
-        if _files_in(self.manifests.get(step, b"")) != manifest.files:
+        if files_in(self.manifests.get(step, b"")) != manifest.files:
             self.remove(step)
             self._unfinished.add(step)
             _in_threads(lambda name: self._put(_key(step, name), directory / name), manifest.files)
@@ -156,9 +156,7 @@ def fetch_files(
         DamageFound: The manifest is damaged, or an object is not what it says.
     """
     files = {name: file for name, file in require_manifest(directory).files.items() if is_needed(name)}
-    missing = [
-        name for name, file in files.items() if changed_files(directory, {name: file}, read_contents=compare)
-    ]
+    missing = [name for name, file in files.items() if changed_files(directory, {name: file}, read_contents=compare)]
     _in_threads(lambda name: _fetch(store, directory, name, files[name]), missing)
 
 
@@ -185,7 +183,7 @@ def _fetch(store: ObjectStore, directory: Path, name: str, file: Mapping[str, An
         raise DamageFound(f"{store.url}/{key} has another SHA-256 than when it was written.")
 
 
-def _files_in(content: bytes) -> Mapping[str, Any] | None:
+def files_in(content: bytes) -> Mapping[str, Any] | None:
     """Returns the files that the content of a manifest lists; None if it is none."""
     try:
         return parse_json(content)["files"]

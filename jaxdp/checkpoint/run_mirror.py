@@ -210,9 +210,13 @@ class RunMirror:
     def _set_aside_as(self, step: int) -> str | None:
         """Returns the name under which the mirror has set aside the checkpoint that the store has; None if it has deleted it."""
         for path in list_directory(self._directory.checkpoints):
-            if damaged_step(path.name) == step and (path / MANIFEST).is_file():
-                if (path / MANIFEST).read_bytes() == self._steps.manifests[step]:
-                    return path.name
+            manifest = path / MANIFEST
+            if (
+                damaged_step(path.name) == step
+                and manifest.is_file()
+                and manifest.read_bytes() == self._steps.manifests[step]
+            ):
+                return path.name
         return None
 
     def _publish_until_end(self) -> None:

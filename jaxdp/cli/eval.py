@@ -9,7 +9,6 @@ from jaxdp.config import load_config
 from jaxdp.errors import UserError
 from jaxdp.redact import redact
 from jaxdp.report.terminal import print_status
-from jaxdp.workdir import WorkDir
 
 DATA = "--config.data."
 
@@ -87,7 +86,9 @@ def _other_data(options: argparse.Namespace, rest: Sequence[str]) -> dict[str, A
     shared.refuse_rest(options, [argument for argument in rest if not argument.startswith(DATA)])
     if not rest:
         return {}
-    directory = WorkDir(options.workdir)
+    from jaxdp.checkpoint.remote_copy import read_directory
+
+    directory = read_directory(options.workdir)
     directory.require_run()
     config = load_config(str(directory.config), rest)
     keys = [argument.removeprefix(DATA).split("=")[0] for argument in rest]

@@ -55,6 +55,8 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     chosen = [name for name in ("stats", "diff", "verify", "fingerprint") if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"--{chosen[0]} and --{chosen[1]} are two results; give one of them.")
+    options.path = _copied(options.path)
+    options.diff = options.diff and _copied(options.diff)
     if chosen:
         return {"stats": _stats, "diff": _diff, "verify": _verify, "fingerprint": _fingerprint}[chosen[0]](options)
     from jaxdp.inspection.runs_folder import as_table, list_runs
@@ -148,6 +150,15 @@ def _fingerprint(options: argparse.Namespace) -> int:
     else:
         shared.show(f"{found['fingerprint']}  {found['source']} ({found['names']})")
     return 0
+
+
+def _copied(path: str) -> str:
+    """Returns the path of the copy of a run in object storage; other paths unchanged."""
+    if "://" not in path:
+        return path
+    from jaxdp.checkpoint.remote_copy import is_remote_run, local_copy
+
+    return os.fspath(local_copy(path, "PATH")) if is_remote_run(path) else path
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -14,7 +14,6 @@ from jaxdp.json_files import nullify_non_finite
 from jaxdp.nearest import closest
 from jaxdp.redact import escape_json_controls, redact
 from jaxdp.run_config import MAX_CPU_DEVICES, RunConfig
-from jaxdp.workdir import WorkDir
 
 
 def add_cpu_devices(parser: argparse.ArgumentParser, uses_devices: bool = True) -> None:
@@ -104,7 +103,9 @@ def _config_of_run(workdir: str) -> str:
     Raises:
         UserError: No run has been started there.
     """
-    directory = WorkDir(workdir)
+    from jaxdp.checkpoint.remote_copy import read_directory
+
+    directory = read_directory(workdir)
     if why := directory.why_no_run():
         raise UserError(
             f"--config is missing, and --workdir={workdir} holds no run to continue ({why}); give --config=FILE."

@@ -48,10 +48,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs `jaxdp plot` and returns the exit code."""
     shared.refuse_rest(options, rest)
+    from jaxdp.checkpoint.remote_copy import read_directory
     from jaxdp.report.plotting import plot_runs
     from jaxdp.report.run_curves import check_same_task, scaling_rows
 
-    runs = [WorkDir(directory, "DIR") for directory in options.directories]
+    runs = [read_directory(directory, "DIR") for directory in options.directories]
     out = _out(options.out, runs)
     plotted = [_plotted(run, options.by) for run in runs]
     check_same_task(plotted)

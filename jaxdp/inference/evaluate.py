@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jaxdp.arguments import check_caller, check_choice, check_type, optional_number
 from jaxdp.atomic_files import write_atomically
 from jaxdp.checkpoint.manifest import STATE, read_item, require_manifest
+from jaxdp.checkpoint.remote_copy import read_directory, send_file
 from jaxdp.data.assembly import load_dataset, load_evaluation_dataset
 from jaxdp.data.dataset import Dataset
 from jaxdp.data.tokenization import SPLITS
@@ -20,7 +21,6 @@ from jaxdp.inference.restored_model import RestoredModel, restored_model
 from jaxdp.parallel.devices import divide_batch
 from jaxdp.report.terminal import print_status
 from jaxdp.tasks.make import dataset_spec, make_task
-from jaxdp.workdir import WorkDir
 
 EVALUATED_SPLITS = (*SPLITS, "test")
 
@@ -181,9 +181,10 @@ def save_report(evaluation: Evaluation, workdir: str | os.PathLike[str]) -> None
     """Writes the report of an evaluation to WORKDIR/evaluation.json; says so where it cannot be written."""
     if not evaluation.report:
         return
-    path = WorkDir(workdir).evaluation
+    path = read_directory(workdir).evaluation
     try:
         write_atomically(path, json.dumps(evaluation.report, ensure_ascii=False, allow_nan=False) + "\n")
+        send_file(path)
     except OSError as error:
         print_status(
             f"{path} is not written ({error.strerror}), so `jaxdp plot` cannot draw this evaluation; its numbers are complete"

@@ -10,6 +10,7 @@ import numpy as np
 from jaxdp.arguments import WEIGHTS, check_caller, check_choice, step_name
 from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
 from jaxdp.checkpoint.manifest import read_item, require_manifest
+from jaxdp.checkpoint.remote_copy import local_copy
 from jaxdp.checkpoint.restoring import restore_part
 from jaxdp.config import from_json, read_run_config
 from jaxdp.inference.trained_run import has_own_tokenizer
@@ -58,6 +59,7 @@ def load_checkpoint(
     check_caller("jaxdp.load_checkpoint")
     step = step_name(step)
     check_choice("weights", weights, WEIGHTS)
+    path = local_copy(path, "path")
     run = WorkDir(path)
     metric = read_run_config(run.config).eval.metric if step == "best" else ""
     checkpoint = find_checkpoint(path, step, metric)

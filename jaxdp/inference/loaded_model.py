@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdp.arguments import WEIGHTS, check_caller, check_choice, check_sync, optional_number, step_name
 from jaxdp.checkpoint.manifest import read_manifest
+from jaxdp.checkpoint.remote_copy import local_copy
 from jaxdp.decoding.strategy import DecodingStrategy
 from jaxdp.errors import UserError
 from jaxdp.inference.apply import logits_of
@@ -211,7 +212,7 @@ def load(
     step, cpu_devices = step_name(step), optional_number("cpu_devices", cpu_devices)
     check_choice("weights", weights, WEIGHTS)
     check_sync(sync)
-    directory = resolved_path(path, "path")
+    directory = resolved_path(local_copy(path, "path"), "path")
     if read_manifest(directory) is not None:
         if step not in ("latest", directory.name):
             raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jaxdp.checkpoint.lookup import find_checkpoint
 from jaxdp.checkpoint.manifest import read_manifest
+from jaxdp.checkpoint.remote_copy import read_directory
 from jaxdp.checkpoint.run_files import check_run_config, check_run_files, run_of
 from jaxdp.config import read_run_config
 from jaxdp.data.named_files import NamedFiles, check_named_files
@@ -50,7 +51,7 @@ def open_run(workdir: str | os.PathLike[str], step: str = "latest") -> TrainedRu
             another run than the checkpoint.
         DamageFound: The checkpoint, a tokenizer or the labels are not what was written.
     """
-    directory = WorkDir(workdir)
+    directory = read_directory(workdir)
     directory.require_run()
     config = read_run_config(directory.config)
     while True:

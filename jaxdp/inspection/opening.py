@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps
 from jaxdp.checkpoint.names import list_directory, step_of
+from jaxdp.checkpoint.remote_copy import complete
 from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import read_run_config
 from jaxdp.errors import UserError
@@ -43,12 +44,15 @@ def read_steadily(path: str, step: str, read: Callable[[Path], Read]) -> Read | 
 def _find_checkpoint(where: Path, step: str) -> Path | None:
     """Returns the checkpoint at `where`, or the one of a work directory that `step` selects; None if there is none."""
     if (where / MANIFEST).is_file():
+        complete(where)
         return where
     run = WorkDir(where.parent if where.is_dir() and committed_steps(where) else where)
     if not run.checkpoints.is_dir() or _is_foreign(run):
         return None
     metric = read_run_config(run.config).eval.metric if step == "best" else ""
-    return run.checkpoints / str(choose_step(run.checkpoints, step, metric))
+    checkpoint = run.checkpoints / str(choose_step(run.checkpoints, step, metric))
+    complete(checkpoint)
+    return checkpoint
 
 
 def _is_foreign(run: WorkDir) -> bool:

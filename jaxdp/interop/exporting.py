@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxdp.checkpoint.manifest import read_item, require_manifest
+from jaxdp.checkpoint.remote_copy import read_directory
 from jaxdp.config import from_json
 from jaxdp.data.vocabularies import Vocabularies, load_vocabularies
 from jaxdp.errors import UserError
@@ -78,7 +79,7 @@ def export_model(
     check_dtype(dtype)
     if adapter and dtype is not None:
         raise UserError(f"adapters are written in float32; leave out dtype={dtype}.")
-    directory = WorkDir(workdir)
+    directory = read_directory(workdir)
     saved = open_weights(directory, step, weights, average)
     config = from_json(read_item(saved.checkpoint, "config"))
     vocabularies = load_vocabularies(directory)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxdp.arguments import EXPORT_DTYPES, check_choice
 from jaxdp.atomic_files import atomic_replacement
+from jaxdp.checkpoint.remote_copy import read_directory
 from jaxdp.config import read_run_config
 from jaxdp.errors import UserError
 from jaxdp.interop.averaging import AveragedCheckpoints
@@ -74,7 +75,7 @@ def extract_parameters(
     path = resolved_path(to, "--to")
     if path.exists():
         raise UserError(f"--to={path} exists already; choose another file, or move it away.")
-    saved = open_weights(WorkDir(workdir), step, weights, average)
+    saved = open_weights(read_directory(workdir), step, weights, average)
     parameters = Unscanned(saved)
     specs = {name: (dtype or spec.dtype, spec.shape) for name, spec in parameters.arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxdp.checkpoint.manifest import has_manifest
 from jaxdp.checkpoint.names import leftover_step, list_directory
+from jaxdp.checkpoint.remote_copy import local_copy
 from jaxdp.errors import UserError
 from jaxdp.interop.checkpoint_source import CheckpointSource
 from jaxdp.interop.hub import local_folder
@@ -29,7 +30,7 @@ def source_path(text: str | os.PathLike[str], option: str = "init_from") -> Path
     name = os.fspath(text)
     if isinstance(name, str) and name.startswith(HUB):
         return local_folder(name.removeprefix(HUB), option)
-    path = resolved_path(text, option)
+    path = resolved_path(local_copy(text, option), option)
     check_unicode(path, option)
     return path
 

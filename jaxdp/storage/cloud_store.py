@@ -6,7 +6,6 @@ transient reason, with exponential backoff, for up to `RETRY_SECS`.
 """
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -143,7 +142,9 @@ class CloudStore:
         """See `ObjectStore.list`."""
         with self._explaining("listed", prefix):
             found = [info for chunk in self._store.list(prefix or None) for info in chunk]
-        described = (ObjectInfo(info["path"], info["size"], f"{info['e_tag']} {info['last_modified']}") for info in found)
+        described = (
+            ObjectInfo(info["path"], info["size"], f"{info['e_tag']} {info['last_modified']}") for info in found
+        )
         return sorted(described)
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """Dry run of training: resolved configuration and startup report, without training."""
 
 from jaxdp.checkpoint.manifest import committed_steps
+from jaxdp.checkpoint.remote_copy import read_directory
 from jaxdp.config import ConfigLike, parse_config
 from jaxdp.inference.trained_run import known_vocabularies
 from jaxdp.report.terminal import print_status
@@ -9,7 +10,6 @@ from jaxdp.training.prepared_run import prepare_run
 from jaxdp.training.resume import check_configuration, saved_config
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.training.startup_report import show_report
-from jaxdp.workdir import WorkDir
 
 
 def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
@@ -25,7 +25,7 @@ def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
     Raises:
         UserError: As `train` would, for anything that the user can fix.
     """
-    config, directory = parse_config(config), WorkDir(workdir)
+    config, directory = parse_config(config), read_directory(workdir, must_exist=False)
     steps = committed_steps(directory.checkpoints)
     saved = saved_config(directory.checkpoints, steps)
     prepared = prepare_run(config, known_vocabularies(config, directory, steps), saved)
@@ -38,5 +38,5 @@ def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
         if steps
         else f"train {prepared.total_steps} steps from step 1"
     )
-    print_status(f"dry run: nothing was trained; the run would {would} in {directory.root}")
+    print_status(f"dry run: nothing was trained; the run would {would} in {directory.place}")
     return prepared.config

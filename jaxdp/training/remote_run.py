@@ -68,9 +68,7 @@ def mirrored(
         UserError: Another process trains there.
         StorageError: The bucket cannot be reached or written.
     """
-    lease = stack.enter_context(
-        Lease(remote.store, mirror_name(remote.directory), OPTION, print_status=print_status)
-    )
+    lease = stack.enter_context(Lease(remote.store, mirror_name(remote.directory), OPTION, print_status=print_status))
     mirror = stack.enter_context(RunMirror(remote.directory, remote.store, lease, print_status))
 
     def check_place() -> None:

@@ -8,7 +8,7 @@ from tiny_remote import machine, make_checkpoint, start, stored_steps, whole_ste
 
 from fake_store import FakeStore, Killed  # isort: skip
 from jaxdp.checkpoint.retention import delete_checkpoint, set_aside
-from jaxdp.checkpoint.run_mirror import MAX_OUTAGE_SECS, RunMirror
+from jaxdp.checkpoint.run_mirror import MAX_OUTAGE_SECS
 from jaxdp.errors import DamageFound
 from jaxdp.storage.object_store import StorageError, StorageLost
 
@@ -184,7 +184,9 @@ def test_an_outage_is_waited_for_up_to_a_limit(tmp_path, secs):
         mirror.publish()
         assert len(said) == 1 and "trying again for up to 10 min" in said[0]
     else:
-        with pytest.raises(StorageLost, match="Nothing is lost: the state is in .*same command on this machine") as lost:
+        with pytest.raises(
+            StorageLost, match=r"Nothing is lost: the state is in .*same command on this machine"
+        ) as lost:
             mirror.publish()
         assert lost.value.exit_code == 70 and stored_steps(store) == [1]
         store.is_down = False

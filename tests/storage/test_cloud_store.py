@@ -108,5 +108,7 @@ def test_reasons(store, text, reason, is_transient):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(UserError, match=r"--workdir=gs://bucket/run needs the package obstore.*pip install 'jaxdp\[storage\]'"):
+    with pytest.raises(
+        UserError, match=r"--workdir=gs://bucket/run needs the package obstore.*pip install 'jaxdp\[storage\]'"
+    ):
         open_store(remote_location("gs://bucket/run", "--workdir"), "--workdir")

@@ -48,7 +48,9 @@ def test_a_holder_that_renews_refuses_another_process():
     store, clock = FakeStore(), Clock()
     first = acquire(store, "a", clock)
     clock.meanwhile = lambda: first._replace()
-    with pytest.raises(UserError, match=r"in use by process \d+ on .*, started 2001-09-09 .* holds its lease until 2001-"):
+    with pytest.raises(
+        UserError, match=r"in use by process \d+ on .*, started 2001-09-09 .* holds its lease until 2001-"
+    ):
         acquire(store, "b", clock)
     first.check()
 

@@ -8,7 +8,9 @@ from jaxdp.errors import UserError
 from jaxdp.storage.location import is_remote, remote_location
 
 
-@pytest.mark.parametrize("text", ["runs/a", "/runs/a", "hf:gpt2", "https://a/b", "hdfs://a/b", "s3:/a", "S3://a/b", Path("s3://a/b")])
+@pytest.mark.parametrize(
+    "text", ["runs/a", "/runs/a", "hf:gpt2", "https://a/b", "hdfs://a/b", "s3:/a", "S3://a/b", Path("s3://a/b")]
+)
 def test_other_places(text):
     assert not is_remote(text)
 
