@@ -14,7 +14,13 @@ from jaxdp.paths import check_unicode, resolved_path
 
 
 class WorkDir:
-    """Paths of a run; constructing it creates nothing on disk."""
+    """Paths of a run; constructing it creates nothing on disk.
+
+    Attributes:
+        url: URL in object storage whose files are here on this machine; None: there is none.
+    """
+
+    url: str | None = None
 
     def __init__(self, root: str | os.PathLike[str], option: str = "--workdir", url: str | None = None):
         """Creates the object.
@@ -28,7 +34,8 @@ class WorkDir:
             UserError: The path is empty or a URL, or leads through a loop of links.
         """
         self.root = resolved_path(root, option)
-        self.place = url or str(self.root)
+        if url is not None:
+            self.url = url
         self.config = self.root / "config.json"
         self.provenance = self.root / "provenance.json"
         self.initial = self.root / "init.json"
@@ -49,6 +56,11 @@ class WorkDir:
         self.profile = self.root / "profile"
         self.hugging_face = self.root / "hugging_face"
         self.run_token = self.root / ".run_token"
+
+    @property
+    def place(self) -> str:
+        """Path or URL of the run, for messages."""
+        return self.url or str(self.root)
 
     def log(self, process_index: int) -> Path:
         """Returns the log file of a process."""

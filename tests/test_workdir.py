@@ -39,7 +39,7 @@ def test_names_of_a_run(tmp_path):
     names = {name: path.relative_to(tmp_path / "run").as_posix() for name, path in vars(run).items()}
     assert names == {
         "root": ".", "config": "config.json", "provenance": "provenance.json", "tokenizer": "tokenizer.json",
-        "target_tokenizer": "target_tokenizer.json", "labels": "labels.json",
+        "target_tokenizer": "target_tokenizer.json", "labels": "labels.json", "initial": "init.json",
         "named_files": "named_files.json", "run_token": ".run_token", "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
         "timeline": "logs/timeline.jsonl", "heartbeat": "logs/heartbeat.json",

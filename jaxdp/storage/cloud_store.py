@@ -6,9 +6,11 @@ transient reason, with exponential backoff, for up to `RETRY_SECS`.
 """
 
 import contextlib
+import importlib
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jaxdp.errors import UserError
@@ -56,14 +58,13 @@ def open_store(location: RemoteLocation, option: str) -> "CloudStore":
         UserError: The package obstore is missing, or a variable of the environment is invalid.
     """
     try:
-        import obstore.store
-        from obstore.exceptions import BaseError
+        stores, errors = map(importlib.import_module, ("obstore.store", "obstore.exceptions"))
     except ImportError as error:
         raise UserError(
             f"{option}={location.url} needs the package obstore, which is not installed: `pip install 'jaxdp[storage]'`, or "
             "choose a local path."
         ) from error
-    options = {
+    options: dict[str, Any] = {
         "client_options": {
             "allow_http": True,  # endpoints of one's own network; the schemes' own servers have https addresses
             "connect_timeout": timedelta(seconds=CONNECT_SECS),
@@ -71,23 +72,23 @@ def open_store(location: RemoteLocation, option: str) -> "CloudStore":
         },
         "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=RETRY_SECS)},
     }
-    kind = obstore.store.S3Store if location.scheme == "s3" else obstore.store.GCSStore
+    kind = stores.S3Store if location.scheme == "s3" else stores.GCSStore
     try:
-        store: Any = kind(location.bucket, prefix=location.prefix or None, **options)
-    except (BaseError, ValueError, OSError) as error:
+        store = kind(location.bucket, prefix=location.prefix or None, **options)
+    except (errors.BaseError, ValueError, OSError) as error:
         raise UserError(
             f"{option}={location.url} cannot be opened ({_first_line(error)}); {_FIXES[location.scheme]}."
         ) from error
-    return CloudStore(store, location)
+    return CloudStore(store, errors, location)
 
 
 class CloudStore:
     """`ObjectStore` of obstore; methods as described there."""
 
-    def __init__(self, store: Any, location: RemoteLocation):
-        """Creates the store from one of obstore."""
+    def __init__(self, store: Any, errors: ModuleType, location: RemoteLocation):
+        """Creates the store from one of obstore, and the module of its errors."""
         self.url = location.url
-        self._store, self._scheme = store, location.scheme
+        self._store, self._errors, self._scheme = store, errors, location.scheme
 
     def read(self, key: str) -> tuple[bytes, Tag]:
         """See `ObjectStore.read`."""
@@ -115,22 +116,18 @@ class CloudStore:
 
     def put_new(self, key: str, content: bytes) -> Tag:
         """See `ObjectStore.put_new`."""
-        from obstore.exceptions import AlreadyExistsError
-
         with self._explaining("written", key):
             try:
                 return _tag(self._store.put(key, content, mode="create"))
-            except AlreadyExistsError as error:
+            except self._errors.AlreadyExistsError as error:
                 raise ObjectExists(key) from error
 
     def replace(self, key: str, content: bytes, tag: Tag) -> Tag:
         """See `ObjectStore.replace`."""
-        from obstore.exceptions import PreconditionError
-
         with self._explaining("written", key):
             try:
                 return _tag(self._store.put(key, content, mode=dict(tag)))
-            except (PreconditionError, FileNotFoundError) as error:
+            except (self._errors.PreconditionError, FileNotFoundError) as error:
                 raise ObjectChanged(key) from error
 
     def copy(self, source: str, target: str) -> None:
@@ -156,13 +153,11 @@ class CloudStore:
     @contextlib.contextmanager
     def _explaining(self, what: str, key: str) -> Iterator[None]:
         """Converts errors of obstore to StorageError; `what` is the participle of the operation."""
-        from obstore.exceptions import BaseError
-
         try:
             yield
         except FileNotFoundError:
             raise
-        except (BaseError, PermissionError) as error:
+        except (self._errors.BaseError, PermissionError) as error:
             raise self._failure(what, key, error) from error
 
     def _failure(self, what: str, key: str, error: Exception) -> StorageError:

@@ -131,7 +131,7 @@ class Lease:
             self._replace()
 
     def _acquire(self) -> Tag:
-        end, first_tag = None, None
+        end, first_tag = 0.0, None
         while True:
             try:
                 content, tag = self._store.read(KEY)

@@ -39,6 +39,18 @@ def is_remote(text: str | os.PathLike[str]) -> bool:
     return match is not None and match["scheme"] in SCHEMES
 
 
+def check_scheme(text: str | os.PathLike[str], option: str) -> None:
+    """Checks that a work directory is a path, or a URL of a scheme of `SCHEMES`.
+
+    Raises:
+        UserError: It is a URL of another scheme.
+    """
+    match = _URL.match(text) if isinstance(text, str) else None
+    if match and match["scheme"] not in SCHEMES:
+        known = " or ".join(f"{scheme}://BUCKET/NAME" for scheme in SCHEMES)
+        raise UserError(f"{option}={text}: {match['scheme']}:// is not supported; expected a local path, {known}.")
+
+
 def remote_location(text: str, option: str) -> RemoteLocation:
     """Parses the URL of a place in object storage.
 

@@ -11,7 +11,7 @@ from jaxdp.parallel.processes import Processes
 from jaxdp.report.terminal import print_status
 from jaxdp.storage.cloud_store import open_store
 from jaxdp.storage.lease import Lease
-from jaxdp.storage.location import is_remote, remote_location
+from jaxdp.storage.location import check_scheme, is_remote, remote_location
 from jaxdp.storage.object_store import ObjectStore
 from jaxdp.workdir import WorkDir
 
@@ -38,6 +38,7 @@ def open_remote_run(workdir: str | os.PathLike[str], processes: Processes) -> Re
         UserError: The URL is invalid, a package is missing, or several processes train together.
         StorageError: The bucket cannot be reached or read.
     """
+    check_scheme(workdir, OPTION)
     if not is_remote(workdir):
         return None
     location = remote_location(str(workdir), OPTION)
