@@ -5,6 +5,7 @@ A fault is written NAME or NAME=NUMBER,NUMBER...
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from jaxdp.cli.main import main
 from jaxdp.data import assembly as data
 from jaxdp.data.loader import IndexedLoader
 from jaxdp.hooks.preemption import Preemption
-from jaxdp.storage import lease
+from jaxdp.storage import cloud_store, lease
 from jaxdp.training import train
 from jaxdp.training.setup import TrainingSetup
 
@@ -162,6 +163,26 @@ def die_after_checkpoint(patch, step):
     patch(Preemption, "on_dispatch", on_dispatch)
 
 
+def die_at_request(patch, number):
+    """SIGKILL at the put or deletion of this number: before it if the number is even, else when the server has answered."""
+    requests, lock = itertools.count(1), threading.Lock()
+
+    def dying(operation):
+        def request(*arguments):
+            with lock:
+                this = next(requests)
+            if this == number and number % 2 == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            operation(*arguments)
+            if this == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return request
+
+    for name in ("put", "delete"):
+        patch(cloud_store.CloudStore, name, dying(getattr(cloud_store.CloudStore, name)))
+
+
 def short_lease(patch, secs):
     """The lease of a killed process in object storage is over soon."""
     for name, factor in {"DURATION_SECS": 1, "RENEW_SECS": 0.2, "MARGIN_SECS": 0.5, "SKEW_SECS": 0.3}.items():
@@ -169,6 +190,7 @@ def short_lease(patch, secs):
 
 
 FAULTS = {
+    "die_at_request": die_at_request,
     "die_after_checkpoint": die_after_checkpoint,
     "change_data_after_scan": change_data_after_scan,
     "die_writing_shards": die_writing_shards,

@@ -14,8 +14,8 @@ from chaos_faults.kills import MORE_STEPS, OPTIONS, REPORT_EVERY, WITHIN_TRAININ
 from chaos_faults.workshop import ENDLESS, Row, Run, Workshop, expect, expect_same_end, wait_for
 
 URL = "s3://bucket/runs/killed"
-WITHIN_UPLOAD_SECS = 0.05
-"""Less than what the upload of a checkpoint takes."""
+MAX_REQUESTS = 150
+"""Puts and deletions of a few checkpoints."""
 
 MACHINES = 2
 SHORT_LEASE = "short_lease=3"
@@ -78,7 +78,7 @@ class Server:
 
 
 def object_storage(workshop: Workshop, num_kills: int) -> Iterator[Row]:
-    """A third of the kills, or more, are within uploads; at the end the objects are bitwise the undisturbed run."""
+    """Two of three kills are at a request, the others at an instant; at the end the objects are bitwise the undisturbed run."""
     server = Server()
     try:
         yield _killed(workshop, server, num_kills)
@@ -92,22 +92,18 @@ def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:
     count = in_uploads = moves = 0
     machine, resumed = 0, set()
     newest_seen = 0
-    while count < num_kills or in_uploads < num_kills // 3:
-        expect(count < 2 * num_kills + 10, f"{count} kills, but only {in_uploads} within uploads")
+    while count < num_kills:
         if count % 3 == 2:
             machine, moves = (machine + 1) % MACHINES, moves + 1
-        run = _start(workshop, machine, ENDLESS)
         before = max(server.steps()[0], default=0)
         if count % 3:
-            seen = server.steps()
-            wait_for(lambda seen=seen: server.steps()[1] - seen[1] - seen[0], "an upload begins", run)
-            delay = draws.uniform(0.0, WITHIN_UPLOAD_SECS)
+            run = _start(workshop, machine, ENDLESS, faults=(f"die_at_request={draws.randint(1, MAX_REQUESTS)}",))
+            expect(run.code() == -9, f"it ended by itself, with {run.process.returncode}:\n{run.said()}")
         else:
+            run = _start(workshop, machine, ENDLESS)
             wait_for(lambda run=run: re.search(r"^step ", run.said(), re.MULTILINE), "a step is done", run)
-            delay = draws.uniform(0.0, WITHIN_TRAINING_SECS)
-        time.sleep(delay)
-        run.kill()
-        expect(run.process.returncode == -9, f"it ended by itself, with {run.process.returncode}:\n{run.said()}")
+            time.sleep(draws.uniform(0.0, WITHIN_TRAINING_SECS))
+            run.kill()
         count += 1
         whole, unfinished = server.steps()
         in_uploads += bool(unfinished)
@@ -129,7 +125,7 @@ def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:
     expect(not server.steps()[1], "nothing unfinished is left")
     return Row(
         "SIGKILL in object storage",
-        f"at random instants of one run in S3 (moto), {in_uploads} within an upload or a deletion, {moves} moves between "
+        f"at random requests and instants of one run in S3 (moto), {in_uploads} within an upload or a deletion, {moves} moves between "
         f"{MACHINES} machines",
         str(count),
         f"no checkpoint lost, every start resumed from the newest whole one ({len(resumed)} different), {last} steps end "
@@ -137,12 +133,12 @@ def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:
     )
 
 
-def _start(workshop: Workshop, machine: int, *options: str) -> Run:
+def _start(workshop: Workshop, machine: int, *options: str, faults: tuple[str, ...] = ()) -> Run:
     """Starts the run on a machine, which is a cache directory."""
     environment = workshop.environment
     workshop.environment = environment | {"XDG_CACHE_HOME": str(workshop.directory / f"machine_{machine}")}
     try:
-        return workshop.start(URL, *OPTIONS, *options, faults=(SHORT_LEASE,))
+        return workshop.start(URL, *OPTIONS, *options, faults=(SHORT_LEASE, *faults))
     finally:
         workshop.environment = environment
 
