@@ -21,6 +21,7 @@ URL = "s3://bucket/run"
 def run(tmp_path, monkeypatch):
     """(the mirror of a run with checkpoints 1 to 3, its directory, its store)."""
     store = FakeStore()
+    monkeypatch.setattr(remote_copy.importlib.util, "find_spec", lambda name: name)  # obstore is not needed here
     monkeypatch.setattr(remote_copy, "open_store", lambda location, option: store)
     monkeypatch.setattr(
         remote_copy,
