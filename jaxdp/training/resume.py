@@ -100,11 +100,11 @@ def why_it_is_over(
     if control_plane.broadcast(
         control_plane.is_main_process and has_finished(directory.checkpoints, step, total_steps)
     ):
-        return f"{directory.root} has finished its {step} steps; a larger total_steps continues it."
+        return f"{directory.place} has finished its {step} steps; a larger total_steps continues it."
     higher_is_better = bool(recorded_metric(directory.checkpoints, config.eval.metric).higher_is_better)
     stopping = early_stopping(config, directory, step, lambda step: {}, higher_is_better)
     if control_plane.broadcast(control_plane.is_main_process and step < total_steps and stopping.is_exhausted):
-        return f"{directory.root} has {stopping.message}; a larger eval.patience continues it."
+        return f"{directory.place} has {stopping.message}; a larger eval.patience continues it."
     return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chaos_faults.kills import MORE_STEPS, OPTIONS, REPORT_EVERY, WITHIN_TRAINING_SECS
-from chaos_faults.workshop import ENDLESS, Row, Run, Workshop, expect, expect_same_end, wait_for
+from chaos_faults.workshop import ENDLESS, Row, Run, Workshop, expect, expect_same_end, newest, wait_for
 
 URL = "s3://bucket/runs/killed"
 MAX_REQUESTS = 150
@@ -107,15 +107,16 @@ def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:
         count += 1
         whole, unfinished = server.steps()
         in_uploads += bool(unfinished)
-        newest = max(whole, default=0)
-        expect(newest >= newest_seen, f"checkpoint {newest_seen} was whole and is gone; there are {sorted(whole)}")
+        now = max(whole, default=0)
+        expect(now >= newest_seen, f"checkpoint {newest_seen} was whole and is gone; there are {sorted(whole)}")
         expect(len(whole) >= min(2, len(resumed)), f"two checkpoints are kept; there are {sorted(whole)}")
-        newest_seen = newest
+        newest_seen = now
         server.expect_whole()
         _expect_resumed(run, before, resumed)
         if count % REPORT_EVERY == 0:
-            print(f"{count} kills, {in_uploads} within uploads, step {newest}", file=sys.stderr, flush=True)
-    last = newest_seen + MORE_STEPS
+            print(f"{count} kills, {in_uploads} within uploads, step {now}", file=sys.stderr, flush=True)
+    mirrors = (workshop.directory / f"machine_{machine}").glob("jaxdp/remote/*/run")
+    last = max(newest_seen, *(newest(mirror) or 0 for mirror in mirrors)) + MORE_STEPS  # a mirror may be ahead
     run = _start(workshop, machine, f"--config.total_steps={last}")
     expect(run.code() == 0, f"the run should have finished; it said:\n{run.said()}")
     ended, undisturbed = workshop.directory / "downloaded", workshop.directory / "not_killed"
