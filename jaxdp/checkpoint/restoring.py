@@ -75,7 +75,7 @@ def restore(
     return state
 
 
-def _without_frozen(leaves: list[Mapping[str, Any]], target: TrainState) -> list[Mapping[str, Any]]:
+def _without_frozen(leaves: list[dict[str, Any]], target: TrainState) -> list[dict[str, Any]]:
     """Returns the leaves of a checkpoint without the optimizer state of frozen parameters, which earlier versions kept."""
     names = {name for name, _ in named_leaves(target)}
     parameters = {name for name, _ in named_leaves(target.params)}

@@ -40,7 +40,7 @@ def frame_of(names: Container[str]) -> Frame | None:
 def encoder_frame(names: Container[str]) -> Frame | None:
     """Returns the frame of an encoder's tokenizer; None: it has none. Decoders such as Llama 2 have `<s>` and `</s>` without a mask."""
     frame = frame_of(names)
-    return None if frame is ROBERTA_FRAME and frame.mask not in names else frame
+    return None if frame == ROBERTA_FRAME and ROBERTA_FRAME.mask not in names else frame
 
 
 def frame(
