@@ -13,7 +13,7 @@ _WAITS_FOR_PROCESSES = ("jaxdp.parallel.control_plane",)
 
 
 class Activity(NamedTuple):
-    """What a process does.
+    """Present activity of a process.
 
     Attributes:
         phase: Phase of the run, e.g. "training".

@@ -22,13 +22,14 @@ from jaxdp.config_file import (
     flat_keys,
     run_config_file,
 )
+from jaxdp.config_values import check_type
 from jaxdp.defaults import Config
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.nearest import nearest
 from jaxdp.quoting import shortened
 from jaxdp.redact import masked_values
-from jaxdp.run_config import COMPUTE_KEYS, DURATIONS, GROUPS, RunConfig, check_type
+from jaxdp.run_config import COMPUTE_KEYS, DURATIONS, GROUPS, RunConfig
 
 ConfigLike = ConfigDict | Mapping[str, Any] | RunConfig
 """Configuration from a file, from Python, or already parsed."""

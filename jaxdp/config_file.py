@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ml_collections import ConfigDict
 
-from jaxdp import defaults, run_config
+from jaxdp import config_values, defaults
 from jaxdp.defaults import Config
 from jaxdp.errors import UserCodeError, UserError
 from jaxdp.nearest import closest, nearest
@@ -219,7 +219,9 @@ def _wrong_type(error: BaseException) -> str | None:
     return f"{key} must be {expected}, not {found}."
 
 
-TYPE_NAMES = {kind.__name__: words for kind, words in run_config.TYPE_NAMES.items()} | {"ConfigDict": "a group of keys"}
+TYPE_NAMES = {kind.__name__: words for kind, words in config_values.TYPE_NAMES.items()} | {
+    "ConfigDict": "a group of keys"
+}
 """Types of configuration values, for messages."""
 
 

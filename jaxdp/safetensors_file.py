@@ -28,7 +28,7 @@ PIECE_BYTES = 2**24
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 64
-"""Bytes of which the position of the first array is a multiple, so that XLA uses mapped arrays without a copy of them."""
+"""The position of the first array in bytes is a multiple of this number, so that XLA uses mapped arrays without a copy of them."""
 
 
 @dataclasses.dataclass(frozen=True)

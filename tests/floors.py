@@ -24,6 +24,7 @@ FLOORS = (
         "arguments",
         "signatures",
         "hardware",
+        "config_values",
         "run_config",
         "storage",
     },

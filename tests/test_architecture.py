@@ -22,6 +22,8 @@ SAME_FLOOR = {
     ("checksum", "typing"),
     ("arguments", "errors"),
     ("run_config", "errors"),
+    ("run_config", "config_values"),
+    ("config_values", "errors"),
     ("arguments", "quoting"),
     ("arguments", "signatures"),
     ("signatures", "errors"),

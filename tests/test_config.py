@@ -18,9 +18,10 @@ from jaxdp.config import (
     read_run_config,
     to_json,
 )
+from jaxdp.config_values import CHOICES_OF_WORDS
 from jaxdp.errors import UserError
 from jaxdp.nearest import nearest
-from jaxdp.run_config import CHOICES_OF_WORDS, GROUPS, KEY_TYPES
+from jaxdp.run_config import GROUPS, KEY_TYPES
 
 HEAD = "from jaxdp import defaults\n\n\ndef get_config():\n    config = defaults.get_config()\n"
 

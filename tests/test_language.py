@@ -1,6 +1,6 @@
 """Language of docstrings, comments, messages and Markdown: standard terms, no denied words.
 
-A folder or file joins `DONE` when its text follows the rules. `DENIED` lists each denied phrase with its replacement.
+`DENIED` lists each denied phrase with its replacement.
 """
 
 import ast
@@ -15,62 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-DONE = (
+TEXTS = (
     ".github",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "SECURITY.md",
     "docs",
-    "jaxdp/__init__.py",
-    "jaxdp/__main__.py",
-    "jaxdp/arguments.py",
-    "jaxdp/atomic_files.py",
-    "jaxdp/bench",
-    "jaxdp/cache_home.py",
-    "jaxdp/checkpoint",
-    "jaxdp/checksum.py",
-    "jaxdp/cli",
-    "jaxdp/config.py",
-    "jaxdp/config_diff.py",
-    "jaxdp/config_file.py",
-    "jaxdp/data",
-    "jaxdp/decoding",
-    "jaxdp/defaults.py",
-    "jaxdp/errors.py",
-    "jaxdp/evaluation.py",
-    "jaxdp/hardware",
-    "jaxdp/hooks",
-    "jaxdp/inference",
-    "jaxdp/inspection",
-    "jaxdp/interrupts.py",
-    "jaxdp/json_files.py",
-    "jaxdp/lock.py",
-    "jaxdp/metrics.py",
-    "jaxdp/model",
-    "jaxdp/nearest.py",
-    "jaxdp/nested.py",
-    "jaxdp/optim",
-    "jaxdp/parallel",
-    "jaxdp/paths.py",
-    "jaxdp/plan",
-    "jaxdp/provenance.py",
-    "jaxdp/quoting.py",
-    "jaxdp/redact.py",
-    "jaxdp/report",
-    "jaxdp/run_config.py",
-    "jaxdp/source_code.py",
-    "jaxdp/state.py",
-    "jaxdp/step.py",
-    "jaxdp/streams.py",
-    "jaxdp/tasks",
-    "jaxdp/trainer.py",
-    "jaxdp/training",
-    "jaxdp/trees.py",
-    "jaxdp/typing.py",
-    "jaxdp/user_code.py",
-    "jaxdp/watchdog.py",
-    "jaxdp/workdir.py",
+    "jaxdp",
+    "launch",
+    "examples",
 )
 """Files and folders whose text is checked, relative to the repository."""
 
@@ -134,10 +88,10 @@ INHERITED = {
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def files_done(suffix):
-    for name in DONE:
+def files_of(suffix):
+    for name in TEXTS:
         path = ROOT / name
-        assert path.exists(), f"DONE has {name}, which does not exist"
+        assert path.exists(), f"TEXTS has {name}, which does not exist"
         yield from sorted(path.rglob(f"*{suffix}")) if path.is_dir() else [path] * path.name.endswith(suffix)
 
 
@@ -188,11 +142,11 @@ def is_property(node):
 
 
 def misopened(source):
-    """Yields (line, first words) of docstrings that open with a question, or of functions, not with a verb."""
+    """Yields (line, first words) of docstrings that open with a question, or of functions, not with a verb or with the method that they implement."""
     for node, docstring in docstrings(source):
         first = docstring.split()[0]
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_property(node)
-        is_verb = re.fullmatch(r"[A-Z][a-z-]*s,?", first) or docstring.startswith("Args:")
+        is_verb = re.fullmatch(r"[A-Z][a-z-]*s,?", first) or docstring.startswith(("Args:", "See `"))
         if first.rstrip(",:") in QUESTIONS or (is_function and not is_verb):
             yield getattr(node, "lineno", 1), " ".join(docstring.split()[:5])
 
@@ -215,7 +169,7 @@ def identifiers(source):
                 yield getattr(node, "lineno", 0), name
 
 
-@pytest.fixture(params=list(files_done(".py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.fixture(params=list(files_of(".py")), ids=lambda path: str(path.relative_to(ROOT)))
 def module(request):
     return str(request.param.relative_to(ROOT)), request.param.read_text()
 
@@ -238,7 +192,7 @@ def test_limits_are_called_max_and_min(module):
     assert not [each for each in identifiers(source) if re.fullmatch(DENIED_NAMES, each[1], re.IGNORECASE)], name
 
 
-@pytest.mark.parametrize("path", list(files_done(".md")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(files_of(".md")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_denied_words_in_pages(path):
     name = str(path.relative_to(ROOT))
     found = [each for each in denied(prose(path.read_text())) if (name, each[1]) not in ALLOWED]
@@ -264,7 +218,7 @@ def test_docstrings_follow_the_google_convention():
     ignored = "D100,D102,D104,D105,D107,D203,D213"
     command = [sys.executable, "-m", "ruff", "check", "--quiet", "--no-cache", "--output-format=concise"]
     rules = ["--select=D", f"--ignore={ignored}", '--config=lint.pydocstyle.convention="google"']
-    paths = [str(path) for path in files_done(".py")]
+    paths = [str(path) for path in files_of(".py")]
     outcome = subprocess.run([*command, *rules, *paths], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 

@@ -9,11 +9,12 @@ from jaxdp import defaults
 from jaxdp.arguments import SYNCS
 from jaxdp.config import load_config, parse_config
 from jaxdp.config_file import recipes_directory
+from jaxdp.config_values import MAX_CPU_DEVICES
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.nearest import closest
 from jaxdp.redact import escape_json_controls, redact
-from jaxdp.run_config import MAX_CPU_DEVICES, RunConfig
+from jaxdp.run_config import RunConfig
 
 
 def add_cpu_devices(parser: argparse.ArgumentParser, uses_devices: bool = True) -> None:

@@ -1,1 +1,1 @@
-"""Interoperability: one view of the parameters of every kind of checkpoint, and Hugging Face weights in and out"""
+"""Interoperability: one view of the parameters of every kind of checkpoint, and Hugging Face weights in and out."""

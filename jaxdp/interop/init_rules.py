@@ -33,7 +33,7 @@ class Rule(NamedTuple):
         text: As it is written there.
         verb: Key of `FORMS`.
         pattern: Regular expression of whole paths; None for the rules that resize.
-        argument: New path of `rename`, with groups such as `\\1`; fill of the rules that resize.
+        argument: New path of `rename`, which may refer to groups of the pattern; fill of the rules that resize.
     """
 
     number: int

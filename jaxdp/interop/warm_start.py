@@ -89,7 +89,7 @@ def plan_warm_start(
 ) -> WarmStartPlan:
     """Plans the initial parameters of a model of any task.
 
-    The bodies of both models must be the same but for what the rules change; their heads may differ. Of learned positions
+    The bodies of both models must be the same except for what the rules change; their heads may differ. Of learned positions
     the first are taken where the source has more.
 
     Args:

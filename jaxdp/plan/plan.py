@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxdp.config_values import AUTO
 from jaxdp.hardware.accelerators import published
 from jaxdp.model import num_parameters
 from jaxdp.model.attention_backends.registry import model_backend
@@ -17,7 +18,7 @@ from jaxdp.plan.programs import compile_decoding, decoding_rows
 from jaxdp.plan.targets import Target
 from jaxdp.plan.topologies import device_limit, topology_of
 from jaxdp.plan.work import work_of
-from jaxdp.run_config import AUTO, RunConfig
+from jaxdp.run_config import RunConfig
 from jaxdp.training.auto_microbatch import FREE_SHARE
 from jaxdp.training.device_memory import StepMemory, device_bytes
 from jaxdp.training.fitting import (

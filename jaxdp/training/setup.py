@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxdp.config_values import AUTO
 from jaxdp.data.batch_hash import batch_hash
 from jaxdp.data.loader import Shard, make_loader
 from jaxdp.errors import UserError
@@ -28,7 +29,7 @@ from jaxdp.parallel.placement import (
 )
 from jaxdp.parallel.processes import ALONE, Processes, connect
 from jaxdp.parallel.spmd import Program
-from jaxdp.run_config import AUTO, RunConfig
+from jaxdp.run_config import RunConfig
 from jaxdp.state import TrainState
 from jaxdp.tasks import declared_metrics
 from jaxdp.tasks.architecture import make_model

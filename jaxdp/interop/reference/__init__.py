@@ -1,1 +1,1 @@
-"""Reference forward passes in NumPy float64, written from the definitions of transformers without jax and without tables"""
+"""Reference forward passes in NumPy float64, written from the definitions of transformers without jax and without tables."""
