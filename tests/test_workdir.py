@@ -42,7 +42,7 @@ def test_names_of_a_run(tmp_path):
         "target_tokenizer": "target_tokenizer.json", "labels": "labels.json", "initial": "init.json",
         "named_files": "named_files.json", "run_token": ".run_token", "evaluation": "evaluation.json", "metrics": "metrics.jsonl",
         "checkpoints": "checkpoints", "proofs": ".intact_checkpoints.json", "tensorboard": "tensorboard", "plots": "plots", "logs": "logs",
-        "timeline": "logs/timeline.jsonl", "heartbeat": "logs/heartbeat.json",
+        "timeline": "logs/timeline.jsonl", "heartbeat": "logs/heartbeat.json", "norms": "norms.jsonl",
         "profile": "profile", "hugging_face": "hugging_face",
     }  # fmt: skip
     assert not (tmp_path / "run").exists()
