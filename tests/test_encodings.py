@@ -27,7 +27,7 @@ def leaves_encoding_open(call):
         return is_method  # a plain function of this name is our own
     if name in PROCESSES:
         return owner == "subprocess" and bool({"text", "universal_newlines"} & keywords.keys())
-    if name in OPENING and owner not in ("os", "filesystem", "gzip", "lzma", "ts"):
+    if name in OPENING and owner not in ("os", "filesystem", "gzip", "lzma", "ts", "Image"):
         place = OPENING[name] - (is_method and owner not in ("tempfile", "io", "os"))  # Path.open begins with the mode
         mode = keywords.get("mode", call.args[place] if len(call.args) > place else None)
         if mode is None:
@@ -59,6 +59,7 @@ def test_every_text_file_is_utf_8(path):
         ("self.path.open()", True),
         ("file.filesystem.open(path, 'rb')", False),
         ("os.open(path, flags)", False),
+        ("Image.open(picture)", False),
         ("logging.FileHandler(path)", True),
         ("tempfile.TemporaryFile()", False),
         ("tempfile.NamedTemporaryFile('w')", True),
