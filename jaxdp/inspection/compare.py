@@ -47,8 +47,13 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
     configs = [read_json(run.config, "the config.json of a run") for run in runs]
     problems: list[str] = []
     starts = [_starts(run, problems) for run in runs]
-    problems += [f"{run.metrics} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
     metrics = compare_metrics(runs[0].metrics, runs[1].metrics)
+    problems += [f"{run.metrics} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
+    problems += [
+        f"{run.metrics} has no line of training metrics, so none were compared."
+        for run, lines, others in zip(runs, metrics["steps"], reversed(metrics["steps"]), strict=True)
+        if run.metrics.exists() and others["count"] and not lines["count"]
+    ]
     difference = first_difference(metrics)
     checkpoints = compare_checkpoints(runs[0].checkpoints, runs[1].checkpoints, problems, read_arrays=read_arrays)
     step = difference["step"] if difference else checkpoints["step"]

@@ -191,7 +191,9 @@ def _read_changes(pair: Sequence[Path], names: set[str] | None, problems: list[s
         if names is not None:
             common = {name for name in common if name in names or _IN_LAYERS.sub(r"\1layers/", name) in names}
         found = changes(old, new, common)
-    except UserError as error:  # deleted meanwhile by a live run
-        problems.append(str(error))
+    except UserError as error:
+        deleted = [checkpoint for checkpoint in pair if not checkpoint.is_dir()]  # meanwhile, by a live run
+        why = f"{deleted[0]} was deleted while it was read" if deleted else str(error).removesuffix(".")
+        problems.append(f"{why}, so no arrays of this checkpoint were compared.")
         return None
     return sorted(found, key=lambda change: data_flow_order(change["path"]))

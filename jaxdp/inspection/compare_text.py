@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdp.inspection.compare_verdict import counted
 from jaxdp.quoting import shortened
 
 _MAX_ROWS = 20
@@ -36,7 +37,11 @@ def as_lines(result: Mapping[str, Any], *, full: bool = False, width: int | None
 
 def _metrics(metrics: Mapping[str, Any], limit: int | None) -> list[str]:
     span = f" ({metrics['first_common_step']:,} to {metrics['last_common_step']:,})" if metrics["common_steps"] else ""
-    lines = [f"metrics   {metrics['common_steps']:,} common steps{span}, {metrics['common_evaluations']:,} evaluations"]
+    steps, evaluations = (
+        counted(metrics[key], what)
+        for key, what in (("common_steps", "common step"), ("common_evaluations", "evaluation"))
+    )
+    lines = [f"metrics   {steps}{span}, {evaluations}"]
     cells = [
         (
             f"  {row['metric']}",

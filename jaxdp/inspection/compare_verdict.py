@@ -55,16 +55,17 @@ def verdict(result: Mapping[str, Any], causes: Sequence[Cause], *, is_rounding: 
 
 def _no_difference(metrics: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> str:
     counts = [
-        _count(metrics["common_steps"], "common step"),
-        _count(metrics["common_evaluations"], "common evaluation"),
-        _count(len(checkpoints["steps"]), "common checkpoint"),
+        counted(metrics["common_steps"], "common step"),
+        counted(metrics["common_evaluations"], "common evaluation"),
+        counted(len(checkpoints["steps"]), "common checkpoint"),
     ]
     if not (metrics["common_steps"] or metrics["common_evaluations"] or checkpoints["steps"]):
         return "The runs have no step and no checkpoint in common, so no number was compared."
     return f"No difference in {counts[0]}, {counts[1]} and {counts[2]}."
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Returns a number with its noun, in the plural unless it is 1."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
@@ -87,7 +88,7 @@ def _other_setup(result: Mapping[str, Any]) -> list[str]:
 def _equal_metrics(metrics: Mapping[str, Any]) -> str:
     if not metrics["common_steps"] and not metrics["common_evaluations"]:
         return "The runs have no step of metrics.jsonl in common."
-    return f"The metrics are the same in {_count(metrics['common_steps'], 'common step')}."
+    return f"The metrics are the same in {counted(metrics['common_steps'], 'common step')}."
 
 
 def _where(metrics: Mapping[str, Any], difference: Mapping[str, Any], dtypes: Sequence[str]) -> str:
@@ -195,7 +196,7 @@ def _growth(difference: Mapping[str, Any]) -> list[str]:
 def _checkpoints(checkpoints: Mapping[str, Any]) -> str:
     step, before = checkpoints["step"], checkpoints["last_equal_step"]
     if step is None:
-        return f"{_count(len(checkpoints['steps']), 'common checkpoint')} are the same, up to step {before:,}."
+        return f"{counted(len(checkpoints['steps']), 'common checkpoint')} are the same, up to step {before:,}."
     equal = "" if before is None else f" (those of step {before:,} are the same)"
     counts = checkpoints["parts"].get("params", {"equal": 0, "different": 0})
     leaf, changes = checkpoints["first_leaf"], checkpoints["changes"]
@@ -207,4 +208,4 @@ def _checkpoints(checkpoints: Mapping[str, Any]) -> str:
         largest = min(changes, key=by_change)
         where += f", most {largest['path']} ({largest['relative']:.2g})"
     differing = counts["different"]
-    return f"The checkpoints differ first at step {step:,}{equal} in {_count(differing, 'parameter array')}: {where}."
+    return f"The checkpoints differ first at step {step:,}{equal} in {counted(differing, 'parameter array')}: {where}."

@@ -47,6 +47,10 @@ def _find_checkpoint(where: Path, step: str) -> Path | None:
         complete(where)
         return where
     run = WorkDir(where.parent if where.is_dir() and committed_steps(where) else where)
+    if run.config.is_file() and run.provenance.is_file() and not committed_steps(run.checkpoints):
+        raise UserError(
+            f"PATH={where} is a run that has no checkpoint yet: wait for the first save, or train again if the run has ended."
+        )
     if not run.checkpoints.is_dir() or _is_foreign(run):
         return None
     metric = read_run_config(run.config).eval.metric if step == "best" else ""

@@ -12,7 +12,7 @@ from written_runs import losses, parameters, scanned, start, write_lines, write_
 
 from jaxdp.cli.main import main
 from jaxdp.errors import UserError
-from jaxdp.inspection import compare_runs
+from jaxdp.inspection import compare_checkpoints, compare_runs
 from jaxdp.inspection.compare_text import as_lines
 from jaxdp.inspection.data_flow import data_flow_order
 
@@ -149,6 +149,18 @@ def test_files_that_a_run_has_not(tmp_path, missing):
     [problem] = found["problems"]
     assert problem.startswith(f"{second / missing} is missing")
     assert found["versions"] == [] and found["is_equal"] is (None if missing == "metrics.jsonl" else True)
+
+
+def test_a_file_without_lines_is_told(tmp_path):
+    first, second = (write_run(tmp_path / name, losses([1, 2]), starts=[start()]) for name in "ab")
+    (second / "metrics.jsonl").write_text("")
+    [problem] = compare_runs(first, second)["problems"]
+    assert problem == f"{second / 'metrics.jsonl'} has no line of training metrics, so none were compared."
+
+
+def test_one_of_a_kind_is_singular(tmp_path):
+    lines = [*losses([1]), {"step": 1, "eval/loss": 1.0}]
+    assert "metrics   1 common step (1 to 1), 1 evaluation" in as_lines(compared(tmp_path, lines, lines))
 
 
 def test_null_is_equal_to_null_and_differs_from_a_number(tmp_path):
@@ -317,6 +329,25 @@ def test_damaged_checkpoints_are_told(tmp_path, damage):
     assert str(second / "checkpoints" / "5") in problem
     assert found["checkpoints"]["step"] == (9 if damage == "manifest.json" else 5)
     assert found["checkpoints"]["first_leaf"] == "params/token_embedding"
+
+
+def test_a_checkpoint_that_a_live_run_deletes_meanwhile(tmp_path, monkeypatch):
+    after = parameters()
+    after["token_embedding"] += 1
+    paths = [write_run(tmp_path / name, losses([1]), starts=[start()], checkpoints={5: arrays})
+             for name, arrays in (("a", parameters()), ("b", after))]  # fmt: skip
+    deleted = paths[1] / "checkpoints" / "5"
+
+    def find_damage(checkpoint):
+        shutil.rmtree(deleted, ignore_errors=True)
+        return []
+
+    monkeypatch.setattr(compare_checkpoints, "find_damage", find_damage)
+    found = compare_runs(*paths)
+    assert found["problems"] == [
+        f"{deleted} was deleted while it was read, so no arrays of this checkpoint were compared."
+    ]
+    assert found["checkpoints"]["step"] == 5
 
 
 # ---- Runs that were trained -------------------------------------------------

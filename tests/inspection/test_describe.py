@@ -149,6 +149,11 @@ def test_a_work_directory_without_checkpoints(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint: train first"):
         describe(str(tmp_path))
+    (tmp_path / "checkpoints").rmdir()
+    for name in ("config.json", "provenance.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(UserError, match="is a run that has no checkpoint yet: wait for the first save"):
+        describe(str(tmp_path))
 
 
 def test_verify_reads_every_file(workdir, capsys):
