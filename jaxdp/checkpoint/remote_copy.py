@@ -22,7 +22,7 @@ from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.lock import exclusive
 from jaxdp.storage.cloud_store import open_store
-from jaxdp.storage.location import RemoteLocation, is_remote, remote_location
+from jaxdp.storage.location import RemoteLocation, check_scheme, is_remote, remote_location
 from jaxdp.storage.object_store import ObjectStore
 from jaxdp.workdir import WorkDir
 
@@ -42,6 +42,7 @@ def read_directory(path: str | os.PathLike[str], option: str = "--workdir", *, m
         UserError: The path is invalid, or the URL leads to no run.
         StorageError: The store cannot be read.
     """
+    check_scheme(path, option)
     if not is_remote(path):
         return WorkDir(path, option)
     return WorkDir(local_copy(path, option, must_exist=must_exist), option, str(path))
@@ -84,10 +85,11 @@ def is_remote_run(path: str) -> bool:
     Raises:
         StorageError: The store cannot be read.
     """
-    is_file = path.endswith(".safetensors") or importlib.util.find_spec("obstore") is None
-    if is_file or not is_remote(path):
+    if path.endswith(".safetensors") or not is_remote(path):
         return False
     location, step = _run_of(remote_location(path, "PATH"))
+    if importlib.util.find_spec("obstore") is None:
+        return False
     store = open_store(location, "PATH")
     return step is not None or _has(store, "provenance.json") or bool(store.list(DIRECTORY))
 

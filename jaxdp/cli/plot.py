@@ -99,11 +99,21 @@ def _out(given: str | None, runs: Sequence[WorkDir]) -> Path:
 
 
 def _norms(runs: Sequence[WorkDir], out: Path) -> list[Path]:
-    """Plots the norms of each run next to the training curves."""
-    from jaxdp.report.norms_plot import plot_norms
+    """Plots the norms of each run that logged some next to the training curves, and names the others.
+
+    Raises:
+        UserError: No run has norms.
+    """
+    from jaxdp.report.norms_plot import has_norms, plot_norms
 
     names = ["norms"] if len(runs) == 1 else [f"norms_{number}" for number in range(1, len(runs) + 1)]
-    return [plot_norms(run.root, _beside(out, name)) for run, name in zip(runs, names, strict=True)]
+    shown = {name: run for name, run in zip(names, runs, strict=True) if has_norms(run.root)}
+    for run in runs:
+        if shown and run not in shown.values():
+            print_status(f"no plot of norms: {run.root} was trained without log.norms_every_steps")
+    return [
+        plot_norms(run.root, _beside(out, name)) for name, run in (shown or dict(zip(names, runs, strict=True))).items()
+    ]
 
 
 def _beside(out: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from jaxdp.report.html import RunFacts
 from jaxdp.report.terminal import memory_size
 from jaxdp.workdir import WorkDir
 
+MAX_STARTS = 10
 MAX_DATA_WAIT = 0.1
 """Share of the time that a run may wait for its data before the report warns."""
 
@@ -66,8 +67,9 @@ def _of_metrics(run: WorkDir, last: Mapping[str, Any], total_steps: Any) -> list
         found.append(f"{wait:.0%} of the time of the last steps was spent waiting for data.")
     starts = read_entries(run.provenance) or []
     if len(starts) > 1:
-        steps = ", ".join(str(start.get("first_step", "?")) for start in starts[-10:])
-        found.append(f"The run was started {len(starts)} times, the last ones after step {steps}.")
+        steps = ", ".join(str(start.get("first_step", "?")) for start in starts[-MAX_STARTS:])
+        more = "at last " if len(starts) > MAX_STARTS else ""
+        found.append(f"The run was started {len(starts)} times, {more}from steps {steps}.")
     return found
 
 

@@ -18,6 +18,7 @@ from jaxdp.interop.safetensors_source import CONFIG, INDEX, SINGLE
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.json_files import parse_json
 from jaxdp.safetensors_file import PIECE_BYTES, Entry, parse_header
+from jaxdp.storage.location import is_remote
 
 HEAD_BYTES = 2**16
 """Bytes of the first request of a file, which has the whole header of most models."""
@@ -216,8 +217,9 @@ def _read_fsspec(url: str, start: int, count: int) -> tuple[bytes, int]:
     except FileNotFoundError:
         raise
     except (ImportError, ValueError) as error:
+        run = " A run in object storage needs `pip install 'jaxdp[storage]'`." if is_remote(url) else ""
         raise UserError(
-            f"PATH={url} cannot be opened by fsspec ({error}); install the package, or download the files."
+            f"PATH={url} cannot be opened by fsspec ({error}); install the package, or download the files.{run}"
         ) from error
     except OSError as error:
         raise UserError(f"{url} cannot be read ({error}); check the URL and your access.") from error

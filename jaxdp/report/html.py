@@ -23,7 +23,7 @@ h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2.5rem; }
 div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
-th { font-weight: 500; opacity: .75; } td.number { text-align: right; }
+th { font-weight: 500; opacity: .75; } .number { text-align: right; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; margin: .5rem 0; }
 details { border-left: 3px solid #d55e00; padding-left: 1rem; margin: 1rem 0; } summary { font-weight: 500; cursor: pointer; }
 .flat td { white-space: nowrap; } li { overflow-wrap: anywhere; }
@@ -32,6 +32,7 @@ pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; 
 
 DIGITS = 6  # significant digits of a number in a table
 MIME_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+NUMBER = ' class="number"'
 MAX_CHECKPOINTS = 50  # newest checkpoints in a table
 
 
@@ -136,8 +137,8 @@ def _checkpoints(names: Sequence[str], facts: Sequence[RunFacts]) -> list[str]:
     for name, each in zip(names, facts, strict=True):
         if each.checkpoints:
             columns = list(dict.fromkeys(column for row in each.checkpoints for column in row))
-            head = "".join(f"<th>{_text(column)}</th>" for column in columns)
             rows = each.checkpoints[-MAX_CHECKPOINTS:]
+            head = "".join(_head(column, [row.get(column) for row in rows]) for column in columns)
             body = "".join(f"<tr>{''.join(_cell(row.get(column)) for column in columns)}</tr>" for row in rows)
             title = f"Checkpoints of {_text(name)}" if len(names) > 1 else "Checkpoints"
             parts += [f"<h2>{title}</h2>", f'<div><table class="flat"><tr>{head}</tr>{body}</table></div>']
@@ -157,18 +158,25 @@ def _settings(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> str:
     if not rows:
         return "<p>None.</p>"
-    head = "".join(f"<th>{_text(name)}</th>" for name in ("", *names))
+    columns = zip(*rows.values(), strict=True)
+    head = "<th></th>" + "".join(map(_head, names, columns))
     body = "".join(f"<tr><th>{_text(name)}</th>{''.join(map(_cell, values))}</tr>" for name, values in rows.items())
     return f"<div><table><tr>{head}</tr>{body}</table></div>"
 
 
+def _head(name: str, values: Sequence[Any]) -> str:
+    """Returns the head of a column, on the right if most of its values are numbers."""
+    known = [_is_number(value) for value in values if value is not None]
+    return f"<th{NUMBER if 2 * sum(known) > len(known) else ''}>{_text(name)}</th>"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (
-            f'<td class="number">{value:,.{DIGITS}g}</td>'
-            if isinstance(value, float)
-            else f'<td class="number">{value:,}</td>'
-        )
+    if _is_number(value):
+        return f"<td{NUMBER}>{value:,.{DIGITS}g}</td>" if isinstance(value, float) else f"<td{NUMBER}>{value:,}</td>"
     return f"<td>{'' if value is None else _text(value if isinstance(value, str) else json.dumps(value))}</td>"
 
 

@@ -17,6 +17,11 @@ MAX_COLUMNS = 400
 """Steps of the map; more are thinned out evenly."""
 
 
+def has_norms(directory: Path) -> bool:
+    """Returns True if a run has logged norms."""
+    return bool(_read_norms(directory))
+
+
 def plot_norms(directory: Path, out: Path) -> Path:
     """Draws the logarithm of each norm, one row a metric and one column a logged step, and returns the file.
 
@@ -27,12 +32,10 @@ def plot_norms(directory: Path, out: Path) -> Path:
     Raises:
         UserError: The run has no metrics of the group.
     """
-    own = directory / "norms.jsonl"  # with log.norms_every_steps; a user's hook may write to metrics.jsonl
-    path = own if own.is_file() else directory / "metrics.jsonl"
-    columns = {name: column for name, column in read_columns(path, (), PREFIX).items() if column[0].size}
+    columns = _read_norms(directory)
     if not columns:
         raise UserError(
-            f"{path} has no norms of parameters (metrics {PREFIX}...): train with log.norms_every_steps above 0."
+            f"{directory} has no norms of parameters (norms.jsonl): train with log.norms_every_steps above 0."
         )
     steps = np.unique(np.concatenate([found for found, _ in columns.values()]))
     steps = steps[np.linspace(0, len(steps) - 1, min(len(steps), MAX_COLUMNS)).astype(np.int64)]
@@ -65,3 +68,10 @@ def plot_norms(directory: Path, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     save(figure, out)
     return out
+
+
+def _read_norms(directory: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns steps and values of the norms that a run has logged, by name."""
+    own = directory / "norms.jsonl"  # with log.norms_every_steps; a user's hook may write to metrics.jsonl
+    path = own if own.is_file() else directory / "metrics.jsonl"
+    return {name: column for name, column in read_columns(path, (), PREFIX).items() if column[0].size}

@@ -26,6 +26,7 @@ from jaxdp.provenance import begin_entry
 from jaxdp.report.goodput import PHASES
 from jaxdp.report.terminal import print_status
 from jaxdp.report.timeline import Timeline
+from jaxdp.report.trackers.registry import check_packages
 from jaxdp.report.writer_registry import MakeWriter, check_writer, is_writer
 from jaxdp.report.writers import MetricsWriter
 from jaxdp.run_config import RunConfig
@@ -210,6 +211,8 @@ def _run(
                 print_status(why)
                 timeline.complete()
                 return Result(steps[-1], 0, metrics=recorded_metrics(directory, steps[-1]), workdir=directory.root)
+        if control_plane.is_main_process:
+            check_packages(config.log)  # compilation may take minutes
         if control_plane.num_processes > 1:
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):

@@ -326,7 +326,10 @@ EMPTY = {
             ["train", "--config=quickstart", "--workdir=hdfs://bucket/x"],
             ["--workdir=hdfs://bucket/x: hdfs:// is not supported; expected a local path, s3://BUCKET/NAME or gs://"],
         ),
-        (["eval", "--workdir=az://bucket/x"], ["--workdir=az://bucket/x: az:// is not supported here"]),
+        (
+            ["eval", "--workdir=az://bucket/x"],
+            ["--workdir=az://bucket/x: az:// is not supported; expected a local path, s3://BUCKET/NAME"],
+        ),
         (["generate", "--workdir=~no_such_user_at_all/x", "--prompt=a"], ["no home directory is known for ~"]),
         (["train", "--config=nothing.py", "--workdir=x"], ["--config=nothing.py: there is no such file"]),
         (["eval", "--workdir=x", "--split=tset"], ["--split", "'tset'"]),
@@ -339,7 +342,10 @@ EMPTY = {
         (["compare", "x"], ["the following arguments are required: RUN_B"]),
         (["compare", "nowhere", "nowhere"], ["RUN_A=nowhere holds no run (config.json is missing)"]),
         (["compare", "", "x"], ["RUN_A is empty"]),
-        (["plot", "az://bucket/run"], ["DIR=az://bucket/run: az:// is not supported here"]),
+        (
+            ["plot", "az://bucket/run"],
+            ["DIR=az://bucket/run: az:// is not supported; expected a local path, s3://BUCKET/NAME"],
+        ),
         (["train", "--config=", "--workdir=x"], ["--config is empty; expected the path"]),
         (["bench", "--config="], ["--config is empty"]),
         (["generate", "--workdir=", "--prompt=a"], ["--workdir is empty"]),

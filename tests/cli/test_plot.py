@@ -48,6 +48,12 @@ def test_device_counts_and_norms_have_pictures_of_their_own(tmp_path, capsys):
     assert main(["plot", *runs, f"--out={tmp_path}/curve.png", "--norms"]) == 0
     names = ("curve", "curve_scaling", "curve_norms_1", "curve_norms_2")
     assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/{name}.png" for name in names]
+    assert main(["plot", make(tmp_path / "bare"), *runs, f"--out={tmp_path}/again.png", "--norms"]) == 0
+    out, err = capsys.readouterr()
+    assert f"no plot of norms: {tmp_path}/bare was trained without log.norms_every_steps" in err
+    assert [line for line in out.splitlines() if "_norms_" in line.removeprefix(str(tmp_path))] == [
+        f"{tmp_path}/again_norms_{n}.png" for n in (2, 3)
+    ]
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in names)
 
 
@@ -58,7 +64,7 @@ WRONG = {
     "unknown axis": (["run", "--by=epochs"], "--by: invalid choice: 'epochs'"),
     "unknown format": (["run", "--out=x.gif"], "--out=x.gif must end in .png or .svg"),
     "no parameters": (["run", "--by=flops"], "has no whole checkpoint"),
-    "no norms": (["run", "--norms"], "has no norms of parameters"),
+    "no norms": (["run", "--norms"], "run has no norms of parameters (norms.jsonl)"),
 }
 """Case -> (arguments, part of the sentence)."""
 

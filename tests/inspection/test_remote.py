@@ -13,6 +13,7 @@ import pytest
 import tiny_runs
 from huggingface_hub import constants
 
+from jaxdp.checkpoint import remote_copy
 from jaxdp.cli.main import main
 from jaxdp.inspection.describe import describe
 from jaxdp.inspection.fingerprint import fingerprint
@@ -170,6 +171,19 @@ def test_what_cannot_be_read_by_url(server, folder, monkeypatch, capsys):
     monkeypatch.setattr(remote_source, "HEAD_BYTES", 1024)
     assert main(["inspect", f"{url}/model/model-00001-of-00002.safetensors"]) == 2
     assert "does not support range requests" in capsys.readouterr().err
+
+
+def test_runs_in_object_storage_name_their_package(monkeypatch, capsys):
+    def without_packages(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(remote_copy.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("fsspec.core.url_to_fs", without_packages)
+    assert main(["inspect", "s3://bucket/run"]) == 2
+    err = capsys.readouterr().err
+    assert "Install s3fs" in err and "A run in object storage needs `pip install 'jaxdp[storage]'`." in err
+    assert main(["inspect", "s3://"]) == 2
+    assert "PATH=s3:// names no bucket; expected s3://BUCKET/NAME" in capsys.readouterr().err
 
 
 def test_a_file_of_another_file_system(folder):

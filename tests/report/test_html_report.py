@@ -91,6 +91,7 @@ def test_warnings_goodput_and_checkpoints_of_the_runs(tmp_path):
     assert "<summary>Warnings of a</summary><ul><li>&lt;b&gt; is odd.</li></ul>" in page and "Warnings of b" not in page
     assert cells(page)["steps"] == ["75.0%", ""] and "<h2>Goodput</h2>" in page
     assert "<h2>Checkpoints of a</h2>" in page and "Checkpoints of b" not in page
+    assert '<tr><th class="number">step</th><th>saved</th><th class="number">eval/loss</th></tr>' in page
     assert '<tr><td class="number">5</td><td>noon</td><td class="number">1.25</td></tr>' in page
     assert "Goodput" not in write_report(runs, [], tmp_path / "page.html").read_text()
 
@@ -109,7 +110,7 @@ def test_facts_of_a_run_from_its_files(trained, tmp_path):
         "The last metrics are of step 6 of 9.",
         "2 updates were skipped, because their loss or gradient was not finite or a spike.",
         "25% of the time of the last steps was spent waiting for data.",
-        "The run was started 2 times, the last ones after step 0, 3.",
+        "The run was started 2 times, from steps 0, 3.",
         "process_0: noon wandb cannot be reached (https://ann:***@host/)",
         "process_0: noon \\x1b[2Jrolling back to step 3",
     ]

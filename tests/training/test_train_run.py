@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -192,3 +193,10 @@ def test_the_lock_is_free_after_a_run_and_after_a_refusal(config_file, trained, 
     assert train(config_file, workdir, "--config.seed=3") == 2
     with WorkDir(workdir).locked():
         pass
+
+
+def test_a_missing_package_of_a_tracker_is_refused_before_devices_are_used(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("jaxdp.training.train.TrainingSetup", lambda *_: pytest.fail("the devices were used"))
+    assert train(config_file, tmp_path / "run", "--config.log.wandb=True") == 2
+    assert "pip install 'jaxdp[wandb]'" in assert_refused(capsys)

@@ -12,6 +12,7 @@ from jaxdp.report.trackers.tracker import Tracker, require_package
 from jaxdp.report.trackers.trackio import TrackioTracker
 from jaxdp.report.trackers.wandb import WandbTracker
 from jaxdp.report.writer_registry import IN_BACKGROUND, WRITERS, RunInfo
+from jaxdp.run_config import LogConfig
 
 
 class TrackerSpec(NamedTuple):
@@ -37,6 +38,16 @@ TRACKERS = {
 """Trackers by the name of their switch and extra; their files are in WORKDIR/NAME."""
 
 
+def check_packages(config: LogConfig) -> None:
+    """Raises UserError unless the packages of all trackers that the configuration switches on are installed."""
+    for name, spec in _wanted(config).items():
+        require_package(spec.package, name)
+
+
+def _wanted(config: LogConfig) -> dict[str, TrackerSpec]:
+    return {name: spec for name, spec in TRACKERS.items() if getattr(config, name)}
+
+
 def open_trackers(info: RunInfo, waits: Waits = DEFAULT_WAITS) -> Iterator[Background]:
     """Opens the trackers that the configuration switches on and the registered ones, each in a thread of its own.
 
@@ -48,10 +59,8 @@ def open_trackers(info: RunInfo, waits: Waits = DEFAULT_WAITS) -> Iterator[Backg
         UserError: The package of one is not installed.
     """
     metrics = info.workdir / "metrics.jsonl"
-    wanted = {name: spec for name, spec in TRACKERS.items() if getattr(info.config.log, name)}
-    for name, spec in wanted.items():
-        require_package(spec.package, name)
-    for name, spec in wanted.items():
+    check_packages(info.config.log)
+    for name, spec in _wanted(info.config.log).items():
         record = None if spec.repeats else RunRecord(info.workdir / name, to_json(info.config), info.first_step)
         yield Background(name, lambda spec=spec, record=record: spec.make(info, record), record, metrics, waits)
     for name in sorted(IN_BACKGROUND & WRITERS.keys()):

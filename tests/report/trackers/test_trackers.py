@@ -1,5 +1,6 @@
 """The built-in trackers: what they send, what a restart continues, and what of a secret leaves the process."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from fake_trackers import FakeMlflow, FakeTrackio, FakeWandb
 from jaxdp.config import parse_config
 from jaxdp.errors import UserError
 from jaxdp.report.trackers.background import Waits
-from jaxdp.report.trackers.registry import TRACKERS, open_trackers
+from jaxdp.report.trackers.registry import TRACKERS, check_packages, open_trackers
 from jaxdp.report.writer_registry import RunInfo
 
 VARIABLES = ("WANDB_", "MLFLOW_", "TRACKIO_")
@@ -200,6 +201,8 @@ def test_tensorboard_events_can_be_read_back(tmp_path):
 @pytest.mark.parametrize("extra", TRACKERS)
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, extra):
     monkeypatch.setitem(sys.modules, TRACKERS[extra].package, None)
+    with pytest.raises(UserError, match=rf"log\.{extra} is on, .* pip install 'jaxdp\[{extra}\]'"):
+        check_packages(dataclasses.replace(info(tmp_path / "run").config.log, **{extra: True}))
     with pytest.raises(UserError, match=rf"log\.{extra} is on, .* pip install 'jaxdp\[{extra}\]'"):
         list(open_trackers(info(tmp_path / "run", **{extra: True})))
     assert not list((tmp_path / "run").iterdir())
