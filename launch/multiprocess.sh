@@ -48,6 +48,14 @@ require_number --processes "$PROCESSES" 1
 require_number --restarts "$RESTARTS" 0
 [ -z "$CPU_DEVICES" ] || require_number --cpu_devices "$CPU_DEVICES" 1
 require_train "${1:-}"
+for argument in "$@"; do
+  case ${argument%%=*} in
+    --cpu_devices) [ -z "$CPU_DEVICES" ] || fail "--cpu_devices is given before and after --; leave out that after --" ;;
+    --coordinator | --num_processes | --process_index)
+      [ "$PROCESSES" -eq 1 ] || fail "${argument%%=*} after -- is set by --processes=$PROCESSES; leave it out"
+      ;;
+  esac
+done
 
 gpus_each=0
 if [ "$PROCESSES" -gt 1 ] && [ -z "$CPU_DEVICES" ]; then

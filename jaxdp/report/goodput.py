@@ -87,8 +87,9 @@ class Goodput:
         shares = [f"{bucket} {self.share(bucket):.1%}" for bucket in others if self.share(bucket) >= 0.0005]
         lost = f" ({self.lost_steps} more were lost)" if self.lost_steps else ""
         starts = f"{self.num_starts} starts" if self.num_starts != 1 else "1 start"
+        steps = f"were {self.num_steps} steps that count" if self.num_steps != 1 else "was 1 step that counts"
         return (
-            f"{self.share('steps'):.1%} of {duration(self.wall_secs)} in {starts} were {self.num_steps} steps that count{lost}; "
+            f"{self.share('steps'):.1%} of {duration(self.wall_secs)} in {starts} {steps}{lost}; "
             f"{', '.join(shares) or 'nothing else'}"
         )
 

@@ -345,6 +345,14 @@ def test_gpus_are_divided_among_the_processes(machine, processes, visible, devic
         (["--processes=0", "--", "train"], "--processes=0 must be a whole number of at least 1"),
         (["--processes=", "--", "train"], "--processes= must be a whole number of at least 1"),
         (["--processes=2", "--", "train"], "without an NVIDIA GPU needs --cpu_devices=K"),
+        (
+            ["--cpu_devices=1", "--", "train", "--cpu_devices=4"],
+            "--cpu_devices is given before and after --; leave out that after --",
+        ),
+        (
+            ["--processes=2", "--cpu_devices=1", "--", "train", "--num_processes=2"],
+            "--num_processes after -- is set by --processes=2; leave it out",
+        ),
     ],
 )
 def test_options_are_checked_before_anything_is_installed(machine, arguments, message):

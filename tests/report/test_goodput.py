@@ -1,6 +1,7 @@
 """Goodput against timelines whose seconds were added up by hand, and against the ledger of a simulated run."""
 
 import ast
+import dataclasses
 import random
 import re
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_the_line_names_the_largest_bucket_first():
         "downtime 11.0%, data_preparation 6.6%, lost 5.5%, restore 3.3%, data_wait 3.3%, saves 3.3%, other 1.4%, "
         "evaluation 1.1%"
     )
+    assert " in 2 starts was 1 step that counts (4 more" in dataclasses.replace(account(AGAIN), num_steps=1).describe()
 
 
 def test_every_phase_of_a_run_has_a_bucket():
