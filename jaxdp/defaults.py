@@ -179,6 +179,7 @@ def get_config() -> Config:
     config.embedding = ConfigDict()
     config.embedding.pooling = "mean"  # hidden states that represent the text: first | mean | last
     config.embedding.normalize = True  # vectors have length 1
+    config.embedding.max_length = placeholder(int)  # tokens of a text that are read, special ones included; unset: data.length
     config.seq2seq = ConfigDict()
     config.seq2seq.start_id = placeholder(int)  # id of the first token that the decoder reads; unset: end of the text
     config.seq2seq.bleu_tokenize = "13a"  # tokenization of BLEU in sacrebleu: 13a | intl | zh | ...

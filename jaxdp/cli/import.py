@@ -16,6 +16,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="folder with config.json and safetensors, or hf:NAME for a model on the Hugging Face Hub",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="work directory to create")
+    parser.add_argument(
+        "--length",
+        type=int,
+        metavar="N",
+        help="data.length, the tokens of a sequence, up to the context of the model; default: the context, or less of "
+        "a long one with rotary positions",
+    )
     shared.add_cpu_devices(parser, uses_devices=False)
     parser.epilog = (
         "The work directory serves eval, generate, predict, inspect and export, and as init_from of a training:\n"
@@ -33,5 +40,5 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     jax.config.update("jax_platforms", "cpu")
     from jaxdp.interop.importing import import_model
 
-    shared.show(import_model(options.source, options.workdir))
+    shared.show(import_model(options.source, options.workdir, options.length))
     return 0

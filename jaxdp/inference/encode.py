@@ -1,6 +1,7 @@
 """Vectors of texts from the hidden states of any model, as sentence encoders give them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +35,16 @@ def encode_texts(
     options |= {} if pooling is None else {"pooling": POOLINGS[pooling]}
     options |= {} if normalize is None else {"normalize": normalize}
 
-    groups = {**restored.config.task_groups, "embedding": options}
-
-    def task_of(length: int) -> Task:
+    def task_of(length: int, **changes: Any) -> Task:
         config = restored.config.replaced(
-            task="embedding", task_groups=groups, data={"length": length, "packing": "none"}
+            task="embedding",
+            task_groups={**restored.config.task_groups, "embedding": options | changes},
+            data={"length": length, "packing": "none"},
         )
         return make_task(config, restored.run.vocabularies)
 
     data = restored.data_config
+    max_length = options.get("max_length") or data.length
     longest = task_of(data.length)
     requests = list(RequestReader(data, longest, tokenizer, ())(raw_records(records)))
     for request in requests:
@@ -51,10 +53,10 @@ def encode_texts(
     if not requests:
         return np.empty((0, restored.config.model.embed_dim or 0), np.float32)
     examples = examples_of(requests)
-    framing = data.length - longest.row_lengths["tokens"]
+    framing = max_length - longest.row_lengths["tokens"]
     needed = max(len(example["tokens"]) for example in examples) + framing
-    length = min(max(MIN_LENGTH, 1 << (needed - 1).bit_length()), data.length)
-    outputs, _ = batched_outputs(restored, task_of(length), examples, (*options.values(), length))
+    length = min(max(MIN_LENGTH, 1 << (needed - 1).bit_length()), max_length)
+    outputs, _ = batched_outputs(restored, task_of(length, max_length=None), examples, (*options.values(), length))
     return np.concatenate([found["embedding"] for found in outputs(examples)])
 
 

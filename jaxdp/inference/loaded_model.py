@@ -138,7 +138,8 @@ class LoadedModel(RestoredModel):
     ) -> np.ndarray:
         """Computes a vector of each text from the final hidden states, the rows spread over all devices.
 
-        Texts are framed by the special tokens of the tokenizer, and cut to `data.length` tokens.
+        Texts are framed by the special tokens of the tokenizer, and cut to `embedding.max_length` tokens, or `data.length`
+        where it is unset.
 
         Args:
             texts: Texts, or one text.

@@ -159,7 +159,8 @@ def _described(
         raise UserError(
             f"{family.model_type} has no class for task={config.task} that jaxdp knows; known are {', '.join(family.architectures)}."
         )
-    theirs = base | write_model(family, names[0], dataclasses.asdict(model), model.max_length) | _labels(vocabularies)
+    context = model.max_length if model.positions == "learned" else max(model.max_length, spec.max_length)
+    theirs = base | write_model(family, names[0], dataclasses.asdict(model), context) | _labels(vocabularies)
     if differences := model_differences(read_model(theirs, str(kept)), model):
         raise UserError(f"{family.model_type} cannot express this model: it differs in {', '.join(differences[:4])}.")
     return family, names[0], model, theirs

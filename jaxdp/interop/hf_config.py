@@ -208,10 +208,16 @@ def model_keys(spec: ModelSpec) -> dict[str, Any]:
 
 
 def model_differences(spec: ModelSpec, config: TransformerConfig) -> list[str]:
-    """Returns the keys in which a model differs from a translated config.json, as `GROUP.KEY=OURS (THEIRS)`."""
+    """Returns the keys in which a model differs from a translated config.json, as `GROUP.KEY=OURS (THEIRS)`.
+
+    A shorter length is no difference, except of learned positions: others have no table of that size.
+    """
     theirs, ours = dataclasses.asdict(transformer_config(spec, config.num_labels)), dataclasses.asdict(config)
     return [
         f"{'classification' if key == 'pooling' else 'model'}.{key}={ours[key]!r} ({theirs[key]!r})"
         for key in theirs
-        if key not in RUN_KEYS and ours[key] != theirs[key] and (key != "pooling" or config.num_labels)
+        if key not in RUN_KEYS
+        and ours[key] != theirs[key]
+        and (key != "pooling" or config.num_labels)
+        and (key != "max_length" or config.max_length > spec.max_length or config.positions == "learned")
     ]

@@ -23,6 +23,10 @@ from jaxdp.trees import named_leaves
 TOKENIZER = "tokenizer.json"
 GENERATION = "generation_config.json"
 MODULES = "modules.json"
+SENTENCE_CONFIGS = tuple(f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "xlm-roberta"))
+"""Names of the settings of a Transformer module of sentence-transformers."""
+MAX_SEQ_LENGTH = "max_seq_length"
+"""Key of these settings with the number of tokens of a text that are read, special ones included."""
 START_ID = "decoder_start_token_id"
 """Key of config.json and generation_config.json with the id of the first decoder input."""
 
@@ -32,6 +36,11 @@ POOLING_MODES = {
     "pooling_mode_lasttoken": "last",
 }
 """Settings of the pooling module of sentence-transformers, and their values of `embedding.pooling`."""
+
+MAX_ROTARY_LENGTH = 2048
+"""Longest `data.length` of rotary positions that an import chooses, in tokens. Evaluation holds the attention scores of
+`global_batch_size` sequences at once where attention is plain: with 32 sequences and 16 heads 8.6 GB, and four times as
+much with twice the length."""
 
 MAX_BYTES = 2**28
 """Largest file that is kept next to the weights."""
@@ -112,10 +121,19 @@ class HuggingFaceFolder:
             options["start_id"] = self.start_id
         return options
 
-    def run_values(self) -> dict[str, Any]:
-        """Returns the configuration of a run of this model, as the keys that differ from the defaults."""
+    def run_values(self, length: int | None = None) -> dict[str, Any]:
+        """Returns the configuration of a run of this model, as the keys that differ from the defaults.
+
+        Args:
+            length: `data.length`; None: see `run_length`.
+
+        Raises:
+            UserError: The model cannot have this length; see also `task_options`.
+        """
         spec, options = self.spec, self.task_options
-        task = spec.architecture.task
+        task, length = spec.architecture.task, run_length(spec, length, self.max_seq_length)
+        if self.max_seq_length is not None and self.max_seq_length < length:
+            options["max_length"] = self.max_seq_length
         has_columns = task in ("classification", "seq2seq")
         return {
             "task": task,
@@ -123,12 +141,37 @@ class HuggingFaceFolder:
             "data": {
                 "source": "tokens" if self.tokenizer is None else "csv" if has_columns else "text",
                 "tokenizer": TOKENIZER,
-                "length": spec.max_length,
+                "length": length,
                 "long_documents": "cut",
             },
             "model": model_keys(spec),
             **({task: options} if options else {}),
         }
+
+    @functools.cached_property
+    def _modules(self) -> dict[str, str]:
+        """Kind of each module of sentence-transformers -> its path; empty: the folder does not list them."""
+        path = self.path / MODULES
+        listed = read_json(path, "the modules.json of a sentence encoder", list) if path.is_file() else []
+        return {each["type"].rpartition(".")[2]: each["path"] for each in listed}
+
+    @functools.cached_property
+    def max_seq_length(self) -> int | None:
+        """Number of tokens of a text that a sentence encoder reads; None: its settings do not say it.
+
+        Raises:
+            UserError: It is not a whole number of at least 1.
+        """
+        if self.spec.architecture.task != "embedding" or "Transformer" not in self._modules:
+            return None
+        for name in SENTENCE_CONFIGS:
+            path = self.path / self._modules["Transformer"] / name
+            if path.is_file():
+                found = read_json(path, "the settings of a sentence encoder").get(MAX_SEQ_LENGTH)
+                if found is not None and (type(found) is not int or found < 1):
+                    raise UserError(f"{path}: {MAX_SEQ_LENGTH} must be a whole number of at least 1, found {found!r}.")
+                return found
+        return None
 
     def _pooling(self) -> dict[str, Any]:
         """Returns the keys of `embedding` that the modules of a sentence encoder mean; none of another model.
@@ -136,13 +179,9 @@ class HuggingFaceFolder:
         Raises:
             UserError: It reduces the hidden states in a way that jaxdp does not.
         """
-        path = self.path / MODULES
-        if not path.is_file():
+        path, modules = self.path / MODULES, self._modules
+        if not modules:
             return {}
-        modules = {
-            each["type"].rpartition(".")[2]: each["path"]
-            for each in read_json(path, "the modules.json of a sentence encoder", list)
-        }
         unknown = modules.keys() - {"Transformer", "Pooling", "Normalize"}
         if unknown:
             raise UserError(f"{path} has the module {', '.join(sorted(unknown))}, which jaxdp does not support.")
@@ -182,6 +221,31 @@ class HuggingFaceFolder:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             copies.append(Path(shutil.copyfile(path, to / name)))
         return copies
+
+
+def run_length(spec: ModelSpec, length: int | None, max_seq_length: int | None = None) -> int:
+    """Returns `data.length` of an import.
+
+    Args:
+        spec: The model.
+        length: Chosen length; None: the model's context, of rotary positions at most `MAX_ROTARY_LENGTH`.
+        max_seq_length: Number of tokens that a sentence encoder reads, which that limit does not cut; None: it has none.
+
+    Raises:
+        UserError: The model cannot have the chosen length.
+    """
+    context, positions = spec.max_length, spec.model["positions"]
+    if length is None:
+        limit = max(MAX_ROTARY_LENGTH, max_seq_length or 0)
+        return min(context, limit) if positions == "rotary" else context
+    if not 1 <= length <= context:
+        raise UserError(f"--length={length} must be from 1 to {context}, the context of the model.")
+    if positions == "learned" and length != context:
+        raise UserError(
+            f"--length={length} would cut the table of {context} learned positions; leave out --length. A training with "
+            "init_from takes the first data.length of them."
+        )
+    return length
 
 
 def tokenizer_of(source: ParameterSource) -> Tokenizer | None:

@@ -44,24 +44,27 @@ def open_folder(text: str | os.PathLike[str], option: str) -> HuggingFaceFolder:
     return HuggingFaceFolder(source)
 
 
-def import_model(folder: str | os.PathLike[str], workdir: str | os.PathLike[str]) -> Path:
+def import_model(folder: str | os.PathLike[str], workdir: str | os.PathLike[str], length: int | None = None) -> Path:
     """Imports a Hugging Face folder into a new work directory, one tensor at a time, and proves that it computes the same.
 
     Args:
         folder: Folder, or name on the Hub with `hf:` before it.
         workdir: Work directory; it must not exist or be empty.
+        length: `data.length`, the tokens of a sequence, up to the model's context; None: the context, of rotary positions a
+            shorter one if it is long.
 
     Returns:
         The work directory.
 
     Raises:
-        UserError: The folder holds no model that jaxdp can express; nothing is left behind.
+        UserError: The folder holds no model that jaxdp can express, or the model cannot have the length; nothing is left
+            behind.
         DamageFound: A file of the folder is not whole.
     """
     opened = open_folder(folder, "--from")
     spec, parameters = opened.spec, opened.parameters
     vocabularies = Vocabularies(tokenizer=opened.tokenizer, labels=opened.labels)
-    config = parse_config(opened.run_values())
+    config = parse_config(opened.run_values(length))
     task = make_task(config, vocabularies)
     config = resolve(config, task, spec.model["vocab_size"])
     with new_directory(WorkDir(workdir).root, "--workdir") as root:
@@ -84,6 +87,8 @@ def import_model(folder: str | os.PathLike[str], workdir: str | os.PathLike[str]
     numbers = quantity(num_elements(parameter_shapes(opened.model_config)))
     print_status(f"{opened.path}: {spec.architecture_name} with {numbers} parameters, task={config.task}; {sentence}")
     _warn(opened)
+    if length is None and config.data.length < spec.max_length:
+        print_status(_shortened(config.data.length, spec.max_length))
     return WorkDir(workdir).root
 
 
@@ -127,6 +132,15 @@ def _warn(opened: HuggingFaceFolder) -> None:
         print_status(
             f"{', '.join(outside)} of config.json is outside the vocabulary of {vocab_size}; it is kept as it is"
         )
+
+
+def _shortened(length: int, context: int) -> str:
+    """Returns the sentence on a `data.length` below the context."""
+    return (
+        f"data.length is {length} of the model's {context} positions, to save memory; rotary positions have no table, so "
+        f"nothing is lost: import again with --length=N for up to {context}, or train with --config.init_from and "
+        "--config.data.length=N"
+    )
 
 
 def _is_outside(value: Any, vocab_size: int) -> bool:

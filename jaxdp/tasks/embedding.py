@@ -22,6 +22,7 @@ class EmbeddingOptions:
     Attributes:
         pooling: reduction of the hidden states to one vector: mean over the tokens, the first or the last token.
         normalize: whether vectors have length 1.
+        max_length: number of tokens of a text that are read, special ones included; None: `data.length`.
 
     Raises:
         UserError: A value is unknown.
@@ -29,6 +30,7 @@ class EmbeddingOptions:
 
     pooling: str
     normalize: bool
+    max_length: int | None = None
 
     def __post_init__(self):
         if self.pooling not in POOLINGS:
@@ -48,11 +50,11 @@ class Embedding(Task):
     def __init__(self, inputs: TaskInputs):
         self._options = EmbeddingOptions(**inputs.options)
         self.model_options = {"head": "none"}
-        self._length = inputs.length
+        self._length, key = _length(inputs.length, self._options.max_length)
         self._before, self._after = _frame(inputs.tokenizer)
-        capacity = inputs.length - len(self._before) - len(self._after)
+        capacity = self._length - len(self._before) - len(self._after)
         if capacity < 1:
-            raise UserError(f"data.length={inputs.length} is too short; expected at least 3.")
+            raise UserError(f"{key}={self._length} is too short; expected at least 3.")
         self.row_lengths = {"tokens": capacity}
 
     def prepare(self, record: Mapping[str, str], tokenizer) -> dict[str, np.ndarray]:
@@ -103,6 +105,19 @@ class Embedding(Task):
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Returns {"embedding": [number, ...]} for each row."""
         return [{"embedding": vector.tolist()} for vector in outputs["embedding"]]
+
+
+def _length(data_length: int, max_length: int | None) -> tuple[int, str]:
+    """Returns the number of tokens of a text that are read, and the key that sets it.
+
+    Raises:
+        UserError: `embedding.max_length` is not from 1 to `data.length`.
+    """
+    if max_length is None:
+        return data_length, "data.length"
+    if not 1 <= max_length <= data_length:
+        raise UserError(f"embedding.max_length={max_length} must be from 1 to data.length={data_length}.")
+    return max_length, "embedding.max_length"
 
 
 def _frame(tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

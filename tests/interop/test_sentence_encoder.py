@@ -8,9 +8,14 @@ from tiny_folders import BERT, LENGTH, VOCAB, bert_shapes, random_tensors, write
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import jaxdp
+from jaxdp.config import parse_config
 from jaxdp.errors import UserError
+from jaxdp.interop.exporting import export_model
+from jaxdp.interop.hf_folder import HuggingFaceFolder
 from jaxdp.interop.importing import import_model
+from jaxdp.interop.open_source import open_source
 from jaxdp.interop.reference.bert import bert
+from jaxdp.tasks.make import make_task
 
 WORDS = ["a", "bee", "sees", "the", "sea"]
 TEXTS = ["a bee sees the sea", "the sea", ""]
@@ -115,5 +120,46 @@ def test_without_pooling_module_it_is_the_first_token_as_in_bert(tmp_path, tenso
     (folder / "modules.json").unlink()
     workdir = import_model(folder, tmp_path / "work")
     config = json.loads((workdir / "config.json").read_text())
-    assert config["embedding"] == {"pooling": "first", "normalize": False}
+    assert config["embedding"] == {"pooling": "first", "normalize": False, "max_length": None}
     assert config["model"]["vocab_size"] == VOCAB
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+def test_texts_are_cut_where_sentence_transformers_cuts_them(tmp_path, tensors, name):
+    folder = write_encoder(tmp_path / "hf", tensors)
+    (folder / name).write_text('{"max_seq_length": 6, "do_lower_case": false}')
+    loaded = jaxdp.load(import_model(folder, tmp_path / "work"))
+    config = json.loads((tmp_path / "work/config.json").read_text())
+    assert (config["embedding"]["max_length"], config["data"]["length"]) == (6, LENGTH)
+    expected = expected_hidden(tensors, "a bee sees the").mean(0)
+    expected /= np.linalg.norm(expected)
+    text = "a bee sees the sea the sea"
+    np.testing.assert_allclose(loaded.encode([text, "a bee"])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(loaded.predict([text])[0]["embedding"], expected, atol=1e-5)
+    out = export_model(tmp_path / "work", tmp_path / "out")
+    assert (out / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(("found", "expected"), [(LENGTH, None), (512, None), (None, None), (LENGTH - 1, LENGTH - 1)])
+def test_a_limit_beyond_the_positions_cuts_nothing(tmp_path, tensors, found, expected):
+    folder = write_encoder(tmp_path / "hf", tensors)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": found}))
+    values = HuggingFaceFolder(open_source(folder)).run_values()
+    assert values["embedding"].get("max_length") == expected
+
+
+@pytest.mark.parametrize("found", [0, -1, "6", True, 6.5])
+def test_another_limit_is_refused(tmp_path, tensors, found):
+    folder = write_encoder(tmp_path / "hf", tensors)
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": found}))
+    with pytest.raises(UserError, match="max_seq_length must be a whole number of at least 1, found"):
+        import_model(folder, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("max_length", [0, 17])
+def test_the_limit_is_checked(max_length):
+    config = parse_config({"task": "embedding", "total_steps": 1, "data": {"length": 16}})
+    group = {**config.task_options, "max_length": max_length}
+    with pytest.raises(UserError, match=f"embedding.max_length={max_length} must be from 1 to data.length=16"):
+        make_task(config.replaced(task_groups={"embedding": group}))
