@@ -1,5 +1,6 @@
 """End-of-sequence ids: one, several that each end a text, or none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ def eos_ids_of(eos_id: EosId) -> tuple[int, ...]:
     """Returns all ids that end a text."""
     if eos_id is None:
         return ()
-    return (eos_id,) if isinstance(eos_id, int | np.integer) else tuple(eos_id)
+    return tuple(eos_id) if isinstance(eos_id, Sequence) else (eos_id,)  # one id may be traced
 
 
 def is_eos(tokens: Any, eos_id: EosId) -> Any:
