@@ -45,6 +45,11 @@ is_common_option() {
   esac
 }
 
+# Handles an option of a script whose own options end with --; fails for one that is not common.
+take_common_option() {
+  is_common_option "$1" || fail "expected an option or -- before the arguments of jaxdp, found $1; see --help"
+}
+
 # Fails unless program $1 exists; $2 is the reason that it is needed. A dry run needs none.
 require_program() {
   is_dry_run || command -v "$1" >/dev/null || fail "$1 is not on the PATH of this machine: $2"

@@ -80,7 +80,7 @@ class Process:
             if self._partial and (not data or len(self._partial) > MAX_LINE_BYTES):
                 lines, self._partial = [*lines, self._partial], b""
             for line in lines:
-                # What a progress bar has overwritten is not part of the line.
+                # Of a progress bar only the last text of the line is kept.
                 self._log.write(b"[%d] %s" % (self.index, line.rstrip(b"\r").rpartition(b"\r")[2]))
             if not data:
                 return False

@@ -45,7 +45,7 @@ while [ $# -gt 0 ]; do
       shift
       break
       ;;
-    *) is_common_option "$1" || fail "expected an option or -- before the arguments of jaxdp, found $1; see --help" ;;
+    *) take_common_option "$1" ;;
   esac
   shift
 done

@@ -1,4 +1,4 @@
-"""Where a thread is: the line of its code, and whether it waits for devices or other processes."""
+"""Activity of a thread: the line of its code, and whether it waits for devices or other processes."""
 
 import threading
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from jaxdp.activity import place_of
 
 
 def in_thread(function):
-    """What `place_of` says of a thread inside the function, which is given a function that blocks."""
+    """Returns `place_of` a thread inside the function, whose argument is a function that blocks."""
     inside, go_on = threading.Event(), threading.Event()
 
     def blocks():

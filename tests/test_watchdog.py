@@ -192,7 +192,7 @@ def test_the_longest_limit_is_that_of_every_phase_after_the_processes_have_met(w
 
 
 class Colleagues:
-    """The other processes, of which one is named."""
+    """Other processes; one of them is at fault."""
 
     def __init__(self):
         self.told = []

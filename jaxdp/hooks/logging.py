@@ -30,8 +30,7 @@ class Logging(Hook):
         batch_hash: bool,
         bytes_on_wire: float | None = None,
         noise_scale: NoiseScale | None = None,
-        shares: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
-        resources: Callable[[], Mapping[str, float]] = dict,
+        further: Callable[[int, int], Mapping[str, float]] = lambda first, last: {},
     ):
         """Creates the hook.
 
@@ -43,9 +42,7 @@ class Logging(Hook):
             batch_hash: Whether the steps carry the hash of their batch.
             bytes_on_wire: Bytes that a device sends to others in one step; None: unknown.
             noise_scale: Estimate of the gradient noise scale, to which every step is added; None: the steps do not carry it.
-            shares: Function (first step, last step exclusive) -> further metrics of these steps by full name: the
-                share of the sequences that each source of a mixture contributed, and the slowest process.
-            resources: Function that returns what was sampled since its last call, by full name.
+            further: Function (first step, last step exclusive) -> further metrics of these steps by full name.
         """
         self._every = every
         self._write = write
@@ -54,8 +51,7 @@ class Logging(Hook):
         self._batch_hash = batch_hash
         self._bytes_on_wire = bytes_on_wire
         self._noise_scale = noise_scale
-        self._shares = shares
-        self._resources = resources
+        self._further = further
         self._restart()
 
     def _restart(self) -> None:
@@ -93,8 +89,7 @@ class Logging(Hook):
             line["perf/mfu"] = self._flops_per_step * self._steps / self._secs / self._peak_flops
         if self._bytes_on_wire is not None:
             line["perf/bytes_on_wire"] = self._bytes_on_wire
-        line |= self._shares(info.step - self._steps, info.step)
-        line |= self._resources()
+        line |= self._further(info.step - self._steps, info.step)
         if self._batch_hash:
             line["data/batch_hash"] = f"{join_parts(info.metrics['batch_hash']):016x}"
         return line

@@ -12,7 +12,7 @@ from jaxdp.run_config import DATA_PLACES, TEST_DATA
 BATCHES, LOSS, RATE, UPDATES, ROUNDING, EVALUATION = (
     "the batches", "the loss", "the learning rate", "the updates", "the rounding", "the evaluation",
 )  # fmt: skip
-"""What a key, the data or a version determines."""
+"""Results that a key, the data or a version can determine."""
 
 _EFFECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (rf"data\.({'|'.join(TEST_DATA)}|cache_dir|num_workers|prefetch_batches)", ()),

@@ -14,7 +14,7 @@ import numpy as np
 from jaxdp.errors import UserError
 from jaxdp.interop.families.family import Architecture, Family
 from jaxdp.interop.mapping import Tensor, tensors_of
-from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.interop.source import ArraySpec, ParameterSource, SourceView
 from jaxdp.model import TransformerConfig
 from jaxdp.model.lora import LORA_A, LORA_B, adapter_factor, is_adapter, merged_kernel
 from jaxdp.safetensors_file import write_arrays
@@ -26,7 +26,7 @@ TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM", "seq2seq": 
 """Task -> `task_type` of PEFT; other tasks have none."""
 
 
-class MergedAdapters(ParameterSource):
+class MergedAdapters(SourceView):
     """Parameters of a model with adapters as those of the model without them that computes the same."""
 
     def __init__(self, source: ParameterSource, factor: float):
@@ -36,7 +36,8 @@ class MergedAdapters(ParameterSource):
             source: Parameters with unrolled layers.
             factor: `lora_alpha / lora_rank` of the model.
         """
-        self.path, self.tokenizer, self._source, self._factor = source.path, source.tokenizer, source, factor
+        super().__init__(source)
+        self._factor = factor
 
     @property
     def arrays(self) -> Mapping[str, ArraySpec]:
@@ -51,14 +52,6 @@ class MergedAdapters(ParameterSource):
             return array
         a, b = (self._source.read(f"{layer}/{each}") for each in (LORA_A, LORA_B))
         return merged_kernel(array, a, b, self._factor)
-
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()
 
 
 def write_adapter(

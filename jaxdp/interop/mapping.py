@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdp.errors import UserError
 from jaxdp.interop.families.family import Architecture, Family, Row
-from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.interop.source import ArraySpec, ParameterSource, SourceView
 
 MAX_SHOWN = 4
 """Names of one side that a message lists."""
@@ -110,7 +110,7 @@ def with_spare(
     return dataclasses.replace(architecture, head=architecture.head + rows), {**shapes, **added}
 
 
-class MappedSource(ParameterSource):
+class MappedSource(SourceView):
     """Tensors of a Hugging Face folder as float32 parameters of jaxdp."""
 
     def __init__(
@@ -134,8 +134,8 @@ class MappedSource(ParameterSource):
         Raises:
             UserError: A tensor is missing, left over or of another shape, or two that must be equal differ.
         """
-        self.path, self.tokenizer = source.path, source.tokenizer
-        self._source, self._shapes = source, shapes
+        super().__init__(source)
+        self._shapes = shapes
         names = _canonical(source, family)
         tensors = tensors_of(family, architecture, shapes)
         equal = (*architecture.equal, *(architecture.tied if is_tied else ()))
@@ -193,14 +193,6 @@ class MappedSource(ParameterSource):
             self._last = theirs, self._source.read(theirs)
         part = tensor.parts(self._last[1], self._shapes)[name]
         return np.ascontiguousarray(part, dtype=np.float32)
-
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()
 
 
 def _canonical(source: ParameterSource, family: Family) -> dict[str, str]:

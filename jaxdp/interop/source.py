@@ -117,3 +117,23 @@ class ParameterSource(ABC):
                 spec = arrays[name]
                 lines[name] = f"{json.dumps(name)} {spec.dtype} {list(spec.shape)} {values.hexdigest()}\n"
         return hashlib.sha256("".join(lines[name] for name in sorted(lines)).encode()).hexdigest()
+
+
+class SourceView(ParameterSource):
+    """Parameters that are computed from those of another source: base class of views, which override `arrays` and `read`."""
+
+    def __init__(self, source: ParameterSource):
+        """Creates the view; nothing is read."""
+        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+
+    def check_whole(self) -> None:
+        """Compares the files of the source; see `ParameterSource.check_whole`."""
+        self._source.check_whole()
+
+    def identity(self) -> str:
+        """Returns the identity of the source."""
+        return self._source.identity()
+
+    def describe(self) -> str:
+        """Returns the description of the source."""
+        return self._source.describe()

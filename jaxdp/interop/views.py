@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.interop.source import ArraySpec, ParameterSource, SourceView
 from jaxdp.trees import SCANNED_LAYERS
 
 _LAYER = re.compile(r"layer_(\d+)")
 
 
-class Unscanned(ParameterSource):
+class Unscanned(SourceView):
     """Parameters with unrolled layers, whether or not the source has scanned ones."""
 
     def __init__(self, source: ParameterSource):
         """Creates the view; nothing is read."""
-        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+        super().__init__(source)
         self._last: tuple[str, np.ndarray] | None = None
 
     @functools.cached_property
@@ -77,25 +77,9 @@ class Unscanned(ParameterSource):
             own = [(path, layer) for path, (place, layer) in self._places.items() if place == name]
             yield from ((path, array if layer is None else array[layer]) for path, layer in own)
 
-    def check_whole(self) -> None:
-        """See `ParameterSource.check_whole`."""
-        self._source.check_whole()
 
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()
-
-
-class Scanned(ParameterSource):
+class Scanned(SourceView):
     """Parameters with scanned layers, whether or not the source has unrolled ones; a layer is read at a time."""
-
-    def __init__(self, source: ParameterSource):
-        """Creates the view; nothing is read."""
-        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
 
     @functools.cached_property
     def _places(self) -> Mapping[str, list[str]]:
@@ -131,18 +115,6 @@ class Scanned(ParameterSource):
         self._source.check_whole()
         return super().read_all()
 
-    def check_whole(self) -> None:
-        """See `ParameterSource.check_whole`."""
-        self._source.check_whole()
-
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()
-
 
 class _Rest:
     """Pieces of an array that are handed out in parts, in order; parts may be left out."""
@@ -166,7 +138,7 @@ class _Rest:
             yield piece
 
 
-class WithZeroBiases(ParameterSource):
+class WithZeroBiases(SourceView):
     """Parameters of a model without biases as those of the same model with biases of zero."""
 
     def __init__(self, source: ParameterSource, shapes: Mapping[str, tuple[int, ...]]):
@@ -176,7 +148,7 @@ class WithZeroBiases(ParameterSource):
             source: Parameters.
             shapes: Path -> shape of every parameter of the model with biases.
         """
-        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+        super().__init__(source)
         self._absent = {
             path: ArraySpec("float32", shape)
             for path, shape in shapes.items()
@@ -193,15 +165,3 @@ class WithZeroBiases(ParameterSource):
         if name in self._absent:
             return np.zeros(self._absent[name].shape, np.float32)
         return self._source.read(name)
-
-    def check_whole(self) -> None:
-        """See `ParameterSource.check_whole`."""
-        self._source.check_whole()
-
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()

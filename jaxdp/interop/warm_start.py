@@ -9,7 +9,7 @@ import numpy as np
 from jaxdp.data.tokenizers import Tokenizer
 from jaxdp.errors import UserError
 from jaxdp.interop.init_rules import DROP, EXTEND_POSITIONS, INIT, MATCH_TOKENS, RENAME, RESIZE_VOCAB, Rule
-from jaxdp.interop.source import ArraySpec, ParameterSource
+from jaxdp.interop.source import ArraySpec, ParameterSource, SourceView
 from jaxdp.interop.vocabulary_rows import Rows, first_rows, rows_by_token, vocabulary_axis
 from jaxdp.model import HEAD_PARAMETERS, POSITION_EMBEDDING
 from jaxdp.model.lora import is_adapter
@@ -143,7 +143,7 @@ def plan_warm_start(
     return WarmStartPlan(here, origins, dict(sorted({**dropped, **dict.fromkeys(left.values())}.items())))
 
 
-class WarmStartSource(ParameterSource):
+class WarmStartSource(SourceView):
     """Parameters of a new model, with unrolled layers, as far as a plan takes them from a source; all others are zero."""
 
     def __init__(self, source: ParameterSource, plan: WarmStartPlan, blank: Sequence[str] = ()):
@@ -154,7 +154,7 @@ class WarmStartSource(ParameterSource):
             plan: Origins.
             blank: Parameters that are initialised and are here nevertheless, as zeros.
         """
-        self.path, self.tokenizer, self._source = source.path, source.tokenizer, source
+        super().__init__(source)
         self._plan, self._blank = plan, frozenset(blank)
 
     @property
@@ -180,18 +180,6 @@ class WarmStartSource(ParameterSource):
             if name in targets:
                 yield targets[name], _taken(self._plan.origins[targets[name]], array)
         yield from ((path, self.read(path)) for path in sorted(self._blank))
-
-    def check_whole(self) -> None:
-        """See `ParameterSource.check_whole`."""
-        self._source.check_whole()
-
-    def identity(self) -> str:
-        """See `ParameterSource.identity`."""
-        return self._source.identity()
-
-    def describe(self) -> str:
-        """See `ParameterSource.describe`."""
-        return self._source.describe()
 
 
 def _taken(origin: Origin, array: np.ndarray) -> np.ndarray:

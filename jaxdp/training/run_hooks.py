@@ -174,6 +174,12 @@ def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacin
     setup = context.setup
     peak = peak_flops(setup.topology.kind)
     num_sequences = setup.config.global_batch_size
+
+    def further(first: int, last: int) -> dict[str, float]:
+        """Returns shares of sources, the slowest process, and what was sampled since the line before."""
+        slowest = pacing.metrics if pacing else {}
+        return {**setup.loader.shares(first, last), **slowest, **context.resources.take(), **writer.take_metrics()}
+
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),
         info.write,
@@ -184,8 +190,7 @@ def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacin
         noise_scale=NoiseScale(num_sequences // setup.topology.num_devices, num_sequences)
         if setup.config.log.noise_scale
         else None,
-        shares=lambda first, last: {**setup.loader.shares(first, last), **(pacing.metrics if pacing else {})},
-        resources=lambda: context.resources.take() | writer.take_metrics(),
+        further=further,
     )
 
 

@@ -93,7 +93,7 @@ def seen(workdir: Path) -> list[dict]:
 
 
 def has_begun(workdir: Path, started: float) -> bool:
-    """Whether a start since this time got as far as to its log."""
+    """Returns whether a start since this time has written its first log line."""
     log = workdir / "logs" / "timeline.jsonl"
     return log.is_file() and any(
         line["event"] == "start" and line["time"] > started for line in map(json.loads, log.read_text().splitlines())
@@ -101,7 +101,7 @@ def has_begun(workdir: Path, started: float) -> bool:
 
 
 def trains(workdir: Path, started: float) -> bool:
-    """Whether a step is done since this time."""
+    """Returns whether a step has been completed since this time."""
     path = workdir / "metrics.jsonl"
     if not path.is_file():
         return False

@@ -57,7 +57,7 @@ def hostile_connections(workshop: Workshop, num_connections: int) -> Iterator[Ro
         begin, during_start = time.monotonic(), count()
         for stranger in strangers:
             stranger.max_connections = num_connections
-        wait_for(lambda: count() >= num_connections, "so many connections", *runs, secs=3000)
+        wait_for(lambda: count() >= num_connections, f"{num_connections} connections", *runs, secs=3000)
         secs = time.monotonic() - begin
         memory = peak_memory(first)
         runs[0].send(signal.SIGTERM)

@@ -315,7 +315,7 @@ def _compile(workshop: Workshop, num_processes: int) -> None:
 
 
 class Try(NamedTuple):
-    """How one fault went."""
+    """Result of one fault."""
 
     number: int
     name: str

@@ -57,7 +57,7 @@ class Network:
 
 
 def can_be_made() -> bool:
-    """Whether this system lets a user make network namespaces."""
+    """Returns whether this system permits users to create network namespaces."""
     command = ["unshare", "--user", "--map-root-user", "--net", "--uts", "ip", "link"]
     try:
         return subprocess.run(command, capture_output=True, env=os.environ).returncode == 0

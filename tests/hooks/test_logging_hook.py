@@ -27,7 +27,12 @@ def lines_of(infos, *, every=2, **options):
 
 def test_every_number_of_a_line_is_declared():
     sampled = dict.fromkeys((spec.full_name for spec in (*RESOURCE_METRICS, *SAVE_METRICS)), 1.0)
-    options = {"peak_flops": 1e9, "bytes_on_wire": 7.0, "resources": lambda: sampled, "noise_scale": NoiseScale(4, 32)}
+    options = {
+        "peak_flops": 1e9,
+        "bytes_on_wire": 7.0,
+        "further": lambda first, last: sampled,
+        "noise_scale": NoiseScale(4, 32),
+    }
     [(_, line)] = lines_of([info(1, device_squares=5.0)], every=1, **options)
     assert line["train/noise_scale"] == options["noise_scale"].value > 0
     assert set(line) == {spec.full_name for spec in Logging.metrics}

@@ -170,7 +170,7 @@ def test_frozen_comes_before_scaled():
 @pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("form", [lambda tree: tree, scanned], ids=["unrolled", "scanned"])
 def test_the_state_has_no_arrays_of_frozen_parameters(name, form):
-    """What is trained moves as it does beside parameters that are trained too; a stack with a trained layer is kept."""
+    """Trained parameters are updated as when all are trained; a scanned stack with a trained layer keeps its state."""
     params = form(UNROLLED)
     freeze = ("decoder/.*/kernel", "encoder/layer_0/.*", "token_embedding")
     settings = {

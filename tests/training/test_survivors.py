@@ -1,4 +1,4 @@
-"""What the remaining processes are told after the loss of one."""
+"""Message to the remaining processes after the loss of one."""
 
 import threading
 from types import SimpleNamespace

@@ -73,9 +73,9 @@ def test_everything_arrives_in_order_and_off_the_callers_thread():
 
 
 def test_a_picture_for_several_trackers_is_drawn_once():
-    drawn = []
-    picture = drawn_once(lambda: drawn.append(1) or b"png")
-    assert [picture(), picture()] == [b"png"] * 2 and drawn == [1]
+    calls = []
+    picture = drawn_once(lambda: calls.append(1) or b"png")
+    assert [picture(), picture()] == [b"png"] * 2 and calls == [1]
 
 
 def test_a_failure_is_said_once_without_secrets_and_the_call_repeated(monkeypatch, capsys):
