@@ -134,13 +134,24 @@ def stored_damage(checkpoint: Path) -> list[str] | None:
     ]
 
 
+def place_of(path: Path) -> str:
+    """Returns the URL of a path of a copy, or of its directory; other paths as text."""
+    for root in (path, *path.parents[:3]):  # a file of an item of a checkpoint is no deeper
+        if (url := _url_of(root)) is not None:
+            return "/".join((url, *path.relative_to(root).parts))
+    return str(path)
+
+
 def _store_of(root: Path) -> ObjectStore | None:
     """Returns the store of a copy; None for another directory."""
+    url = _url_of(root)
+    return None if url is None else open_store(remote_location(url, "PATH"), "PATH")
+
+
+def _url_of(root: Path) -> str | None:
+    """Returns the URL of a copy; None for another directory."""
     path = root / RECORD
-    if not path.is_file():
-        return None
-    url = read_json(path, "the record of a copy; remove its directory")["url"]
-    return open_store(remote_location(url, "PATH"), "PATH")
+    return read_json(path, "the record of a copy; remove its directory")["url"] if path.is_file() else None
 
 
 def _run_of(location: RemoteLocation) -> tuple[RemoteLocation, str | None]:

@@ -10,8 +10,8 @@ from jaxdp.cli import options as shared
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `jaxdp compare`."""
-    parser.add_argument("first", metavar="RUN_A", help="work directory of a run, finished or in progress")
-    parser.add_argument("second", metavar="RUN_B", help="work directory of another run")
+    parser.add_argument("first", metavar="RUN_A", help="work directory or URL of a run, finished or in progress")
+    parser.add_argument("second", metavar="RUN_B", help="work directory or URL of another run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--full", action="store_true", help="show every key, metric and parameter that differs")
     parser.add_argument(

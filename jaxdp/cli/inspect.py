@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jaxdp.cli import options as shared
@@ -105,7 +106,7 @@ def _verify(options: argparse.Namespace) -> int:
         shared.show(verify(options.path, options.step or "latest"))
         return 0
     if options.json:
-        shared.show_json({"path": options.path, **checkpoints})
+        shared.show_json({"path": _place(options.path), **checkpoints})
     else:
         shared.show(_table(checkpoints))
     damaged = [entry for entry in checkpoints["checkpoints"] if entry["verdict"] == "damaged"]
@@ -122,7 +123,7 @@ def _stats(options: argparse.Namespace) -> int:
     source = open_parameters(options.path, options.step or "latest")
     rows = [{"path": name} | statistics.as_json() for name, statistics in compute_statistics(source)]
     if options.json:
-        shared.show_json({"path": options.path, "source": source.describe(), "params": rows})
+        shared.show_json({"path": _place(options.path), "source": source.describe(), "params": rows})
     else:
         shared.show("\n".join([source.describe(), *as_table(rows)]))
     return 0
@@ -159,6 +160,15 @@ def _copied(path: str) -> str:
     from jaxdp.checkpoint.remote_copy import is_remote_run, local_copy
 
     return os.fspath(local_copy(path, "PATH")) if is_remote_run(path) else path
+
+
+def _place(path: str) -> str:
+    """Returns the URL of the copy of a run in object storage; other paths unchanged."""
+    if _is_elsewhere(path):
+        return path
+    from jaxdp.checkpoint.remote_copy import place_of
+
+    return place_of(Path(path))
 
 
 def _is_elsewhere(path: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdp.checkpoint.remote_copy import place_of, read_directory
 from jaxdp.errors import UserError
 from jaxdp.inspection.compare_causes import find_causes
 from jaxdp.inspection.compare_checkpoints import compare_checkpoints
@@ -26,7 +27,7 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
     """Compares two runs, finished, interrupted or in progress.
 
     Args:
-        first: Work directory of a run.
+        first: Work directory of a run; a path or a URL.
         second: Work directory of another run.
         read_arrays: Whether the parameters that differ in the first checkpoint that differs are read, for their relative
             change; without it, checkpoints are compared by checksums alone.
@@ -48,9 +49,9 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
     problems: list[str] = []
     starts = [_starts(run, problems) for run in runs]
     metrics = compare_metrics(runs[0].metrics, runs[1].metrics)
-    problems += [f"{run.metrics} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
+    problems += [f"{place_of(run.metrics)} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
     problems += [
-        f"{run.metrics} has no line of training metrics, so none were compared."
+        f"{place_of(run.metrics)} has no line of training metrics, so none were compared."
         for run, lines, others in zip(runs, metrics["steps"], reversed(metrics["steps"]), strict=True)
         if run.metrics.exists() and others["count"] and not lines["count"]
     ]
@@ -58,8 +59,8 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
     checkpoints = compare_checkpoints(runs[0].checkpoints, runs[1].checkpoints, problems, read_arrays=read_arrays)
     step = difference["step"] if difference else checkpoints["step"]
     result: dict[str, Any] = {
-        "first": str(runs[0].root),
-        "second": str(runs[1].root),
+        "first": runs[0].place,
+        "second": runs[1].place,
         "is_equal": _is_equal(metrics, checkpoints),
         "verdict": "",
         "metrics": metrics,
@@ -90,7 +91,7 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
 
 
 def _run(path: str | Path, option: str) -> WorkDir:
-    run = WorkDir(path, option)
+    run = read_directory(path, option)
     if why := run.why_no_run():
         raise UserError(
             f"{option}={path} holds no run ({why}); give the work directories of two runs (`jaxdp inspect --diff` compares "
@@ -103,7 +104,7 @@ def _starts(run: WorkDir, problems: list[str]) -> list[Entry]:
     entries = read_entries(run.provenance)
     if not entries:
         why = "is not a JSON array of starts" if entries is None else "is missing or empty"
-        problems.append(f"{run.provenance} {why}, so code, versions and devices were not compared.")
+        problems.append(f"{place_of(run.provenance)} {why}, so code, versions and devices were not compared.")
     return entries or []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.checkpoint.manifest import MANIFEST, Manifest, committed_steps, find_damage, read_manifest
+from jaxdp.checkpoint.remote_copy import complete, place_of
 from jaxdp.errors import UserError
 from jaxdp.inspection.data_flow import data_flow_order
 from jaxdp.inspection.differences import changes
@@ -100,7 +101,7 @@ def _manifest(checkpoint: Path, problems: list[str]) -> Manifest | None:
         problems.append(str(error))
         return None
     if manifest is None and checkpoint.is_dir():  # a live run may have deleted it meanwhile
-        problems.append(f"{checkpoint / MANIFEST} is missing or damaged, so this checkpoint was not compared.")
+        problems.append(f"{place_of(checkpoint / MANIFEST)} is missing or damaged, so this checkpoint was not compared.")
     return manifest
 
 
@@ -179,11 +180,13 @@ def _read_changes(pair: Sequence[Path], names: set[str] | None, problems: list[s
     """
     from jaxdp.interop.views import Unscanned  # imports jax, which checksums do without
 
-    damage = [sentence for checkpoint in pair for sentence in find_damage(checkpoint) if checkpoint.is_dir()]
-    if damage:  # would be taken for a difference of the runs
-        problems.append(f"{'; '.join(damage)}, so no arrays of this checkpoint were compared.")
-        return None
     try:
+        for checkpoint in pair:
+            complete(checkpoint)
+        damage = [sentence for checkpoint in pair for sentence in find_damage(checkpoint) if checkpoint.is_dir()]
+        if damage:  # would be taken for a difference of the runs
+            problems.append(f"{'; '.join(damage)}, so no arrays of this checkpoint were compared.")
+            return None
         old, new = (Unscanned(CheckpointSource(checkpoint, weights="raw")) for checkpoint in pair)
         common = {
             name for name, spec in old.arrays.items() if name in new.arrays and spec.shape == new.arrays[name].shape

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdp.checkpoint.manifest import committed_steps, read_item, require_manifest
+from jaxdp.checkpoint.remote_copy import place_of
 from jaxdp.errors import DamageFound, UserError
 from jaxdp.inspection.opening import open_foreign, read_steadily
 from jaxdp.interop.source import ArraySpec
@@ -56,11 +57,11 @@ def _foreign(path: str, step: str) -> dict[str, Any]:
     return _described(source.place, kind=source.kind, config=source.config, **present)
 
 
-def _described(path: object, **known: Any) -> dict[str, Any]:
+def _described(path: str, **known: Any) -> dict[str, Any]:
     keys = (
         "kind", "steps", "step", "time", "config", "params", "opt_state", "ema", "data", "metrics", "provenance", "starts",
     )  # fmt: skip
-    return {"path": str(path), **{key: known.get(key) for key in keys}}
+    return {"path": path, **{key: known.get(key) for key in keys}}
 
 
 def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def _our_checkpoint(checkpoint: Path) -> dict[str, Any]:
         return read_item(checkpoint, name) if f"{name}/metadata" in manifest.files else None
 
     return _described(
-        checkpoint,
+        place_of(checkpoint),
         kind="checkpoint",
         steps=committed_steps(checkpoint.parent),
         step=manifest.step,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxdp.checkpoint.manifest import find_damage, read_manifest
+from jaxdp.checkpoint.remote_copy import place_of
 from jaxdp.checkpoint.run_files import run_problems
 from jaxdp.errors import DamageFound
 from jaxdp.inspection.opening import open_foreign, read_steadily
@@ -26,7 +27,7 @@ def _verified(checkpoint: Path) -> str:
     problems = problems or run_problems(checkpoint)
     if manifest is None or problems:
         raise DamageFound("; ".join(problems) + ".")
-    return f"{checkpoint}: all {len(manifest.files)} files are as they were written"
+    return f"{place_of(checkpoint)}: all {len(manifest.files)} files are as they were written"
 
 
 def _readable(path: str, step: str) -> str:

@@ -13,6 +13,7 @@ from jaxdp.checkpoint.array_store import ArrayStore, blocks
 from jaxdp.checkpoint.lookup import find_checkpoint, saved_shapes, weights_key
 from jaxdp.checkpoint.manifest import STATE, Manifest, check_not_deleted, find_damage, require_manifest
 from jaxdp.checkpoint.names import shards_file
+from jaxdp.checkpoint.remote_copy import place_of
 from jaxdp.errors import DamageFound
 from jaxdp.interop.source import ArraySpec, ParameterSource
 from jaxdp.safetensors_file import Entry, read_array, read_header, read_pieces
@@ -103,7 +104,7 @@ class CheckpointSource(ParameterSource):
 
     def describe(self) -> str:
         """Returns the path of the checkpoint and the part that is read."""
-        return f"checkpoint {self.checkpoint} ({self.part})"
+        return f"checkpoint {place_of(self.checkpoint)} ({self.part})"
 
     @functools.cached_property
     def _manifest(self) -> Manifest:

@@ -12,14 +12,20 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny_runs
 from huggingface_hub import constants
+from s3_server import s3, s3_server
 
 from jaxdp.checkpoint import remote_copy
+from jaxdp.checkpoint.remote_copy import read_directory
 from jaxdp.cli.main import main
+from jaxdp.inspection.compare_checkpoints import _read_changes
 from jaxdp.inspection.describe import describe
 from jaxdp.inspection.fingerprint import fingerprint
 from jaxdp.interop import remote_source
 from jaxdp.safetensors_file import write_file
+from jaxdp.storage.cloud_store import open_store
+from jaxdp.storage.location import remote_location
 
+__all__ = ["s3", "s3_server"]
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
 ARRAYS = {f"h.{layer}.w": np.arange(20000, dtype=np.float32) + layer for layer in range(4)}
@@ -184,6 +190,28 @@ def test_runs_in_object_storage_name_their_package(monkeypatch, capsys):
     assert "Install s3fs" in err and "A run in object storage needs `pip install 'jaxdp[storage]'`." in err
     assert main(["inspect", "s3://"]) == 2
     assert "PATH=s3:// names no bucket; expected s3://BUCKET/NAME" in capsys.readouterr().err
+
+
+def test_a_run_in_object_storage_is_named_by_its_url(s3, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = "s3://bucket/inspected"
+    store = open_store(remote_location(url, "PATH"), "PATH")
+    for path in filter(Path.is_file, trained.rglob("*")):
+        store.put(path.relative_to(trained).as_posix(), path)
+    newest = f"{url}/checkpoints/6"
+    problems: list[str] = []
+    pair = (trained / "checkpoints" / "6", read_directory(url).checkpoints / "6")  # its files are not there yet
+    assert not any(change["max"] for change in _read_changes(pair, None, problems)) and not problems
+    for options in ([], ["--stats"], ["--verify", "--step=6"], ["--fingerprint"]):
+        assert main(["inspect", url, *options]) == 0
+        said = capsys.readouterr()
+        assert newest in said.out and str(tmp_path) not in said.out + said.err, options
+    for options in (["--verify"], ["--stats"], []):
+        assert main(["inspect", url, "--json", *options]) == 0
+        assert json.loads(capsys.readouterr().out)["path"] == (newest if options == [] else url)
+    assert main(["compare", str(trained), url, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["is_equal"] and found["second"] == url and found["checkpoints"]["last_equal_step"] == 6
 
 
 def test_a_file_of_another_file_system(folder):
