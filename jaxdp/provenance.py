@@ -130,6 +130,12 @@ def read_entries(path: Path) -> list[Entry] | None:
     return entries if is_valid else None
 
 
+def first_step(entry: Mapping[str, Any]) -> int:
+    """Returns the number of updates before a start; 0 where it is not recorded."""
+    value = entry.get("first_step")
+    return value if isinstance(value, int) else 0
+
+
 def add_entry(path: Path, entry: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """Appends an entry to a provenance.json by atomic replacement.
 

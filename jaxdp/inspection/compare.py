@@ -1,6 +1,6 @@
 """Comparison of two runs: the first step and leaf at which they differ, and the differences that explain it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +8,19 @@ from jaxdp.checkpoint.remote_copy import place_of, read_directory
 from jaxdp.errors import UserError
 from jaxdp.inspection.compare_causes import find_causes
 from jaxdp.inspection.compare_checkpoints import compare_checkpoints
+from jaxdp.inspection.compare_configs import compare_configs, read_config
 from jaxdp.inspection.compare_metrics import compare_metrics, first_difference
+from jaxdp.inspection.compare_norms import compare_norms
 from jaxdp.inspection.compare_setup import (
     compute_dtype,
-    config_differences,
     data_differences,
     is_data_known,
     restarts,
+    starts_before,
     version_differences,
 )
 from jaxdp.inspection.compare_verdict import rounding_bound, verdict
-from jaxdp.json_files import nullify_non_finite, read_json
+from jaxdp.json_files import nullify_non_finite
 from jaxdp.provenance import Entry, read_entries
 from jaxdp.workdir import WorkDir
 
@@ -33,45 +35,49 @@ def compare_runs(first: str | Path, second: str | Path, *, read_arrays: bool = T
             change; without it, checkpoints are compared by checksums alone.
 
     Returns:
-        {"first", "second", "is_equal", "verdict", "metrics", "checkpoints", "config", "data", "versions", "causes",
-        "restarts", "starts", "dtypes", "problems"}: "metrics" as of `compare_metrics`, "checkpoints" as of
-        `compare_checkpoints`. "is_equal" is False if a compared number differs, and None if none was compared. "config",
-        "data" and "versions" are lists of [name, first value, second value]. "causes" has {"kind", "name", "first",
-        "second", "determines"} of what the first difference of the metrics depends on. "restarts" has the steps from
-        which each run was started again, "starts" the number of its starts, "dtypes" its compute dtype or None.
-        "problems" has a sentence for each part that was not compared.
+        {"first", "second", "is_equal", "verdict", "step", "metrics", "norms", "checkpoints", "config", "later_config",
+        "data", "versions", "causes", "restarts", "starts", "dtypes", "problems"}: "metrics" as of `compare_metrics`,
+        "norms" as of `compare_norms`, "checkpoints" as of `compare_checkpoints`. "is_equal" is False if a compared number
+        differs, and None if none was compared. "step" is the first step at which one differs, or None. "config",
+        "later_config", "data" and "versions" are lists of [name, first value, second value]: "config" has what was in
+        force at that step, "later_config" what came after it. "causes" has {"kind", "name", "first", "second",
+        "determines"} of what the first difference of the metrics depends on. "restarts" has the steps from which each run
+        was started again, "starts" the number of its starts, "dtypes" its compute dtype or None. "problems" has a sentence
+        for each part that was not compared.
 
     Raises:
         UserError: A path holds no run, or a file of a run cannot be read.
     """
     runs = [_run(path, option) for path, option in ((first, "RUN_A"), (second, "RUN_B"))]
-    configs = [read_json(run.config, "the config.json of a run") for run in runs]
+    configs = [read_config(run) for run in runs]
     problems: list[str] = []
     starts = [_starts(run, problems) for run in runs]
     metrics = compare_metrics(runs[0].metrics, runs[1].metrics)
-    problems += [f"{place_of(run.metrics)} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()]
-    problems += [
-        f"{place_of(run.metrics)} has no line of training metrics, so none were compared."
-        for run, lines, others in zip(runs, metrics["steps"], reversed(metrics["steps"]), strict=True)
-        if run.metrics.exists() and others["count"] and not lines["count"]
-    ]
+    problems += _without_metrics(runs, metrics)
     difference = first_difference(metrics)
     checkpoints = compare_checkpoints(runs[0].checkpoints, runs[1].checkpoints, problems, read_arrays=read_arrays)
-    step = difference["step"] if difference else checkpoints["step"]
+    norms = compare_norms(runs[0].norms, runs[1].norms)
+    step, last_equal_step = _first_step(metrics, norms, checkpoints)
+    config, later_config = compare_configs(runs, step, last_equal_step)
     result: dict[str, Any] = {
         "first": runs[0].place,
         "second": runs[1].place,
-        "is_equal": _is_equal(metrics, checkpoints),
+        "is_equal": _is_equal(metrics, norms, checkpoints, step),
         "verdict": "",
+        "step": step,
         "metrics": metrics,
+        "norms": norms,
         "checkpoints": checkpoints,
-        "config": config_differences(*configs),
+        "config": config,
+        "later_config": later_config,
         "data": data_differences(*runs),
         "versions": version_differences(starts[0], starts[1], step) if all(starts) else [],
         "causes": [],
         "restarts": [restarts(entries) for entries in starts],
         "starts": [len(entries) for entries in starts],
-        "dtypes": [compute_dtype(config, entries) for config, entries in zip(configs, starts, strict=True)],
+        "dtypes": [
+            compute_dtype(own, starts_before(entries, step)) for own, entries in zip(configs, starts, strict=True)
+        ],
         "problems": problems,
     }
     is_rounding, causes = False, []
@@ -108,7 +114,35 @@ def _starts(run: WorkDir, problems: list[str]) -> list[Entry]:
     return entries or []
 
 
-def _is_equal(metrics: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> bool | None:
-    if metrics["differences"] or checkpoints["step"] is not None:
+def _without_metrics(runs: Sequence[WorkDir], metrics: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for each run whose metrics were not compared."""
+    missing = [
+        f"{place_of(run.metrics)} is missing, so no metrics were compared." for run in runs if not run.metrics.exists()
+    ]
+    return missing + [
+        f"{place_of(run.metrics)} has no line of training metrics, so none were compared."
+        for run, lines, others in zip(runs, metrics["steps"], reversed(metrics["steps"]), strict=True)
+        if run.metrics.exists() and others["count"] and not lines["count"]
+    ]
+
+
+def _first_step(
+    metrics: Mapping[str, Any], norms: Mapping[str, Any] | None, checkpoints: Mapping[str, Any]
+) -> tuple[int | None, int | None]:
+    """Returns the first step at which a number differs, and the last compared step before it; None: there is none."""
+    difference = first_difference(metrics)
+    found = [difference and difference["step"], norms and norms["step"], checkpoints["step"]]
+    step = min((at for at in found if at is not None), default=None)
+    equal = [part["last_equal_step"] for part in (metrics, norms, checkpoints) if part]
+    return step, max((at for at in equal if at is not None and step is not None and at < step), default=None)
+
+
+def _is_equal(
+    metrics: Mapping[str, Any], norms: Mapping[str, Any] | None, checkpoints: Mapping[str, Any], step: int | None
+) -> bool | None:
+    if step is not None:
         return False
-    return True if metrics["common_steps"] or metrics["common_evaluations"] or checkpoints["steps"] else None
+    counts = (
+        metrics["common_steps"], metrics["common_evaluations"], checkpoints["steps"], norms and norms["common_steps"],
+    )  # fmt: skip
+    return True if any(counts) else None

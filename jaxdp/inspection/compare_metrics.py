@@ -128,7 +128,7 @@ def compare_metrics(first: Path, second: Path) -> Values:
     found: dict[str, Difference] = {}
     names: tuple[set[str], set[str]] = (set(), set())
     num_evaluations, last_equal, batches = 0, None, "unknown"
-    for step, old, new in _merged(first, second):
+    for step, old, new in merged_steps(first, second):
         for own, seen, counted in zip((old, new), names, lines, strict=True):
             seen.update(own)
             if TRAIN_LOSS.full_name in own:
@@ -175,7 +175,7 @@ def _by_step(difference: Difference) -> tuple[Any, ...]:
     return difference.step, rank, of_group, name
 
 
-def _merged(first: Path, second: Path) -> Iterator[tuple[int, Values, Values]]:
+def merged_steps(first: Path, second: Path) -> Iterator[tuple[int, Values, Values]]:
     """Yields every step with the values of both files, {} where a file does not have it."""
     old, new = _by_steps(first), _by_steps(second)
     left, right = next(old, None), next(new, None)

@@ -1,32 +1,18 @@
-"""Differences between two runs in configuration, data, code, package versions and devices."""
+"""Differences between two runs in data, code, package versions and devices."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdp.checkpoint.manifest import committed_steps, read_item
-from jaxdp.checkpoint.run_files import describe_run_files, with_preset
-from jaxdp.config_diff import all_changes
+from jaxdp.checkpoint.run_files import describe_run_files
 from jaxdp.errors import UserError
 from jaxdp.nested import differences, flatten
-from jaxdp.provenance import Entry
+from jaxdp.provenance import Entry, first_step
 from jaxdp.workdir import WorkDir
 
 _NOT_COMPARED = ("start_time", "command", "host", "process_id", "first_step", "directory.path")
 """Facts of a start that tell nothing about its numbers."""
-
-
-def config_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[list[Any]]:
-    """Compares two configurations key by key.
-
-    Returns:
-        [dotted key, first value, second value] of every key that differs, those that only log or save included.
-    """
-    found = all_changes(first, second)
-    if any(key.startswith("model.") and None in (old, new) for key, old, new in found):
-        # One of them may be of a version that had not the key; importing the model takes time.
-        found = all_changes(with_preset(first), with_preset(second))
-    return [[key, old, new] for key, old, new in found]
 
 
 def data_differences(first: WorkDir, second: WorkDir) -> list[list[Any]]:
@@ -73,18 +59,13 @@ def version_differences(first: Sequence[Entry], second: Sequence[Entry], step: i
         [name, first values, second values] of every fact that differs; the values are those of the starts in order,
         without repetitions.
     """
-    old, new = (_facts(_starts_before(entries, step)) for entries in (first, second))
+    old, new = (_facts(starts_before(entries, step)) for entries in (first, second))
     return [[name, old.get(name, []), new.get(name, [])] for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
-def _starts_before(entries: Sequence[Entry], step: int | None) -> list[Entry]:
+def starts_before(entries: Sequence[Entry], step: int | None) -> list[Entry]:
+    """Returns the starts that continued from a step before this one; all of them if there is none, or without a step."""
     return [entry for entry in entries if step is None or first_step(entry) < step] or list(entries)
-
-
-def first_step(entry: Entry) -> int:
-    """Returns the number of updates before a start; 0 where it is not recorded."""
-    value = entry.get("first_step")
-    return value if isinstance(value, int) else 0
 
 
 def _facts(entries: Sequence[Entry]) -> dict[str, list[Any]]:

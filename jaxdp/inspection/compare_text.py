@@ -24,11 +24,18 @@ def as_lines(result: Mapping[str, Any], *, full: bool = False, width: int | None
     """
     limit = None if full else _MAX_ROWS
     lines = [f"first     {result['first']}", f"second    {result['second']}"]
-    for name, title in (("config", "config"), ("data", "data"), ("versions", "code, versions and devices")):
+    titles = {
+        "config": f"config at step {result['step']:,}" if result["step"] and any(result["restarts"]) else "config",
+        "later_config": "config of later starts",
+        "data": "data",
+        "versions": "code, versions and devices",
+    }
+    for name, title in titles.items():
         if rows := result[name]:
             cells = [(f"  {key}", _value(first), _value(second)) for key, first, second in rows]
             lines += _table((title, "first", "second"), cells, limit)
     lines += _metrics(result["metrics"], limit)
+    lines += _norms(result["norms"]) if result["norms"] else []
     lines += _checkpoints(result["checkpoints"], limit)
     lines += [f"note      {problem}" for problem in result["problems"]]
     told = f"verdict   {result['verdict']}"
@@ -57,6 +64,26 @@ def _metrics(metrics: Mapping[str, Any], limit: int | None) -> list[str]:
     ]
     head = ("  metric", "step", "first", "second", "absolute", "relative", "differ", "relative at the end")
     return lines + (_table(head, cells, limit) if cells else [])
+
+
+def _norms(norms: Mapping[str, Any]) -> list[str]:
+    first, step = norms["first_common_step"], norms["step"]
+    end = step if step is not None else norms["last_equal_step"]
+    span = f" ({first:,} to {end:,})" if norms["common_steps"] else ""
+    cells = [
+        (
+            f"  {row['kind']}/{row['leaf']}",
+            f"{step:,}",
+            _value(row["first"]),
+            _value(row["second"]),
+            _number(row["relative"]),
+            f"{row['different']:,} of {row['compared']:,}",
+        )
+        for row in norms["differences"]
+    ]
+    head = ("  norm, the first in the order of data flow", "step", "first", "second", "relative", "differ")
+    lines = [f"norms     {counted(norms['common_steps'], 'common step')}{span}"]
+    return lines + (_table(head, cells, None) if cells else [])
 
 
 def _checkpoints(checkpoints: Mapping[str, Any], limit: int | None) -> list[str]:

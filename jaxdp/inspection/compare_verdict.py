@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxdp.inspection.compare_causes import Cause
 from jaxdp.inspection.compare_metrics import BATCH_HASH, first_difference
+from jaxdp.inspection.compare_norms import KINDS
 from jaxdp.inspection.differences import by_change
 from jaxdp.quoting import quoted
 
@@ -37,36 +38,41 @@ def verdict(result: Mapping[str, Any], causes: Sequence[Cause], *, is_rounding: 
         is_rounding: Whether that difference has the size of rounding.
     """
     metrics, checkpoints = result["metrics"], result["checkpoints"]
-    difference = first_difference(metrics)
+    difference, norms = first_difference(metrics), _norms(result["norms"])
     if difference is not None:
         sentences = [
             _where(metrics, difference, result["dtypes"] if is_rounding else []),
             _why(result, causes, difference),
             *_restarted(result, metrics["last_equal_step"], difference["step"]),
             *_growth(difference),
+            *norms,
             *([_checkpoints(checkpoints)] if checkpoints["steps"] else []),
         ]
-    elif checkpoints["step"] is not None:
-        sentences = [_equal_metrics(metrics), _checkpoints(checkpoints), *_other_setup(result)]
+    elif result["step"] is not None:
+        saved = [_checkpoints(checkpoints)] if checkpoints["steps"] else []
+        sentences = [_equal_metrics(metrics), *norms, *saved, *_other_setup(result)]
     else:
-        sentences = [_no_difference(metrics, checkpoints), *_lengths(metrics), *_other_setup(result)]
+        sentences = [_no_difference(metrics, result["norms"], checkpoints), *_lengths(metrics), *_other_setup(result)]
     return " ".join(sentences)
 
 
-def _no_difference(metrics: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> str:
-    counts = [
-        counted(metrics["common_steps"], "common step"),
-        counted(metrics["common_evaluations"], "common evaluation"),
-        counted(len(checkpoints["steps"]), "common checkpoint"),
-    ]
-    if not (metrics["common_steps"] or metrics["common_evaluations"] or checkpoints["steps"]):
+def _no_difference(metrics: Mapping[str, Any], norms: Mapping[str, Any] | None, checkpoints: Mapping[str, Any]) -> str:
+    counts = {
+        "common step": metrics["common_steps"],
+        "common evaluation": metrics["common_evaluations"],
+        **({"common line of norms": norms["common_steps"]} if norms else {}),
+        "common checkpoint": len(checkpoints["steps"]),
+    }
+    if not any(counts.values()):
         return "The runs have no step and no checkpoint in common, so no number was compared."
-    return f"No difference in {counts[0]}, {counts[1]} and {counts[2]}."
+    *others, last = [counted(number, what) for what, number in counts.items()]
+    return f"No difference in {', '.join(others)} and {last}."
 
 
 def counted(number: int, what: str) -> str:
     """Returns a number with its noun, in the plural unless it is 1."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    noun, _, rest = what.partition(" of ")
+    return f"{number:,} {noun}{'' if number == 1 else 's'}{rest and f' of {rest}'}"
 
 
 def _lengths(metrics: Mapping[str, Any]) -> list[str]:
@@ -190,6 +196,19 @@ def _growth(difference: Mapping[str, Any]) -> list[str]:
         return [f"At step {step:,} {what} is the same again."]
     return [
         f"At step {step:,} {what} differs by {absolute:.2g}" + (f" (relative {relative:.2g})." if relative else ".")
+    ]
+
+
+def _norms(norms: Mapping[str, Any] | None) -> list[str]:
+    """Names the first norm that differs, which may be at an earlier step than that of the metrics."""
+    if not norms or norms["step"] is None:
+        return []
+    row, before = norms["differences"][0], norms["last_equal_step"]
+    equal = "" if before is None else f" (those of step {before:,} are the same)"
+    size = "" if row["relative"] is None else f" (relative {row['relative']:.2g})"
+    more = f", the first of {row['different']:,} that differ" if row["different"] > 1 else ""
+    return [
+        f"Norms differ first at step {norms['step']:,}{equal}: that of the {KINDS[row['kind']]} {row['leaf']}{size}{more}."
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jaxdp.atomic_files import write_atomically
+from jaxdp.checkpoint.config_history import config_in_force, kept_name
 from jaxdp.config import to_json
 from jaxdp.data.vocabularies import save_vocabularies
 from jaxdp.errors import UserError
@@ -24,6 +25,7 @@ from jaxdp.report.writer_registry import RunInfo, is_writer, open_own_writers
 from jaxdp.report.writers import MetricsFile, MetricsWriter, plain_values, truncate_after
 from jaxdp.training.run_context import RunContext
 from jaxdp.user_code import user_place, user_sentence
+from jaxdp.workdir import WorkDir
 
 
 class _LogFile(logging.FileHandler):
@@ -69,18 +71,26 @@ def logging_to(log: Path) -> Iterator[None]:
 
 
 def record_config(context: RunContext, first_step: int) -> None:
-    """Writes config.json, with the vocabularies; the one it replaces stays as config.<first_step>.json."""
+    """Writes config.json, with the vocabularies; the one in force before stays as config.<first_step>.json."""
     context.check_place()
     data, directory = context.setup.data, context.directory
     text = json.dumps(to_json(context.setup.config), indent=2) + "\n"
-    path = directory.config
-    if path.is_file() and path.read_bytes() != text.encode():
-        shutil.copyfile(path, path.with_name(f"config.{first_step}.json"))
-    write_atomically(path, text)  # a kill must not leave a run without it
+    _keep_config(directory, first_step, text)
+    write_atomically(directory.config, text)  # a kill must not leave a run without it
     save_vocabularies(data.vocabularies, directory, replace=first_step == 0)
     config = context.setup.config
     if config.init_from and first_step == 0 and not has_own_tokenizer(config):
         keep_files(config.init_from, directory)
+
+
+def _keep_config(directory: WorkDir, first_step: int, text: str) -> None:
+    """Keeps the configuration in force before this start, unless it is the new one."""
+    before = directory.root / (config_in_force(directory, first_step) if first_step else directory.config.name)
+    kept = directory.root / kept_name(first_step)
+    if before == kept or not before.is_file():
+        return
+    if kept.exists() or before.read_bytes() != text.encode():
+        shutil.copyfile(before, kept)  # one that exists is of steps that were lost
 
 
 def record_initial(context: RunContext, initial: StartingParameters) -> None:

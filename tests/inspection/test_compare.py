@@ -19,8 +19,8 @@ from jaxdp.inspection.data_flow import data_flow_order
 compilation_cache, config_file, trained = tiny_runs.compilation_cache, tiny_runs.config_file, tiny_runs.trained
 
 KEYS = {
-    "first", "second", "is_equal", "verdict", "metrics", "checkpoints", "config", "data", "versions", "causes", "restarts",
-    "starts", "dtypes", "problems",
+    "first", "second", "is_equal", "verdict", "step", "metrics", "norms", "checkpoints", "config", "later_config", "data",
+    "versions", "causes", "restarts", "starts", "dtypes", "problems",
 }  # fmt: skip
 
 
