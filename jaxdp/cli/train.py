@@ -2,11 +2,12 @@
 
 import argparse
 import atexit
+import contextlib
 import os
 import re
 from collections.abc import Sequence
 
-from jaxdp import streams
+from jaxdp import interrupts, streams
 from jaxdp.cli import options as shared
 from jaxdp.config import to_json
 from jaxdp.errors import UserError
@@ -40,6 +41,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs `jaxdp train` and returns the exit code."""
+    try:
+        return _run(options, rest)
+    except UserError:
+        if not options.dry_run:
+            _record_refusal(options.workdir)
+        raise
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     config = shared.configuration(options, rest)
     profile = _profile(options.profile)
     if options.dry_run:
@@ -65,6 +75,16 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if result.interrupted:
         _end_without_cleaning_up(code)
     return code
+
+
+def _record_refusal(workdir: str) -> None:
+    """Records the refusal in the timeline of the run, so that its time does not count as downtime."""
+    from jaxdp.report.timeline import record_refusal
+    from jaxdp.workdir import WorkDir
+
+    if "://" not in workdir:
+        with contextlib.suppress(UserError):  # the path itself may be what was refused
+            record_refusal(WorkDir(workdir).timeline, interrupts.command_start())
 
 
 def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:

@@ -163,7 +163,10 @@ def account(events: Sequence[Event]) -> Goodput | None:
             else:
                 for bucket, value in spent.items():
                     secs[bucket] += value
-        end, was_complete = events_of_start[-1]["time"], bool(events_of_start[-1].get("complete"))
+        # A start that is refused, e.g. for another configuration, leaves a complete run complete.
+        has_resumed = any(event["event"] == "resume" for event in events_of_start)
+        was_complete = bool(events_of_start[-1].get("complete")) or (was_complete and not has_resumed)
+        end = events_of_start[-1]["time"]
     for piece in work:
         for bucket, value in piece.secs.items():
             secs[bucket] += value
@@ -178,9 +181,12 @@ def _starts(events: Iterable[Event]) -> Iterator[list[Event]]:
     """
     starts: list[list[Event]] = []
     beats: dict[float, Event] = {}
+    refused: list[tuple[int, Event]] = []
     for event in events:
         if event["event"] == "heartbeat":
             beats[event.get("start", 0.0)] = event
+        elif event["event"] == "refused":
+            refused.append((len(starts), event))
         elif event["event"] == "start":
             starts.append([event | {"begin": event.get("begin", event["time"])}])
         elif starts:
@@ -189,7 +195,25 @@ def _starts(events: Iterable[Event]) -> Iterator[list[Event]]:
         beat = beats.get(start[0]["begin"])
         if beat and beat["time"] >= start[-1]["time"] and start[-1]["event"] != "end":
             start.append(beat)
+    for start in _with_refused(starts, refused):
         yield _with_state(start)
+
+
+def _with_refused(starts: Sequence[list[Event]], refused: Iterable[tuple[int, Event]]) -> list[list[Event]]:
+    """Returns the starts with those that were refused before they recorded more.
+
+    Args:
+        starts: Starts that have recorded events.
+        refused: (number of starts before it, event "refused"). One that began during another start is left out: it was
+            recorded by that start, was refused since the run was in use, or is one of several processes.
+    """
+    found = list(starts)
+    for place, event in refused:
+        begin = event.get("begin", event["time"])
+        before = found[: place + len(found) - len(starts)]
+        if all(begin >= other[-1]["time"] for other in before):
+            found.insert(len(before), [{"event": "start", "time": begin, "begin": begin}, event | {"event": "end"}])
+    return found
 
 
 def _with_state(events: Sequence[Event]) -> list[Event]:

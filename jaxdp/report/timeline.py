@@ -8,12 +8,15 @@ call returns, so the death of the process cannot lose them. The next start moves
 record into the timeline.
 
 Events: "start" (`begin`: when the command began), "phase" (`phase`: what begins),
-"resume" (`step`: the restored step; later steps are lost), "heartbeat" and "end"
-(`complete`: whether the run has reached its end). Each has `time` in Unix seconds, and
+"resume" (`step`: the restored step; later steps are lost), "heartbeat", "end"
+(`complete`: whether the run has reached its end) and "refused" (`begin`: when a
+command began that ended with an error of the user; the only event of a start that was
+refused before its timeline began, and possibly in the middle of another start). Each has `time` in Unix seconds, and
 those of a running loop `step` (finished steps), `wait` and `other` (seconds since the
 start that the loop waited for data and spent in phases without lines).
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -138,9 +141,7 @@ class Timeline:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         self._path.parent.mkdir(exist_ok=True)
         self._line_file = os.open(self._path, flags | os.O_APPEND, 0o666)
-        size = os.fstat(self._line_file).st_size
-        if size and os.pread(self._line_file, 1, size - 1) != b"\n":
-            os.write(self._line_file, b"\n")  # a crash of the machine left half a line
+        _end_line(self._line_file)
         if last := read_record(self._heartbeat):
             self._add("heartbeat", **last)
         self._record_file = os.open(self._heartbeat, flags, 0o666)
@@ -187,6 +188,32 @@ class Timeline:
         for file in files:
             if file >= 0:
                 os.close(file)
+
+
+def record_refusal(path: Path, begin: float | None) -> None:
+    """Records in the timeline of a run that a start was refused; makes no file.
+
+    Args:
+        path: The timeline.jsonl.
+        begin: Unix time at which the command began; None: nothing is recorded, since its time is not known.
+    """
+    if begin is None:
+        return
+    with contextlib.suppress(OSError):  # no run yet, or not writable: the error of the user must be shown nevertheless
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _end_line(file)
+            event = {"event": "refused", "time": round(time.time(), 6), "begin": round(begin, 6)}
+            os.write(file, json.dumps(event).encode() + b"\n")
+        finally:
+            os.close(file)
+
+
+def _end_line(file: int) -> None:
+    """Ends a line that a crash of the machine has left."""
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        os.write(file, b"\n")
 
 
 def read_record(heartbeat: Path) -> Event | None:

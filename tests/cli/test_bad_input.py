@@ -5,7 +5,9 @@ import shutil
 import pytest
 from tiny_runs import assert_refused, contents, train, write_text
 
+from jaxdp import interrupts
 from jaxdp.cli.main import main
+from jaxdp.report.timeline import read_timeline
 from jaxdp.workdir import WorkDir
 
 
@@ -388,3 +390,14 @@ def test_wrong_commands(tmp_path, monkeypatch, capsys, arguments, fragments):
 def test_wrong_requests_to_bench(config_file, capsys, options, fragment):
     assert main(["bench", f"--config={config_file}", *options]) == 2
     assert fragment in assert_refused(capsys)
+
+
+def test_the_timeline_of_a_run_has_its_refused_commands(used, config_file, monkeypatch):
+    monkeypatch.setattr(interrupts, "command_start", lambda: 5.0)
+    before = read_timeline(WorkDir(used).timeline)
+    assert train(config_file, used, "--config.sed=1") == 2
+    [line] = read_timeline(WorkDir(used).timeline)[len(before) :]
+    assert (line["event"], line["begin"]) == ("refused", 5.0)
+    assert train(config_file, used, "--config.sed=1", "--dry_run") == 2
+    assert train(config_file, "s3://bucket/run", "--config.sed=1") == 2
+    assert len(read_timeline(WorkDir(used).timeline)) == len(before) + 1

@@ -120,6 +120,45 @@ def test_the_time_after_a_complete_run_is_no_downtime():
     assert found.wall_secs == 91.0 + 2.0 and found.buckets["downtime"] == 10.0
 
 
+REFUSED = [start(195.0, 193.0), phase(195.5, "preparing the data"), phase(198.5, OUTSIDE), {"event": "end", "time": 199.0}]
+"""A start that is refused for another seed: 2.5 s of start-up, 3 of preparation and 0.5 of start-up."""
+
+
+def test_a_refused_start_is_no_downtime():
+    """As after a configuration error: the start is recorded, then 7 s pass until the next."""
+    found = account([*KILLED, *REFUSED, start(207.0, 206.0), {"event": "end", "time": 208.0}])
+    assert found.buckets["downtime"] == (193.0 - 151.0) + (206.0 - 199.0)
+    assert found.buckets["start_up"] == 7.0 + 3.0 + 2.0 and found.buckets["data_preparation"] == 6.0 + 3.0
+    assert found.num_starts == 3 and found.wall_secs == 108.0 == sum(found.buckets.values())
+
+
+def test_a_refused_start_leaves_a_complete_run_complete():
+    found = account([*AGAIN, *REFUSED, start(10_000.0, 9_999.0), {"event": "end", "time": 10_001.0, "complete": True}])
+    assert found.buckets["downtime"] == 10.0 and found.wall_secs == 91.0 + 6.0 + 2.0
+
+
+def refusal(begin, time):
+    return {"event": "refused", "time": time, "begin": begin}
+
+
+def test_a_start_that_is_refused_before_its_timeline_begins_is_start_up():
+    """Two processes of it record that, and one more command whose configuration cannot be read."""
+    beat = KILLED[-1] | {"event": "heartbeat"}  # moved into the timeline by the next start that gets so far
+    events = [*FIRST, refusal(155.0, 157.0), refusal(155.5, 157.5), refusal(160.0, 160.5), beat, *AGAIN[len(KILLED) :]]
+    found, without = account(events), account(AGAIN)
+    assert found.buckets == without.buckets | {"start_up": 19.0 + 2.0 + 0.5, "downtime": 10.0 - 2.5}
+    assert (found.num_starts, found.wall_secs) == (4, without.wall_secs)
+    assert (found.num_steps, found.lost_steps) == (without.num_steps, without.lost_steps)
+
+
+def test_a_command_that_is_refused_while_the_run_trains_changes_nothing():
+    for place in range(len(FIRST) + 1, len(AGAIN) + 1):
+        before = AGAIN[place - 1]["time"]
+        if 151.0 <= before < 171.0:
+            continue  # the start before is dead, and the next has not begun
+        assert account([*AGAIN[:place], refusal(before - 0.01, before), *AGAIN[place:]]) == account(AGAIN)
+
+
 def test_a_clock_that_was_set_back_makes_no_negative_downtime():
     found = account([*KILLED, start(51.0, 50.0), {"event": "end", "time": 52.0}])
     assert found.buckets["downtime"] == 0.0 and found.wall_secs == 51.0 + 2.0

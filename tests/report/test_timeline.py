@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jaxdp.report.goodput import PHASES, goodput
-from jaxdp.report.timeline import Timeline, read_record, read_timeline
+from jaxdp.report.timeline import Timeline, read_record, read_timeline, record_refusal
 from jaxdp.watchdog import OUTSIDE, TRAINING, Watchdog
 
 KILLED = """
@@ -82,6 +82,20 @@ def test_half_a_line_of_a_crash_costs_only_itself(make, tmp_path):
     with make():
         pass
     assert [event["event"] for event in events_in(tmp_path)] == ["start", "start", "end"]
+
+
+def test_a_refusal_is_a_line_of_a_run_and_makes_no_file(make, tmp_path):
+    path = tmp_path / "logs" / "timeline.jsonl"
+    record_refusal(path, 999.0)
+    assert not path.parent.exists()
+    with make():
+        pass
+    path.write_text(path.read_text() + '{"event": "pha')  # half a line of a crash
+    record_refusal(path, None)
+    record_refusal(path, 999.0)
+    *_, end, refused = events_in(tmp_path)
+    assert end["event"] == "end"
+    assert (refused["event"], refused["begin"]) == ("refused", 999.0) and refused["time"] > 999.0
 
 
 def test_phases_without_lines_are_added_up(make, tmp_path):
