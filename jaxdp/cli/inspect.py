@@ -74,13 +74,15 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _describe(options: argparse.Namespace) -> int:
     from jaxdp.config import default_values
-    from jaxdp.inspection.describe import describe
+    from jaxdp.inspection.describe import describe, describe_unsaved
     from jaxdp.inspection.text import as_lines
     from jaxdp.report.goodput import goodput
 
     checkpoints = None if options.step else _checkpoints(options.path, verify=False)
-    description = describe(options.path, options.step or "latest")
-    spent = None if _is_elsewhere(options.path) else goodput(options.path)
+    is_elsewhere = _is_elsewhere(options.path)
+    unsaved = None if options.step or is_elsewhere else describe_unsaved(options.path)
+    description = unsaved or describe(options.path, options.step or "latest")
+    spent = None if is_elsewhere else goodput(options.path)
     if options.json:
         shared.show_json(
             description
@@ -88,7 +90,7 @@ def _describe(options: argparse.Namespace) -> int:
             | {"goodput": spent and spent.as_json()}
         )
         return 0
-    if checkpoints:
+    if checkpoints and checkpoints["checkpoints"]:
         shared.show(_table(checkpoints) + "\n")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     goodput_line = spent.describe() if spent else ""
@@ -102,7 +104,7 @@ def _verify(options: argparse.Namespace) -> int:
     from jaxdp.inspection.verifying import verify
 
     checkpoints = None if options.step else _checkpoints(options.path, verify=True)
-    if checkpoints is None:
+    if checkpoints is None or not checkpoints["checkpoints"]:
         shared.show(verify(options.path, options.step or "latest"))
         return 0
     if options.json:

@@ -101,7 +101,9 @@ def _manifest(checkpoint: Path, problems: list[str]) -> Manifest | None:
         problems.append(str(error))
         return None
     if manifest is None and checkpoint.is_dir():  # a live run may have deleted it meanwhile
-        problems.append(f"{place_of(checkpoint / MANIFEST)} is missing or damaged, so this checkpoint was not compared.")
+        problems.append(
+            f"{place_of(checkpoint / MANIFEST)} is missing or damaged, so this checkpoint was not compared."
+        )
     return manifest
 
 

@@ -11,14 +11,19 @@ from typing import Any
 from jaxdp.checkpoint.manifest import committed_steps, read_item, require_manifest
 from jaxdp.checkpoint.remote_copy import place_of
 from jaxdp.errors import DamageFound, UserError
-from jaxdp.inspection.opening import open_foreign, read_steadily
+from jaxdp.inspection.opening import is_run, open_foreign, read_steadily
 from jaxdp.interop.source import ArraySpec
+from jaxdp.json_files import read_json
 from jaxdp.provenance import read_entries
 from jaxdp.redact import masked_values
+from jaxdp.report.curves import read_last_values
 from jaxdp.workdir import WorkDir
 
 PARTS = ("params", "ema", "opt_state")
 """Parts of a train state."""
+
+RUN = "run"
+"""Kind of a run that has no checkpoint yet."""
 
 _FOREIGN_PARTS = {"ema": "ema", "ema_params": "ema", "opt_state": "opt_state", "optimizer": "opt_state"}
 """Element of a path in a foreign train state -> part."""
@@ -42,6 +47,32 @@ def describe(path: str, step: str = "latest") -> dict[str, Any]:
         DamageFound: The checkpoint is damaged.
     """
     return read_steadily(path, step, _our_checkpoint) or _foreign(path, step)
+
+
+def describe_unsaved(path: str) -> dict[str, Any] | None:
+    """Describes a run that has no checkpoint yet; None for every other path.
+
+    Returns:
+        The keys of `describe`: "kind" is "run", "steps" and the arrays are empty, "metrics" has the last value of every
+        metric of metrics.jsonl. "logged_step" is the step of its last line, 0 without one.
+
+    Raises:
+        UserError: A file of the run cannot be read.
+    """
+    run = WorkDir(path, "PATH")
+    if not is_run(run) or committed_steps(run.checkpoints):
+        return None
+    metrics = read_last_values(run.metrics) if run.metrics.is_file() else {}
+    return _described(
+        run.place,
+        kind=RUN,
+        steps=[],
+        config=masked_values(read_json(run.config, "the config.json of a run")),
+        params=[],
+        opt_state=[],
+        metrics={name: value for name, value in metrics.items() if "/" in name},
+        starts=read_entries(run.provenance),
+    ) | {"logged_step": metrics.get("step", 0)}
 
 
 def _foreign(path: str, step: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _find_checkpoint(where: Path, step: str) -> Path | None:
         complete(where)
         return where
     run = WorkDir(where.parent if where.is_dir() and committed_steps(where) else where)
-    if run.config.is_file() and run.provenance.is_file() and not committed_steps(run.checkpoints):
+    if is_run(run) and not committed_steps(run.checkpoints):
         raise UserError(
             f"PATH={where} is a run that has no checkpoint yet: wait for the first save, or train again if the run has ended."
         )
@@ -57,6 +57,11 @@ def _find_checkpoint(where: Path, step: str) -> Path | None:
     checkpoint = run.checkpoints / str(choose_step(run.checkpoints, step, metric))
     complete(checkpoint)
     return checkpoint
+
+
+def is_run(run: WorkDir) -> bool:
+    """Returns whether a start has come so far that it recorded its configuration and its code."""
+    return run.config.is_file() and run.provenance.is_file()
 
 
 def _is_foreign(run: WorkDir) -> bool:

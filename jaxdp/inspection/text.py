@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdp.checkpoint.listing import age
+from jaxdp.inspection.describe import RUN
 from jaxdp.inspection.layers import Row, collapse, single
 from jaxdp.model.presets import DERIVED, PRESETS, preset_values
 from jaxdp.nested import flatten
@@ -36,14 +37,16 @@ def as_lines(
     lines = [_labelled("path", description["path"]), _labelled("kind", description["kind"])]
     if description["step"] is not None:
         lines.append(_labelled("step", f"{description['step']} (checkpoints: {_joined(description['steps'])})"))
+    elif description["kind"] == RUN:
+        lines.append(_labelled("step", _unsaved(description)))
     if description["time"] is not None:
         saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(description["time"]))
         lines.append(_labelled("saved", f"{saved}, {age(time.time() - description['time'])} ago"))
     if description["metrics"]:
-        values = (
-            f"{name.removeprefix('eval/')} {'not finite' if value is None else f'{value:.4g}'}"
-            for name, value in description["metrics"].items()
-        )
+        shown = {name.removeprefix("eval/"): value for name, value in description["metrics"].items()}
+        if description["kind"] == RUN:
+            shown = {key: value for key, value in description["metrics"].items() if key.startswith(("train/", "eval/"))}
+        values = (f"{name} {'not finite' if value is None else f'{value:.4g}'}" for name, value in shown.items())
         lines.append(_labelled("metrics", ", ".join(values)))
     if description["data"]:
         values = (
@@ -62,11 +65,17 @@ def as_lines(
     return lines
 
 
+def _unsaved(description: Mapping[str, Any]) -> str:
+    last, total = description["logged_step"], description["config"].get("total_steps")
+    done = f"step {last:,}{f' of {total:,}' if total else ''} is logged" if last else "no step is logged"
+    return f"no checkpoint yet; {done}"
+
+
 def _config_lines(description: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     config = description["config"]
     if not config:
         return []
-    if description["kind"] != "checkpoint":  # config.json of a Hugging Face folder
+    if description["kind"] not in ("checkpoint", RUN):  # config.json of a Hugging Face folder
         return ["config", *(f"  {key} = {_short(value, 100)}" for key, value in config.items())]
     usual, values = flatten(defaults) | _preset(config), flatten(config)
     changed = [f"  {key} = {value}" for key, value in values.items() if value != usual.get(key)]

@@ -156,6 +156,48 @@ def test_a_work_directory_without_checkpoints(tmp_path):
         describe(str(tmp_path))
 
 
+@pytest.fixture
+def unsaved(workdir):
+    """A run before its first save."""
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint)
+    return workdir
+
+
+def test_a_run_without_a_checkpoint_shows_what_it_has(unsaved, capsys):
+    assert main(["inspect", str(unsaved)]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[:3] == [f"path      {unsaved}", "kind      run", "step      no checkpoint yet; step 6 of 6 is logged"]
+    assert lines[3].startswith("metrics   train/loss ") and "eval/loss " in lines[3] and "data/" not in lines[3]
+    assert lines[4].startswith("goodput ") and "  global_batch_size = 16" in lines
+    assert lines[-3] == "starts" and lines[-2].endswith(f"Python {sys.version.split()[0]}")
+    assert main(["inspect", str(unsaved), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() >= KEYS | {"goodput", "checkpoints", "metric"}
+    assert (found["kind"], found["steps"], found["step"], found["logged_step"]) == ("run", [], None, 6)
+    assert found["params"] == found["opt_state"] == found["checkpoints"] == [] and found["data"] is None
+    assert found["config"] == json.loads((unsaved / "config.json").read_text())
+    assert found["metrics"]["eval/loss"] > 0 and found["metrics"]["data/batch_hash"]
+    assert len(found["starts"]) == 1 and found["goodput"]["starts"] == 1
+
+
+def test_a_run_before_its_first_line(unsaved, capsys):
+    shutil.rmtree(unsaved / "checkpoints")
+    (unsaved / "metrics.jsonl").unlink()
+    assert main(["inspect", str(unsaved)]) == 0
+    assert "step      no checkpoint yet; no step is logged" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("option", ["--stats", "--diff=.", "--verify", "--fingerprint", "--step=latest", "--step=6"])
+def test_options_that_need_a_checkpoint(unsaved, capsys, option):
+    for _ in range(2):
+        assert main(["inspect", str(unsaved), option]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "is a run that has no checkpoint yet: wait for the first save" in err
+        shutil.rmtree(unsaved / "checkpoints", ignore_errors=True)
+
+
 def test_verify_reads_every_file(workdir, capsys):
     assert main(["inspect", str(workdir), "--verify", "--step=latest"]) == 0
     files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.is_file()]
