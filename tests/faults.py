@@ -3,7 +3,7 @@
 A fault is written NAME or NAME=NUMBER,NUMBER...
 """
 
-import dataclasses
+import copy
 import hashlib
 import itertools
 import logging
@@ -103,7 +103,9 @@ def flip_after(patch, step, position, name=KERNEL):
                 state = flip_bit_of(state, name, setup.topology.devices[position], element=3, bit=2)
             return state, metrics
 
-        return dataclasses.replace(program, call=call)
+        faulty_program = copy.copy(program)
+        faulty_program.call = call
+        return faulty_program
 
     patch(TrainingSetup, "compile_step", faulty)
     return flipped

@@ -41,10 +41,11 @@ from jaxdp.watchdog import TRAINING
 def run_session(context: RunContext) -> Result:
     """Trains until the run is complete, or until all agree to stop."""
     setup, phase = context.setup, context.watchdog.phase
-    if setup.config.init_from and not committed_steps(context.directory.checkpoints):
+    is_new = not committed_steps(context.directory.checkpoints)
+    if setup.config.init_from and is_new:
         check_initial(setup.config, setup.placement.params, setup.data.vocabularies)
     with phase("compiling"):
-        programs = setup.compile()
+        programs = setup.compile(initialises=is_new and not setup.config.init_from)
     if context.control_plane.is_main_process:
         show_report(setup, programs)
     rollbacks = Rollbacks(setup, context.directory.checkpoints)

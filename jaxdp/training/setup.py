@@ -106,21 +106,28 @@ class TrainingSetup(StepSetup):
             Shard(topology.num_processes, topology.process_index),
         )  # fmt: skip
 
-    def compile(self) -> Programs:
-        """Compiles all programs of the run.
+    def compile(self, *, initialises: bool = True) -> Programs:
+        """Compiles all programs of the run at the same time, and waits for those that every run needs.
+
+        Args:
+            initialises: Whether the run starts from `fresh_state`.
 
         Raises:
             UserError: The task does not measure `eval.metric`, which it declares.
         """
+        compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
         step, evaluator = self.compile_step(), self.compile_evaluator()
+        checksums = self.compile_checksums() if compared else None
+        programs = [step, evaluator, *([self.initialisation] if initialises else [])]
+        for program in programs:
+            program.wait()
         metric, measured = self.config.eval.metric, evaluator.metric_names
         if metric not in measured:
             raise UserError(
                 f"eval.metric={metric!r} is declared by task={self.config.task}, which does not measure it; choose one "
                 f"of: {', '.join(measured)}."
             )
-        compared = self.config.parallel.check_every_steps and self.topology.num_devices > 1
-        return Programs(step, evaluator, self.compile_checksums() if compared else None)
+        return Programs(step, evaluator, checksums)
 
     def compile_evaluator(self) -> Evaluator:
         """Compiles the evaluation of the validation split."""
