@@ -64,9 +64,31 @@ require_number() {
   fail "$1=$2 must be a whole number of at least $3"
 }
 
-# Fails unless $1, the first argument after the options of the script, starts a training.
+# Fails unless the arguments, those of jaxdp, start a training; sets WORKDIR to its work directory.
 require_train() {
+  local argument is_next=""
   [ "${1:-}" = train ] || fail "expected -- train --config=FILE --workdir=DIR after the options, found ${1:-nothing}; see --help"
+  WORKDIR=""
+  for argument in "$@"; do
+    [ -z "$is_next" ] || WORKDIR=$argument
+    is_next=""
+    case $argument in
+      --workdir=*) WORKDIR=${argument#*=} ;;
+      --workdir) is_next=yes ;;
+    esac
+  done
+  [ -n "$WORKDIR" ] || fail "--workdir=DIR is missing after -- train; see --help"
+}
+
+# Sets GRACE_OPTION to the option of jaxdp for $1 seconds between SIGTERM and the kill;
+# to none if the other arguments, those of jaxdp, have it.
+set_grace_option() {
+  local argument key=--config.checkpoint.grace_secs
+  GRACE_OPTION=("$key=$1")
+  shift
+  for argument in "$@"; do
+    case $argument in "$key" | "$key="*) GRACE_OPTION=() ;; esac
+  done
 }
 
 show_command() {

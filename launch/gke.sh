@@ -12,7 +12,9 @@
 #   --claim=CLAIM         persistent volume claim mounted at /runs, writable from all nodes;
 #                         needed unless DIR is in object storage
 #   --spot                use spot nodes
-#   --grace=SECS          time between SIGTERM and the kill of a pod; default 300
+#   --grace=SECS          time between SIGTERM and the kill of a pod, which the run receives as
+#                         checkpoint.grace_secs unless the arguments have it. Default 300; with
+#                         --spot the run receives 15, which is what a spot node leaves to pods.
 #   --restarts=R          maximum number of restarts after exit codes 70, 134 and 137; default 10.
 #                         75 and 143 always restart; after 2 and 3 the run ends.
 #   --apply               give the JobSet to kubectl instead of printing it
@@ -24,7 +26,7 @@ set -euo pipefail
 # shellcheck source=launch/commands.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/commands.sh"
 
-NAME=jaxdp HOSTS=1 GRACE=300 RESTARTS=10 IMAGE="" GPU="" TPU="" CLAIM="" SPOT="" APPLY="" HAS_HOSTS=""
+NAME=jaxdp HOSTS=1 GRACE="" RESTARTS=10 IMAGE="" GPU="" TPU="" CLAIM="" SPOT="" APPLY="" HAS_HOSTS=""
 while [ $# -gt 0 ]; do
   case $1 in
     --image=*) IMAGE=${1#*=} ;;
@@ -34,7 +36,10 @@ while [ $# -gt 0 ]; do
     --name=*) NAME=${1#*=} ;;
     --claim=*) CLAIM=${1#*=} ;;
     --spot) SPOT=yes ;;
-    --grace=*) GRACE=${1#*=} ;;
+    --grace=*)
+      GRACE=${1#*=}
+      require_number --grace "$GRACE" 1
+      ;;
     --restarts=*) RESTARTS=${1#*=} ;;
     --apply) APPLY=yes ;;
     --)
@@ -45,10 +50,9 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-require_train "${1:-}"
+require_train "$@"
 [ -n "$IMAGE" ] || fail "--image=IMAGE is missing: an image built from launch/Dockerfile"
 [[ $NAME =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] || fail "--name=$NAME must be up to 40 lower-case letters, digits and hyphens"
-require_number --grace "$GRACE" 1
 require_number --restarts "$RESTARTS" 0
 
 # Prints text $1 as a string of JSON, which is one of YAML too.
@@ -102,8 +106,18 @@ if [ -n "$CLAIM" ]; then
   volumes="$volumes, {\"name\": \"runs\", \"persistentVolumeClaim\": {\"claimName\": $(quoted "$CLAIM")}}"
 fi
 
+case $WORKDIR in
+  *://*) ;;
+  /runs/?*) [ -n "$CLAIM" ] || say "--workdir=$WORKDIR is lost with its pod: give --claim=CLAIM, a volume that is mounted at /runs" ;;
+  *) say "--workdir=$WORKDIR is lost with its pod: give --claim=CLAIM and a DIR below /runs" ;;
+esac
+
 # Kubernetes expands $(NAME) in arguments, and $$ to $.
 arguments=("${@//\$/\$\$}")
+for_run=${GRACE:-300}
+[ -n "$GRACE" ] || [ -z "$SPOT" ] || for_run=15
+set_grace_option "$for_run" "$@"
+arguments+=(${GRACE_OPTION[@]+"${GRACE_OPTION[@]}"})
 if [ "$HOSTS" -gt 1 ]; then
   arguments+=("--coordinator=$NAME-workers-0-0.$NAME:8476" "--num_processes=$HOSTS" "--process_index=\$(JOB_COMPLETION_INDEX)")
 else
@@ -115,7 +129,7 @@ value_of() {
     NAME) quoted "$NAME" ;;
     IMAGE) quoted "$IMAGE" ;;
     HOSTS) printf '%s' "$HOSTS" ;;
-    GRACE) printf '%s' "$GRACE" ;;
+    GRACE) printf '%s' "${GRACE:-300}" ;;
     RESTARTS) printf '%s' "$RESTARTS" ;;
     ARGUMENTS) quoted_list "${arguments[@]}" ;;
     NODE_SELECTOR) printf '{%s}' "$selector" ;;

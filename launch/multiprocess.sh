@@ -47,7 +47,7 @@ done
 require_number --processes "$PROCESSES" 1
 require_number --restarts "$RESTARTS" 0
 [ -z "$CPU_DEVICES" ] || require_number --cpu_devices "$CPU_DEVICES" 1
-require_train "${1:-}"
+require_train "$@"
 for argument in "$@"; do
   case ${argument%%=*} in
     --cpu_devices) [ -z "$CPU_DEVICES" ] || fail "--cpu_devices is given before and after --; leave out that after --" ;;

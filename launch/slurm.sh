@@ -13,7 +13,9 @@
 # process per GPU, --gpus-per-node=0 trains on CPUs.
 #
 # SLURM sends SIGTERM 300 s before the time limit. All processes then save, end with 75,
-# and the job is requeued; so it is after a preemption. After `scancel JOB` the processes
+# and the job is requeued; so it is after a preemption. The run receives the 300 s
+# as checkpoint.grace_secs; with another --signal=B:TERM@SECS give
+# --config.checkpoint.grace_secs=SECS among the arguments. After `scancel JOB` the processes
 # save as well, within the KillWait of the cluster, and the job ends. The exit code is
 # that of srun: the largest one of all processes.
 #SBATCH --job-name=jaxdp
@@ -37,7 +39,7 @@ fi
 # shellcheck source=launch/environment.sh
 . "$repository/launch/environment.sh"
 
-RESTARTS=10
+RESTARTS=10 GRACE=300 # that of --signal above
 while [ $# -gt 0 ]; do
   case $1 in
     --restarts=*) RESTARTS=${1#*=} ;;
@@ -50,7 +52,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 require_number --restarts "$RESTARTS" 0
-require_train "${1:-}"
+require_train "$@"
 require_program srun "submit this script with sbatch on a SLURM cluster"
 is_dry_run || [ -n "${SLURM_JOB_ID:-}" ] || fail "this is no SLURM job: submit this script with sbatch"
 
@@ -67,7 +69,9 @@ make_environment "$(hardware_extra)"
 # Without --cpu-bind=none many clusters pin a task to one core. A process that ends must
 # not stop the others, which may still save: 300 s later --wait kills them, even if they
 # are suspended.
-step=(${variables[@]+"${variables[@]}"} srun --label --cpu-bind=none --kill-on-bad-exit=0 --wait=300 jaxdp "$@")
+set_grace_option "$GRACE" "$@"
+step=(${variables[@]+"${variables[@]}"} srun --label --cpu-bind=none --kill-on-bad-exit=0 --wait=300 jaxdp "$@"
+  ${GRACE_OPTION[@]+"${GRACE_OPTION[@]}"})
 requeue=(scontrol requeue "${SLURM_JOB_ID:-JOB}")
 if is_dry_run; then
   show_command "${step[@]}"

@@ -83,7 +83,7 @@ case $COMMAND in
     ;;
   train)
     require_number --restarts "$RESTARTS" 0
-    require_train "${1:-}"
+    require_train "$@"
     # nohup: the process must not end with the connection.
     start="nohup $(show_command bash launch/multiprocess.sh --restarts="$RESTARTS" -- "$@")"
     on_all_hosts "cd jaxdp && { $IS_ALONE; } && { $start >>jaxdp.log 2>&1 </dev/null & $KEEP_ID; }"

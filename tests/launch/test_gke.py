@@ -9,6 +9,7 @@ from fake_machine import HARD, SOURCE
 
 IMAGE = "--image=registry/jaxdp:1"
 TRAIN = ["--", "train", "--config=quickstart", "--workdir=/runs/quickstart"]
+GRACE = "--config.checkpoint.grace_secs"
 
 
 def render(machine, *options, command=tuple(TRAIN)):
@@ -50,7 +51,7 @@ def test_a_run_on_gpus_has_one_process_a_node(machine):
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
     assert (container["image"], container["command"]) == ("registry/jaxdp:1", ["jaxdp"])
     assert expanded(container["args"], JOB_COMPLETION_INDEX="3") == [
-        *TRAIN[1:], "--coordinator=my-run-workers-0-0.my-run:8476", "--num_processes=4", "--process_index=3",
+        *TRAIN[1:], f"{GRACE}=15", "--coordinator=my-run-workers-0-0.my-run:8476", "--num_processes=4", "--process_index=3",
     ]  # fmt: skip
     assert job_set["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -112,9 +113,42 @@ def test_exit_codes_decide_what_starts_again(machine):
 
 def test_arguments_reach_jaxdp_unchanged(machine):
     hard = [*HARD, "a\tb", "- x: {y}", "$$(PATH)", "--config.x=$(JOB_COMPLETION_INDEX) #", "größe"]
-    _, _, container = parts(render(machine, "--gpu=a:1", command=["--", "train", *hard]))
+    command = [*TRAIN, *hard]
+    _, _, container = parts(render(machine, "--gpu=a:1", command=command))
     arguments = expanded(container["args"], JOB_COMPLETION_INDEX="5", PATH="/bin", date="now")
-    assert arguments == ["train", *hard, "--num_processes=1"]
+    assert arguments == [*command[1:], f"{GRACE}=300", "--num_processes=1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "pod_secs", "told"),
+    [
+        ([], [], 300, [f"{GRACE}=300"]),
+        (["--grace=120"], [], 120, [f"{GRACE}=120"]),
+        (["--spot"], [], 300, [f"{GRACE}=15"]),
+        (["--spot", "--grace=100"], [], 100, [f"{GRACE}=100"]),
+        (["--grace=120"], [f"{GRACE}=7"], 120, [f"{GRACE}=7"]),
+        (["--spot"], [GRACE, "7"], 300, [GRACE]),
+        ([], [f"{GRACE}_x=7"], 300, [f"{GRACE}_x=7", f"{GRACE}=300"]),
+    ],
+)
+def test_the_run_is_told_how_long_a_pod_has_to_save(machine, options, given, pod_secs, told):
+    _, pod, container = parts(render(machine, "--gpu=a:1", *options, command=[*TRAIN, *given]))
+    assert pod["terminationGracePeriodSeconds"] == pod_secs
+    assert [argument for argument in container["args"] if argument.startswith(GRACE)] == told
+
+
+@pytest.mark.parametrize(
+    ("workdir", "options", "message"),
+    [
+        ("/runs/a", ["--claim=runs"], ""),
+        ("gs://bucket/a", [], ""),
+        ("/runs/a", [], "--workdir=/runs/a is lost with its pod: give --claim=CLAIM, a volume that is mounted at /runs"),
+        ("runs/a", ["--claim=runs"], "--workdir=runs/a is lost with its pod: give --claim=CLAIM and a DIR below /runs"),
+    ],
+)
+def test_a_work_directory_inside_the_container_is_told(machine, workdir, options, message):
+    result = machine.run("launch/gke.sh", IMAGE, "--gpu=a:1", *options, "--", "train", f"--workdir={workdir}")
+    assert result.returncode == 0 and result.stderr == (f"jaxdp: {message}\n" if message else "")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +164,7 @@ def test_arguments_reach_jaxdp_unchanged(machine):
         ([IMAGE, "--gpu=a:1", "--hosts=0"], "--hosts=0 must be a whole number of at least 1"),
         ([IMAGE, "--gpu=a:1", "--name=My_run"], "--name=My_run must be up to 40 lower-case letters"),
         ([IMAGE, "--gpu=a:1", "--grace=long"], "--grace=long must be a whole number"),
+        ([IMAGE, "--gpu=a:1", "--grace="], "--grace= must be a whole number"),
         ([IMAGE, "--gpu=a:1", "--cpus=1"], "expected an option or -- before the arguments of jaxdp, found --cpus=1"),
     ],
 )

@@ -296,26 +296,26 @@ def jaxdp_lines(result):
 
 def test_a_dry_run_prints_the_environment_the_supervisor_and_every_process(machine):
     result = run_script(
-        machine, "--dry_run", "--processes=2", "--cpu_devices=3", "--restarts=4", "--", "train", "--config=my c.py"
+        machine, "--dry_run", "--processes=2", "--cpu_devices=3", "--restarts=4", "--", "train", "--config=my c.py", "--workdir=w"
     )
     assert result.returncode == 0, result.stderr
     *environment, supervisor, first, second = map(shlex.split, result.stdout.splitlines())
     assert environment[-1] == ["export", f"PATH={machine.venv}/bin:$PATH"]
     own = [str(machine.repository / "launch/process_group.py"), "--processes=2", "--restarts=4", "--cpu_devices=3"]
-    assert supervisor == ["python", *own, "--gpus_each=0", "--", "train", "--config=my c.py"]
+    assert supervisor == ["python", *own, "--gpus_each=0", "--", "train", "--config=my c.py", "--workdir=w"]
     for index, line in enumerate((first, second)):
-        assert line[:4] == ["jaxdp", "train", "--config=my c.py", "--cpu_devices=3"]
-        assert re.fullmatch(r"--coordinator=127.0.0.1:\d+", line[4])
-        assert line[5:] == ["--num_processes=2", f"--process_index={index}"]
-    assert first[4] == second[4]
+        assert line[:5] == ["jaxdp", "train", "--config=my c.py", "--workdir=w", "--cpu_devices=3"]
+        assert re.fullmatch(r"--coordinator=127.0.0.1:\d+", line[5])
+        assert line[6:] == ["--num_processes=2", f"--process_index={index}"]
+    assert first[5] == second[5]
     assert "again up to 4 times after exit codes 70, 75, 134, 137, 143" in result.stderr
     assert machine.calls() == [] and not machine.venv.exists()
 
 
 def test_the_script_trains_in_the_environment_with_unchanged_arguments(machine):
-    result = run_script(machine, "--cpu_devices=3", "--", "train", *HARD, "--dry_run", JAXDP_STATUS="3")
+    result = run_script(machine, "--cpu_devices=3", "--", "train", "--workdir=w", *HARD, "--dry_run", JAXDP_STATUS="3")
     assert result.returncode == 3
-    assert machine.calls()[-1] == ["jaxdp", "train", *HARD, "--dry_run", "--cpu_devices=3"]
+    assert machine.calls()[-1] == ["jaxdp", "train", "--workdir=w", *HARD, "--dry_run", "--cpu_devices=3"]
     assert f"[0] in {machine.repository}\n" in result.stderr
 
 
@@ -327,7 +327,7 @@ def test_gpus_are_divided_among_the_processes(machine, processes, visible, devic
     gpus = "\\n".join(f"GPU {index}: NVIDIA H100" for index in range(4))
     machine.script("nvidia-smi", f"""case "$*" in -L) printf '{gpus}\\n' ;; *) echo '| CUDA Version: 12.8 |' ;; esac""")
     variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    result = run_script(machine, "--dry_run", f"--processes={processes}", "--", "train", "--config=c", **variables)
+    result = run_script(machine, "--dry_run", f"--processes={processes}", "--", "train", "--workdir=w", **variables)
     assert result.returncode == 0, result.stderr
     own = [f"JAX_LOCAL_DEVICE_IDS={ids}" for ids in devices if ids is not None]
     lines = jaxdp_lines(result)[-processes:]
@@ -344,33 +344,37 @@ def test_gpus_are_divided_among_the_processes(machine, processes, visible, devic
         (["--restarts=many", "--", "train"], "--restarts=many must be a whole number of at least 0"),
         (["--processes=0", "--", "train"], "--processes=0 must be a whole number of at least 1"),
         (["--processes=", "--", "train"], "--processes= must be a whole number of at least 1"),
-        (["--processes=2", "--", "train"], "without an NVIDIA GPU needs --cpu_devices=K"),
+        (["--", "train", "--config=c"], "--workdir=DIR is missing after -- train"),
+        (["--", "train", "--workdir"], "--workdir=DIR is missing after -- train"),
+        (["--", "train", "--workdir=a", "--workdir="], "--workdir=DIR is missing after -- train"),
+        (["--processes=2", "--", "train", "--workdir=w"], "without an NVIDIA GPU needs --cpu_devices=K"),
         (
-            ["--cpu_devices=1", "--", "train", "--cpu_devices=4"],
+            ["--cpu_devices=1", "--", "train", "--workdir=w", "--cpu_devices=4"],
             "--cpu_devices is given before and after --; leave out that after --",
         ),
         (
-            ["--processes=2", "--cpu_devices=1", "--", "train", "--num_processes=2"],
+            ["--processes=2", "--cpu_devices=1", "--", "train", "--workdir", "w", "--num_processes=2"],
             "--num_processes after -- is set by --processes=2; leave it out",
         ),
     ],
 )
 def test_options_are_checked_before_anything_is_installed(machine, arguments, message):
-    result = run_script(machine, *arguments)
-    assert result.returncode == 2
-    assert message in result.stderr and result.stderr.count("\n") == 1
-    assert not machine.venv.exists()
+    for options in ([], ["--dry_run"]):
+        result = run_script(machine, *options, *arguments)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert message in result.stderr and result.stderr.count("\n") == 1
+        assert not machine.venv.exists()
 
 
 def test_gpus_that_the_processes_do_not_divide_are_refused(machine):
-    result = run_script(machine, "--processes=2", "--", "train", CUDA_VISIBLE_DEVICES="0,1,2")
+    result = run_script(machine, "--processes=2", "--", "train", "--workdir=w", CUDA_VISIBLE_DEVICES="0,1,2")
     assert result.returncode == 2
     assert "--processes=2 must divide the number of GPUs, which is 3" in result.stderr
 
 
 def test_a_dry_run_before_uv_has_brought_a_python_says_what_is_missing(machine):
     machine.script("uv", "exit 1")
-    result = machine.run("launch/multiprocess.sh", "--dry_run", "--", "train", "--config=c")
+    result = machine.run("launch/multiprocess.sh", "--dry_run", "--", "train", "--workdir=w")
     assert result.returncode == 2
     assert "uv python install" in result.stdout and "process_group.py --processes=1" in result.stdout
     assert "the commands of the processes are printed once this machine has Python" in result.stderr

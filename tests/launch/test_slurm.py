@@ -22,6 +22,9 @@ read -r pid <{state}/srun; kill -USR2 "$pid"
 """
 
 
+TRAIN = ("--config=c.py", "--workdir=w")
+
+
 @pytest.fixture
 def slurm(machine):
     """Starts slurm.sh as a job whose srun ends with a code; `log` has what was called."""
@@ -37,7 +40,7 @@ def slurm(machine):
         spooled.parent.mkdir(exist_ok=True)
         shutil.copy(SOURCE / "launch/slurm.sh", spooled)
         variables = {"SLURM_SUBMIT_DIR": str(machine.repository), "SLURM_JOB_ID": "17"} | variables
-        return machine.start(str(spooled), *options, "--", "train", "--config=c.py", cwd=machine.root, **variables)
+        return machine.start(str(spooled), *options, "--", "train", *TRAIN, cwd=machine.root, **variables)
 
     return start
 
@@ -46,7 +49,8 @@ def calls(machine):
     return (machine.state / "log").read_text().splitlines()
 
 
-STEP = "--label --cpu-bind=none --kill-on-bad-exit=0 --wait=300 jaxdp train --config=c.py"
+GRACE = "--config.checkpoint.grace_secs"
+STEP = f"--label --cpu-bind=none --kill-on-bad-exit=0 --wait=300 jaxdp train --config=c.py --workdir=w {GRACE}=300"
 
 
 @pytest.mark.parametrize(
@@ -103,14 +107,24 @@ def test_the_job_asks_for_one_process_a_node_and_time_to_save():
     options = [line.split(maxsplit=1)[1] for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"--ntasks-per-node=1", "--signal=B:TERM@300", "--requeue", "--open-mode=append"} <= set(options)
     assert not any(option.startswith("--gpus-per-task") for option in options)
+    [secs] = [option.rpartition("@")[2] for option in options if option.startswith("--signal")]
+    assert f"{GRACE}={secs}" in STEP
+
+
+def test_a_grace_period_of_the_user_stays(machine):
+    machine.python("python3.12")
+    for given in ([f"{GRACE}=60"], [GRACE, "60"]):
+        result = machine.run("launch/slurm.sh", "--dry_run", "--", "train", *TRAIN, *given)
+        assert shlex.split(result.stdout.splitlines()[-1])[-len(given) :] == given
+        assert result.stdout.count(GRACE) == 1
 
 
 def test_a_dry_run_prints_the_step_and_when_it_is_requeued(machine):
     machine.python("python3.12")
-    arguments = ["--dry_run", "--", "train", "--config=c.py", "--workdir=w"]
+    arguments = ["--dry_run", "--", "train", *TRAIN]
     result = machine.run("launch/slurm.sh", *arguments, SLURM_GPUS_ON_NODE="2")
     assert result.returncode == 0, result.stderr
-    expected = f"env JAX_LOCAL_DEVICE_IDS=0,1 srun {STEP} --workdir=w"
+    expected = f"env JAX_LOCAL_DEVICE_IDS=0,1 srun {STEP}"
     assert shlex.split(result.stdout.splitlines()[-1]) == expected.split()
     assert "after exit code 75, and up to 10 times after 70, 134, 137 and 143: scontrol requeue JOB" in result.stderr
 
@@ -125,7 +139,7 @@ def test_a_dry_run_prints_the_step_and_when_it_is_requeued(machine):
 def test_outside_of_slurm_it_says_what_it_needs(machine, has_srun, message):
     if has_srun:
         machine.script("srun", "exit 0")
-    result = machine.run("launch/slurm.sh", "--", "train", "--config=c")
+    result = machine.run("launch/slurm.sh", "--", "train", *TRAIN)
     assert (result.returncode, result.stderr) == (2, message)
 
 
@@ -138,11 +152,11 @@ def test_sbatch_outside_of_the_repository_is_refused(machine):
 def test_arguments_reach_every_task_unchanged(slurm, machine):
     machine.python("python3.12")
     machine.script("srun", 'while [ $1 != jaxdp ]; do shift; done; exec "$@"')
-    arguments = ["--", "train", *HARD]
+    arguments = ["--", "train", "--workdir=w", *HARD]
     variables = {"SLURM_SUBMIT_DIR": str(machine.repository), "SLURM_JOB_ID": "17"}
     result = machine.run("launch/slurm.sh", *arguments, **variables)
     assert result.returncode == 0, result.stderr
-    assert machine.calls()[-1] == ["jaxdp", "train", *HARD]
+    assert machine.calls()[-1] == ["jaxdp", "train", "--workdir=w", *HARD, f"{GRACE}=300"]
     line = machine.run("launch/slurm.sh", "--dry_run", *arguments, **variables).stdout.split("PATH\n")[1]
     words = machine.evaluate(f"printf '%s\\037' {line}").stdout.split("\x1f")
-    assert words[0] == "srun" and words[-4:-1] == HARD
+    assert words[0] == "srun" and words[-5:-2] == HARD

@@ -57,14 +57,14 @@ def test_training_starts_in_the_background_of_every_host_with_unchanged_argument
     machine.python("python3.12")
     (machine.root / "jaxdp").symlink_to(machine.repository)
     machine.script("gcloud", 'for word in "$@"; do case $word in --command=*) exec bash -c "${word#*=}" ;; esac; done')
-    result = machine.run("launch/tpu_pod.sh", "train", "pod", "--", "train", *HARD, cwd=machine.root)
+    result = machine.run("launch/tpu_pod.sh", "train", "pod", "--", "train", "--workdir=w", *HARD, cwd=machine.root)
     assert result.returncode == 0, result.stderr
     pid = int((machine.repository / "jaxdp.pid").read_text())
     end, log = time.monotonic() + 60, machine.repository / "jaxdp.log"
     while "[0] in " not in log.read_text():
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert machine.calls()[-1] == ["jaxdp", "train", *HARD]
+    assert machine.calls()[-1] == ["jaxdp", "train", "--workdir=w", *HARD]
     assert pid > 1
 
 
@@ -78,7 +78,7 @@ def test_a_second_training_is_refused_while_the_first_runs(machine):
         while not (machine.repository / "jaxdp.pid").exists() or not (machine.repository / "jaxdp.pid").read_text():
             assert time.monotonic() < end
             time.sleep(0.01)
-        result = machine.run("launch/tpu_pod.sh", "train", "pod", "--", "train", *HARD, cwd=machine.root)
+        result = machine.run("launch/tpu_pod.sh", "train", "pod", "--", "train", "--workdir=w", *HARD, cwd=machine.root)
         assert (result.returncode, result.stderr) == (2, "jaxdp: already training; stop it first\n")
         assert not (machine.repository / "jaxdp.log").exists()
         stopped = machine.run("launch/tpu_pod.sh", "stop", "pod", cwd=machine.root)
@@ -99,6 +99,8 @@ def test_a_second_training_is_refused_while_the_first_runs(machine):
         ("delete pod --spot", "delete has no option --spot"),
         ("train pod --config=c", "train has no option --config=c"),
         ("train pod --", "expected -- train --config=FILE --workdir=DIR after the options, found nothing"),
+        ("train pod -- train --config=c", "--workdir=DIR is missing after -- train"),
+        ("--dry_run train pod -- train --config=c", "--workdir=DIR is missing after -- train"),
         ("create pod --version=v", "create needs --type=TYPE and --version=VERSION"),
     ],
 )
