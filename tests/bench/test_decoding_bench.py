@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_decoding
+from tiers import others_slow
 from tiny_runs import assert_refused
 from tiny_tasks_data import CONFIG, write_records
 
@@ -27,7 +28,7 @@ def both_ways(model, most, make_loop, batch):
         yield jax.tree.map(np.asarray, jax.jit(make_loop(*decoding))(params, batch))
 
 
-@pytest.mark.parametrize("positions", ["learned", "relative"])
+@pytest.mark.parametrize("positions", others_slow(["learned", "relative"], "relative"))
 def test_beams_without_a_cache_find_the_same(positions):
     shapes = {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "embed_dim": 16, "mlp_dim": 24}
     config = model_config(

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_refused, saved_arrays, without_run_files
 
 from jaxdp.checkpoint.manifest import (
@@ -199,7 +200,7 @@ def check_run_files_of(run, name):
     check_run_files(newest(run), run)
 
 
-@pytest.mark.parametrize("damage", ["missing", "directory", "pipe"])
+@pytest.mark.parametrize("damage", others_slow(["missing", "directory", "pipe"], "missing"))
 def test_a_checkpoint_that_lost_its_manifest_is_not_passed_over_in_silence(run, config_file, capsys, damage):
     path = newest(run) / "manifest.json"
     path.unlink()

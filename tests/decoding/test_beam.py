@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_decoding
+from tiers import other_rows_slow
 from tiny_decoding import CONTEXT, decoding_model, random_prompts
 from tiny_translation import (
     END,
@@ -77,7 +78,9 @@ def check(result, row, expected, num_finished, search, end=END):
         pytest.param(
             "sinusoidal", BeamSearch(4, 0.6, 4), {"norm_position": "post", "use_bias": True}, 2, marks=pytest.mark.slow
         ),
-        ("learned", BeamSearch(3, 0.0, 3), {"num_kv_heads": 2, "scan_layers": True}, 2),
+        pytest.param(
+            "learned", BeamSearch(3, 0.0, 3), {"num_kv_heads": 2, "scan_layers": True}, 2, marks=pytest.mark.slow
+        ),
         pytest.param("rotary", BeamSearch(2, 1.0, 1), {}, 7, marks=pytest.mark.slow),
         ("relative", BeamSearch(4, 2.0, 2), {"norm": "rmsnorm"}, 2),
     ],
@@ -87,7 +90,7 @@ def test_beam_search_equals_the_reference(positions, search, options, seed):
     check_against_the_plain_search(positions, search, options, seed, END)
 
 
-@pytest.mark.parametrize(("others", "num_beams"), [((1,), 3), ((6, 1, 2, 9), 2)])
+@pytest.mark.parametrize(("others", "num_beams"), other_rows_slow([((1,), 3), ((6, 1, 2, 9), 2)], ((6, 1, 2, 9), 2)))
 def test_any_of_several_ids_ends_a_hypothesis(others, num_beams):
     """With more ids than beams the live hypotheses are found behind the ends of all others."""
     check_against_the_plain_search("sinusoidal", BeamSearch(num_beams, 0.6, num_beams), {}, 2, (END, *others))
@@ -115,7 +118,12 @@ def check_against_the_plain_search(positions, search, options, seed, end):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"positions": positions} for positions in CHOICES["positions"]),
+        *({"positions": positions} for positions in CHOICES["positions"] if positions == "relative"),
+        *(
+            pytest.param({"positions": positions}, marks=pytest.mark.slow)
+            for positions in CHOICES["positions"]
+            if positions != "relative"
+        ),
         {"positions": "rotary", "attention_window": 3, "attention_window_pattern": (1, 0)},
     ],
     ids=lambda options: "-".join(options) if len(options) > 1 else options["positions"],

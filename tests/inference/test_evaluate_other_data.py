@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_refused, load, read_data, train, write_text
 from tiny_tasks_data import CONFIG, LABELS, write_records
 
@@ -91,7 +92,7 @@ def test_the_test_split_is_named_by_the_run_or_the_command(run_of, classifier, o
     assert evaluated(capsys, workdir, "--split=test", test) == given
 
 
-@pytest.mark.parametrize("num_scored", [6, 0])
+@pytest.mark.parametrize("num_scored", others_slow([6, 0], 6))
 def test_pairs_of_two_files_are_those_of_a_table(run_of, other, capsys, num_scored):
     """Texts are generated and scored too; how many is told."""
     workdir = run_of("task=seq2seq", f"eval.num_scored={num_scored}")

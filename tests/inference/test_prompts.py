@@ -38,7 +38,7 @@ def pairs(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("packing", others_slow(["documents", "none", "cut"], "documents", "none"))
+@pytest.mark.parametrize("packing", others_slow(["documents", "none", "cut"], "documents"))
 def test_a_run_continues_a_document_as_it_learned_it(packing, pairs, config_file, tmp_path):
     changes = settings(
         pairs, f"data.packing={packing}", "data.tokenizer=char", "total_steps=150", "optim.ema_decay=0.0"
@@ -177,6 +177,7 @@ def test_a_character_may_be_cut_between_prompt_and_continuation():
     ]  # fmt: skip
 
 
+@pytest.mark.slow  # the words: test_a_continuation_joins_the_prompt_with_its_blank
 @pytest.mark.parametrize("blank", ["", " "])
 def test_samples_and_beams_continue_words(blank, config_file, tmp_path):
     """With a tokenizer whose words do not tell of blanks, from the run to what is printed."""

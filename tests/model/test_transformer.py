@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import exact, reference_row
-from tiers import others_slow
+from tiers import other_rows_slow, others_slow
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
@@ -170,9 +170,13 @@ def test_scanned_layers_change_no_value_gradient_or_dropout_mask(unrolled, scann
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), scanned, unrolled)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize(
-    "remat", others_slow([name for name in CHOICES["remat"] if name != "none"], "dots_attention", "full")
+    ("remat", "scan_layers"),
+    other_rows_slow(
+        itertools.product([name for name in CHOICES["remat"] if name != "none"], [True, False]),
+        ("dots_attention", True),
+        ("full", False),
+    ),
 )
 def test_remat_changes_no_bit_of_the_loss_and_no_gradient_or_dropout_mask(unrolled, scanned, scan_layers, remat):
     config = tiny_config(**STACK, scan_layers=scan_layers, remat=remat)

@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from tiers import others_slow
 
 from jaxdp.data.demo_corpora.stdlib import PACKAGES, interleave_packages, open_stdlib, package_of
 from jaxdp.data.preparing.scan import kept_records, scan_parts
@@ -70,7 +71,7 @@ def test_text_is_the_files(files):
     assert record.origin == "json/decoder.py"
 
 
-@pytest.mark.parametrize("eval_fraction", [0.1, 0.2])
+@pytest.mark.parametrize("eval_fraction", others_slow([0.1, 0.2], 0.1))
 def test_every_package_is_in_both_splits_and_no_file(eval_fraction):
     train, held_out = splits(LABELLED, eval_fraction)
     assert not files_of(train) & files_of(held_out)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiers import others_slow
 from tiny_runs import CONFIG, config_file, train
 
 from jaxdp.data.reading import sources
@@ -39,7 +40,7 @@ def registry(monkeypatch):
     monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", others_slow([0, 2], 2))
 def test_an_own_source_trains_and_is_cached_by_its_fingerprint(tmp_path, num_workers):
     log, version = tmp_path / "log", tmp_path / "version"
     own = OWN_SOURCE.format(log=str(log), version=str(version))
