@@ -1,6 +1,7 @@
 """What every registered task must keep, whatever it learns."""
 
 import functools
+import itertools
 import json
 import pickle
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiers import others_slow
+from tiers import other_rows_slow, others_slow
 from tiny_sharding import in_true_shapes
 from tiny_tasks import (
     CASES,
@@ -59,14 +60,9 @@ ROW_IDS = np.arange(NUM_RECORDS, dtype=np.int32)
 WITH_PADDING = NUM_RECORDS + 3
 
 
-@pytest.fixture(scope="module", params=sorted(VARIANTS))
+@pytest.fixture(scope="module", params=others_slow(sorted(VARIANTS), *CASES, "completion", "regression"))
 def case(request):
     return VARIANTS[request.param]
-
-
-@pytest.fixture(scope="module", params=sorted(CASES))
-def main_case(request):
-    return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -279,10 +275,16 @@ def padded_batch(case, task):
     return task.make_batch(rows, SEED, 0, ROW_IDS) | {"row_ids": ROW_IDS}
 
 
-@pytest.mark.parametrize("sync", others_slow(["pmean", "zero3"], "pmean"))  # zero3: sharded models below
-def test_a_step_is_that_of_one_batch_however_it_is_divided(main_case, sync, small_shards):
-    """Eight devices and two microbatches, some with nothing but padding, against one gradient."""
-    assert_step_of_one_batch(main_case, sync)
+ON_DEVICES = list(itertools.product(sorted(CASES), ("pmean", "zero3")))
+
+
+@pytest.mark.parametrize(
+    ("name", "sync"),
+    other_rows_slow(ON_DEVICES, ("classification", "pmean")),  # tokens: test_step.py
+)
+def test_a_step_is_that_of_one_batch_however_it_is_divided(name, sync, small_shards):
+    """Eight devices and two microbatches, some with nothing but padding, against one gradient. Zero3: also below."""
+    assert_step_of_one_batch(CASES[name], sync)
 
 
 MODELS = {
@@ -296,7 +298,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", others_slow(MODELS, "shared_embeddings", "completion"))
+@pytest.mark.parametrize("name", others_slow(MODELS, "shared_embeddings"))
 def test_sharded_models_have_the_gradient_of_whole_ones(name, small_shards):
     variant, overrides = MODELS[name]
     assert_step_of_one_batch(VARIANTS[variant], "zero3", **overrides)
@@ -352,12 +354,16 @@ def placed_model(model, strategy, here, optimizer):
     return placement, model.clone(gather=parameter_gather(placement.layout.params, model.config.dtype))
 
 
-@pytest.mark.parametrize("sync", others_slow(["pmean", "zero3"], "zero3"))
-def test_an_evaluation_is_exact_on_any_devices(main_case, sync, small_shards):
+@pytest.mark.parametrize(
+    ("name", "sync"),
+    other_rows_slow(ON_DEVICES, ("classification", "zero3"), ("seq2seq", "zero3")),
+)
+def test_an_evaluation_is_exact_on_any_devices(name, sync, small_shards):
     """A split of 45 rows in batches of 16 on 8 devices against float64 sums row by row."""
-    task, model = main_case.make_task(), main_case.make_model()
+    case = CASES[name]
+    task, model = case.make_task(), case.make_model()
     params, apply = random_params(model), apply_of(model)
-    rows = main_case.rows(task, 45, (main_case.records * 2)[:45])
+    rows = case.rows(task, 45, (case.records * 2)[:45])
     here = topology(8)
 
     def loss(params, batch, row_keys=None):
@@ -424,7 +430,7 @@ def test_requests_are_answered(case):
     json.dumps(answers, allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["seq2seq", "completion"])
+@pytest.mark.parametrize("name", others_slow(["seq2seq", "completion"], "seq2seq"))
 def test_what_is_decoded_is_what_the_task_expects(name):
     """Greedy continuations, taken as targets, are predicted without an error."""
     case, batch = VARIANTS[name], {"seq2seq": source_batch, "completion": prompt_batch}[name]
@@ -477,9 +483,7 @@ def prompt_batch(case, task):
 # ---- Learning -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in CASES else pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.parametrize("name", others_slow(VARIANTS, "seq2seq"))
 def test_thirty_two_examples_are_learned_by_heart(name):
     case = VARIANTS[name]
     task = case.make_task(label_smoothing=0.0, z_loss=0.0)

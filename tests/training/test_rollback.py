@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from faults import poison
+from tiers import others_slow
 from tiny_runs import assert_refused, assert_same_bits, load, metrics_lines, saved_arrays, train
 
 from jaxdp.data.loader import IndexedLoader
@@ -77,6 +78,7 @@ def test_the_run_goes_back_and_on_as_if_it_had_never_seen_them(config_file, with
     assert saved_data(tmp_path, 2)["exclusions"] == [] and saved_data(tmp_path, 4)["exclusions"] == LEFT_OUT
 
 
+@pytest.mark.slow  # a sharded run resumes: test_sharded_resume.py
 def test_with_sharded_state_it_goes_back_alike(config_file, without, tmp_path, monkeypatch, small_shards):
     poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.parallel.sync=zero3") == 0
@@ -90,6 +92,7 @@ def test_with_sharded_state_it_goes_back_alike(config_file, without, tmp_path, m
     assert {name: array.shape for name, array in arrays.items()} == {name: array.shape for name, array in whole.items()}
 
 
+@pytest.mark.slow
 def test_with_workers_it_goes_back_in_the_middle_of_a_period(config_file, without, tmp_path, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     local = ["--config.parallel.sync=local", "--config.parallel.local_steps=5"]
@@ -124,7 +127,7 @@ def test_stopped_and_started_again_and_again_it_ends_the_same(config_file, witho
     assert_like(tmp_path, without)
 
 
-@pytest.mark.parametrize("moment", ["exclude", "delete"])
+@pytest.mark.parametrize("moment", others_slow(["exclude", "delete"], "delete"))
 def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_path, capsys, monkeypatch, moment):
     poison(monkeypatch.setattr, 5, 6)
 
@@ -145,6 +148,7 @@ def test_killed_while_it_goes_back_it_ends_the_same(config_file, without, tmp_pa
     assert_like(tmp_path, without)
 
 
+@pytest.mark.slow
 def test_killed_after_it_went_back_it_remembers(config_file, without, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS) == 0
@@ -190,6 +194,7 @@ def test_when_it_went_back_too_often_it_says_which_rows_and_which_layer(config_f
     assert checkpoints(tmp_path) == [2, 4]  # 4 lies within the bad updates, which changed nothing
 
 
+@pytest.mark.slow  # the sentence: test_what_is_left_is_told_whatever_ended_the_run
 def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     assert train(config_file, tmp_path, *OPTIONS, "--config.optim.max_rollbacks=0") == 3
@@ -197,6 +202,7 @@ def test_without_rollbacks_the_first_time_is_the_last(config_file, tmp_path, cap
     assert "the updates of steps 6 to 7 had" in sentence and f"{tmp_path / 'checkpoints'} are good (2, 4" in sentence
 
 
+@pytest.mark.slow  # the sentence: test_what_is_left_is_told_whatever_ended_the_run
 def test_a_run_that_diverges_before_its_first_checkpoint_says_so(config_file, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 0, 1)
     options = (
@@ -255,6 +261,7 @@ def test_what_is_left_out_if_gradients_are_applied_late(first_step, delay, batch
     assert spoiled.start >= first_step + 1 - farthest_rollback(2, delay)
 
 
+@pytest.mark.slow
 def test_a_run_with_late_gradients_leaves_out_the_same(config_file, tmp_path, monkeypatch, capsys):
     initialise, delayed = TrainingSetup.__init__, ["--config.parallel.sync=delayed", "--config.parallel.delay_steps=2"]
 
@@ -274,6 +281,7 @@ def test_a_run_with_late_gradients_leaves_out_the_same(config_file, tmp_path, mo
     assert_like(tmp_path / "with", tmp_path / "without")
 
 
+@pytest.mark.slow  # the number that is kept: test_what_is_left_out
 def test_retention_keeps_what_it_may_have_to_go_back_to(config_file, without, tmp_path, capsys, monkeypatch):
     poison(monkeypatch.setattr, 5, 6)
     options = [
@@ -294,6 +302,7 @@ def nervous(monkeypatch):
     return [*OPTIONS, "--config.optim.spike_factor=1.0001", "--config.optim.learning_rate=1e-9"]  # it only wobbles
 
 
+@pytest.mark.slow
 def test_spikes_are_skipped_and_a_resumed_run_skips_the_same(config_file, tmp_path, nervous):
     options = [*nervous, "--config.optim.max_skipped_in_a_row=12"]
     assert train(config_file, tmp_path, *options) == 0
