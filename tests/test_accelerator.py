@@ -108,6 +108,7 @@ def test_a_section_over_its_limit_is_stopped_with_its_processes(faults):
     assert ": waiting for nothing, for " in rows[1]["note"]
 
 
+@pytest.mark.slow  # takes half of its limit; sections fail, crash and hang above
 def test_parts_of_a_section_fail_alone(faults):
     """Each is a row: an error, a crash, and a part that does not end in half of the section's time."""
     outcomes, rows = run(faults, ("in_parts", 40, 1, 0))

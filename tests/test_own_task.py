@@ -265,7 +265,9 @@ def test_numbers_of_64_bits_pass_and_only_the_first_batch_is_checked(config_file
     make_batch(examples, 0, 1, np.arange(2, dtype=np.int32))
 
 
-@pytest.mark.parametrize("case", ["prepare none", "batch none", "batch shape", "spec none"])
+@pytest.mark.parametrize(
+    "case", others_slow(["prepare none", "batch none", "batch shape", "spec none"], "prepare none")
+)
 def test_the_command_line_ends_with_exit_code_2(case, config_file, tmp_path, capsys):
     method, change, fragment, *_ = RETURNED[case]
     register(case, method, change)
@@ -303,7 +305,7 @@ EVALUATED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", others_slow(EVALUATED, "outputs", "derived none", "summary report"))
+@pytest.mark.parametrize("case", others_slow(EVALUATED, "outputs"))
 def test_a_wrong_result_of_an_evaluation_is_refused(case, config_file, tmp_path, capsys):
     method, result, fragment = EVALUATED[case]
     jaxdp.register_task("mine", lambda inputs: Summarized(inputs, {method: result}))
@@ -346,6 +348,7 @@ def test_a_run_without_weights_does_not_end_as_if_it_had_learned(config_file, tm
     assert "no prediction of the batch counts: the weight of the loss is 0" in sentence
 
 
+@pytest.mark.slow  # test_step.py skips and counts it
 def test_an_update_without_weights_is_skipped_and_counted(config_file, tmp_path, capsys):
     jaxdp.register_task("mine", SometimesWeightless)
     assert train(config_file, tmp_path, "--config.task=mine") == 0

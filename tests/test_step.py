@@ -1,9 +1,12 @@
 """The train step against a gradient written out in NumPy, on every split of the batch."""
 
+import itertools
+
 import jax
 import numpy as np
 import optax
 import pytest
+from tiers import other_rows_slow, others_slow
 from tiny_training import (
     LENGTH,
     ROWS,
@@ -31,9 +34,11 @@ from jaxdp.tasks.model_functions import task_loss
 pytestmark = pytest.mark.optimized
 
 SPLITS = [(devices, microbatches) for devices in (1, 2, 4, 8) for microbatches in (1, 2, 4)]
+QUICK = [(1, 4), (2, 1), (4, 4), (8, 2)]
+"""Splits in the default tier: each count of devices, and of microbatches, is in one."""
 
 
-@pytest.fixture(scope="module", params=SPLITS, ids=lambda split: f"{split[0]}x{split[1]}")
+@pytest.fixture(scope="module", params=others_slow(SPLITS, *QUICK), ids=lambda split: f"{split[0]}x{split[1]}")
 def split_step(request):
     """The step on 1 to 8 devices, in 1 to 4 microbatches; with all that a state can hold."""
     devices, microbatches = request.param
@@ -176,8 +181,10 @@ def test_after_too_many_bad_updates_in_a_row_nothing_is_applied(skip_by):
     assert_equal_trees(host(state).params, before.params)
 
 
-@pytest.mark.parametrize("skip_by", ["branch", "select"])
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(
+    ("devices", "skip_by"),
+    other_rows_slow(itertools.product((1, 4), ("branch", "select")), (1, "select"), (4, "branch")),
+)
 def test_a_spike_is_skipped_like_what_is_not_finite(devices, skip_by):
     def loss(params, rows, row_keys):
         sums = bigram_loss(params, rows, row_keys)
@@ -321,13 +328,14 @@ def whole_batch_losses():
     return losses_of(dropout_step(1, 1))
 
 
-@pytest.mark.parametrize("split", [(1, 4), (2, 2), (4, 1), (8, 4)])
+@pytest.mark.parametrize("split", others_slow([(1, 4), (2, 2), (4, 1), (8, 4)], (1, 4), (8, 4)))
 def test_dropout_depends_on_the_row_and_not_on_the_split(split, whole_batch_losses):
     step = dropout_step(*split)
     for shuffled in (False, True):
         np.testing.assert_allclose(losses_of(step, shuffled=shuffled), whole_batch_losses, rtol=1e-5)
 
 
+@pytest.mark.slow  # tests/training/test_elasticity.py: a run with dropout on eight devices and on one
 def test_dropout_of_the_transformer_does_not_depend_on_the_split():
     whole, split = dropout_step(1, 1, transformer=True), dropout_step(8, 2, transformer=True)
     np.testing.assert_allclose(losses_of(split, shuffled=True), losses_of(whole), rtol=1e-5)

@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tiers import other_rows_slow, others_slow
 from tiny_processes import free_address
 from tiny_runs import environment, metrics_lines, start, start_with, train
 
@@ -92,6 +93,7 @@ def test_each_process_saves_its_range_of_every_sharded_leaf(unbroken):
     assert main(["inspect", str(unbroken), "--verify"]) == 0
 
 
+@pytest.mark.slow  # one process: tests/training/test_sharded_resume.py
 def test_the_same_processes_continue_bitwise(config_file, compilation_cache, unbroken, tmp_path):
     workdir = copy_at_save(unbroken, tmp_path / "run")
     codes, said = train_two(config_file, compilation_cache, workdir, "--config.parallel.sync=zero3")
@@ -102,7 +104,8 @@ def test_the_same_processes_continue_bitwise(config_file, compilation_cache, unb
 
 
 @pytest.mark.parametrize(
-    ("sync", "num_devices"), [("zero3", 4), pytest.param("zero3", 2, marks=pytest.mark.slow), ("pmean", 1)]
+    ("sync", "num_devices"),
+    other_rows_slow([("zero3", 4), ("zero3", 2), ("pmean", 1)], ("zero3", 4)),
 )
 def test_one_process_continues_on_any_number_of_devices(
     config_file, unbroken, tmp_path, monkeypatch, sync, num_devices
@@ -132,7 +135,7 @@ def test_other_commands_read_the_pieces(unbroken, config_file, tmp_path, capsys)
     assert "starting from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", others_slow([0, 1], 1))
 def test_a_flipped_bit_in_the_shards_of_any_process_is_found(config_file, unbroken, tmp_path, capsys, process):
     workdir = tmp_path / "run"
     shutil.copytree(unbroken, workdir)

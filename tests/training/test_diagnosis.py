@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from faults import poison
+from tiers import others_slow
 from tiny_runs import load, setup_of
 
 from jaxdp.training.diagnosis import diagnose
@@ -71,7 +72,7 @@ def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
     assert found.where == "the first layer whose output is not finite is layer_1/mlp/up"
 
 
-@pytest.mark.parametrize("scan", [False, True], ids=["unrolled", "scanned"])
+@pytest.mark.parametrize("scan", others_slow([False, True], True))
 def test_sharded_parameters_are_seen_like_whole_ones(config_file, scan, small_shards):
     run = make_run(config_file, "parallel.sync=zero3", f"model.scan_layers={scan}")
     is_sharded = {name: layout.kind == "sharded" for name, layout in named_leaves(run.setup.placement.layout.params)}

@@ -37,6 +37,7 @@ def with_pmean(config_file, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow  # one step: tests/parallel/strategies/test_local.py
 @pytest.mark.parametrize("num_workers", [8, 2])
 def test_plain_averages_of_sgd_after_every_step_are_pmean(config_file, with_pmean, tmp_path, num_workers):
     options = [*SGD, *PLAIN, "--config.parallel.sync=local", "--config.parallel.local_steps=1"]
@@ -52,6 +53,7 @@ def test_plain_averages_of_sgd_after_every_step_are_pmean(config_file, with_pmea
         np.testing.assert_allclose(arrays[name], array, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow  # test_strategy_resume.py: another strategy and back
 def test_other_workers_and_other_strategies_continue_from_the_averages(config_file, run, tmp_path, capsys):
     shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
@@ -94,6 +96,7 @@ def test_evaluation_in_training_is_that_of_the_checkpoint(config_file, tmp_path,
     np.testing.assert_allclose(json.loads(capsys.readouterr().out)["eval/loss"], line["eval/loss"], rtol=1e-6)
 
 
+@pytest.mark.slow  # of the parameters: test_replicas_differ.py
 def test_a_flipped_bit_in_the_outer_parameters_stops_the_run(config_file, run, tmp_path, capsys, monkeypatch):
     kernel = f"sync/outer_{faults.KERNEL}"
     flipped = faults.flip_after(monkeypatch.setattr, 5, 3, name=kernel)

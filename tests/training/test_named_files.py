@@ -62,6 +62,7 @@ def test_predict_and_eval_work_from_another_directory_and_with_other_files(confi
     assert main(["eval", f"--workdir={place}/run", "--cpu_devices=8", "--json", other]) == 0
 
 
+@pytest.mark.slow  # predict above
 def test_generate_cleans_a_prompt_with_the_words_of_the_run(config_file, place, capsys, monkeypatch):
     options = (
         "--config.data.cleaning=('stopwords:words.txt',)",
@@ -114,6 +115,7 @@ def test_a_run_continues_without_the_files(config_file, place, capsys):
     assert len(losses[0]) == 9 and losses[0] == losses[1]
 
 
+@pytest.mark.slow  # such a run is also test_checkpoints_of_earlier_versions_stay_readable
 def test_a_run_from_before_jaxdp_kept_files_continues(config_file, place):
     assert start(config_file, place) == 0
     (place / "run" / "named_files.json").unlink()

@@ -181,7 +181,10 @@ def test_signal_handlers_are_restored_or_never_set(enabled, config_file, tmp_pat
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("error", [AbortTraining("odd numbers"), UserError("odd numbers: fix them.")])
+@pytest.mark.parametrize(
+    "error",
+    [AbortTraining("odd numbers"), pytest.param(UserError("odd numbers: fix them."), marks=pytest.mark.slow)],
+)
 def test_a_documented_exception_of_a_hook_ends_the_run_in_one_sentence(error, config_file, tmp_path):
     class Refusing(jaxdp.Hook):
         def on_step(self, info):

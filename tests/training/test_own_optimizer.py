@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_refused, load, metrics_lines, saved_arrays, setup_of, train
 
 import jaxdp
@@ -31,7 +32,7 @@ def optimizers(monkeypatch):
         jaxdp.register_optimizer(name, lambda config, count=count: breaks_at(count))
 
 
-@pytest.mark.parametrize("sync", ["pmean", "zero1", "zero3"])
+@pytest.mark.parametrize("sync", others_slow(["pmean", "zero1", "zero3"], "zero1"))
 def test_an_update_that_is_not_finite_is_skipped(sync, config_file, tmp_path, capsys):
     options = ("--config.optim.name=breaks", f"--config.parallel.sync={sync}", "--config.checkpoint.every_steps=2")
     assert train(config_file, tmp_path, *options) == 0

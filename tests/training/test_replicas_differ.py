@@ -23,7 +23,9 @@ def trained_by_zero1(config_file, tmp_path_factory):
         ([], KERNEL, 100, 4, 6),  # at the next save
         pytest.param([], KERNEL, 2, 6, 6, marks=pytest.mark.slow),  # after the last step
         pytest.param(ZERO1, SCALE, 5, 4, 5, marks=pytest.mark.slow),  # every device updates a small parameter whole
-        (ZERO1, KERNEL, 5, 5, 5),  # until the next step gathers the parameter again from its shards
+        pytest.param(
+            ZERO1, KERNEL, 5, 5, 5, marks=pytest.mark.slow
+        ),  # until the next step gathers the parameter again from its shards
     ],
     ids=["check", "save", "end", "zero1", "zero1 gathered"],
 )

@@ -6,8 +6,6 @@ import pytest
 from tiers import others_slow
 from tiny_runs import assert_same_bits, metrics_lines, saved_arrays, train
 
-pytestmark = pytest.mark.optimized
-
 STEPS, STOP = 6, 4
 STRATEGIES = {
     "int8": ["--config.parallel.sync=pmean", "--config.parallel.wire_dtype=int8"],
@@ -30,7 +28,7 @@ def strategy_of(options):
     return sync
 
 
-@pytest.fixture(scope="module", params=others_slow(STRATEGIES, "int8", "delayed", "local"))
+@pytest.fixture(scope="module", params=others_slow(STRATEGIES, "delayed", "local"))
 def unbroken(request, config_file, tmp_path_factory):
     """Options and work directory of a run that kept the checkpoint of every step."""
     workdir, options = tmp_path_factory.mktemp(request.param), STRATEGIES[request.param]
@@ -67,7 +65,7 @@ def test_saving_changes_nothing(unbroken, config_file, tmp_path):
     assert_same_bits(saved_arrays(tmp_path, STEPS), saved_arrays(workdir, STEPS))
 
 
-@pytest.mark.parametrize("unbroken", others_slow(STRATEGIES, "int8"), indirect=True)
+@pytest.mark.parametrize("unbroken", others_slow(STRATEGIES, "local"), indirect=True)
 def test_another_strategy_drops_the_state_and_says_so(unbroken, config_file, tmp_path, capsys):
     options, workdir = unbroken
     shutil.copytree(workdir, tmp_path / "run")
