@@ -9,15 +9,15 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxdp.atomic_files import write_atomically
 from jaxdp.checkpoint.manifest import MANIFEST, read_manifest
+from jaxdp.checkpoint.mirror_files import NOT_RESTORED, download, is_shared, mirror_directory, shared_files
 from jaxdp.checkpoint.names import list_directory, step_of
 from jaxdp.checkpoint.remote_steps import DIRECTORY, RemoteSteps, fetch_files, files_in
-from jaxdp.checkpoint.run_mirror import NOT_RESTORED, download, is_shared, mirror_directory, shared_files
 from jaxdp.errors import UserError
 from jaxdp.json_files import read_json
 from jaxdp.lock import exclusive
@@ -69,7 +69,7 @@ def local_copy(path: str | os.PathLike[str], option: str, *, must_exist: bool = 
         raise UserError(f"{option}={path} holds no run ({location.url}/config.json is missing); check the URL.")
     copy.mkdir(parents=True, exist_ok=True)
     with exclusive(copy / "run.lock", lambda holder: None):
-        _update(copy, store)
+        update_copy(copy, store)
     if step is None:
         return copy
     if not (copy / DIRECTORY / step / MANIFEST).is_file():
@@ -170,16 +170,25 @@ def _has(store: ObjectStore, key: str) -> bool:
     return True
 
 
-def _update(copy: Path, store: ObjectStore) -> None:
-    """Makes the shared files and the manifests of a copy equal to the store."""
+def update_copy(copy: Path, store: ObjectStore, own: Collection[str] = ()) -> None:
+    """Makes the shared files and the manifests of a copy equal to the store.
+
+    Args:
+        copy: Directory of the copy.
+        store: Work directory in object storage.
+        own: Files that are left as they are, by relative path.
+
+    Raises:
+        StorageError: The store cannot be read.
+    """
     record = copy / RECORD
     known: Mapping[str, Any] = (
         read_json(record, "the record of a copy; remove its directory") if record.is_file() else {}
     )
     versions = dict(known.get("versions", {}))
-    objects = {info.key: info.version for info in store.list() if is_shared(info.key)}
+    objects = {info.key: info.version for info in store.list() if is_shared(info.key) and info.key not in own}
     for path in shared_files(copy):
-        if path.relative_to(copy).as_posix() not in objects:
+        if (name := path.relative_to(copy).as_posix()) not in objects and name not in own:
             path.unlink()
     for key, version in objects.items():
         if not key.startswith(NOT_RESTORED) and (versions.get(key) != version or not (copy / key).is_file()):

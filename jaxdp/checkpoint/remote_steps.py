@@ -8,7 +8,7 @@ left, and never counts.
 import concurrent.futures
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +61,51 @@ class RemoteSteps:
     def upload(self, directory: Path) -> None:
         """Uploads a committed checkpoint, its manifest last; one whose files are there gets only its manifest.
 
+        Files that are not on this disk are the shards of other processes, which have put them.
+
         Raises:
             StorageError: An object cannot be put, or is not what was put.
             DamageFound: The manifest of the checkpoint is damaged.
         """
         step, manifest = int(directory.name), require_manifest(directory)
         if files_in(self.manifests.get(step, b"")) != manifest.files:
-            self.remove(step)
+            self._withdraw(step)
+            self._delete(step, kept=manifest.files)
             self._unfinished.add(step)
-            _in_threads(lambda name: self._put(_key(step, name), directory / name), manifest.files)
+            own = manifest.files.keys() - files_elsewhere(directory).keys()
+            _in_threads(lambda name: self._put(object_key(step, name), directory / name), own)
             self._check_sizes(step, manifest)
         content = (directory / MANIFEST).read_bytes()
         self._check_write()
-        self._store.put(_key(step, MANIFEST), content)
+        self._store.put(object_key(step, MANIFEST), content)
         self.manifests[step] = content
         self._unfinished.discard(step)
 
+    def missing_files(self, directory: Path) -> list[str]:
+        """Returns the files of a checkpoint that are neither on this disk nor in the store.
+
+        Raises:
+            StorageError: The store cannot be read.
+            DamageFound: The manifest of the checkpoint is damaged.
+        """
+        elsewhere = files_elsewhere(directory)
+        sizes = self._sizes(int(directory.name)) if elsewhere else {}
+        return [name for name, file in elsewhere.items() if sizes.get(name) != file["bytes"]]
+
     def _check_sizes(self, step: int, manifest: Manifest) -> None:
-        sizes = {info.key: info.size for info in self._store.list(_key(step))}
+        sizes = self._sizes(step)
         for name, file in manifest.files.items():
-            if sizes.get(_key(step, name)) != file["bytes"]:
+            if sizes.get(name) != file["bytes"]:
                 raise StorageError(
-                    f"{self._store.url}/{_key(step, name)} has {sizes.get(_key(step, name), 0)} bytes, {file['bytes']} were put: "
+                    f"{self._store.url}/{object_key(step, name)} has {sizes.get(name, 0)} bytes, {file['bytes']} were put: "
                     "another program changes it.",
                     is_transient=True,
                 )
+
+    def _sizes(self, step: int) -> dict[str, int]:
+        """Returns the size of each object of a checkpoint, by relative path."""
+        prefix = object_key(step)
+        return {info.key.removeprefix(f"{prefix}/"): info.size for info in self._store.list(prefix)}
 
     def remove(self, step: int) -> None:
         """Deletes a checkpoint, or what is left of one, its manifest first.
@@ -93,15 +113,25 @@ class RemoteSteps:
         Raises:
             StorageError: An object cannot be deleted.
         """
+        self._withdraw(step)
+        if step in self._unfinished:
+            self._delete(step)
+            self._unfinished.discard(step)
+
+    def _withdraw(self, step: int) -> None:
+        """Deletes the manifest of a checkpoint, which then no longer counts."""
         if step in self.manifests:
             self._check_write()
-            self._store.delete([_key(step, MANIFEST)])
+            self._store.delete([object_key(step, MANIFEST)])
             del self.manifests[step]
             self._unfinished.add(step)
-        if step in self._unfinished:
+
+    def _delete(self, step: int, kept: Collection[str] = ()) -> None:
+        """Deletes the objects of a checkpoint that does not count, except for some, by relative path."""
+        doomed = [object_key(step, name) for name in self._sizes(step) if name not in kept]
+        if doomed:
             self._check_write()
-            self._store.delete([info.key for info in self._store.list(_key(step))])
-            self._unfinished.discard(step)
+            self._store.delete(doomed)
 
     def set_aside(self, step: int, name: str) -> None:
         """Moves a damaged checkpoint to another name, its manifest last.
@@ -109,10 +139,10 @@ class RemoteSteps:
         Raises:
             StorageError: An object cannot be copied or deleted.
         """
-        keys = [info.key for info in self._store.list(_key(step))]
-        for key in sorted(keys, key=lambda key: key == _key(step, MANIFEST)):
+        keys = [info.key for info in self._store.list(object_key(step))]
+        for key in sorted(keys, key=lambda key: key == object_key(step, MANIFEST)):
             self._check_write()
-            self._store.copy(key, f"{DIRECTORY}/{name}/{key.removeprefix(f'{_key(step)}/')}")
+            self._store.copy(key, f"{DIRECTORY}/{name}/{key.removeprefix(f'{object_key(step)}/')}")
         self.remove(step)
 
     def remove_unfinished(self) -> list[int]:
@@ -139,6 +169,15 @@ class RemoteSteps:
         self._store.put(key, path)
 
 
+def files_elsewhere(directory: Path) -> dict[str, Any]:
+    """Returns the files of a checkpoint that are not in its directory.
+
+    Raises:
+        DamageFound: The manifest is damaged.
+    """
+    return {name: file for name, file in require_manifest(directory).files.items() if not (directory / name).exists()}
+
+
 def fetch_files(
     store: ObjectStore, directory: Path, is_needed: Callable[[str], bool] = lambda name: True, *, compare: bool = False
 ) -> None:
@@ -162,7 +201,7 @@ def fetch_files(
 
 def _fetch(store: ObjectStore, directory: Path, name: str, file: Mapping[str, Any]) -> None:
     """Downloads a file and compares it with the manifest while it arrives."""
-    path, key, digest = directory / name, _key(int(directory.name), name), hashlib.sha256()
+    path, key, digest = directory / name, object_key(int(directory.name), name), hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_replacement(path) as temporary, open(temporary, "wb") as target:
@@ -171,10 +210,10 @@ def _fetch(store: ObjectStore, directory: Path, name: str, file: Mapping[str, An
                 target.write(piece)
     except FileNotFoundError:
         try:
-            store.read(_key(int(directory.name), MANIFEST))
+            store.read(object_key(int(directory.name), MANIFEST))
         except FileNotFoundError as error:
             raise UserError(
-                f"{store.url}/{_key(int(directory.name))} was deleted while it was read, probably by the run that trains there; "
+                f"{store.url}/{object_key(int(directory.name))} was deleted while it was read, probably by the run that trains there; "
                 "run the same command again."
             ) from error
         raise DamageFound(f"{store.url}/{key} is missing.") from None
@@ -203,5 +242,6 @@ def _in_threads(transfer: Callable[[str], None], names: Iterable[str]) -> None:
                 future.cancel()
 
 
-def _key(step: int, name: str = "") -> str:
+def object_key(step: int, name: str = "") -> str:
+    """Returns the key of a file of a checkpoint, or the prefix of all of them."""
     return "/".join(filter(None, (DIRECTORY, str(step), name)))

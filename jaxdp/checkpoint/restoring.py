@@ -168,12 +168,14 @@ def _restore_together(
     fetch: Callable[[int], None],
 ) -> tuple[TrainState | None, str | None]:
     """Restores a state in all processes; returns it with the first problem that any process found."""
-    _check_seen(directory, control_plane)
+    problems = []
     try:
         fetch(int(directory.name))
-        problems = find_damage(directory) if control_plane.is_main_process else []
     except DamageFound as damage:
         problems = [str(damage).rstrip(".")]
+    _check_seen(directory, control_plane)
+    if control_plane.is_main_process and not problems:
+        problems = find_damage(directory)
     problems = next(filter(None, control_plane.allgather(problems)), None)
     if problems:
         return None, "; ".join(problems) + "."

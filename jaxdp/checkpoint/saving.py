@@ -33,6 +33,7 @@ import orbax.checkpoint as ocp
 
 from jaxdp.atomic_files import fsync_path
 from jaxdp.checkpoint.arrays import compile_checksums
+from jaxdp.checkpoint.destination import Destination
 from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import Manifest, committed_steps, has_manifest, read_manifest, write_manifest
@@ -40,12 +41,7 @@ from jaxdp.checkpoint.metric_records import describe_metrics
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
 from jaxdp.checkpoint.orbax_settings import array_handler, per_process, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
-from jaxdp.checkpoint.shard_records import (
-    collect_shards,
-    files_of,
-    pieces_of,
-    write_shards,
-)
+from jaxdp.checkpoint.shard_records import files_of, pieces_of, write_shards
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 from jaxdp.metrics import MetricSpec
@@ -84,7 +80,7 @@ class CheckpointWriter:
         layout: TrainState | None = None,
         to_portable: Callable[[TrainState], TrainState] = lambda state: state,
         control_plane: ControlPlane | None = None,
-        publish: Callable[[], None] = lambda: None,
+        destination: Destination | None = None,
     ):
         """Creates the writer.
 
@@ -101,7 +97,7 @@ class CheckpointWriter:
             layout: Layout of what `to_portable` returns; None: all leaves have their true shapes.
             to_portable: Converts a state on the devices to the form that is saved.
             control_plane: Control plane of the run's processes, which all create a writer; None: a single process.
-            publish: Called in process 0 after each commit; copies the work directory to where it is kept.
+            destination: Place of the checkpoints; None: the directory, which all processes share.
 
         Raises:
             UserError: The directory cannot be created.
@@ -134,7 +130,7 @@ class CheckpointWriter:
         self._metric_specs = describe_metrics(metrics)
         self._is_intact = Intactness(proofs)
         self._async_save = async_save
-        self._to_portable, self._publish = to_portable, publish
+        self._to_portable, self._destination = to_portable, destination or Destination()
         self._provenance = None if provenance is None else dict(provenance)
         # Created in the background, directories that cannot be made hold the process for minutes.
         options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
@@ -241,9 +237,10 @@ class CheckpointWriter:
             ranges = {name: held for (name, _), held in zip(self._leaves, self._ranges, strict=True) if held}
             write_shards(self._unfinished(step), self._control_plane.process_index, own, ranges)
             own.clear()
+            self._destination.send_shards(self._unfinished(step), self._control_plane.process_index)
         num_bytes = commit() if commit is not None else 0
         if commit is not None:
-            self._publish()
+            self._destination.publish()
         secs = time.monotonic() - start
         self.longest_save_secs = max(self.longest_save_secs, secs)
         if commit is not None:
@@ -267,7 +264,7 @@ class CheckpointWriter:
             step, time.time(), metrics, leaves, describe_files(unfinished), self._run_files, self._metric_specs
         )
         if self._is_divided:
-            records = collect_shards(unfinished, self._control_plane)
+            records = self._destination.collect_shards(unfinished, self._control_plane)
             self._check_directory()
             manifest = dataclasses.replace(
                 manifest, files={**manifest.files, **files_of(records)}, pieces=pieces_of(records)

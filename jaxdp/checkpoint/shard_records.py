@@ -2,13 +2,14 @@
 
 Process p writes its ranges of all sharded leaves as `shards_<p>.safetensors` into a directory next to the unfinished
 checkpoint, and then a record with the size and SHA-256 of that file. Process 0 waits for all records and moves the
-files into the checkpoint before it commits it, so a checkpoint with the shards of some processes never counts.
+files into the checkpoint before it commits it, so a checkpoint with the shards of some processes never counts. Of a run
+in object storage the machines share no directory, and the records of the others come from the store, see `remote_shards`.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,35 +62,54 @@ def write_shards(unfinished: Path, process: int, blocks: Mapping[str, np.ndarray
     Raises:
         OSError: A file cannot be written.
     """
-    directory, item = _shards_directory(unfinished), shards_item(process)
+    directory, item = shards_directory(unfinished), shards_item(process)
     directory.mkdir(exist_ok=True)
     path = shards_file(directory, item)
     write_file(path, blocks)
     for changed in (path, directory):
         fsync_path(changed)
     held = {name: dataclasses.asdict(part) for name, part in ranges.items()}
-    with atomic_replacement(_record(unfinished, process), fsync=True) as temporary:
+    with atomic_replacement(record_file(unfinished, process), fsync=True) as temporary:
         temporary.write_text(json.dumps({"ranges": held, "file": describe_file(path)}), encoding="utf-8")
 
 
-def collect_shards(unfinished: Path, control_plane: ControlPlane) -> list[ShardRecord]:
-    """Waits for the shards of all processes and moves their files into the unfinished checkpoint.
+def collect_shards(
+    unfinished: Path,
+    control_plane: ControlPlane,
+    find_elsewhere: Callable[[set[int]], Mapping[int, ShardRecord]] | None = None,
+    poll_secs: float = POLL_SECS,
+) -> list[ShardRecord]:
+    """Waits for the shards of all processes and moves those on this disk into the unfinished checkpoint.
+
+    Args:
+        unfinished: Directory of the unfinished checkpoint.
+        control_plane: Control plane of the processes; this is process 0.
+        find_elsewhere: Function from processes to the records of those whose shards are complete elsewhere; None: all
+            processes write into one directory.
+        poll_secs: Time between two looks.
 
     Raises:
         ProcessLost: A process is gone, or has not written its shards in time.
         OSError: The shards of a process are not what it recorded.
     """
-    processes = range(control_plane.num_processes)
-    _wait_for_records(unfinished, processes, control_plane)
-    records = [_read_record(unfinished, process) for process in processes]
-    directory = _shards_directory(unfinished)
-    for record in records:
+    on_disk = range(1 if find_elsewhere else control_plane.num_processes)
+
+    def find(missing: set[int]) -> dict[int, ShardRecord]:
+        paths = {process: record_file(unfinished, process) for process in missing if process in on_disk}
+        found = {process: read_record(path.read_bytes(), process) for process, path in paths.items() if path.exists()}
+        elsewhere = missing - paths.keys()
+        return found | dict(find_elsewhere(elsewhere) if find_elsewhere and elsewhere else {})
+
+    records = _wait_for_records(unfinished, control_plane, find, poll_secs)
+    directory = shards_directory(unfinished)
+    own = records[: len(on_disk)]
+    for record in own:
         shards_file(directory, record.item).rename(shards_file(unfinished, record.item))
-    problems = changed_files(unfinished, files_of(records), read_contents=False)
+    problems = changed_files(unfinished, files_of(own), read_contents=False)
     if problems:
         raise OSError("; ".join(problems))
-    for process in processes:
-        _record(unfinished, process).unlink()
+    for process in on_disk:
+        record_file(unfinished, process).unlink()
     directory.rmdir()
     return records
 
@@ -110,30 +130,43 @@ def pieces_of(records: Sequence[ShardRecord]) -> dict[str, dict[str, Any]]:
     return pieces
 
 
-def _shards_directory(unfinished: Path) -> Path:
+def shards_directory(unfinished: Path) -> Path:
+    """Returns the directory next to an unfinished checkpoint into which processes write their shards."""
     return unfinished.with_name(f"{unfinished.name}{SHARDS_MARK}")
 
 
-def _record(unfinished: Path, process: int) -> Path:
-    return _shards_directory(unfinished) / f"{shards_item(process)}.json"
+def record_file(unfinished: Path, process: int) -> Path:
+    """Returns the path of the record of a process."""
+    return shards_directory(unfinished) / f"{shards_item(process)}.json"
 
 
-def _read_record(unfinished: Path, process: int) -> ShardRecord:
-    content = parse_json(_record(unfinished, process).read_bytes())
-    ranges = {name: Range(**held) for name, held in content["ranges"].items()}
-    return ShardRecord(shards_item(process), ranges, content["file"])
+def read_record(content: bytes, process: int) -> ShardRecord:
+    """Parses the record of a process."""
+    fields = parse_json(content)
+    ranges = {name: Range(**held) for name, held in fields["ranges"].items()}
+    return ShardRecord(shards_item(process), ranges, fields["file"])
 
 
-def _wait_for_records(unfinished: Path, processes: Sequence[int], control_plane: ControlPlane) -> None:
-    end = time.monotonic() + MAX_WAIT_SECS
-    while missing := [process for process in processes if not _record(unfinished, process).exists()]:
+def _wait_for_records(
+    unfinished: Path,
+    control_plane: ControlPlane,
+    find: Callable[[set[int]], Mapping[int, ShardRecord]],
+    poll_secs: float,
+) -> list[ShardRecord]:
+    """Returns the records of all processes in the order of their indices, once `find` has found them."""
+    end, records = time.monotonic() + MAX_WAIT_SECS, {}
+    while True:
+        records |= find(set(range(control_plane.num_processes)) - records.keys())
+        missing = [process for process in range(control_plane.num_processes) if process not in records]
+        if not missing:
+            return [records[process] for process in range(control_plane.num_processes)]
         if control_plane.loss is not None:
             raise control_plane.loss
         if time.monotonic() > end:
             who = ", ".join(f"process {process} on {control_plane.hosts[process]}" for process in missing)
             raise ProcessLost(
-                f"checkpoint {unfinished.name.partition('.')[0]} is not committed: {who} did not write its shards into "
-                f"{unfinished.parent} within {MAX_WAIT_SECS:g} s; read the log of that process, then run the same "
+                f"checkpoint {unfinished.name.partition('.')[0]} is not committed: {who} did not write its shards within "
+                f"{MAX_WAIT_SECS:g} s; read the log of that process, then run the same "
                 "command again."
             )
-        time.sleep(POLL_SECS)
+        time.sleep(poll_secs)

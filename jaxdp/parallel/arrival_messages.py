@@ -49,8 +49,8 @@ def refused_message(processes: Processes, host: str, origin: str, error: Excepti
     advice = (
         "set it to the same secret for all processes"
         if origin == VARIABLE
-        else f"--workdir must be one directory that all machines share and all processes of one user read, or set {VARIABLE} "
-        "to the same secret for all of them"
+        else "--workdir must be one directory that all machines share and all processes of one user read, or one URL; or set "
+        f"{VARIABLE} to the same secret for all of them"
     )
     return (
         f"process {processes.process_index} of {processes.num_processes} on {host} is refused by process 0 at "

@@ -18,7 +18,7 @@ VARIABLE = "JAXDP_RUN_TOKEN"
 MIN_CHARACTERS = 16
 """A shorter token could be guessed from one recorded proof."""
 
-_NUM_BYTES = 32
+NUM_BYTES = 32
 
 
 class RunToken:
@@ -81,14 +81,17 @@ class RunToken:
         os.close(os.open(self._path.parent, os.O_RDONLY))
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
-            token = os.read(descriptor, _NUM_BYTES + 1)
+            token = os.read(descriptor, NUM_BYTES + 1)
         finally:
             os.close(descriptor)
-        if len(token) != _NUM_BYTES:
+        if len(token) != NUM_BYTES:
             raise ValueError(
-                f"{self._path} must hold {_NUM_BYTES} bytes, found {len(token)}{'' if len(token) < _NUM_BYTES else ' or more'}"
+                f"{self._path} must hold {NUM_BYTES} bytes, found {len(token)}{'' if len(token) < NUM_BYTES else ' or more'}"
             )
         return token
+
+    def discard(self) -> None:
+        """Ends the use of the token once all processes have connected; its file stays until the next start."""
 
     @contextlib.contextmanager
     def _explaining(self):
@@ -104,6 +107,6 @@ class RunToken:
 def _write_new(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(descriptor, secrets.token_bytes(_NUM_BYTES))
+        os.write(descriptor, secrets.token_bytes(NUM_BYTES))
     finally:
         os.close(descriptor)

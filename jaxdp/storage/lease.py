@@ -11,7 +11,6 @@ is not renewed for its whole duration, it is taken over.
 """
 
 import json
-import math
 import os
 import secrets
 import socket
@@ -22,11 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from jaxdp.errors import UserError
-from jaxdp.json_files import parse_json
+from jaxdp.storage.lease_content import KEY, described, local_time, parsed
 from jaxdp.storage.object_store import ObjectChanged, ObjectExists, ObjectStore, StorageError, Tag
-
-KEY = "run.lease"
-"""Object of the lease, in the work directory."""
 
 DURATION_SECS = 90.0
 """Time that a lease lasts after it was renewed."""
@@ -140,18 +136,18 @@ class Lease:
                     return self._store.put_new(KEY, self._content())
                 except ObjectExists:
                     continue
-            found = _parsed(content)
+            found = parsed(content)
             now = self._clock()
             if not self._may_take(found, now):
                 if first_tag is None:
                     first_tag, end = tag, min(now + DURATION_SECS, found["expires"] + SKEW_SECS)
                     self._print_status(
-                        f"{self._store.url} is leased by {_described(found)}; waiting up to {end - now:.0f} s for that to end"
+                        f"{self._store.url} is leased by {described(found)}; waiting up to {end - now:.0f} s for that to end"
                     )
                 elif tag != first_tag:
                     raise UserError(
-                        f"{self._option}={self._store.url} is in use by {_described(found)}, which holds its lease until "
-                        f"{_local_time(found['expires'])} and renews it; wait for it, stop it, or choose another {self._option}."
+                        f"{self._option}={self._store.url} is in use by {described(found)}, which holds its lease until "
+                        f"{local_time(found['expires'])} and renews it; wait for it, stop it, or choose another {self._option}."
                     )
                 if now < end:
                     self._sleep(min(POLL_SECS, end - now))
@@ -220,13 +216,13 @@ class Lease:
             content, tag = self._store.read(KEY)
         except FileNotFoundError as error:
             raise ObjectChanged(KEY) from error
-        if _parsed(content)["session"] != self.session:
+        if parsed(content)["session"] != self.session:
             raise ObjectChanged(KEY)
         return tag
 
     def _lost_sentence(self) -> str:
         try:
-            holder = _described(_parsed(self._store.read(KEY)[0]))
+            holder = described(parsed(self._store.read(KEY)[0]))
         except FileNotFoundError:
             holder = "nobody: its object was deleted"
         return (
@@ -246,37 +242,3 @@ class Lease:
                 if not is_failing:
                     self._print_status(f"the lease cannot be renewed at the moment, trying again: {error}")
                 is_failing = True
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    """Returns the content of a lease; one of another form is that of an unknown holder, whose time begins now."""
-    try:
-        found = parse_json(content)
-        return {
-            "holder": str(found["holder"]),
-            "session": str(found["session"]),
-            "released": bool(found["released"]),
-            "expires": float(found["expires"]),
-            "host": str(found["host"]),
-            "process_id": int(found["process_id"]),
-            "start_time": float(found["start_time"]),
-        }
-    except (ValueError, KeyError, TypeError):
-        return {
-            "holder": "", "session": "", "released": False, "expires": math.inf, "host": "", "process_id": 0,
-            "start_time": 0.0,
-        }  # fmt: skip
-
-
-def _described(found: Mapping[str, Any]) -> str:
-    host = found["host"]
-    if not host or not host.isprintable():
-        return "another process"
-    return f"process {found['process_id']} on {host}, started {_local_time(found['start_time'])}"
-
-
-def _local_time(secs: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(secs))
-    except (OverflowError, ValueError, OSError):
-        return "an unknown time"

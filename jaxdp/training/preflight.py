@@ -130,5 +130,5 @@ def check_shared_directory(control_plane: ControlPlane, directory: WorkDir) -> N
         blind = seen.index(False)
         raise UserError(
             f"process {blind} on {control_plane.hosts[blind]} does not see what process 0 on {control_plane.hosts[0]} writes to "
-            f"--workdir={directory.root}; it must be one directory that all machines share."
+            f"--workdir={directory.root}; it must be one directory that all machines share, or a URL in object storage."
         )

@@ -7,12 +7,18 @@ from jaxdp.errors import UserError
 from jaxdp.parallel.control_plane import ControlPlane
 from jaxdp.parallel.processes import Processes
 from jaxdp.parallel.run_token import RunToken
+from jaxdp.parallel.stored_token import StoredToken
 from jaxdp.report.terminal import print_status
+from jaxdp.storage.object_store import ObjectStore
 from jaxdp.workdir import WorkDir
 
 
 def join_processes(
-    stack: contextlib.ExitStack, processes: Processes, directory: WorkDir, timeout_secs: float
+    stack: contextlib.ExitStack,
+    processes: Processes,
+    directory: WorkDir,
+    timeout_secs: float,
+    store: ObjectStore | None = None,
 ) -> tuple[ControlPlane, Callable[[], None]]:
     """Locks the work directory on process 0 and connects to the other processes.
 
@@ -25,10 +31,12 @@ def join_processes(
         processes: Number of processes, and which one this is.
         directory: Work directory.
         timeout_secs: Seconds to wait for all processes.
+        store: Work directory in object storage; `directory` is then the mirror of this process, which it locks. None:
+            all processes share `directory`.
 
     Returns:
         (the processes, a function to call before every write into the directory);
-        the lock of process 0 stands for all, as it alone writes what processes share.
+        the lock of process 0 stands for all in a shared directory, as it alone writes what processes share.
 
     Raises:
         UserError: The directory is in use, or a process is missing, wrongly numbered or of another run.
@@ -36,15 +44,17 @@ def join_processes(
     if processes.num_processes == 1:
         check_held = stack.enter_context(directory.locked())
         return stack.enter_context(ControlPlane.single_process()), check_held
-    token, refusal, check_held = RunToken(directory.run_token), None, _nothing_to_check
-    if processes.process_index == 0:
+    token = RunToken(directory.run_token) if store is None else StoredToken(store)
+    is_main, refusal, check_held = processes.process_index == 0, None, _nothing_to_check
+    if is_main or store is not None:
         try:
             check_held = stack.enter_context(directory.locked())
-            token.write()
+            if is_main:
+                token.write()
         except UserError as error:
             refusal = error
     try:
-        if refusal:
+        if refusal and is_main:
             token.write_if_missing()
         control_plane = stack.enter_context(ControlPlane(processes, timeout_secs, _log_lost_process, token=token))
     except UserError:
@@ -53,6 +63,8 @@ def join_processes(
         raise
     if refusal:
         raise refusal
+    if is_main:
+        token.discard()
     return control_plane, check_held
 
 

@@ -108,9 +108,21 @@ def why_it_is_over(
     return None
 
 
-def has_finished(checkpoints: Path, step: int, total_steps: int) -> bool:
-    """Checks whether an undamaged checkpoint is past the end of the run, or at it with its evaluation."""
-    if step < total_steps or find_damage(checkpoints / str(step)):
+def has_finished(
+    checkpoints: Path,
+    step: int,
+    total_steps: int,
+    is_intact: Callable[[Path], bool] = lambda checkpoint: not find_damage(checkpoint),
+) -> bool:
+    """Checks whether an undamaged checkpoint is past the end of the run, or at it with its evaluation.
+
+    Args:
+        checkpoints: Directory of the checkpoints.
+        step: Step of the checkpoint.
+        total_steps: Steps of the run.
+        is_intact: Function that checks its integrity; by default all its files are read.
+    """
+    if step < total_steps or not is_intact(checkpoints / str(step)):
         return False
     return step > total_steps or bool(require_manifest(checkpoints / str(step)).metrics)
 

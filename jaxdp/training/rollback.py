@@ -9,8 +9,7 @@ and skip the batches seen before and during it; the same batches do no harm from
 other parameters.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from jaxdp.state import TrainState
 from jaxdp.training.diagnosis import diagnose
 from jaxdp.training.setup import TrainingSetup
 from jaxdp.typing import PyTree
+from jaxdp.workdir import WorkDir
 
 
 class Rollbacks:
@@ -34,8 +34,18 @@ class Rollbacks:
     without them meets the same batches and excludes the same.
     """
 
-    def __init__(self, setup: TrainingSetup, checkpoints: Path):
-        self._setup, self._checkpoints = setup, checkpoints
+    def __init__(
+        self, setup: TrainingSetup, directory: WorkDir, agree: Callable[[list[int]], list[int]] = lambda steps: steps
+    ):
+        """Creates the count.
+
+        Args:
+            setup: Parts of the run.
+            directory: Its work directory.
+            agree: Function from the steps that this process sees in the directory to those that process 0 sees; all
+                processes call it.
+        """
+        self._setup, self._directory, self._agree = setup, directory, agree
         self._optim = setup.config.optim
         self._count = 0
 
@@ -147,10 +157,10 @@ class Rollbacks:
 
     def _good_checkpoints(self) -> str:
         """Describes the checkpoints that remain."""
-        steps = committed_steps(self._checkpoints)
+        steps = self._agree(committed_steps(self._directory.checkpoints))
         if not steps:
             return "No checkpoint was saved before that."
-        return f"The checkpoints in {self._checkpoints} are good ({', '.join(map(str, steps))})."
+        return f"The checkpoints in {self._directory.place}/checkpoints are good ({', '.join(map(str, steps))})."
 
 
 def spoiled_batches(diverged: Diverged, delay: int = 0) -> range:

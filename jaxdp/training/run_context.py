@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxdp.checkpoint.mirror import Mirror
 from jaxdp.checkpoint.retention import CheckPlace
-from jaxdp.checkpoint.run_mirror import RunMirror
 from jaxdp.hardware.resources import ResourceSampler
 from jaxdp.hooks.preemption import Preemption
 from jaxdp.hooks.registry import MakeHook
@@ -60,4 +60,4 @@ class RunContext:
     provenance: Callable[[], Mapping[str, Any]]
     hooks: Sequence[Hook | MakeHook] = ()
     writers: Sequence[MetricsWriter | MakeWriter] = ()
-    mirror: RunMirror | None = None
+    mirror: Mirror | None = None

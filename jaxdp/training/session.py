@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import committed_steps, read_item, require_manifest
 from jaxdp.checkpoint.restoring import restore_latest
 from jaxdp.checkpoint.retention import delete_checkpoint
@@ -48,7 +49,7 @@ def run_session(context: RunContext) -> Result:
         programs = setup.compile(initialises=is_new and not setup.config.init_from)
     if context.control_plane.is_main_process:
         show_report(setup, programs)
-    rollbacks = Rollbacks(setup, context.directory.checkpoints)
+    rollbacks = Rollbacks(setup, context.directory, context.control_plane.broadcast)
     with phase("restoring"):
         state, first_step = _restore_or_initialise(context, rollbacks)
         context.timeline.resume(first_step)
@@ -133,6 +134,8 @@ def _train(
     """Trains from a state on, and returns the outcome with the hooks of the loop."""
     setup = context.setup
     config = setup.config
+    if context.mirror:  # before any process puts shards below a step that still counts in the store
+        context.mirror.publish()
     with contextlib.ExitStack() as stack:
         info = stack.enter_context(run_info(context, first_step))
         writer = CheckpointWriter(
@@ -148,7 +151,7 @@ def _train(
             layout=setup.placement.portable_layout,
             to_portable=setup.placement.to_portable,
             control_plane=context.control_plane,
-            **({"publish": context.mirror.publish} if context.mirror else {}),
+            destination=context.mirror,
         )
         stack.callback(writer.close)
         stalls = StallMeter()
@@ -204,7 +207,7 @@ def _end(context: RunContext, outcome: Outcome, hooks: Sequence[Hook]) -> Result
     complete = context.control_plane.broadcast(
         context.control_plane.is_main_process
         and outcome.step == total_steps
-        and has_finished(context.directory.checkpoints, outcome.step, total_steps)
+        and has_finished(context.directory.checkpoints, outcome.step, total_steps, Intactness(context.directory.proofs))
     )
     request = 0 if complete else outcome.request
     if request in (Request.NONE, Request.EARLY_STOP):

@@ -184,9 +184,12 @@ def _run(
                 "training outside the main thread, to which Python delivers all signals: SIGTERM and Ctrl-C do not save a "
                 "checkpoint; call jaxdp.train in the main thread for that"
             )
-        control_plane, check_place = join_processes(stack, processes, directory, config.parallel.init_timeout_secs)
-        if isinstance(place, RemoteRun):
-            mirror, check_place = mirrored(stack, place, check_place)
+        remote = place if isinstance(place, RemoteRun) else None
+        control_plane, check_place = join_processes(
+            stack, processes, directory, config.parallel.init_timeout_secs, remote and remote.store
+        )
+        if remote:
+            mirror, check_place = mirrored(stack, remote, control_plane, check_place)
         log = directory.log(control_plane.process_index)
         stack.enter_context(logging_to(log))
         stack.enter_context(_attributing_user_code(control_plane.num_processes))
@@ -196,7 +199,8 @@ def _run(
         watchdog = stack.enter_context(Watchdog(watchdog_secs, log, control_plane, on_phase=timeline.phase))
         control_plane.describe_by(watchdog.activity)
         finish_entry = begin_entry() if control_plane.is_main_process else dict
-        check_shared_directory(control_plane, directory)
+        if not remote:
+            check_shared_directory(control_plane, directory)
         steps = steps_to_resume(directory, resume, clean=control_plane.is_main_process)
         with watchdog.phase("preparing the data", PREPARATION_PATIENCE):
             saved = saved_config(directory.checkpoints, steps)
@@ -217,7 +221,8 @@ def _run(
             preemption.hold(control_plane)  # JAX would abort the others if one left alone
         with watchdog.phase("connecting to the devices"):
             setup = TrainingSetup(prepared, processes, control_plane.broadcast)
-        control_plane.advise_by(advice_without_one(directory.checkpoints, setup.topology, config.global_batch_size))
+        checkpoints = None if remote and control_plane.process_index else directory.checkpoints
+        control_plane.advise_by(advice_without_one(checkpoints, setup.topology, config.global_batch_size))
 
         def provenance() -> dict[str, Any]:
             return finish_entry() | _topology_facts(setup.topology)

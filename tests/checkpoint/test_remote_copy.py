@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from fake_store import FakeStore
 from tiny_remote import machine, make_checkpoint, start
 
-from fake_store import FakeStore  # isort: skip
 from jaxdp.checkpoint import remote_copy
 from jaxdp.checkpoint.listing import list_checkpoints
 from jaxdp.checkpoint.lookup import find_checkpoint

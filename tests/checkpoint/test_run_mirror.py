@@ -4,11 +4,11 @@ import os
 import shutil
 
 import pytest
+from fake_store import FakeStore, Killed
 from tiny_remote import machine, make_checkpoint, start, stored_steps, whole_steps
 
-from fake_store import FakeStore, Killed  # isort: skip
+from jaxdp.checkpoint.mirror import MAX_OUTAGE_SECS
 from jaxdp.checkpoint.retention import delete_checkpoint, set_aside
-from jaxdp.checkpoint.run_mirror import MAX_OUTAGE_SECS
 from jaxdp.errors import DamageFound
 from jaxdp.storage.object_store import StorageError, StorageLost
 

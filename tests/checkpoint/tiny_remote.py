@@ -3,17 +3,12 @@
 import hashlib
 import itertools
 import json
-import sys
-from pathlib import Path
 
 from jaxdp.checkpoint.files import describe_files
 from jaxdp.checkpoint.manifest import Manifest, committed_steps, find_damage, write_manifest
 from jaxdp.checkpoint.run_mirror import RunMirror, mirror_name
 from jaxdp.storage.lease import Lease
 from jaxdp.workdir import WorkDir
-
-sys.path.append(str(Path(__file__).parents[1] / "storage"))
-
 
 _STARTS = itertools.count(1e9, 1000)
 """Times of the starts, so far apart that the lease of a killed process is over."""

@@ -1,6 +1,6 @@
 """A run of two real processes whose state is sharded: each saves its shards, and any number of devices goes on from them.
 
-Each start of two processes costs seconds, so there are three.
+Each start of two processes costs seconds, so there are three, and two against object storage.
 """
 
 import re
@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from s3_server import s3, s3_server
 from tiers import other_rows_slow, others_slow
 from tiny_processes import free_address
 from tiny_runs import environment, metrics_lines, start, start_with, train
@@ -19,8 +20,11 @@ from jaxdp.checkpoint.arrays import read_leaves
 from jaxdp.checkpoint.manifest import committed_steps, find_damage, read_manifest
 from jaxdp.cli.main import main
 from jaxdp.parallel.devices import Topology
+from jaxdp.storage.cloud_store import open_store
+from jaxdp.storage.location import remote_location
 from jaxdp.training import setup as setup
 
+__all__ = ["s3", "s3_server"]
 STEPS, SAVED = 6, 3
 OPTIONS = [
     "--config.optim.schedule=constant", "--config.microbatch_size=2", "--config.model.embed_dim=64",
@@ -28,11 +32,15 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def train_two(config_file, cache, workdir, *options, faults=()):
-    """Trains as two processes of two devices; returns exit codes and stderr of both. `faults` are those of process 1."""
-    address, env = free_address(), environment(cache)
+def train_two(config_file, cache, workdir, *options, faults=(), machines=({}, {})):
+    """Trains as two processes of two devices; returns exit codes and stderr of both.
+
+    `faults` are those of process 1, `machines` the environments of both.
+    """
+    address = free_address()
     processes = []
     for index in range(2):
+        env = environment(cache, **machines[index])
         command = [
             "train", f"--config={config_file}", f"--workdir={workdir}", *OPTIONS, *options, "--cpu_devices=2",
             f"--coordinator={address}", "--num_processes=2", f"--process_index={index}",
@@ -78,6 +86,44 @@ def unbroken(config_file, compilation_cache, tmp_path_factory):
     codes, said = train_two(config_file, compilation_cache, workdir, "--config.parallel.sync=zero3")
     assert codes == [0, 0], said
     return workdir
+
+
+@pytest.fixture
+def machines(s3, tmp_path):
+    """Environments of two machines that share a bucket and no directory."""
+    return [{"XDG_CACHE_HOME": str(tmp_path / f"machine_{index}")} for index in range(2)]
+
+
+def downloaded(url, directory):
+    """All objects below a URL as files."""
+    store = open_store(remote_location(url, "--workdir"), "--workdir")
+    for info in store.list():
+        path = directory / info.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(info.key)[0])
+    return directory
+
+
+@pytest.mark.slow
+def test_machines_without_a_shared_directory_continue_bitwise(
+    config_file, compilation_cache, unbroken, machines, tmp_path
+):
+    """Process 1 is killed before it puts its shards of the last checkpoint; then both go on from the one before."""
+    url, zero3 = "s3://bucket/sharded", "--config.parallel.sync=zero3"
+    # Its log, its shards and their record come before.
+    codes, said = train_two(config_file, compilation_cache, url, zero3, faults=["die_at_request=4"], machines=machines)
+    assert codes == [70, -signal.SIGKILL] and re.search(r"process 1 on \S+ is gone", said[0]), said
+    assert committed_steps(downloaded(url, tmp_path / "killed") / "checkpoints") == [SAVED]
+    codes, said = train_two(config_file, compilation_cache, url, zero3, machines=machines)
+    assert codes == [0, 0] and all(f"resuming from checkpoint {SAVED} of" in text for text in said), said
+    assert all(f"finished {STEPS} steps; everything is in {url}" in text for text in said)
+    ended = downloaded(url, tmp_path / "ended")
+    assert main(["inspect", str(ended), "--verify"]) == 0
+    assert_same_leaves(ended, unbroken)
+    losses = [[line["train/loss"] for line in metrics_lines(run)] for run in (ended, unbroken)]
+    assert losses[0] == losses[1]
+    assert all(f"finished {STEPS} steps" in (ended / "logs" / f"process_{index}.log").read_text() for index in (0, 1))
+    assert not (ended / ".run_token").exists() and not list(ended.glob("checkpoints/*/shards_*.json"))
 
 
 def test_each_process_saves_its_range_of_every_sharded_leaf(unbroken):

@@ -7,7 +7,8 @@ from fake_store import FakeStore
 
 from jaxdp.errors import UserError
 from jaxdp.storage import lease as module
-from jaxdp.storage.lease import DURATION_SECS, KEY, MARGIN_SECS, SKEW_SECS, Lease, LeaseLost
+from jaxdp.storage.lease import DURATION_SECS, MARGIN_SECS, SKEW_SECS, Lease, LeaseLost
+from jaxdp.storage.lease_content import KEY
 from jaxdp.storage.object_store import StorageError
 
 

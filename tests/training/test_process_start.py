@@ -6,6 +6,7 @@ import os
 import stat
 
 import pytest
+from fake_store import FakeStore
 from tiny_processes import free_address
 
 from jaxdp.errors import UserError
@@ -13,6 +14,8 @@ from jaxdp.parallel import addresses
 from jaxdp.parallel import control_plane as control_plane_module
 from jaxdp.parallel.processes import ALONE, Processes
 from jaxdp.parallel.run_token import VARIABLE
+from jaxdp.parallel.stored_token import KEY
+from jaxdp.storage.object_store import StorageError
 from jaxdp.training import process_start as joining
 from jaxdp.training.process_start import join_processes
 from jaxdp.workdir import WorkDir
@@ -32,7 +35,7 @@ def directory(tmp_path):
     return WorkDir(tmp_path)
 
 
-def join_all(directories, address=None, timeout_secs=20.0):
+def join_all(directories, address=None, timeout_secs=20.0, stores=None):
     """What each process gathers or raises, one process a directory."""
     address = address or free_address()
 
@@ -40,7 +43,9 @@ def join_all(directories, address=None, timeout_secs=20.0):
         try:
             with contextlib.ExitStack() as stack:
                 processes = Processes(len(directories), index, address)
-                control_plane, check_held = join_processes(stack, processes, directories[index], timeout_secs)
+                control_plane, check_held = join_processes(
+                    stack, processes, directories[index], timeout_secs, stores and stores[index]
+                )
                 check_held()
                 return control_plane.allgather(index)
         except UserError as error:
@@ -109,6 +114,57 @@ def test_a_token_of_the_environment_needs_no_file(directory, monkeypatch):
     monkeypatch.setenv(VARIABLE, "0123456789abcdef")
     assert join_all([directory] * 2) == [[0, 1]] * 2
     assert not directory.run_token.exists()
+
+
+@pytest.fixture
+def mirrors(tmp_path):
+    """Directories of two machines that share none, and their stores of one place."""
+    objects, directories = {}, [WorkDir(tmp_path / str(index), url=FakeStore.url) for index in range(2)]
+    for directory in directories:
+        directory.create()
+    return directories, [FakeStore(objects) for _ in directories]
+
+
+def test_processes_of_object_storage_meet_by_a_token_in_the_store(mirrors):
+    directories, stores = mirrors
+    stores[0].put(KEY, b"x" * 32)  # of a start that was killed
+    before = stores[0].read(KEY)
+    assert join_all(directories, stores=stores) == [[0, 1]] * 2
+    assert stores[0].log == [("put", KEY), ("put", KEY), ("delete", KEY)] and before[0] == b"x" * 32
+    assert not stores[0].objects and not any(directory.run_token.exists() for directory in directories)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_mirror_in_use_is_told_to_all_at_once(mirrors, process):
+    directories, stores = mirrors
+    with directories[process].locked():
+        errors = join_all(directories, stores=stores)
+    for error in errors:
+        assert f"--workdir={FakeStore.url} is in use by process {os.getpid()}" in str(error) and error.exit_code == 2
+
+
+def test_a_store_that_is_down_for_a_moment_does_not_refuse_a_process(mirrors):
+    directories, stores = mirrors
+    read, failures = stores[1].read, [StorageError("the network is down.", is_transient=True)] * 2
+
+    def failing(key):
+        if failures:
+            raise failures.pop()
+        return read(key)
+
+    stores[1].read = failing
+    assert join_all(directories, stores=stores) == [[0, 1]] * 2 and not failures
+
+
+def test_a_store_that_refuses_to_be_read_is_told(mirrors):
+    directories, stores = mirrors
+
+    def refuse(key):
+        raise StorageError("access is denied.")
+
+    stores[1].read = refuse
+    _, error = join_all(directories, stores=stores, timeout_secs=1.0)
+    assert str(error) == "access is denied."
 
 
 def test_what_ends_a_process_from_a_thread_is_said(capsys):

@@ -10,7 +10,8 @@ from tiny_runs import assert_refused
 
 from jaxdp.cli.main import main
 from jaxdp.storage import cloud_store
-from jaxdp.storage.lease import KEY, Lease
+from jaxdp.storage.lease import Lease
+from jaxdp.storage.lease_content import KEY
 from jaxdp.storage.location import remote_location
 
 URL = "s3://bucket/runs/tiny"
@@ -46,13 +47,6 @@ def test_a_missing_package_is_refused_before_anything_is_made(cache, config_file
     assert main(["train", f"--config={config_file}", f"--workdir={URL}"]) == 2
     assert "pip install 'jaxdp[storage]'" in assert_refused(capsys)
     assert not cache.exists()
-
-
-def test_several_processes_are_refused_before_anything_is_made(s3, cache, config_file, capsys):
-    processes = ["--coordinator=127.0.0.1:1", "--num_processes=2", "--process_index=0"]
-    assert main(["train", f"--config={config_file}", f"--workdir={URL}", *processes]) == 2
-    assert "2 processes cannot train in object storage yet" in assert_refused(capsys)
-    assert not cache.exists() and not store().list()
 
 
 def test_a_second_run_is_refused(s3, cache, config_file, capsys, monkeypatch):

@@ -20,6 +20,7 @@ from jaxdp.training import rollback
 from jaxdp.training.retention_rules import farthest_rollback
 from jaxdp.training.rollback import Rollbacks, spoiled_batches
 from jaxdp.training.setup import TrainingSetup
+from jaxdp.workdir import WorkDir
 
 STEPS = 12
 OPTIONS = [
@@ -234,13 +235,24 @@ def test_what_is_left_is_told_whatever_ended_the_run(
 ):
     monkeypatch.setattr(rollback, "diagnose", lambda *_: "not finite in row 3")
     config = load(config_file, "optim.max_rollbacks=0")
+    directory = WorkDir(tmp_path)
     for name in saved:
-        shutil.copytree(trained / "checkpoints" / "6", tmp_path / name)
-    rollbacks = Rollbacks(SimpleNamespace(config=config, loader=SimpleNamespace(can_exclude=can_exclude)), tmp_path)
+        shutil.copytree(trained / "checkpoints" / "6", directory.checkpoints / name)
+    rollbacks = Rollbacks(SimpleNamespace(config=config, loader=SimpleNamespace(can_exclude=can_exclude)), directory)
     with pytest.raises(TrainingDiverged) as raised:
         rollbacks.exclude(Diverged(3, 2, False), {})
-    assert reason in str(raised.value) and told.format(tmp_path) in str(raised.value)
+    assert reason in str(raised.value) and told.format(directory.checkpoints) in str(raised.value)
     assert ("are good" in str(raised.value)) == ("2" in saved)
+
+
+def test_all_processes_tell_the_checkpoints_of_process_0(config_file, tmp_path):
+    """The mirror of another process does not have those of this start."""
+    setup = SimpleNamespace(
+        config=load(config_file, "optim.max_rollbacks=0"), loader=SimpleNamespace(can_exclude=False)
+    )
+    rollbacks = Rollbacks(setup, WorkDir(tmp_path, url="s3://bucket/run"), lambda steps: [*steps, 7])
+    with pytest.raises(TrainingDiverged, match=r"in s3://bucket/run/checkpoints are good \(7\)"):
+        rollbacks.exclude(Diverged(3, 2, False), {})
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def test_without_a_checkpoint_it_starts_again(tmp_path):
     assert "can continue without it from the start, as nothing is saved yet" in advice(tmp_path, 2, 8)
 
 
+def test_a_machine_without_the_newest_checkpoint_names_no_step():
+    assert "can continue without it from the newest checkpoint: start with" in advice(None, 2, 8)
+
+
 def test_a_file_system_that_does_not_answer_delays_nobody(tmp_path, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(survivors, "READ_SECS", 0.05)
