@@ -246,7 +246,7 @@ def get_config() -> Config:
     config.log = ConfigDict()
     config.log.every_steps = 10  # updates between lines of metrics
     config.log.batch_hash = False  # logs a hash of every batch: equal hashes, equal data
-    config.log.norms_every_steps = 0  # updates between lines of norms.jsonl: norms of every parameter, its gradient and its update, computed at every step; 0: off
+    config.log.norms_every_steps = 0  # updates between lines of norms.jsonl: norms of every parameter, its gradient and its update; 0: off
     config.log.noise_scale = False  # logs train/noise_scale, the gradient noise scale in sequences; needs two devices or more, and sync=pmean or zero1
     config.log.samples = 2  # texts of the validation split that an evaluation prints with the generated ones, if the task generates; 0: none
     config.log.resources_every_secs = 10.0  # seconds between samples of memory, CPU and GPU in the background; 0: off

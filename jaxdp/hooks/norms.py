@@ -26,8 +26,10 @@ class Norms(Hook):
 
     def on_step(self, info: StepInfo) -> None:
         """Writes a line when due."""
+        if not self._every(info.step):
+            return
         sums = np.asarray(info.metrics["norms"], np.float64)
-        if self._every(info.step) and sums.any():
+        if sums.any():
             self._write(info.step, norm_metrics(sums, self._names))
 
 

@@ -38,7 +38,8 @@ class UpdateConfig:
             measure the cost of skipping.
         checks_result: Whether an update whose parameters are not finite is skipped too, although its gradient is
             finite; for optimizers of a user.
-        with_norms: Whether sums of squares are computed for the metric `norms`.
+        norms_every_steps: Steps between those with the metric `norms`; 0: it is not computed.
+        last_step: Number of the last step, which has it too.
     """
 
     optimizer: optax.GradientTransformation
@@ -49,11 +50,16 @@ class UpdateConfig:
     max_skipped_in_a_row: int = 0
     skip_by: SkipBy = "select"
     checks_result: bool = False
-    with_norms: bool = False
+    norms_every_steps: int = 0
+    last_step: int = 0
 
     def no_norms(self, params: PyTree) -> jax.Array | None:
         """Returns `Updated.norms` of a step without an update; None if they are not computed."""
-        return no_sums(params) if self.with_norms else None
+        return no_sums(params) if self.norms_every_steps else None
+
+    def needs_norms(self, step: jax.Array) -> jax.Array:
+        """Returns whether the step after `step` others has norms, `[] bool`."""
+        return ((step + 1) % self.norms_every_steps == 0) | (step + 1 == self.last_step)
 
 
 class Updated(NamedTuple):
@@ -85,19 +91,38 @@ def is_good(
 
 
 def apply_update(update: UpdateConfig, old: Updated, gradients: PyTree, loss: jax.Array) -> Updated:
-    """Applies one optimizer update from clipped mean gradients."""
+    """Applies one optimizer update from clipped mean gradients, and computes its norms unless `old.norms` is None."""
     extra = {"value": loss} if update.spike_factor else {}
     changes, opt_state = update.optimizer.update(gradients, old.opt_state, old.params, **extra)
     params = optax.apply_updates(old.params, changes)
     ema = update_ema(old.ema, params, update.ema_decay) if update.ema_decay else None
-    norms = sums_of_squares(old.params, gradients, changes) if update.with_norms else None
+    norms = None if old.norms is None else sums_of_squares(old.params, gradients, changes)
     return Updated(params, opt_state, ema, norms)
 
 
-def unless_skipped(skip_by: SkipBy, good: jax.Array, apply: Callable[[Updated], Updated], old: Updated) -> Updated:
-    """Returns `apply(old)`, or `old` unchanged if the update is not good."""
-    if skip_by == "never":
+def unless_skipped(
+    update: UpdateConfig, step: jax.Array, good: jax.Array, apply: Callable[[Updated], Updated], old: Updated
+) -> Updated:
+    """Returns `apply(old)`, or `old` unchanged if the update is not good.
+
+    With `skip_by="branch"`, norms are computed only at the steps that need them, by a second calculation of the update.
+
+    Args:
+        update: Settings of the update.
+        step: Number of steps before this one, `[] int32`.
+        good: Whether to apply the update, `[] bool`.
+        apply: Function old -> updated.
+        old: Values before the update.
+    """
+    if update.skip_by == "never":
         return apply(old)
-    if skip_by == "branch":
+    if update.skip_by != "branch":
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), apply(old), old)
+    if old.norms is None:
         return jax.lax.cond(good, apply, lambda untouched: untouched, old)
-    return jax.tree.map(lambda new, old: jnp.where(good, new, old), apply(old), old)
+    # A conditional of its own: one that also returned the state would copy it at every step.
+    norms = jax.lax.cond(good & update.needs_norms(step), lambda old: apply(old).norms, lambda old: old.norms, old)
+    # Always true, since sums of squares are not negative: the update waits for the norms, so it is still done in place.
+    good &= ~(norms[0, 0] < 0)
+    updated = jax.lax.cond(good, apply, lambda untouched: untouched, old._replace(norms=None))
+    return updated._replace(norms=norms)

@@ -1,5 +1,7 @@
 """Norms of parameters, gradients and updates against NumPy in float64."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -8,7 +10,7 @@ from tiny_training import TinyStep, bigram_loss, bigram_params, local, reference
 
 from jaxdp.hooks.norms import norm_metrics
 from jaxdp.optim import UpdateConfig
-from jaxdp.optim.norms import entries_of, entry_names, sums_of_squares
+from jaxdp.optim.norms import KINDS, entries_of, entry_names, sums_of_squares
 from jaxdp.parallel.layout import params_layout
 from jaxdp.parallel.sharding import gather_all
 from jaxdp.parallel.strategies.compressed import Compressed
@@ -23,8 +25,9 @@ def norm(array):
     return np.linalg.norm(np.asarray(array, np.float64))
 
 
-def sgd(**options):
-    return UpdateConfig(optax.sgd(RATE), optax.constant_schedule(RATE), with_norms=True, **options)
+def sgd(norms_every_steps=1, **options):
+    schedule = optax.constant_schedule(RATE)
+    return UpdateConfig(optax.sgd(RATE), schedule, norms_every_steps=norms_every_steps, **options)
 
 
 STRATEGIES = {
@@ -105,6 +108,63 @@ def test_a_skipped_step_has_none(skip_by):
     step = TinyStep(8, update=sgd(skip_by=skip_by))
     _, metrics = step(step.fresh_state(), uneven_batch(empty_rows=32))
     assert metrics["skipped"] == 1 and metrics["norms"].shape == (3, 2) and not metrics["norms"].any()
+
+
+SHAPES = jax.eval_shape(bigram_params)
+
+EVERY_STRATEGY = {
+    "pmean": lambda: Pmean(8),
+    "int8": lambda: Compressed(8, bits=8),
+    "delayed": lambda: Delayed(8),
+    "zero1": lambda: Zero(8, SHAPES, False),
+    "local": lambda: local(2),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STRATEGY)
+def test_with_branches_steps_without_a_line_have_none(name):
+    """Lines are due after steps 2, 4 and 5, the last one; they have the numbers of a step that computes them always."""
+    strategy = EVERY_STRATEGY[name]()
+    always = TinyStep(8, update=sgd(skip_by="branch"), strategy=strategy)
+    step = TinyStep(8, update=sgd(2, last_step=5, skip_by="branch"), strategy=strategy)
+    state, other = step.fresh_state(), always.fresh_state()
+    for number in range(1, 6):
+        state, metrics = step(state, uneven_batch(number))
+        other, expected = always(other, uneven_batch(number))
+        sums = expected["norms"] if number in (2, 4, 5) else np.zeros_like(expected["norms"])
+        np.testing.assert_array_equal(metrics["norms"], sums)
+        assert number == 1 or expected["norms"].all()
+        assert metrics["loss"] == expected["loss"]
+
+
+def reductions_and_copies(text):
+    """Counts those of a compiled program outside of its conditionals, and in each branch of each conditional."""
+    blocks = re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?^}", text, re.MULTILINE | re.DOTALL)
+    bodies = {block[1]: block[0] for block in blocks}
+
+    def count(body):
+        called = re.findall(r"(?:calls|to_apply)=%([^\s,}]+)", body)
+        return len(re.findall(r" (?:reduce|reduce-window|copy)\(", body)) + sum(count(bodies[name]) for name in called)
+
+    [entry] = [body for body in bodies.values() if body.startswith("ENTRY")]
+    branches = [
+        [count(bodies[name]) for name in re.findall(r"%([^\s,}]+)", re.split(r"computations?=", line, maxsplit=1)[1])]
+        for line in re.findall(r" conditional\((.*?), metadata", entry)
+    ]
+    return count(entry), branches
+
+
+def test_steps_without_a_line_neither_reduce_nor_copy_more():
+    """The norms are in one branch of a conditional of their own; the rest is the program without norms."""
+
+    def counts(every):
+        return reductions_and_copies(TinyStep(8, update=sgd(every, skip_by="branch")).program.call.as_text())
+
+    outside, [norms, update] = counts(every=2)
+    assert min(norms) == 0 and max(norms) >= 2 * len(KINDS)
+    without, [update_without] = counts(every=0)
+    assert outside <= without + 1, "one copy is that of the norms themselves"
+    assert update == update_without
 
 
 def test_without_norms_a_step_has_no_such_metric():

@@ -43,4 +43,4 @@ def apply_averages(
         return apply_update(update, old, means, loss)
 
     old = Updated(state.params, state.opt_state, state.ema, update.no_norms(state.params))
-    return unless_skipped(update.skip_by, good, apply, old), good, grad_norm
+    return unless_skipped(update, state.step, good, apply, old), good, grad_norm

@@ -82,7 +82,7 @@ class Local(SyncStrategy):
             return apply_update(dataclasses.replace(update, ema_decay=0.0), old, own, metrics["loss"])
 
         before = Updated(state.params, state.opt_state, None, update.no_norms(state.params))
-        updated = unless_skipped(update.skip_by, good, apply, before)
+        updated = unless_skipped(update, state.step, good, apply, before)
         # Of the workers, whose parameters differ, the mean of the squares.
         norms = None if updated.norms is None else jax.lax.pmean(updated.norms, AXIS)
         weights = state.sync["token_weights"] + jnp.where(good, weight, 0.0)

@@ -111,7 +111,7 @@ class Zero(SyncStrategy):
         if not self.shard_params:
             own = own_shards(own, shards, self.num_devices)
         old = Updated(own, state.opt_state, state.ema, update.no_norms(own))
-        updated = unless_skipped(update.skip_by, good, apply, old)
+        updated = unless_skipped(update, state.step, good, apply, old)
         if updated.norms is not None:
             updated = updated._replace(norms=self._sum_norms(updated.norms))
         if not self.shard_params:
