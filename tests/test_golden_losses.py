@@ -46,7 +46,7 @@ def losses(task, directory):
     return [line["train/loss"] for line in metrics_lines(directory / task)]
 
 
-@pytest.mark.parametrize("task", others_slow(TASKS, "causal_lm", "masked_lm", "seq2seq"))
+@pytest.mark.parametrize("task", others_slow(TASKS, "causal_lm", "masked_lm"))
 def test_losses_are_those_that_were_stored(task, tmp_path):
     expected = json.loads(GOLDEN.read_text(encoding="utf-8"))[task]
     found = losses(task, tmp_path)

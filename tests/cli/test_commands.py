@@ -36,6 +36,7 @@ def test_generate_searches_for_the_best_continuations(trained, capsys):
     assert alone["text"] == best[0]["text"]
 
 
+@pytest.mark.slow  # tests/decoding/test_beam.py
 def test_one_beam_continues_as_greedy_does(trained, capsys):
     texts = []
     for how in ("--num_beams=1", "--temperature=0"):

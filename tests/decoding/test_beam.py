@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_decoding
-from tiers import other_rows_slow
 from tiny_decoding import CONTEXT, decoding_model, random_prompts
 from tiny_translation import (
     END,
@@ -90,7 +89,8 @@ def test_beam_search_equals_the_reference(positions, search, options, seed):
     check_against_the_plain_search(positions, search, options, seed, END)
 
 
-@pytest.mark.parametrize(("others", "num_beams"), other_rows_slow([((1,), 3), ((6, 1, 2, 9), 2)], ((6, 1, 2, 9), 2)))
+@pytest.mark.slow  # of samples: tests/inference/test_generate_decoder.py
+@pytest.mark.parametrize(("others", "num_beams"), [((1,), 3), ((6, 1, 2, 9), 2)])
 def test_any_of_several_ids_ends_a_hypothesis(others, num_beams):
     """With more ids than beams the live hypotheses are found behind the ends of all others."""
     check_against_the_plain_search("sinusoidal", BeamSearch(num_beams, 0.6, num_beams), {}, 2, (END, *others))

@@ -34,7 +34,6 @@ QUICK = (
     "modernbert",
     "llama",
     "gemma3",
-    "t5_v1_1",
     "marian",
 )
 """A case for each kind of architecture and head; the configurations of all families are compared below."""

@@ -63,6 +63,7 @@ def test_the_best_checkpoint_is_that_of_the_declared_direction(word_errors, conf
     assert main(["inspect", str(tmp_path)]) == 0 and main(["plot", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow  # the direction: above; patience: tests/hooks/test_early_stopping.py
 def test_a_run_stops_where_the_declared_metric_no_longer_falls(word_errors, config_file, tmp_path, capsys):
     options = (*OPTIONS, "--config.eval.patience=2", "--config.total_steps=40", "--config.optim.learning_rate=1e-12")
     assert train(config_file, tmp_path, word_errors, *options) == 0

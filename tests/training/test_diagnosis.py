@@ -66,6 +66,7 @@ def test_an_output(run, name):
     assert (found.rows, found.are_culprits) == (all_rows(run), False)
 
 
+@pytest.mark.slow  # scanned layers are sharded below
 def test_scanned_and_recomputed_layers_are_seen_one_by_one(config_file):
     run = make_run(config_file, "model.scan_layers=True", "model.remat=full")
     found = diagnose(run.setup, changed(run.params, "mlp/up/kernel", 3e38), STEP)

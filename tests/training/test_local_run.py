@@ -86,6 +86,7 @@ def test_its_checkpoints_are_read_like_any_other(run, capsys):
     assert json.loads(capsys.readouterr().out)["prompt"] == "the"
 
 
+@pytest.mark.slow  # the averages: tests/parallel/strategies/test_local.py
 def test_evaluation_in_training_is_that_of_the_checkpoint(config_file, tmp_path, capsys):
     """Without a moving average, in the middle of a period."""
     options = [*LOCAL, "--config.optim.ema_decay=0", "--config.eval.num_batches=0"]

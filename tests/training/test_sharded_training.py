@@ -142,6 +142,7 @@ def test_models(config_file, model, rtol, sync):
     compare(config_file, 5, *model, syncs=[sync], rtol=rtol, atol=1e-5 if rtol < 1e-5 else 1e-2)
 
 
+@pytest.mark.slow  # the first losses of all tests above
 def test_state_0_is_that_of_pmean(config_file):
     def arrays(sync):
         setup = sharded_setup(config_file, sync, *MODEL)

@@ -59,6 +59,7 @@ def test_values_per_device_are_saved(unbroken):
         assert (array[0] != array[1]).any(), name
 
 
+@pytest.mark.slow  # the resumed run saved more rarely above
 def test_saving_changes_nothing(unbroken, config_file, tmp_path):
     options, workdir = unbroken
     assert train(config_file, tmp_path, "--config.checkpoint.every_steps=0", *options) == 0

@@ -91,6 +91,7 @@ def outer_params_after(strategy, *steps):
     return np.stack(vectors)
 
 
+@pytest.mark.slow  # feedback: test_compressed.py
 def test_the_sum_of_quantised_averages_tracks_the_exact_one():
     """The error of many synchronisations is that of one with feedback, and grows with their number without it."""
     exact, quantised = (local(4, 2, 2, bits=bits) for bits in (None, 4))
