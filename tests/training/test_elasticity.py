@@ -3,16 +3,19 @@
 import jax
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_processes import free_address
-from tiny_runs import environment, metrics_lines, start, train
+from tiny_runs import environment, metrics_lines, saved_arrays, start, train
 
 from jaxdp.parallel.devices import Topology
 from jaxdp.training import setup as setup
 
-pytestmark = pytest.mark.optimized
-
 STEPS = 12
-OPTIONS = ["--config.optim.schedule=constant", "--config.microbatch_size=2"]
+OPTIONS = [
+    "--config.optim.schedule=constant",
+    "--config.microbatch_size=2",
+    "--config.checkpoint.keep_latest=9",
+]
 """A schedule that does not depend on how far each part of the run is to go."""
 
 
@@ -24,18 +27,26 @@ def unbroken(config_file, tmp_path_factory):
     return workdir
 
 
-def assert_same_course(workdir, unbroken):
-    lines, expected = metrics_lines(workdir), metrics_lines(unbroken)
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+def assert_same_course(workdir, unbroken, last=STEPS):
+    """Compares the data, the losses and the state after the last step."""
+    lines, expected = metrics_lines(workdir), metrics_lines(unbroken)[:last]
+    assert [line["step"] for line in lines] == list(range(1, last + 1))
     assert [line["data/batch_hash"] for line in lines] == [line["data/batch_hash"] for line in expected]
     for name in ("train/loss", "eval/loss"):
-        values, wanted = ([line[name] for line in metrics_lines(run, name)] for run in (workdir, unbroken))
+        values, wanted = (
+            [line[name] for line in metrics_lines(run, name) if line["step"] <= last] for run in (workdir, unbroken)
+        )
         np.testing.assert_allclose(values, wanted, rtol=1e-4)
+    arrays, wanted = saved_arrays(workdir, last), saved_arrays(unbroken, last)
+    assert arrays.keys() == wanted.keys()
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_from_8_devices_to_4_to_2_to_1(config_file, unbroken, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("counts", others_slow([(8, 4, 2, 1), (8, 1)], (8, 1)))
+def test_on_fewer_and_fewer_devices(config_file, unbroken, tmp_path, monkeypatch, capsys, counts):
     monkeypatch.setattr(setup, "configure_backend", lambda *_, **__: None)
-    for step, num_devices in ((3, 8), (6, 4), (9, 2), (STEPS, 1)):
+    for step, num_devices in zip(range(3, STEPS + 1, 3), counts, strict=False):
         devices = Topology(tuple(jax.devices()[:num_devices]), num_processes=1, process_index=0)
         monkeypatch.setattr(setup, "init_devices", lambda devices=devices: devices)
         options = [*OPTIONS, f"--cpu_devices={num_devices}", f"--config.total_steps={step}"]
@@ -43,7 +54,7 @@ def test_from_8_devices_to_4_to_2_to_1(config_file, unbroken, tmp_path, monkeypa
         err = capsys.readouterr().err
         assert f"devices   {num_devices} x cpu" in err
         assert step == 3 or f"resuming from checkpoint {step - 3} of {step} steps" in err
-    assert_same_course(tmp_path, unbroken)
+    assert_same_course(tmp_path, unbroken, last=step)
 
 
 @pytest.mark.slow

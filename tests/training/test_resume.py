@@ -10,6 +10,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from tiers import others_slow
 from tiny_runs import assert_refused, assert_same_bits, metrics_lines, saved_arrays, train
 
 from jaxdp.checkpoint.files import describe_files
@@ -87,7 +88,7 @@ def test_stopped_between_evaluations_the_run_is_bitwise_the_unbroken_one(config_
     assert_same_bits(saved_arrays(tmp_path, STEPS), saved_arrays(trained, STEPS))
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", others_slow([1, 4], 4))
 def test_killed_after_a_save_the_run_is_bitwise_the_unbroken_one(config_file, unbroken, tmp_path, step):
     workdir = tmp_path / "killed"
     copy_up_to(unbroken, step, workdir)
@@ -111,6 +112,7 @@ def test_half_an_evaluation_in_the_metrics_is_left_out(config_file, unbroken, tm
     assert_same_lines(workdir, unbroken)
 
 
+@pytest.mark.slow  # test_elasticity.py: on one of eight
 def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tmp_path, monkeypatch):
     two = Topology(tuple(jax.devices()[:2]), num_processes=1, process_index=0)
     monkeypatch.setattr(setup, "configure_backend", lambda *_, **__: None)
@@ -130,6 +132,7 @@ def test_on_fewer_devices_it_continues_within_rounding(config_file, unbroken, tm
     )
 
 
+@pytest.mark.slow  # as the extended run below
 def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
     constant = "--config.optim.schedule=constant"  # so that the compiled step serves any length
     assert train(config_file, tmp_path, constant, "--config.total_steps=3") == 0
@@ -144,15 +147,17 @@ def test_a_longer_run_continues_a_finished_one(config_file, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "5"]
 
 
-def test_an_extended_run_says_that_its_learning_rate_rises_again(config_file, tmp_path, capsys):
-    assert train(config_file, tmp_path, "--config.total_steps=4") == 0
-    assert train(config_file, tmp_path, "--config.total_steps=8") == 0
+def test_an_extended_run_says_that_its_learning_rate_rises_again(config_file, trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "extended")
+    assert train(config_file, workdir, "--config.total_steps=8", "--config.eval.every_steps=0") == 0
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "total_steps changed from 4 to 8, which changes the cosine schedule: the learning rate was 0.0005 at step 4 and is "
+        "total_steps changed from 6 to 8, which changes the cosine schedule: the learning rate was 0.000146 at step 6 and is "
         in said
     )
-    assert metrics_lines(tmp_path, "train/learning_rate")[3]["train/learning_rate"] == pytest.approx(5e-4)
+    rate = metrics_lines(workdir, "train/learning_rate")[5]["train/learning_rate"]
+    assert rate == pytest.approx(1e-3 * (1 + np.cos(0.75 * np.pi)) / 2)
+    assert (workdir / "config.6.json").read_text() == (trained / "config.json").read_text()
 
 
 def test_the_best_so_far_is_known_after_a_resume(config_file, tmp_path, monkeypatch):
@@ -219,7 +224,9 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file", ["config/metadata", "manifest.json", "state/_METADATA"])
+@pytest.mark.parametrize(
+    "file", others_slow(["config/metadata", "manifest.json", "state/_METADATA"], "manifest.json", "state/_METADATA")
+)
 def test_a_damaged_newest_checkpoint_is_set_aside_even_when_the_run_was_done(
     config_file, trained, tmp_path, capsys, file
 ):
