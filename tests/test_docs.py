@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_runs import compilation_cache, config_file, environment, metrics_lines, train
+from tiny_runs import compilation_cache, config_file, environment, load, metrics_lines, setup_of, train, trained
 
 import jaxdp
 from jaxdp import defaults, tasks
@@ -36,7 +36,7 @@ from jaxdp.optim import registry as optim_registry
 from jaxdp.parallel.strategies import STRATEGIES
 from jaxdp.report import writer_registry
 
-__all__ = ["compilation_cache", "config_file"]
+__all__ = ["compilation_cache", "config_file", "trained"]
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -286,17 +286,17 @@ def test_keys_of_python_blocks_exist(page):
     assert [key for key in keys if key not in KEYS] == []
 
 
-def test_the_task_of_extending_learns_as_the_built_in_one(config_file, tmp_path, monkeypatch):
+def test_the_task_of_extending_learns_as_the_built_in_one(config_file, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks.task, "_FACTORIES", tasks.registered_tasks())
     [source] = (block for block in blocks((DOCS / "extending.md").read_text(), "python") if "register_task" in block)
     (tmp_path / "next_token.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("next_token")
-    losses = {}
-    for task in ("next_token", "causal_lm"):
-        assert train(config_file, tmp_path / task, f"--config.task={task}") == 0
-        losses[task] = [line["train/loss"] for line in metrics_lines(tmp_path / task, "train/loss")]
-    assert losses["next_token"] == pytest.approx(losses["causal_lm"], rel=1e-5)
+    assert train(config_file, tmp_path / "run", "--config.task=next_token") == 0
+    losses, expected = (
+        [line["train/loss"] for line in metrics_lines(run, "train/loss")] for run in (tmp_path / "run", trained)
+    )
+    assert losses == pytest.approx(expected, rel=1e-5) and len(losses) == 6
 
 
 def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
@@ -313,6 +313,7 @@ def test_the_source_of_extending_trains(config_file, tmp_path, monkeypatch):
     database.commit()
     database.close()
     given = ("--config.data.source=poems", f"--config.data.path={tmp_path}/poems.db", "--config.total_steps=2")
+    given += ("--config.eval.every_steps=0",)
     assert train(config_file, tmp_path / "run", *given) == 0
     assert len(metrics_lines(tmp_path / "run", "train/loss")) == 2
 
@@ -362,16 +363,17 @@ def test_the_optimizer_and_the_schedule_of_extending_train(example, config_file,
 def test_the_strategy_of_extending_moves_parameters_by_the_vote_of_the_devices(example, config_file, tmp_path):
     example("majority_vote")
     given = ("parallel.sync=majority_vote", "optim.name=sgd", "optim.clip_norm=0", "optim.weight_decay=0")
-    given += ("optim.learning_rate=0.01", "optim.end_learning_rate=0.01", "optim.warmup_steps=0", "total_steps=1")
-    after = {}
-    for steps, sync in (("one", "majority_vote"), ("none", "pmean")):
-        rate = (
-            () if steps == "one" else ("--config.optim.learning_rate=1e-30", "--config.optim.end_learning_rate=1e-30")
-        )
-        keys = [f"--config.{key}" for key in given if not key.startswith("parallel.sync")]
-        assert train(config_file, tmp_path / steps, *keys, *rate, f"--config.parallel.sync={sync}") == 0
-        after[steps] = jaxdp.load_checkpoint(tmp_path / steps, weights="raw").params
-    moves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.tree.map(np.subtract, *after.values()))])
+    given += (
+        "optim.learning_rate=0.01",
+        "optim.end_learning_rate=0.01",
+        "optim.warmup_steps=0",
+        "total_steps=1",
+        "eval.every_steps=0",
+    )
+    assert train(config_file, tmp_path / "run", *(f"--config.{key}" for key in given)) == 0
+    after = jaxdp.load_checkpoint(tmp_path / "run", weights="raw").params
+    before = jax.device_get(setup_of(load(config_file, *given)).fresh_state().params)
+    moves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.tree.map(np.subtract, after, before))])
     # Each parameter moves by the learning rate, or stays where the votes are equal.
     np.testing.assert_allclose(np.abs(moves[np.abs(moves) > 0.005]), 0.01, rtol=1e-4)
     assert np.abs(moves[np.abs(moves) <= 0.005]).max() < 1e-6 and np.count_nonzero(moves > 0.005) > 0.1 * moves.size

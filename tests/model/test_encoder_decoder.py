@@ -1,11 +1,13 @@
 """The encoder-decoder against NumPy, who can influence whom in it, and its cached decoding."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import exact, reference_row
-from tiers import others_slow
+from tiers import other_rows_slow, others_slow
 from tiny_models import LENGTH, jitted, quick_jit, random_params, random_tokens, tiny_config
 
 from jaxdp.errors import UserError
@@ -74,7 +76,7 @@ def influence(config, **inputs):
     return source[:, :SOURCE], target[:, :TARGET]
 
 
-@pytest.mark.parametrize("options", [{}, POST])
+@pytest.mark.parametrize("options", others_slow([{}, POST], "post", key=lambda options: "post" if options else ""))
 def test_the_target_is_causal_and_sees_the_whole_source(options):
     of_source, of_target = influence(seq2seq_config(tie_embeddings=False, **options))
     assert of_source.all()
@@ -99,7 +101,7 @@ def test_packed_pairs_are_isolated():
     np.testing.assert_array_equal(of_target, together & np.tri(TARGET, dtype=bool))
 
 
-@pytest.mark.parametrize("positions", CHOICES["positions"])
+@pytest.mark.parametrize("positions", others_slow(CHOICES["positions"], "learned", "relative"))
 def test_packed_pairs_equal_separate_pairs(positions):
     config = seq2seq_config(positions=positions)
     params, apply = random_params(config), jitted(config)
@@ -117,6 +119,7 @@ def test_packed_pairs_equal_separate_pairs(positions):
     np.testing.assert_allclose(packed.reshape(apart.shape), apart, atol=2e-5)
 
 
+@pytest.mark.slow  # the same of every task: test_task_conformance.py
 def test_more_padding_changes_no_output_and_no_gradient():
     """Padding columns on both sides and padding rows, of a loss that weights them 0."""
     config = seq2seq_config(positions="relative", dropout_rate=0.0)
@@ -174,11 +177,18 @@ def test_bfloat16_is_near_float32():
     assert np.linalg.norm(actual - expected) < 0.05 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("positions", others_slow(CHOICES["positions"], "relative", "rotary"))
-@pytest.mark.parametrize("options", [POST, {"num_kv_heads": 2, "scan_layers": True}], ids=["unrolled", "scanned"])
-def test_cached_decoding_equals_full_forward(positions, options):
+UNROLLED_OR_SCANNED = {"unrolled": POST, "scanned": {"num_kv_heads": 2, "scan_layers": True}}
+
+
+@pytest.mark.parametrize(
+    ("positions", "layers"),
+    other_rows_slow(
+        itertools.product(CHOICES["positions"], UNROLLED_OR_SCANNED), ("relative", "unrolled"), ("rotary", "scanned")
+    ),
+)
+def test_cached_decoding_equals_full_forward(positions, layers):
     """The source is given once, with the first piece; padding of it stays invisible."""
-    config = seq2seq_config(positions=positions, **options)
+    config = seq2seq_config(positions=positions, **UNROLLED_OR_SCANNED[layers])
     params, (source, target) = random_params(config), random_pair()
     valid = jnp.asarray(np.arange(SOURCE)[None] < np.array([[7], [4]]))
     encoded = jitted(config, method="encode")(params, source, attention_mask=valid)

@@ -24,10 +24,11 @@ from jaxdp.trees import named_leaves
 CONFIGS = Path(jaxdp.__file__).parents[1] / "configs"
 
 PRETRAIN = ("--config.task=masked_lm", "--config.data.tokenizer=bpe:300", "--config.data.length=32")
+NO_EVALUATION = "--config.eval.every_steps=0"
 CLASSIFY = ("--config.task=classification", "--config.data.tokenizer=bpe:280")  # that of init_from is taken instead
 ONE_UPDATE = (
     *CLASSIFY, "--config.optim.name=sgd", "--config.optim.clip_norm=0.0", "--config.total_steps=1", "--config.optim.weight_decay=0.0",
-    "--config.optim.schedule=constant", "--config.optim.warmup_steps=0",
+    "--config.optim.schedule=constant", "--config.optim.warmup_steps=0", "--config.eval.every_steps=0",
 )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def config_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pretrained(config_file):
     workdir = config_file.parent / "pretrained"
-    assert train(config_file, workdir, *PRETRAIN) == 0
+    assert train(config_file, workdir, *PRETRAIN, NO_EVALUATION) == 0
     return workdir
 
 
@@ -68,7 +69,7 @@ def parameters(workdir, step="latest"):
 
 def test_a_classifier_starts_from_a_language_model(config_file, pretrained, tmp_path, capsys):
     frozen = "--config.optim.freeze=('layer_0/.*', '.*embedding')"
-    assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", frozen) == 0
+    assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", frozen, NO_EVALUATION) == 0
     told = capsys.readouterr().err
     assert f"starting from {pretrained}: took " in told
     assert "new: classifier/output/bias, classifier/output/kernel; dropped: masked_lm/dense/bias, " in told
@@ -86,6 +87,7 @@ def test_a_classifier_starts_from_a_language_model(config_file, pretrained, tmp_
 def test_own_tokenizer_and_the_mean_of_two_checkpoints(config_file, pretrained, tmp_path, capsys):
     """The run keeps its tokenizer and takes the rows of the tokens that the other has too, of the mean of steps 3 and 6."""
     options = ("--config.init_rules=('match_tokens:mean',)", "--config.init_average=last:2", "--config.total_steps=1")
+    options += (NO_EVALUATION,)
     frozen = "--config.optim.freeze=('.*embedding',)"
     assert train(config_file, tmp_path, *CLASSIFY, f"--config.init_from={pretrained}", frozen, *options) == 0
     assert "by rule 1 (match_tokens:mean): " in capsys.readouterr().err
@@ -208,7 +210,7 @@ def test_every_label_equally_often(config_file, tmp_path):
     lines = (config_file.parent / "records.jsonl").read_text().splitlines()
     rare = [line for number, line in enumerate(lines) if LABELS[0] not in line or number % 5 == 0]
     (tmp_path / "rare.jsonl").write_text("\n".join(rare) + "\n")
-    options = (*CLASSIFY, f"--config.data.path={tmp_path / 'rare.jsonl'}", "--config.total_steps=24")
+    options = (*CLASSIFY, f"--config.data.path={tmp_path / 'rare.jsonl'}", "--config.total_steps=24", NO_EVALUATION)
     assert (
         train(config_file, tmp_path / "run", *options, "--config.data.balanced=True", "--config.log.every_steps=12")
         == 0
@@ -236,6 +238,7 @@ def test_what_cannot_be_meant_is_refused(overrides, told, config_file, tmp_path,
 
 def test_source_and_target_with_a_tokenizer_each(config_file, tmp_path, capsys):
     options = ("--config.task=seq2seq", "--config.data.tokenizer=bpe:280", "--config.data.target_tokenizer=char")
+    options += ("--config.total_steps=2", NO_EVALUATION)
     assert train(config_file, tmp_path, *options, "--config.model.share_embeddings=False") == 0
     kinds = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("tokenizer", "target_tokenizer")]
     assert kinds[0] != kinds[1]
@@ -247,11 +250,12 @@ def test_source_and_target_with_a_tokenizer_each(config_file, tmp_path, capsys):
     assert main(["eval", f"--workdir={tmp_path}", "--json", "--cpu_devices=8"]) == 0
 
 
+@pytest.mark.slow  # test_sharded_processes.py starts from a sharded one
 def test_sharded_parameters_start_from_the_same_checkpoint(config_file, pretrained, tmp_path, small_shards):
     """The losses of a classifier that starts from it are those of replicated parameters."""
     losses = []
     for sync in ("pmean", "zero3"):
-        options = (*CLASSIFY, f"--config.init_from={pretrained}", f"--config.parallel.sync={sync}")
+        options = (*CLASSIFY, f"--config.init_from={pretrained}", f"--config.parallel.sync={sync}", NO_EVALUATION)
         assert train(config_file, tmp_path / sync, *options) == 0
         losses.append([line["train/loss"] for line in metrics_lines(tmp_path / sync)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 6
