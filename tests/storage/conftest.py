@@ -1,5 +1,6 @@
-"""The fixtures of an S3 server."""
+"""The fixtures of servers on loopback."""
 
+from gcs_server import gcs
 from s3_server import s3, s3_server
 
-__all__ = ["s3", "s3_server"]
+__all__ = ["gcs", "s3", "s3_server"]

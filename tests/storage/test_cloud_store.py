@@ -1,4 +1,4 @@
-"""The client of S3 against a server on loopback, and its errors."""
+"""The client of S3 and Google Cloud Storage against servers on loopback, and its errors."""
 
 import socket
 import sys
@@ -14,9 +14,11 @@ from jaxdp.storage.location import remote_location
 from jaxdp.storage.object_store import ObjectChanged, ObjectExists, StorageError
 
 
-@pytest.fixture
-def store(s3):
-    return open_store(remote_location(f"s3://bucket/{uuid.uuid4().hex}/run", "--workdir"), "--workdir")
+@pytest.fixture(params=[("s3", "s3"), ("gs", "gcs")], ids=["s3", "gs"])
+def store(request):
+    scheme, server = request.param
+    request.getfixturevalue(server)
+    return open_store(remote_location(f"{scheme}://bucket/{uuid.uuid4().hex}/run", "--workdir"), "--workdir")
 
 
 def test_objects_are_put_read_listed_copied_and_deleted(store):

@@ -1,6 +1,7 @@
-"""The fixtures of tiny runs and of an S3 server."""
+"""The fixtures of tiny runs and of servers of object storage."""
 
+from gcs_server import gcs
 from s3_server import s3, s3_server
 from tiny_runs import compilation_cache, config_file, trained
 
-__all__ = ["compilation_cache", "config_file", "s3", "s3_server", "trained"]
+__all__ = ["compilation_cache", "config_file", "gcs", "s3", "s3_server", "trained"]

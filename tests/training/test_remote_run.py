@@ -24,8 +24,8 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "machine" / "jaxdp" / "remote"
 
 
-def store():
-    return cloud_store.open_store(remote_location(URL, "--workdir"), "--workdir")
+def store(url=URL):
+    return cloud_store.open_store(remote_location(url, "--workdir"), "--workdir")
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,25 @@ def test_a_second_run_is_refused(s3, cache, config_file, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme, server", [("s3", "s3"), ("gs", "gcs")], ids=["s3", "gs"])
 def test_a_run_moves_to_another_machine_and_ends_bitwise_as_on_a_disk(
-    s3, cache, config_file, tmp_path, monkeypatch, capsys
+    request, scheme, server, cache, config_file, tmp_path, monkeypatch, capsys
 ):
+    request.getfixturevalue(server)
+    url = f"{scheme}://bucket/runs/tiny"
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     steady = [f"--config={config_file}", "--config.optim.schedule=constant"]
-    assert main(["train", *steady, f"--workdir={URL}", "--config.total_steps=3"]) == 0
+    assert main(["train", *steady, f"--workdir={url}", "--config.total_steps=3"]) == 0
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other_machine"))
-    assert main(["train", *steady, f"--workdir={URL}"]) == 0
+    assert main(["train", *steady, f"--workdir={url}"]) == 0
     said = capsys.readouterr().err
-    assert f"downloading checkpoint 3 of {URL}" in said and "resuming from checkpoint 3 of 6" in said
-    assert f"finished 6 steps; everything is in {URL}" in said
+    assert f"downloading checkpoint 3 of {url}" in said and "resuming from checkpoint 3 of 6" in said
+    assert f"finished 6 steps; everything is in {url}" in said
     downloaded = tmp_path / "downloaded"
-    for info in store().list():
+    for info in store(url).list():
         path = downloaded / info.key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store().read(info.key)[0])
+        path.write_bytes(store(url).read(info.key)[0])
     on_disk = tmp_path / "on_disk"
     for total in (3, 6):
         assert main(["train", *steady, f"--workdir={on_disk}", f"--config.total_steps={total}"]) == 0
@@ -95,14 +98,14 @@ def test_a_run_moves_to_another_machine_and_ends_bitwise_as_on_a_disk(
     ]
     assert len(json.loads((downloaded / "provenance.json").read_text())) == 2
     capsys.readouterr()
-    assert main(["eval", f"--workdir={URL}", "--json"]) == 0
+    assert main(["eval", f"--workdir={url}", "--json"]) == 0
     of_url = json.loads(capsys.readouterr().out)
     assert main(["eval", f"--workdir={on_disk}", "--json"]) == 0
     assert of_url == json.loads(capsys.readouterr().out)
-    assert main(["inspect", URL, "--fingerprint"]) == main(["inspect", str(on_disk), "--fingerprint"]) == 0
+    assert main(["inspect", url, "--fingerprint"]) == main(["inspect", str(on_disk), "--fingerprint"]) == 0
     prints = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert prints[0] == prints[1]
-    assert main(["inspect", URL, "--verify", "--json"]) == 0
+    assert main(["inspect", url, "--verify", "--json"]) == 0
     assert [entry["verdict"] for entry in json.loads(capsys.readouterr().out)["checkpoints"]] == ["intact", "intact"]
-    assert main(["export", f"--workdir={URL}", f"--to={tmp_path / 'hf'}"]) == 0
-    assert main(["train", *steady, f"--workdir={tmp_path / 'next'}", f"--config.init_from={URL}", "--dry_run"]) == 0
+    assert main(["export", f"--workdir={url}", f"--to={tmp_path / 'hf'}"]) == 0
+    assert main(["train", *steady, f"--workdir={tmp_path / 'next'}", f"--config.init_from={url}", "--dry_run"]) == 0
