@@ -266,8 +266,8 @@ use_environment() {
 # Creates or completes the environment with extra $1 and puts it on the PATH.
 make_environment() {
   local extra=$1 began=$SECONDS
-  PASSED_OVER=""
-  await_other_installation
+  PASSED_OVER="" INTERRUPTED=""
+  is_dry_run || await_other_installation
   examine_environment "$extra"
   if [ "$STATE" = current ]; then
     use_environment

@@ -56,7 +56,9 @@ require_train "$@"
 require_program srun "submit this script with sbatch on a SLURM cluster"
 is_dry_run || [ -n "${SLURM_JOB_ID:-}" ] || fail "this is no SLURM job: submit this script with sbatch"
 
-gpus=${SLURM_GPUS_ON_NODE:-0} tasks=${SLURM_NTASKS_PER_NODE:-1}
+# Outside of a job, a dry run is that of a node with the GPUs requested above.
+gpus=${SLURM_GPUS_ON_NODE:-8} tasks=${SLURM_NTASKS_PER_NODE:-1}
+[ -z "${SLURM_JOB_ID:-}" ] || gpus=${SLURM_GPUS_ON_NODE:-0}
 variables=()
 if [ "$tasks" -eq 1 ]; then
   # Under SLURM jax.distributed gives a process one GPU unless JAX_LOCAL_DEVICE_IDS is set.

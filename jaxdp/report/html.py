@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from jaxdp.report.curves import read_last_values
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2.5rem; }
+h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
 div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
@@ -27,6 +28,7 @@ th { font-weight: 500; opacity: .75; } .number { text-align: right; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; margin: .5rem 0; }
 details { border-left: 3px solid #d55e00; padding-left: 1rem; margin: 1rem 0; } summary { font-weight: 500; cursor: pointer; }
 .flat td { white-space: nowrap; } li { overflow-wrap: anywhere; }
+@media (max-width: 48rem) { img { max-width: none; width: 48rem; } }
 pre { margin: 0; white-space: pre-wrap; font: 13px/1.4 ui-monospace, monospace; }
 """
 
@@ -166,7 +168,7 @@ def _table(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> str:
 
 def _head(name: str, values: Sequence[Any]) -> str:
     """Returns the head of a column, on the right if most of its values are numbers."""
-    known = [_is_number(value) for value in values if value is not None]
+    known = [_is_number(value) or _is_quantity(value) for value in values if value is not None]
     return f"<th{NUMBER if 2 * sum(known) > len(known) else ''}>{_text(name)}</th>"
 
 
@@ -174,7 +176,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_quantity(value: Any) -> bool:
+    """Returns whether a text is a share or a size, such as "48.5%" and "1.2 MiB"."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[\d.,]+(%| ([KMGTP]i)?B)", value))
+
+
 def _cell(value: Any) -> str:
+    if _is_quantity(value):
+        return f"<td{NUMBER}>{value}</td>"
     if _is_number(value):
         return f"<td{NUMBER}>{value:,.{DIGITS}g}</td>" if isinstance(value, float) else f"<td{NUMBER}>{value:,}</td>"
     return f"<td>{'' if value is None else _text(value if isinstance(value, str) else json.dumps(value))}</td>"
@@ -191,7 +200,7 @@ def _samples(name: str, texts: Sequence[Mapping[str, str]]) -> str:
 
 def _picture(path: Path) -> str:
     content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<p><img alt="{_text(path.stem)}" src="data:{MIME_TYPES[path.suffix.lower()]};base64,{content}"></p>'
+    return f'<div><img alt="{_text(path.stem)}" src="data:{MIME_TYPES[path.suffix.lower()]};base64,{content}"></div>'
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ EVALUATION = {
 }
 SMOOTHING_SHARE = 0.015  # half width of the moving average, as a share of the points of a curve
 LEGEND_LETTERS = 130  # characters that fit on a line of the legend
+HEADROOM = 1.06  # upper end of an axis that starts at 0, by the largest value
 LOG_RATIO = 4.0  # a loss that falls by more than this factor gets a logarithmic axis
 
 
@@ -227,7 +228,7 @@ def _draw_learning_rate(axes, runs: list[_Run]) -> list[_EndLabel]:
     for run in runs:
         _draw_line(axes, run.learning_rate, run.color)
         ends += _end_label(run.learning_rate.values, run.color, _scientific)
-    axes.set_ylim(bottom=0)
+    _start_at_zero(axes)
     axes.yaxis.set_major_formatter(lambda value, _position: _scientific(value))
     return ends
 
@@ -245,9 +246,15 @@ def _draw_throughput(axes, runs: list[_Run]) -> list[_EndLabel]:
     for run in runs:
         smoothed = _draw_smoothed(axes, run.tokens_per_sec, run.color)
         ends += _end_label(smoothed, run.color, EngFormatter(places=1, sep=""))
-    axes.set_ylim(bottom=0)
+    _start_at_zero(axes)
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     return ends
+
+
+def _start_at_zero(axes) -> None:
+    """Starts the vertical axis at 0 and leaves room above the curves, also above those of a constant."""
+    highest = axes.dataLim.y1
+    axes.set_ylim(0, HEADROOM * highest if np.isfinite(highest) and highest > 0 else None)
 
 
 def _panel(axes, runs: list[_Run], title: str, draw: Callable, axis: str) -> None:
@@ -258,7 +265,10 @@ def _panel(axes, runs: list[_Run], title: str, draw: Callable, axis: str) -> Non
     axes.set_title(title, loc="left", fontsize=FONT_SIZE + 1, color=INK, fontweight="bold")
     axes.set_xlabel(axis, fontsize=FONT_SIZE, color=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=axis == AXES["step"]))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if axis == AXES["time"]:  # the prefix of a thousandth, "m", would read as minutes
+        axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+    else:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

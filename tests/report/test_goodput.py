@@ -120,7 +120,12 @@ def test_the_time_after_a_complete_run_is_no_downtime():
     assert found.wall_secs == 91.0 + 2.0 and found.buckets["downtime"] == 10.0
 
 
-REFUSED = [start(195.0, 193.0), phase(195.5, "preparing the data"), phase(198.5, OUTSIDE), {"event": "end", "time": 199.0}]
+REFUSED = [
+    start(195.0, 193.0),
+    phase(195.5, "preparing the data"),
+    phase(198.5, OUTSIDE),
+    {"event": "end", "time": 199.0},
+]
 """A start that is refused for another seed: 2.5 s of start-up, 3 of preparation and 0.5 of start-up."""
 
 

@@ -74,7 +74,7 @@ def test_pictures_and_samples_are_in_the_page(tmp_path):
     samples = [{"source": "a < b", "reference": "c", "output": "d"}]
     run = write_run(tmp_path / "run", evaluation={"samples": samples})
     page = write_report([run], [tmp_path / "curve.png"], tmp_path / "page.html").read_text()
-    assert 'alt="curve" src="data:image/png;base64,iVBORw0KGgo="' in page
+    assert '<div><img alt="curve" src="data:image/png;base64,iVBORw0KGgo="></div>' in page  # a div scrolls in itself
     assert cells(page)["source"] == ["<pre>a &lt; b</pre>"]
     assert not re.search(r'(src|href)="(?!data:)', page)
 
@@ -82,7 +82,11 @@ def test_pictures_and_samples_are_in_the_page(tmp_path):
 def test_warnings_goodput_and_checkpoints_of_the_runs(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     given = [
-        RunFacts([{"step": 5, "saved": "noon", "eval/loss": 1.25}], ["<b> is odd."], {"steps": 0.75, "restore": 0.25}),
+        RunFacts(
+            [{"step": 5, "saved": "noon", "size": "1.5 MiB", "eval/loss": 1.25}],
+            ["<b> is odd."],
+            {"steps": 0.75, "restore": 0.25},
+        ),
         RunFacts(),
     ]
     page = write_report(
@@ -90,9 +94,16 @@ def test_warnings_goodput_and_checkpoints_of_the_runs(tmp_path):
     ).read_text()
     assert "<summary>Warnings of a</summary><ul><li>&lt;b&gt; is odd.</li></ul>" in page and "Warnings of b" not in page
     assert cells(page)["steps"] == ["75.0%", ""] and "<h2>Goodput</h2>" in page
+    assert (
+        '<tr><th></th><th class="number">a</th><th>b</th></tr><tr><th>steps</th><td class="number">75.0%</td>' in page
+    )
     assert "<h2>Checkpoints of a</h2>" in page and "Checkpoints of b" not in page
-    assert '<tr><th class="number">step</th><th>saved</th><th class="number">eval/loss</th></tr>' in page
-    assert '<tr><td class="number">5</td><td>noon</td><td class="number">1.25</td></tr>' in page
+    size = '<th class="number">size</th>'
+    assert f'<tr><th class="number">step</th><th>saved</th>{size}<th class="number">eval/loss</th></tr>' in page
+    assert (
+        '<tr><td class="number">5</td><td>noon</td><td class="number">1.5 MiB</td><td class="number">1.25</td></tr>'
+        in page
+    )
     assert "Goodput" not in write_report(runs, [], tmp_path / "page.html").read_text()
 
 

@@ -1,6 +1,7 @@
 """The picture of training curves: what it shows, what it refuses, what it imports."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -11,8 +12,9 @@ from matplotlib.colors import to_rgb
 
 from jaxdp.errors import UserError
 from jaxdp.metrics import LOSS, MetricSpec
+from jaxdp.report.norms_plot import _by_kind, plot_norms
 from jaxdp.report.plotting import COLORS, _figure, _load_runs, _smooth, _spread, plot_runs
-from jaxdp.report.run_curves import PlottedRun
+from jaxdp.report.run_curves import AXES, PlottedRun
 from jaxdp.report.writers import MetricsFile
 from jaxdp.tasks.translation_scores import SCORE_METRICS
 
@@ -48,6 +50,33 @@ def test_every_run_is_drawn_in_its_color(tmp_path):
     pixels = read_png(out)
     assert pixels.shape == (1125, 1650, 3)
     assert [has_color(pixels, color) for color in COLORS[:4]] == [True, True, True, False]
+
+
+def test_constants_are_below_the_upper_end_of_their_panel(tmp_path):
+    figure = _figure(_load_runs([PlottedRun(write_run(tmp_path / "run"))], LOSS.full_name), LOSS, LOSS)
+    for axes, value in zip(figure.axes[1:], (1e-3, 2e4), strict=True):
+        assert axes.get_ylim() == pytest.approx((0.0, 1.06 * value))
+
+
+def test_hours_have_no_prefix(tmp_path):
+    """Engineering notation would write 0.04 h as 40m, which reads as minutes."""
+    figure = _figure(_load_runs([PlottedRun(write_run(tmp_path / "run"))], LOSS.full_name), LOSS, LOSS, AXES["time"])
+    assert figure.axes[0].xaxis.get_major_formatter()(0.04, 0) == "0.04"
+    figure = _figure(_load_runs([PlottedRun(tmp_path / "run")], LOSS.full_name), LOSS, LOSS, AXES["flops"])
+    assert figure.axes[0].xaxis.get_major_formatter()(4e9, 0) == "4G"
+
+
+def test_norms_have_one_map_a_kind_and_a_bounded_height(tmp_path):
+    run = write_run(tmp_path / "run")
+    for num_leaves in (3, 400):
+        names = [f"norms/{kind}/layer_{leaf}" for kind in ("params", "grads") for leaf in range(num_leaves)]
+        lines = [{"step": step, **dict.fromkeys(names, 0.5 * step)} for step in (10, 20)]
+        (run / "norms.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        height, width, _ = read_png(plot_norms(run, tmp_path / "norms.png")).shape
+        assert width == 1650 and height == pytest.approx(150 * (1.9 + min(0.17 * num_leaves, 24)), abs=1)
+    assert list(_by_kind({"norms/params/a": (), "norms/own": (), "norms/grads/a": (), "norms/own/b": ()}).items()) == [
+        ("parameters", {"a": ()}), ("", {"own": (), "own/b": ()}), ("gradients", {"a": ()}),
+    ]  # fmt: skip
 
 
 def test_what_a_run_is_judged_by_has_a_panel_of_its_own(tmp_path):
