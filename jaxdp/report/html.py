@@ -21,6 +21,7 @@ STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; }
+h1 { font-size: clamp(1.25rem, 5vw, 2rem); }
 div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #8884; vertical-align: top; }

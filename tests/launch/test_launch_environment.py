@@ -305,6 +305,16 @@ def test_scripts_started_together_make_one_environment(machine):
     assert sorted(call[0] for call in machine.calls()) == ["jaxdp"] * 4 + ["python", "python3.12"]
 
 
+def test_a_dry_run_does_not_wait_for_an_installation(machine):
+    machine.python("python3.12")
+    machine.venv.mkdir(parents=True)
+    (machine.venv / "jaxdp_installing").symlink_to(f"{os.getpid()} {os.uname().nodename}")
+    result = machine.run("launch/local.sh", "--dry_run", "devices")
+    assert result.returncode == 0 and "waiting" not in result.stderr, result.stderr
+    assert result.stdout.splitlines()[-1] == "jaxdp devices"
+    assert machine.calls() == []
+
+
 def test_an_environment_made_since_it_was_looked_at_is_not_claimed(machine):
     shutil.copytree(machine.python("made/bin/python").parents[1], machine.venv)
     (machine.venv / "pyvenv.cfg").touch()

@@ -127,6 +127,8 @@ def test_a_dry_run_prints_the_step_and_when_it_is_requeued(machine):
     expected = f"env JAX_LOCAL_DEVICE_IDS=0,1 srun {STEP}"
     assert shlex.split(result.stdout.splitlines()[-1]) == expected.split()
     assert "after exit code 75, and up to 10 times after 70, 134, 137 and 143: scontrol requeue JOB" in result.stderr
+    outside = machine.run("launch/slurm.sh", *arguments).stdout.splitlines()[-1]  # as the script requests
+    assert shlex.split(outside) == f"env JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7 srun {STEP}".split()
 
 
 @pytest.mark.parametrize(
