@@ -15,11 +15,15 @@ import json
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 import jaxdp
+from jaxdp.config import parse_config
+from jaxdp.training.prepared_run import prepare_run
+from jaxdp.training.setup import TrainingSetup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Variant:
         base: Name of the variant that it changes; empty: the recipe.
         keys: Configuration keys with their values.
         length: Number of steps as a multiple of `--steps`.
+        phases: Parts of the run with keys of their own: (share of the steps, keys); empty: it has no parts.
         compared: Name of the variant whose losses it is compared with; empty: `base`.
     """
 
     base: str
     keys: dict[str, object]
     length: float = 1
+    phases: tuple[tuple[float, dict[str, int]], ...] = ()
     compared: str = ""
 
 
@@ -76,8 +82,17 @@ VARIANTS = {
     "residual_scalars": Variant("normuon", {"model.residual_scalars": True}),
     "value_embeddings": Variant("normuon", {"model.value_embeddings": True}),
     "attention_window": Variant("normuon", {"model.attention_window": 16}),
+    "batch grows, 6 to 18": Variant(
+        "winners", {}, phases=((1 / 2, {"global_batch_size": 6}), (1 / 2, {"global_batch_size": 18}))
+    ),
+    "batch grows, 6 to 12": Variant(
+        "winners", {}, length=1.5, phases=((2 / 3, {"global_batch_size": 6}), (1 / 3, {}))
+    ),
+    "length grows, 32 to 64": Variant(
+        "winners", {}, phases=((1 / 2, {"data.length": 32, "global_batch_size": 24}), (1 / 2, {}))
+    ),
 }  # fmt: skip
-"""Variants by name; a base stands before what changes it."""
+"""Variants by name; a base stands before what changes it. Those that grow see as many characters as their base."""
 
 CORPORA = {
     "shakespeare": {},
@@ -102,10 +117,28 @@ def configuration(variant: str, corpus: str, path: str | None, *, steps: int, se
     return jaxdp.load_config("nanogpt_cpu", [f"--config.{key}={value}" for key, value in keys.items()])
 
 
-def train(config: ConfigDict) -> float:
+def train(config: ConfigDict, phases: Sequence[tuple[float, dict[str, int]]] = ()) -> float:
     """Trains one run; returns the loss on the validation split."""
+    if phases:
+        return train_in_phases(config, phases)
     with tempfile.TemporaryDirectory(prefix="jaxdp_ablation_") as directory:
         return jaxdp.train(config, directory, handle_signals=False, watchdog=False).metrics["eval/loss"]
+
+
+def train_in_phases(config: ConfigDict, phases: Sequence[tuple[float, dict[str, int]]]) -> float:
+    """Trains one state by the step of each phase in turn; the schedule of the learning rate spans all of them."""
+    setup = TrainingSetup(prepare_run(parse_config(config)))
+    state, control_word, step = setup.fresh_state(), setup.control_word_maker()(0, 0), 0
+    for share, keys in phases:
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(keys)
+        part = TrainingSetup(prepare_run(parse_config(changed)))
+        program, end = part.compile_step(), step + round(share * config.total_steps)
+        for batch in itertools.islice(part.loader.batches(step), end - step):
+            state, _ = program(state, part.place(batch)[0], control_word)
+        step = end
+    assert int(state.step) == config.total_steps
+    return setup.compile_evaluator()(setup.strategy.eval_params(state))["eval/loss"]
 
 
 def welch(one: list[float], other: list[float]) -> tuple[float, float]:
@@ -168,7 +201,8 @@ def main() -> None:
         steps = round(options.steps * VARIANTS[name].length)
         if (name, options.corpus, steps, seed) in known:
             continue
-        loss = train(configuration(name, options.corpus, options.path, steps=steps, seed=seed))
+        config = configuration(name, options.corpus, options.path, steps=steps, seed=seed)
+        loss = train(config, VARIANTS[name].phases)
         runs.append({"variant": name, "corpus": options.corpus, "steps": steps, "seed": seed, "loss": loss})
         with options.out.open("a") as file:
             print(json.dumps(runs[-1]), file=file)

@@ -19,6 +19,17 @@ def test_a_variant_has_the_keys_of_those_that_it_changes():
     assert (config.optim.name, config.seed, config.total_steps) == ("normuon", 3, 100)
 
 
+@pytest.mark.slow
+def test_phases_of_the_same_keys_are_one_run(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("a line of a text that repeats itself, and again.\n" * 200, encoding="utf-8")
+    config = ablation.configuration("winners", "shakespeare", str(text), steps=4, seed=3)
+    config.update_from_flattened_dict({"model.num_layers": 1, "model.embed_dim": 64, "data.cache_dir": str(tmp_path)})
+    whole = ablation.train(config)
+    assert ablation.train(config, ((0.5, {}), (0.5, {}))) == whole
+    assert ablation.train(config, ((0.5, {"global_batch_size": 6}), (0.5, {"data.length": 32}))) != whole
+
+
 def test_the_table_compares_runs_of_one_corpus_and_length():
     """Means 2 and 3 with variances 1 and 4 of three runs each: t = 1 / sqrt(5 / 3)."""
     runs = [
