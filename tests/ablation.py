@@ -82,13 +82,13 @@ VARIANTS = {
     "residual_scalars": Variant("normuon", {"model.residual_scalars": True}),
     "value_embeddings": Variant("normuon", {"model.value_embeddings": True}),
     "attention_window": Variant("normuon", {"model.attention_window": 16}),
-    "batch grows, 6 to 18": Variant(
+    "batch 6 to 18": Variant(
         "winners", {}, phases=((1 / 2, {"global_batch_size": 6}), (1 / 2, {"global_batch_size": 18}))
     ),
-    "batch grows, 6 to 12": Variant(
+    "batch 6 to 12": Variant(
         "winners", {}, length=1.5, phases=((2 / 3, {"global_batch_size": 6}), (1 / 3, {}))
     ),
-    "length grows, 32 to 64": Variant(
+    "length 32 to 64": Variant(
         "winners", {}, phases=((1 / 2, {"data.length": 32, "global_batch_size": 24}), (1 / 2, {}))
     ),
 }  # fmt: skip
