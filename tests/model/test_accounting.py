@@ -8,6 +8,7 @@ import pytest
 from tiny_models import LENGTH, VOCAB_SIZE, quick_jit, random_params, tiny_config
 
 from jaxdp.model import (
+    accounting,
     flops_per_sequence,
     flops_per_token,
     init_params,
@@ -177,3 +178,12 @@ def test_initial_parameters_have_the_predicted_shapes():
         assert jax.tree.map(lambda leaf: leaf.shape, params) == jax.tree.map(
             lambda leaf: leaf.shape, parameter_shapes(config)
         )
+
+
+def test_shapes_are_traced_once_and_every_caller_has_its_own_tree(monkeypatch):
+    config = model_config("gpt2", {}, vocab_size=32, max_length=8)
+    first = parameter_shapes(config)
+    expected = named_leaves(first)
+    monkeypatch.setattr(accounting, "init_params", None)  # tracing again would fail
+    first.clear()
+    assert named_leaves(parameter_shapes(config)) == expected
