@@ -29,7 +29,8 @@ def run_of(tmp_path_factory):
     def run(task):
         workdir = root / task
         if not workdir.exists():
-            assert train(root / "config.py", workdir, f"--config.task={task}") == 0
+            options = (f"--config.task={task}", "--config.total_steps=2", "--config.eval.every_steps=0")
+            assert train(root / "config.py", workdir, *options) == 0
         return workdir
 
     return run
@@ -229,6 +230,7 @@ def test_a_task_that_does_not_fit(model, run_of):
         jaxdp.load(run_of("classification")).generate("the of")
 
 
+@pytest.mark.slow  # test_generate_decoder.py, test_task_conformance.py: any number of devices
 def test_results_do_not_depend_on_the_devices(trained, monkeypatch):
     """Three of the eight devices, over which neither the prompts nor the tokens divide."""
     all_devices = jaxdp.load(trained)

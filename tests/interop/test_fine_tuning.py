@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiers import others_slow
 from tiny_folders import BERT, GPT2, bert_shapes, gpt2_shapes, random_tensors, write_folder
 from tiny_runs import assert_refused
 
@@ -40,6 +41,7 @@ def get_config():
     config.model.preset = "encoder_nano"
     config.model.num_layers = 3
     config.optim.warmup_steps = 1
+    config.optim.schedule = "constant"
     config.parallel.cpu_devices = 8
     return config
 """
@@ -135,11 +137,12 @@ def test_a_model_key_of_the_command_line_beats_the_source_and_must_fit_it(texts,
     assert "layer_0/mlp/down/kernel is (12, 8) there and (20, 8) here" in sentence
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", others_slow([False, True], True))
 def test_layers_are_scanned_as_the_new_run_needs_them(texts, folder, tmp_path, scan):
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE.format(path=str(texts)))
     options = ("--config.total_steps=1", "--config.optim.learning_rate=1e-30", f"--config.model.scan_layers={scan}")
+    options += ("--config.eval.every_steps=0",)
     assert tune(recipe, folder, tmp_path / "run", *options) == 0
     found = open_source(tmp_path / "run")
     path = "layers/attention/query/kernel" if scan else "layer_1/attention/query/kernel"
