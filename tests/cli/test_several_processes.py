@@ -59,7 +59,7 @@ def test_processes_that_train_different_things_do_not_start(config_file, compila
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_sigterm_to_one_of_two_and_then_the_death_of_one(config_file, compilation_cache, tmp_path):
+def test_sigterm_to_one_of_two_stops_both_after_the_same_step(config_file, compilation_cache, tmp_path):
     processes = start_two(config_file, compilation_cache, tmp_path)
     wait_for(lambda: steps_done(tmp_path) > 2, *processes)
     processes[1].send_signal(signal.SIGTERM)
@@ -69,15 +69,16 @@ def test_sigterm_to_one_of_two_and_then_the_death_of_one(config_file, compilatio
     stops = [re.search(r"stopped after step (\d+) of 100000; the same command continues", text)[1] for text in said]
     assert stops[0] == stops[1]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [stops[0]]
+    assert steps_done(tmp_path) == int(stops[0])
 
-    done = steps_done(tmp_path)
-    assert done == int(stops[0])
+
+@pytest.mark.slow  # while both save: test_sharded_processes.py
+def test_the_death_of_one_of_two_ends_the_other(config_file, compilation_cache, tmp_path):
     processes = start_two(config_file, compilation_cache, tmp_path)
-    wait_for(lambda: steps_done(tmp_path) > done + 2, *processes)
+    wait_for(lambda: steps_done(tmp_path) > 2, *processes)
     processes[1].kill()
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [70, -signal.SIGKILL], said
-    assert f"resuming from checkpoint {stops[0]} of 100000 steps" in said[0]
     assert re.search(r"jaxdp: process 1 on \S+ is gone; this one stops too\.", said[0]), said[0]
     assert "is gone" in (tmp_path / "logs" / "process_0.log").read_text()
 
@@ -116,8 +117,8 @@ def start_two_with_own_hook(config_file, cache, folder, workdir):
     return start_two(recipe, cache, workdir, own_env=[{"OWN_PROCESS": str(index)} for index in range(2)])
 
 
-def test_a_hook_of_the_users_own_stops_both(config_file, compilation_cache, tmp_path):
-    """Its request stops both after the same step; its error stops both, and both name the process and the user's file."""
+@pytest.mark.slow  # a request, here SIGTERM's, stops both above
+def test_a_request_of_a_hook_of_the_users_own_stops_both(config_file, compilation_cache, tmp_path):
     workdir = tmp_path / "run"
     processes = start_two_with_own_hook(config_file, compilation_cache, tmp_path, workdir)
     wait_for(lambda: all((workdir / f"own_{index}").is_file() for index in range(2)), *processes)
@@ -127,7 +128,12 @@ def test_a_hook_of_the_users_own_stops_both(config_file, compilation_cache, tmp_
     stops = [re.search(r"stopped after step (\d+) of 100000; the same command continues", text)[1] for text in said]
     assert stops[0] == stops[1] == (workdir / "own_0").read_text() == (workdir / "own_1").read_text()
 
-    (workdir / "ask").unlink()
+
+@pytest.mark.slow  # what both say: tests/parallel/test_control_plane.py, tests/test_user_code.py
+def test_an_error_of_a_hook_of_the_users_own_stops_both(config_file, compilation_cache, tmp_path):
+    """Both name the process and the user's file."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
     (workdir / "fail").touch()
     processes = start_two_with_own_hook(config_file, compilation_cache, tmp_path, workdir)
     said = [process.communicate(timeout=120)[1] for process in processes]

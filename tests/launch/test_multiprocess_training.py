@@ -68,6 +68,11 @@ def test_processes_train_to_the_losses_of_one_although_one_is_killed(
     steps, expected = zip(*losses(trained), strict=True)
     assert [step for step, _ in losses(tmp_path / "run")] == list(steps)
     assert [loss for _, loss in losses(tmp_path / "run")] == pytest.approx(expected, abs=1e-4)
+    for name in ("train/loss", "train/grad_norm", "eval/loss"):
+        found, wanted = ([line[name] for line in metrics_lines(run, name)] for run in (tmp_path / "run", trained))
+        assert found == pytest.approx(wanted, rel=1e-6), name
+    hashes, wanted = ([line["data/batch_hash"] for line in metrics_lines(run)] for run in (tmp_path / "run", trained))
+    assert hashes == wanted
 
 
 @pytest.mark.slow
