@@ -62,13 +62,11 @@ def _described(path: Path, manifest: Manifest | None, metric: str, *, verify: bo
         damage = _damage(path, verify=verify)
         verdict = "damaged" if damage else "intact" if verify else "complete"
     num_bytes, changed = size_and_time(path)
-    if manifest is not None:  # of a copy not all files are there
-        num_bytes = max(num_bytes, sum(file["bytes"] for file in manifest.files.values()))
     return {
         "name": path.name,
         "step": _step_of(path),
         "time": manifest.time if manifest else changed,
-        "bytes": num_bytes,
+        "bytes": manifest.num_bytes if manifest else num_bytes,  # of a copy not all files are there
         "metric": manifest.metrics.get(metric) if manifest else None,
         "verdict": verdict,
         "damage": damage,

@@ -63,6 +63,11 @@ class Manifest:
     kind: str = STATE
     pieces: Mapping[str, Mapping[str, Any]] | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the checkpoint: bytes of its files, without this one."""
+        return sum(file["bytes"] for file in self.files.values())
+
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Writes the manifest durably, which commits the checkpoint.

@@ -275,7 +275,7 @@ class CheckpointWriter:
         unfinished.rename(directory)
         fsync_path(self._checkpoints)
         self._is_intact.trust(directory)
-        return sum(file["bytes"] for file in manifest.files.values())
+        return manifest.num_bytes
 
     def _unfinished(self, step: int) -> Path:
         return self._checkpoints / f"{step}{self._suffix}"

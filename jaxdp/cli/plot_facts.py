@@ -49,8 +49,7 @@ def _checkpoints(run: WorkDir) -> list[dict[str, Any]]:
             rows.append({"step": step, "saved": "damaged: see jaxdp inspect --verify"})
             continue
         saved = datetime.datetime.fromtimestamp(manifest.time, datetime.UTC)
-        size = sum(int(file["bytes"]) for file in manifest.files.values())
-        row = {"step": step, "saved": f"{saved:%Y-%m-%d %H:%M:%S} UTC", "size": memory_size(size)}
+        row = {"step": step, "saved": f"{saved:%Y-%m-%d %H:%M:%S} UTC", "size": memory_size(manifest.num_bytes)}
         rows.append(row | {name: value for name, value in manifest.metrics.items() if value is not None})
     return rows
 

@@ -60,9 +60,7 @@ class StepSetup:
         shapes = parameter_shapes(model.config)
         self.strategy: SyncStrategy = make_strategy(config.parallel, topology, shapes)
         update = make_update(config.optim, total_steps, topology.platform, self.strategy)
-        self.update = dataclasses.replace(
-            update, norms_every_steps=config.log.norms_every_steps, last_step=total_steps
-        )
+        self.update = dataclasses.replace(update, norms_every_steps=config.log.norms_every_steps, last_step=total_steps)
         if config.log.noise_scale:
             check_noise_scale(config, self.strategy)
         self.placement = StatePlacement(self.strategy, topology, shapes, make_initial_state(self.update, self.strategy))

@@ -8,6 +8,8 @@ import pytest
 from tiny_runs import compilation_cache, config_file, metrics_lines, trained
 
 from jaxdp import defaults
+from jaxdp.checkpoint.listing import list_checkpoints
+from jaxdp.checkpoint.retention import Retention
 from jaxdp.cli.main import main
 from jaxdp.cli.plot_facts import facts_of
 from jaxdp.errors import UserError
@@ -133,6 +135,8 @@ def test_facts_of_a_run_from_its_files(trained, tmp_path):
         if file.is_file() and file.name != "manifest.json"
     )
     assert facts.checkpoints[1]["size"] == memory_size(size)
+    listed = list_checkpoints(run.checkpoints, Retention(keep_latest=2, keep_best=0), verify=False)
+    assert [entry["bytes"] for entry in listed if entry["step"] == 6] == [size], "as in jaxdp inspect"
     assert facts.checkpoints[1]["eval/loss"] == metrics_lines(trained, "eval/loss")[-1]["eval/loss"]
     (run.checkpoints / "6" / "manifest.json").write_text("{")
     assert facts_of(run, {}, None).checkpoints[1:] in (
