@@ -6,7 +6,7 @@ import pytest
 
 from jaxdp.data.prefetch import QueueState
 from jaxdp.hooks.every import Every
-from jaxdp.hooks.pacing import MIN_LINES, WARN_EVERY_LINES, Pacing
+from jaxdp.hooks.pacing import MIN_WINDOWS, WARN_EVERY_WINDOWS, WINDOW_SECS, Pacing
 from jaxdp.parallel.pace import Pace
 from jaxdp.trainer import StepInfo
 
@@ -64,20 +64,47 @@ def test_the_slowest_is_in_the_metrics_once_all_have_sent_a_pace():
     )
 
 
-def test_the_warning_comes_for_several_lines_in_a_row_and_rarely():
+def test_the_warning_comes_for_several_windows_in_a_row_and_rarely():
     run = Run(every=1)
     slow = {1: FINE._replace(late=0.5)}
     for is_slow in [True, False] * 5:
         run.others = slow if is_slow else {1: FINE}
-        run.steps(1)
+        run.steps(1, secs=WINDOW_SECS, device_wait=WINDOW_SECS)
     assert run.said == []
     run.others = slow
-    run.steps(MIN_LINES)
+    run.steps(MIN_WINDOWS, secs=WINDOW_SECS, device_wait=WINDOW_SECS)
     assert len(run.said) == 1 and run.said[0].startswith("warning: process 1 on b is the slowest and costs 50% of the")
-    run.steps(WARN_EVERY_LINES - 1)
+    run.steps(WARN_EVERY_WINDOWS - 1, secs=WINDOW_SECS, device_wait=WINDOW_SECS)
     assert len(run.said) == 1
-    run.steps(1)
+    run.steps(1, secs=WINDOW_SECS, device_wait=WINDOW_SECS)
     assert len(run.said) == 2
+
+
+@pytest.mark.parametrize(("share", "is_named"), [(0.5, True), (0.05, False)])
+def test_lines_of_short_steps_are_judged_together(share, is_named):
+    """A share of the lines in which a process is late by 90 %, as by the scheduling of a busy machine."""
+    run = Run(every=1)
+    for number in range(600):
+        run.others = {1: FINE._replace(late=0.9) if number % 40 < 40 * share else FINE}
+        run.steps(1, secs=0.015, device_wait=0.015)
+    assert bool(run.said) == is_named
+
+
+def test_a_process_stopped_half_of_the_time_is_named():
+    """Stopped and continued every 0.1 s, in steps that would take 10 ms: lines of 20 steps."""
+    run = Run(every=20)
+    run.others = {1: FINE._replace(stalled=0.5)}
+    run.steps(600, secs=0.02, device_wait=0.02)
+    assert len(run.said) == 1 and "costs 50% of the step time: of 20 ms a step" in run.said[0]
+
+
+def test_a_process_that_costs_little_time_is_not_named():
+    run = Run(every=10)
+    run.others = {1: FINE._replace(late=0.3)}
+    run.steps(5000, secs=0.005, device_wait=0.005)
+    assert run.said == []
+    run.steps(5000, secs=0.008, device_wait=0.008)
+    assert run.said and run.hook.metrics["perf/slowest_excess"] == pytest.approx(0.3)
 
 
 def test_other_processes_only_send():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdp.parallel.pace import Pace, describe_slowest, find_slowest, read_pace
+from jaxdp.parallel.pace import Pace, Slowest, describe_slowest, find_slowest, is_slow, mean_paces, read_pace
 
 FINE = Pace(late=0.0, data_wait=0.01, host=0.02, stalled=0.0)
 
@@ -17,6 +17,19 @@ def test_the_slowest_is_compared_with_the_median_of_the_others():
 def test_time_without_execution_counts_once():
     slowest = find_slowest({0: FINE, 1: Pace(late=0.3, data_wait=0.0, host=0.3, stalled=0.5)})
     assert (slowest.process, slowest.excess) == (1, 0.5)
+
+
+@pytest.mark.parametrize(("excess", "step_secs", "expected"), [
+    (0.09, 1.0, False), (0.11, 1.0, True), (0.11, 0.015, False), (0.5, 0.003, False), (0.5, 0.005, True),
+])  # fmt: skip
+def test_a_slow_process_costs_a_share_and_some_time_of_a_step(excess, step_secs, expected):
+    assert is_slow(Slowest(1, excess, FINE, FINE), step_secs) == expected
+
+
+def test_mean_paces_are_weighted_by_time():
+    found = mean_paces([(1.0, {0: FINE, 1: FINE}), (3.0, {0: FINE, 1: Pace(0.8, 0.41, 0.02, 0.4)})])
+    assert found[0] == pytest.approx(FINE)
+    assert found[1] == pytest.approx(Pace(late=0.6, data_wait=0.31, host=0.02, stalled=0.3))
 
 
 def test_a_process_alone_is_not_slow():
