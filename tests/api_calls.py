@@ -48,7 +48,11 @@ def main(config_file, trained, directory):
 
     def config(*changes):
         config = jaxdp.load_config(
-            config_file, [f"--config.{change}" for change in ("total_steps=2", "eval.every_steps=0", *changes)]
+            config_file,
+            [
+                f"--config.{change}"
+                for change in ("total_steps=2", "eval.every_steps=0", "optim.schedule=constant", *changes)
+            ],
         )
         config.parallel.cpu_devices = None
         return config

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from faults import KERNEL
+from tiers import others_slow
 from tiny_runs import (
     assert_same_bits,
     environment,
@@ -60,12 +61,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(config_file, compilation_cac
     assert [line["step"] for line in metrics_lines(tmp_path)] == list(range(1, step + 3))
 
 
-def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, compilation_cache, tmp_path):
-    """Three kills while every step is saved; the steps are short, so most fall into a save."""
+@pytest.mark.parametrize("num_kills", others_slow([1, 3], 1))
+def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, compilation_cache, tmp_path, num_kills):
+    """Kills while every step is saved; the steps are short, so most fall into a save."""
     moments, workdir, begin = random.Random(7), tmp_path / "killed", time.time()
     lost = 0
     options = [*LONG, "--config.checkpoint.every_steps=1"]
-    for _ in range(3):
+    for _ in range(num_kills):
         process = start(
             "train", f"--config={config_file}", f"--workdir={workdir}", *options, env=environment(compilation_cache)
         )
@@ -85,8 +87,8 @@ def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_bitwise(config_file, com
     for name in ("train/loss", "data/batch_hash"):
         assert [line[name] for line in lines] == [line[name] for line in expected]
     spent = goodput(workdir)
-    assert (spent.num_starts, spent.num_steps) == (4, last)
-    assert lost <= spent.lost_steps <= lost + 3  # of each kill one step may be counted but not in a line yet
+    assert (spent.num_starts, spent.num_steps) == (num_kills + 1, last)
+    assert lost <= spent.lost_steps <= lost + num_kills  # of each kill one step may be counted but not in a line yet
     assert 0 < spent.buckets["downtime"] < spent.wall_secs < time.time() - begin and min(spent.buckets.values()) >= 0
 
 
@@ -104,6 +106,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow  # started by the launcher: tests/launch/test_multiprocess_training.py
 def test_two_processes_train_as_one(config_file, trained, compilation_cache, tmp_path, capsys):
     """Two with four devices each, against one with eight.
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from tiny_processes import as_processes
 from tiny_runs import load, train
 
@@ -13,6 +14,18 @@ from jaxdp.training import preflight as agreement
 from jaxdp.training import train as experiment_train
 from jaxdp.training.preflight import check_same, check_shared_directory, source_hash, statement
 from jaxdp.workdir import WorkDir
+
+
+@pytest.fixture(scope="module")
+def hashed():
+    """The hash of the package's source files; each of its files is parsed."""
+    return source_hash()
+
+
+@pytest.fixture(autouse=True)
+def hashed_once(monkeypatch, hashed):
+    """One hash for the threads of all tests."""
+    monkeypatch.setattr(agreement, "source_hash", lambda: hashed)
 
 
 def test_processes_that_agree_go_on(config_file):
@@ -103,17 +116,16 @@ def test_many_differences_are_counted():
         assert len(str(error).splitlines()) == 11 and "\n  and 12 more\n" in str(error)
 
 
-def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path):
+def test_a_change_of_code_in_any_source_file_is_noticed(tmp_path, hashed):
     copy = shutil.copytree(
         Path(jaxdp.__file__).parent, tmp_path / "jaxdp", ignore=shutil.ignore_patterns("__pycache__")
     )
-    assert source_hash(copy) == source_hash()
     with open(copy / "model" / "block.py", "a") as file:
         file.write("\n# a comment\n")
-    assert source_hash(copy) == source_hash()
+    assert source_hash(copy) == hashed
     with open(copy / "model" / "block.py", "a") as file:
         file.write("CHANGED = True\n")
-    assert source_hash(copy) != source_hash()
+    assert source_hash(copy) != hashed
 
 
 def test_a_directory_that_all_see(tmp_path):
