@@ -64,7 +64,8 @@ class RunMirror(Mirror):
             sleep: Waits for seconds; replaced in tests.
 
         Raises:
-            StorageError: The store cannot be reached.
+            StorageLost: The store stayed unreachable.
+            StorageError: The store cannot be reached when the start begins, or refuses an operation.
         """
         what_remains = f"the state is in {directory.root}, and the same command on this machine continues from it"
         super().__init__(store, print_status, what_remains, clock, sleep)
@@ -73,12 +74,12 @@ class RunMirror(Mirror):
         self._steps = RemoteSteps(store, lease.ensure)
         self._published = _read_state(self._state).get("published", {})
         if not lease.previous or lease.previous != _read_state(self._state).get("session"):
-            self._restore()
+            self._repeated(self._restore)
         self._record()
         self.publish()
         for step in self._steps.remove_unfinished():
             print_status(f"removed {store.url}/{DIRECTORY}/{step}, which an interrupted upload or deletion left behind")
-        self._fetch_newest()
+        self._repeated(self._fetch_newest)
 
     def fetch(self, step: int) -> None:
         """See `Mirror.fetch`."""

@@ -194,6 +194,26 @@ def test_an_outage_is_waited_for_up_to_a_limit(tmp_path, secs):
     assert stored_steps(store) == [1, 2]
 
 
+def test_a_failure_while_the_mirror_is_restored_is_repeated(tmp_path):
+    store, first = FakeStore(), machine(tmp_path / "1")
+    mirror = start(store, first)
+    first.config.write_text("{}")
+    train_to(mirror, first, 2)
+    pieces, failing = store.pieces, ["config.json", "checkpoints/2/state/d/0"]
+
+    def interrupted(key):
+        if key in failing:
+            failing.remove(key)
+            raise StorageError("the network is down.", is_transient=True)
+        return pieces(key)
+
+    store.pieces = interrupted
+    second = machine(tmp_path / "2")
+    start(store, second)
+    assert not failing and second.config.read_text() == "{}"
+    assert (second.checkpoints / "2" / "state/d/0").read_text() == "state/d/0 2 "
+
+
 def test_a_refusal_is_not_repeated(tmp_path):
     store, directory = FakeStore(), machine(tmp_path)
     mirror = start(store, directory)
