@@ -43,6 +43,7 @@ from chaos_faults.lost_directory import lost_directory  # noqa: E402
 from chaos_faults.lost_terminal import lost_terminal  # noqa: E402
 from chaos_faults.named_faults import KINDS, named_faults  # noqa: E402
 from chaos_faults.object_storage import object_storage  # noqa: E402
+from chaos_faults.remote_processes import remote_processes  # noqa: E402
 from chaos_faults.reused_directory import reused_directory  # noqa: E402
 from chaos_faults.sharded_kills import sharded_kills  # noqa: E402
 from chaos_faults.two_processes import two_processes  # noqa: E402
@@ -73,6 +74,7 @@ def faults(arguments: argparse.Namespace) -> dict[str, Callable[[Workshop], Iter
         "sharded_kills": lambda workshop: sharded_kills(workshop, arguments.sharded_kills),
         "goodput": lambda workshop: goodput_of_kills(workshop, arguments.goodput_kills),
         "object_storage": lambda workshop: object_storage(workshop, arguments.remote_kills),
+        "remote_processes": lambda workshop: remote_processes(workshop, arguments.remote_process_kills),
     }
 
 
@@ -123,6 +125,13 @@ def main() -> int:
         default=30,
         metavar="N",
         help="SIGKILLs of a run in object storage; needs moto and obstore",
+    )
+    parser.add_argument(
+        "--remote_process_kills",
+        type=int,
+        default=10,
+        metavar="N",
+        help="SIGKILLs of one of two processes in object storage; needs moto and obstore",
     )
     parser.add_argument("--flips", type=int, default=50, metavar="N", help="flipped bits in files")
     parser.add_argument("--replica_flips", type=int, default=3, metavar="N", help="flipped bits in devices")

@@ -14,6 +14,7 @@ def test_no_fault_changes_how_a_run_ends(tmp_path):
         "--kills=6",
         "--sharded_kills=6",
         "--remote_kills=6",
+        "--remote_process_kills=3",
         "--flips=20",
         "--replica_flips=1",
         "--signals=4",
