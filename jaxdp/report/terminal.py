@@ -4,6 +4,7 @@ stdout carries only results.
 """
 
 import contextlib
+import json
 import logging
 import sys
 import time
@@ -40,6 +41,11 @@ def print_status(sentence: str) -> None:
     sentence = redact(sentence)
     console.print(sentence, markup=False, soft_wrap=True)
     logging.getLogger("jaxdp").info(sentence)
+
+
+def log_values(name: str, values: Mapping[str, float]) -> None:
+    """Writes values to the log alone, as a JSON object after their name."""
+    logging.getLogger("jaxdp").info("%s: %s", name, json.dumps(dict(values)))
 
 
 def show_table(rows: Sequence[tuple[str, str]]) -> None:

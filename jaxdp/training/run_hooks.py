@@ -27,7 +27,7 @@ from jaxdp.model import parameter_shapes
 from jaxdp.optim.norms import entry_names
 from jaxdp.parallel.layout import replicated_leaves
 from jaxdp.report.evaluation_plots import draw_evaluation, has_plot
-from jaxdp.report.terminal import print_status, show_cut
+from jaxdp.report.terminal import log_values, print_status, show_cut
 from jaxdp.report.writer_registry import RunInfo
 from jaxdp.report.writers import MetricsFile
 from jaxdp.trainer import Hook
@@ -177,8 +177,10 @@ def _logging(context: RunContext, writer: CheckpointWriter, info: RunInfo, pacin
 
     def further(first: int, last: int) -> dict[str, float]:
         """Returns shares of sources, the slowest process, and what was sampled since the line before."""
-        slowest = pacing.metrics if pacing else {}
-        return {**setup.loader.shares(first, last), **slowest, **context.resources.take(), **writer.take_metrics()}
+        slowest, sampled = pacing.metrics if pacing else {}, context.resources.take()
+        if sampled and not info.is_main_process:  # metrics.jsonl has those of the main process
+            log_values(f"resources at step {last}", sampled)
+        return {**setup.loader.shares(first, last), **slowest, **sampled, **writer.take_metrics()}
 
     return Logging(
         Every(setup.config.log.every_steps, setup.total_steps),

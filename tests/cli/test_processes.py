@@ -118,6 +118,7 @@ def test_two_processes_train_as_one(config_file, trained, compilation_cache, tmp
         start(
             "train", f"--config={config_file}", f"--workdir={together}", "--cpu_devices=4",
             f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_index={index}",
+            "--config.log.resources_every_secs=0.05",
             env=environment(compilation_cache, XLA_FLAGS="--xla_backend_optimization_level=0"),
         )
         for port in [free_port()]
@@ -126,7 +127,10 @@ def test_two_processes_train_as_one(config_file, trained, compilation_cache, tmp
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "devices   8 x cpu (2 processes)" in said[0][1] and "devices" not in said[1][1]
-    assert (together / "logs" / "process_1.log").is_file()
+    logs = [(together / "logs" / f"process_{index}.log").read_text() for index in range(2)]
+    resources = re.findall(r"resources at step \d: (.*)", logs[1])
+    assert resources and json.loads(resources[0])["perf/host_memory"] > 2**20
+    assert "resources at step" not in logs[0] + said[1][1]
 
     lines, expected = metrics_lines(together), metrics_lines(trained)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
