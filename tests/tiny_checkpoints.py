@@ -37,9 +37,11 @@ def make_writer(tmp_path):
     """Writers into tmp_path/checkpoints; closed at the end, whatever a pending save has to say."""
     writers = []
 
-    def make(retention=None, async_save=True):
+    def make(retention=None, async_save=True, **options):
         retention = retention or Retention(keep_latest=9)
-        writers.append(CheckpointWriter(tmp_path / "checkpoints", retention, abstract(), async_save=async_save))
+        writers.append(
+            CheckpointWriter(tmp_path / "checkpoints", retention, abstract(), async_save=async_save, **options)
+        )
         return writers[-1]
 
     yield make

@@ -14,12 +14,14 @@ from tiny_checkpoints import abstract, assert_is_state, make_state, save
 from tiny_runs import contents
 
 from jaxdp.checkpoint import saving
+from jaxdp.checkpoint.destination import Destination
 from jaxdp.checkpoint.manifest import committed_steps, read_manifest, write_manifest
 from jaxdp.checkpoint.restoring import restore, restore_latest
 from jaxdp.checkpoint.retention import Retention, remove_leftovers
 from jaxdp.checkpoint.saving import CheckpointWriter
 from jaxdp.errors import UserError
 from jaxdp.parallel import first_execution
+from jaxdp.storage.object_store import StorageLost
 from jaxdp.workdir import WorkDir
 
 
@@ -78,6 +80,45 @@ def test_save_returns_at_once_and_the_state_may_then_be_donated(checkpoints, mak
     go_on.set()
     writer.wait()
     assert_is_state(restore(checkpoints / "1", abstract()), 1)
+
+
+class Recorded(Destination):
+    """A destination with the calls that it got, which may fail."""
+
+    def __init__(self, error=None):
+        self.calls, self._error = [], error
+
+    def send_shards(self, unfinished, process):
+        self.calls.append(("send", process))
+
+    def collect_shards(self, unfinished, control_plane):
+        self.calls.append(("collect", unfinished.name.partition(".")[0]))
+        return super().collect_shards(unfinished, control_plane)
+
+    def publish(self):
+        self.calls.append(("publish",))
+        if self._error:
+            raise self._error
+
+
+def test_the_destination_gets_the_shards_before_the_commit_and_the_checkpoint_after_it(checkpoints, make_writer):
+    writer = make_writer(destination=Recorded())
+    save(writer, 1)
+    writer.wait()
+    assert writer._destination.calls == [("publish",)]
+    writer._is_divided = True  # as with a second process
+    save(writer, 2)
+    writer.wait()
+    assert writer._destination.calls[1:] == [("send", 0), ("collect", "2"), ("publish",)]
+    assert "shards_0.safetensors" in read_manifest(checkpoints / "2").files
+
+
+def test_a_destination_that_stays_unreachable_ends_the_run_with_its_sentence(checkpoints, make_writer):
+    writer = make_writer(destination=Recorded(StorageLost("s3://bucket/run cannot be written.")))
+    save(writer, 1)
+    with pytest.raises(StorageLost, match=r"s3://bucket/run cannot be written") as lost:
+        writer.wait()
+    assert lost.value.exit_code == 70 and committed_steps(checkpoints) == [1]
 
 
 def test_a_save_reads_nothing_from_a_gpu_during_the_first_execution_of_a_program(checkpoints, make_writer, monkeypatch):
