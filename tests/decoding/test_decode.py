@@ -64,10 +64,10 @@ def decoder(model, sampling=GREEDY, *, num_new=6, eos_id=None):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"positions": "learned"},
-        {"positions": "sinusoidal", "num_kv_heads": 1},
+        pytest.param({"positions": "learned"}, marks=pytest.mark.slow),
+        pytest.param({"positions": "sinusoidal", "num_kv_heads": 1}, marks=pytest.mark.slow),
         {"positions": "relative", "num_kv_heads": 2},
-        {"positions": "rotary", "num_kv_heads": 2},
+        pytest.param({"positions": "rotary", "num_kv_heads": 2}, marks=pytest.mark.slow),
         {"positions": "rotary", "scan_layers": True, "norm": "rmsnorm", "activation": "swiglu"},
     ],
     ids=lambda overrides: "-".join(map(str, overrides.values())),

@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from tiers import others_slow
 from tiny_decoding import (
     CONTEXT,
     VOCAB_SIZE,
@@ -49,7 +50,7 @@ def as_lists(rows):
     return [row.tolist() for row in rows]
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("devices", others_slow([1, 2, 8], 8))
 def test_the_number_of_devices_changes_nothing(devices, uncached):
     """Three rows, which fill neither 2 nor 8 devices."""
     prompts = random_prompts([5, 1, 3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from family_cases import CASES
-from tiers import others_slow
+from tiers import other_rows_slow, others_slow
 from tiny_folders import random_tensors, write_folder
 
 from jaxdp.config import load_config, parse_config
@@ -153,8 +153,11 @@ def test_embeddings_of_t5_by_every_name_and_an_output_layer_that_is_absent(tmp_p
 
 @pytest.mark.parametrize(
     ("config", "generation", "start"),
-    [({}, {"decoder_start_token_id": 7}, 0), ({"decoder_start_token_id": None}, {"decoder_start_token_id": 7}, 7),
-     ({"decoder_start_token_id": None, "pad_token_id": 3}, {}, 3)],
+    other_rows_slow([
+        ({}, {"decoder_start_token_id": 7}, 0),
+        ({"decoder_start_token_id": None}, {"decoder_start_token_id": 7}, 7),
+        ({"decoder_start_token_id": None, "pad_token_id": 3}, {}, 3),
+    ], ({"decoder_start_token_id": None}, {"decoder_start_token_id": 7}, 7)),
 )  # fmt: skip
 def test_the_first_decoder_input_is_that_of_the_folder(tmp_path, config, generation, start):
     config = config_json("t5", **config)

@@ -1,10 +1,13 @@
 """Learning rates by rule and by layer, frozen parameters, and scanned models like unrolled ones."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import other_rows_slow
 
 from jaxdp.errors import UserError
 from jaxdp.model.lora import FROZEN
@@ -167,11 +170,19 @@ def test_frozen_comes_before_scaled():
     assert scaling_rules(("a",), (("a", 2), ("b", 0.5))) == (("a", 0.0), ("a", 2.0), ("b", 0.5))
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
-@pytest.mark.parametrize("form", [lambda tree: tree, scanned], ids=["unrolled", "scanned"])
+FORMS = {"unrolled": lambda tree: tree, "scanned": scanned}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    other_rows_slow(
+        itertools.product(BUILT_IN, FORMS),
+        *((name, "scanned" if name in ("adamw", "muon") else "unrolled") for name in BUILT_IN),
+    ),
+)
 def test_the_state_has_no_arrays_of_frozen_parameters(name, form):
     """Trained parameters are updated as when all are trained; a scanned stack with a trained layer keeps its state."""
-    params = form(UNROLLED)
+    params = FORMS[form](UNROLLED)
     freeze = ("decoder/.*/kernel", "encoder/layer_0/.*", "token_embedding")
     settings = {
         "name": name, "learning_rate": 0.1, "schedule": "constant", "warmup_steps": 0, "end_learning_rate": 0.0,

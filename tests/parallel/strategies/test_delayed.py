@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import other_rows_slow
 from tiny_training import (
     ROWS,
     TinyStep,
@@ -77,8 +78,12 @@ def sequential(batches, delay):
     return jax.device_get((params, opt_state, ema, losses, norms))
 
 
-@pytest.mark.parametrize("delay", [1, 2, 3])
-@pytest.mark.parametrize(("devices", "microbatches"), [(1, 1), (8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("devices", "microbatches", "delay"),
+    other_rows_slow(
+        [(*split, delay) for split in [(1, 1), (8, 1), (2, 4)] for delay in (1, 2, 3)], (1, 1, 3), (8, 1, 1), (2, 4, 2)
+    ),
+)
 def test_the_run_is_that_of_the_sequential_loop(devices, microbatches, delay):
     batches = [uneven_batch(seed) for seed in range(STEPS)]
     params, opt_state, ema, losses, norms = sequential(batches, delay)

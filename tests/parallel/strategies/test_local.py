@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiers import other_rows_slow, others_slow
 from tiny_training import (
     EMBED_DIM,
     PLAIN,
@@ -192,8 +193,10 @@ def kinked_loss(params, rows, row_keys):
     return sums._replace(loss=sums.loss + jnp.sum(jnp.sqrt(rows["kink"] * params["table"][0, 0] ** 2)))
 
 
-@pytest.mark.parametrize("bad", ["loss", "gradient"])
-@pytest.mark.parametrize("num_workers", [8, 2])
+@pytest.mark.parametrize(
+    ("num_workers", "bad"),
+    other_rows_slow([(8, "loss"), (8, "gradient"), (2, "loss"), (2, "gradient")], (8, "loss"), (2, "gradient")),
+)
 def test_if_one_worker_has_a_bad_update_all_skip(num_workers, bad):
     strategy = local(num_workers, 3, 1, NESTEROV)
     step = TinyStep(8, loss=kinked_loss, params=layered_params(True), strategy=strategy, extra_spec=["kink"])
@@ -245,7 +248,7 @@ def weighted_average(state, fragment_of, num_workers):
     return average
 
 
-@pytest.mark.parametrize("num_workers", [8, 2])
+@pytest.mark.parametrize("num_workers", others_slow([8, 2], 2))
 def test_between_synchronisations_the_average_is_evaluated_and_saved(num_workers):
     step = adam_step(num_workers, 4, 2)
     state = run(step, 3)
@@ -271,7 +274,9 @@ def test_with_a_moving_average_that_is_evaluated():
     assert local(8, 4, 1, NESTEROV).eval_params(state) is state.ema
 
 
-@pytest.mark.parametrize(("num_workers", "num_devices", "later"), [(4, 8, 4), (2, 4, 8), (2, 8, 2)])
+@pytest.mark.parametrize(
+    ("num_workers", "num_devices", "later"), other_rows_slow([(4, 8, 4), (2, 4, 8), (2, 8, 2)], (4, 8, 4))
+)
 def test_as_many_workers_continue_on_other_devices_where_they_were(num_workers, num_devices, later):
     """In the middle of a period, in which the workers differ."""
     step, other = (adam_step(num_workers, 4, 2, num_devices=count) for count in (num_devices, later))
