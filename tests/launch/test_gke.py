@@ -142,7 +142,11 @@ def test_the_run_is_told_how_long_a_pod_has_to_save(machine, options, given, pod
     [
         ("/runs/a", ["--claim=runs"], ""),
         ("gs://bucket/a", [], ""),
-        ("/runs/a", [], "--workdir=/runs/a is lost with its pod: give --claim=CLAIM, a volume that is mounted at /runs"),
+        (
+            "/runs/a",
+            [],
+            "--workdir=/runs/a is lost with its pod: give --claim=CLAIM, a volume that is mounted at /runs",
+        ),
         ("runs/a", ["--claim=runs"], "--workdir=runs/a is lost with its pod: give --claim=CLAIM and a DIR below /runs"),
     ],
 )

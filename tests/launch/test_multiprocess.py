@@ -296,7 +296,15 @@ def jaxdp_lines(result):
 
 def test_a_dry_run_prints_the_environment_the_supervisor_and_every_process(machine):
     result = run_script(
-        machine, "--dry_run", "--processes=2", "--cpu_devices=3", "--restarts=4", "--", "train", "--config=my c.py", "--workdir=w"
+        machine,
+        "--dry_run",
+        "--processes=2",
+        "--cpu_devices=3",
+        "--restarts=4",
+        "--",
+        "train",
+        "--config=my c.py",
+        "--workdir=w",
     )
     assert result.returncode == 0, result.stderr
     *environment, supervisor, first, second = map(shlex.split, result.stdout.splitlines())
