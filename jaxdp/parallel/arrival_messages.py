@@ -1,11 +1,22 @@
 """Messages about processes that do not arrive at the control plane: missing, refused or unreachable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jaxdp.parallel.addresses import is_loopback
 from jaxdp.parallel.processes import Processes
 from jaxdp.parallel.run_token import VARIABLE
+
+
+def waiting_message(
+    num_processes: int, present: Collection[int], address: str, waited_secs: float, timeout_secs: float
+) -> str:
+    """Names the processes that have not arrived yet; see `missing_message`."""
+    missing = [process for process in range(num_processes) if process not in present]
+    return (
+        f"waiting for {_listed('process', missing)} of {num_processes} at --coordinator={address}: {waited_secs:.0f} of "
+        f"{timeout_secs:g} s (parallel.init_timeout_secs)"
+    )
 
 
 def missing_message(

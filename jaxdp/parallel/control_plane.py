@@ -69,7 +69,7 @@ class ControlPlane:
         Args:
             processes: Number of processes, index of this one, and address of process 0.
             timeout_secs: Time in which all must connect.
-            log: Called with a sentence when another process is lost while this one is blocked.
+            log: Called with a sentence while processes are missing, and when one is lost while this one is blocked.
             end_process: Ends this process with an exit code, from a thread.
             token: Run token, which process 0 has already written; None for a single process.
 
@@ -199,7 +199,9 @@ class ControlPlane:
     def _join(self, timeout_secs: float, token: RunToken) -> None:
         end = time.monotonic() + timeout_secs
         if self.is_main_process:
-            self._server = ControlServer(self._address, self.num_processes, timeout_secs, _read_own_token(token))
+            self._server = ControlServer(
+                self._address, self.num_processes, timeout_secs, _read_own_token(token), self._log
+            )
             self._server.start()
         self._socket, self._lines = self._call_until(end, timeout_secs, token)
         self._answers: queue.SimpleQueue = queue.SimpleQueue()

@@ -12,11 +12,12 @@ import math
 import selectors
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jaxdp.errors import ProcessLost, UserError
 from jaxdp.parallel.addresses import bind_address, listen
-from jaxdp.parallel.arrival_messages import missing_message
+from jaxdp.parallel.arrival_messages import missing_message, waiting_message
 from jaxdp.parallel.control_connection import Connection
 from jaxdp.parallel.control_handshake import is_proof, proof_of, read_hello
 from jaxdp.parallel.control_inquiry import REPLY_SECS, Inquiry, read_activity
@@ -32,13 +33,16 @@ MAX_UNAUTHENTICATED = 64
 ACCEPT_PAUSE_SECS = 0.2
 """Pause of accepting connections after the system ran out of file descriptors."""
 
+FIRST_REPORT_SECS = 10.0
+"""Time until process 0 says for whom it waits; then after twice the time, and so on."""
+
 MAX_WAIT_SECS = 60.0
 
 
 class ControlServer(threading.Thread):
     """Thread that accepts connections until all processes have arrived, and serves these until they leave."""
 
-    def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes):
+    def __init__(self, address: str, num_processes: int, timeout_secs: float, token: bytes, log: Callable[[str], None]):
         """Creates the server.
 
         Args:
@@ -46,14 +50,16 @@ class ControlServer(threading.Thread):
             num_processes: Number of processes, including process 0.
             timeout_secs: Time in which all must connect.
             token: Run token.
+            log: Called with a sentence while processes are missing, from the thread.
 
         Raises:
             UserError: The port is in use.
         """
         super().__init__(name="jaxdp-control-server", daemon=True)
         self._address, self._num_processes, self._timeout_secs = address, num_processes, timeout_secs
-        self._token = token
-        self._deadline = time.monotonic() + timeout_secs
+        self._token, self._log = token, log
+        self._start = time.monotonic()
+        self._deadline, self._next_report = self._start + timeout_secs, self._start + FIRST_REPORT_SECS
         self._listener = listen(bind_address(address))
         self._listener.setblocking(False)
         self._is_open = True
@@ -108,6 +114,12 @@ class ControlServer(threading.Thread):
             self._conclude()
         if self._is_open and self._deadline <= now:
             self._abort(ProcessLost(self._why_missing()))
+        if self._is_open and self._next_report <= now:
+            waited_secs = now - self._start
+            self._next_report = now + waited_secs
+            self._log(
+                waiting_message(self._num_processes, self._members, self._address, waited_secs, self._timeout_secs)
+            )
         if self._is_open and self._pause_end and self._pause_end <= now:
             self._pause_end = 0.0
             self._selector.register(self._listener, selectors.EVENT_READ)
@@ -115,7 +127,7 @@ class ControlServer(threading.Thread):
     def _wait_secs(self) -> float:
         times = [stranger.deadline for stranger in self._unauthenticated]
         if self._is_open:
-            times += [self._deadline, self._pause_end or math.inf]
+            times += [self._deadline, self._next_report, self._pause_end or math.inf]
         if self._inquiry:
             times.append(self._inquiry.deadline)
         return min(max(min(times, default=math.inf) - time.monotonic(), 0.0), MAX_WAIT_SECS)

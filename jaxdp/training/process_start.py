@@ -56,7 +56,7 @@ def join_processes(
     try:
         if refusal and is_main:
             token.write_if_missing()
-        control_plane = stack.enter_context(ControlPlane(processes, timeout_secs, _log_lost_process, token=token))
+        control_plane = stack.enter_context(ControlPlane(processes, timeout_secs, _log, token=token))
     except UserError:
         if refusal:
             raise refusal from None
@@ -72,6 +72,6 @@ def _nothing_to_check() -> None:
     """Checks nothing, in a process that holds no lock."""
 
 
-def _log_lost_process(sentence: str) -> None:
-    """Logs a lost process in the form of an error of the command line."""
+def _log(sentence: str) -> None:
+    """Prints a sentence of the control plane as the command line prints errors."""
     print_status(f"jaxdp: {sentence}")

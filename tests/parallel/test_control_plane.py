@@ -34,6 +34,7 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(control_plane_module, "LINGER_SECS", 0.2)
     monkeypatch.setattr(control_plane_module, "NOTICE_SECS", 10.0)
     monkeypatch.setattr(addresses, "BIND_SECS", 0.2)
+    monkeypatch.setattr(control_server, "FIRST_REPORT_SECS", 1e6)
 
 
 @pytest.fixture
@@ -49,12 +50,13 @@ def call(address):
         at=address,
         ended=None,
         token=TOKEN,
+        log=None,
     ):
         ended = [] if ended is None else ended
 
         def run():
             with ControlPlane(
-                Processes(num_processes, index, at), timeout_secs, ended.append, ended.append, token=token
+                Processes(num_processes, index, at), timeout_secs, log or ended.append, ended.append, token=token
             ) as control_plane:
                 return function(control_plane)
 
@@ -156,6 +158,23 @@ def test_the_port_is_free_once_all_have_arrived(call, address):
 
     for answer in [call(index, 2, function) for index in range(2)]:
         assert answer.result() == [1, 1]
+
+
+def test_process_0_says_for_whom_it_waits(call, address, servers):
+    said = []
+    answers = [call(index, 4, log=said.append) for index in (0, 2)]
+    wait_until(lambda: servers and servers[0]._members.keys() == {0, 2}, answers[0])
+    assert said == []
+    for count in (1, 2):
+        servers[0]._start -= 10
+        servers[0]._next_report = time.monotonic()
+        wait_until(lambda count=count: len(said) == count, answers[0])
+        assert servers[0]._next_report - time.monotonic() > 10 * count - 5
+    answers += [call(index, 4) for index in (1, 3)]
+    for answer in answers:
+        answer.result()
+    sentence = "waiting for processes 1, 3 of 4 at --coordinator={}: {} of 120 s (parallel.init_timeout_secs)"
+    assert all(any(line == sentence.format(address, secs) for secs in range(10, 120)) for line in said)
 
 
 def test_who_does_not_come_is_named_to_those_that_did(call, address, servers):
