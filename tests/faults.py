@@ -3,7 +3,7 @@
 A fault is written NAME or NAME=NUMBER,NUMBER...
 """
 
-import copy
+import dataclasses
 import hashlib
 import itertools
 import logging
@@ -103,9 +103,7 @@ def flip_after(patch, step, position, name=KERNEL):
                 state = flip_bit_of(state, name, setup.topology.devices[position], element=3, bit=2)
             return state, metrics
 
-        faulty_program = copy.copy(program)
-        faulty_program.call = call
-        return faulty_program
+        return dataclasses.replace(program, call=call)
 
     patch(TrainingSetup, "compile_step", faulty)
     return flipped

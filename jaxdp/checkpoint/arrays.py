@@ -15,7 +15,6 @@ from jaxdp.checkpoint.names import shards_file
 from jaxdp.checkpoint.orbax_item import OrbaxItem
 from jaxdp.checksum import leaf_checksums
 from jaxdp.errors import DamageFound
-from jaxdp.parallel.compilation import Compilation
 from jaxdp.parallel.host_blocks import Range, shard_axes
 from jaxdp.safetensors_file import Entry, read_array, read_header
 from jaxdp.typing import PyTree
@@ -28,7 +27,7 @@ GROUP_BYTES = 2**26
 
 
 def compile_checksums(abstract: PyTree, layout: PyTree) -> Callable[[PyTree], list[jax.Array]]:
-    """Starts to compile the checksums of the true arrays of a tree, one program for each group of leaves.
+    """Compiles the checksums of the true arrays of a tree, one program for each group of leaves.
 
     XLA:CPU keeps temporaries of the size of all leaves of a program.
 
@@ -40,19 +39,16 @@ def compile_checksums(abstract: PyTree, layout: PyTree) -> Callable[[PyTree], li
         Function tree -> uint32 arrays that have one checksum a leaf when joined, equal on all devices. It does not wait.
     """
     specs, axes = jax.tree.leaves(abstract), shard_axes(layout)
-    mesh = specs[0].sharding.mesh
-    replicated, platform = NamedSharding(mesh, PartitionSpec()), mesh.devices.flat[0].platform
+    replicated = NamedSharding(specs[0].sharding.mesh, PartitionSpec())
     groups, programs = _groups([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in specs]), []
     for group in groups:
         of_group = functools.partial(leaf_checksums, axes=[axes[index] for index in group])
         program = jax.jit(of_group, out_shardings=replicated)
-        programs.append(Compilation(program.lower([specs[index] for index in group]), platform))
+        programs.append(program.lower([specs[index] for index in group]).compile())
 
     def checksums(tree: PyTree) -> list[jax.Array]:
         leaves = jax.tree.leaves(tree)
-        return [
-            program.wait()([leaves[index] for index in group]) for program, group in zip(programs, groups, strict=True)
-        ]
+        return [program([leaves[index] for index in group]) for program, group in zip(programs, groups, strict=True)]
 
     return checksums
 

@@ -151,7 +151,7 @@ class CheckpointWriter:
         self.longest_save_secs = 0.0
         """From the call of `save` until the checkpoint counts; 0 before the first."""
         self._last_save: dict[str, float] = {}
-        # Compiled from now on, so that the first save does not wait for it.
+        # Compiled now, so that the first save does not stop to compile.
         self._checksums = compile_checksums(abstract_state, layout)
 
     def save(

@@ -96,13 +96,6 @@ class Evaluator:
         self.reports: dict[str, Mapping[str, Any]] = {}
         self._absent_labels: list[str] = []  # those that were printed
 
-    def wait(self) -> "Evaluator":
-        """Returns the evaluator when its programs are compiled; raises the error of the compiler."""
-        self._program.wait()
-        if self._scorer:
-            self._scorer.wait()
-        return self
-
     def of(self, source: SequenceDataset) -> "Evaluator":
         """Returns an evaluator of other rows with the compiled programs of this one."""
         other = copy.copy(self)

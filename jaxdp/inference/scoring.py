@@ -96,10 +96,6 @@ class TextWriter:
             abstract_batch(spec, topology),
         )
 
-    def wait(self) -> None:
-        """Waits until the program is compiled; raises the error of the compiler."""
-        self._program.wait()
-
     @property
     def at_once(self) -> int:
         """Number of sources of one batch, over all devices."""
@@ -188,10 +184,6 @@ class Scorer:
         self._shown = np.linspace(0, num_texts - 1, min(config.log.samples, num_texts)).astype(np.int64).tolist()
         self._tokenizer = data.vocabularies.input_tokenizer
         self._agree = compile_agreement(topology)
-
-    def wait(self) -> None:
-        """Waits until the programs are compiled; raises the error of the compiler."""
-        self._write.wait()
 
     def __call__(
         self, params: PyTree, progress: Callable[[], None] = lambda: None, request: Callable[[], int] = lambda: 0

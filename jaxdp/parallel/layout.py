@@ -205,8 +205,8 @@ def _joined(leaf: jax.Array, layout: LeafLayout) -> jax.Array:
     return parts.reshape(*parts.shape[:axis], -1, *parts.shape[axis + 2 :])
 
 
-def placed_by(make: Callable[..., PyTree], specs: PyTree) -> Any:
-    """Returns a jitted function whose results have the shardings of `specs`; each device computes its own part."""
+def placed_by(make: Callable[..., PyTree], specs: PyTree) -> Callable[..., PyTree]:
+    """Compiles a function whose results have the shardings of `specs`; each device computes its own part."""
     return jax.jit(make, out_shardings=jax.tree.map(lambda spec: spec.sharding, specs))
 
 

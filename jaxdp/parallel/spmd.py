@@ -16,10 +16,11 @@ selects it: the same function, arguments and results, so that a JAX without pmap
 devices, and the strategies would sum them again.
 """
 
-import functools
+import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,7 +28,6 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxdp.errors import UserError
-from jaxdp.parallel.compilation import Compilation, fixed_settings
 from jaxdp.parallel.devices import AXIS, Topology
 from jaxdp.parallel.first_execution import FirstExecution
 from jaxdp.parallel.layout import device_axes
@@ -37,38 +37,21 @@ VARIABLE = "JAXDP_SPMD"
 """Environment variable with the name of a backend."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Program:
-    """SPMD program that compiles in the background, called with global arrays of the shapes for which it is compiled."""
+    """Compiled SPMD program, called with global arrays of the shapes for which it was compiled."""
 
-    def __init__(self, compilation: Compilation, lower_secs: float, platform: str):
-        self._compilation, self._lower_secs = compilation, lower_secs
-        self.first_execution = FirstExecution(platform)
+    call: Callable
+    compile_secs: float
+    device_bytes: int
+    """Peak memory of one device: arguments, results and temporaries."""
+    first_execution: FirstExecution
 
     def __call__(self, *arguments: PyTree) -> PyTree:
         """Dispatches the program; waits for the result only at the first execution on a GPU."""
         if self.first_execution.is_pending:
             return self.first_execution(self.call, *arguments)
         return self.call(*arguments)
-
-    @functools.cached_property
-    def call(self) -> Callable:
-        """The compiled program, for which the first use waits; raises the error of the compiler."""
-        return self._compilation.wait()
-
-    def wait(self) -> "Program":
-        """Returns the program when it is compiled; raises the error of the compiler."""
-        self._compilation.wait()
-        return self
-
-    @property
-    def compile_secs(self) -> float:
-        """Seconds of tracing, lowering and compilation."""
-        return self._lower_secs + self._compilation.secs
-
-    @property
-    def device_bytes(self) -> int:
-        """Peak memory of one device: arguments, results and temporaries."""
-        return _device_bytes(self._compilation.wait())
 
 
 def compile_spmd(
@@ -78,7 +61,7 @@ def compile_spmd(
     donated: tuple[int, ...] = (),
     out_axes: PyTree = None,
 ) -> Program:
-    """Lowers `function` for every device of `topology`, and starts its compilation.
+    """Compiles `function` for every device of `topology`.
 
     Args:
         function: Function of one device; may use collectives over `AXIS`.
@@ -94,9 +77,10 @@ def compile_spmd(
     if topology.num_processes > 1 and backend_name() == "pmap":
         specs = _zeros(specs)
     with fixed_settings():
-        lowered = mapped.lower(*specs)
-    lower_secs = time.perf_counter() - start
-    return Program(Compilation(lowered, topology.platform), lower_secs, topology.platform)
+        compiled = mapped.lower(*specs).compile()
+    return Program(
+        compiled, time.perf_counter() - start, _device_bytes(compiled), FirstExecution(topology.platform)
+    )  # fmt: skip
 
 
 def trace_spmd(function: Callable, topology: Topology, *specs: PyTree, out_axes: PyTree = None) -> Any:
@@ -179,6 +163,22 @@ def _partition(axes: PyTree) -> PyTree:
 def _is_replicated(axis: Any) -> bool:
     """Returns True for None, which `jax.tree.map` otherwise takes for an empty tree."""
     return axis is None
+
+
+@contextlib.contextmanager
+def fixed_settings() -> Iterator[None]:
+    """Sets the JAX settings under which jaxdp traces programs, independent of the environment and the caller.
+
+    Otherwise a seed would give other numbers under `JAX_DEFAULT_PRNG_IMPL`, and programs would not trace
+    under `JAX_ENABLE_X64`.
+    """
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+    ):
+        yield
 
 
 def gather_rows(tree: PyTree) -> PyTree:

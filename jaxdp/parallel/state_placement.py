@@ -2,11 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-from jaxdp.parallel.compilation import Compilation, fixed_settings
 from jaxdp.parallel.devices import Topology
 from jaxdp.parallel.layout import (
     abstract_in,
@@ -17,6 +15,7 @@ from jaxdp.parallel.layout import (
     replicated_layout,
     to_true,
 )
+from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.parallel.strategies import SyncStrategy
 from jaxdp.state import TrainState
 from jaxdp.typing import PyTree
@@ -70,31 +69,36 @@ class StatePlacement:
             params, params_layout(params, topology.num_devices) if is_sharded else replicated, topology
         )
 
-    def compile_fresh(self, make_params: Callable[[], PyTree]) -> Compilation:
-        """Compiles the initialisation of state 0 around traceable parameters; no device computes more than it keeps."""
-        with fixed_settings():
-            lowered = self._placed(lambda: self._initialise(make_params())).lower()
-        return Compilation(lowered, self._topology.platform)
+    def fresh(self, make_params: Callable[[], PyTree]) -> TrainState:
+        """Returns state 0 around traceable initial parameters; no device computes more than it keeps."""
+        return self._placed(lambda: self._initialise(make_params()))
 
     def around(self, params: PyTree) -> TrainState:
         """Returns state 0 around parameters of true shape; no two of its leaves share a buffer."""
-        return settled(self._placed(self._initialise), params)
+        return self._placed(self._initialise, params)
 
-    def _placed(self, make: Callable[..., TrainState]) -> Any:
+    def _placed(self, make: Callable[..., TrainState], *arguments: PyTree) -> TrainState:
         def stored(*arguments):
             return from_true(make(*arguments), self.layout, self._topology.num_devices)
 
-        return placed_by(stored, self.abstract)
+        return self._settled(placed_by(stored, self.abstract), *arguments)
+
+    def _settled(self, function: Callable, *arguments) -> PyTree:
+        with fixed_settings():
+            # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
+            return jax.block_until_ready(function(*arguments))
 
     def initial_params(self, make_params: Callable[[], PyTree]) -> PyTree:
         """Returns initial parameters in their true shapes, sharded where the state is."""
-        return settled(placed_by(make_params, self.params))
+        return self._settled(placed_by(make_params, self.params))
 
     def to_portable(self, state: TrainState) -> TrainState:
         """Returns the form of a state that checkpoints save: the state itself unless the strategy overrides `to_portable`."""
         if not self._is_converted:
             return state
-        return settled(placed_by(lambda state: self._strategy.to_portable(state, self.layout), self.portable), state)
+        return self._settled(
+            placed_by(lambda state: self._strategy.to_portable(state, self.layout), self.portable), state
+        )
 
     def from_portable(self, saved: TrainState) -> TrainState:
         """Returns the state on these devices of its form in checkpoints.
@@ -117,11 +121,4 @@ class StatePlacement:
                 )
             return self._strategy.from_portable(saved, self.layout)
 
-        return settled(placed_by(stored, self.abstract), saved)
-
-
-def settled(function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-    """Returns the results of a jitted function when the devices have computed them."""
-    with fixed_settings():
-        # Done before anything else can fail: an error that frees the program while it runs has crashed a process.
-        return jax.block_until_ready(function(*arguments))
+        return self._settled(placed_by(stored, self.abstract), saved)

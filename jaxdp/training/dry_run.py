@@ -32,7 +32,7 @@ def dry_run(config: ConfigLike, workdir: str) -> RunConfig:
     if steps:
         check_configuration(prepared.config, directory, steps)
     setup = TrainingSetup(prepared)
-    show_report(setup, setup.compile(initialises=not steps))
+    show_report(setup, setup.compile())
     would = (
         f"continue from checkpoint {steps[-1]} of {prepared.total_steps} steps"
         if steps

@@ -44,7 +44,7 @@ class CompiledStep:
 def compile_fitting(setup: StepSetup) -> CompiledStep:
     """Compiles the train step; one that the compiler refuses for its memory is described by the refusal."""
     try:
-        program = setup.compile_step().wait()
+        program = setup.compile_step()
     except jax.errors.JaxRuntimeError as error:
         needed = refused_bytes(str(error))
         if needed is None:

@@ -42,11 +42,10 @@ from jaxdp.watchdog import TRAINING
 def run_session(context: RunContext) -> Result:
     """Trains until the run is complete, or until all agree to stop."""
     setup, phase = context.setup, context.watchdog.phase
-    is_new = not committed_steps(context.directory.checkpoints)
-    if setup.config.init_from and is_new:
+    if setup.config.init_from and not committed_steps(context.directory.checkpoints):
         check_initial(setup.config, setup.placement.params, setup.data.vocabularies)
     with phase("compiling"):
-        programs = setup.compile(initialises=is_new and not setup.config.init_from)
+        programs = setup.compile()
     if context.control_plane.is_main_process:
         show_report(setup, programs)
     rollbacks = Rollbacks(setup, context.directory, context.control_plane.broadcast)

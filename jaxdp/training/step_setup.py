@@ -1,7 +1,6 @@
 """Step setup: model, update and state of a run on given devices, and its compiled train step. It needs shapes, not data."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +10,13 @@ from jaxdp.errors import UserError
 from jaxdp.inference.evaluator import compile_eval_step
 from jaxdp.model import Transformer, flops_per_sequence, init_params, parameter_shapes
 from jaxdp.optim import UpdateConfig
-from jaxdp.parallel.compilation import Compilation
 from jaxdp.parallel.control_word import control_word_spec
 from jaxdp.parallel.devices import BatchShape, Topology
 from jaxdp.parallel.layout import device_axes
 from jaxdp.parallel.placement import abstract_batch
 from jaxdp.parallel.sharding import parameter_gather
 from jaxdp.parallel.spmd import Program, compile_spmd, trace_spmd
-from jaxdp.parallel.state_placement import StatePlacement, settled
+from jaxdp.parallel.state_placement import StatePlacement
 from jaxdp.parallel.strategies import SyncStrategy, make_strategy
 from jaxdp.run_config import RunConfig
 from jaxdp.state import TrainState
@@ -118,14 +116,9 @@ class StepSetup:
         """Initialises the parameters from the seed; can be traced by JAX."""
         return init_params(self.model.config, jax.random.key(self.config.seed))
 
-    @functools.cached_property
-    def initialisation(self) -> Compilation:
-        """Compilation of `fresh_state`, which starts with the first use."""
-        return self.placement.compile_fresh(self.fresh_params)
-
     def fresh_state(self) -> TrainState:
         """Initialises state 0 from the seed, the same on any number of devices."""
-        return settled(self.initialisation.wait())
+        return self.placement.fresh(self.fresh_params)
 
     @property
     def flops_per_step(self) -> float:

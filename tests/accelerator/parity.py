@@ -14,7 +14,7 @@ from jaxdp.model.attention_backends.plain import reference_attention
 from jaxdp.model.attention_backends.registry import FUSED
 from jaxdp.model.attention_backends.splash import SPLASH
 from jaxdp.model.masks import AttentionMask, make_mask
-from jaxdp.parallel.compilation import fixed_settings
+from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.tasks.model_functions import task_loss
 from jaxdp.typing import PyTree
 

@@ -54,7 +54,7 @@ def started(factor=2.0):
     spec = {"x": jax.ShapeDtypeStruct((1, 3), jnp.float32)}
     state = jax.device_put(jnp.ones(3), topology.replicated)
     abstract = jax.ShapeDtypeStruct(state.shape, state.dtype, sharding=topology.replicated)
-    program = compile_spmd(step, topology, abstract, abstract_batch(spec, topology), donated=(0,)).wait()
+    program = compile_spmd(step, topology, abstract, abstract_batch(spec, topology), donated=(0,))
     batch = place_batch({"x": np.ones((topology.num_local_devices, 3), np.float32)}, topology)
     counts = counted()
     return np.asarray(program(state, batch)).tolist(), program.device_bytes, counts

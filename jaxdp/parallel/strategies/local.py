@@ -15,9 +15,9 @@ from jax.sharding import NamedSharding
 
 from jaxdp.optim import UpdateConfig, Updated, apply_update, clip_factor, is_good, unless_skipped
 from jaxdp.parallel.buckets import GradientSync
-from jaxdp.parallel.compilation import fixed_settings
 from jaxdp.parallel.devices import AXIS, Topology
 from jaxdp.parallel.layout import PER_DEVICE, abstract_true, layout_like, params_layout, replicated_layout
+from jaxdp.parallel.spmd import fixed_settings
 from jaxdp.parallel.strategies.strategy import TOTALS_BYTES, SyncStrategy, Totals, advance
 from jaxdp.parallel.wire_bytes import all_reduce_bytes, num_bytes
 from jaxdp.parallel.worker_checkpoint import convert_workers, mean_of_workers, sync_on_disk
