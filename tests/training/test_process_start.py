@@ -168,5 +168,5 @@ def test_a_store_that_refuses_to_be_read_is_told(mirrors):
 
 
 def test_what_ends_a_process_from_a_thread_is_said(capsys):
-    joining._log_lost_process("process 1 on a is gone")
+    joining._log("process 1 on a is gone")
     assert capsys.readouterr().err == "jaxdp: process 1 on a is gone\n"
