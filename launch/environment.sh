@@ -76,6 +76,14 @@ hardware_extra() {
   if has_tpu ""; then echo tpu; else nvidia_extra; fi
 }
 
+# Prints the extras of a training: that of the hardware, and storage if WORKDIR is a URL.
+training_extras() {
+  local extras
+  extras=$(hardware_extra)
+  case $WORKDIR in *://*) extras=${extras:+$extras,}storage ;; esac
+  echo "$extras"
+}
+
 # Prints the number of NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves.
 num_gpus() {
   local gpus

@@ -65,7 +65,7 @@ if [ "$PROCESSES" -gt 1 ] && [ -z "$CPU_DEVICES" ]; then
   gpus_each=$((gpus / PROCESSES))
 fi
 
-make_environment "$(hardware_extra)"
+make_environment "$(training_extras)"
 supervisor=("$REPOSITORY/launch/process_group.py" --processes="$PROCESSES" --restarts="$RESTARTS"
   ${CPU_DEVICES:+"--cpu_devices=$CPU_DEVICES"} --gpus_each="$gpus_each")
 is_dry_run || exec python "${supervisor[@]}" -- "$@"

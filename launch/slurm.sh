@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on SLURM with one process per node, which uses all GPUs of the node, or with
-# one process per GPU. From the repository root, which all nodes must share with DIR:
+# one process per GPU. From the repository root; all nodes must share it, and DIR as well
+# unless that is a URL in object storage:
 #
 #   sbatch [--nodes=N ...] launch/slurm.sh [OPTIONS] -- train --config=FILE --workdir=DIR ...
 #
@@ -66,7 +67,7 @@ if [ "$tasks" -eq 1 ]; then
 elif [ "$gpus" -ne 0 ] && [ "$gpus" -ne "$tasks" ]; then
   fail "--ntasks-per-node=$tasks must be 1 or the number of GPUs of a node, which is $gpus"
 fi
-make_environment "$(hardware_extra)"
+make_environment "$(training_extras)"
 
 # Without --cpu-bind=none many clusters pin a task to one core. A process that ends must
 # not stop the others, which may still save: 300 s later --wait kills them, even if they

@@ -17,9 +17,10 @@
 #   --help                          print this text
 #
 # VERSION is a runtime version, e.g. v2-alpha-tpuv5-lite. FILE is relative to the root of the
-# repository; DIR must be on a file system that all hosts share. The hosts need Python 3.11
-# or newer, or uv. Each host restarts its process as launch/multiprocess.sh does. After the
-# loss of a spot slice, the same commands continue the run on another slice.
+# repository; DIR must be on a file system that all hosts share, or a URL in object storage.
+# The hosts need Python 3.11 or newer, or uv. Each host restarts its process as
+# launch/multiprocess.sh does. After the loss of a spot slice, the same commands continue the
+# run on another slice.
 set -euo pipefail
 # shellcheck source=launch/commands.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/commands.sh"

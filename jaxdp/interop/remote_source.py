@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.client
+import importlib.util
 import json
 import re
 import urllib.error
@@ -217,7 +218,11 @@ def _read_fsspec(url: str, start: int, count: int) -> tuple[bytes, int]:
     except FileNotFoundError:
         raise
     except (ImportError, ValueError) as error:
-        run = " A run in object storage needs `pip install 'jaxdp[storage]'`." if is_remote(url) else ""
+        run = ""
+        if is_remote(url):
+            run = " A run in object storage needs `pip install 'jaxdp[storage]'`."
+            if importlib.util.find_spec("obstore"):  # `is_remote_run` has looked there
+                run = " No run is there; check the URL."
         raise UserError(
             f"PATH={url} cannot be opened by fsspec ({error}); install the package, or download the files.{run}"
         ) from error

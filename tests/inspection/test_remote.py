@@ -192,6 +192,16 @@ def test_runs_in_object_storage_name_their_package(monkeypatch, capsys):
     assert "PATH=s3:// names no bucket; expected s3://BUCKET/NAME" in capsys.readouterr().err
 
 
+def test_a_url_without_a_run_is_not_told_to_install_what_is_there(s3, monkeypatch, capsys):
+    def without_packages(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", without_packages)
+    assert main(["inspect", "s3://bucket/nothing"]) == 2
+    err = capsys.readouterr().err
+    assert "No run is there; check the URL." in err and "jaxdp[storage]" not in err
+
+
 def test_a_run_in_object_storage_is_named_by_its_url(s3, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = "s3://bucket/inspected"

@@ -125,6 +125,18 @@ def test_the_probe_reads_a_real_interpreter(machine):
     assert refused.stdout.endswith(f"is Python {version} without no_such_module\n")
 
 
+def test_a_training_in_object_storage_installs_its_package(machine):
+    machine.python("python3.12")
+    for gpu in (False, True):
+        if gpu:
+            nvidia_smi(machine, "CUDA Version: 12.8", "9.0\\n")
+        printed = machine.evaluate("for WORKDIR in runs/a s3://bucket/a; do training_extras; done")
+        assert printed.stdout.split("\n")[:2] == (["cuda12", "cuda12,storage"] if gpu else ["", "storage"])
+    for script in ("multiprocess", "slurm"):
+        run = ("--dry_run", "--", "train", "--config=quickstart", "--workdir=gs://bucket/a")
+        assert ".[cuda12,storage]" in shlex.split(machine.run(f"launch/{script}.sh", *run).stdout)
+
+
 # ---- local.sh
 
 
