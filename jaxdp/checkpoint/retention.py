@@ -20,6 +20,7 @@ from jaxdp.checkpoint.names import (
     list_directory,
     step_of,
 )
+from jaxdp.checkpoint.remote_copy import place_of
 from jaxdp.errors import UserError
 from jaxdp.json_files import nullify_non_finite
 
@@ -234,20 +235,18 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
     Raises:
         UserError: There is no such checkpoint.
     """
-    steps = committed_steps(checkpoints)
+    steps, place = committed_steps(checkpoints), place_of(checkpoints)
     if not steps:
-        raise UserError(f"{checkpoints} holds no checkpoint: train first, or check --workdir.")
+        raise UserError(f"{place} holds no checkpoint: train first, or check --workdir.")
     listed = ", ".join(map(str, steps))
     if which == "latest":
         return steps[-1]
     if which == "best":
         order = ranked(saved_metrics(checkpoints), metric, bool(recorded_metric(checkpoints, metric).higher_is_better))
         if not order:
-            raise UserError(
-                f"no checkpoint in {checkpoints} was saved with {metric}; use --step=latest or one of {listed}."
-            )
+            raise UserError(f"no checkpoint in {place} was saved with {metric}; use --step=latest or one of {listed}.")
         return order[0]
     step = step_of(which)
     if step is None or step not in steps:
-        raise UserError(f"--step={which}: {checkpoints} has no such checkpoint; it has {listed}, `latest` and `best`.")
+        raise UserError(f"--step={which}: {place} has no such checkpoint; it has {listed}, `latest` and `best`.")
     return step

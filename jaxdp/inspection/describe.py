@@ -64,7 +64,7 @@ def describe_unsaved(path: str) -> dict[str, Any] | None:
         return None
     metrics = read_last_values(run.metrics) if run.metrics.is_file() else {}
     return _described(
-        run.place,
+        place_of(run.root),
         kind=RUN,
         steps=[],
         config=masked_values(read_json(run.config, "the config.json of a run")),

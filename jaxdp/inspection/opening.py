@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from jaxdp.checkpoint.manifest import MANIFEST, committed_steps
 from jaxdp.checkpoint.names import list_directory, step_of
-from jaxdp.checkpoint.remote_copy import complete
+from jaxdp.checkpoint.remote_copy import complete, place_of
 from jaxdp.checkpoint.retention import choose_step
 from jaxdp.config import read_run_config
 from jaxdp.errors import UserError
@@ -49,7 +49,8 @@ def _find_checkpoint(where: Path, step: str) -> Path | None:
     run = WorkDir(where.parent if where.is_dir() and committed_steps(where) else where)
     if is_run(run) and not committed_steps(run.checkpoints):
         raise UserError(
-            f"PATH={where} is a run that has no checkpoint yet: wait for the first save, or train again if the run has ended."
+            f"PATH={place_of(where)} is a run that has no checkpoint yet: wait for the first save, or train again if the run has "
+            "ended."
         )
     if not run.checkpoints.is_dir() or _is_foreign(run):
         return None

@@ -219,9 +219,24 @@ def test_a_run_in_object_storage_is_named_by_its_url(s3, trained, tmp_path, monk
     for options in (["--verify"], ["--stats"], []):
         assert main(["inspect", url, "--json", *options]) == 0
         assert json.loads(capsys.readouterr().out)["path"] == (newest if options == [] else url)
+    for options in (["--step=5"], ["--stats", "--step=5"]):
+        assert main(["inspect", url, *options]) == 2
+        assert f"--step=5: {url}/checkpoints has no such checkpoint" in capsys.readouterr().err
     assert main(["compare", str(trained), url, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["is_equal"] and found["second"] == url and found["checkpoints"]["last_equal_step"] == 6
+
+
+def test_a_run_without_a_checkpoint_in_object_storage_is_named_by_its_url(s3, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    url = "s3://bucket/unsaved"
+    store = open_store(remote_location(url, "PATH"), "PATH")
+    for name in ("config.json", "provenance.json", "metrics.jsonl"):
+        store.put(name, trained / name)
+    assert main(["inspect", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == url
+    assert main(["inspect", url, "--verify"]) == 2
+    assert f"PATH={url} is a run that has no checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_file_of_another_file_system(folder):
