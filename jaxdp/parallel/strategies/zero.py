@@ -11,6 +11,7 @@ Source: Rajbhandari et al. 2020, ZeRO, section 5. Differs: small parameters stay
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ class Zero(SyncStrategy):
         """Updates this device's shard; see `SyncStrategy.update`."""
         shards = self._shards
         sums, (loss_sum, weight, tokens) = self._summed(gradients, totals)
-        metrics = {"loss": loss_sum / weight, "tokens": tokens}
+        metrics: dict[str, Any] = {"loss": loss_sum / weight, "tokens": tokens}
         metrics["learning_rate"] = update.schedule(state.step - state.skipped)
         metrics["grad_norm"] = jnp.sqrt(_squares(sums, shards)) / weight
         good = is_good(update, state.opt_state, state.skipped_in_a_row, metrics["loss"], metrics["grad_norm"])
