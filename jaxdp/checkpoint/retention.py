@@ -237,7 +237,7 @@ def choose_step(checkpoints: Path, which: str, metric: str = "eval/loss") -> int
     """
     steps, place = committed_steps(checkpoints), place_of(checkpoints)
     if not steps:
-        raise UserError(f"{place} holds no checkpoint: train first, or check --workdir.")
+        raise UserError(f"{place} holds no checkpoint: train first, or check the path.")
     listed = ", ".join(map(str, steps))
     if which == "latest":
         return steps[-1]

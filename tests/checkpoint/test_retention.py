@@ -189,7 +189,7 @@ def test_names_that_stand_for_nothing(checkpoints, which, metric, sentence):
 
 
 def test_without_checkpoints(tmp_path):
-    with pytest.raises(UserError, match=r"holds no checkpoint: train first, or check --workdir"):
+    with pytest.raises(UserError, match=r"holds no checkpoint: train first, or check the path"):
         choose_step(tmp_path, "latest")
 
 
