@@ -22,8 +22,8 @@ from jaxdp.report.writers import iterate_metrics
 PACKAGES = {"none": None, "tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 """Package of each tracker."""
 
-WARM_UP = 6
-"""The first steps, one of so many, are not measured: their time is that of start and caches."""
+WARM_UP_SHARE = 1 / 6
+"""Share of the steps before the measurement, which are slower: caches fill, and trackers connect."""
 
 OPTIONS = ("--config.eval.every_steps=0", "--config.checkpoint.every_steps=0")
 
@@ -39,7 +39,7 @@ def step_ms(workdir: Path, config: str, tracker: str, steps: int, options: Seque
     with open(workdir.with_suffix(".log"), "w") as log:
         subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
     lines = [line for line in iterate_metrics(workdir / "metrics.jsonl") if "train/loss" in line]
-    lines = [line for line in lines if line["step"] >= steps // WARM_UP]
+    lines = [line for line in lines if line["step"] >= steps * WARM_UP_SHARE]
     first, last = lines[0], lines[-1]
     return 1e3 * (last["time"] - first["time"]) / (last["step"] - first["step"])
 

@@ -1,5 +1,6 @@
 """SIGKILL at random instants of a run in object storage, on machines that take turns, against an S3 server on loopback."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -73,17 +74,14 @@ class Server:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.read(key))
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._server.stop()
 
 
 def object_storage(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     """Two of three kills are at a request, the others at an instant; at the end the objects are bitwise the undisturbed run."""
-    server = Server()
-    try:
+    with contextlib.closing(Server()) as server:
         yield _killed(workshop, server, num_kills)
-    finally:
-        server.stop()
 
 
 def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:

@@ -1,5 +1,6 @@
 """SIGKILL of either of two processes that share a bucket and no directory, at their puts and deletions."""
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterator
@@ -17,11 +18,8 @@ MAX_REQUESTS_OF = (MAX_REQUESTS, 12)
 
 def remote_processes(workshop: Workshop, num_kills: int) -> Iterator[Row]:
     """At the end the objects are bitwise the undisturbed run of two processes that share a directory."""
-    server = Server()
-    try:
+    with contextlib.closing(Server()) as server:
         yield _killed(workshop, server, num_kills)
-    finally:
-        server.stop()
 
 
 def _killed(workshop: Workshop, server: Server, num_kills: int) -> Row:

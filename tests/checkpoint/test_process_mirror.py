@@ -60,7 +60,7 @@ def write(directory, step, process):
 
 
 def commit(mirror, directory, step, control_plane):
-    """What process 0 does in a save: its files, the wait for the shards of all, and the manifest."""
+    """Saves a checkpoint as process 0: writes its files, waits for the shards of the others, and commits the manifest."""
     path = unfinished(directory, step)
     (path / "state").mkdir(parents=True)
     (path / "state" / "0").write_text(f"state {step}")
