@@ -39,7 +39,7 @@ from jaxdp.checkpoint.integrity import Intactness
 from jaxdp.checkpoint.manifest import Manifest, committed_steps, has_manifest, read_manifest, write_manifest
 from jaxdp.checkpoint.metric_records import describe_metrics
 from jaxdp.checkpoint.names import DAMAGED_MARK, FOREIGN_MARK, SAVING_MARK, free_name
-from jaxdp.checkpoint.orbax_settings import array_handler, per_process, suppress_event_loop_errors
+from jaxdp.checkpoint.orbax_settings import async_checkpointer, suppress_event_loop_errors
 from jaxdp.checkpoint.retention import CheckPlace, Retention, apply_retention
 from jaxdp.checkpoint.shard_records import files_of, pieces_of, write_shards
 from jaxdp.errors import UserError
@@ -52,8 +52,6 @@ from jaxdp.parallel.layout import replicated_layout
 from jaxdp.report.terminal import print_status
 from jaxdp.state import TrainState
 from jaxdp.trees import named_leaves
-
-JSON_ITEMS = ("data", "config", "provenance")
 
 _WRITE_ERRORS = (OSError, ValueError)
 """Exceptions of a full disk or a broken directory; TensorStore, below Orbax, raises ValueError."""
@@ -132,18 +130,7 @@ class CheckpointWriter:
         self._async_save = async_save
         self._to_portable, self._destination = to_portable, destination or Destination()
         self._provenance = None if provenance is None else dict(provenance)
-        # Created in the background, directories that cannot be made hold the process for minutes.
-        options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-        handlers: dict[str, Any] = {"state": array_handler()}
-        for item in JSON_ITEMS:
-            handlers[item] = ocp.JsonCheckpointHandler(multiprocessing_options=per_process())
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(multiprocessing_options=per_process()), **handlers
-            ),
-            async_options=options,
-            multiprocessing_options=per_process(),
-        )
+        self._orbax = async_checkpointer()
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-finisher")
         self._pending: concurrent.futures.Future | None = None
         self._last_step: int | None = None
